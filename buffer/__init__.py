@@ -1,0 +1,1 @@
+"""The reservoir. Items are opaque keys; imports nothing of ours."""

@@ -1,0 +1,70 @@
+"""The border: what comes into the buffer is made an array or refused in one line, before anything is changed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+PHI_LIMIT = 2.0
+"""phi lies within [-PHI_LIMIT, PHI_LIMIT]: no loss, however large, outweighs chance for good."""
+LOSS_WEIGHT_LIMIT = 100.0
+"""Beyond it exp(loss_weight * phi) leaves the range in which sums of weights mean anything."""
+
+
+def require(condition: bool, what: str, expected: str, found: object) -> None:
+    """Raise ValueError "`what` must be `expected`, got `found`" unless the condition holds."""
+    if not condition:
+        raise ValueError(f"{what} must be {expected}, got {found}")
+
+
+def is_whole(value: object, least: int) -> bool:
+    """Whether it is an integer, python's or numpy's, of at least `least`."""
+    return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
+
+
+def rises(values: NDArray[Any]) -> bool:
+    """Whether the values are finite and each is larger than the one before."""
+    return bool(np.all(np.isfinite(values)) and np.all(np.diff(values) > 0))
+
+
+def key_vector(keys: ArrayLike) -> NDArray[np.int64]:
+    """Keys as int64 [k]. Raises ValueError for another shape or type."""
+    array = np.asarray(keys)
+    fits = array.ndim == 1 and (array.size == 0 or (array.dtype.kind in "iu" and np.can_cast(array.dtype, np.int64)))
+    require(fits, "keys", "a vector of int64", f"{array.dtype} {list(array.shape)}")
+    return array.astype(np.int64)
+
+
+def number_vector(numbers: ArrayLike, what: str, limit: float, length: int | None = None) -> NDArray[np.float64]:
+    """Numbers as float64 [k], each finite and within [-limit, limit], `length` of them if given. Raises ValueError."""
+    array = np.asarray(numbers)
+    shape = f"{array.dtype} {list(array.shape)}"
+    require(array.ndim == 1 and array.dtype.kind in "iuf", what, "a vector of floats", shape)
+    require(length is None or array.size == length, what, f"one number for each of the {length} keys", shape)
+    array = array.astype(np.float64)
+    bad = array[~(np.abs(array) <= limit)]
+    require(bad.size == 0, what, f"finite and within [-{limit:g}, {limit:g}]", bad[:8].tolist())
+    return array
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """What a reservoir is made with; see Reservoir. Raises ValueError."""
+
+    capacity: int
+    loss_weight: float
+    half_life: float
+    noise: float
+    uniform_floor: float
+    seed: int
+
+    def __post_init__(self) -> None:
+        require(is_whole(self.capacity, 1), "capacity", "a whole number of at least 1 key", self.capacity)
+        require(abs(self.loss_weight) <= LOSS_WEIGHT_LIMIT, "loss_weight", "within [-100, 100]", self.loss_weight)
+        require(self.half_life > 1e-100, "half_life", "above 0 arrivals", self.half_life)
+        require(0 <= self.noise <= 1e100, "noise", "finite and at least 0", self.noise)
+        require(0 <= self.uniform_floor <= 1, "uniform_floor", "within [0, 1]", self.uniform_floor)
+        require(is_whole(self.seed, 0) and self.seed < 1 << 64, "seed", "a whole number within [0, 2**64)", self.seed)

@@ -1,0 +1,300 @@
+"""The reservoir: one score for each pair, and the n largest stay.
+
+A pair that arrives as number t draws G ~ Gumbel(0, 1) once; phi is the log-weight its last known loss gives it:
+
+    score = loss_weight * phi + t * ln 2 / half_life + noise * G
+
+noise 1, loss_weight 0, half_life inf is the uniform reservoir; noise 0, loss_weight 0, half_life finite is first in,
+first out; noise 0, loss_weight 1, half_life inf is greedy by loss; noise 1, half_life inf is the weighted reservoir of
+Efraimidis and Spirakis (2006) with weight exp(loss_weight * phi); with a finite half_life it decays exponentially.
+Time adds to new scores instead of taking from old ones (forward decay), so nothing is rewritten as it passes. Of two
+equal scores the earlier arrival is the larger: the scores are in total order, and what stays does not depend on how
+arrivals fall into batches. What was turned away does not come back, whatever its loss would be today.
+
+Sampling is with replacement, stratified: draw j of n is made from the j-th n-th of the distribution, so that a pair
+is drawn n * p times in the mean, exactly, and hardly ever twice where n * p < 1. Schemes without replacement that
+keep this expectation are sequential; those that are simple (Gumbel top-k) lose it, and with it the importance weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from buffer.border import PHI_LIMIT, Settings, is_whole, key_vector, number_vector, require, rises
+from buffer.scores import Cuts, Floats, MinTree, Slots, SumTree, uniforms
+
+_ARRIVAL, _DRAW = 0, 1  # the two rows of random numbers
+
+
+class Offer(NamedTuple):
+    """What became of offered keys: kept is bool [k] in their order; evicted, int64 [m], were here before and left."""
+
+    kept: NDArray[np.bool_]
+    evicted: NDArray[np.int64]
+
+
+class Sample(NamedTuple):
+    """Drawn keys, int64 [n] in the order of their slots, and the weights, float64 [n], that lead back to uniform."""
+
+    keys: NDArray[np.int64]
+    weights: NDArray[np.float64]
+
+
+class Reservoir:
+    """Keeps the `capacity` best of all keys ever offered. Every bad input raises and leaves the state as it was.
+
+    capacity >= 1 keys; loss_weight within [-100, 100], negative prefers low losses; half_life > 0 in arrivals;
+    noise >= 0; uniform_floor, within [0, 1], is the share of sampling that ignores the loss; seed within [0, 2**64).
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        *,
+        loss_weight: float = 1.0,
+        half_life: float = math.inf,
+        noise: float = 1.0,
+        uniform_floor: float = 0.25,
+        seed: int,
+    ) -> None:
+        self.settings = Settings(capacity, loss_weight, half_life, noise, uniform_floor, seed)
+        self._clear()
+
+    def _clear(self) -> None:
+        capacity = self.settings.capacity
+        self._arrivals = self._draws = self._step = 0
+        self._slot_of: dict[int, int] = {}
+        self._key = np.zeros(capacity, np.int64)
+        self._phi, self._gumbel, self._hurdle = np.zeros((3, capacity))
+        self._rank = MinTree(capacity, np.complex128)  # score, then minus the arrival
+        self._measured = MinTree(capacity, np.float64)  # the step that gave phi
+        self._weight = SumTree(capacity)  # exp(loss_weight * phi)
+        self._cuts = Cuts()
+
+    def __len__(self) -> int:
+        return len(self._slot_of)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._slot_of
+
+    @property
+    def arrivals(self) -> int:
+        """How many keys were ever offered."""
+        return self._arrivals
+
+    def offer(self, keys: ArrayLike, phi: ArrayLike) -> Offer:
+        """Take in new keys as if one after another: int64 [k], distinct and not kept now; phi float [k] in [-2, 2].
+
+        A key is kept, or evicted, as it stands after the last of them. Raises ValueError.
+        """
+        key = self._new_keys(keys)
+        value = number_vector(phi, "phi", PHI_LIMIT, key.size)
+        arrival = np.arange(self._arrivals, self._arrivals + key.size)
+        gumbel = self._draw_gumbel(key.size)
+        rank = self._ranks(value, arrival, gumbel)
+        kept, leaving = self._compete(rank)
+        evicted = self._key[leaving]
+        filled = len(self)
+        slots = np.concatenate((leaving, np.arange(filled, filled + kept.sum() - leaving.size)))
+        for gone in evicted.tolist():
+            del self._slot_of[gone]
+        self._slot_of.update(zip(key[kept].tolist(), slots.tolist(), strict=True))
+        self._key[slots], self._gumbel[slots], self._hurdle[slots] = key[kept], gumbel[kept], -np.inf
+        self._write(slots, value[kept], rank[kept])
+        self._arrivals += key.size
+        return Offer(kept, evicted)
+
+    def could_enter(self, count: int = 1) -> NDArray[np.bool_]:
+        """Whether each of the next `count` arrivals could be kept if its loss were the best possible: bool [count].
+
+        Exact early rejection: where this says False, offer the key with phi 0, neither decoded nor scored. It is
+        refused as it would be with any phi, and nothing that is kept depends on it. (Only `inclusion` of keys measured
+        after the last scored refusal takes the score at phi 0 for that of the refused, until the next larger one.)
+        """
+        require(is_whole(count, 0), "the number of arrivals", "a whole number of at least 0", count)
+        if len(self) < self.settings.capacity:
+            return np.ones(count, np.bool_)
+        best = np.full(count, math.copysign(PHI_LIMIT, self.settings.loss_weight))
+        arrival = np.arange(self._arrivals, self._arrivals + count)
+        score = self._ranks(best, arrival, self._draw_gumbel(count)).real
+        # Below the last cut too: an unscored refusal must not become the threshold of `inclusion`.
+        enters: NDArray[np.bool_] = score > min(self._rank.root.real, self._cuts.latest)
+        return enters
+
+    def update(self, keys: ArrayLike, phi: ArrayLike) -> None:
+        """One training step measured these kept keys anew: int64 [k], phi float [k] in [-2, 2].
+
+        G and the arrival stay as they were. Where a key is repeated, as `sample` may, the last phi counts. Keys
+        evicted since they were drawn are unknown: update before the next offer, or leave them out (`key in
+        reservoir`). Raises KeyError for a key that is not kept, ValueError for a bad phi.
+        """
+        slots = self._slots(keys)
+        value = number_vector(phi, "phi", PHI_LIMIT, slots.size)
+        self._hurdle[slots] = self._hurdles(slots)
+        self._step += 1
+        self._write(slots, value, self._ranks(value, -self._rank[slots].imag, self._gumbel[slots]))
+
+    def sample(self, n: int) -> Sample:
+        """Draw n >= 1 kept keys, each with probability p = (1 - uniform_floor) * w / sum(w) + uniform_floor / len.
+
+        w = exp(loss_weight * phi). The weights are 1 / (len * p): with them the mean over draws estimates the plain
+        mean over what is kept. Raises ValueError where nothing is kept.
+        """
+        require(is_whole(n, 1), "the size of a sample", "a whole number of at least 1", n)
+        require(len(self) > 0, "the reservoir", "filled before it is sampled: offer keys first", len(self))
+        scale, floor = (1 - self.settings.uniform_floor) / self._weight.root, self.settings.uniform_floor / len(self)
+        points = (np.arange(n) + uniforms(self.settings.seed, _DRAW, self._draws, n)) / n
+        slots = self._weight.locate(points, scale, floor, len(self))
+        self._draws += n
+        return Sample(self._key[slots], 1 / (len(self) * (scale * self._weight[slots] + floor)))
+
+    def stalest(self, m: int) -> NDArray[np.int64]:
+        """The min(m, len) keys whose phi was measured longest ago, oldest first: int64.
+
+        With m = ceil(len / R) of them in the batch of every step and updated, no phi is older than R steps.
+        """
+        require(is_whole(m, 0), "the number of stalest keys", "a whole number of at least 0", m)
+        return self._key[self._measured.smallest(min(m, len(self)))]
+
+    def keys(self) -> NDArray[np.int64]:
+        """All kept keys: int64 [len], in the order of their slots."""
+        return self._key[: len(self)].copy()
+
+    def phi(self, keys: ArrayLike) -> Floats:
+        """The last known phi of kept keys: float64 [k]. Raises KeyError."""
+        return self._phi[self._slots(keys)]
+
+    def scores(self, keys: ArrayLike) -> Floats:
+        """The scores of kept keys: float64 [k]. Raises KeyError."""
+        return self._rank[self._slots(keys)].real.copy()
+
+    def ages(self, keys: ArrayLike) -> NDArray[np.int64]:
+        """Steps (calls of `update`) since the phi of kept keys was measured: int64 [k]. Raises KeyError."""
+        return self._step - self._measured[self._slots(keys)].astype(np.int64)
+
+    def inclusion(self, keys: ArrayLike) -> Floats:
+        """The probability that a kept key is still here, over its own G and all else given: float64 [k] in (0, 1].
+
+        The sum of x / inclusion over what is kept is an unbiased estimate of the sum of x over all arrivals (Horvitz
+        and Thompson; the threshold is that of priority sampling, Duffield et al. 2007). Updates are followed: each phi
+        answers for the cuts made while it held. Without noise there is no chance in it: all ones. Raises KeyError.
+        """
+        hurdles = self._hurdles(self._slots(keys))
+        if self.settings.noise == 0:
+            return np.ones(hurdles.size)
+        with np.errstate(over="ignore"):  # an exponent of any size is a probability of one
+            return -np.expm1(-np.exp(-hurdles / self.settings.noise))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything the next step depends on: numpy arrays of [len] or [cuts], whole numbers, and the settings."""
+        slots = np.arange(len(self))
+        return {
+            "settings": asdict(self.settings),
+            "arrivals": self._arrivals,
+            "draws": self._draws,
+            "step": self._step,
+            "keys": self.keys(),
+            "phi": self._phi[slots],
+            "gumbel": self._gumbel[slots],
+            "hurdle": self._hurdle[slots],
+            "arrival": self._arrival(slots),
+            "measured": self._measured[slots].astype(np.int64),
+            "cut_steps": np.asarray(self._cuts.steps, np.int64),
+            "cut_scores": np.asarray(self._cuts.scores, np.float64),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Become what `state_dict` described. Raises ValueError where it was made with other settings or is damaged."""
+        self._check_state(state)
+        self._clear()
+        self._arrivals, self._draws, self._step = (int(state[name]) for name in ("arrivals", "draws", "step"))
+        self._cuts.steps, self._cuts.scores = state["cut_steps"].tolist(), state["cut_scores"].tolist()
+        phi, arrival, gumbel = state["phi"], state["arrival"], state["gumbel"]
+        slots = np.arange(phi.size)
+        self._slot_of = dict(zip(state["keys"].tolist(), slots.tolist(), strict=True))
+        self._key[slots], self._gumbel[slots], self._hurdle[slots] = state["keys"], gumbel, state["hurdle"]
+        self._write(slots, phi, self._ranks(phi, arrival, gumbel))
+        self._measured[slots] = state["measured"]
+
+    def _check_state(self, state: Mapping[str, Any]) -> None:
+        own = self.state_dict()
+        require(state.keys() == own.keys(), "a reservoir's state", f"made of {', '.join(own)}", ", ".join(state))
+        require(state["settings"] == own["settings"], "the state's settings", f"{own['settings']}", state["settings"])
+        sound = all(is_whole(state[name], 0) for name in ("arrivals", "draws", "step"))
+        for name, array in own.items():
+            if isinstance(array, np.ndarray):
+                found = state[name]
+                sound &= isinstance(found, np.ndarray) and found.dtype == array.dtype and found.ndim == 1
+                require(sound, f"the state's {name}", f"a {array.dtype} vector beside whole counts", found)
+        rows = [state[name] for name in ("keys", "phi", "gumbel", "hurdle", "arrival", "measured")]
+        length = rows[0].size
+        sound = length == min(self.settings.capacity, state["arrivals"]) and all(row.size == length for row in rows)
+        sound = sound and bool(np.all(rows[5] <= state["step"]))
+        sound = sound and np.unique(rows[0]).size == length and bool(np.all(np.abs(rows[1]) <= PHI_LIMIT))
+        sound = sound and bool(np.all(np.isfinite(rows[2]))) and not bool(np.any(np.isnan(rows[3])))
+        sound = sound and rises(state["cut_steps"]) and rises(-state["cut_scores"])
+        sound = sound and state["cut_steps"].size == state["cut_scores"].size
+        require(sound, "the state's arrays", "as state_dict() made them", f"damaged ones of {length} keys")
+
+    def _draw_gumbel(self, count: int) -> Floats:
+        """G of the next `count` arrivals; looking ahead changes nothing."""
+        return -np.log(-np.log(uniforms(self.settings.seed, _ARRIVAL, self._arrivals, count)))
+
+    def _arrival(self, slots: Slots) -> Slots:
+        return (-self._rank[slots].imag).astype(np.int64)
+
+    def _drift(self, phi: Floats, arrival: Slots) -> Floats:
+        """The score without its noise."""
+        return self.settings.loss_weight * phi + arrival * (math.log(2) / self.settings.half_life)
+
+    def _ranks(self, phi: Floats, arrival: Slots, gumbel: Floats) -> NDArray[np.complex128]:
+        ranks = np.empty(phi.size, np.complex128)
+        ranks.real, ranks.imag = self._drift(phi, arrival) + self.settings.noise * gumbel, -arrival
+        return ranks
+
+    def _hurdles(self, slots: Slots) -> Floats:
+        """What noise * G of each slot had to exceed to be here: the largest cut less the score without noise."""
+        cuts = self._cuts.since(self._measured[slots])
+        return np.maximum(self._hurdle[slots], cuts - self._drift(self._phi[slots], self._arrival(slots)))
+
+    def _write(self, slots: Slots, phi: Floats, ranks: NDArray[np.complex128]) -> None:
+        self._phi[slots] = phi
+        self._rank[slots], self._weight[slots] = ranks, np.exp(self.settings.loss_weight * phi)
+        self._measured[slots] = np.full(slots.size, self._step)
+
+    def _compete(self, ranks: NDArray[np.complex128]) -> tuple[NDArray[np.bool_], Slots]:
+        """Which newcomers stay, bool [k], and which slots they take from others: the lowest of both together go."""
+        kept = np.ones(ranks.size, np.bool_)
+        surplus = len(self) + ranks.size - self.settings.capacity
+        if surplus <= 0:
+            return kept, np.zeros(0, np.int64)
+        hopeless = int(np.count_nonzero(ranks < self._rank.root))  # they go before any kept one does
+        rivals = self._rank.smallest(min(max(surplus - hopeless, 0), len(self)))
+        ranked = np.concatenate((self._rank[rivals], ranks))
+        lowest = np.sort(np.argpartition(ranked, surplus - 1)[:surplus])  # sorted: slots depend on what stays only
+        self._cuts.add(self._step, float(ranked[lowest].real.max()))
+        kept[lowest[lowest >= rivals.size] - rivals.size] = False
+        return kept, rivals[lowest[lowest < rivals.size]]
+
+    def _new_keys(self, keys: ArrayLike) -> Slots:
+        new = key_vector(keys)
+        require(np.unique(new).size == new.size, "offered keys", "distinct", new[:8].tolist())
+        known = [key for key in new.tolist() if key in self._slot_of]
+        require(not known, "offered keys", "new", f"{known[:8]}, which are kept already")
+        return new
+
+    def _slots(self, keys: ArrayLike) -> Slots:
+        wanted = key_vector(keys).tolist()
+        slots = [self._slot_of.get(key, -1) for key in wanted]
+        if -1 in slots:
+            unknown = [key for key, slot in zip(wanted, slots, strict=True) if slot < 0]
+            raise KeyError(
+                f"{len(unknown)} keys are not in the reservoir, such as {unknown[:8]}: leave out what was evicted"
+            )
+        return np.asarray(slots, np.int64)

@@ -1,0 +1,1 @@
+"""The rig: cameras, the simulated world, dedupe and the capture loop."""

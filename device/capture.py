@@ -1,0 +1,115 @@
+"""The way of a pair on the rig, in one place: shot -> luma -> verdict -> encoded pair."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+
+import cv2
+import numpy as np
+
+from device.camera import BadShot, Eye, Shot
+from device.dedupe import Dedupe, Verdict, luma_of
+from device.metrics import DeviceMetrics
+from stream.codec import encode_pair
+from stream.pair import Codec, EncodedPair, Image
+
+log = logging.getLogger(__name__)
+
+
+def capture(
+    shots: Iterable[Shot | BadShot],
+    dedupe: Dedupe,
+    *,
+    device: str,
+    epoch: str,
+    codec: Codec = "jpeg",
+    quality: int = 92,
+    metrics: DeviceMetrics | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Iterator[EncodedPair]:
+    """The kept pairs of a camera (or of any shots), encoded, numbered from 0 without holes.
+
+    A camera's own JPEG is forwarded untouched with codec "jpeg". What cannot be read is counted and left out; so are
+    pairs seen before and junk, whose counts travel in the next header. clock: seconds, for the encoding time.
+    Raises ValueError for a device, epoch, codec or quality that cannot travel.
+    """
+    metrics = DeviceMetrics() if metrics is None else metrics
+    seq = suppressed = junk = 0
+    for shot in shots:
+        metrics.captured.inc()
+        try:
+            if isinstance(shot, BadShot):
+                raise shot
+            verdict = _judge(shot, dedupe)
+            if verdict.kept is None:
+                metrics.count(verdict)
+                suppressed += verdict.junk is None
+                junk += verdict.junk is not None
+                continue
+            started_s = clock()
+            left, right = _payload(shot.left, codec), _payload(shot.right, codec)
+        except BadShot as bad:
+            metrics.bad.inc()
+            _report(bad, metrics.tally().bad)
+            continue
+        pair = encode_pair(
+            left,
+            right,
+            device=device,
+            epoch=epoch,
+            seq=seq,
+            left_ns=shot.left.captured_ns,
+            right_ns=shot.right.captured_ns,
+            codec=codec,
+            quality=quality,
+            kept=verdict.kept,
+            suppressed=suppressed,
+            junk=junk,
+        )
+        metrics.encode_seconds.observe(clock() - started_s)
+        metrics.skew_seconds.observe(abs(pair.header.skew_ns) / 1e9)
+        metrics.count(verdict)
+        seq, suppressed, junk = seq + 1, 0, 0
+        yield pair
+
+
+def paced(
+    shots: Iterable[Shot | BadShot], fps: float, clock: Callable[[], float], sleep: Callable[[float], None]
+) -> Iterator[Shot | BadShot]:
+    """The shots, at most `fps` a second by `clock`; after a delay they go on at that rate, without a burst."""
+    due_s = clock()
+    for shot in shots:
+        now_s = clock()
+        if now_s < due_s:
+            sleep(due_s - now_s)
+        due_s = max(due_s, now_s) + 1 / fps
+        yield shot
+
+
+def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
+    """The verdict on a shot; raises BadShot where it is not two readable images of one size."""
+    left, right = shot.left.shape(), shot.right.shape()
+    if left != right:
+        raise BadShot(f"left is {left[1]}x{left[0]}x{left[2]} and right is {right[1]}x{right[0]}x{right[2]}")
+    return dedupe.judge(luma_of(shot.left), luma_of(shot.right), shot.left.captured_ns)
+
+
+def _payload(eye: Eye, codec: Codec) -> Image | bytes:
+    """What is to be encoded: the camera's own JPEG where it may travel as it is, else pixels."""
+    if eye.jpeg is not None and codec == "jpeg":
+        return eye.jpeg
+    if eye.pixels is not None:
+        return eye.pixels
+    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
+    image = cv2.imdecode(np.frombuffer(eye.jpeg or b"\0", np.uint8), flags)
+    if image is None:
+        raise BadShot("the JPEG does not decode")
+    return np.asarray(image, np.uint8)
+
+
+def _report(bad: BadShot, count: int) -> None:
+    """The 1st, 2nd, 4th, 8th, ...: a dying camera must not fill the card with log lines."""
+    if count & (count - 1) == 0:
+        log.warning("bad shot %d is left out: %s", count, bad)

@@ -1,0 +1,184 @@
+"""`sim`: a camera where there is none, walking through the simulated world. Every bit follows from the settings.
+
+The world depends on `seed`, the path and the light on `walk`, so two walks of one world show the same places otherwise:
+that is how a held-out set is made. A frame is a function of its pose and its index alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from device.camera import Eye, Labels, Shot
+from device.path import walk as walk_through
+from device.render import Ids, Pose, Renderer
+from device.rooms import build_world
+from device.textures import Photographs
+from device.world import NOTHING, World
+from stream.pair import MAX_SIDE, Image
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimConfig:
+    """What the simulated camera is and where it walks. Raises ValueError in one line for values that cannot be."""
+
+    size: tuple[int, int] = (240, 320)
+    """Height and width of an image, pixels; each at least 16."""
+    seed: int = 0
+    """Decides the world: its rooms and what hangs in them."""
+    walk: int = 0
+    """Decides the path and the light."""
+    textures: Path | None = None
+    """A folder with photographs to hang in the rooms; procedural pictures without it."""
+    places: int = 16
+    """Number of rooms, 1 to 256."""
+    fps: float = 10.0
+    """Shots a second of simulated time."""
+    start_ns: int = 1_700_000_000_000_000_000
+    """Capture time of the first shot, nanoseconds since 1970."""
+    noise: float = 1.5
+    """Standard deviation of the sensor's noise, grey levels of 0..255."""
+    baseline_m: float = 0.06
+    """Distance of the right eye from the left one."""
+    view_deg: float = 70.0
+    """Horizontal field of view."""
+
+    def __post_init__(self) -> None:
+        limits: tuple[tuple[str, float, float, float], ...] = (
+            ("size: height", self.size[0], 16, MAX_SIDE),
+            ("size: width", self.size[1], 16, MAX_SIDE),
+            ("seed", self.seed, 0, 2**63),
+            ("walk", self.walk, 0, 2**63),
+            ("places", self.places, 1, 256),
+            ("fps", self.fps, 0.1, 1000),
+            ("start_ns", self.start_ns, 0, 2**62),
+            ("noise", self.noise, 0, 30),
+            ("baseline_m", self.baseline_m, 0, 0.3),
+            ("view_deg", self.view_deg, 20, 120),
+        )
+        for name, value, low, high in limits:
+            if not low <= value <= high:
+                raise ValueError(f"sim camera: {name} must be {low:g} to {high:g}, got {value}")
+
+    @property
+    def focal_px(self) -> float:
+        """Focal length in pixels: a plane at depth Z has a disparity of focal_px * baseline_m / Z."""
+        return self.size[1] / 2 / float(np.tan(np.radians(self.view_deg) / 2))
+
+
+VISIBLE_FRACTION = 0.005
+"""A thing is in view where it covers at least this part of the left image."""
+
+
+@dataclass(frozen=True)
+class _Light:
+    """Slow changes of brightness and colour, closed in time so that nothing accumulates."""
+
+    walk: int
+    _waves: NDArray[np.float64] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        generator = np.random.default_rng([self.walk, 11])
+        level = generator.uniform((-0.35, -0.16, -0.02), (0.08, 0.16, 0.02))
+        depth = generator.uniform((0.04, 0.02), (0.1, 0.05))
+        rate = 2 * np.pi / generator.uniform(80.0, 240.0, 2)
+        phase = generator.uniform(0, 2 * np.pi, 2)
+        object.__setattr__(self, "_waves", np.array([*level, *depth, *rate, *phase]))
+
+    def gains(self, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Factors for B, G, R of the left and of the right eye."""
+        bright, warm, right, depth_b, depth_w, rate_b, rate_w, phase_b, phase_w = self._waves
+        brightness = bright + depth_b * np.sin(rate_b * seconds + phase_b)
+        warmth = warm + depth_w * np.sin(rate_w * seconds + phase_w)
+        left = np.exp(brightness + warmth * np.array([-1.0, 0.0, 1.0]))
+        return left, left * np.exp(right)
+
+
+class _Sensor:
+    """Noise and light: turns a clean view into what the camera gives.
+
+    The noise of a frame is a window into one large field, at an offset drawn for each image: windows at different offsets are
+    uncorrelated, and drawing half a million normals a pair would cost more than painting it.
+    """
+
+    def __init__(self, config: SimConfig) -> None:
+        height, width = config.size
+        self._config = config
+        self._light = _Light(config.walk)
+        generator = np.random.default_rng([config.seed, config.walk, 13])
+        field_size = (height + 257, width + 257, 3)
+        self._field = np.rint(config.noise * generator.standard_normal(field_size, np.float32)).astype(np.int16)
+
+    def expose(self, left: Image, right: Image, index: int) -> tuple[Image, Image]:
+        """Both eyes' images of frame `index`."""
+        gains = self._light.gains(index / self._config.fps)
+        offsets = np.random.default_rng([self._config.seed, self._config.walk, index]).integers(0, 257, (2, 2))
+        images = (self._expose(*each) for each in zip((left, right), gains, offsets, strict=True))
+        return next(images), next(images)
+
+    def _expose(self, image: Image, gain: NDArray[np.float64], offset: NDArray[np.int64]) -> Image:
+        height, width = self._config.size
+        curve = np.clip(np.arange(256)[:, None] * gain, 0, 255).astype(np.uint8).reshape(1, 256, 3)
+        noise = self._field[offset[0] : offset[0] + height, offset[1] : offset[1] + width]
+        return np.asarray(cv2.add(cv2.LUT(image, curve), noise, dtype=cv2.CV_8U), np.uint8)
+
+
+class SimCamera:
+    """The walk as a Camera: endless, each frame made when it is asked for; iterating again starts the walk again.
+
+    Raises CameraError when `textures` holds no photograph, ValueError for settings that cannot be.
+    """
+
+    def __init__(self, config: SimConfig | None = None, *, world: World | None = None, **settings: Any) -> None:
+        self.config = replace(config or SimConfig(), **settings)
+        self.fps: float | None = self.config.fps
+        self.world = load_world(self.config) if world is None else world
+        self._renderer = Renderer(self.world, self.config.size, self.config.focal_px)
+        self._sensor = _Sensor(self.config)
+
+    def poses(self) -> Iterator[Pose]:
+        """Where the left eye is at each frame: cheap, nothing is painted."""
+        return walk_through(self.world, self.config.walk, self.config.fps)
+
+    def __iter__(self) -> Iterator[Shot]:
+        """All shots from the first on."""
+        return (self.shot(index, pose) for index, pose in enumerate(self.poses()))
+
+    def shot(self, index: int, pose: Pose) -> Shot:
+        """Frame `index`, taken from the pose."""
+        left, ids = self._renderer.labelled_view(pose)
+        right = self._renderer.view(pose, self.config.baseline_m)
+        left, right = self._sensor.expose(left, right, index)
+        captured_ns = self.config.start_ns + int(index * 10**9 / Fraction(self.config.fps))
+        return Shot(Eye(captured_ns, left), Eye(captured_ns, right), Labels(pose.place, _things_in(ids)))
+
+    def close(self) -> None:
+        """Nothing is held open."""
+
+
+def load_world(config: SimConfig) -> World:
+    """The world of the settings; walks of one world can share it. Raises CameraError when there is no photograph."""
+    if config.textures is None:
+        return build_world(config.places, config.seed)
+    photographs = Photographs(config.textures, np.random.default_rng([config.seed, 3]))
+    world = build_world(config.places, config.seed, photographs)
+    if photographs.unreadable:
+        log.warning("textures: skipped unreadable files=%d folder=%s", photographs.unreadable, config.textures)
+    return world
+
+
+def _things_in(ids: Ids) -> tuple[int, ...]:
+    counts = np.bincount(ids.ravel() - NOTHING)
+    return tuple(
+        int(thing) for thing in np.flatnonzero(counts >= VISIBLE_FRACTION * ids.size) + NOTHING if thing != NOTHING
+    )

@@ -1,0 +1,258 @@
+"""What hangs on the walls of the simulated world: procedural pictures of many kinds, or real photographs from a folder.
+
+Every texture is kept as a pyramid of halved copies, so that a far surface is sampled from a copy of about its own size on
+screen and does not glitter (Williams, "Pyramidal parametrics", SIGGRAPH 1983). All images are uint8 [H, W, 3] BGR.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from device.camera import CameraError
+from stream.pair import Image
+
+Field = NDArray[np.float32]
+"""A picture before it has colours: float32 [n, n] in 0..1."""
+Texture = tuple[Image, ...]
+"""A pyramid: the image, its half, its quarter, ..."""
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
+PICTURE_SIDE = 128
+"""Side of a procedural picture, pixels."""
+PHOTO_SIDE = 256
+"""Longer side of a photograph in memory, pixels; larger ones are reduced when they are read."""
+
+
+def pyramid(image: Image) -> Texture:
+    """Halve the image again and again, down to a side of 4 pixels."""
+    levels = [image]
+    while min(levels[-1].shape[:2]) >= 8:
+        height, width = levels[-1].shape[:2]
+        levels.append(_image(cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)))
+    return tuple(levels)
+
+
+def shaded(image: Image, brightness: float) -> Image:
+    """The image as a surface turned away from the lamp shows it; brightness in 0..1."""
+    return _image(cv2.convertScaleAbs(image, alpha=brightness))
+
+
+def framed(image: Image, brightness: int) -> Image:
+    """The image with a thin frame of one grey (0..255) around it, inside its own size."""
+    edge = max(1, min(image.shape[:2]) // 32)
+    inner = cv2.resize(image, (image.shape[1] - 2 * edge, image.shape[0] - 2 * edge), interpolation=cv2.INTER_AREA)
+    return _image(cv2.copyMakeBorder(inner, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(brightness,) * 3))
+
+
+def cropped(image: Image, aspect: float) -> Image:
+    """The middle of the image, cut to width / height = aspect."""
+    height, width = image.shape[:2]
+    new_width, new_height = min(width, max(1, round(height * aspect))), min(height, max(1, round(width / aspect)))
+    left, top = (width - new_width) // 2, (height - new_height) // 2
+    return np.ascontiguousarray(image[top : top + new_height, left : left + new_width])
+
+
+def mottled(generator: np.random.Generator, colour: tuple[int, int, int], contrast: float) -> Image:
+    """Plaster: one BGR colour under fractal noise of +-`contrast` (a fraction); [256, 256, 3]."""
+    return _tinted(1 + contrast * (2 * fractal(generator, 256, coarsest=8) - 1), colour)
+
+
+def planks(generator: np.random.Generator, colour: tuple[int, int, int]) -> Image:
+    """A wooden floor: boards of slightly different brightness with dark joints; [512, 512, 3]."""
+    side, boards = 512, 24
+    y, x = np.mgrid[:side, :side] / side
+    board = np.floor(y * boards).astype(int)
+    piece = np.floor(x * 2 + generator.random(boards)[board]).astype(int)
+    tone = generator.uniform(0.8, 1.1, (boards, 4))[board, piece]
+    grain = cv2.resize(generator.random((side, 8)), (side, side), interpolation=cv2.INTER_CUBIC)
+    joint = np.where((y * boards) % 1 < 0.1, 0.6, 1.0)
+    return _tinted((tone * joint * (0.9 + 0.2 * grain)).astype(np.float32), colour)
+
+
+def _tinted(brightness: Field, colour: tuple[int, int, int]) -> Image:
+    return np.clip(brightness[..., None] * np.array(colour, np.float32), 0, 255).astype(np.uint8)
+
+
+def picture(generator: np.random.Generator) -> Image:
+    """A procedural picture: a random kind, in two to four random colours."""
+    kind = KINDS[generator.integers(len(KINDS))]
+    field = np.clip(kind(generator, PICTURE_SIDE), 0, 1)
+    colours = generator.integers(0, 256, (int(generator.integers(2, 5)), 3))
+    stops = np.linspace(0, 1, len(colours))
+    ramp = np.stack([np.interp(np.linspace(0, 1, 256), stops, colours[:, c]) for c in range(3)], axis=-1)
+    painted = ramp.astype(np.uint8)[(255 * field).astype(np.uint8)]
+    return painted if generator.random() < 0.6 else _with_shapes(painted, generator)
+
+
+class Photographs:
+    """Real photographs from a folder, in an order that only the seed decides.
+
+    Raises CameraError when the folder holds no image that can be read. `unreadable` counts the files skipped so far.
+    """
+
+    def __init__(self, folder: Path, generator: np.random.Generator) -> None:
+        if not folder.is_dir():
+            raise CameraError(f"textures: {folder} is not a folder; name a folder with photographs")
+        paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
+        self._folder = folder
+        self._queue = [paths[k] for k in generator.permutation(len(paths))]
+        self._next = 0
+        self.unreadable = 0
+
+    def __call__(self) -> Image:
+        """The next photograph, starting again where there are no more; at most PHOTO_SIDE pixels long."""
+        while self._queue:
+            path = self._queue[self._next % len(self._queue)]
+            image = _read(path)
+            if image is not None:
+                self._next += 1
+                return image
+            self.unreadable += 1
+            del self._queue[self._next % len(self._queue)]
+        raise CameraError(
+            f"textures: no readable image in {self._folder} ({self.unreadable} unreadable); "
+            f"put {', '.join(sorted(PHOTO_SUFFIXES))} files there or leave the option out"
+        )
+
+
+def _read(path: Path) -> Image | None:
+    try:
+        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
+    except cv2.error:
+        return None
+    if image is None or min(image.shape[:2]) < 8:
+        return None
+    scale = PHOTO_SIDE / max(image.shape[:2])
+    if scale < 1:
+        size = (max(8, round(image.shape[1] * scale)), max(8, round(image.shape[0] * scale)))
+        image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
+    return _image(image)
+
+
+def _image(array: NDArray[np.generic]) -> Image:
+    assert array.dtype == np.uint8
+    return array.view(np.uint8)
+
+
+# ------------------------------------------------------------------------------------------------- kinds of pictures
+
+
+def fractal(generator: np.random.Generator, side: int, coarsest: int = 4) -> Field:
+    """Value noise summed over octaves, from `coarsest` cells a side upwards; spans 0..1."""
+    total = np.zeros((side, side), np.float32)
+    cells = coarsest
+    while cells < side:
+        grid = generator.random((cells, cells), dtype=np.float32)
+        total += cv2.resize(grid, (side, side), interpolation=cv2.INTER_CUBIC) * (coarsest / cells) ** 0.8
+        cells *= 2
+    low, high = float(total.min()), float(total.max())
+    return np.asarray((total - low) / (high - low), np.float32)
+
+
+def _axes(generator: np.random.Generator, side: int, angle_rad: float | None = None) -> tuple[Field, Field]:
+    """Two orthogonal coordinates over the picture in -0.5..0.5, turned by the angle (random by default)."""
+    line = np.linspace(-0.5, 0.5, side, dtype=np.float32)
+    x, y = np.meshgrid(line, line)
+    angle = float(generator.uniform(0, np.pi)) if angle_rad is None else angle_rad
+    cos, sin = np.float32(np.cos(angle)), np.float32(np.sin(angle))
+    return np.asarray(x * cos + y * sin, np.float32), np.asarray(y * cos - x * sin, np.float32)
+
+
+def _wave(phase: Field, sharp: bool) -> Field:
+    wave = 0.5 + 0.5 * np.sin(2 * np.pi * phase)
+    return np.asarray(wave > 0.5 if sharp else wave, np.float32)
+
+
+def _stripes(generator: np.random.Generator, side: int) -> Field:
+    along, _ = _axes(generator, side)
+    return _wave(along * generator.uniform(2, 9), sharp=bool(generator.integers(2)))
+
+
+def _checks(generator: np.random.Generator, side: int) -> Field:
+    u, v = _axes(generator, side)
+    count = generator.uniform(3, 9)
+    squares = (np.floor(u * count) + np.floor(v * count)) % 2
+    return np.asarray(0.8 * squares + 0.2 * fractal(generator, side), np.float32)
+
+
+def _blobs(generator: np.random.Generator, side: int) -> Field:
+    levels = int(generator.integers(2, 6))
+    smooth = cv2.GaussianBlur(fractal(generator, side, int(generator.integers(3, 9))), (0, 0), side / 40)
+    return np.asarray(np.round(smooth * levels) / levels, np.float32)
+
+
+def _bricks(generator: np.random.Generator, side: int) -> Field:
+    x, y = _axes(generator, side, angle_rad=0.0)
+    rows = int(generator.integers(4, 10))
+    down = (y + 0.5) * rows
+    row = np.floor(down).astype(int)
+    along = (x + 0.5) * rows / 2 + 0.5 * (row % 2)
+    column = np.floor(along).astype(int)
+    shade = generator.uniform(0.4, 1.0, (rows + 1, rows + 2))[row, column]
+    return np.where((down - row < 0.12) | (along - column < 0.06), 0, shade).astype(np.float32)
+
+
+def _dots(generator: np.random.Generator, side: int) -> Field:
+    u, v = _axes(generator, side)
+    count, radius = generator.uniform(3, 8), generator.uniform(0.2, 0.42)
+    distance = np.hypot(u * count - np.round(u * count), v * count - np.round(v * count))
+    return np.asarray(np.clip((radius - distance) * side / count / 4 + 0.5, 0, 1), np.float32)
+
+
+def _rings(generator: np.random.Generator, side: int) -> Field:
+    u, v = _axes(generator, side)
+    du, dv = generator.uniform(-0.3, 0.3, 2)
+    return _wave(np.hypot(u - du, v - dv) * generator.uniform(2, 10), sharp=bool(generator.integers(2)))
+
+
+def _waves(generator: np.random.Generator, side: int) -> Field:
+    u, v = _axes(generator, side)
+    bent = u + 0.08 * np.sin(2 * np.pi * v * generator.uniform(1, 4))
+    return _wave(bent * generator.uniform(3, 10), sharp=bool(generator.integers(2)))
+
+
+def _gradient(generator: np.random.Generator, side: int) -> Field:
+    along, _ = _axes(generator, side)
+    return np.asarray(along * 0.7 + 0.5 + 0.15 * (fractal(generator, side) - 0.5), np.float32)
+
+
+def _marble(generator: np.random.Generator, side: int) -> Field:
+    along, _ = _axes(generator, side)
+    return _wave(along * generator.uniform(1, 3) + 1.5 * fractal(generator, side), sharp=False)
+
+
+def _fractal(generator: np.random.Generator, side: int) -> Field:
+    return fractal(generator, side, int(generator.integers(2, 9)))
+
+
+KINDS: tuple[Callable[[np.random.Generator, int], Field], ...] = (
+    _fractal,
+    _stripes,
+    _checks,
+    _blobs,
+    _bricks,
+    _dots,
+    _rings,
+    _waves,
+    _gradient,
+    _marble,
+)
+
+
+def _with_shapes(image: Image, generator: np.random.Generator) -> Image:
+    """A few filled polygons and circles of random colours painted over the picture."""
+    image = image.copy()
+    side = image.shape[0]
+    for _ in range(int(generator.integers(1, 6))):
+        colour = [int(c) for c in generator.integers(0, 256, 3)]
+        centre, radius = generator.uniform(0.15, 0.85, 2) * side, generator.uniform(0.08, 0.3) * side
+        corners = int(generator.choice([3, 4, 5, 6, 24]))
+        angles = generator.uniform(0, 2 * np.pi) + 2 * np.pi * np.arange(corners) / corners
+        outline = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        cv2.fillPoly(image, [np.round(outline * 16).astype(np.int32)], colour, cv2.LINE_AA, 4)
+    return image

@@ -1,0 +1,102 @@
+"""Two USB cameras by Video4Linux, for example `v4l2:0,2`.
+
+They are asked for MJPG, and the JPEG that a camera makes itself is forwarded untouched: it costs the rig nothing and
+loses nothing by a second compression. USB cameras have no common shutter: both are grabbed before either is read, which
+keeps the skew small, and each eye carries the time at which the driver filled its buffer.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from device.camera import BadShot, CameraError, Eye, Shot
+
+MAX_FAILURES = 10
+"""Failed grabs in a row after which the camera is gone; the driver waits seconds for each."""
+_STALE_NS = 10_000_000_000  # a driver's timestamp further from now than this is of another clock
+
+
+class V4l2Camera:
+    """Two devices (a number or a path each), asked for `size` (height, width) at `rate_fps`; they may give another.
+
+    Raises CameraError where one is missing, busy or no camera.
+    """
+
+    def __init__(self, left: str, right: str, *, size: tuple[int, int] = (720, 1280), rate_fps: float = 30.0) -> None:
+        self._eyes: list[cv2.VideoCapture] = []
+        self._name = f"v4l2:{left},{right}"
+        try:
+            for device in (left, right):
+                self._eyes.append(_open(_path(device), size, rate_fps))
+        except CameraError:
+            self.close()
+            raise
+        self.fps: float | None = self._eyes[0].get(cv2.CAP_PROP_FPS) or None
+
+    def __iter__(self) -> Iterator[Shot | BadShot]:
+        """Shots at the pace of the cameras; raises CameraError when they stop giving images."""
+        failures = 0
+        while failures < MAX_FAILURES:
+            shot = self._shot()
+            failures = failures + 1 if isinstance(shot, BadShot) else 0
+            yield shot
+        raise CameraError(f"{self._name}: no image in {MAX_FAILURES} attempts; is a camera unplugged?")
+
+    def close(self) -> None:
+        """Give the devices back."""
+        for eye in self._eyes:
+            eye.release()
+        self._eyes.clear()
+
+    def _shot(self) -> Shot | BadShot:
+        grabbed = [eye.grab() for eye in self._eyes]  # both, one right after the other
+        if not all(grabbed):
+            return BadShot(f"{self._name}: a camera gave no frame")
+        times_ns = [_captured_ns(eye) for eye in self._eyes]
+        try:
+            left, right = (_retrieve(eye, at_ns) for eye, at_ns in zip(self._eyes, times_ns, strict=True))
+        except BadShot as bad:
+            return bad
+        return Shot(left, right)
+
+
+def _path(device: str) -> Path:
+    return Path(f"/dev/video{device}" if device.isdigit() else device)
+
+
+def _open(path: Path, size: tuple[int, int], rate_fps: float) -> cv2.VideoCapture:
+    if not path.exists():
+        raise CameraError(f"no camera at {path}: there is no such device (plug it in, or see v4l2-ctl --list-devices)")
+    eye = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
+    if not eye.isOpened():
+        raise CameraError(f"no camera at {path}: it is busy, not a camera, or not yours to read (group video)")
+    eye.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
+    eye.set(cv2.CAP_PROP_FRAME_WIDTH, size[1])
+    eye.set(cv2.CAP_PROP_FRAME_HEIGHT, size[0])
+    eye.set(cv2.CAP_PROP_FPS, rate_fps)
+    eye.set(cv2.CAP_PROP_BUFFERSIZE, 2)  # one being filled, one being read: an older frame would be late
+    if int(eye.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG"):
+        eye.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # the JPEG as it is; a camera without MJPG is converted to BGR instead
+    return eye
+
+
+def _captured_ns(eye: cv2.VideoCapture) -> int:
+    """When the driver filled the buffer; its clock is monotonic, ours counts since 1970."""
+    now_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
+    age_ns = monotonic_ns - round(eye.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
+    return now_ns - age_ns if 0 <= age_ns < _STALE_NS else now_ns
+
+
+def _retrieve(eye: cv2.VideoCapture, captured_ns: int) -> Eye:
+    read, frame = eye.retrieve()
+    if not read:
+        raise BadShot("a camera gave a frame that cannot be read")
+    image = np.asarray(frame, np.uint8)
+    if 1 in image.shape[:2]:  # unconverted: one row of bytes
+        return Eye(captured_ns, jpeg=image.tobytes())
+    return Eye(captured_ns, pixels=image)

@@ -1,0 +1,90 @@
+"""Labelled control sets from the simulated world: left images of two walks, as a folder per class.
+
+The training images come from one walk and the test images from another, so a probe that reads them is asked for the
+place and not for the picture; neither need be the walk that was streamed.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import cv2
+
+from device.camera import CameraError
+from device.render import Pose
+from device.sim import SimCamera, SimConfig
+
+_Frame = tuple[int, Pose]
+
+
+@dataclass(frozen=True, slots=True)
+class WalkSummary:
+    """What was written: `<folder>/train|test/place_XX/NNNNNN.png`, `per_place` images in each folder."""
+
+    folder: Path
+    places: int
+    per_place: int
+
+    @property
+    def images(self) -> int:
+        """All images of both splits."""
+        return 2 * self.places * self.per_place
+
+
+def write_walk(
+    folder: Path,
+    *,
+    config: SimConfig | None = None,
+    count: int = 6000,
+    every: int = 5,
+    per_place: int = 40,
+    train_walk: int | None = None,
+    test_walk: int | None = None,
+) -> WalkSummary:
+    """Write left images labelled by place, the same number for every place and split.
+
+    config: the world and the streamed walk; the two walks default to the next ones after it. count: frames walked at
+    most in each split. every: take each n-th of them. per_place: images a place has at most; fewer where the rarest
+    place gives fewer, and then they are spread over the whole walk.
+    Raises CameraError when the folder is not empty, ValueError when a place is never seen within `count` frames.
+    """
+    config = config if config is not None else SimConfig()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise CameraError(f"{folder} is not an empty folder: name one that is empty or does not exist yet")
+    if min(count, every, per_place) < 1:
+        raise ValueError(f"count, every and per_place must be at least 1, got {count}, {every} and {per_place}")
+    first = SimCamera(config, walk=config.walk + 1 if train_walk is None else train_walk)
+    second = SimCamera(config, world=first.world, walk=config.walk + 2 if test_walk is None else test_walk)
+    splits = {"train": (first, _frames(first, count, every)), "test": (second, _frames(second, count, every))}
+    enough = min(per_place, *(len(frames) for _, by_place in splits.values() for frames in by_place))
+    if not enough:
+        raise ValueError(f"some of {config.places} places are not visited in {count} frames: raise count")
+    for split, (camera, by_place) in splits.items():
+        for place, frames in enumerate(by_place):
+            _write(folder / split / f"place_{place:02d}", camera, _spread(frames, enough))
+    return WalkSummary(folder, config.places, enough)
+
+
+def _frames(camera: SimCamera, count: int, every: int) -> list[list[_Frame]]:
+    """The frames to choose from, by place; nothing is painted for it."""
+    by_place: dict[int, list[_Frame]] = defaultdict(list)
+    for index, pose in islice(enumerate(camera.poses()), 0, count, every):
+        by_place[pose.place].append((index, pose))
+    return [by_place[place] for place in range(camera.config.places)]
+
+
+def _spread(frames: list[_Frame], number: int) -> list[_Frame]:
+    """`number` of the frames, evenly over all of them."""
+    return [frames[k * len(frames) // number] for k in range(number)]
+
+
+def _write(folder: Path, camera: SimCamera, frames: list[_Frame]) -> None:
+    folder.mkdir(parents=True)
+    for index, pose in frames:
+        pixels = camera.shot(index, pose).left.pixels
+        assert pixels is not None
+        if not cv2.imwrite(str(folder / f"{index:06d}.png"), pixels):
+            raise CameraError(f"cannot write into {folder}: is the disk full?")

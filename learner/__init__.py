@@ -1,0 +1,1 @@
+"""The learner: views, objectives, encoder, loop, probes, checkpoints, report."""

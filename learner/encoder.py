@@ -1,0 +1,112 @@
+"""A timm vision transformer as the learner sees it: pixels to features, and where its `[CLS]` token looks.
+
+Any timm model with a class token and an attention layer in its last block will do. The attention map is read by a hook
+behind the softmax of that layer, so that models with rotary embeddings, query norms or registers need no code here.
+The one price: that single layer runs unfused during the attention pass.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import Any
+
+import timm
+import torch
+from torch import Tensor, nn
+
+from learner.errors import SettingsError
+
+
+@dataclass(frozen=True, kw_only=True)
+class EncoderConfig:
+    """Which backbone, and what to change in it."""
+
+    backbone: str = "deit_small_patch16_224"
+    """Any timm model with a [CLS] token (timm.list_models('vit*'))."""
+    image_size: int | None = None
+    """Side in pixels its position embedding is made for; None keeps the backbone's own."""
+    patch_size: int | None = None
+    """Side of a patch, pixels; None keeps the backbone's own."""
+    embed_dim: int | None = None
+    """Width of a token; None keeps the backbone's own."""
+    depth: int | None = None
+    """Number of blocks; None keeps the backbone's own."""
+    heads: int | None = None
+    """Attention heads a block; None keeps the backbone's own."""
+
+    def timm_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for `timm.create_model`; an export's model card carries the same ones."""
+        changed = {
+            "img_size": self.image_size,
+            "patch_size": self.patch_size,
+            "embed_dim": self.embed_dim,
+            "depth": self.depth,
+            "num_heads": self.heads,
+        }
+        return {"num_classes": 0} | {name: value for name, value in changed.items() if value is not None}
+
+
+class Encoder(nn.Module):
+    """RGB in [0, 1], float [B, 3, H, W], to features [B, D]; H and W may vary, multiples of the patch size."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: EncoderConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone: Any = create_backbone(config)  # timm is untyped; nn.Module would hide its attributes
+        self.dim: int = self.backbone.num_features
+        self.patch_size: int = self.backbone.patch_embed.patch_size[0]
+        norm = self.backbone.pretrained_cfg
+        self.register_buffer("mean", torch.tensor(norm["mean"]).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(norm["std"]).view(3, 1, 1), persistent=False)
+
+    def forward(self, rgb: Tensor) -> Tensor:
+        """Features of the `[CLS]` token after the last norm, float [B, D]."""
+        features: Tensor = self.backbone((rgb - self.mean) / self.std)
+        return features
+
+    @torch.no_grad()
+    def attention(self, rgb: Tensor) -> Tensor:
+        """Attention of `[CLS]` to the patches in the last block: float [B, heads, h, w], each map sums to 1."""
+        layer = self.backbone.blocks[-1].attn
+        seen: list[Tensor] = []
+        hook = layer.attn_drop.register_forward_hook(lambda _module, _inputs, weights: seen.append(weights))
+        fused, layer.fused_attn = layer.fused_attn, False
+        try:
+            self.backbone.forward_features((rgb - self.mean) / self.std)
+        finally:
+            layer.fused_attn = fused
+            hook.remove()
+        to_patches = seen[0][:, :, 0, self.backbone.num_prefix_tokens :]
+        height, width = rgb.shape[-2] // self.patch_size, rgb.shape[-1] // self.patch_size
+        maps = to_patches.reshape(*to_patches.shape[:2], height, width)
+        return maps / maps.sum((-2, -1), keepdim=True)
+
+
+def create_backbone(config: EncoderConfig) -> Any:
+    """The timm model of `config` at its random start.
+
+    Raises SettingsError where timm does not know it, cannot build it so, or it has no attention a Gaussian could be fitted to.
+    """
+    known = timm.list_models()
+    if config.backbone.split(".")[0] not in known:
+        near = difflib.get_close_matches(config.backbone, known, n=3)
+        hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models('vit*') names some"
+        raise SettingsError(f"timm knows no backbone {config.backbone!r}{hint}")
+    try:
+        backbone = timm.create_model(config.backbone, dynamic_img_size=True, **config.timm_arguments())
+    except (TypeError, RuntimeError, AssertionError, ValueError) as error:
+        raise SettingsError(
+            f"backbone {config.backbone!r} cannot be built with {config.timm_arguments()}: it must be a vision transformer "
+            f"that takes images of any size ({error})"
+        ) from error
+    last = getattr(backbone, "blocks", [None])[-1]
+    if getattr(backbone, "cls_token", None) is None or not hasattr(getattr(last, "attn", None), "attn_drop"):
+        raise SettingsError(
+            f"backbone {config.backbone!r} has no [CLS] token with attention in its last block, which the crops are guided by; "
+            "take a vision transformer such as deit_small_patch16_224"
+        )
+    return backbone

@@ -1,0 +1,101 @@
+"""Curves of a run as inline SVG, drawn by matplotlib without pyplot, so that nothing global is opened or left open.
+
+Ink and series are drawn in placeholder colours and handed to the page as CSS variables: one figure serves light and dark.
+A long trace is shown as its mean over at most BINS bins, in a band from the bin's least to its greatest value.
+"""
+
+from __future__ import annotations
+
+import io
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+
+BINS = 150
+INCHES = (4.4, 2.3)
+"""Small, so that the text is still readable where the page is one narrow column."""
+MARGINS = {"left": 0.13, "right": 0.98, "top": 0.87, "bottom": 0.2}
+"""The same in every figure, so that neighbours on the page line up."""
+ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": "#040404", "trace": "#050505"}
+"""What a line means, and the placeholder it is drawn in; the page's style gives each role a colour."""
+_RC: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "axes.titlesize": 9.5}
+
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""x and y of a line, float64 [n] each."""
+
+
+def trace(title: str, points: Points, *, level: tuple[str, float] | None = None) -> str:
+    """A figure of one quantity over steps; points that are not finite are left out; `level` names a dashed line."""
+    figure, axes = _canvas(title)
+    steps, mean, least, greatest = binned(*points)
+    axes.fill_between(steps, least, greatest, color=ROLES["trace"], alpha=0.22, linewidth=0)
+    axes.plot(steps, mean, color=ROLES["trace"], linewidth=1.5)
+    if level is not None:
+        _dashed(axes, level[1], "ink")
+        axes.annotate(
+            level[0], (1, level[1]), xycoords=("axes fraction", "data"), ha="right", va="bottom", color=ROLES["ink"]
+        )
+    return _svg(figure)
+
+
+def race(title: str, lines: Mapping[str, Points]) -> str:
+    """A figure of accuracy in percent over steps, a line for each encoder, in its role's colour; its first value is dashed."""
+    figure, axes = _canvas(title)
+    for who, (steps, accuracy) in lines.items():
+        role = who if who in ROLES else "trace"
+        _dashed(axes, 100 * accuracy[0], role)
+        axes.plot(steps, 100 * accuracy, color=ROLES[role], linewidth=1.8, marker="o", markersize=3.5)
+    return _svg(figure)
+
+
+def binned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
+    """Mean x and the mean, least and greatest y of at most BINS bins of equally many finite points."""
+    finite = np.isfinite(x) & np.isfinite(y)
+    x, y = x[finite], y[finite]
+    parts = np.array_split(np.arange(len(x)), max(1, min(BINS, len(x))))
+    columns = [(x[p].mean(), y[p].mean(), y[p].min(), y[p].max()) for p in parts if len(p)]
+    return tuple(np.array(columns, np.float64).reshape(-1, 4).T)
+
+
+def _canvas(title: str) -> tuple[Figure, Axes]:
+    with mpl.rc_context(_RC):
+        figure = Figure(figsize=INCHES)
+        figure.subplots_adjust(**MARGINS)
+        axes = figure.add_subplot()
+        axes.set_title(title, loc="left", color=ROLES["ink"], fontweight="bold", parse_math=False)
+    figure.patch.set_alpha(0)
+    axes.patch.set_alpha(0)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(ROLES["faint"])
+    axes.grid(axis="y", color=ROLES["faint"], linewidth=0.6, alpha=0.6)
+    axes.tick_params(colors=ROLES["ink"], length=0)
+    axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.set_xlabel("step", color=ROLES["ink"])
+    return figure, axes
+
+
+def _dashed(axes: Axes, y: float, role: str) -> None:
+    axes.axhline(y, color=ROLES[role], linewidth=1.0, linestyle=(0, (4, 3)), alpha=0.8)
+
+
+def _svg(figure: Figure) -> str:
+    """The figure as an `<svg>` element in the page's own font and colours."""
+    buffer = io.StringIO()
+    with mpl.rc_context(_RC | {"svg.hashsalt": "babyagent"}):
+        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+    svg = buffer.getvalue()
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])  # ids nobody refers to would repeat on the page
+    svg = re.sub(
+        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
+    )
+    for role, placeholder in ROLES.items():
+        svg = svg.replace(placeholder, f"var(--{role})")
+    return svg

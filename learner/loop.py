@@ -1,0 +1,213 @@
+"""The way of a pair through the learner, in one place: receive, decode, remember, draw, step, score.
+
+`learn` is a generator: the service, the benchmarks and the tests drive the same loop and decide between its reports what to
+show, probe, commit and when to stop.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from learner.config import LearnerConfig
+from learner.errors import NonFiniteLoss, SettingsError
+from learner.memory import Draw, Memory
+from learner.objective import Batch, Outcome
+from learner.objectives.babyagent import BabyAgent
+from learner.pacing import Pacing
+from learner.schedule import learning_rate
+from stream.codec import decode
+from stream.errors import EndOfStream, MalformedMessage
+from stream.pair import EncodedPair
+from stream.source import Source
+
+log = logging.getLogger(__name__)
+
+POLL_S = 0.2
+"""Longest wait for a pair before the loop reports that it waits: keeps Ctrl-C and the screen alive."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """One training step. Losses are means over the batch of the per-pair losses."""
+
+    step: int
+    samples: int
+    """Pairs trained on so far, with repetition."""
+    received: int
+    """Pairs received so far."""
+    loss: float
+    grad_norm: float
+    learning_rate: float
+    busy_s: float = 0.0
+    """Seconds spent receiving and training since the last report."""
+    waited_s: float = 0.0
+    """Seconds spent waiting for pairs since the last report."""
+    gauges: dict[str, float] = field(default_factory=dict)
+    refused: tuple[str, ...] = ()
+    """The pairs whose loss was not finite; the step then changed no weight."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """No step is due: the learner wants `wanted` more pairs."""
+
+    received: int
+    wanted: int
+    waited_s: float
+
+
+class Learner:
+    """Networks, optimiser, memory and budget: everything a checkpoint holds, and one training step over it."""
+
+    def __init__(self, config: LearnerConfig, device: torch.device) -> None:
+        if device.type == "cuda" and not torch.cuda.is_available():
+            raise SettingsError(
+                "device cuda was asked for, but torch finds no GPU here: use --device cpu, or check the driver"
+            )
+        self.config = config
+        self.device = device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            self.objective = BabyAgent(config.encoder, config.objective).to(device)
+        self.optimizer = torch.optim.AdamW(
+            self.objective.trained(), lr=0.0, weight_decay=config.schedule.weight_decay, fused=True
+        )
+        self.memory = Memory(config.memory, seed=config.seed)
+        self.pacing = Pacing(config.pacing)
+        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.steps = 0
+        self.samples = 0
+        self.received = 0
+        self.malformed = 0
+        self.suppressed = 0
+        self.junk = 0
+        self._bad_steps = 0
+
+    def wanted(self) -> int:
+        """Pairs to receive before the next step is due: the budget must be there, and a full batch to draw from."""
+        return max(self.pacing.wanted(), self.config.pacing.batch_size - len(self.memory))
+
+    def take(self, pair: EncodedPair) -> None:
+        """Decode a received pair into memory; one that does not decode is counted and dropped."""
+        self.received += 1
+        self.suppressed += pair.header.suppressed
+        self.junk += pair.header.junk
+        try:
+            self.memory.add(decode(pair))
+        except MalformedMessage as error:
+            self.malformed += 1
+            log.warning("dropped pair=%s %s", pair.header.name, error)
+            return
+        self.pacing.received(1)
+
+    def step(self) -> StepReport:
+        """Draw a batch and train on it once. Raises NonFiniteLoss after several refused steps in a row."""
+        self.pacing.spend()
+        draw = self.memory.draw(self.config.pacing.batch_size)
+        rate = learning_rate(self.config.schedule, self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        outcome, grad_norm = self._descend(self.memory.batch(draw, self.device))
+        kl = outcome.priority.double().cpu().numpy()
+        bad = ~(np.isfinite(kl) & outcome.losses.detach().isfinite().cpu().numpy())
+        refused = self._conclude(draw, kl, bad, bool(torch.isfinite(grad_norm)))
+        return StepReport(
+            step=self.steps,
+            samples=self.samples,
+            received=self.received,
+            loss=float(outcome.losses.detach().mean()),
+            grad_norm=float(grad_norm),
+            learning_rate=rate,
+            gauges={name: float(value) for name, value in outcome.gauges.items()},
+            refused=refused,
+        )
+
+    def _descend(self, batch: Batch) -> tuple[Outcome, Tensor]:
+        """Losses and their gradient; nothing is changed yet."""
+        low = self.config.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
+            outcome = self.objective(batch, self.generator)
+        self.optimizer.zero_grad(set_to_none=True)
+        outcome.losses.mean().backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.objective.trained(), self.config.schedule.clip_grad_norm)
+        return outcome, norm
+
+    def _conclude(self, draw: Draw, kl: np.ndarray, bad: np.ndarray, finite_gradient: bool) -> tuple[str, ...]:
+        """Take the step, or refuse it and name the pairs at fault (all of them where only the gradient is not finite)."""
+        self.steps += 1
+        if finite_gradient and not bad.any():
+            self.optimizer.step()
+            self.objective.after_step()
+            self.memory.learned(draw, kl)
+            self.samples += len(draw.keys)
+            self._bad_steps = 0
+            return ()
+        at_fault = bad if bad.any() else np.ones_like(bad)
+        names = tuple(name for name, fault in zip(self.memory.names_of(draw), at_fault, strict=True) if fault)
+        self.memory.quarantine(draw, at_fault)
+        self._bad_steps += 1
+        log.error("refused step=%d, loss or gradient not finite, pairs=%s", self.steps, ",".join(names[:8]))
+        if self._bad_steps >= self.config.most_bad_steps:
+            raise NonFiniteLoss(
+                f"{self._bad_steps} steps in a row were not finite, the last on {len(names)} pairs "
+                f"({', '.join(names[:4])}, ...): the weights are those before them; lower schedule.learning_rate or look at these pairs"
+            )
+        return names
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that the next step depends on."""
+        return {
+            "objective": self.objective.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "memory": self.memory.state_dict(),
+            "pacing": self.pacing.state_dict(),
+            "generator": self.generator.get_state(),
+            "counts": {name: getattr(self, name) for name in _COUNTS},
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()` of a learner with the same settings."""
+        self.objective.load_state_dict(state["objective"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.memory.load_state_dict(state["memory"])
+        self.pacing.load_state_dict(state["pacing"])
+        self.generator.set_state(state["generator"].cpu())
+        for name in _COUNTS:
+            setattr(self, name, state["counts"][name])
+
+
+_COUNTS = ("steps", "samples", "received", "malformed", "suppressed", "junk")
+
+
+def learn(learner: Learner, source: Source, *, clock: Callable[[], float]) -> Iterator[StepReport | Waiting]:
+    """Train on a source until it ends; yields after every step and at least every `POLL_S` while waiting.
+
+    A source that makes pairs on demand gives exactly those the next step waits for, so that its run is repeatable; a live
+    one is drained of all that arrived, whatever the budget says, so that nothing waits in the network.
+    """
+    last, waited_s = clock(), 0.0
+    while True:
+        limit = max(learner.wanted(), source.backlog())
+        if limit:
+            asked = clock()
+            try:
+                pairs = source.receive(limit, POLL_S)
+            except EndOfStream:
+                return
+            if not pairs:
+                waited_s += clock() - asked
+                yield Waiting(learner.received, learner.wanted(), waited_s)
+            for pair in pairs:
+                learner.take(pair)
+        if not learner.wanted():
+            report = learner.step()
+            now = clock()
+            yield replace(report, busy_s=now - last - waited_s, waited_s=waited_s)
+            last, waited_s = now, 0.0

@@ -1,0 +1,225 @@
+"""What the learner remembers, in two tiers: every pair is trained on once, then the reservoir decides how long it stays.
+
+A pair that arrives waits in a short first-in-first-out queue. The next batch takes all that waits (and fills up from the
+reservoir), so that a pair's first training step is also its first scoring: it is offered to the reservoir with the KL measured
+there, and nothing is ever scored for its own sake. Images lie decoded on one canvas size, so that a batch is one gather.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from buffer.border import PHI_LIMIT
+from buffer.priority import LossScale, Stubbornness
+from buffer.reservoir import Reservoir
+from learner.errors import SettingsError
+from learner.objective import Batch
+from stream.pair import Image, StereoPair
+
+Keys = NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig:
+    """How much is remembered, and what is kept when it is full (design of the reservoir: `buffer.reservoir`)."""
+
+    capacity: int = 4096
+    """Pairs in the reservoir."""
+    fresh_capacity: int = 512
+    """Pairs that may wait for their first training step; beyond it the oldest is dropped untrained and counted."""
+    canvas: tuple[int, int] = (288, 384)
+    """Height and width in pixels that images are squeezed onto; windows stay square on the scene all the same."""
+    loss_weight: float = 1.0
+    """How much a high loss helps a pair to stay: 0 ignores it, below 0 prefers what is easy."""
+    half_life: float = math.inf
+    """Arrivals after which a pair's chance to stay halves; inf remembers all times alike."""
+    noise: float = 1.0
+    """1 keeps a random sample, 0 keeps strictly the best scores."""
+    uniform_floor: float = 0.25
+    """Share of each draw that ignores the loss."""
+    stalest_share: float = 0.05
+    """Share of each batch taken by the pairs whose loss was measured longest ago: bounds the age of every score."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The pairs of one step: the first `fresh` were never trained on; a remembered one may be drawn twice."""
+
+    keys: Keys
+    slots: NDArray[np.intp]
+    fresh: int
+
+
+class Memory:
+    """Slots for images, the queue of fresh pairs and the reservoir; keys are arrival numbers."""
+
+    def __init__(self, config: MemoryConfig, *, seed: int) -> None:
+        if not 0 <= config.stalest_share <= 1:
+            raise SettingsError(f"memory: stalest_share must be in [0, 1], got {config.stalest_share}")
+        self.config = config
+        self.reservoir = Reservoir(
+            config.capacity,
+            loss_weight=config.loss_weight,
+            half_life=config.half_life,
+            noise=config.noise,
+            uniform_floor=config.uniform_floor,
+            seed=seed,
+        )
+        self.scale = LossScale()
+        self.stubborn = Stubbornness()
+        slots = config.capacity + config.fresh_capacity
+        self.left = torch.empty((slots, *config.canvas, 3), dtype=torch.uint8)
+        self.right = torch.empty_like(self.left)
+        self.aspect = torch.ones(slots)
+        self.names: list[str] = [""] * slots
+        self.kl = np.full(slots, np.nan)
+        self._slot: dict[int, int] = {}
+        self._free = list(range(slots))[::-1]
+        self._fresh: deque[int] = deque()
+        self.arrived = 0
+        self.untrained = 0
+        self.quarantined = 0
+
+    def __len__(self) -> int:
+        """Pairs in memory, waiting or kept."""
+        return len(self._slot)
+
+    @property
+    def fresh(self) -> int:
+        """Pairs that wait for their first training step."""
+        return len(self._fresh)
+
+    def add(self, pair: StereoPair) -> None:
+        """Let a decoded pair wait for its first training step."""
+        if len(self._fresh) == self.config.fresh_capacity:
+            self._release([self._fresh.popleft()])
+            self.untrained += 1
+        key, slot = self.arrived, self._free.pop()
+        self.left[slot] = torch.from_numpy(on_canvas(pair.left, self.config.canvas))
+        self.right[slot] = torch.from_numpy(on_canvas(pair.right, self.config.canvas))
+        self.aspect[slot] = pair.header.width / pair.header.height
+        self.names[slot] = pair.header.name
+        self.kl[slot] = np.nan
+        self._slot[key] = slot
+        self._fresh.append(key)
+        self.arrived += 1
+
+    def draw(self, count: int) -> Draw:
+        """`count` pairs to train on: all that are fresh, the longest unscored, the rest by the reservoir's chances."""
+        fresh = [self._fresh.popleft() for _ in range(min(count, len(self._fresh)))]
+        stalest = self.reservoir.stalest(min(round(self.config.stalest_share * count), count - len(fresh)))
+        rest = count - len(fresh) - len(stalest)
+        sampled = self.reservoir.sample(rest).keys if rest and len(self.reservoir) else np.empty(0, np.int64)
+        keys = np.concatenate([np.asarray(fresh, np.int64), stalest, sampled])
+        return Draw(keys, np.array([self._slot[int(key)] for key in keys], np.intp), len(fresh))
+
+    def batch(self, draw: Draw, device: torch.device) -> Batch:
+        """The images of a draw on the compute device."""
+        index = torch.from_numpy(draw.slots)
+
+        def gathered(images: Tensor) -> Tensor:
+            return images[index].to(device, non_blocking=True)
+
+        return Batch(gathered(self.left), gathered(self.right), gathered(self.aspect))
+
+    def names_of(self, draw: Draw) -> list[str]:
+        """The identities of a draw, as a person reads them."""
+        return [self.names[slot] for slot in draw.slots]
+
+    def learned(self, draw: Draw, kl: NDArray[np.float64]) -> None:
+        """The draw was trained on with these KL [len(draw)]: score it, and let the reservoir decide on the fresh ones."""
+        keys, first, which = np.unique(draw.keys, return_index=True, return_inverse=True)
+        mean_kl = np.bincount(which, kl) / np.bincount(which)  # a pair drawn twice has one score, the mean
+        self.kl[draw.slots[first]] = mean_kl
+        phi = self.stubborn.damped(keys, mean_kl, self.scale.observe(mean_kl))
+        fresh = first < draw.fresh
+        self._rescore(keys[~fresh], phi[~fresh])
+        offer = self.reservoir.offer(keys[fresh], phi[fresh])
+        gone = np.concatenate([keys[fresh][~offer.kept], offer.evicted])
+        self.stubborn.forget(gone)
+        self._release(gone.tolist())
+
+    def _rescore(self, keys: Keys, phi: NDArray[np.float64]) -> None:
+        """A kept pair's phi is the mean of what was measured now and what its last phi is still worth: crops are noisy."""
+        before = self.scale.aged(self.reservoir.phi(keys), self.reservoir.ages(keys))
+        self.reservoir.update(keys, (phi + before) / 2)
+
+    def quarantine(self, draw: Draw, bad: NDArray[np.bool_]) -> None:
+        """The step was refused: forget the pairs at fault, put the other fresh ones back where they were."""
+        fresh_bad = bad[: draw.fresh]
+        self._release(draw.keys[: draw.fresh][fresh_bad].tolist())
+        self._fresh.extendleft(reversed(draw.keys[: draw.fresh][~fresh_bad].tolist()))
+        # A remembered pair at fault stays, at the bottom: the reservoir has no deletion, and its score decides the rest.
+        remembered = np.unique(draw.keys[draw.fresh :][bad[draw.fresh :]])
+        self.reservoir.update(remembered, np.full(len(remembered), -PHI_LIMIT))
+        self.quarantined += int(bad.sum())
+
+    def extremes(self, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Slots of the `count` kept pairs with the highest and with the lowest last KL, most extreme first."""
+        slots = np.array([self._slot[key] for key in self.reservoir.keys().tolist()], np.intp)
+        ranked = slots[np.argsort(self.kl[slots])] if len(slots) else slots
+        return ranked[::-1][:count], ranked[:count]
+
+    def newest(self, count: int) -> NDArray[np.intp]:
+        """Slots of the `count` pairs that arrived last and are still here, newest first."""
+        return np.array([self._slot[key] for key in sorted(self._slot, reverse=True)[:count]], np.intp)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything, images of occupied slots only."""
+        keys = np.array(sorted(self._slot), np.int64)
+        slots = np.array([self._slot[int(key)] for key in keys], np.int64)
+        index = torch.from_numpy(slots)
+        return {
+            "keys": keys,
+            "slots": slots,
+            "left": self.left[index],
+            "right": self.right[index],
+            "aspect": self.aspect[index],
+            "kl": self.kl[slots],
+            "names": [self.names[slot] for slot in slots],
+            "free": np.array(self._free, np.int64),
+            "fresh": np.array(self._fresh, np.int64),
+            "counts": {"arrived": self.arrived, "untrained": self.untrained, "quarantined": self.quarantined},
+            "reservoir": self.reservoir.state_dict(),
+            "scale": self.scale.state_dict(),
+            "stubborn": self.stubborn.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue from `state_dict()` of a memory with the same settings."""
+        self.reservoir.load_state_dict(state["reservoir"])
+        self.scale.load_state_dict(state["scale"])
+        self.stubborn.load_state_dict(state["stubborn"])
+        slots, index = state["slots"], torch.from_numpy(state["slots"])
+        self.left[index], self.right[index], self.aspect[index] = state["left"], state["right"], state["aspect"]
+        self.kl[slots] = state["kl"]
+        for slot, name in zip(slots.tolist(), state["names"], strict=True):
+            self.names[slot] = name
+        self._slot = dict(zip(state["keys"].tolist(), slots.tolist(), strict=True))
+        self._free = state["free"].tolist()
+        self._fresh = deque(state["fresh"].tolist())
+        for name, count in state["counts"].items():
+            setattr(self, name, count)
+
+    def _release(self, keys: list[int]) -> None:
+        self._free.extend(self._slot.pop(key) for key in keys)
+
+
+def on_canvas(image: Image, canvas: tuple[int, int]) -> Image:
+    """Squeeze an image [H, W] or [H, W, 3] onto the canvas (height, width), grey repeated: uint8 [h, w, 3]."""
+    height, width = canvas
+    if image.shape[:2] != canvas:
+        shrinks = image.shape[0] >= height and image.shape[1] >= width
+        image = np.asarray(
+            cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8
+        )
+    return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)

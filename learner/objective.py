@@ -1,0 +1,76 @@
+"""What an objective is: it maps (state, batch) to a loss and a priority for each pair, and brings everything else itself.
+
+Views, heads, teacher, centre, queue or decoder belong to the objective, one file each under `learner/objectives/`; the loop
+knows only this contract. An objective is an `nn.Module`, so its whole state travels in `state_dict()`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from torch import Generator, Tensor, nn
+
+from learner.encoder import Encoder
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Pairs on the compute device. left, right: uint8 [B, H, W, 3] BGR; aspect: float [B], width / height before squeezing."""
+
+    left: Tensor
+    right: Tensor
+    aspect: Tensor
+
+    def __len__(self) -> int:
+        return len(self.left)
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a batch gave, before any reduction over pairs.
+
+    losses: [B], what the optimiser lowers, with gradient. priority: [B], what the reservoir ranks by, without. gauges:
+    scalars for the eye; never used for training.
+    """
+
+    losses: Tensor
+    priority: Tensor
+    gauges: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """How the objective looked at a batch, for a person: see `learner.views` for windows.
+
+    attention: [B, heads, h, w]; head: int [B]; gauss: [B, 4] mean x, y and standard deviation x, y; window: [B, 4];
+    crops: [B, N, 4]; teacher_view: [B, 3, s, s]; student_views: [B, N, 3, s, s], RGB in [0, 1].
+    """
+
+    attention: Tensor
+    head: Tensor
+    gauss: Tensor
+    window: Tensor
+    crops: Tensor
+    teacher_view: Tensor
+    student_views: Tensor
+
+
+class Objective(Protocol):
+    """A self-supervised objective with its networks and its state."""
+
+    def __call__(self, batch: Batch, generator: Generator) -> Outcome:
+        """Losses of one batch; draws its views from `generator`."""
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """What the optimiser may change."""
+
+    def after_step(self) -> None:
+        """Called once after each optimiser step: move the teacher, the centre, the queue."""
+
+    def encoders(self) -> dict[str, Encoder]:
+        """The encoders worth probing and exporting, by name."""
+
+    def look(self, batch: Batch, generator: Generator) -> Look:
+        """The views of a batch, without training on them."""

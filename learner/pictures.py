@@ -1,0 +1,83 @@
+"""Pictures of a run as elements of a page: photographs, where the teacher looked, the crops at the same place on the right.
+
+Each is one `<svg>` that holds the photograph and, above it, lines in the photograph's own coordinates: sharp at every
+size. Images are uint8 [H, W, 3] BGR; a window is (centre_x, centre_y, half_width, half_height) and a Gaussian
+(mean_x, mean_y, std_x, std_y), both in fractions of the image's width and height.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+
+import cv2
+import matplotlib as mpl
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.pair import Image
+
+MAX_SIDE = 720
+"""Longest side of a photograph in the page, pixels."""
+JPEG_QUALITY = 88
+HEAT_SHARE = 0.6
+"""How much of a head's picture is heat; the rest is the photograph in grey."""
+
+Numbers = NDArray[np.float32]
+
+
+def photo(image: Image, title: str, marks: Sequence[str] = (), *, classes: str = "") -> str:
+    """An image with marks drawn over it; `title` is what a screen reader says."""
+    height, width = image.shape[:2]
+    return (
+        f'<svg class="photo {classes}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
+        f'<image href="{_data_uri(image)}" width="{width}" height="{height}"/>'
+        f'<g class="marks">{"".join(marks)}</g></svg>'
+    )
+
+
+def gaussian(gauss: Numbers, image: Image) -> str:
+    """The fitted Gaussian: a cross at its mean, ellipses at one and two standard deviations."""
+    height, width = image.shape[:2]
+    x, y, sx, sy = np.nan_to_num(gauss.astype(float)) * (width, height, width, height)
+    arm = 0.04 * min(height, width)
+    rings = "".join(
+        f'<ellipse class="sigma{k}" cx="{x:.2f}" cy="{y:.2f}" rx="{k * sx:.2f}" ry="{k * sy:.2f}"/>' for k in (1, 2)
+    )
+    cross = f"M{x - arm:.2f} {y:.2f}h{2 * arm:.2f}M{x:.2f} {y - arm:.2f}v{2 * arm:.2f}"
+    return f'<g class="gauss">{rings}<path d="{cross}"/></g>'
+
+
+def window(box: Numbers, image: Image, colour: str) -> str:
+    """A window's outline; `colour` is any CSS colour."""
+    height, width = image.shape[:2]
+    x, y, half_x, half_y = np.nan_to_num(box.astype(float)) * (width, height, width, height)
+    return (
+        f'<rect x="{x - half_x:.2f}" y="{y - half_y:.2f}" width="{2 * half_x:.2f}" height="{2 * half_y:.2f}" '
+        f'style="stroke:{colour}"/>'
+    )
+
+
+def heat(image: Image, attention: Numbers) -> Image:
+    """Attention [h, w] in colours over the grey photograph, from its least (dark) to its greatest (bright)."""
+    height, width = image.shape[:2]
+    share = np.nan_to_num(attention.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    share -= share.min()
+    share /= max(float(share.max()), 1e-12)
+    smooth = np.clip(cv2.resize(share, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+    colours = mpl.colormaps["inferno"](smooth)[..., 2::-1] * 255
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    return np.asarray(HEAT_SHARE * colours + (1 - HEAT_SHARE) * grey, np.uint8)
+
+
+def crop_colour(index: int, count: int) -> str:
+    """The colour of crop `index` of `count`, the same for its outline and its view."""
+    return f"hsl({index * 360 / count:.0f} 90% 62%)"
+
+
+def _data_uri(image: Image) -> str:
+    scale = MAX_SIDE / max(image.shape[:2])
+    small = image if scale >= 1 else cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+    _, encoded = cv2.imencode(".jpg", small, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return "data:image/jpeg;base64," + base64.b64encode(encoded.tobytes()).decode("ascii")

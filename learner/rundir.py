@@ -1,0 +1,100 @@
+"""A run's folder: its settings, its lines of steps and probes, its checkpoints, its summary.
+
+config.json    every setting that decides the weights; a run goes on only with the same ones
+steps.jsonl    one line a training step         probes.jsonl   one line a probe
+checkpoints/   see `learner.checkpoint`         export/        weights for timm
+album.npz      pictures as arrays               summary.json   what the run came to       report.html
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from learner.album import Album
+from learner.config import LearnerConfig, differences
+from learner.errors import SettingsError
+
+
+class RunDirectory:
+    """Creates or reopens `path`.
+
+    Raises SettingsError, before anything is written, where it holds something else or a run made with other settings.
+    """
+
+    def __init__(self, path: Path, config: LearnerConfig) -> None:
+        self.path = path
+        settings = path / "config.json"
+        if settings.is_file():
+            _check_same(settings, config)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise SettingsError(f"--run-dir {path} is not empty and holds no run: choose another or empty it")
+        path.mkdir(parents=True, exist_ok=True)
+        replace_file(settings, msgspec.json.format(msgspec.json.encode(config)))
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where checkpoints lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Where weights for others lie."""
+        return self.path / "export"
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Add a line to `name`.jsonl."""
+        with (self.path / f"{name}.jsonl").open("a") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `name`.jsonl; a last one that a crash cut is left out."""
+        path = self.path / f"{name}.jsonl"
+        if not path.is_file():
+            return []
+        whole = path.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in whole]
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines written after checkpoint `step`: the run goes on from there."""
+        for name in ("steps", "probes"):
+            kept = [line for line in self.lines(name) if line["step"] <= step]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            replace_file(self.path / f"{name}.jsonl", text.encode())
+
+    def write_album(self, album: Album) -> None:
+        """Replace the pictures."""
+        draft = self.path / ".album.npz"
+        np.savez(draft, **album)  # type: ignore[arg-type]
+        draft.rename(self.path / "album.npz")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace the summary."""
+        replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old or the new one, never a half."""
+    draft = path.with_name(f".{path.name}")
+    draft.write_bytes(data)
+    draft.rename(path)
+
+
+def _check_same(settings: Path, config: LearnerConfig) -> None:
+    try:
+        theirs = msgspec.json.decode(settings.read_bytes(), type=LearnerConfig)
+    except (OSError, msgspec.MsgspecError, SettingsError) as error:
+        raise SettingsError(
+            f"{settings} cannot be read as a run's settings ({error}): choose another --run-dir"
+        ) from error
+    changed = differences(config, theirs)
+    if changed:
+        shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
+        raise SettingsError(
+            f"--run-dir {settings.parent} was made with other settings (now, then: {shown}): "
+            "choose another --run-dir, or give the same settings to go on"
+        )

@@ -1,0 +1,24 @@
+"""Learning rate for a stream: it has no last epoch, so warm up, then stay constant (evidence/learning.md, section 1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScheduleConfig:
+    """AdamW's settings over time."""
+
+    learning_rate: float = 5e-4
+    """Constant rate after the warm-up (seed 000: 5e-4)."""
+    warmup_steps: int = 100
+    """Steps over which the rate rises linearly."""
+    weight_decay: float = 0.04
+    """Constant: the seed's 0.001 -> 0.2 ramp needs an end that a stream has not."""
+    clip_grad_norm: float = 3.0
+    """Largest norm of the gradient (as DINO clips)."""
+
+
+def learning_rate(config: ScheduleConfig, step: int) -> float:
+    """Rate of step number `step`, from 0."""
+    return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))

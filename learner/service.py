@@ -1,0 +1,235 @@
+"""A learner beside a rig: drives `learn`, and between its steps probes, commits, measures and shows.
+
+The loop decides what is trained; this shell decides when to look, when to write, and when to stop.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from learner.album import take_album
+from learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from learner.control import ControlSet
+from learner.export import export_encoder
+from learner.loop import Learner, StepReport, Waiting, learn
+from learner.metrics import LearnerMetrics
+from learner.probe import run_probe
+from learner.rundir import RunDirectory
+from learner.screen import Screen
+from stream.source import Source
+from stream.subscriber import Subscriber
+
+Summary = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When the service looks, writes and stops; times in seconds of the clock it is given."""
+
+    train_s: float | None = None
+    """Stop after this long, counted from the first pair; None trains until it is stopped."""
+    max_steps: int | None = None
+    """Stop at this step; None has no such end."""
+    probe_every_s: float = 60.0
+    """Time between probes; there is always one before the first step and one at the end."""
+    commit_every_s: float = 60.0
+    """Time between checkpoints; there is always one at the end."""
+
+
+class Service:
+    """One run: a learner, its source, its folder, and what watches them."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        source: Source,
+        directory: RunDirectory,
+        controls: Sequence[ControlSet],
+        *,
+        limits: Limits,
+        metrics: LearnerMetrics,
+        screen: Screen,
+        clock: Callable[[], float],
+        stop: Callable[[], bool],
+    ) -> None:
+        self.learner = learner
+        self.source = source
+        self.directory = directory
+        self.controls = controls
+        self.limits = limits
+        self.metrics = metrics
+        self.screen = screen
+        self._clock = clock
+        self._stop = stop
+        self._busy_s = 0.0
+        self._waited_s = 0.0
+        self._started_s = clock()
+        self._first_pair_s: float | None = None
+        self._last: StepReport | None = None
+        self._first_samples = 0
+
+    def run(self) -> Summary:
+        """Train until a limit, the end of the source or `stop`; commit, conclude, and return the summary.
+
+        Raises NonFiniteLoss after committing the last good weights.
+        """
+        self._resume()
+        if not self.directory.lines("probes"):
+            self.probe()
+        probed_s = committed_s = self._clock()
+        try:
+            for event in learn(self.learner, self.source, clock=self._clock):
+                self._observe(event)
+                now = self._clock()
+                if self._stop() or self._at_limit(now):
+                    break
+                if now - probed_s >= self.limits.probe_every_s and isinstance(event, StepReport):
+                    self.probe()
+                    probed_s = self._clock()
+                if now - committed_s >= self.limits.commit_every_s and isinstance(event, StepReport):
+                    self.commit()
+                    committed_s = self._clock()
+        finally:
+            self.commit()
+        if not self._stop():
+            self.probe()
+        return self._conclude()
+
+    def commit(self) -> None:
+        """Write a checkpoint of the present state."""
+        save_checkpoint(self.directory.checkpoints, self.learner.steps, self.learner.state_dict())
+
+    def probe(self) -> None:
+        """Measure every encoder on every control set, now."""
+        for control in self.controls:
+            for name, encoder in self.learner.objective.encoders().items():
+                result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
+                self.directory.append(
+                    "probes",
+                    {
+                        "step": self.learner.steps,
+                        "seconds": self._elapsed(),
+                        "set": control.name,
+                        "who": name,
+                        **result,
+                    },
+                )
+                self.metrics.probed(control.name, name, {kind: result[kind] for kind in ACCURACIES})
+                self.screen.say(
+                    f"probe  step {self.learner.steps}  {control.name}  {name}  "
+                    f"k-NN {result['knn']:.3f}  linear {result['linear']:.3f}"
+                )
+
+    def _resume(self) -> None:
+        path = latest_checkpoint(self.directory.checkpoints)
+        if path is not None:
+            self.learner.load_state_dict(load_checkpoint(path))
+            self.directory.rewind(self.learner.steps)
+            self.screen.say(f"resumed at step {self.learner.steps} from {path}")
+        self._first_samples = self.learner.samples
+
+    def _observe(self, event: StepReport | Waiting) -> None:
+        if self._first_pair_s is None and self.learner.received:
+            self._first_pair_s = self._clock()
+        if isinstance(self.source, Subscriber):
+            self.metrics.stream(self.source.stats(), self.source.backlog())
+        if isinstance(event, Waiting):
+            self.screen.waiting(event, self._missing(event))
+            return
+        self._last = event
+        self._busy_s += event.busy_s
+        self._waited_s += event.waited_s
+        self.metrics.step(event, self.learner)
+        self.directory.append("steps", {**_flat(event), "seconds": self._elapsed()})
+        self.screen.step(event, self.learner.config.pacing.batch_size, self._progress())
+
+    def _missing(self, event: Waiting) -> str:
+        if isinstance(self.source, Subscriber) and not self.source.stats().devices:
+            return f"a device at {', '.join(self.source.endpoints)}"
+        return f"{event.wanted} more pairs"
+
+    def _progress(self) -> str:
+        if self.limits.train_s is None:
+            return ""
+        return f"{self._trained_s():.0f}/{self.limits.train_s:.0f} s  "
+
+    def _elapsed(self) -> float:
+        return round(self._clock() - self._started_s, 3)
+
+    def _trained_s(self) -> float:
+        return self._clock() - self._first_pair_s if self._first_pair_s is not None else 0.0
+
+    def _at_limit(self, now: float) -> bool:
+        steps, seconds = self.limits.max_steps, self.limits.train_s
+        return (steps is not None and self.learner.steps >= steps) or (
+            seconds is not None and self._trained_s() >= seconds
+        )
+
+    def _conclude(self) -> Summary:
+        learner = self.learner
+        self.directory.write_album(take_album(learner))
+        summary = summarise(learner, self.directory, self.source, self._elapsed())
+        active_s = self._busy_s + self._waited_s
+        trained = learner.samples - self._first_samples
+        summary["samples_per_s"] = round(trained / active_s, 2) if active_s else 0.0
+        summary["duty_cycle"] = round(self._busy_s / active_s, 4) if active_s else 0.0
+        for name, encoder in learner.objective.encoders().items():
+            export_encoder(encoder, self.directory.export / f"{name}.safetensors", figures=summary)
+        self.directory.write_summary(summary)
+        return summary
+
+
+ACCURACIES = ("knn", "knn_10pct", "linear")
+
+
+def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds: float) -> Summary:
+    """What a run came to, from its learner, its lines and its source's counts."""
+    steps = [line for line in directory.lines("steps") if not line["refused"]]
+    first, last = (steps[0], steps[-1]) if steps else ({}, {})
+    stats = source.stats() if isinstance(source, Subscriber) else None
+    memory = learner.memory
+    return {
+        "pairs_received": learner.received,
+        "pairs_suppressed": learner.suppressed,
+        "pairs_junk": learner.junk,
+        "pairs_lost": stats.lost if stats else 0,
+        "pairs_repeated": stats.repeated if stats else 0,
+        "malformed": dict(stats.malformed) if stats else {},
+        "undecodable": learner.malformed,
+        "steps": learner.steps,
+        "samples": learner.samples,
+        "replay_ratio": round(learner.samples / learner.received, 3) if learner.received else 0.0,
+        "seconds": seconds,
+        "loss_first": first.get("loss"),
+        "loss_last": last.get("loss"),
+        "kl_last": last.get("kl"),
+        "teacher_entropy_last": last.get("teacher_entropy"),
+        "reservoir": {
+            "kept": len(memory.reservoir),
+            "capacity": memory.config.capacity,
+            "waiting": memory.fresh,
+            "untrained": memory.untrained,
+            "quarantined": memory.quarantined,
+        },
+        "probe": probe_table(directory.lines("probes")),
+    }
+
+
+def probe_table(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
+    """Accuracies of the first and the last probe of each control set: {set: {before|after: {knn_student: ...}}}."""
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for line in lines:
+        row = table.setdefault(line["set"], {"before": {}, "after": {}})
+        for kind in ACCURACIES:
+            name = f"{kind}_{line['who']}"
+            row["before"].setdefault(name, line[kind])
+            row["after"][name] = line[kind]
+    return table
+
+
+def _flat(report: StepReport) -> dict[str, Any]:
+    line = {spec.name: getattr(report, spec.name) for spec in dataclasses.fields(report) if spec.name != "gauges"}
+    return line | report.gauges

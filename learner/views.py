@@ -1,0 +1,162 @@
+"""From whole pairs to the crops an objective learns from: pure functions on whole batches, on the compute device.
+
+Shapes: B pairs, N crops a pair, h w a map's grid. A **window** is (centre_x, centre_y, half_width, half_height) as fractions
+of the image's width and height, so that one window means the same place in the left and in the right image and at any
+resolution. Pairs lie in memory squeezed onto one canvas size; `aspect` (width / height of the original) lets a window be
+square on the original scene, so that static shapes cost no distortion. All randomness comes from the generator passed in.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from torch import Generator, Tensor
+
+
+def to_rgb(images: Tensor) -> Tensor:
+    """Uint8 [B, H, W, 3] BGR to float [B, 3, H, W] RGB in [0, 1]: the house's one flip of colours."""
+    return images.permute(0, 3, 1, 2).flip(1).float().div_(255)
+
+
+def fit_gaussian(maps: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of position under attention maps [B, h, w] that sum to 1 (seed 000, section 2).
+
+    Both [B, 2] as (x, y) in fractions of the image; a patch's mass lies at its centre.
+    """
+    height, width = maps.shape[-2:]
+    xs = (torch.arange(width, device=maps.device) + 0.5) / width
+    ys = (torch.arange(height, device=maps.device) + 0.5) / height
+    over_x, over_y = maps.sum(-2), maps.sum(-1)
+    mean = torch.stack([over_x @ xs, over_y @ ys], -1)
+    second = torch.stack([over_x @ xs.square(), over_y @ ys.square()], -1)
+    return mean, (second - mean.square()).clamp_min(0).sqrt()
+
+
+def focus_window(mean: Tensor, std: Tensor, aspect: Tensor, *, sigmas: float, smallest: float) -> Tensor:
+    """The window around the attention: [B, 4], square on the scene, wholly inside the image.
+
+    Its half side is `sigmas` standard deviations (the root mean square of both axes, in image heights), at least half of
+    `smallest` and at most half of the image's shorter side; near a border it is moved inside rather than cut.
+    """
+    in_heights = torch.stack([std[:, 0] * aspect, std[:, 1]], -1)
+    half = sigmas * in_heights.square().mean(-1).sqrt()
+    shorter = aspect.clamp_max(1)
+    half = torch.minimum(half.clamp_min(smallest / 2 * shorter), shorter / 2)
+    halves = torch.stack([half / aspect, half], -1)
+    return torch.cat([torch.minimum(torch.maximum(mean, halves), 1 - halves), halves], -1)
+
+
+def windows_inside(window: Tensor, count: int, *, scale: tuple[float, float], generator: Generator) -> Tensor:
+    """`count` random windows inside each of `window` [B, 4]: [B, N, 4], sides `scale` times the outer one's, uniform."""
+    shape, device = (len(window), count), window.device
+    share = torch.empty(shape, device=device).uniform_(*scale, generator=generator)
+    shift = torch.empty((*shape, 2), device=device).uniform_(-1, 1, generator=generator)
+    centre, half = window[:, None, :2], window[:, None, 2:]
+    return torch.cat([centre + shift * (1 - share[..., None]) * half, half * share[..., None]], -1)
+
+
+def crop(images: Tensor, windows: Tensor, size: int) -> Tensor:
+    """Cut `windows` [B, N, 4] out of float images [B, 3, H, W] at `size` pixels a side: [B * N, 3, size, size]."""
+    count = windows.shape[1]
+    centre, half = windows[..., :2].flatten(0, 1), windows[..., 2:].flatten(0, 1)
+    steps = (torch.arange(size, device=images.device) + 0.5) / size * 2 - 1
+    xs = (centre[:, :1] + half[:, :1] * steps) * 2 - 1
+    ys = (centre[:, 1:] + half[:, 1:] * steps) * 2 - 1
+    grid = torch.stack([xs[:, None, :].expand(-1, size, -1), ys[:, :, None].expand(-1, -1, size)], -1)
+    # All crops of one image are sampled in one call, stacked along the height: the image itself is never repeated.
+    grid = grid.reshape(len(images), count * size, size, 2)
+    tall = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return tall.reshape(len(images), 3, count, size, size).transpose(1, 2).flatten(0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Augmentation:
+    """BYOL's photometric augmentations (Grill et al. 2020, appendix B): probabilities and strengths."""
+
+    flip: float = 0.5
+    jitter: float = 0.8
+    """Probability of the colour jitter."""
+    brightness: float = 0.4
+    contrast: float = 0.4
+    saturation: float = 0.2
+    hue: float = 0.1
+    """Largest turn of the hue, in turns."""
+    grey: float = 0.2
+    blur: float = 1.0
+    """Probability of a Gaussian blur with a standard deviation of 0.1 to 2 pixels at 224 pixels, in proportion below."""
+    solarise: float = 0.0
+
+
+TEACHER_AUGMENTATION = Augmentation(blur=1.0, solarise=0.0)
+"""BYOL's first view."""
+STUDENT_AUGMENTATION = Augmentation(blur=0.1, solarise=0.2)
+"""BYOL's second view."""
+
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+    """Augment each image of float [B, 3, S, S] in [0, 1] on its own; the result is in [0, 1] again."""
+    count = len(rgb)
+
+    def chance(probability: float) -> Tensor:
+        return torch.rand(count, 1, 1, 1, device=rgb.device, generator=generator) < probability
+
+    def factor(low: float, high: float) -> Tensor:
+        return torch.empty(count, 1, 1, 1, device=rgb.device).uniform_(low, high, generator=generator)
+
+    rgb = torch.where(chance(settings.flip), rgb.flip(-1), rgb)
+    rgb = torch.where(chance(settings.jitter), _jitter(rgb, settings, factor), rgb)
+    rgb = torch.where(chance(settings.grey), _grey(rgb), rgb)
+    if settings.blur:
+        rgb = torch.where(chance(settings.blur), _blur(rgb, factor(0.1, 2.0).flatten() * rgb.shape[-1] / 224), rgb)
+    if settings.solarise:
+        rgb = torch.where(chance(settings.solarise), torch.where(rgb < 0.5, rgb, 1 - rgb), rgb)
+    return rgb
+
+
+def _grey(rgb: Tensor) -> Tensor:
+    weights = torch.tensor(_LUMA, device=rgb.device).view(1, 3, 1, 1)
+    return (rgb * weights).sum(1, keepdim=True).expand_as(rgb)
+
+
+def _jitter(rgb: Tensor, settings: Augmentation, factor) -> Tensor:  # type: ignore[no-untyped-def]
+    rgb = (rgb * factor(1 - settings.brightness, 1 + settings.brightness)).clamp(0, 1)
+    mean = _grey(rgb).mean((1, 2, 3), keepdim=True)
+    rgb = ((rgb - mean) * factor(1 - settings.contrast, 1 + settings.contrast) + mean).clamp(0, 1)
+    grey = _grey(rgb)
+    rgb = grey + (rgb - grey) * factor(1 - settings.saturation, 1 + settings.saturation)
+    return _turn_hue(rgb, factor(-settings.hue, settings.hue).flatten()).clamp(0, 1)
+
+
+def _turn_hue(rgb: Tensor, turns: Tensor) -> Tensor:
+    """Rotate colours about the grey axis by `turns` [B]: one 3x3 matrix an image instead of a trip through HSV."""
+    cos, sin = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
+    third, root = (1 - cos) / 3, sin / math.sqrt(3)
+    rows = [
+        cos + third,
+        third - root,
+        third + root,
+        third + root,
+        cos + third,
+        third - root,
+        third - root,
+        third + root,
+    ]
+    matrix = torch.stack([*rows, cos + third], -1).view(-1, 3, 3)
+    return torch.bmm(matrix, rgb.flatten(2)).view_as(rgb)
+
+
+def _blur(rgb: Tensor, sigma: Tensor) -> Tensor:
+    """Separable Gaussian blur, a standard deviation in pixels for each image [B]; the kernel spans a tenth of the image."""
+    count, channels, size, _ = rgb.shape
+    radius = max(1, size // 20)
+    offsets = torch.arange(-radius, radius + 1, device=rgb.device)
+    kernel = torch.softmax(-offsets.square() / (2 * sigma[:, None].square()), -1)
+    kernel = kernel.repeat_interleave(channels, 0)[:, None]
+    flat = F.pad(rgb.reshape(1, count * channels, size, size), (radius,) * 4, mode="reflect")
+    flat = F.conv2d(flat, kernel[:, :, None, :], groups=count * channels)
+    return F.conv2d(flat, kernel[:, :, :, None], groups=count * channels).view_as(rgb)

@@ -1,0 +1,1 @@
+"""The pair and its travel: datum, codec, publisher, subscriber. Never imports torch."""

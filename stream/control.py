@@ -1,0 +1,56 @@
+"""What a publisher says beside its pairs: `hello` whenever somebody joins, `bye` when its stream has ended.
+
+Both carry how far the count is, so that a subscriber knows where it joined and what it missed at the end. A hello is
+sent after the subscription took effect, not as ZeroMQ's welcome message: that one is written when the connection is
+made, and pairs sent between the two would look like lost ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+import msgspec
+
+from stream.errors import MalformedMessage
+
+MAX_BODY_BYTES = 256
+
+
+class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
+    """How far the count of a device is: the pair after those it has sent is number `next_seq` of `epoch`."""
+
+    version: Literal[1] = 1
+    device: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+    epoch: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    next_seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+
+
+class Hello(Position, frozen=True, kw_only=True):
+    """What comes from now on begins with `next_seq`."""
+
+
+class Bye(Position, frozen=True, kw_only=True):
+    """Nothing comes any more; `next_seq` is one past the last pair."""
+
+
+TOPICS: dict[bytes, type[Hello] | type[Bye]] = {b"hello": Hello, b"bye": Bye}
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def to_parts(message: Hello | Bye) -> list[bytes]:
+    """The message on the wire: topic, position as msgpack."""
+    return [b"hello" if isinstance(message, Hello) else b"bye", _encoder.encode(message)]
+
+
+def from_parts(parts: Sequence[bytes]) -> Hello | Bye:
+    """The hello or bye in a message; raises MalformedMessage, and nothing else."""
+    if len(parts) != 2 or parts[0] not in TOPICS:
+        raise MalformedMessage("parts", f"expected a hello or bye in 2 parts, got {len(parts)}")
+    if len(parts[1]) > MAX_BODY_BYTES:
+        raise MalformedMessage("size", f"a {parts[0].decode()} of {len(parts[1])} bytes is out of bounds")
+    try:
+        return msgspec.msgpack.decode(parts[1], type=TOPICS[parts[0]])
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise MalformedMessage("header", str(error)) from error

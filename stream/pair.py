@@ -1,0 +1,90 @@
+"""The datum: a stereo pair, encoded as it travels and decoded as it is looked at.
+
+`EncodedPair` goes through the whole house; `decode` turns it into a `StereoPair` at the last moment, so that a pair nobody
+wants is never decompressed. Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the
+camera to the learner's batch: the one flip to RGB happens there, on the compute device, where it costs nothing.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+WIRE_VERSION = 1
+MAX_SIDE = 8192
+"""Largest width or height accepted from anybody, pixels."""
+MAX_EYE_BYTES = 64 << 20
+"""Largest encoded image accepted from anybody."""
+REASONS = ("parts", "size", "header", "version", "crc", "image")
+"""Everything a message is refused for: wrong number of parts, too many bytes, a header that does not decode, another wire
+version, a checksum that differs, an image that is not what its header declares."""
+
+Image = NDArray[np.uint8]
+Codec = Literal["jpeg", "lz4"]
+Kept = Literal["new", "silence", "audit"]
+"""Why a pair was kept: it shows something new; nothing was kept for too long; a random sample of the suppressed."""
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
+
+
+class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
+    """What travels beside the two images; validated on arrival.
+
+    Identity is `(device, epoch, seq)`: `epoch` is new whenever the device starts counting anew, `seq` counts kept
+    pairs from 0 without holes, so that a hole is a loss. `suppressed` counts the pairs dropped as seen before since
+    the last kept one, `junk` those dropped as dark or covered: rates and times survive dedupe.
+    """
+
+    version: Literal[1] = 1
+    device: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+    epoch: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    seq: _Count
+    left_ns: _Count
+    """Capture time of the left eye, nanoseconds since 1970 by the device's clock."""
+    right_ns: _Count
+    clock_offset_ns: int = 0
+    """Device clock minus true time, as the device estimates it."""
+    clock_error_ns: _Count | None = None
+    """Bound of that estimate's error; None where nothing is known."""
+    height: _Side
+    width: _Side
+    channels: Literal[1, 3]
+    codec: Codec
+    kept: Kept = "new"
+    suppressed: _Count = 0
+    junk: _Count = 0
+    crc: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
+    """zlib.crc32 over the left, then the right encoded image."""
+
+    @property
+    def skew_ns(self) -> int:
+        """Right minus left capture time."""
+        return self.right_ns - self.left_ns
+
+    @property
+    def name(self) -> str:
+        """The identity as a person reads it in a message."""
+        return f"{self.device}/{self.epoch[:8]}/{self.seq}"
+
+
+@dataclass(frozen=True, slots=True)
+class StereoPair:
+    """Two images taken at one moment: uint8 [H, W] or [H, W, 3] BGR, both of the same shape."""
+
+    header: Header
+    left: Image
+    right: Image
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedPair:
+    """A pair as it travels; `stream.codec` makes and reads it."""
+
+    header: Header
+    left: bytes
+    right: bytes

@@ -1,0 +1,173 @@
+"""The sending end: a bound XPUB socket with short queues that says hello, tells who listens, and says bye.
+
+A queue holds `high_water` pairs per subscriber, not ZeroMQ's default of 1000 (358 MB at 720p). What happens when it is
+full is written in `on_full`. Heartbeats find a subscriber that vanished without closing (Wi-Fi roaming) within 6 s; it
+is the subscriber that pings, because one that is slow does not read ours (see `stream.subscriber`).
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Literal, Self
+
+import zmq
+
+from stream import codec, control
+from stream.control import Bye, Hello
+from stream.endpoint import HEARTBEAT_IVL_MS, HEARTBEAT_TIMEOUT_MS, bind, bind_address
+from stream.pair import EncodedPair
+
+log = logging.getLogger(__name__)
+
+MAX_SUBSCRIPTION_BYTES = 1024
+MAX_SUBSCRIPTIONS_AT_ONCE = 256
+"""Read between two pairs, so that a flood of them cannot hold the stream up."""
+
+
+class Publisher:
+    """Sends pairs to whoever subscribes; used by one thread, as a context manager.
+
+    endpoint: tcp://HOST:PORT; `self.endpoint` is the real one where the port was 0 or *.
+    device, epoch: of all its pairs, as in `Header`.
+    on_full: "drop" leaves a pair out for a subscriber whose queue is full, and never waits: live. "wait" waits up to
+    `wait_s` for a subscriber and for room in every subscriber's queue: for finite sources at full speed.
+    linger_s: how long `close` waits for queued pairs to leave.
+    Raises EndpointError where the endpoint cannot be bound, or is open to the network without `insecure`.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        *,
+        device: str,
+        epoch: str,
+        on_full: Literal["drop", "wait"] = "drop",
+        high_water: int = 32,
+        wait_s: float = 30.0,
+        insecure: bool = False,
+        linger_s: float = 5.0,
+        context: zmq.Context[zmq.Socket[bytes]] | None = None,
+    ) -> None:
+        address = bind_address(endpoint, insecure=insecure)
+        self.device = device
+        self.epoch = epoch
+        self.next_seq = 0
+        """One past the last pair given to `send`: what hello and bye tell."""
+        self.sent = 0
+        """Pairs handed to at least one subscriber's queue."""
+        self.unsent = 0
+        """Pairs that nobody took: no subscriber, or in "wait" no room within `wait_s`."""
+        self.sent_bytes = 0
+        self._waits = on_full == "wait"
+        self._wait_s = wait_s
+        self._linger_s = linger_s
+        self._subscribers = 0
+        self._owes_hello = False
+        self._context = context if context is not None else zmq.Context()
+        self._owns_context = context is None
+        self._socket = self._open(high_water)
+        try:
+            self.endpoint = bind(self._socket, address)
+        except BaseException:
+            self.close()
+            raise
+
+    def send(self, pair: EncodedPair) -> bool:
+        """Send one pair; True where at least one subscriber's queue took it. How long it waits is said by `on_full`.
+
+        In "drop", a subscriber whose queue is full misses the pair without a word from here; it counts the hole itself.
+        """
+        header = pair.header
+        if (header.device, header.epoch) != (self.device, self.epoch):
+            raise ValueError(f"{header.name} is not a pair of {self.device}/{self.epoch[:8]}")
+        heard = self.wait_for_subscriber(self._wait_s if self._waits else 0.0)
+        taken = heard and self._put(codec.to_parts(pair), self._wait_s)
+        self.next_seq = header.seq + 1
+        if taken:
+            self.sent += 1
+            self.sent_bytes += len(pair.left) + len(pair.right)
+        else:
+            self.unsent += 1
+        return taken
+
+    def subscribers(self) -> int:
+        """How many subscribe to pairs now; also greets the new ones, so call it now and then when nothing is sent."""
+        self._greet()
+        return self._subscribers
+
+    def wait_for_subscriber(self, timeout_s: float) -> bool:
+        """Wait until somebody subscribes; False where nobody did within `timeout_s`."""
+        deadline_s = time.monotonic() + timeout_s
+        while self.subscribers() == 0:
+            left_ms = int(1000 * (deadline_s - time.monotonic()))
+            if left_ms <= 0:
+                return False
+            self._socket.poll(left_ms)
+        return True
+
+    def bye(self) -> bool:
+        """Say that no more pairs will come; False where somebody's queue stayed full for `linger_s`.
+
+        After "drop", a subscriber whose queue is full at that moment misses it as it misses pairs.
+        """
+        self._greet()
+        self._socket.set(zmq.XPUB_NODROP, 1)
+        bye = Bye(device=self.device, epoch=self.epoch, next_seq=self.next_seq)
+        return self._put(control.to_parts(bye), self._linger_s)
+
+    def close(self) -> None:
+        """Let queued pairs leave for up to `linger_s`, then free the port; idempotent."""
+        self._socket.close(linger=int(1000 * self._linger_s))
+        if self._owns_context:
+            self._context.term()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _open(self, high_water: int) -> zmq.Socket[bytes]:
+        socket = self._context.socket(zmq.XPUB)
+        socket.set(zmq.SNDHWM, high_water)
+        socket.set(zmq.XPUB_NODROP, int(self._waits))
+        socket.set(zmq.XPUB_VERBOSER, 1)  # every joining and leaving, not only the first of a topic
+        socket.set(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
+        socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_IVL_MS)
+        socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        return socket
+
+    def _put(self, parts: list[bytes], wait_s: float) -> bool:
+        """Hand a message to the queues; where the socket may not drop, wait for room."""
+        self._socket.set(zmq.SNDTIMEO, int(1000 * wait_s))
+        try:
+            self._socket.send_multipart(parts, copy=False)  # the bytes are immutable: ZeroMQ may read them later
+        except zmq.Again:
+            return False
+        return True
+
+    def _greet(self) -> None:
+        """Count who joined and left. A hello goes to all: only the newcomers learn from it."""
+        for _ in range(MAX_SUBSCRIPTIONS_AT_ONCE):
+            try:
+                message = self._socket.recv(zmq.NOBLOCK)
+            except zmq.Again:
+                break
+            joins = self._read_subscription(message)
+            self._subscribers += joins
+            self._owes_hello |= joins > 0
+        if self._owes_hello:
+            hello = Hello(device=self.device, epoch=self.epoch, next_seq=self.next_seq)
+            self._owes_hello = not self._put(control.to_parts(hello), 0.0)
+
+    def _read_subscription(self, message: bytes) -> int:
+        """+1 where somebody subscribed to pairs, -1 where somebody left, 0 for everything else."""
+        if message[:1] not in (b"\0", b"\1") or not codec.TOPIC.startswith(message[1:]):
+            return 0
+        joins = 1 if message[:1] == b"\1" else -1
+        log.info("subscriber %s device=%s", "joined" if joins > 0 else "left", self.device)
+        return joins

@@ -1,0 +1,21 @@
+"""What several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SHARED_DATA = Path(os.environ.get("BABYAGENT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The real stereo pairs and control sets beside the checkout: needed in CI, skipped with this reason elsewhere."""
+    if not (SHARED_DATA / "stereo").is_dir():
+        reason = f"no test data at {SHARED_DATA}: set BABYAGENT_DATA to the folder with stereo/ and control/"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return SHARED_DATA

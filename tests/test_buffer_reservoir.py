@@ -1,0 +1,522 @@
+"""The reservoir as a distribution: closed forms under fixed seeds, literal policies, and a sorted list as the oracle."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from buffer.reservoir import Reservoir
+from buffer.scores import Cuts, MinTree, SumTree, uniforms
+
+POLICIES: dict[str, dict[str, float]] = {
+    "uniform": {"noise": 1, "loss_weight": 0},
+    "fifo": {"noise": 0, "loss_weight": 0, "half_life": 7.0},
+    "greedy": {"noise": 0, "loss_weight": 1},
+    "weighted": {"noise": 1, "loss_weight": 1},
+    "easy first": {"noise": 1, "loss_weight": -1},
+    "decayed": {"noise": 1, "loss_weight": 0.5, "half_life": 20.0},
+}
+phis = st.one_of(st.floats(-2, 2), st.sampled_from([-2.0, 0.0, 1.0, 2.0]))  # the second makes ties
+
+
+def arange(count: int, start: int = 0) -> NDArray[np.int64]:
+    return np.arange(start, start + count)
+
+
+def kept_set(reservoir: Reservoir) -> set[int]:
+    return set(reservoir.keys().tolist())
+
+
+def same_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
+
+
+def largest(reservoir: Reservoir, count: int) -> set[int]:
+    """The oracle: sort every kept key (they are their arrival numbers) by score, of equal ones the earlier first."""
+    keys = reservoir.keys()
+    pairs = sorted(zip(-reservoir.scores(keys), keys.tolist(), strict=True))
+    return {key for _, key in pairs[:count]}
+
+
+def inclusion_counts(trials: int, capacity: int, phi: NDArray[np.float64], **policy: float) -> NDArray[np.int64]:
+    """How often each of the arrivals is there at the end, over reservoirs of different seeds."""
+    counts = np.zeros(phi.size, np.int64)
+    for seed in range(trials):
+        reservoir = Reservoir(capacity, seed=seed, **policy)
+        reservoir.offer(arange(phi.size), phi)
+        counts[reservoir.keys()] += 1
+    return counts
+
+
+def within(estimates: NDArray[np.float64] | list[float], truth: float, errors: float = 4.0) -> bool:
+    values = np.asarray(estimates)
+    return bool(abs(values.mean() - truth) <= errors * values.std(ddof=1) / math.sqrt(values.size))
+
+
+# --- distributions
+
+
+def test_the_uniform_reservoir_keeps_every_arrival_with_probability_n_over_t() -> None:
+    trials, n, t = 3000, 8, 40
+    counts = inclusion_counts(trials, n, np.zeros(t), **POLICIES["uniform"])
+    p = n / t
+    chi2 = np.sum((counts - trials * p) ** 2) / (trials * p * (1 - p)) * (t - 1) / t
+    assert abs(chi2 - (t - 1)) < 4 * math.sqrt(2 * (t - 1))
+
+
+def test_the_weighted_reservoir_includes_as_successive_sampling_does() -> None:
+    phi = np.array([-2.0, -0.5, 0.0, 1.0, 2.0])
+    weight, expected = np.exp(phi), np.zeros(phi.size)
+    for first, second in itertools.permutations(range(phi.size), 2):
+        probability = weight[first] / weight.sum() * weight[second] / (weight.sum() - weight[first])
+        expected[[first, second]] += probability
+    trials = 6000
+    counts = inclusion_counts(trials, 2, phi, **POLICIES["weighted"])
+    z = (counts - trials * expected) / np.sqrt(trials * expected * (1 - expected))
+    assert np.abs(z).max() < 4
+
+
+def test_the_decayed_reservoir_has_the_mean_age_that_its_half_life_gives_it() -> None:
+    n, half_life, total = 300, 400.0, 8000
+    ages = np.arange(total) + 0.0
+    low, high = 0.0, 100.0  # the threshold at which the expected number of kept items is n
+    for _ in range(60):
+        middle = (low + high) / 2
+        share = -np.expm1(-middle * np.exp2(-ages / half_life))
+        low, high = (middle, high) if share.sum() < n else (low, middle)
+    means = []
+    for seed in range(12):
+        reservoir = Reservoir(n, loss_weight=0, half_life=half_life, seed=seed)
+        for start in range(0, total, 1000):
+            reservoir.offer(arange(1000, start), np.zeros(1000))
+        means.append(float(np.mean(total - 1 - reservoir.keys())))
+    assert within(means, float(np.sum(share * ages) / n))
+
+
+def test_horvitz_thompson_totals_and_means_are_unbiased_where_the_plain_mean_is_not() -> None:
+    phi = np.random.default_rng(5).uniform(-2, 2, 300)
+    counts, means, plain = [], [], []
+    for seed in range(1000):
+        reservoir = Reservoir(40, seed=seed)
+        for start in range(0, 300, 60):
+            reservoir.offer(arange(60, start), phi[start : start + 60])
+        keys = reservoir.keys()
+        inclusion = reservoir.inclusion(keys)
+        counts.append(float(np.sum(1 / inclusion)))
+        means.append(float(np.sum(phi[keys] / inclusion) / 300))
+        plain.append(float(phi[keys].mean()))
+    assert within(counts, 300)
+    assert within(means, float(phi.mean()))
+    assert not within(plain, float(phi.mean()), errors=30)
+
+
+@pytest.mark.parametrize("half_life", [math.inf, 100.0])
+def test_horvitz_thompson_stays_unbiased_while_updates_move_the_scores(half_life: float) -> None:
+    """Phi falls after the first steps, so later arrivals enter below the highest score ever turned away."""
+    phi = np.random.default_rng(6).uniform(-2, 2, (8, 160)) - np.linspace(-1, 1, 8)[:, None]
+    phi = np.clip(phi, -2, 2)
+    counts = []
+    for seed in range(600):
+        reservoir = Reservoir(25, half_life=half_life, seed=seed)
+        for step in range(8):
+            now = arange(20, 20 * step)
+            reservoir.offer(now[:10], phi[step, now[:10]])
+            reservoir.offer(now[10:], phi[step, now[10:]])
+            again = reservoir.keys()[reservoir.keys() % 3 != step % 3]
+            reservoir.update(again, phi[step, again])
+        counts.append(float(np.sum(1 / reservoir.inclusion(reservoir.keys()))))
+    assert within(counts, 160)
+
+
+def test_sampling_draws_each_key_as_often_as_its_probability_says_and_weights_lead_back_to_uniform() -> None:
+    reservoir = Reservoir(13, uniform_floor=0.25, seed=3)
+    reservoir.offer(arange(11, 100), np.linspace(-2, 2, 11))
+    weight = np.exp(reservoir.phi(arange(11, 100)))
+    p = 0.75 * weight / weight.sum() + 0.25 / 11
+    for n in (1, 4, 50):
+        draws = [reservoir.sample(n) for _ in range(12_000 // n)]
+        keys = np.concatenate([draw.keys for draw in draws]) - 100
+        assert np.concatenate([draw.weights for draw in draws]) == pytest.approx(1 / (11 * p[keys]))
+        counts = np.bincount(keys, minlength=11)
+        assert np.abs((counts - keys.size * p) / np.sqrt(keys.size * p * (1 - p))).max() < 4
+        per_sample = np.array([np.bincount(draw.keys - 100, minlength=11) for draw in draws])
+        assert np.all(np.abs(per_sample - n * p) < 2)  # stratified: never far from the expectation
+
+
+def test_a_sample_as_large_as_the_reservoir_at_equal_weights_draws_every_key_once() -> None:
+    reservoir = Reservoir(100, loss_weight=0, seed=0)
+    reservoir.offer(arange(77), np.zeros(77))
+    assert sorted(reservoir.sample(77).keys.tolist()) == list(range(77))
+
+
+def test_a_uniform_floor_of_one_ignores_the_loss_and_of_zero_leaves_it_alone() -> None:
+    phi = np.array([-2.0, 2.0])
+    even, steep = Reservoir(2, uniform_floor=1, seed=0), Reservoir(2, uniform_floor=0, seed=0)
+    even.offer([0, 1], phi)
+    steep.offer([0, 1], phi)
+    assert np.bincount(even.sample(1000).keys).tolist() == [500, 500]
+    assert np.mean(steep.sample(1000).keys) == pytest.approx(1 / (1 + math.exp(-4)), abs=2e-3)
+
+
+def test_uniforms_are_uniform_and_a_pure_function_of_their_number() -> None:
+    row = uniforms(9, 0, 0, 20_000)
+    assert abs(np.bincount((row * 100).astype(int)) - 200).max() < 5 * math.sqrt(200)
+    assert abs(np.corrcoef(row[1:], row[:-1])[0, 1]) < 4 / math.sqrt(20_000)
+    assert np.array_equal(row[777:800], uniforms(9, 0, 777, 23))
+    assert not np.isin(row[:100], uniforms(9, 1, 0, 100)).any()
+    assert not np.isin(row[:100], uniforms(10, 0, 0, 100)).any()
+
+
+# --- exact policies
+
+
+def test_first_in_first_out_keeps_exactly_the_last_n() -> None:
+    reservoir = Reservoir(10, seed=0, **POLICIES["fifo"])
+    reservoir.offer(arange(10), np.zeros(10))
+    for start in range(10, 400, 3):
+        offer = reservoir.offer(arange(3, start), np.random.default_rng(start).uniform(-2, 2, 3))
+        assert offer.kept.all()
+        assert set(offer.evicted.tolist()) == {start - 10, start - 9, start - 8}
+
+
+@pytest.mark.parametrize("batch", [1, 7, 50])
+def test_the_greedy_policy_is_the_literal_rule_of_the_live_video_blog(batch: int) -> None:
+    """The rule reads "if the new frame has a higher loss than the worst image in the dataset, replace the best image".
+
+    Best and worst cannot both be meant by loss. Our reading: the new pair replaces the kept one of the *lowest* loss, if
+    its own is larger; so the set becomes that of the highest losses. Replacing the highest would throw away what the rule
+    is there to collect.
+    """
+    losses = np.random.default_rng(2).integers(-20, 21, 500) / 10  # many equal ones
+    kept: list[tuple[float, int]] = []  # loss, and minus the arrival: of equal losses the latest counts as lowest
+    reservoir = Reservoir(30, seed=0, **POLICIES["greedy"])
+    for start in range(0, 500, batch):
+        keys = arange(min(batch, 500 - start), start)
+        reservoir.offer(keys, losses[keys])
+        for key in keys.tolist():
+            if len(kept) < 30:
+                kept.append((losses[key], -key))
+            elif losses[key] > min(kept)[0]:
+                kept[kept.index(min(kept))] = (losses[key], -key)
+        assert kept_set(reservoir) == {-arrival for _, arrival in kept}
+
+
+@given(
+    st.sampled_from(sorted(POLICIES)),
+    st.integers(1, 12),
+    st.lists(st.lists(phis, max_size=15), max_size=8),
+    st.integers(0, 2**64 - 1),
+)
+@settings(deadline=None, max_examples=150)
+def test_batches_of_any_size_keep_what_one_by_one_keeps_and_a_sort_finds(
+    policy: str, capacity: int, batches: list[list[float]], seed: int
+) -> None:
+    flat = [phi for batch in batches for phi in batch]
+    batched, single = (Reservoir(capacity, seed=seed, **POLICIES[policy]) for _ in range(2))
+    everything = Reservoir(1000, seed=seed, **POLICIES[policy])
+    everything.offer(arange(len(flat)), np.array(flat))
+    for batch in batches:
+        before = kept_set(batched)
+        keys = arange(len(batch), batched.arrivals)
+        offer = batched.offer(keys, np.array(batch))
+        assert kept_set(batched) == before - set(offer.evicted.tolist()) | set(keys[offer.kept].tolist())
+        assert set(offer.evicted.tolist()) <= before
+    for key, phi in enumerate(flat):
+        single.offer([key], [phi])
+    assert kept_set(batched) == kept_set(single) == largest(everything, capacity)
+    assert len(batched) == min(capacity, len(flat))
+    keys = batched.keys()
+    assert np.array_equal(batched.inclusion(keys), single.inclusion(keys))
+
+
+def test_the_order_of_offers_does_not_matter_where_the_score_does_not_hold_it() -> None:
+    generator = np.random.default_rng(1)
+    phi = generator.uniform(-2, 2, 200)
+    sets = []
+    for _ in range(5):
+        reservoir = Reservoir(20, seed=0, **POLICIES["greedy"])
+        for part in np.split(generator.permutation(200), 8):
+            reservoir.offer(part, phi[part])
+        sets.append(kept_set(reservoir))
+    assert all(kept == sets[0] for kept in sets)
+
+
+@given(st.data(), st.sampled_from(sorted(POLICIES)), st.integers(1, 9))
+@settings(deadline=None, max_examples=100)
+def test_offers_updates_and_reloads_in_any_order_agree_with_a_sorted_list(
+    data: st.DataObject, policy: str, capacity: int
+) -> None:
+    reservoir = Reservoir(capacity, seed=4, **POLICIES[policy])
+    model = Reservoir(500, seed=4, **POLICIES[policy])  # keeps all: knows the score of each key
+    alive: set[int] = set()
+    for _ in range(data.draw(st.integers(1, 10))):
+        action = data.draw(st.sampled_from(["offer", "update", "reload"]))
+        if action == "offer":
+            phi = np.array(data.draw(st.lists(phis, max_size=8)))
+            keys = arange(phi.size, reservoir.arrivals)
+            reservoir.offer(keys, phi)
+            model.offer(keys, phi)
+            alive |= set(keys.tolist())
+            if alive:
+                ranked = sorted(alive, key=lambda key: (-model.scores([key])[0], key))
+                alive = set(ranked[:capacity])
+        elif action == "update" and alive:
+            chosen = data.draw(st.lists(st.sampled_from(sorted(alive)), unique=True))
+            phi = np.array(data.draw(st.lists(phis, min_size=len(chosen), max_size=len(chosen))))
+            reservoir.update(chosen, phi)
+            model.update(chosen, phi)
+        else:
+            state = reservoir.state_dict()
+            reservoir = Reservoir(capacity, seed=4, **POLICIES[policy])
+            reservoir.load_state_dict(state)
+        assert kept_set(reservoir) == alive
+        keys = reservoir.keys()
+        assert np.array_equal(reservoir.scores(keys), model.scores(keys))
+        assert np.array_equal(reservoir.phi(keys), model.phi(keys))
+
+
+# --- early rejection, staleness
+
+
+@pytest.mark.parametrize("loss_weight", [0.5, -0.5])
+def test_a_pair_that_could_not_enter_is_refused_unscored_and_changes_nothing(loss_weight: float) -> None:
+    generator = np.random.default_rng(8)
+    scored, unscored = (Reservoir(50, loss_weight=loss_weight, seed=1) for _ in range(2))
+    refused = 0
+    for start in range(0, 4000, 10):
+        keys, phi = arange(10, start), generator.choice([-2.0, 0.0, 2.0], 10)
+        possible = unscored.could_enter(10)
+        kept = scored.offer(keys, phi).kept
+        assert not kept[~possible].any()
+        unscored.offer(keys, np.where(possible, phi, 0.0))
+        refused += int(np.count_nonzero(~possible))
+        assert same_state(scored.state_dict(), unscored.state_dict())
+    assert refused > 0.8 * 4000
+
+
+def test_forcing_the_stalest_into_every_batch_bounds_the_age_of_every_measurement() -> None:
+    reservoir, bound = Reservoir(50, half_life=60, seed=2), 9
+    generator = np.random.default_rng(0)
+    for step in range(60):
+        reservoir.offer(arange(4, 4 * step), generator.uniform(-2, 2, 4))
+        forced = reservoir.stalest(math.ceil(len(reservoir) / bound))
+        oldest_first = reservoir.ages(forced)
+        assert np.all(np.diff(oldest_first) <= 0)
+        assert oldest_first[0] == reservoir.ages(reservoir.keys()).max()
+        batch = np.union1d(forced, reservoir.sample(3).keys)
+        reservoir.update(batch, generator.uniform(-2, 2, batch.size))
+        assert reservoir.ages(reservoir.keys()).max() <= bound
+        assert np.all(reservoir.ages(batch) == 0)
+
+
+def test_an_update_moves_the_score_by_its_phi_alone_and_the_last_of_a_repeated_key_counts() -> None:
+    reservoir = Reservoir(4, loss_weight=0.5, seed=0)
+    reservoir.offer([7, 8], [0.0, 1.0])
+    before = reservoir.scores([7, 8])
+    reservoir.update([7, 7], [1.0, -2.0])
+    assert reservoir.scores([7, 8]) - before == pytest.approx([-1.0, 0.0])
+    assert reservoir.phi([8, 7]).tolist() == [1.0, -2.0]
+    assert 7 in reservoir
+    assert 9 not in reservoir
+
+
+# --- the structures below
+
+
+@given(st.lists(st.tuples(st.integers(0, 20), st.integers(-5, 5)), max_size=60), st.integers(0, 21))
+@settings(deadline=None)
+def test_the_smallest_leaves_of_a_min_tree_are_those_that_a_sort_finds(
+    writes: list[tuple[int, int]], count: int
+) -> None:
+    tree, model = MinTree(21, np.float64), dict.fromkeys(range(21), 9)
+    tree[arange(21)] = np.full(21, 9.0)
+    for start in range(0, len(writes), 7):
+        batch = writes[start : start + 7]
+        slots, values = zip(*batch, strict=True)
+        tree[np.array(slots)] = np.array(values, np.float64)
+        model.update(batch)
+    found = tree.smallest(count)
+    assert len(set(found.tolist())) == count
+    assert tree[found].tolist() == sorted(model.values())[:count]
+    assert tree.root == min(model.values())
+
+
+@given(st.lists(st.floats(0.001, 10), min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 2**32))
+@settings(deadline=None)
+def test_a_sum_tree_finds_the_slot_that_a_running_sum_finds(weights: list[float], floor: float, seed: int) -> None:
+    tree, masses = SumTree(40), np.array(weights) * 0.5 + floor
+    tree[arange(len(weights))] = np.array(weights)
+    edges = np.cumsum(masses)
+    points = np.random.default_rng(seed).uniform(0, edges[-1], 30)
+    points = points[np.abs(points[:, None] - edges).min(axis=1) > 1e-9]  # on an edge rounding decides
+    assert np.array_equal(tree.locate(points, 0.5, floor, len(weights)), np.searchsorted(edges, points, "right"))
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(-9, 9)), max_size=30))
+def test_cuts_know_the_largest_score_turned_away_since_any_step(events: list[tuple[int, float]]) -> None:
+    cuts, log, step = Cuts(), [], 0
+    for wait, score in events:
+        step += wait
+        cuts.add(step, score)
+        log.append((step, score))
+    for since in range(step + 2):
+        expected = max((score for when, score in log if when >= since), default=-math.inf)
+        assert cuts.since(np.array([float(since)]))[0] == expected
+
+
+# --- state and bad input
+
+
+def busy(**policy: float) -> Reservoir:
+    reservoir = Reservoir(20, seed=11, **policy)
+    for start in range(0, 90, 30):
+        reservoir.offer(arange(30, start), np.linspace(-2, 2, 30))
+        reservoir.update(reservoir.sample(5).keys, np.linspace(1, -1, 5))
+    return reservoir
+
+
+@pytest.mark.parametrize("policy", sorted(POLICIES))
+def test_a_saved_and_loaded_reservoir_takes_the_identical_next_steps(policy: str) -> None:
+    original, restored = busy(**POLICIES[policy]), Reservoir(20, seed=11, **POLICIES[policy])
+    restored.load_state_dict(original.state_dict())
+    for start in range(90, 300, 30):
+        offers = [r.offer(arange(30, start), np.linspace(2, -2, 30)) for r in (original, restored)]
+        samples = [r.sample(7) for r in (original, restored)]
+        assert all(np.array_equal(a, b) for a, b in zip(*offers, strict=True))
+        assert all(np.array_equal(a, b) for a, b in zip(*samples, strict=True))
+        for r in (original, restored):
+            r.update(np.union1d(r.stalest(3), samples[0].keys)[:5], np.linspace(-1, 1, 5))
+        assert same_state(original.state_dict(), restored.state_dict())
+
+
+def test_a_state_is_numpy_arrays_and_what_json_can_hold() -> None:
+    state = busy().state_dict()
+    plain = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
+    restored = Reservoir(20, seed=11)
+    restored.load_state_dict({**state, **json.loads(json.dumps(plain))})
+    assert same_state(restored.state_dict(), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"settings": {}}, "settings must be"),
+        ({"keys": np.zeros(20, np.int64)}, "arrays must be"),
+        ({"keys": np.zeros(19, np.int64)}, "arrays must be"),
+        ({"keys": np.zeros(20)}, "keys must be a int64 vector"),
+        ({"phi": np.full(20, 3.0)}, "arrays must be"),
+        ({"gumbel": np.full(20, np.nan)}, "arrays must be"),
+        ({"arrivals": -1}, "must be"),
+        ({"step": 1}, "arrays must be"),
+        ({"cut_scores": np.array([np.nan])}, "arrays must be"),
+    ],
+)
+def test_a_damaged_state_is_refused_and_changes_nothing(change: dict[str, Any], message: str) -> None:
+    reservoir = busy()
+    before = reservoir.state_dict()
+    with pytest.raises(ValueError, match=message):
+        reservoir.load_state_dict({**before, **change})
+    with pytest.raises(ValueError, match="state must be made of"):
+        reservoir.load_state_dict({"keys": before["keys"]})
+    assert same_state(before, reservoir.state_dict())
+
+
+def test_a_state_of_another_capacity_is_refused() -> None:
+    with pytest.raises(ValueError, match="'capacity': 21"):
+        Reservoir(21, seed=11).load_state_dict(busy().state_dict())
+
+
+@pytest.mark.parametrize(
+    ("keys", "phi", "message"),
+    [
+        ([500, 500], [0, 0], "distinct"),
+        ([89], [0], "new, got .89., which are kept already"),
+        ([500], [0, 0], "one number for each of the 1 keys"),
+        ([500], [math.nan], "finite and within"),
+        ([500], [math.inf], "finite and within"),
+        ([500, 501], [0, 2.01], r"finite and within \[-2, 2\], got \[2.01\]"),
+        ([500.5], [0], "vector of int64"),
+        ([[500]], [0], "vector of int64"),
+        ([2**63], [0], "vector of int64"),
+        ([500], ["high"], "vector of floats"),
+    ],
+)
+def test_a_bad_offer_says_why_and_changes_nothing(keys: Any, phi: Any, message: str) -> None:
+    reservoir = busy(**POLICIES["fifo"])
+    before = reservoir.state_dict()
+    with pytest.raises(ValueError, match=message):
+        reservoir.offer(keys, phi)
+    assert same_state(before, reservoir.state_dict())
+
+
+def test_unknown_keys_and_a_bad_phi_in_an_update_say_why_and_change_nothing() -> None:
+    reservoir = busy(**POLICIES["fifo"])
+    before = reservoir.state_dict()
+    with pytest.raises(KeyError, match=r"2 keys are not in the reservoir, such as \[5, 6\]"):
+        reservoir.update([89, 5, 6], [0.0, 0.0, 0.0])
+    with pytest.raises(ValueError, match="finite"):
+        reservoir.update([89], [math.nan])
+    with pytest.raises(ValueError, match="one number for each"):
+        reservoir.update([89], [0.0, 1.0])
+    for question in (reservoir.phi, reservoir.scores, reservoir.inclusion, reservoir.ages):
+        with pytest.raises(KeyError, match="not in the reservoir"):
+            question([5])
+    with pytest.raises(ValueError, match="size of a sample must be a whole number of at least 1, got 0"):
+        reservoir.sample(0)
+    with pytest.raises(ValueError, match="at least 0"):
+        reservoir.stalest(-1)
+    with pytest.raises(ValueError, match="at least 0"):
+        reservoir.could_enter(-1)
+    assert same_state(before, reservoir.state_dict())
+
+
+def test_an_empty_reservoir_answers_empty_and_cannot_be_sampled() -> None:
+    reservoir = Reservoir(3, seed=0)
+    assert reservoir.offer([], []).evicted.size == 0
+    assert len(reservoir) == reservoir.keys().size == reservoir.stalest(4).size == 0
+    assert reservoir.could_enter(2).all()
+    reservoir.update([], [])
+    with pytest.raises(ValueError, match="offer keys first"):
+        reservoir.sample(1)
+
+
+def test_nothing_turned_away_means_inclusion_one() -> None:
+    reservoir = Reservoir(3, seed=0)
+    reservoir.offer([1, 2, 3], [0.0, -2.0, 2.0])
+    assert reservoir.inclusion([1, 2, 3]).tolist() == [1, 1, 1]
+    reservoir.offer([4], [0.0])
+    assert reservoir.inclusion(reservoir.keys()).min() < 1
+
+
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [
+        ("capacity", 0),
+        ("capacity", 1.5),
+        ("capacity", math.nan),
+        ("half_life", 0),
+        ("half_life", -3.0),
+        ("half_life", math.nan),
+        ("noise", -0.1),
+        ("noise", math.inf),
+        ("noise", math.nan),
+        ("uniform_floor", -0.1),
+        ("uniform_floor", 1.1),
+        ("loss_weight", math.nan),
+        ("loss_weight", math.inf),
+        ("seed", -1),
+        ("seed", 2**64),
+    ],
+)
+def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
+    arguments: dict[str, Any] = {"capacity": 4, "seed": 0, setting: value}
+    with pytest.raises(ValueError, match=f"^{setting} must be .*, got {value}"):
+        Reservoir(**arguments)

@@ -1,0 +1,294 @@
+"""`python -m device` as a person runs it: a process of its own, a real subscriber over TCP, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+
+from device.__main__ import main
+from stream.codec import decode
+from stream.errors import EndOfStream
+from stream.pair import EncodedPair
+from stream.subscriber import Subscriber
+
+ROOT = Path(__file__).parents[1]
+WAIT_S = 60.0  # generous: the machine may be busy; nothing here is judged by its speed
+SMALL = ("--size", "128x96", "--places", "2")
+
+
+@dataclass
+class Rig:
+    """A running `python -m device` bound to a free port."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    def endpoint(self) -> str:
+        """The address it says at its start."""
+        deadline_s = time.monotonic() + WAIT_S
+        while time.monotonic() < deadline_s:
+            match = re.search(r"bind=(tcp://\S+:\d+)", "".join(self.said))
+            if match:
+                return match[1]
+            assert self.process.poll() is None, "".join(self.said)
+            time.sleep(0.02)
+        raise AssertionError(f"no address in {self.said}")
+
+    def end(self) -> tuple[int, str]:
+        """Exit code and standard output."""
+        assert self.process.stdout is not None
+        output = self.process.stdout.read()
+        return self.process.wait(WAIT_S), output
+
+
+@contextmanager
+def rig(*arguments: str) -> Iterator[Rig]:
+    command = [sys.executable, "-m", "device", "--bind", "tcp://127.0.0.1:0", *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    running = Rig(process)
+    errors = process.stderr
+    assert errors is not None
+    reader = threading.Thread(target=lambda: running.said.extend(errors), daemon=True)
+    reader.start()
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        for pipe in (process.stdout, process.stderr):
+            assert pipe is not None
+            pipe.close()
+
+
+def environment() -> dict[str, str]:
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "device", *arguments]
+    return subprocess.run(
+        command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=WAIT_S, check=False
+    )
+
+
+def received(subscriber: Subscriber, at_least: int | None = None) -> list[EncodedPair]:
+    """All pairs until the device says bye, or until there are enough of them."""
+    pairs: list[EncodedPair] = []
+    deadline_s = time.monotonic() + WAIT_S
+    while at_least is None or len(pairs) < at_least:
+        assert time.monotonic() < deadline_s, f"only {len(pairs)} pairs came"
+        try:
+            pairs += subscriber.receive(64, 1.0)
+        except EndOfStream:
+            break
+    return pairs
+
+
+def files_of(folder: Path) -> list[tuple[bytes, bytes]]:
+    names = sorted(path.name for path in (folder / "left").iterdir())
+    return [((folder / "left" / name).read_bytes(), (folder / "right" / name).read_bytes()) for name in names]
+
+
+def dir_of(folder: Path) -> str:
+    return f"dir:{folder / 'left'},{folder / 'right'}"
+
+
+@pytest.mark.parametrize(("name", "fps"), [("kitti_street_a", "0"), ("kitti_street_b", "0"), ("kitti_colour", "10")])
+def test_every_pair_of_a_drive_arrives_once_with_the_bytes_of_its_files(shared_data: Path, name: str, fps: str) -> None:
+    """As fast as possible and at 10 Hz; left and right in their places, sizes as the files have them."""
+    folder = shared_data / "stereo" / name
+    expected = files_of(folder)
+    with (
+        rig("--camera", dir_of(folder), "--fps", fps, "--name", "rig-1", "--json") as device,
+        Subscriber([device.endpoint()], end_on_bye=True) as subscriber,
+    ):
+        pairs = received(subscriber)
+        code, output = device.end()
+        assert [(pair.left, pair.right) for pair in pairs] == expected
+        assert [pair.header.seq for pair in pairs] == list(range(len(expected)))
+        assert {pair.header.device for pair in pairs} == {"rig-1"}
+        shape = decode(pairs[0]).left.shape
+        assert shape == ((376, 1241, 3) if name == "kitti_colour" else (370, 1226))
+        stats = subscriber.stats()
+        assert (stats.received, stats.lost, stats.repeated) == (len(expected), 0, 0)
+    summary = json.loads(output)
+    assert code == 0
+    assert summary["captured"] == summary["kept"] == summary["sent"] == len(expected)
+    assert summary["pairs_per_s"] > 0
+
+
+def test_of_a_still_view_hardly_anything_is_sent_and_the_rest_is_counted(shared_data: Path) -> None:
+    folder = shared_data / "stereo" / "euroc_still"
+    with (
+        rig("--camera", dir_of(folder), "--fps", "0", "--json") as device,
+        Subscriber([device.endpoint()], end_on_bye=True) as subscriber,
+    ):
+        pairs = received(subscriber)
+        code, output = device.end()
+    summary = json.loads(output)
+    assert code == 0
+    assert summary["captured"] == 40
+    assert summary["suppressed"] == 40 - len(pairs)
+    assert len(pairs) <= 2
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_ends_a_live_stream_with_bye_and_exit_code_0(number: signal.Signals) -> None:
+    with rig("--camera", "sim", *SMALL, "--dedupe-threshold", "5") as device:
+        with Subscriber([device.endpoint()], end_on_bye=True) as subscriber:
+            pairs = received(subscriber, at_least=2)
+            device.process.send_signal(number)
+            received(subscriber)  # ends by the device's bye
+        code, output = device.end()
+    assert code == 0
+    assert "kept" in output
+    assert pairs[0].header.codec == "jpeg"
+
+
+def test_ctrl_c_while_nobody_listens_ends_at_once() -> None:
+    with rig("--camera", "sim", *SMALL, "--fps", "0") as device:
+        device.endpoint()
+        device.process.send_signal(signal.SIGINT)
+        code, _ = device.end()
+    assert code == 0
+
+
+def test_a_simulated_walk_of_a_given_length_arrives_whole_and_lossless() -> None:
+    arguments = ("--camera", "sim", *SMALL, "--fps", "0", "--count", "25", "--codec", "lz4", "--max-silence-s", "inf")
+    with (
+        rig(*arguments, "--audit-share", "1", "--json") as device,
+        Subscriber([device.endpoint()], end_on_bye=True) as subscriber,
+    ):
+        pairs = received(subscriber)
+        code, output = device.end()
+    assert code == 0
+    assert json.loads(output)["captured"] == 25 == len(pairs)  # all suppressed ones are audited
+    assert decode(pairs[-1]).right.shape == (96, 128, 3)
+
+
+def test_a_live_stream_does_not_wait_for_a_learner() -> None:
+    with rig("--camera", "sim", *SMALL, "--fps", "50", "--count", "20", "--wait-for-learner", "no", "--json") as device:
+        code, output = device.end()
+    summary: dict[str, Any] = json.loads(output)
+    assert code == 0
+    assert (summary["captured"], summary["sent"]) == (20, 0)
+
+
+def test_metrics_are_served_while_it_runs() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with rig("--camera", "sim", *SMALL, "--metrics-port", str(port)) as device:
+        with Subscriber([device.endpoint()]) as subscriber:
+            received(subscriber, at_least=1)
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S) as answer:
+                text = answer.read().decode()
+        device.process.send_signal(signal.SIGINT)
+        assert device.end()[0] == 0
+    assert re.search(r"^babyagent_device_captured_pairs_total [1-9]", text, re.MULTILINE)
+    assert re.search(r'^babyagent_device_kept_pairs_total\{reason="new"\} [1-9]', text, re.MULTILINE)
+
+
+@pytest.fixture
+def unequal(tmp_path: Path) -> Path:
+    """folders/{left,right}: right lacks a file; sizes/{left,right}: right is larger."""
+    for kind, files in (("folders", (3, 2)), ("sizes", (2, 2))):
+        for eye, number in zip(("left", "right"), files, strict=True):
+            (tmp_path / kind / eye).mkdir(parents=True)
+            width = 70 if (kind, eye) == ("sizes", "right") else 64
+            for index in range(number):
+                cv2.imwrite(str(tmp_path / kind / eye / f"{index}.jpg"), np.full((48, width, 3), 90, np.uint8))
+    return tmp_path
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The command takes SIGINT and SIGTERM; pytest gets them back."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--camera", "webcam"], "no camera 'webcam'"),
+        (["--camera", "v4l2:977,978"], "no camera at /dev/video977"),
+        (["--camera", "dir:{data}/folders/left,{data}/folders/right"], "3 images .* 2"),
+        (["--camera", "dir:{data}/sizes/left,{data}/sizes/right"], "left is 64x48 colour and right is 70x48 colour"),
+        (["--camera", "dir:{data}/none,{data}/none"], "no folder"),
+        (["--camera", "sbs:{data}/folders/left/0.txt"], "no video"),
+        (["--places", "1", "--bind", "tcp://0.0.0.0:0"], "--insecure"),
+        (["--places", "1", "--bind", "nonsense"], "nonsense"),
+        (["--name", "two words"], "--name"),
+        (["--size", "320"], "--size"),
+        (["--fps", "-1"], "--fps"),
+        (["--quality", "0"], "--quality"),
+        (["--count", "0"], "--count"),
+        (["--audit-share", "2"], "audit_share"),
+        (["--target-per-hour", "5"], "max_silence_s 10 alone keeps 360"),
+        (["--textures", "{data}/none"], "none"),
+        (["walk", "--out", "{data}"], "not an empty folder"),
+        (["walk", "--places", "1", "--per-place", "1", "--out", "/proc/self/walk"], "/proc/self/walk"),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    unequal: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    """Called in this process, because a start takes a second; the ports below are tried in real ones."""
+    assert main([argument.format(data=unequal) for argument in arguments]) == 2
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors.count("\n") == 1, errors
+    assert re.match(rf"error: .*{said}", errors), errors
+
+
+def test_a_port_in_use_is_one_line_and_exit_code_2() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        for arguments in (
+            ["--bind", f"tcp://127.0.0.1:{port}"],
+            ["--bind", "tcp://127.0.0.1:0", "--metrics-port", str(port)],
+        ):
+            done = run("--camera", "sim", *SMALL, *arguments)
+            assert done.returncode == 2
+            assert re.fullmatch(rf"error: .*{port}.*\n", done.stderr), done.stderr
+
+
+def test_a_labelled_walk_is_written_as_a_folder_per_place(tmp_path: Path) -> None:
+    out = tmp_path / "walk"
+    done = run("walk", "--out", str(out), "--places", "2", "--size", "64x48", "--per-place", "2", "--json")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout) == {"folder": str(out), "places": 2, "images": 8}
+    images = sorted(path.relative_to(out).parent.as_posix() for path in out.rglob("*.png"))
+    assert images == sorted(2 * [f"{split}/place_0{place}" for split in ("train", "test") for place in (0, 1)])
+
+
+def test_help_teaches_every_flag() -> None:
+    done = run("--help")
+    assert done.returncode == 0
+    for flag in ("--camera", "--bind", "--dedupe-threshold", "--target-per-hour", "--wait-for-learner", "--json"):
+        assert flag in done.stdout
