@@ -35,6 +35,11 @@ class EncoderConfig:
     heads: int | None = None
     """Attention heads a block; None keeps the backbone's own."""
 
+    def __post_init__(self) -> None:
+        sizes = (self.image_size, self.patch_size, self.embed_dim, self.depth, self.heads)
+        if any(size is not None and size < 1 for size in sizes):
+            raise SettingsError(f"encoder: sizes, depth and heads must be at least 1, got {self}")
+
     def timm_arguments(self) -> dict[str, Any]:
         """Keyword arguments for `timm.create_model`; an export's model card carries the same ones."""
         changed = {
@@ -58,13 +63,13 @@ class Encoder(nn.Module):
         self.config = config
         self.backbone: Any = create_backbone(config)  # timm is untyped; nn.Module would hide its attributes
         self.dim: int = self.backbone.num_features
-        self.patch_size: int = self.backbone.patch_embed.patch_size[0]
+        self.patch_size: int = self.backbone.patch_embed.feat_ratio()  # pixels, behind a convolutional stem too
         norm = self.backbone.pretrained_cfg
         self.register_buffer("mean", torch.tensor(norm["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(norm["std"]).view(3, 1, 1), persistent=False)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Features of the `[CLS]` token after the last norm, float [B, D]."""
+        """Features as the backbone pools them (most: the `[CLS]` token after the last norm), float [B, D]."""
         features: Tensor = self.backbone((rgb - self.mean) / self.std)
         return features
 
@@ -101,10 +106,15 @@ def create_backbone(config: EncoderConfig) -> Any:
     except (TypeError, RuntimeError, AssertionError, ValueError) as error:
         raise SettingsError(
             f"backbone {config.backbone!r} cannot be built with {config.timm_arguments()}: it must be a vision transformer "
-            f"that takes images of any size ({error})"
+            f"that takes images of any size ({' '.join(str(error).split())})"
         ) from error
     last = getattr(backbone, "blocks", [None])[-1]
-    if getattr(backbone, "cls_token", None) is None or not hasattr(getattr(last, "attn", None), "attn_drop"):
+    layer = getattr(last, "attn", None)
+    if (
+        getattr(backbone, "cls_token", None) is None
+        or not hasattr(layer, "attn_drop")
+        or not hasattr(layer, "fused_attn")
+    ):
         raise SettingsError(
             f"backbone {config.backbone!r} has no [CLS] token with attention in its last block, which the crops are guided by; "
             "take a vision transformer such as deit_small_patch16_224"

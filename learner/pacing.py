@@ -11,6 +11,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from learner.errors import SettingsError
+
 
 @dataclass(frozen=True, kw_only=True)
 class PacingConfig:
@@ -23,13 +25,15 @@ class PacingConfig:
     most_owed_steps: int = 8
     """Steps that may be owed at most; what a burst of pairs would add beyond is forgone."""
 
+    def __post_init__(self) -> None:
+        if not 0 < self.replay_ratio < math.inf or self.batch_size < 2 or self.most_owed_steps < 1:
+            raise SettingsError(f"pacing needs replay_ratio > 0, batch_size >= 2 and most_owed_steps >= 1, got {self}")
+
 
 class Pacing:
     """The budget; `owed` is in samples."""
 
     def __init__(self, config: PacingConfig) -> None:
-        if not config.replay_ratio > 0 or config.batch_size < 2 or config.most_owed_steps < 1:
-            raise ValueError(f"pacing needs replay_ratio > 0, batch_size >= 2 and most_owed_steps >= 1, got {config}")
         self.config = config
         self.owed = 0.0
         self.forgone = 0.0

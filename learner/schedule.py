@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from learner.errors import SettingsError
+
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
@@ -17,6 +19,14 @@ class ScheduleConfig:
     """Constant: the seed's 0.001 -> 0.2 ramp needs an end that a stream has not."""
     clip_grad_norm: float = 3.0
     """Largest norm of the gradient (as DINO clips)."""
+
+    def __post_init__(self) -> None:
+        if not (
+            self.learning_rate > 0 and self.warmup_steps >= 0 and self.weight_decay >= 0 and self.clip_grad_norm > 0
+        ):
+            raise SettingsError(
+                f"schedule needs learning_rate > 0, warmup_steps >= 0, weight_decay >= 0 and clip_grad_norm > 0, got {self}"
+            )
 
 
 def learning_rate(config: ScheduleConfig, step: int) -> float:

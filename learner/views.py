@@ -9,11 +9,14 @@ square on the original scene, so that static shapes cost no distortion. All rand
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator, Tensor
+
+from learner.errors import SettingsError
 
 
 def to_rgb(images: Tensor) -> Tensor:
@@ -89,6 +92,11 @@ class Augmentation:
     """Probability of a Gaussian blur with a standard deviation of 0.1 to 2 pixels at 224 pixels, in proportion below."""
     solarise: float = 0.0
 
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if not 0 <= value <= 1:
+                raise SettingsError(f"augmentation: {name} must be in [0, 1], got {value}")
+
 
 TEACHER_AUGMENTATION = Augmentation(blur=1.0, solarise=0.0)
 """BYOL's first view."""
@@ -112,10 +120,10 @@ def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor
     rgb = torch.where(chance(settings.jitter), _jitter(rgb, settings, factor), rgb)
     rgb = torch.where(chance(settings.grey), _grey(rgb), rgb)
     if settings.blur:
-        rgb = torch.where(chance(settings.blur), _blur(rgb, factor(0.1, 2.0).flatten() * rgb.shape[-1] / 224), rgb)
+        rgb = torch.where(chance(settings.blur), blur(rgb, factor(0.1, 2.0).flatten() * rgb.shape[-1] / 224), rgb)
     if settings.solarise:
         rgb = torch.where(chance(settings.solarise), torch.where(rgb < 0.5, rgb, 1 - rgb), rgb)
-    return rgb
+    return rgb.clamp_(0, 1)  # weights that sum to 1 may round a hair above
 
 
 def _grey(rgb: Tensor) -> Tensor:
@@ -123,16 +131,16 @@ def _grey(rgb: Tensor) -> Tensor:
     return (rgb * weights).sum(1, keepdim=True).expand_as(rgb)
 
 
-def _jitter(rgb: Tensor, settings: Augmentation, factor) -> Tensor:  # type: ignore[no-untyped-def]
+def _jitter(rgb: Tensor, settings: Augmentation, factor: Callable[[float, float], Tensor]) -> Tensor:
     rgb = (rgb * factor(1 - settings.brightness, 1 + settings.brightness)).clamp(0, 1)
     mean = _grey(rgb).mean((1, 2, 3), keepdim=True)
     rgb = ((rgb - mean) * factor(1 - settings.contrast, 1 + settings.contrast) + mean).clamp(0, 1)
     grey = _grey(rgb)
     rgb = grey + (rgb - grey) * factor(1 - settings.saturation, 1 + settings.saturation)
-    return _turn_hue(rgb, factor(-settings.hue, settings.hue).flatten()).clamp(0, 1)
+    return turn_hue(rgb, factor(-settings.hue, settings.hue).flatten()).clamp(0, 1)
 
 
-def _turn_hue(rgb: Tensor, turns: Tensor) -> Tensor:
+def turn_hue(rgb: Tensor, turns: Tensor) -> Tensor:
     """Rotate colours about the grey axis by `turns` [B]: one 3x3 matrix an image instead of a trip through HSV."""
     cos, sin = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
     third, root = (1 - cos) / 3, sin / math.sqrt(3)
@@ -150,7 +158,7 @@ def _turn_hue(rgb: Tensor, turns: Tensor) -> Tensor:
     return torch.bmm(matrix, rgb.flatten(2)).view_as(rgb)
 
 
-def _blur(rgb: Tensor, sigma: Tensor) -> Tensor:
+def blur(rgb: Tensor, sigma: Tensor) -> Tensor:
     """Separable Gaussian blur, a standard deviation in pixels for each image [B]; the kernel spans a tenth of the image."""
     count, channels, size, _ = rgb.shape
     radius = max(1, size // 20)

@@ -56,4 +56,11 @@ def test_a_malformed_address_is_refused_with_the_form_that_is_expected(endpoint:
 def test_a_wildcard_cannot_be_connected_to(endpoint: str) -> None:
     with pytest.raises(EndpointError, match="no host or port"):
         connect_address(endpoint)
-    assert connect_address("tcp://pi.local:5555") == "tcp://pi.local:5555"
+
+
+def test_an_address_across_the_network_is_connected_to_only_with_consent() -> None:
+    with pytest.raises(EndpointError, match="--insecure"):
+        connect_address("tcp://pi.local:5555")
+    assert connect_address("tcp://pi.local:5555", insecure=True) == "tcp://pi.local:5555"
+    for near in ("tcp://localhost:5555", "tcp://127.0.0.1:5555", "tcp://[::1]:5555"):
+        assert connect_address(near) == near

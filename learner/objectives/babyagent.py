@@ -80,16 +80,19 @@ class BabyAgentConfig:
 
     def __post_init__(self) -> None:
         low, high = self.student_scale
+        temperatures = (self.student_temperature, self.teacher_temperature, self.repulsion_temperature)
+        sides = (self.attention_size, self.teacher_size, self.student_size, self.hidden, self.bottleneck)
         rules = {
             "crops must be at least 1 (2 with repulsion)": self.crops >= (2 if self.repulsion else 1),
-            "temperatures must be above 0": min(
-                self.student_temperature, self.teacher_temperature, self.repulsion_temperature
-            )
-            > 0,
+            "repulsion must be at least 0": self.repulsion >= 0,
+            "temperatures must be above 0": all(temperature > 0 for temperature in temperatures),
+            "sizes and widths must be at least 1": min(sides) >= 1,
+            "centring must be ema or sinkhorn": self.centring in ("ema", "sinkhorn"),
             "student_scale must be 0 < low <= high <= 1": 0 < low <= high <= 1,
             "teacher_momentum and centre_momentum must be in [0, 1)": 0 <= self.teacher_momentum < 1
             and 0 <= self.centre_momentum < 1,
             "prototypes must be at least 2": self.prototypes >= 2,
+            "window_sigmas must be above 0": self.window_sigmas > 0,
             "smallest_window must be in (0, 1]": 0 < self.smallest_window <= 1,
         }
         for rule, holds in rules.items():
@@ -201,10 +204,14 @@ class BabyAgent(nn.Module):
     @torch.no_grad()
     def look(self, batch: Batch, generator: Generator) -> Look:
         """Where the teacher looks, the windows that follow from it, and the augmented views."""
-        config, device = self.config, batch.left.device
-        left, right = to_rgb(batch.left), to_rgb(batch.right)
-        side = (config.attention_size, config.attention_size)
+        left, side = to_rgb(batch.left), (self.config.attention_size, self.config.attention_size)
         attention = self.teacher.encoder.attention(F.interpolate(left, side, mode="bilinear", antialias=True))
+        # In float32 whatever the backbone computes in: a position in bfloat16 moves a window by pixels.
+        with torch.autocast(left.device.type, enabled=False):
+            return self._views(left, batch, attention.float(), generator)
+
+    def _views(self, left: Tensor, batch: Batch, attention: Tensor, generator: Generator) -> Look:
+        config, device, right = self.config, left.device, to_rgb(batch.right)
         head = torch.randint(attention.shape[1], (len(batch),), device=device, generator=generator)
         mean, std = fit_gaussian(attention[torch.arange(len(batch), device=device), head])
         window = focus_window(mean, std, batch.aspect, sigmas=config.window_sigmas, smallest=config.smallest_window)
@@ -236,7 +243,8 @@ class BabyAgent(nn.Module):
 
 def pairwise_cosines(projections: Tensor) -> Tensor:
     """Cosines between the unit projections of a pair's crops: [B, N, D] to [B, N, N]."""
-    return projections @ projections.transpose(-2, -1)
+    with torch.autocast(projections.device.type, enabled=False):  # they are divided by a small temperature next
+        return projections @ projections.transpose(-2, -1)
 
 
 def repulsion(cosines: Tensor, temperature: float) -> Tensor:

@@ -1,0 +1,42 @@
+"""`python -m benchmarks NAME ...`: one module per question."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+
+from device.camera import CameraError
+from learner.errors import LearnerError
+from stream.errors import StreamError
+
+QUESTIONS = {
+    "demo": "does it work here? A simulated rig and a learner over TCP for about two minutes",
+    "learning": "does the representation get better while the rig walks? Seeds, intervals, control sets",
+    "speed": "how many pairs a second does a device core make, how many samples a second does the learner train?",
+}
+USAGE = "usage: python -m benchmarks NAME [flags], NAME --help for its flags\n" + "\n".join(
+    f"  {name:10} {question}" for name, question in QUESTIONS.items()
+)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one benchmark; returns the exit code: 0 done, 1 a claim did not hold, 2 wrong settings."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if not words or words[0] in ("-h", "--help"):
+        print(USAGE)
+        return 0
+    name, rest = words[0], words[1:]
+    try:
+        if name in QUESTIONS:
+            run: Callable[[Sequence[str]], int] = importlib.import_module(f"benchmarks.{name}").main
+            return run(rest)
+    except (CameraError, LearnerError, StreamError, ValueError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"error: there is no benchmark {name!r}\n{USAGE}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

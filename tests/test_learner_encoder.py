@@ -1,0 +1,187 @@
+"""Any timm vision transformer: its features are timm's own, its attention the softmax of its last block's weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.encoder import Encoder, EncoderConfig
+from learner.errors import SettingsError
+
+Array = NDArray[np.float64]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def tiny(backbone: str = "vit_tiny_patch16_224") -> Encoder:
+    torch.manual_seed(0)
+    return Encoder(EncoderConfig(backbone=backbone, image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)).eval()
+
+
+def images(*shape: int) -> Tensor:
+    return torch.rand(shape, generator=torch.Generator().manual_seed(1))
+
+
+def numpy(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def attention_by_hand(encoder: Encoder, tokens: Array) -> Array:
+    """softmax(q k^T / sqrt(d)) of the last block for its input [B, T, D], the row of `[CLS]` over patches: [B, heads, T - 1]."""
+    block = encoder.backbone.blocks[-1]
+    variance = tokens.var(-1, keepdims=True)
+    normed = (tokens - tokens.mean(-1, keepdims=True)) / np.sqrt(variance + block.norm1.eps)
+    normed = normed * numpy(block.norm1.weight) + numpy(block.norm1.bias)
+    qkv = normed @ numpy(block.attn.qkv.weight).T + numpy(block.attn.qkv.bias)
+    heads, width = block.attn.num_heads, tokens.shape[-1] // block.attn.num_heads
+    query, key, _ = qkv.reshape(*tokens.shape[:2], 3, heads, width).transpose(2, 0, 3, 1, 4)
+    scores = np.einsum("bhd,bhtd->bht", query[:, :, 0], key) / np.sqrt(width)
+    weights = np.exp(scores - scores.max(-1, keepdims=True))
+    to_patches = (weights / weights.sum(-1, keepdims=True))[:, :, 1:]
+    return np.asarray(to_patches / to_patches.sum(-1, keepdims=True))
+
+
+def test_the_attention_of_a_plain_vit_is_the_softmax_of_its_last_blocks_queries_and_keys() -> None:
+    encoder, seen = tiny(), []
+    with torch.no_grad():
+        for weight in (encoder.backbone.blocks[-1].attn.qkv.weight, encoder.backbone.cls_token):
+            weight.mul_(30)  # at its random start every map is nearly even and would hide a mistake
+    hook = encoder.backbone.blocks[-1].register_forward_pre_hook(lambda _block, inputs: seen.append(inputs[0]))
+    maps = encoder.attention(images(3, 3, 32, 48))
+    hook.remove()
+    assert maps.shape == (3, 2, 4, 6)
+    expected = attention_by_hand(encoder, numpy(seen[0]))
+    assert expected.max() > 0.1
+    assert np.allclose(maps.flatten(2), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "backbone",
+    [
+        "vit_tiny_patch16_224",
+        "deit3_small_patch16_224",  # layer scale, no position on [CLS]
+        "deit_tiny_distilled_patch16_224",  # a second prefix token
+        "vit_small_patch14_reg4_dinov2",  # registers
+        "vit_base_patch16_clip_224",  # a norm before the blocks
+        "eva02_tiny_patch14_224",  # rotary embedding, SwiGLU
+        "vit_small_patch16_dinov3",  # both, and mean-pooled features
+    ],
+)
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 56)])
+def test_the_attention_of_every_family_is_a_distribution_over_its_patches(
+    backbone: str, height: int, width: int
+) -> None:
+    encoder = tiny(backbone)
+    maps = encoder.attention(images(2, 3, height, width))
+    assert maps.shape == (2, 2, height // 8, width // 8)
+    assert not maps.requires_grad
+    assert (maps >= 0).all()
+    assert torch.allclose(maps.sum((2, 3)), torch.ones(2, 2), atol=1e-5)
+    assert encoder(images(2, 3, height, width)).shape == (2, encoder.dim)
+
+
+def test_a_patch_behind_a_convolutional_stem_is_counted_in_pixels() -> None:
+    encoder = Encoder(EncoderConfig(backbone="vit_tiny_r_s16_p8_224", depth=1))
+    assert encoder.patch_size == 32
+    assert encoder.attention(images(1, 3, 64, 96)).shape == (1, 3, 2, 3)
+
+
+@pytest.mark.parametrize("side", [32, 64])
+def test_features_are_timms_own_on_normalised_images(side: int) -> None:
+    encoder = tiny("deit_small_patch16_224")
+    changed: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 32, "depth": 2, "num_heads": 2}
+    backbone = timm.create_model("deit_small_patch16_224", num_classes=0, dynamic_img_size=True, **changed).eval()
+    backbone.load_state_dict(encoder.backbone.state_dict())
+    rgb = images(2, 3, side, side)
+    mean, std = np.array([0.485, 0.456, 0.406]), np.array([0.229, 0.224, 0.225])
+    normalised = (numpy(rgb) - mean[:, None, None]) / std[:, None, None]
+    assert encoder.dim == 32
+    assert torch.allclose(encoder(rgb), backbone(torch.tensor(normalised, dtype=torch.float32)), atol=1e-5)
+
+
+def test_the_normalisation_is_the_backbones_own() -> None:
+    assert tiny("vit_tiny_patch16_224").mean.flatten().tolist() == pytest.approx([0.5, 0.5, 0.5])
+    assert tiny("deit_small_patch16_224").mean.flatten().tolist() == pytest.approx([0.485, 0.456, 0.406])
+
+
+def test_a_fresh_timm_model_takes_the_weights_and_the_arguments() -> None:
+    encoder = tiny()
+    backbone = timm.create_model(encoder.config.backbone, dynamic_img_size=True, **encoder.config.timm_arguments())
+    backbone.load_state_dict(encoder.backbone.state_dict())
+    assert not any(name in ("mean", "std") for name in encoder.state_dict())
+
+
+@pytest.mark.parametrize("fused", [True, False])
+def test_looking_leaves_the_model_as_it_was(fused: bool) -> None:
+    encoder = tiny()
+    layer = encoder.backbone.blocks[-1].attn
+    layer.fused_attn = fused
+    before = encoder(images(2, 3, 32, 32))
+    encoder.attention(images(2, 3, 32, 32))
+    assert layer.fused_attn is fused
+    assert not layer.attn_drop._forward_hooks
+    assert torch.equal(encoder(images(2, 3, 32, 32)), before)
+
+
+def test_looking_leaves_the_model_as_it_was_even_where_it_fails() -> None:
+    encoder = tiny()
+    layer = encoder.backbone.blocks[-1].attn
+    layer.fused_attn = True
+    with pytest.raises(AssertionError, match="divisible by patch size"):
+        encoder.attention(images(1, 3, 30, 30))
+    assert layer.fused_attn is True
+    assert not layer.attn_drop._forward_hooks
+
+
+def refusal(config: EncoderConfig) -> str:
+    with pytest.raises(SettingsError) as caught:
+        Encoder(config)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_an_unknown_backbone_is_refused_with_names_near_it() -> None:
+    message = refusal(EncoderConfig(backbone="deit_smal_patch16_224"))
+    assert message.startswith("timm knows no backbone 'deit_smal_patch16_224'; did you mean deit_small_patch16_224")
+    assert "timm.list_models" in refusal(EncoderConfig(backbone="?"))
+    assert "vit_tiny_patch16_224.nowhere" in refusal(EncoderConfig(backbone="vit_tiny_patch16_224.nowhere", depth=1))
+
+
+@pytest.mark.parametrize(
+    ("backbone", "reason"),
+    [
+        ("resnet18", "must be a vision transformer"),
+        ("swin_tiny_patch4_window7_224", "no [CLS] token"),
+        ("vit_medium_patch16_gap_240", "no [CLS] token"),
+        ("vit_small_patch16_18x2_224", "no [CLS] token with attention in its last block"),
+        ("xcit_nano_12_p16_224", "must be a vision transformer that takes images of any size"),
+    ],
+)
+def test_a_backbone_whose_class_token_cannot_look_is_refused_in_one_line(backbone: str, reason: str) -> None:
+    depth = 1 if backbone.startswith("vit") else None
+    message = refusal(EncoderConfig(backbone=backbone, depth=depth))
+    assert backbone in message
+    assert reason in message
+
+
+def test_sizes_that_no_transformer_has_are_refused_in_one_line() -> None:
+    message = refusal(EncoderConfig(backbone="vit_tiny_patch16_224", embed_dim=30, heads=4, depth=1))
+    assert "'embed_dim': 30" in message
+    assert "'num_heads': 4" in message
+    for name in ("image_size", "patch_size", "embed_dim", "depth", "heads"):
+        with pytest.raises(SettingsError, match=rf"^encoder: .* at least 1, got .*{name}=0.*$"):
+            EncoderConfig(**{name: 0})
