@@ -45,6 +45,8 @@ class DemoSettings:
     """Of the world, the walk and the learner."""
     textures: Path | None = None
     """A folder of photographs to hang into the world; procedural pictures without it."""
+    per_place: int = 60
+    """Labelled views of each room, in each half of the control set."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -56,7 +58,7 @@ def main(arguments: Sequence[str]) -> int:
         places = Path(folder) / PLACES
         console.print("writing the control set: the same rooms, seen on two other walks")
         config = SimConfig(seed=settings.seed, textures=settings.textures)
-        write_walk(places, config=config, count=20_000, per_place=60)
+        write_walk(places, config=config, count=20_000, per_place=settings.per_place)
         summary = _train(settings, run, places, console)
     return _tell(summary, run, console)
 
@@ -95,7 +97,7 @@ def _rig_flags(settings: DemoSettings) -> list[str]:
 def _learner_flags(settings: DemoSettings, run: Path, places: Path, endpoint: str) -> list[str]:
     return [
         *("--preset", "cpu", "--connect", endpoint, "--run-dir", str(run), "--metrics-port", "0"),
-        *("--train-s", str(settings.train_s), "--probe-every-s", "1e9"),
+        *("--train-s", str(settings.train_s), "--probe-every-s", str(settings.train_s / 3)),
         *("--seed", str(settings.seed), "--control", DIGITS, f"{PLACES}={places}@96"),
     ]
 

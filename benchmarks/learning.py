@@ -59,6 +59,8 @@ class LearningSettings:
     """Budget of a seed: minutes of the learner's CPU time."""
     preset: str = "cpu"
     """The learner's settings."""
+    per_place: int = 100
+    """Labelled views of each place, in each half of its control set."""
     jobs: int = 1
     """Seeds trained side by side, one thread each."""
     json: bool = False
@@ -167,7 +169,7 @@ def _controls(settings: LearningSettings, world: SimConfig, size: int) -> list[C
     """The sets asked for, and the places of this world."""
     sets = [load_control(spec, size=size, limit_train=None, limit_test=None) for spec in settings.control]
     with tempfile.TemporaryDirectory() as folder:
-        write_walk(Path(folder) / PLACES, config=world, count=30_000, every=3, per_place=100)
+        write_walk(Path(folder) / PLACES, config=world, count=30_000, every=3, per_place=settings.per_place)
         sets.append(load_control(f"{PLACES}={folder}/{PLACES}", size=PLACES_SIZE, limit_train=None, limit_test=None))
     return sets
 

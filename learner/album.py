@@ -18,6 +18,9 @@ from learner.memory import Draw
 
 Album = dict[str, NDArray[Any]]
 
+WIDEST = 8.0
+"""Aspect beyond which a picture stays squeezed: a device may send an image 8192 pixels wide and 1 high."""
+
 
 def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes: int = 8) -> Album:
     """Look at memory without disturbing training: the generator is a fresh one, the networks are only read.
@@ -66,5 +69,6 @@ def _unsqueezed(learner: Learner, images: Tensor, slots: NDArray[np.intp]) -> ND
     height, width = learner.config.memory.canvas
     if not len(slots):
         return np.empty((0, height, width, 3), np.uint8)
-    size = (max(1, round(height * float(learner.memory.aspect[int(slots[0])]))), height)
+    aspect = min(float(learner.memory.aspect[int(slots[0])]), WIDEST)
+    size = (max(1, round(height * aspect)), height)
     return np.stack([np.asarray(cv2.resize(images[int(slot)].numpy(), size), np.uint8) for slot in slots])

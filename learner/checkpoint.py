@@ -1,11 +1,13 @@
 """Checkpoints on disk: tensors as safetensors, the rest as JSON, never pickle, and never half a checkpoint.
 
-A checkpoint is a folder written under a temporary name, synced, renamed, and only then pointed to by the file `latest`, which is
-itself replaced atomically: whatever is killed, `latest` names a whole one. The last two are kept.
+Each is a folder `commit-NUMBER-step-STEP`, written under another name, synced, and renamed last: whatever is killed in
+between, the folders of that name are whole, and the newest of them counts. The last two are kept. `SHA256SUMS` finds a
+damaged disk (and `sha256sum -c` reads it).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -23,55 +25,73 @@ from learner.errors import LearnerError
 KEPT = 2
 """Checkpoints left on disk after a save."""
 
+_TENSORS, _STATE, _SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
+
 
 def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
-    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) as checkpoint number `step`."""
+    """Write `state` (nested dicts and lists of tensors, arrays and JSON values), taken after `step`; return its folder."""
     folder.mkdir(parents=True, exist_ok=True)
-    target, draft = folder / f"step-{step:09d}", folder / f".draft-{os.getpid()}"
-    shutil.rmtree(draft, ignore_errors=True)
+    before = _checkpoints(folder)
+    number = _number(before[-1]) + 1 if before else 1
+    draft, target = folder / ".draft", folder / f"commit-{number:06d}-step-{step}"
+    shutil.rmtree(draft, ignore_errors=True)  # of a process that was killed
     draft.mkdir()
     tensors: dict[str, Tensor] = {}
-    (draft / "state.json").write_text(json.dumps(_strip(state, "", tensors)))
-    save_file(tensors, draft / "tensors.safetensors")
+    (draft / _STATE).write_text(json.dumps(_strip(state, "", tensors)))
+    save_file(tensors, draft / _TENSORS)
+    (draft / _SUMS).write_text(_sums(draft))
     for path in (*draft.iterdir(), draft):
         _sync(path)
-    shutil.rmtree(target, ignore_errors=True)
     draft.rename(target)
-    pointer = folder / ".latest"
-    pointer.write_text(target.name)
-    _sync(pointer)
-    pointer.rename(folder / "latest")
     _sync(folder)
-    for old in sorted(folder.glob("step-*"))[:-KEPT]:
+    for old in [*before, target][:-KEPT]:
         shutil.rmtree(old)
     return target
 
 
 def latest_checkpoint(folder: Path) -> Path | None:
-    """The newest whole checkpoint in `folder`, or None where there is none yet."""
-    pointer = folder / "latest"
-    return folder / pointer.read_text().strip() if pointer.is_file() else None
+    """The newest checkpoint in `folder`, or None where there is none yet."""
+    found = _checkpoints(folder)
+    return found[-1] if found else None
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state of a checkpoint. Raises LearnerError in one line where a file is missing or damaged."""
     try:
-        tensors = load_file(path / "tensors.safetensors")
-        state: dict[str, Any] = _restore(json.loads((path / "state.json").read_text()), tensors)
+        if (path / _SUMS).read_text() != _sums(path):
+            raise ValueError(f"its files do not match {_SUMS}")
+        tensors = load_file(path / _TENSORS)
+        state: dict[str, Any] = _restore(json.loads((path / _STATE).read_text()), tensors)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
-        raise LearnerError(
-            f"checkpoint {path} cannot be read ({error}); remove the folder to start from the one before"
-        ) from error
+        raise LearnerError(f"checkpoint {path} is damaged ({error}): remove it to go on from the one before") from error
     return state
+
+
+def _checkpoints(folder: Path) -> list[Path]:
+    """Whole checkpoints, oldest first."""
+    return sorted(folder.glob("commit-*-step-*"), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.name.split("-")[1])
+
+
+def _sums(folder: Path) -> str:
+    """The lines that `sha256sum` would print."""
+    lines = []
+    for name in (_STATE, _TENSORS):
+        with (folder / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
 
 
 def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
     """Move tensors and arrays out of a nested state, leaving `{"$tensor": name}` or `{"$array": name}` in their places."""
     if isinstance(value, Tensor):
-        tensors[path] = value.detach().cpu().contiguous().clone()
+        tensors[path] = value.detach().cpu().contiguous()
         return {"$tensor": path}
     if isinstance(value, np.ndarray):
-        tensors[path] = torch.from_numpy(np.ascontiguousarray(value)).clone()
+        tensors[path] = torch.from_numpy(np.ascontiguousarray(value))
         return {"$array": path}
     if isinstance(value, dict):
         # JSON has only string keys, the optimiser's state has integers: keep the pairs as they are.
@@ -85,7 +105,7 @@ def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Undo `_strip`."""
+    """Undo `_strip`; what was a tuple comes back as a list."""
     if isinstance(value, list):
         return [_restore(item, tensors) for item in value]
     if not isinstance(value, dict):

@@ -6,9 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from learner.encoder import Encoder
+from learner.rundir import replace_file
 
 
 def export_encoder(encoder: Encoder, path: Path, *, figures: dict[str, Any]) -> str:
@@ -17,13 +18,11 @@ def export_encoder(encoder: Encoder, path: Path, *, figures: dict[str, Any]) -> 
     Returns the line of Python that loads them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    arguments = encoder.config.timm_arguments()
+    arguments = encoder.config.timm_arguments() | {"dynamic_img_size": True}
     settings = "".join(f", {name}={value!r}" for name, value in arguments.items())
     line = f"timm.create_model({encoder.config.backbone!r}, checkpoint_path={path.name!r}{settings})"
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.backbone.state_dict().items()}
-    draft = path.with_name(f".{path.name}")
-    save_file(weights, draft, metadata={"format": "pt"})
-    draft.rename(path)
+    replace_file(path, save(weights, metadata={"format": "pt"}))
     card = {
         "load": line,
         "backbone": encoder.config.backbone,
@@ -33,8 +32,5 @@ def export_encoder(encoder: Encoder, path: Path, *, figures: dict[str, Any]) -> 
         "input": "RGB in [0, 1], minus mean, over std; height and width in multiples of the patch size",
         "figures": figures,
     }
-    card_path = path.with_suffix(".json")
-    card_draft = card_path.with_name(f".{card_path.name}")
-    card_draft.write_text(json.dumps(card, indent=2) + "\n")
-    card_draft.rename(card_path)
+    replace_file(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
     return line

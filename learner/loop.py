@@ -6,6 +6,7 @@ show, probe, commit and when to stop.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -46,9 +47,9 @@ class StepReport:
     grad_norm: float
     learning_rate: float
     busy_s: float = 0.0
-    """Seconds spent receiving and training since the last report."""
+    """Seconds spent decoding and training since the last step."""
     waited_s: float = 0.0
-    """Seconds spent waiting for pairs since the last report."""
+    """Seconds spent waiting for pairs since the last step."""
     gauges: dict[str, float] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     """The pairs whose loss was not finite; the step then changed no weight."""
@@ -61,6 +62,7 @@ class Waiting:
     received: int
     wanted: int
     waited_s: float
+    """Since the last step."""
 
 
 class Learner:
@@ -88,7 +90,7 @@ class Learner:
         self.malformed = 0
         self.suppressed = 0
         self.junk = 0
-        self._bad_steps = 0
+        self.bad_steps = 0
 
     def wanted(self) -> int:
         """Pairs to receive before the next step is due: the budget must be there, and a full batch to draw from."""
@@ -103,7 +105,10 @@ class Learner:
             self.memory.add(decode(pair))
         except MalformedMessage as error:
             self.malformed += 1
-            log.warning("dropped pair=%s %s", pair.header.name, error)
+            if (
+                self.malformed & (self.malformed - 1) == 0
+            ):  # the 1st, 2nd, 4th, ...: no device can fill the disk with lines
+                log.warning("dropped pair=%s count=%d %s", pair.header.name, self.malformed, error)
             return
         self.pacing.received(1)
 
@@ -147,17 +152,17 @@ class Learner:
             self.objective.after_step()
             self.memory.learned(draw, kl)
             self.samples += len(draw.keys)
-            self._bad_steps = 0
+            self.bad_steps = 0
             return ()
         at_fault = bad if bad.any() else np.ones_like(bad)
-        names = tuple(name for name, fault in zip(self.memory.names_of(draw), at_fault, strict=True) if fault)
+        names = tuple(dict.fromkeys(itertools.compress(self.memory.names_of(draw), at_fault)))
         self.memory.quarantine(draw, at_fault)
-        self._bad_steps += 1
+        self.bad_steps += 1
         log.error("refused step=%d, loss or gradient not finite, pairs=%s", self.steps, ",".join(names[:8]))
-        if self._bad_steps >= self.config.most_bad_steps:
+        if self.bad_steps >= self.config.most_bad_steps:
             raise NonFiniteLoss(
-                f"{self._bad_steps} steps in a row were not finite, the last on {len(names)} pairs "
-                f"({', '.join(names[:4])}, ...): the weights are those before them; lower schedule.learning_rate or look at these pairs"
+                f"{self.bad_steps} steps in a row were not finite, the last on {len(names)} pairs ({', '.join(names[:4])}, "
+                "...): the weights are those before them; lower schedule.learning_rate or look at these pairs"
             )
         return names
 
@@ -183,31 +188,31 @@ class Learner:
             setattr(self, name, state["counts"][name])
 
 
-_COUNTS = ("steps", "samples", "received", "malformed", "suppressed", "junk")
+_COUNTS = ("steps", "samples", "received", "malformed", "suppressed", "junk", "bad_steps")
 
 
 def learn(learner: Learner, source: Source, *, clock: Callable[[], float]) -> Iterator[StepReport | Waiting]:
-    """Train on a source until it ends; yields after every step and at least every `POLL_S` while waiting.
+    """Train on a source until it ends; yields after every step and, while none is due, at least every `POLL_S`.
 
     A source that makes pairs on demand gives exactly those the next step waits for, so that its run is repeatable; a live
     one is drained of all that arrived, whatever the budget says, so that nothing waits in the network.
     """
-    last, waited_s = clock(), 0.0
+    busy_s = waited_s = 0.0
     while True:
         limit = max(learner.wanted(), source.backlog())
-        if limit:
-            asked = clock()
-            try:
-                pairs = source.receive(limit, POLL_S)
-            except EndOfStream:
-                return
-            if not pairs:
-                waited_s += clock() - asked
-                yield Waiting(learner.received, learner.wanted(), waited_s)
-            for pair in pairs:
-                learner.take(pair)
-        if not learner.wanted():
-            report = learner.step()
-            now = clock()
-            yield replace(report, busy_s=now - last - waited_s, waited_s=waited_s)
-            last, waited_s = now, 0.0
+        asked_s = clock()
+        try:
+            pairs = source.receive(limit, POLL_S) if limit else []
+        except EndOfStream:
+            return
+        came_s = clock()
+        waited_s += came_s - asked_s
+        for pair in pairs:
+            learner.take(pair)
+        report = None if learner.wanted() else learner.step()
+        busy_s += clock() - came_s
+        if report is None:
+            yield Waiting(learner.received, learner.wanted(), waited_s)
+        else:
+            yield replace(report, busy_s=busy_s, waited_s=waited_s)
+            busy_s = waited_s = 0.0  # what the caller did meanwhile is neither

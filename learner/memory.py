@@ -23,7 +23,7 @@ from buffer.priority import LossScale, Stubbornness
 from buffer.reservoir import Reservoir
 from learner.errors import SettingsError
 from learner.objective import Batch
-from stream.pair import Image, StereoPair
+from stream.pair import MAX_SIDE, Image, StereoPair
 
 Keys = NDArray[np.int64]
 
@@ -63,9 +63,10 @@ class Memory:
     """Slots for images, the queue of fresh pairs and the reservoir; keys are arrival numbers."""
 
     def __init__(self, config: MemoryConfig, *, seed: int) -> None:
-        if not 0 <= config.stalest_share <= 1:
-            raise SettingsError(f"memory: stalest_share must be in [0, 1], got {config.stalest_share}")
+        _check(config)
         self.config = config
+        slots = config.capacity + config.fresh_capacity
+        self.left, self.right = _images(slots, config.canvas), _images(slots, config.canvas)
         self.reservoir = Reservoir(
             config.capacity,
             loss_weight=config.loss_weight,
@@ -76,22 +77,20 @@ class Memory:
         )
         self.scale = LossScale()
         self.stubborn = Stubbornness()
-        slots = config.capacity + config.fresh_capacity
-        self.left = torch.empty((slots, *config.canvas, 3), dtype=torch.uint8)
-        self.right = torch.empty_like(self.left)
         self.aspect = torch.ones(slots)
         self.names: list[str] = [""] * slots
         self.kl = np.full(slots, np.nan)
         self._slot: dict[int, int] = {}
         self._free = list(range(slots))[::-1]
         self._fresh: deque[int] = deque()
+        self._shunned: set[int] = set()  # kept pairs in quarantine: the reservoir has no deletion, so they wait there
         self.arrived = 0
         self.untrained = 0
         self.quarantined = 0
 
     def __len__(self) -> int:
-        """Pairs in memory, waiting or kept."""
-        return len(self._slot)
+        """Pairs that can be drawn: waiting or kept, and not in quarantine."""
+        return len(self._slot) - len(self._shunned)
 
     @property
     def fresh(self) -> int:
@@ -116,11 +115,24 @@ class Memory:
     def draw(self, count: int) -> Draw:
         """`count` pairs to train on: all that are fresh, the longest unscored, the rest by the reservoir's chances."""
         fresh = [self._fresh.popleft() for _ in range(min(count, len(self._fresh)))]
-        stalest = self.reservoir.stalest(min(round(self.config.stalest_share * count), count - len(fresh)))
-        rest = count - len(fresh) - len(stalest)
-        sampled = self.reservoir.sample(rest).keys if rest and len(self.reservoir) else np.empty(0, np.int64)
-        keys = np.concatenate([np.asarray(fresh, np.int64), stalest, sampled])
+        stalest = min(round(self.config.stalest_share * count), count - len(fresh))
+        keys = np.concatenate([np.asarray(fresh, np.int64), self._remembered(count - len(fresh), stalest)])
         return Draw(keys, np.array([self._slot[int(key)] for key in keys], np.intp), len(fresh))
+
+    def _remembered(self, count: int, stalest: int) -> Keys:
+        """`count` kept pairs, `stalest` of them the longest unscored; none in quarantine, others stand in for those."""
+        shunned = np.fromiter(self._shunned, np.int64, len(self._shunned))
+        oldest = self.reservoir.stalest(count + len(shunned))
+        oldest = oldest[~np.isin(oldest, shunned)]
+        if not len(oldest):
+            return np.empty(0, np.int64)
+        keys = oldest[:stalest]
+        if count > len(keys):
+            sampled = self.reservoir.sample(count - len(keys)).keys
+            refused = np.isin(sampled, shunned)
+            sampled[refused] = np.resize(oldest, np.count_nonzero(refused))
+            keys = np.concatenate([keys, sampled])
+        return keys
 
     def batch(self, draw: Draw, device: torch.device) -> Batch:
         """The images of a draw on the compute device."""
@@ -154,14 +166,14 @@ class Memory:
         self.reservoir.update(keys, (phi + before) / 2)
 
     def quarantine(self, draw: Draw, bad: NDArray[np.bool_]) -> None:
-        """The step was refused: forget the pairs at fault, put the other fresh ones back where they were."""
-        fresh_bad = bad[: draw.fresh]
-        self._release(draw.keys[: draw.fresh][fresh_bad].tolist())
-        self._fresh.extendleft(reversed(draw.keys[: draw.fresh][~fresh_bad].tolist()))
-        # A remembered pair at fault stays, at the bottom: the reservoir has no deletion, and its score decides the rest.
+        """The step was refused: never draw the pairs at fault again, put the other fresh ones back where they were."""
+        fresh, fresh_bad = draw.keys[: draw.fresh], bad[: draw.fresh]
+        self._release(fresh[fresh_bad].tolist())
+        self._fresh.extendleft(reversed(fresh[~fresh_bad].tolist()))
         remembered = np.unique(draw.keys[draw.fresh :][bad[draw.fresh :]])
         self.reservoir.update(remembered, np.full(len(remembered), -PHI_LIMIT))
-        self.quarantined += int(bad.sum())
+        self._shunned.update(remembered.tolist())
+        self.quarantined += int(fresh_bad.sum()) + len(remembered)
 
     def extremes(self, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
         """Slots of the `count` kept pairs with the highest and with the lowest last KL, most extreme first."""
@@ -188,6 +200,7 @@ class Memory:
             "names": [self.names[slot] for slot in slots],
             "free": np.array(self._free, np.int64),
             "fresh": np.array(self._fresh, np.int64),
+            "shunned": np.array(sorted(self._shunned), np.int64),
             "counts": {"arrived": self.arrived, "untrained": self.untrained, "quarantined": self.quarantined},
             "reservoir": self.reservoir.state_dict(),
             "scale": self.scale.state_dict(),
@@ -207,11 +220,33 @@ class Memory:
         self._slot = dict(zip(state["keys"].tolist(), slots.tolist(), strict=True))
         self._free = state["free"].tolist()
         self._fresh = deque(state["fresh"].tolist())
+        self._shunned = set(state["shunned"].tolist())
         for name, count in state["counts"].items():
             setattr(self, name, count)
 
     def _release(self, keys: list[int]) -> None:
         self._free.extend(self._slot.pop(key) for key in keys)
+        self._shunned.difference_update(keys)
+
+
+def _check(config: MemoryConfig) -> None:
+    if not 0 <= config.stalest_share <= 1:
+        raise SettingsError(f"memory: stalest_share must be in [0, 1], got {config.stalest_share}")
+    if config.fresh_capacity < 1 or not all(8 <= side <= MAX_SIDE for side in config.canvas):
+        raise SettingsError(
+            f"memory: fresh_capacity must be at least 1 and canvas sides 8 to {MAX_SIDE} pixels, "
+            f"got {config.fresh_capacity} and {config.canvas}"
+        )
+
+
+def _images(count: int, canvas: tuple[int, int]) -> Tensor:
+    """Room for uint8 [count, H, W, 3]; the system gives it page by page as it is filled."""
+    try:
+        return torch.empty((count, *canvas, 3), dtype=torch.uint8)
+    except RuntimeError as error:
+        raise SettingsError(
+            f"memory: {count} pairs of {canvas[0]}x{canvas[1]} pixels do not fit here: lower memory.capacity or memory.canvas"
+        ) from error
 
 
 def on_canvas(image: Image, canvas: tuple[int, int]) -> Image:

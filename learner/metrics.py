@@ -2,94 +2,137 @@
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.registry import Collector
 
 from learner.errors import SettingsError
 from learner.loop import Learner, StepReport
-from stream.arrivals import SubscriberStats
+from stream.subscriber import Subscriber
 
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 
 
 class LearnerMetrics:
-    """Counters and gauges of one learner under `babyagent_learner_` and, for what it receives, `babyagent_stream_`."""
+    """Counters and gauges of one learner under `babyagent_learner_`, in `registry` (its own one by default)."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"babyagent_{name}", text, labels, registry=registry)
-
-        def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"babyagent_{name}", text, labels, registry=registry)
-
-        self.steps = counter("learner_steps_total", "Training steps taken or refused.")
-        self.samples = counter("learner_samples_total", "Pairs trained on, with repetition.")
-        self.refused = counter(
-            "learner_refused_steps_total", "Steps refused because a loss or gradient was not finite."
-        )
-        self.busy = counter("learner_busy_seconds_total", "Time spent receiving and training.")
-        self.waited = counter("learner_waited_seconds_total", "Time spent waiting for pairs, the budget being spent.")
+    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+        self.registry = CollectorRegistry() if registry is None else registry
+        self.steps = self._counter("steps", "Training steps taken.")
+        self.refused = self._counter("refused_steps", "Steps refused because a loss or gradient was not finite.")
+        self.samples = self._counter("samples", "Pairs trained on, with repetition.")
+        self.busy = self._counter("busy_seconds", "Time spent decoding and training.")
+        self.waited = self._counter("waited_seconds", "Time spent waiting for pairs, the budget being spent.")
         self.step_seconds = Histogram(
             "babyagent_learner_step_seconds",
-            "Time from one step's report to the next, waiting excluded.",
+            "Decoding and training for one step.",
             buckets=_STEP_SECONDS,
-            registry=registry,
+            registry=self.registry,
         )
-        self.loss = gauge("learner_loss", "Mean loss of the last step's pairs.")
-        self.grad_norm = gauge("learner_gradient_norm", "Norm of the last step's gradient before clipping.")
-        self.rate = gauge("learner_learning_rate", "Learning rate of the last step.")
-        self.gauges = gauge("learner_objective", "Gauges of the objective, by name.", "gauge")
-        self.memory = gauge("buffer_pairs", "Pairs in memory, by tier.", "tier")
-        self.untrained = gauge("buffer_untrained_pairs", "Pairs dropped before their first training step, ever.")
-        self.probe = gauge("learner_probe_accuracy_ratio", "Accuracy of the last probe.", "control", "encoder", "probe")
-        self.received = gauge("stream_pairs_received", "Pairs received since the start.")
-        self.lost = gauge("stream_pairs_lost", "Holes in the sequence numbers since the start.")
-        self.repeated = gauge("stream_pairs_repeated", "Pairs received twice and dropped since the start.")
-        self.malformed = gauge("stream_messages_malformed", "Messages refused since the start, by reason.", "reason")
-        self.suppressed = gauge(
-            "stream_pairs_suppressed", "Pairs the devices suppressed as seen before, as headers tell."
+        self.loss = self._gauge("loss", "Mean loss of the last step's pairs.")
+        self.grad_norm = self._gauge("gradient_norm", "Norm of the last step's gradient before clipping.")
+        self.rate = self._gauge("learning_rate", "Learning rate of the last step.")
+        self.gauges = self._gauge("objective", "Gauges of the objective at the last step, by name.", "gauge")
+        self.probe = self._gauge(
+            "probe_accuracy_ratio", "Accuracy of the last probe, 0 to 1.", "control", "encoder", "probe"
         )
-        self.backlog = gauge("stream_backlog_pairs", "Pairs received and not yet taken by the learner.")
 
-    def step(self, report: StepReport, learner: Learner) -> None:
-        """Record a step."""
-        self.steps.inc()
+    def step(self, report: StepReport, samples: int) -> None:
+        """Record a step that drew so many samples."""
         self.busy.inc(report.busy_s)
         self.waited.inc(report.waited_s)
         self.step_seconds.observe(report.busy_s)
         if report.refused:
             self.refused.inc()
             return
-        self.samples.inc(learner.config.pacing.batch_size)
+        self.steps.inc()
+        self.samples.inc(samples)
         self.loss.set(report.loss)
         self.grad_norm.set(report.grad_norm)
         self.rate.set(report.learning_rate)
         for name, value in report.gauges.items():
             self.gauges.labels(name).set(value)
-        self.memory.labels("fresh").set(learner.memory.fresh)
-        self.memory.labels("reservoir").set(len(learner.memory.reservoir))
-        self.untrained.set(learner.memory.untrained)
-        self.suppressed.set(learner.suppressed)
-
-    def stream(self, stats: SubscriberStats, backlog: int) -> None:
-        """Record what the subscriber counted."""
-        self.received.set(stats.received)
-        self.lost.set(stats.lost)
-        self.repeated.set(stats.repeated)
-        self.backlog.set(backlog)
-        for reason, count in stats.malformed.items():
-            self.malformed.labels(reason).set(count)
 
     def probed(self, control: str, encoder: str, accuracies: dict[str, float]) -> None:
         """Record a probe's accuracies by name."""
         for probe, accuracy in accuracies.items():
             self.probe.labels(control, encoder, probe).set(accuracy)
 
+    def _counter(self, name: str, text: str) -> Counter:
+        return Counter(f"babyagent_learner_{name}", text, registry=self.registry)
 
-def serve_metrics(registry: CollectorRegistry, port: int) -> None:
-    """Serve /metrics on the loopback. Raises SettingsError in one line where the port is taken."""
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"babyagent_learner_{name}", text, labels, registry=self.registry)
+
+
+class Accounts(Collector):
+    """What the subscriber and the memory count themselves, under `babyagent_stream_` and `babyagent_buffer_`.
+
+    Read when Prometheus asks, so that no count is kept twice: `registry.register(Accounts(learner, source))`.
+    """
+
+    def __init__(self, learner: Learner, source: Subscriber) -> None:
+        self._learner = learner
+        self._source = source
+
+    def collect(self) -> Iterator[Metric]:
+        """The present values."""
+        yield from self._stream()
+        memory = self._learner.memory
+        tiers = GaugeMetricFamily("babyagent_buffer_pairs", "Pairs in memory, by tier.", labels=["tier"])
+        tiers.add_metric(["fresh"], memory.fresh)
+        tiers.add_metric(["reservoir"], len(memory.reservoir))
+        yield tiers
+        yield _count("buffer_untrained_pairs", "Pairs dropped before their first training step.", memory.untrained)
+        yield _count(
+            "buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite.", memory.quarantined
+        )
+        yield _count("stream_undecodable_pairs", "Pairs received whose images do not decode.", self._learner.malformed)
+
+    def _stream(self) -> Iterator[Metric]:
+        stats = self._source.stats()
+        devices = stats.devices.values()
+        yield _count("stream_received_pairs", "Pairs received.", stats.received)
+        yield _count("stream_received_bytes", "Encoded images of the pairs received.", stats.bytes)
+        yield _count("stream_lost_pairs", "Holes in the sequence numbers.", stats.lost)
+        yield _count("stream_repeated_pairs", "Pairs received twice and dropped.", stats.repeated)
+        suppressed, junk = sum(device.suppressed for device in devices), sum(device.junk for device in devices)
+        yield _count("stream_suppressed_pairs", "Pairs the devices left out as seen before.", suppressed)
+        yield _count("stream_junk_pairs", "Pairs the devices left out as dark or covered.", junk)
+        malformed = CounterMetricFamily(
+            "babyagent_stream_malformed_messages", "Messages refused, by reason.", labels=["reason"]
+        )
+        for reason, count in stats.malformed.items():
+            malformed.add_metric([reason], count)
+        yield malformed
+        yield GaugeMetricFamily("babyagent_stream_devices", "Devices heard of.", len(stats.devices))
+        yield GaugeMetricFamily(
+            "babyagent_stream_backlog_pairs", "Pairs received, not yet taken by the learner.", self._source.backlog()
+        )
+
+
+def _count(name: str, text: str, value: int) -> CounterMetricFamily:
+    return CounterMetricFamily(f"babyagent_{name}", text, value)
+
+
+@contextmanager
+def served(registry: CollectorRegistry, port: int) -> Iterator[None]:
+    """Answer http://127.0.0.1:port/metrics meanwhile; 0: do not. Raises SettingsError in one line where it is taken."""
+    if not port:
+        yield
+        return
     try:
-        start_http_server(port, addr="127.0.0.1", registry=registry)
-    except OSError as error:
+        server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
+    except (OSError, OverflowError) as error:
         raise SettingsError(
-            f"metrics port {port} cannot be used ({error.strerror}): choose another --metrics-port, 0 for none"
+            f"metrics port {port} cannot be used ({error}): choose another --metrics-port, 0 for none"
         ) from error
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

@@ -22,7 +22,7 @@ class PacingConfig:
     """Training samples per pair received; each pair is seen about that often while it is in memory."""
     batch_size: int = 128
     """Pairs in a training step."""
-    most_owed_steps: int = 8
+    most_owed_steps: int = 32
     """Steps that may be owed at most; what a burst of pairs would add beyond is forgone."""
 
     def __post_init__(self) -> None:

@@ -8,7 +8,9 @@ album.npz      pictures as arrays               summary.json   what the run came
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -32,9 +34,9 @@ class RunDirectory:
         if settings.is_file():
             _check_same(settings, config)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise SettingsError(f"--run-dir {path} is not empty and holds no run: choose another or empty it")
-        path.mkdir(parents=True, exist_ok=True)
-        replace_file(settings, msgspec.json.format(msgspec.json.encode(config)))
+            raise SettingsError(f"--run-dir {path} is not an empty folder and holds no run: choose another one")
+        else:
+            _create(path, config)
 
     @property
     def checkpoints(self) -> Path:
@@ -60,7 +62,7 @@ class RunDirectory:
         return [json.loads(line) for line in whole]
 
     def rewind(self, step: int) -> None:
-        """Drop the lines written after checkpoint `step`: the run goes on from there."""
+        """Drop the lines written after `step`, and a torn last one: the run goes on from there."""
         for name in ("steps", "probes"):
             kept = [line for line in self.lines(name) if line["step"] <= step]
             text = "".join(json.dumps(line) + "\n" for line in kept)
@@ -80,14 +82,27 @@ class RunDirectory:
 def replace_file(path: Path, data: bytes) -> None:
     """Write a file so that a reader finds the old or the new one, never a half."""
     draft = path.with_name(f".{path.name}")
-    draft.write_bytes(data)
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
     draft.rename(path)
+
+
+def _create(path: Path, config: LearnerConfig) -> None:
+    # Not by msgspec.json: it writes an infinite half-life as null, which is not a number when it is read again.
+    text = json.dumps(dataclasses.asdict(config), indent=2)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        replace_file(path / "config.json", f"{text}\n".encode())
+    except OSError as error:
+        raise SettingsError(f"--run-dir {path} cannot be written ({error.strerror}): choose another one") from error
 
 
 def _check_same(settings: Path, config: LearnerConfig) -> None:
     try:
-        theirs = msgspec.json.decode(settings.read_bytes(), type=LearnerConfig)
-    except (OSError, msgspec.MsgspecError, SettingsError) as error:
+        theirs = msgspec.convert(json.loads(settings.read_bytes()), LearnerConfig)
+    except (OSError, ValueError, SettingsError) as error:
         raise SettingsError(
             f"{settings} cannot be read as a run's settings ({error}): choose another --run-dir"
         ) from error

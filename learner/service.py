@@ -6,19 +6,24 @@ The loop decides what is trained; this shell decides when to look, when to write
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from learner.album import take_album
 from learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from learner.control import ControlSet
+from learner.encoder import Encoder
+from learner.errors import LearnerError, NonFiniteLoss
 from learner.export import export_encoder
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics
 from learner.probe import run_probe
 from learner.rundir import RunDirectory
 from learner.screen import Screen
+from stream.errors import StreamError
 from stream.source import Source
 from stream.subscriber import Subscriber
 
@@ -68,55 +73,61 @@ class Service:
         self._waited_s = 0.0
         self._started_s = clock()
         self._first_pair_s: float | None = None
-        self._last: StepReport | None = None
-        self._first_samples = 0
+        self._received_before = 0
+        self._samples_before = 0
 
     def run(self) -> Summary:
         """Train until a limit, the end of the source or `stop`; commit, conclude, and return the summary.
 
-        Raises NonFiniteLoss after committing the last good weights.
+        Raises NonFiniteLoss or StreamError after a commit, NonFiniteLoss with the last good weights.
         """
         self._resume()
-        if not self.directory.lines("probes"):
-            self.probe()
-        probed_s = committed_s = self._clock()
+        measured = {line["set"] for line in self.directory.lines("probes")}
+        self.probe([control for control in self.controls if control.name not in measured])
         try:
-            for event in learn(self.learner, self.source, clock=self._clock):
-                self._observe(event)
-                now = self._clock()
-                if self._stop() or self._at_limit(now):
-                    break
-                if now - probed_s >= self.limits.probe_every_s and isinstance(event, StepReport):
-                    self.probe()
-                    probed_s = self._clock()
-                if now - committed_s >= self.limits.commit_every_s and isinstance(event, StepReport):
-                    self.commit()
-                    committed_s = self._clock()
-        finally:
+            self._train()
+        except (NonFiniteLoss, StreamError):  # between two steps; anything else could leave half a step
             self.commit()
-        if not self._stop():
-            self.probe()
+            raise
+        path = self.commit()
+        self.screen.say(f"stopped at step {self.learner.steps}, committed to {path}")
+        self.probe(self.controls)
         return self._conclude()
 
-    def commit(self) -> None:
-        """Write a checkpoint of the present state."""
-        save_checkpoint(self.directory.checkpoints, self.learner.steps, self.learner.state_dict())
+    def _train(self) -> None:
+        probed_s = committed_s = self._clock()
+        events = learn(self.learner, self.source, clock=self._clock)
+        while not self._stop() and not self._at_limit():
+            event = next(events, None)
+            if event is None:
+                return
+            self._observe(event)
+            if isinstance(event, Waiting):
+                continue
+            if self._clock() - probed_s >= self.limits.probe_every_s:
+                self.probe(self.controls)
+                probed_s = self._clock()
+            if self._clock() - committed_s >= self.limits.commit_every_s:
+                self.commit()
+                committed_s = self._clock()
 
-    def probe(self) -> None:
-        """Measure every encoder on every control set, now."""
-        for control in self.controls:
+    def commit(self) -> Path:
+        """Write a checkpoint of the present state."""
+        self.screen.doing(f"committing step {self.learner.steps}")
+        return save_checkpoint(self.directory.checkpoints, self.learner.steps, self.learner.state_dict())
+
+    def probe(self, controls: Sequence[ControlSet]) -> None:
+        """Measure every encoder on these control sets, now; `stop` ends it between two batches."""
+        for control in controls:
             for name, encoder in self.learner.objective.encoders().items():
-                result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
-                self.directory.append(
-                    "probes",
-                    {
-                        "step": self.learner.steps,
-                        "seconds": self._elapsed(),
-                        "set": control.name,
-                        "who": name,
-                        **result,
-                    },
-                )
+                self.screen.doing(f"probing the {name} on {control.name}")
+                try:
+                    with _stoppable(encoder, self._stop):
+                        result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
+                except _Stopped:
+                    return
+                line = {"step": self.learner.steps, "seconds": self._elapsed(), "set": control.name, "who": name}
+                self.directory.append("probes", line | result)
                 self.metrics.probed(control.name, name, {kind: result[kind] for kind in ACCURACIES})
                 self.screen.say(
                     f"probe  step {self.learner.steps}  {control.name}  {name}  "
@@ -126,25 +137,33 @@ class Service:
     def _resume(self) -> None:
         path = latest_checkpoint(self.directory.checkpoints)
         if path is not None:
-            self.learner.load_state_dict(load_checkpoint(path))
-            self.directory.rewind(self.learner.steps)
+            state = load_checkpoint(path)
+            try:
+                self.learner.load_state_dict(state)
+            except (KeyError, ValueError, RuntimeError) as error:
+                reason = str(error).splitlines()[0]
+                raise LearnerError(
+                    f"checkpoint {path} was made by another version ({reason}): choose another --run-dir"
+                ) from error
             self.screen.say(f"resumed at step {self.learner.steps} from {path}")
-        self._first_samples = self.learner.samples
+        # Before the first step everything is measured anew: a probe may have been cut.
+        self.directory.rewind(self.learner.steps or -1)
+        lines = self.directory.lines("steps")
+        self._started_s = self._clock() - (lines[-1]["seconds"] if lines else 0.0)
+        self._received_before, self._samples_before = self.learner.received, self.learner.samples
 
     def _observe(self, event: StepReport | Waiting) -> None:
-        if self._first_pair_s is None and self.learner.received:
+        if self._first_pair_s is None and self.learner.received > self._received_before:
             self._first_pair_s = self._clock()
-        if isinstance(self.source, Subscriber):
-            self.metrics.stream(self.source.stats(), self.source.backlog())
         if isinstance(event, Waiting):
             self.screen.waiting(event, self._missing(event))
             return
-        self._last = event
         self._busy_s += event.busy_s
         self._waited_s += event.waited_s
-        self.metrics.step(event, self.learner)
+        batch = self.learner.config.pacing.batch_size
+        self.metrics.step(event, batch)
         self.directory.append("steps", {**_flat(event), "seconds": self._elapsed()})
-        self.screen.step(event, self.learner.config.pacing.batch_size, self._progress())
+        self.screen.step(event, batch, self._progress())
 
     def _missing(self, event: Waiting) -> str:
         if isinstance(self.source, Subscriber) and not self.source.stats().devices:
@@ -152,20 +171,21 @@ class Service:
         return f"{event.wanted} more pairs"
 
     def _progress(self) -> str:
-        if self.limits.train_s is None:
-            return ""
-        return f"{self._trained_s():.0f}/{self.limits.train_s:.0f} s  "
+        lost = self.source.stats().lost if isinstance(self.source, Subscriber) else 0
+        limit = "" if self.limits.train_s is None else f"/{self.limits.train_s:.0f}"
+        return f"{self._trained_s():.0f}{limit} s  pairs {self.learner.received}{f' ({lost} lost)' if lost else ''}"
 
     def _elapsed(self) -> float:
+        """Seconds of this run so far; those of its earlier processes count up to their last step."""
         return round(self._clock() - self._started_s, 3)
 
     def _trained_s(self) -> float:
         return self._clock() - self._first_pair_s if self._first_pair_s is not None else 0.0
 
-    def _at_limit(self, now: float) -> bool:
+    def _at_limit(self) -> bool:
         steps, seconds = self.limits.max_steps, self.limits.train_s
         return (steps is not None and self.learner.steps >= steps) or (
-            seconds is not None and self._trained_s() >= seconds
+            seconds is not None and self._first_pair_s is not None and self._trained_s() >= seconds
         )
 
     def _conclude(self) -> Summary:
@@ -173,9 +193,10 @@ class Service:
         self.directory.write_album(take_album(learner))
         summary = summarise(learner, self.directory, self.source, self._elapsed())
         active_s = self._busy_s + self._waited_s
-        trained = learner.samples - self._first_samples
+        trained = learner.samples - self._samples_before
         summary["samples_per_s"] = round(trained / active_s, 2) if active_s else 0.0
         summary["duty_cycle"] = round(self._busy_s / active_s, 4) if active_s else 0.0
+        self.screen.doing("writing pictures and weights")
         for name, encoder in learner.objective.encoders().items():
             export_encoder(encoder, self.directory.export / f"{name}.safetensors", figures=summary)
         self.directory.write_summary(summary)
@@ -189,6 +210,7 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
     """What a run came to, from its learner, its lines and its source's counts."""
     steps = [line for line in directory.lines("steps") if not line["refused"]]
     first, last = (steps[0], steps[-1]) if steps else ({}, {})
+    probes = directory.lines("probes")
     stats = source.stats() if isinstance(source, Subscriber) else None
     memory = learner.memory
     return {
@@ -214,7 +236,8 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
             "untrained": memory.untrained,
             "quarantined": memory.quarantined,
         },
-        "probe": probe_table(directory.lines("probes")),
+        "probe": probe_table(probes),
+        "probed_steps": [line["step"] for line in (*probes[:1], *probes[-1:])],
     }
 
 
@@ -228,6 +251,25 @@ def probe_table(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str
             row["before"].setdefault(name, line[kind])
             row["after"][name] = line[kind]
     return table
+
+
+class _Stopped(Exception):
+    """Raised inside a probe."""
+
+
+@contextmanager
+def _stoppable(encoder: Encoder, stop: Callable[[], bool]) -> Iterator[None]:
+    """Let each of the encoder's batches look at `stop` first: a probe of a large set takes many seconds."""
+
+    def look(*_: Any) -> None:
+        if stop():
+            raise _Stopped
+
+    hook = encoder.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        hook.remove()
 
 
 def _flat(report: StepReport) -> dict[str, Any]:

@@ -182,6 +182,10 @@ def test_sizes_that_no_transformer_has_are_refused_in_one_line() -> None:
     message = refusal(EncoderConfig(backbone="vit_tiny_patch16_224", embed_dim=30, heads=4, depth=1))
     assert "'embed_dim': 30" in message
     assert "'num_heads': 4" in message
-    for name in ("image_size", "patch_size", "embed_dim", "depth", "heads"):
-        with pytest.raises(SettingsError, match=rf"^encoder: .* at least 1, got .*{name}=0.*$"):
-            EncoderConfig(**{name: 0})
+
+
+@pytest.mark.parametrize("name", ["image_size", "patch_size", "embed_dim", "depth", "heads"])
+def test_a_size_of_nothing_is_refused_in_one_line(name: str) -> None:
+    nothing: dict[str, Any] = {name: 0}
+    with pytest.raises(SettingsError, match=rf"^encoder: .* at least 1, got .*{name}=0.*$"):
+        EncoderConfig(**nothing)

@@ -81,7 +81,7 @@ def test_the_pairs_wanted_are_exactly_those_that_make_a_step_due(config: PacingC
     train_what_is_due(pacing)
     wanted = pacing.wanted()
     pacing.received(wanted - 1)
-    assert pacing.wanted() == 1
+    assert pacing.owed < config.batch_size * (1 + 1e-9)
     pacing.received(1)
     assert pacing.owed >= config.batch_size * (1 - 1e-9)
 

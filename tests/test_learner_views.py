@@ -179,7 +179,16 @@ def test_a_window_keeps_its_centre_on_the_attention_unless_the_border_forbids(
     assert y == pytest.approx(np.clip(mean[1], half_y, 1 - half_y), abs=1e-6)
 
 
-def test_a_windows_half_side_is_a_number_of_deviations_measured_on_the_scene() -> None:
+@given(st.tuples(spread, spread), aspects, st.floats(0.1, 4), st.floats(0.05, 1))
+def test_a_windows_half_side_is_a_number_of_deviations_within_shares_of_the_shorter_side(
+    std: tuple[float, float], aspect: float, sigmas: float, smallest: float
+) -> None:
+    half = focus((0.5, 0.5), std, aspect, sigmas, smallest)[3]
+    deviations, shorter = sigmas * math.sqrt(((std[0] * aspect) ** 2 + std[1] ** 2) / 2), min(1, aspect)
+    assert half == pytest.approx(np.clip(deviations, smallest * shorter / 2, shorter / 2), rel=1e-4)
+
+
+def test_deviations_are_measured_on_the_scene_not_on_the_squeezed_image() -> None:
     x, y, half_x, half_y = focus((0.5, 0.4), (0.04, 0.1), KITTI, sigmas=1.5, smallest=0.1)
     expected = 1.5 * math.sqrt(((0.04 * KITTI) ** 2 + 0.1**2) / 2)
     assert [x, y, half_x, half_y] == pytest.approx([0.5, 0.4, expected / KITTI, expected], rel=1e-5)

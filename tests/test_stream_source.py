@@ -1,18 +1,28 @@
 """The contract of Source, held by everything pairs come from.
 
-A new source adds itself to SOURCES: a context manager that is given a few pairs and opens a finite source of them.
+A new source adds itself to SOURCES: a context manager that is given how many of its pairs to give, and those pairs.
 """
 
 from __future__ import annotations
 
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
+from device.camera import BadShot, Shot
+from device.capture import capture
+from device.dedupe import Dedupe, DedupeConfig
+from device.files import open_folders
+from device.sim import SimCamera, SimConfig
 from stream.codec import encode_pair
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair
@@ -28,17 +38,31 @@ PAIRS = [
 ]
 
 
+JPEGS = [
+    tuple(
+        cv2.imencode(".jpg", np.random.default_rng([seq, eye]).integers(0, 256, (48, 64, 3), np.uint8))[1].tobytes()
+        for eye in (0, 1)
+    )
+    for seq in range(7)
+]
+FOLDER_PAIRS = [
+    encode_pair(left, right, device="baby", epoch=EPOCH, seq=seq, left_ns=seq * 10**8, right_ns=seq * 10**8)
+    for seq, (left, right) in enumerate(JPEGS)
+]
+"""What a folder of these files must give at 10 Hz: the bytes of the files, untouched."""
+
+
 @contextmanager
-def iterated(pairs: list[EncodedPair]) -> Iterator[Source]:
-    with closing(IteratorSource(iter(pairs))) as source:
+def iterated(count: int) -> Iterator[Source]:
+    with closing(IteratorSource(iter(PAIRS[:count]))) as source:
         yield source
 
 
 @contextmanager
-def subscribed(pairs: list[EncodedPair]) -> Iterator[Source]:
+def subscribed(count: int) -> Iterator[Source]:
     def publish() -> None:
         publisher.wait_for_subscriber(10)
-        for pair in pairs:
+        for pair in PAIRS[:count]:
             publisher.send(pair)
         publisher.bye()
 
@@ -52,12 +76,53 @@ def subscribed(pairs: list[EncodedPair]) -> Iterator[Source]:
         thread.join()
 
 
-Opener = Callable[[list[EncodedPair]], AbstractContextManager[Source]]
-SOURCES: dict[str, Opener] = {"iterator": iterated, "subscriber": subscribed}
+def captured(shots: Iterable[Shot | BadShot], count: int) -> Iterator[EncodedPair]:
+    """A rig that keeps everything: what it would suppress, it audits."""
+    return capture(islice(shots, count), Dedupe(DedupeConfig(audit_share=1.0), seed=0), device="baby", epoch=EPOCH)
+
+
+@contextmanager
+def simulated(count: int) -> Iterator[Source]:
+    with closing(IteratorSource(captured(SimCamera(SIMULATION), count))) as source:
+        yield source
+
+
+@contextmanager
+def read_from_a_folder(count: int) -> Iterator[Source]:
+    with tempfile.TemporaryDirectory() as folder:
+        eyes = [Path(folder) / eye for eye in ("left", "right")]
+        for eye, path in enumerate(eyes):
+            path.mkdir()
+            for seq, jpegs in enumerate(JPEGS):
+                (path / f"{seq}.jpg").write_bytes(jpegs[eye])
+        with (
+            closing(open_folders(*eyes, start_ns=0)) as camera,
+            closing(IteratorSource(captured(camera, count))) as source,
+        ):
+            yield source
+
+
+SIMULATION = SimConfig(size=(48, 64), places=1)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A kind of source: how it is opened for its first so many pairs, and all of them."""
+
+    open: Callable[[int], AbstractContextManager[Source]]
+    pairs: list[EncodedPair]
+
+
+SOURCES = {
+    "iterator": Case(iterated, PAIRS),
+    "subscriber": Case(subscribed, PAIRS),
+    "simulator": Case(simulated, list(captured(SimCamera(SIMULATION), 7))),
+    "folder": Case(read_from_a_folder, FOLDER_PAIRS),
+}
 
 
 @pytest.fixture(params=SOURCES)
-def opener(request: pytest.FixtureRequest) -> Opener:
+def case(request: pytest.FixtureRequest) -> Case:
     return SOURCES[request.param]
 
 
@@ -74,15 +139,15 @@ def to_its_end(source: Source, limit: int) -> list[list[EncodedPair]]:
 
 
 @pytest.mark.parametrize("limit", [1, 3, 100])
-def test_a_source_gives_every_pair_once_in_order_and_never_more_than_asked(opener: Opener, limit: int) -> None:
-    with opener(PAIRS) as source:
+def test_a_source_gives_every_pair_once_in_order_and_never_more_than_asked(case: Case, limit: int) -> None:
+    with case.open(7) as source:
         given = to_its_end(source, limit)
-    assert [pair for pairs in given for pair in pairs] == PAIRS
+    assert [pair for pairs in given for pair in pairs] == case.pairs
     assert max(len(pairs) for pairs in given) <= limit
 
 
-def test_a_source_that_ended_stays_ended_with_nothing_waiting(opener: Opener) -> None:
-    with opener(PAIRS) as source:
+def test_a_source_that_ended_stays_ended_with_nothing_waiting(case: Case) -> None:
+    with case.open(7) as source:
         to_its_end(source, 4)
         assert source.backlog() == 0
         for _ in range(2):
@@ -90,22 +155,22 @@ def test_a_source_that_ended_stays_ended_with_nothing_waiting(opener: Opener) ->
                 source.receive(1, 0.0)
 
 
-def test_the_backlog_is_what_can_be_received_at_once(opener: Opener) -> None:
-    with opener(PAIRS) as source:
+def test_the_backlog_is_what_can_be_received_at_once(case: Case) -> None:
+    with case.open(7) as source:
         source.receive(1, 10.0)
         waiting = source.backlog()
-        assert 0 <= waiting < len(PAIRS)
+        assert 0 <= waiting < 7
         if waiting:
             assert len(source.receive(waiting, 0.0)) == waiting
 
 
-def test_an_empty_source_ends_at_once(opener: Opener) -> None:
-    with opener([]) as source:
+def test_an_empty_source_ends_at_once(case: Case) -> None:
+    with case.open(0) as source:
         assert not any(to_its_end(source, 4))
 
 
-def test_closing_a_source_twice_or_before_its_end_is_harmless(opener: Opener) -> None:
-    with opener(PAIRS) as source:
+def test_closing_a_source_twice_or_before_its_end_is_harmless(case: Case) -> None:
+    with case.open(7) as source:
         source.receive(1, 10.0)
         source.close()
         source.close()

@@ -1,0 +1,202 @@
+"""The learner's command line: parses, builds, drives; everything else is elsewhere.
+
+Everything that can be refused is made before the run directory, so that a wrong setting leaves nothing behind.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import torch
+import tyro
+from rich.console import Console
+
+from learner.config import PRESETS, LearnerConfig
+from learner.control import ControlSet, load_control
+from learner.errors import SettingsError
+from learner.loop import Learner
+from learner.metrics import Accounts, LearnerMetrics, served
+from learner.report import number, write_report
+from learner.rundir import RunDirectory
+from learner.screen import Screen, log_to
+from learner.service import Limits, Service, Summary
+from stream.pair import MAX_SIDE
+from stream.subscriber import Subscriber
+
+DESCRIPTION = """Learn from the stereo pairs that a device publishes.
+
+  python -m learner --preset cpu --connect tcp://127.0.0.1:5555 --run-dir runs/first
+  python -m learner --preset babyagent --connect tcp://RIG:5555 --insecure --run-dir runs/rig --device cuda
+  python -m learner report runs/first        build the report of a run again
+
+Ctrl-C commits and stops; the same command goes on from the last commit. A device that is not there yet is waited for.
+Exit codes: 0 done, 1 failed on the way (loss not finite, disk full), 2 wrong settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessConfig:
+    """Where pairs come from and what this process does beside training; none of it decides the weights."""
+
+    connect: tuple[str, ...] = ("tcp://127.0.0.1:5555",)
+    """Addresses of the devices."""
+    run_dir: Path = Path("runs/learner")
+    """Folder of the run: settings, checkpoints, weights, report."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
+    threads: int = max(1, (os.cpu_count() or 2) - 1)
+    """Torch's threads on the CPU: one core is left to receiving, since two busy thread pools slow each other five times."""
+    control: tuple[str, ...] = ("digits",)
+    """Labelled sets to probe on, never trained on: digits, a folder per class, MNIST's or CIFAR's files. NAME=PATH
+    names one, PATH@SIZE shows its images at that side in pixels (else the teacher's crop size)."""
+    insecure: bool = False
+    """Trust devices across the network although streams have no keys yet."""
+    control_limit: int | None = None
+    """Most images of each half of a control set, balanced over its classes."""
+    until_device_ends: bool = False
+    """Stop when every device has said that its stream is over, instead of waiting for more."""
+    limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
+    metrics_port: int = 9632
+    """Port of /metrics on the loopback; 0 serves none."""
+    json: bool = False
+    """Print nothing but the summary, as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """All settings: `process` and, from the preset, `learner`."""
+
+    process: Annotated[ProcessConfig, tyro.conf.arg(name="")]
+    learner: Annotated[LearnerConfig, tyro.conf.arg(name="")]
+
+
+def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
+    """Run the command of these words until it is done or `stop`; returns what is to be said at the end.
+
+    Raises NonFiniteLoss where training failed, another LearnerError or a StreamError for what cannot be used.
+    """
+    if words and not words[0].startswith("-"):
+        return _report(words)
+    settings = parse(words)
+    summary = _learn(settings, stop)
+    return json.dumps(summary) if settings.process.json else _said(summary, settings.process.run_dir)
+
+
+def parse(words: Sequence[str]) -> Settings:
+    """Flags to settings; `--preset NAME` chooses the defaults of the others."""
+    name, rest = _preset(list(words))
+    default = Settings(process=ProcessConfig(), learner=PRESETS[name])
+    description = f"{DESCRIPTION}\n\n--preset {{{','.join(PRESETS)}}} (now {name}) sets the defaults below."
+    return tyro.cli(Settings, args=rest, default=default, description=description, prog="python -m learner")
+
+
+def _preset(words: list[str]) -> tuple[str, list[str]]:
+    for index, word in enumerate(words):
+        if word == "--preset" or word.startswith("--preset="):
+            name = word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
+            if name not in PRESETS:
+                raise SettingsError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
+            return name, words[:index] + words[index + (1 if "=" in word else 2) :]
+    return "cpu", words
+
+
+def _report(words: Sequence[str]) -> str:
+    command, *runs = words
+    if command != "report":
+        raise SettingsError(f"there is no command {command!r}: use `report RUN`, or flags to train (--help lists them)")
+    if not runs:
+        raise SettingsError("report needs the folder of a run: python -m learner report RUN")
+    return "\n".join(str(write_report(Path(folder))) for folder in runs)
+
+
+def _learn(settings: Settings, stop: Callable[[], bool]) -> Summary:
+    process = settings.process
+    console = Console(stderr=process.json)
+    log_to(console)
+    learner = _learner(settings)
+    with ExitStack() as stack:
+        source = Subscriber(process.connect, end_on_bye=process.until_device_ends, insecure=process.insecure)
+        stack.enter_context(closing(source))
+        metrics = LearnerMetrics()
+        metrics.registry.register(Accounts(learner, source))
+        stack.enter_context(served(metrics.registry, process.metrics_port))
+        controls = _controls(process, learner, stop)
+        directory = RunDirectory(process.run_dir, settings.learner)
+        screen = stack.enter_context(closing(Screen(console, time.monotonic, quiet=process.json)))
+        screen.say(
+            f"learning on {learner.device} with {process.threads} threads, settings in {directory.path / 'config.json'}"
+        )
+        service = Service(
+            learner,
+            source,
+            directory,
+            controls,
+            limits=process.limits,
+            metrics=metrics,
+            screen=screen,
+            clock=time.monotonic,
+            stop=stop,
+        )
+        summary = service.run()
+        screen.doing("writing the report")
+        write_report(directory.path)
+    return summary
+
+
+def _learner(settings: Settings) -> Learner:
+    process = settings.process
+    if process.threads < 1:
+        raise SettingsError(f"--threads must be at least 1, got {process.threads}")
+    cv2.setNumThreads(1)  # images are small: OpenCV's pool would only compete with torch's
+    torch.set_num_threads(process.threads)
+    try:
+        return Learner(settings.learner, _device(process.device))
+    except ValueError as error:  # a part that knows nothing of our errors refused its settings
+        raise SettingsError(str(error)) from error
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(name)
+
+
+def _controls(process: ProcessConfig, learner: Learner, stop: Callable[[], bool]) -> list[ControlSet]:
+    """The control sets, of which a `stop` leaves out the rest."""
+    limit, config = process.control_limit, learner.config
+    patch = learner.objective.encoders()["student"].patch_size
+    sets: list[ControlSet] = []
+    for word in process.control:
+        if stop():
+            break
+        spec, at, size = word.rpartition("@")
+        if not (at and size.isdecimal()):
+            spec, size = word, str(config.objective.teacher_size)
+        if not 0 < int(size) <= MAX_SIDE or int(size) % patch:
+            raise SettingsError(f"--control {word}: its images' side must be a multiple of the patch size {patch}")
+        control = load_control(spec, size=int(size), limit_train=limit, limit_test=limit, seed=config.seed)
+        if control.name in {other.name for other in sets}:
+            raise SettingsError(f"--control {word}: there is another set of the name {control.name}: write NAME=PATH")
+        sets.append(control)
+    return sets
+
+
+def _said(summary: Summary, run_dir: Path) -> str:
+    """The summary as a person reads it."""
+    lines = [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _SHOWN]
+    if summary["probe"]:
+        lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
+    for control, row in summary["probe"].items():
+        for kind, before in row["before"].items():
+            lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {row['after'][kind]:.3f}")
+    return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
+
+
+_SHOWN = ("pairs_received", "pairs_suppressed", "pairs_lost", "steps", "samples_per_s", "loss_first", "loss_last")

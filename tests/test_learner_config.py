@@ -1,0 +1,50 @@
+"""The tree of settings: presets that hold together, errors that name the setting."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from tiny_learner import TINY
+
+from learner.config import PRESETS, LearnerConfig, differences
+from learner.errors import SettingsError
+from learner.loop import Learner
+from learner.pacing import PacingConfig
+
+
+def test_the_small_preset_builds_a_learner_whose_images_have_the_sizes_it_says() -> None:
+    learner = Learner(PRESETS["cpu"], torch.device("cpu"))
+    assert learner.wanted() == PRESETS["cpu"].pacing.batch_size
+    assert learner.memory.left.shape[1:3] == PRESETS["cpu"].memory.canvas
+
+
+def test_the_large_preset_has_the_numbers_of_the_seed() -> None:
+    """DeiT-S, batch 128, learning rate 5e-4, repulsion 0.1 at temperature 0.05; built only where there is a GPU."""
+    config = PRESETS["babyagent"]
+    assert config.encoder.timm_arguments() == {"num_classes": 0}
+    assert config.encoder.backbone == "deit_small_patch16_224"
+    assert config.pacing.batch_size == 128
+    assert config.schedule.learning_rate == 5e-4
+    assert (config.objective.repulsion, config.objective.repulsion_temperature) == (0.1, 0.05)
+
+
+def test_a_batch_larger_than_the_queue_of_fresh_pairs_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r"fresh_capacity 16 must hold at least one batch of 17"):
+        replace(TINY, pacing=PacingConfig(batch_size=17))
+
+
+def test_equal_settings_have_no_differences() -> None:
+    assert differences(TINY, replace(TINY)) == []
+
+
+def test_a_difference_is_named_by_its_flag_with_both_values() -> None:
+    other = replace(TINY, seed=2, objective=replace(TINY.objective, student_scale=(0.1, 0.2)))
+    assert differences(other, TINY) == ["objective.student_scale: (0.1, 0.2), (0.4, 0.8)", "seed: 2, 0"]
+
+
+def test_a_setting_cannot_be_changed_afterwards() -> None:
+    config = LearnerConfig()
+    with pytest.raises(AttributeError):
+        config.seed = 5  # type: ignore[misc]

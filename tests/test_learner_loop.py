@@ -1,0 +1,336 @@
+"""The learner and its loop: repeatable bit for bit, paced, and never harmed by a pair it cannot use."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
+from torch import Generator, Tensor
+
+from learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from learner.config import LearnerConfig
+from learner.errors import NonFiniteLoss, SettingsError
+from learner.loop import Learner, StepReport, Waiting, learn
+from learner.objective import Batch, Outcome
+from learner.objectives.babyagent import BabyAgent
+from learner.pacing import PacingConfig
+from stream.codec import encode_pair
+from stream.pair import EncodedPair
+from stream.publisher import Publisher
+from stream.source import IteratorSource
+from stream.subscriber import Subscriber
+
+ROOT = Path(__file__).parents[1]
+
+
+def leaves(state: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
+    """Every value of a nested state with its place, as bytes: equal only where every bit is."""
+    if isinstance(state, dict):
+        for key, value in state.items():
+            yield from leaves(value, f"{path}/{key}")
+    elif isinstance(state, (list, tuple)):
+        for index, value in enumerate(state):
+            yield from leaves(value, f"{path}/{index}")
+    elif isinstance(state, (Tensor, np.ndarray)):
+        array = state.detach().numpy() if isinstance(state, Tensor) else state
+        yield path, f"{array.dtype} {array.shape}".encode() + array.tobytes()
+    else:
+        yield path, repr(state).encode()
+
+
+def digest(learner: Learner) -> str:
+    """A hash of everything that a checkpoint holds."""
+    whole = hashlib.sha256()
+    for path, value in leaves(learner.state_dict()):
+        whole.update(path.encode() + value)
+    return whole.hexdigest()
+
+
+def trained(learner: Learner, pairs: list[EncodedPair]) -> list[StepReport]:
+    """The steps over a source of these pairs, to its end."""
+    events = learn(learner, IteratorSource(pairs), clock=time.perf_counter)
+    return [event for event in events if isinstance(event, StepReport)]
+
+
+def test_the_same_recording_and_seed_give_the_same_learner_bit_for_bit() -> None:
+    one, other = tiny_learner(), tiny_learner()
+    losses = [[report.loss for report in trained(learner, make_pairs(40))] for learner in (one, other)]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 20
+    assert digest(one) == digest(other)
+
+
+def test_another_seed_gives_another_learner() -> None:
+    one, other = tiny_learner(), tiny_learner(replace(TINY, seed=1))
+    for learner in (one, other):
+        trained(learner, make_pairs(8))
+    assert digest(one) != digest(other)
+
+
+def test_another_process_arrives_at_the_same_weights() -> None:
+    here = tiny_learner()
+    trained(here, make_pairs(24))
+    program = "from test_learner_loop import *; it = tiny_learner(); trained(it, make_pairs(24)); print(digest(it))"
+    paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    environment = os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": "7"}
+    there = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=120, check=True
+    )
+    assert there.stdout.strip() == digest(here)
+
+
+def test_what_else_uses_torch_does_not_change_the_weights() -> None:
+    torch.manual_seed(99)
+    one = tiny_learner()
+    torch.rand(7)
+    other = tiny_learner()
+    assert digest(one) == digest(other)
+
+
+@pytest.mark.parametrize("cut", [0, 5, 16, 39])
+def test_a_learner_saved_and_loaded_anywhere_goes_on_as_if_never_stopped(cut: int, tmp_path: Path) -> None:
+    """Through real files, cut before the first step, before the reservoir is full, and after."""
+    whole, before, after = tiny_learner(), tiny_learner(), tiny_learner()
+    pairs = make_pairs(60)
+    trained(before, pairs[:cut])
+    save_checkpoint(tmp_path, before.steps, before.state_dict())
+    path = latest_checkpoint(tmp_path)
+    assert path is not None
+    after.load_state_dict(load_checkpoint(path))
+    assert digest(after) == digest(before)
+    for learner, rest in ((after, pairs[cut:]), (whole, pairs)):
+        trained(learner, rest)
+    assert digest(after) == digest(whole)
+    assert after.steps == 30
+
+
+@pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0, 4.0, 10.0])
+def test_the_replay_ratio_is_kept_within_a_batch(ratio: float) -> None:
+    learner = tiny_learner(replace(TINY, pacing=PacingConfig(replay_ratio=ratio, batch_size=8)))
+    for report in trained(learner, make_pairs(64)):
+        assert report.samples == 8 * report.step
+        assert report.samples <= ratio * report.received
+    assert abs(learner.samples - ratio * learner.received) < 8 + ratio
+    assert learner.received == 64
+
+
+def test_a_source_made_on_demand_gives_no_pair_too_early() -> None:
+    """What is received before a step is what the step waits for: pairs and steps interleave in one way only."""
+    learner = tiny_learner()
+    received = [report.received for report in trained(learner, make_pairs(20))]
+    assert received == [8, 8, 8, 8, *(number for number in range(10, 21, 2))]
+
+
+def test_each_pair_is_trained_on_at_least_once_before_the_reservoir_decides() -> None:
+    learner = tiny_learner()
+    trained(learner, make_pairs(60))
+    state = learner.memory.state_dict()
+    assert learner.memory.untrained == learner.memory.fresh == 0
+    assert learner.memory.reservoir.arrivals == 60
+    assert np.isfinite(state["kl"]).all()
+
+
+def test_what_still_waits_when_a_source_ends_is_kept_for_the_next() -> None:
+    learner = tiny_learner()
+    trained(learner, make_pairs(5))
+    assert (learner.steps, learner.received, learner.memory.fresh) == (0, 5, 5)
+    trained(learner, make_pairs(3, first=5))
+    assert learner.steps == 4
+
+
+def test_a_report_tells_what_the_step_was() -> None:
+    learner = tiny_learner()
+    ticks = itertools.count()
+    reports = [
+        r
+        for r in learn(learner, IteratorSource(make_pairs(16)), clock=lambda: next(ticks))
+        if isinstance(r, StepReport)
+    ]
+    first = reports[0]
+    assert (first.step, first.samples, first.received, first.refused) == (1, 8, 8, ())
+    assert first.loss > 0
+    assert first.grad_norm > 0
+    assert {"kl", "teacher_entropy"} <= first.gauges.keys()
+    assert [report.learning_rate for report in reports[:3]] == [2.5e-4, 5e-4, 5e-4]
+    assert (first.busy_s, first.waited_s) == (1, 1)
+
+
+def test_the_time_its_caller_takes_is_neither_training_nor_waiting() -> None:
+    now = [0.0]
+    seconds = []
+    for event in learn(tiny_learner(), IteratorSource(make_pairs(16)), clock=lambda: now[0]):
+        assert isinstance(event, StepReport)
+        seconds.append(event.busy_s + event.waited_s)
+        now[0] += 100.0
+    assert not any(seconds)
+
+
+def test_a_pair_that_does_not_decode_is_counted_and_dropped(caplog: pytest.LogCaptureFixture) -> None:
+    pairs = make_pairs(20)
+    for index in (3, 11, 12):
+        pairs[index] = EncodedPair(pairs[index].header, b"no image", pairs[index].right)
+    learner = tiny_learner()
+    reports = trained(learner, pairs)
+    assert (learner.received, learner.malformed, learner.memory.arrived) == (20, 3, 17)
+    assert len(reports) == 8  # the budget of 17 pairs, in whole batches
+    assert [record.getMessage().split()[1] for record in caplog.records] == [
+        f"pair=baby/{EPOCH[:8]}/3",
+        f"pair=baby/{EPOCH[:8]}/11",
+    ]
+
+
+def test_what_the_devices_suppressed_is_added_up() -> None:
+    learner = tiny_learner()
+    trained(learner, [make_pair(seq, suppressed=seq) for seq in range(5)])
+    assert learner.suppressed == 10
+
+
+def test_while_nothing_comes_the_learner_says_that_it_waits() -> None:
+    with (
+        Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher,
+        Subscriber([publisher.endpoint], end_on_bye=True) as source,
+    ):
+        events = learn(tiny_learner(), source, clock=time.monotonic)
+        first, second = next(events), next(events)
+        assert isinstance(first, Waiting)
+        assert isinstance(second, Waiting)
+        assert (second.received, second.wanted) == (0, 8)
+        assert second.waited_s > first.waited_s > 0
+        for pair in make_pairs(8):
+            publisher.send(pair)
+        assert isinstance(next(event for event in events if not isinstance(event, Waiting)), StepReport)
+
+
+def test_a_slow_stream_never_keeps_the_loop_from_reporting() -> None:
+    """Pairs that come one by one are no reason to be silent until the batch is full: Ctrl-C is looked at between reports."""
+
+    class Slow(IteratorSource):
+        def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
+            return super().receive(1, timeout_s)
+
+    events = list(learn(tiny_learner(), Slow(make_pairs(8)), clock=time.monotonic))
+    assert [event.received for event in events] == [1, 2, 3, 4, 5, 6, 7, 8, 8, 8, 8]
+    assert sum(isinstance(event, Waiting) for event in events) == 7
+
+
+def test_a_live_backlog_is_drained_whatever_the_budget() -> None:
+    learner = tiny_learner()
+    with (
+        Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher,
+        Subscriber([publisher.endpoint], end_on_bye=True) as source,
+    ):
+        for pair in make_pairs(40):
+            assert publisher.send(pair)
+        publisher.bye()
+        deadline_s = time.monotonic() + 20
+        while source.backlog() < 40 and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        event = next(learn(learner, source, clock=time.monotonic))
+    assert isinstance(event, StepReport)
+    assert event.received == 40
+    assert source.backlog() == 0
+    assert (learner.memory.untrained, learner.memory.fresh) == (40 - 16, 8)
+    assert learner.pacing.owed <= learner.config.pacing.most_owed_steps * 8
+
+
+class Poisonable(BabyAgent):
+    """The loss of a pair whose left image is white all over is not a number, once it is poisonous."""
+
+    poisonous = True
+
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        outcome = super().forward(batch, generator)
+        white = (batch.left == 255).flatten(1).all(1)
+        poison = torch.where(white & self.poisonous, torch.nan, 0.0)
+        return replace(outcome, losses=outcome.losses + poison)
+
+
+def white_pair(seq: int) -> EncodedPair:
+    white = np.full((24, 32, 3), 255, np.uint8)
+    return encode_pair(white, white, device="baby", epoch=EPOCH, seq=seq, left_ns=0, right_ns=0, codec="lz4")
+
+
+def poisonable(config: LearnerConfig = TINY) -> Learner:
+    learner = tiny_learner(config)
+    learner.objective.__class__ = Poisonable
+    return learner
+
+
+def weights(learner: Learner) -> dict[str, bytes]:
+    """Networks, centre and optimiser, bit for bit."""
+    state = learner.state_dict()
+    return dict(leaves({name: state[name] for name in ("objective", "optimizer")}))
+
+
+def without_rate(found: dict[str, bytes]) -> dict[str, bytes]:
+    return {path: value for path, value in found.items() if not path.endswith("/lr")}
+
+
+def test_one_poisoned_pair_is_named_and_dropped_and_training_goes_on() -> None:
+    learner = poisonable()
+    pairs = [*make_pairs(9), white_pair(9), *make_pairs(30, first=10)]
+    refused = []
+    before = weights(learner)
+    for event in learn(learner, IteratorSource(pairs), clock=time.monotonic):
+        assert isinstance(event, StepReport | Waiting)
+        if isinstance(event, StepReport) and event.refused:
+            refused.append(event.refused)
+            assert without_rate(weights(learner)) == without_rate(before)
+        before = weights(learner)
+    assert refused == [(f"baby/{EPOCH[:8]}/9",)]
+    assert learner.memory.quarantined == 1
+    assert learner.samples == 8 * (learner.steps - 1)
+    assert learner.memory.reservoir.arrivals == 39  # the others of its batch were trained on afterwards
+    assert all(torch.isfinite(parameter).all() for parameter in learner.objective.parameters())
+
+
+def test_a_remembered_pair_that_turns_bad_is_never_drawn_again() -> None:
+    learner = poisonable()
+    assert isinstance(learner.objective, Poisonable)
+    learner.objective.poisonous = False
+    trained(learner, [white_pair(0), *make_pairs(11, first=1)])
+    learner.objective.poisonous = True
+    reports = trained(learner, make_pairs(40, first=12))
+    assert [report.refused for report in reports if report.refused] in ([], [(f"baby/{EPOCH[:8]}/0",)])
+    assert learner.memory.quarantined == sum(bool(report.refused) for report in reports) == 1
+
+
+def test_weights_that_are_not_finite_stop_the_learner_after_a_few_steps_and_name_the_pairs() -> None:
+    learner = tiny_learner()
+    trained(learner, make_pairs(12))
+    with torch.no_grad():
+        next(iter(learner.objective.student.head.mlp.parameters())).fill_(torch.inf)
+    before = weights(learner)
+    with pytest.raises(NonFiniteLoss, match=rf"3 steps in a row .*baby/{EPOCH[:8]}/16.*") as stopped:
+        trained(learner, make_pairs(40, first=12))
+    assert "\n" not in str(stopped.value)
+    assert without_rate(weights(learner)) == without_rate(before)
+
+
+def test_good_steps_between_bad_ones_start_the_count_anew() -> None:
+    learner = poisonable()
+    pairs = make_pairs(80)
+    for seq in range(10, 80, 14):
+        pairs[seq] = white_pair(seq)
+    reports = trained(learner, pairs)
+    assert sum(bool(report.refused) for report in reports) == 5
+    assert learner.bad_steps == 0
+
+
+def test_a_gpu_that_is_not_there_is_refused() -> None:
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(SettingsError, match=r"no GPU .* --device cpu"):
+        Learner(TINY, torch.device("cuda"))

@@ -1,0 +1,323 @@
+"""`python -m learner` as a person runs it: a process of its own, real devices over TCP, signals, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tiny_learner import EPOCH, FLAGS, make_pairs
+
+from learner.__main__ import main
+from learner.checkpoint import latest_checkpoint, load_checkpoint
+from stream.publisher import Publisher
+
+ROOT = Path(__file__).parents[1]
+WAIT_S = 90.0  # generous: the machine may be busy; nothing here is judged by its speed
+SMALL = (*FLAGS, "--memory.canvas", "24", "32", "--memory.capacity", "64", "--memory.fresh-capacity", "64")
+
+
+@dataclass
+class Process:
+    """A running `python -m learner`; what it says comes line by line."""
+
+    process: subprocess.Popen[str]
+    said: list[str] = field(default_factory=list)
+
+    def wait_for(self, words: str) -> None:
+        """Until it has said these words."""
+        deadline_s = time.monotonic() + WAIT_S
+        while not re.search(words, "".join(self.said)):
+            assert self.process.poll() is None, "".join(self.said)
+            assert time.monotonic() < deadline_s, "".join(self.said)
+            time.sleep(0.02)
+
+    def signal(self, number: signal.Signals = signal.SIGINT) -> int:
+        """Send it and wait for the end; the exit code."""
+        self.process.send_signal(number)
+        return self.process.wait(WAIT_S)
+
+
+@contextmanager
+def learner(*arguments: str) -> Iterator[Process]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    command = [sys.executable, "-m", "learner", *arguments]
+    process = subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    running = Process(process)
+    assert process.stdout is not None
+    reader = threading.Thread(target=lambda: running.said.extend(process.stdout or ()), daemon=True)
+    reader.start()
+    try:
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        reader.join()
+        process.stdout.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+@pytest.fixture
+def own_signals() -> Iterator[None]:
+    """The command takes SIGINT and SIGTERM; pytest gets them back."""
+    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
+    yield
+    for number, handler in before:
+        signal.signal(number, handler)
+
+
+def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> None:
+    """No device yet; then one; Ctrl-C; the same command again, ended by SIGTERM; metrics meanwhile."""
+    run, stream_port, metrics_port = tmp_path / "run", free_port(), free_port()
+    endpoint = f"tcp://127.0.0.1:{stream_port}"
+    arguments = ("--connect", endpoint, "--run-dir", str(run), "--metrics-port", str(metrics_port), *SMALL)
+    with learner(*arguments) as process:
+        process.wait_for(rf"waiting \d+ s for a device at {endpoint}")
+        with Publisher(endpoint, device="baby", epoch=EPOCH, on_full="wait") as publisher:
+            for pair in make_pairs(24):
+                publisher.send(pair)
+            wait_until(lambda: has_steps(run))
+            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=WAIT_S) as answer:
+                text = answer.read().decode()
+            assert process.signal(signal.SIGINT) == 0
+        said = "".join(process.said)
+    assert re.search(r"^babyagent_learner_steps_total [1-9]", text, re.MULTILINE)
+    assert re.search(r"^babyagent_stream_received_pairs_total 24", text, re.MULTILINE)
+    first = summary_of(run)
+    assert (first["pairs_received"], first["pairs_lost"]) == (24, 0)
+    assert f"stopped at step {first['steps']}, committed to" in said
+    assert said.count("probe  step") == 2  # before, and no long one after Ctrl-C
+    assert said.strip().endswith(f"report: {run / 'report.html'}")
+    assert "Traceback" not in said
+    assert (run / "report.html").is_file()
+    with learner(*arguments) as process:
+        process.wait_for(f"resumed at step {first['steps']}")
+        process.wait_for(r"waiting \d+ s")
+        assert process.signal(signal.SIGTERM) == 0
+    second = summary_of(run)
+    assert second["pairs_received"] == 24
+    assert second["steps"] >= first["steps"]
+
+
+def has_steps(run: Path) -> bool:
+    path = run / "steps.jsonl"
+    return path.is_file() and path.read_text().count("\n") >= 3
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + WAIT_S
+    while not holds():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
+
+
+def summary_of(run: Path) -> dict[str, int]:
+    summary: dict[str, int] = json.loads((run / "summary.json").read_text())
+    return summary
+
+
+def test_ctrl_c_while_torch_is_still_loading_ends_clean(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    with learner("--run-dir", str(run), "--metrics-port", "0", "--json", *SMALL) as process:
+        maps = Path(f"/proc/{process.process.pid}/maps")
+        wait_until(lambda: "libtorch" in maps.read_text())
+        assert process.signal() == 0
+        said = "".join(process.said)
+    assert json.loads(said)["steps"] == summary_of(run)["steps"] == 0
+    assert (run / "report.html").is_file()
+    path = latest_checkpoint(run / "checkpoints")
+    assert path is not None
+    assert load_checkpoint(path)["counts"]["steps"] == 0
+
+
+def test_help_teaches_and_ends_with_0(capsys: pytest.CaptureFixture[str], own_signals: None) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--preset", "babyagent", "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    for words in ("--connect", "--run-dir", "--pacing.batch-size", "--until-device-ends", "Ctrl-C", "Exit codes"):
+        assert words in text
+    assert "deit_small_patch16_224" in text
+
+
+def test_a_finite_device_ends_the_run_and_json_is_all_that_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    def publish() -> None:
+        for pair in make_pairs(16):
+            publisher.send(pair)
+        publisher.bye()
+
+    with Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher:
+        thread = threading.Thread(target=publish)
+        thread.start()
+        connect = ["--connect", publisher.endpoint, "--until-device-ends", "--metrics-port", "0"]
+        main([*connect, "--run-dir", str(tmp_path / "run"), "--json", *SMALL])
+        thread.join()
+    output, errors = capsys.readouterr()
+    assert json.loads(output) == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert json.loads(output)["steps"] == 8
+    assert errors == ""
+
+
+def test_the_report_of_a_run_is_built_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    (tmp_path / "summary.json").write_text("{}")
+    main(["report", str(tmp_path)])
+    assert capsys.readouterr().out == f"{tmp_path / 'report.html'}\n"
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.fixture
+def places(tmp_path: Path) -> Path:
+    """Things that are wrong: a run of other settings, a folder of letters, control sets of no and of one class."""
+    (tmp_path / "letters").mkdir()
+    (tmp_path / "letters" / "a.txt").write_text("mine")
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "one" / "cat").mkdir(parents=True)
+    cv2.imwrite(str(tmp_path / "one" / "cat" / "0.png"), np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"seed": 5}')
+    return tmp_path
+
+
+BAD = {
+    "unknown backbone": (
+        ["--encoder.backbone", "deit_small_patch16"],
+        "'deit_small_patch16'; did you mean deit_small_patch16_224",
+    ),
+    "backbone without attention": (["--encoder.backbone", "resnet18"], "resnet18.*vision transformer"),
+    "size of a patch": (["--objective.student-size", "20"], "student_size 20 must be a multiple of the patch size 8"),
+    "batch too large": (["--pacing.batch-size", "65"], "fresh_capacity 64 must hold at least one batch of 65"),
+    "batch of one": (["--pacing.batch-size", "1"], "batch_size"),
+    "no capacity": (["--memory.capacity", "0"], "capacity"),
+    "half a share": (["--memory.uniform-floor", "2"], "uniform_floor"),
+    "threads": (["--threads", "0"], "--threads must be at least 1"),
+    "preset": (["--preset", "huge"], "--preset must be one of cpu, babyagent, got 'huge'"),
+    "preset without a name": (["--preset"], "--preset must be one of"),
+    "command": (["train"], "there is no command 'train'.*--help"),
+    "report of nothing": (["report"], "report needs the folder of a run"),
+    "report of no run": (["report", "{places}/letters"], "summary.json is missing or damaged"),
+    "address": (["--connect", "localhost"], "'localhost' is not an address: expected tcp://HOST:PORT"),
+    "one of two addresses": (["--connect", "tcp://127.0.0.1:5555", "tcp://x"], "'tcp://x' is not an address"),
+    "across the network": (["--connect", "tcp://192.0.2.1:5555"], "across the network.*--insecure"),
+    "metrics port": (["--metrics-port", "70000"], "metrics port 70000 cannot be used.*--metrics-port"),
+    "other settings": (["--run-dir", "{places}/other"], "other settings .*choose another --run-dir"),
+    "foreign folder": (["--run-dir", "{places}/letters"], "holds no run: choose another"),
+    "file as folder": (["--run-dir", "{places}/letters/a.txt/run"], "cannot be written"),
+    "no control set": (["--control", "{places}/none"], "control set .*none: is no folder"),
+    "no classes": (["--control", "{places}/empty"], "has 0 classes; expected at least 2"),
+    "one class": (["--control", "{places}/one"], "has 1 classes; expected at least 2"),
+    "control size": (["--control", "digits@20"], "digits@20.* multiple of the patch size 8"),
+    "control twice": (["--control", "digits", "digits@24"], "another set of the name digits"),
+    "control limit": (["--control-limit", "3"], "limit of 3 images leaves out"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_a_wrong_setting_is_one_line_and_exit_code_2_and_leaves_nothing(
+    name: str, places: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    arguments, said = BAD[name]
+    given = [word.format(places=places) for word in arguments]
+    if given[0].startswith("--"):
+        given = [*SMALL, "--metrics-port", "0", "--run-dir", str(tmp_path / "run"), *given]
+    before = tree(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(given)
+    assert ended.value.code == 2
+    output, errors = capfd.readouterr()
+    assert output == ""
+    assert errors.count("\n") == 1, errors
+    assert re.match(rf"error: .*{said}", errors), errors
+    assert tree(tmp_path) == before
+
+
+def tree(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() if path.is_file() else b"/" for path in folder.rglob("*")}
+
+
+def test_a_metrics_port_in_use_and_a_gpu_that_is_not_there_are_refused_alike(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    run = tmp_path / "run"
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        refused = [["--metrics-port", str(taken.getsockname()[1])]]
+        if not torch.cuda.is_available():
+            refused.append(["--metrics-port", "0", "--device", "cuda"])
+        for arguments in refused:
+            with pytest.raises(SystemExit) as ended:
+                main([*SMALL, "--run-dir", str(run), *arguments])
+            assert ended.value.code == 2
+            errors = capfd.readouterr().err
+            assert re.fullmatch(r"error: .*(in use|no GPU).*\n", errors), errors
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("arguments", [["--no-such-flag", "1"], ["--seed", "many"], ["--device", "tpu"]])
+def test_a_flag_that_cannot_be_parsed_ends_with_2_before_anything_is_made(
+    arguments: list[str], tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["--run-dir", str(tmp_path / "run"), *arguments])
+    assert ended.value.code == 2
+    assert arguments[0] in capfd.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_checkpoint_is_named_in_one_line(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    arguments = ["--run-dir", str(tmp_path / "run"), "--metrics-port", "0", *SMALL, "--max-steps", "0", "--json"]
+    main(arguments)
+    path = latest_checkpoint(tmp_path / "run" / "checkpoints")
+    assert path is not None
+    os.truncate(path / "tensors.safetensors", 100)
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert re.fullmatch(rf"error: checkpoint {path} is damaged .*remove it.*\n", capfd.readouterr().err)
+    shutil.rmtree(path)
+    main(arguments)
+
+
+def test_a_folder_that_cannot_be_written_any_more_is_one_line_and_exit_code_1(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    arguments = ["--run-dir", str(tmp_path / "run"), "--metrics-port", "0", *SMALL, "--max-steps", "0", "--json"]
+    main(arguments)
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    (tmp_path / "run" / "checkpoints").write_text("in the way")
+    capfd.readouterr()
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 1
+    assert re.fullmatch(rf"error: .*{tmp_path / 'run' / 'checkpoints'}.*\n", capfd.readouterr().err)

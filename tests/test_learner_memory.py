@@ -1,0 +1,310 @@
+"""What is remembered: each pair once through the fresh queue, then as the reservoir decides; images as they came."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.errors import SettingsError
+from learner.memory import Draw, Memory, MemoryConfig, on_canvas
+from stream.codec import decode, encode_pair
+from stream.pair import Image, StereoPair
+
+CONFIG = MemoryConfig(capacity=12, fresh_capacity=6, canvas=(8, 10), stalest_share=0.2)
+BATCH = 5
+
+
+def pair_of(left: Image, right: Image, seq: int = 0) -> StereoPair:
+    encoded = encode_pair(left, right, device="rig", epoch="c" * 32, seq=seq, left_ns=0, right_ns=0, codec="lz4")
+    return decode(encoded)
+
+
+def numbered(seq: int) -> StereoPair:
+    """Each pixel of the left eye says which pair it is, each of the right eye its complement."""
+    pixel = np.array([seq & 255, seq >> 8 & 255, 7], np.uint8)
+    left = np.tile(pixel, (*CONFIG.canvas, 1))
+    return pair_of(left, 255 - left, seq)
+
+
+def filled(count: int, config: MemoryConfig = CONFIG, batch: int = BATCH) -> Memory:
+    """A memory that was trained on `count` pairs."""
+    memory = Memory(config, seed=1)
+    rng = np.random.default_rng(2)
+    for seq in range(count):
+        memory.add(numbered(seq))
+        if memory.fresh == batch or seq == count - 1:
+            draw = memory.draw(memory.fresh)
+            memory.learned(draw, rng.random(len(draw.keys)))
+    return memory
+
+
+def left_of(memory: Memory, draw: Draw) -> list[int]:
+    """The numbers that the left images of a draw show."""
+    pixels = memory.batch(draw, torch.device("cpu")).left[:, 0, 0].long()
+    return (pixels[:, 0] + 256 * pixels[:, 1]).tolist()
+
+
+def test_images_on_the_canvas_come_back_bit_for_bit_each_eye_in_its_place() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 10, 3), dtype=np.uint8)
+    memory = Memory(CONFIG, seed=0)
+    memory.add(pair_of(images[0], images[1]))
+    batch = memory.batch(memory.draw(1), torch.device("cpu"))
+    assert np.array_equal(batch.left[0].numpy(), images[0])
+    assert np.array_equal(batch.right[0].numpy(), images[1])
+    assert batch.aspect.tolist() == [pytest.approx(1.25)]
+
+
+def test_a_grey_image_is_repeated_over_the_three_colours() -> None:
+    grey = np.random.default_rng(0).integers(0, 256, (8, 10), dtype=np.uint8)
+    memory = Memory(CONFIG, seed=0)
+    memory.add(pair_of(grey, 255 - grey))
+    batch = memory.batch(memory.draw(1), torch.device("cpu"))
+    for channel in range(3):
+        assert np.array_equal(batch.left[0, ..., channel].numpy(), grey)
+        assert np.array_equal(batch.right[0, ..., channel].numpy(), 255 - grey)
+
+
+@pytest.mark.parametrize("size", [(4, 6), (16, 40), (64, 20)])
+def test_an_image_of_another_size_is_squeezed_whole_and_its_aspect_remembered(size: tuple[int, int]) -> None:
+    height, width = size
+    image = np.zeros((height, width, 3), np.uint8)
+    image[:, : width // 2] = (255, 0, 0)
+    image[:, width // 2 :] = (0, 0, 200)
+    memory = Memory(CONFIG, seed=0)
+    memory.add(pair_of(image, image))
+    batch = memory.batch(memory.draw(1), torch.device("cpu"))
+    seen = batch.left[0].numpy()
+    assert seen[:, :4].reshape(-1, 3).tolist() == [[255, 0, 0]] * 32
+    assert seen[:, 6:].reshape(-1, 3).tolist() == [[0, 0, 200]] * 32
+    assert batch.aspect.tolist() == [pytest.approx(width / height)]
+
+
+def test_shrinking_averages_instead_of_picking_pixels() -> None:
+    checks = np.indices((16, 20)).sum(0) % 2 * np.uint8(200)
+    assert set(on_canvas(checks.astype(np.uint8), (8, 10)).ravel().tolist()) == {100}
+
+
+def test_fresh_pairs_are_drawn_first_in_their_order_and_once() -> None:
+    memory = Memory(CONFIG, seed=0)
+    for seq in range(4):
+        memory.add(numbered(seq))
+    first, second = memory.draw(3), memory.draw(3)
+    assert (left_of(memory, first), first.fresh) == ([0, 1, 2], 3)
+    assert (left_of(memory, second), second.fresh) == ([3], 1)
+
+
+def test_a_batch_is_filled_up_from_the_reservoir() -> None:
+    memory = filled(10)
+    for seq in (10, 11):
+        memory.add(numbered(seq))
+    draw = memory.draw(8)
+    shown = left_of(memory, draw)
+    assert shown[:2] == [10, 11]
+    assert draw.fresh == 2
+    assert len(shown) == 8
+    assert set(shown[2:]) <= set(range(10))
+    assert memory.names_of(draw)[0] == "rig/cccccccc/10"
+
+
+def test_beyond_its_room_the_oldest_fresh_pair_goes_untrained_and_is_counted() -> None:
+    memory = Memory(CONFIG, seed=0)
+    for seq in range(9):
+        memory.add(numbered(seq))
+    assert (memory.untrained, memory.fresh, memory.arrived) == (3, 6, 9)
+    assert left_of(memory, memory.draw(6)) == [3, 4, 5, 6, 7, 8]
+
+
+def test_a_pair_drawn_twice_is_scored_once_by_the_mean() -> None:
+    memory = filled(3)
+    slots = memory.newest(1)
+    key = np.array([2, 2])
+    memory.learned(Draw(key, np.repeat(slots, 2), 0), np.array([1.0, 3.0]))
+    assert memory.kl[slots].tolist() == [2.0]
+
+
+def test_no_score_grows_older_than_the_stalest_share_allows() -> None:
+    """Two of ten are the longest unscored: with 12 kept, each is drawn again after at most six steps."""
+    memory = filled(12)
+    rng = np.random.default_rng(0)
+    oldest = 0
+    for _ in range(60):
+        draw = memory.draw(10)
+        memory.learned(draw, rng.random(10))
+        oldest = max(oldest, int(memory.reservoir.ages(memory.reservoir.keys()).max()))
+    assert oldest <= 6
+
+
+def test_without_a_share_for_the_stalest_the_whole_draw_is_by_chance() -> None:
+    memory = filled(12, replace(CONFIG, stalest_share=0.0))
+    assert len(memory.draw(10).keys) == 10
+
+
+def test_the_extremes_are_the_kept_pairs_of_highest_and_lowest_kl() -> None:
+    memory = Memory(CONFIG, seed=0)
+    for seq in range(5):
+        memory.add(numbered(seq))
+    memory.learned(memory.draw(5), np.array([3.0, 1.0, 5.0, 2.0, 4.0]))
+    memory.add(numbered(5))
+    high, low = memory.extremes(2)
+    assert memory.kl[high].tolist() == [5.0, 4.0]
+    assert memory.kl[low].tolist() == [1.0, 2.0]
+    assert memory.left[memory.newest(2), 0, 0, 0].tolist() == [5, 4]
+
+
+def test_after_a_refused_step_the_innocent_are_drawn_again_and_the_guilty_never() -> None:
+    memory = filled(4)
+    for seq in range(4, 8):
+        memory.add(numbered(seq))
+    draw = memory.draw(6)
+    bad = np.isin(draw.keys, [5, *draw.keys[4:]])
+    memory.quarantine(draw, bad)
+    guilty = {5, *draw.keys[4:].tolist()}
+    assert memory.quarantined == len(guilty)
+    assert len(memory) == 8 - len(guilty)
+    again = memory.draw(3)
+    assert (left_of(memory, again), again.fresh) == ([4, 6, 7], 3)
+    memory.learned(again, np.ones(3))
+    for _ in range(20):
+        draw = memory.draw(8)
+        assert not set(draw.keys.tolist()) & guilty
+        assert len(draw.keys) == 8
+        memory.learned(draw, np.ones(8))
+
+
+def test_a_reservoir_all_in_quarantine_gives_nothing() -> None:
+    memory = filled(4)
+    for _ in range(50):
+        draw = memory.draw(4)
+        if not len(draw.keys):
+            break
+        memory.quarantine(draw, np.ones(len(draw.keys), np.bool_))
+    assert len(memory) == 0
+    assert not len(memory.draw(4).keys)
+    assert memory.quarantined == 4
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"stalest_share": 1.5}, "stalest_share"),
+        ({"stalest_share": math.nan}, "stalest_share"),
+        ({"fresh_capacity": 0}, "fresh_capacity"),
+        ({"canvas": (0, 10)}, "canvas"),
+        ({"canvas": (10, 100_000)}, "canvas"),
+        ({"capacity": 1 << 40}, "memory.capacity"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_in_one_line(changed: dict[str, Any], said: str) -> None:
+    with pytest.raises(SettingsError, match=said) as refused:
+        Memory(replace(CONFIG, **changed), seed=0)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_memory_restored_from_disk_draws_the_same(tmp_path: Path) -> None:
+    memory = filled(30)
+    for seq in range(30, 33):
+        memory.add(numbered(seq))
+    memory.quarantine(memory.draw(5), np.array([False, True, False, False, True]))
+    other = Memory(CONFIG, seed=1)
+    other.load_state_dict(load_checkpoint(save_checkpoint(tmp_path, 0, memory.state_dict())))
+    for seq in range(33, 60):
+        for one in (memory, other):
+            one.add(numbered(seq))
+        draws = [one.draw(BATCH) for one in (memory, other)]
+        assert np.array_equal(draws[0].keys, draws[1].keys)
+        assert left_of(memory, draws[0]) == left_of(other, draws[1])
+        for one, draw in zip((memory, other), draws, strict=True):
+            one.learned(draw, np.sin(draw.keys.astype(float)) ** 2)
+    assert (memory.arrived, memory.untrained, memory.quarantined) == (other.arrived, other.untrained, other.quarantined)
+
+
+class Remembering(RuleBasedStateMachine):
+    """Any order of arrivals, steps, refusals and restarts, beside plain sets that say where each pair is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.memory = Memory(CONFIG, seed=3)
+        self.rng = np.random.default_rng(4)
+        self.waiting: list[int] = []
+        self.dropped = 0
+        self.shunned: set[int] = set()
+        self.removed = 0
+        self.offered: set[int] = set()
+
+    @rule(count=st.integers(1, 9))
+    def arrive(self, count: int) -> None:
+        for _ in range(count):
+            seq = self.memory.arrived
+            self.memory.add(numbered(seq))
+            self.waiting.append(seq)
+        over = max(0, len(self.waiting) - CONFIG.fresh_capacity)
+        self.dropped += over
+        self.waiting = self.waiting[over:]
+
+    def drawn(self, count: int) -> Draw:
+        draw = self.memory.draw(count)
+        keys = draw.keys.tolist()
+        fresh = self.waiting[:count]
+        assert keys[: draw.fresh] == fresh
+        self.waiting = self.waiting[count:]
+        assert not set(keys) & self.shunned
+        assert set(keys[draw.fresh :]) <= self.offered
+        assert left_of(self.memory, draw) == keys
+        return draw
+
+    @precondition(lambda self: len(self.memory) > 0)
+    @rule(count=st.integers(1, 10))
+    def step(self, count: int) -> None:
+        draw = self.drawn(count)
+        self.memory.learned(draw, self.rng.random(len(draw.keys)) * 9)
+        self.offered.update(draw.keys[: draw.fresh].tolist())
+
+    @precondition(lambda self: len(self.memory) > 0)
+    @rule(count=st.integers(1, 10), share=st.floats(0, 1))
+    def refuse(self, count: int, share: float) -> None:
+        draw = self.drawn(count)
+        bad = np.isin(draw.keys, draw.keys[self.rng.random(len(draw.keys)) < share])
+        self.memory.quarantine(draw, bad)
+        fresh = draw.keys[: draw.fresh]
+        self.waiting = fresh[~bad[: draw.fresh]].tolist() + self.waiting
+        self.removed += int(bad[: draw.fresh].sum())
+        self.shunned.update(draw.keys[draw.fresh :][bad[draw.fresh :]].tolist())
+
+    @rule()
+    def restart(self) -> None:
+        other = Memory(CONFIG, seed=3)
+        other.load_state_dict(self.memory.state_dict())
+        self.memory = other
+
+    @invariant()
+    def every_pair_is_somewhere_or_counted(self) -> None:
+        memory = self.memory
+        kept = set(memory.reservoir.keys().tolist())
+        assert memory.fresh == len(self.waiting)
+        assert kept <= self.offered
+        assert len(kept) == min(len(self.offered), CONFIG.capacity)
+        assert memory.arrived == len(self.offered) + len(self.waiting) + self.dropped + self.removed
+        assert memory.untrained == self.dropped
+        assert memory.quarantined == self.removed + len(self.shunned)
+        assert len(memory) == len(self.waiting) + len(kept - self.shunned)
+
+    @invariant()
+    def every_slot_is_free_or_holds_one_pair(self) -> None:
+        state = self.memory.state_dict()
+        assert sorted(state["slots"].tolist() + state["free"].tolist()) == list(range(18))
+        held = set(self.waiting) | set(self.memory.reservoir.keys().tolist())
+        assert set(state["keys"].tolist()) == held
+
+
+TestRemembering = Remembering.TestCase
+TestRemembering.settings = settings(max_examples=30, stateful_step_count=60, deadline=None)

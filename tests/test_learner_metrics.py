@@ -1,0 +1,142 @@
+"""What Prometheus sees: documented names, counters that are counts, over HTTP."""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+import urllib.request
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+from test_learner_loop import trained
+from tiny_learner import EPOCH, make_pair, make_pairs, tiny_learner
+
+from learner.errors import SettingsError
+from learner.loop import StepReport, learn
+from learner.metrics import Accounts, LearnerMetrics, served
+from stream.pair import EncodedPair
+from stream.publisher import Publisher
+from stream.subscriber import Subscriber
+
+NAME = re.compile(r"babyagent_(learner|stream|buffer)_[a-z_]+")
+
+
+def values(text: str) -> dict[str, float]:
+    """Each sample of an exposition by its name and labels."""
+    samples = (sample for family in text_string_to_metric_families(text) for sample in family.samples)
+    return {name_of(sample.name, sample.labels): sample.value for sample in samples}
+
+
+def name_of(name: str, labels: dict[str, str]) -> str:
+    inside = ",".join(f"{key}={value}" for key, value in sorted(labels.items()))
+    return f"{name}{{{inside}}}" if inside else name
+
+
+def report(**changed: object) -> StepReport:
+    figures = {"step": 1, "samples": 8, "received": 8, "loss": 2.5, "grad_norm": 0.5, "learning_rate": 1e-3}
+    return StepReport(**(figures | changed))  # type: ignore[arg-type]
+
+
+def test_steps_are_counted_and_their_last_figures_shown() -> None:
+    registry = CollectorRegistry()
+    metrics = LearnerMetrics(registry)
+    metrics.step(report(busy_s=0.2, waited_s=1.0, gauges={"kl": 0.3}), 8)
+    metrics.step(report(step=2, busy_s=0.3, waited_s=0.5, loss=2.0, gauges={"kl": 0.1}), 8)
+    metrics.step(report(step=3, loss=float("nan"), refused=("baby/1",)), 8)
+    metrics.probed("digits", "student", {"knn": 0.75})
+    found = values(generate_latest(registry).decode())
+    assert found["babyagent_learner_steps_total"] == 2
+    assert found["babyagent_learner_refused_steps_total"] == 1
+    assert found["babyagent_learner_samples_total"] == 16
+    assert found["babyagent_learner_busy_seconds_total"] == pytest.approx(0.5)
+    assert found["babyagent_learner_waited_seconds_total"] == pytest.approx(1.5)
+    assert found["babyagent_learner_step_seconds_count"] == 3
+    assert found["babyagent_learner_loss"] == 2.0
+    assert found["babyagent_learner_gradient_norm"] == 0.5
+    assert found["babyagent_learner_learning_rate"] == 1e-3
+    assert found["babyagent_learner_objective{gauge=kl}"] == 0.1
+    assert found["babyagent_learner_probe_accuracy_ratio{control=digits,encoder=student,probe=knn}"] == 0.75
+
+
+def test_what_came_and_what_is_held_is_read_when_it_is_asked_for() -> None:
+    learner = tiny_learner()
+    registry = CollectorRegistry()
+    broken = make_pair(11)
+    pairs = [*(make_pair(seq, suppressed=2) for seq in range(10)), EncodedPair(broken.header, b"x", broken.right)]
+    with (
+        Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher,
+        Subscriber([publisher.endpoint], end_on_bye=True) as source,
+    ):
+        registry.register(Accounts(learner, source))
+        empty = values(generate_latest(registry).decode())
+        assert empty["babyagent_stream_received_pairs_total"] == 0
+        for pair in pairs:
+            publisher.send(pair)
+        publisher.bye()
+        for _ in learn(learner, source, clock=time.monotonic):
+            pass
+        found = values(generate_latest(registry).decode())
+    assert found["babyagent_stream_received_pairs_total"] == 10
+    assert found["babyagent_stream_received_bytes_total"] > 1000
+    assert found["babyagent_stream_malformed_messages_total{reason=crc}"] == 1
+    assert found["babyagent_stream_suppressed_pairs_total"] == 20
+    assert found["babyagent_stream_lost_pairs_total"] == 2  # number 10 was never sent, 11 came damaged
+    assert found["babyagent_stream_repeated_pairs_total"] == found["babyagent_stream_junk_pairs_total"] == 0
+    assert found["babyagent_stream_undecodable_pairs_total"] == 0
+    assert found["babyagent_stream_devices"] == 1
+    assert found["babyagent_stream_backlog_pairs"] == 0
+    assert found["babyagent_buffer_pairs{tier=reservoir}"] + found["babyagent_buffer_pairs{tier=fresh}"] == 10
+    assert found["babyagent_buffer_untrained_pairs_total"] == found["babyagent_buffer_quarantined_pairs_total"] == 0
+
+
+def test_every_name_is_the_houses_and_every_count_is_a_counter() -> None:
+    learner = tiny_learner()
+    metrics = LearnerMetrics()
+    trained(learner, make_pairs(8))
+    with Subscriber(["tcp://127.0.0.1:9"]) as source:
+        metrics.registry.register(Accounts(learner, source))
+        families = list(text_string_to_metric_families(generate_latest(metrics.registry).decode()))
+    assert len(families) > 20
+    for family in families:
+        assert family.documentation.endswith("."), family.name
+        if not family.name.endswith("_created"):
+            assert NAME.fullmatch(family.name), family.name
+        counts = any(sample.name.endswith("_total") for sample in family.samples)
+        assert counts == (family.type == "counter" and bool(family.samples)), family.name
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port
+
+
+def test_metrics_are_served_over_http_until_the_end_and_the_port_is_free_again() -> None:
+    metrics, port = LearnerMetrics(), free_port()
+    for _ in range(2):
+        with (
+            served(metrics.registry, port),
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer,
+        ):
+            assert values(answer.read().decode())["babyagent_learner_steps_total"] == 0
+
+
+def test_port_0_serves_none() -> None:
+    with served(CollectorRegistry(), 0):
+        pass
+
+
+def test_a_port_that_cannot_be_had_is_refused_in_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        for port in (taken.getsockname()[1], 70_000):
+            with (
+                pytest.raises(SettingsError, match=rf"metrics port {port} .*--metrics-port") as refused,
+                served(CollectorRegistry(), port),
+            ):
+                pass
+            assert "\n" not in str(refused.value)

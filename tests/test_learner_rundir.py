@@ -1,0 +1,117 @@
+"""A run's folder: made for one set of settings, found again, and never touched by another."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tiny_learner import TINY
+
+from learner.config import PRESETS, LearnerConfig
+from learner.errors import SettingsError
+from learner.rundir import RunDirectory, replace_file
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("config", [TINY, *PRESETS.values()], ids=["tiny", *PRESETS])
+def test_a_run_is_found_again_by_its_settings(config: LearnerConfig, tmp_path: Path) -> None:
+    """Infinite half-lives and pairs of numbers included."""
+    assert config.memory.half_life == math.inf
+    first = RunDirectory(tmp_path / "deep" / "run", config)
+    before = contents(first.path)
+    first.append("steps", {"step": 1})
+    again = RunDirectory(first.path, config)
+    assert again.lines("steps") == [{"step": 1}]
+    assert contents(first.path) == before | {"steps.jsonl": b'{"step": 1}\n'}
+
+
+def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, TINY)
+    assert json.loads((tmp_path / "config.json").read_text())["pacing"]["batch_size"] == 8
+
+
+def test_other_settings_are_refused_by_name_and_nothing_is_written(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, TINY)
+    before = contents(tmp_path)
+    other = replace(TINY, seed=3, memory=replace(TINY.memory, half_life=50.0))
+    with pytest.raises(SettingsError, match=r"memory\.half_life: 50\.0, inf; seed: 3, 0.*choose another") as refused:
+        RunDirectory(tmp_path, other)
+    assert "\n" not in str(refused.value)
+    assert contents(tmp_path) == before
+
+
+def test_of_many_other_settings_the_first_are_named(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, TINY)
+    with pytest.raises(SettingsError, match=r"encoder\.image_size: 32, 16; .*; \.\.\.") as refused:
+        RunDirectory(tmp_path, PRESETS["cpu"])
+    assert len(str(refused.value)) < 600
+
+
+def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
+    (tmp_path / "letters.txt").write_text("mine")
+    with pytest.raises(SettingsError, match="holds no run"):
+        RunDirectory(tmp_path, TINY)
+    with pytest.raises(SettingsError, match="holds no run"):
+        RunDirectory(tmp_path / "letters.txt", TINY)
+    assert contents(tmp_path) == {"letters.txt": b"mine"}
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", '{"seed": "x"}', '{"memory": {"fresh_capacity": 1}}', "\xff"])
+def test_settings_that_cannot_be_read_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(text, encoding="latin-1")
+    with pytest.raises(SettingsError, match="cannot be read as a run's settings") as refused:
+        RunDirectory(tmp_path, TINY)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(SettingsError, match="cannot be written"):
+        RunDirectory(tmp_path / "file" / "run", TINY)
+    with pytest.raises(SettingsError, match="cannot be written"):
+        RunDirectory(Path("/proc/self/run"), TINY)
+
+
+def test_a_line_that_a_crash_cut_is_left_out_and_gone_after_a_rewind(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, TINY)
+    for step in range(5):
+        run.append("steps", {"step": step, "loss": math.nan})
+        run.append("probes", {"step": 2 * step})
+    with (tmp_path / "steps.jsonl").open("a") as file:
+        file.write('{"step": 5, "lo')
+    assert [line["step"] for line in run.lines("steps")] == [0, 1, 2, 3, 4]
+    run.rewind(3)
+    run.append("steps", {"step": 4})
+    assert [line["step"] for line in run.lines("steps")] == [0, 1, 2, 3, 4]
+    assert [line["step"] for line in run.lines("probes")] == [0, 2]
+
+
+def test_a_run_without_lines_has_none(tmp_path: Path) -> None:
+    assert RunDirectory(tmp_path, TINY).lines("steps") == []
+
+
+def test_pictures_and_summary_replace_the_former_ones_whole(tmp_path: Path) -> None:
+    run = RunDirectory(tmp_path, TINY)
+    for count in (1, 2):
+        run.write_album({"left": np.full((count, 2), count)})
+        run.write_summary({"steps": count})
+    with np.load(tmp_path / "album.npz", allow_pickle=False) as album:
+        assert album["left"].tolist() == [[2, 2], [2, 2]]
+    assert json.loads((tmp_path / "summary.json").read_text()) == {"steps": 2}
+    assert sorted(contents(tmp_path)) == ["album.npz", "config.json", "summary.json"]
+
+
+def test_a_reader_finds_the_old_or_the_new_file(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    replace_file(path, b"old")
+    with path.open("rb") as reader:
+        replace_file(path, b"new and longer")
+        assert reader.read() == b"old"
+    assert path.read_bytes() == b"new and longer"

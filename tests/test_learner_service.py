@@ -1,0 +1,314 @@
+"""A run from its start to its summary: stopped anywhere, resumed, limited; what it writes and what it says."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from rich.console import Console
+from test_learner_loop import digest, poisonable, trained, white_pair
+from tiny_learner import EPOCH, TINY, make_pairs, tiny_learner
+
+from learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
+from learner.control import ControlSet, load_control
+from learner.errors import LearnerError, NonFiniteLoss
+from learner.loop import Learner, StepReport, Waiting
+from learner.metrics import LearnerMetrics
+from learner.report import write_report
+from learner.rundir import RunDirectory
+from learner.screen import Screen
+from learner.service import Limits, Service, probe_table
+from stream.publisher import Publisher
+from stream.source import IteratorSource, Source
+from stream.subscriber import Subscriber
+
+SETTINGS = replace(TINY, most_bad_steps=1)
+
+
+@pytest.fixture(scope="module")
+def digits() -> ControlSet:
+    return load_control("digits", size=16, limit_train=40, limit_test=30)
+
+
+class Run:
+    """A service over the folder `path`, with what it needs."""
+
+    def __init__(
+        self,
+        path: Path,
+        source: Source,
+        controls: list[ControlSet],
+        *,
+        learner: Learner | None = None,
+        stop: Callable[[], bool] = lambda: False,
+        clock: Callable[[], float] = time.monotonic,
+        **limits: Any,
+    ) -> None:
+        self.text = io.StringIO()
+        self.learner = tiny_learner() if learner is None else learner
+        self.metrics = LearnerMetrics()
+        self.directory = RunDirectory(path, self.learner.config)
+        self.service = Service(
+            self.learner,
+            source,
+            self.directory,
+            controls,
+            limits=Limits(**limits),
+            metrics=self.metrics,
+            screen=Screen(Console(file=self.text), clock),
+            clock=clock,
+            stop=stop,
+        )
+
+    def committed(self) -> Learner:
+        """A learner as the newest checkpoint has it."""
+        path = latest_checkpoint(self.directory.checkpoints)
+        assert path is not None
+        learner = tiny_learner(self.learner.config)
+        learner.load_state_dict(load_checkpoint(path))
+        return learner
+
+
+def source(count: int, first: int = 0) -> Source:
+    return IteratorSource(make_pairs(count, first))
+
+
+def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, digits: ControlSet) -> None:
+    run = Run(tmp_path, source(20), [digits])
+    summary = run.service.run()
+    write_report(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("config.json", "steps.jsonl", "probes.jsonl", "checkpoints", "export"),
+        *("album.npz", "summary.json", "report.html"),
+    }
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+    assert (summary["pairs_received"], summary["steps"], summary["samples"]) == (20, 10, 80)
+    assert summary["replay_ratio"] == 4.0
+    assert summary["samples_per_s"] > 0
+    assert 0 < summary["duty_cycle"] <= 1
+    assert summary["loss_first"] > 0
+    assert summary["reservoir"] == {"kept": 20, "capacity": 24, "waiting": 0, "untrained": 0, "quarantined": 0}
+    accuracies = {f"{kind}_{who}" for kind in ("knn", "knn_10pct", "linear") for who in ("student", "teacher")}
+    assert set(summary["probe"]) == {"digits"}
+    assert summary["probed_steps"] == [0, 10]
+    for when in ("before", "after"):
+        assert summary["probe"]["digits"][when].keys() == accuracies
+    assert len(run.directory.lines("steps")) == 10
+    assert [line["step"] for line in run.directory.lines("probes")] == [0, 0, 10, 10]
+    assert digest(run.committed()) == digest(run.learner)
+
+
+def test_a_run_is_the_loop_and_changes_nothing_about_its_weights(tmp_path: Path, digits: ControlSet) -> None:
+    """Probes, commits and pictures in between leave no trace in the weights."""
+    run = Run(tmp_path, source(20), [digits], probe_every_s=0.0, commit_every_s=0.0)
+    run.service.run()
+    alone = tiny_learner()
+    trained(alone, make_pairs(20))
+    assert digest(run.learner) == digest(alone)
+
+
+def test_a_stop_at_any_look_commits_and_concludes_without_a_final_probe(tmp_path: Path, digits: ControlSet) -> None:
+    """The 1st, 2nd, 3rd, ... time it is asked: before and inside the first probe, between steps, in a later probe."""
+    lengths = set()
+    for asked in range(0, 27, 3):
+        looks = itertools.count()
+        path = tmp_path / str(asked)
+        run = Run(path, source(12), [digits], stop=lambda n=asked, i=looks: next(i) >= n, probe_every_s=0.0)  # type: ignore[misc]
+        summary = run.service.run()
+        write_report(path)
+        lengths.add(summary["steps"])
+        assert digest(run.committed()) == digest(run.learner)
+        assert (path / "summary.json").is_file()
+        again = Run(path, source(0), [digits], max_steps=summary["steps"])
+        assert again.service.run()["steps"] == summary["steps"]
+        assert digest(again.learner) == digest(run.learner)
+    assert 0 in lengths
+    assert len(lengths) > 2
+
+
+def test_a_run_stopped_and_started_again_ends_as_if_never_stopped(tmp_path: Path) -> None:
+    pairs = make_pairs(40)
+    stream = IteratorSource(pairs)
+    looks = itertools.count()
+    Run(tmp_path, stream, [], stop=lambda: next(looks) > 9).service.run()
+    second = Run(tmp_path, stream, [])
+    summary = second.service.run()
+    whole = tiny_learner()
+    reports = trained(whole, pairs)
+    assert digest(second.learner) == digest(whole)
+    assert [line["loss"] for line in second.directory.lines("steps")] == [report.loss for report in reports]
+    assert summary["loss_first"] == reports[0].loss
+    assert "resumed at step" in second.text.getvalue()
+
+
+def test_a_run_killed_after_its_commit_forgets_the_lines_of_the_lost_steps(tmp_path: Path, digits: ControlSet) -> None:
+    learner = tiny_learner()
+    directory = RunDirectory(tmp_path, TINY)
+    trained(learner, make_pairs(8))
+    save_checkpoint(directory.checkpoints, learner.steps, learner.state_dict())
+    for step in range(1, 9):
+        directory.append("steps", {"step": step, "loss": 1.0, "refused": [], "seconds": 50.0 * step})
+    with (tmp_path / "steps.jsonl").open("a") as file:
+        file.write('{"step": 9')
+    run = Run(tmp_path, source(2, first=8), [digits])
+    summary = run.service.run()
+    lines = run.directory.lines("steps")
+    assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
+    assert lines[-1]["seconds"] >= 200
+    assert summary["seconds"] >= 200
+
+
+def test_a_run_killed_before_its_first_commit_begins_anew(tmp_path: Path, digits: ControlSet) -> None:
+    directory = RunDirectory(tmp_path, TINY)
+    directory.append("probes", {"step": 0, "set": "digits", "who": "student"})
+    directory.append("steps", {"step": 1})
+    run = Run(tmp_path, source(8), [digits])
+    run.service.run()
+    assert [line["step"] for line in run.directory.lines("steps")] == [1, 2, 3, 4]
+    assert [line["who"] for line in run.directory.lines("probes")] == ["student", "teacher"] * 2
+
+
+def test_a_control_set_that_is_new_to_a_run_is_measured_when_it_comes(tmp_path: Path, digits: ControlSet) -> None:
+    Run(tmp_path, source(8), [digits]).service.run()
+    other = replace(digits, name="more")
+    summary = Run(tmp_path, source(2, first=8), [digits, other]).service.run()
+    assert summary["probe"].keys() == {"digits", "more"}
+    steps = [(line["set"], line["step"]) for line in RunDirectory(tmp_path, TINY).lines("probes")[::2]]
+    assert steps == [("digits", 0), ("digits", 4), ("more", 4), ("digits", 5), ("more", 5)]
+
+
+def test_the_limit_of_steps_ends_the_run_and_is_kept_when_resumed(tmp_path: Path) -> None:
+    assert Run(tmp_path, source(40), [], max_steps=3).service.run()["steps"] == 3
+    assert Run(tmp_path, source(40), [], max_steps=3).service.run()["steps"] == 3
+    assert Run(tmp_path, source(40), [], max_steps=4).service.run()["steps"] == 4
+
+
+def test_the_limit_of_seconds_counts_from_the_first_pair(tmp_path: Path) -> None:
+    now = itertools.count(0.0, 1.0)
+    with (
+        Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher,
+        Subscriber([publisher.endpoint]) as live,
+    ):
+        waits = iter(range(3))
+
+        def stop() -> bool:
+            """Looked at between events: after three waits the device begins."""
+            if next(waits, None) is None and publisher.sent == 0:
+                for pair in make_pairs(8):
+                    publisher.send(pair)
+            return False
+
+        summary = Run(tmp_path, live, [], clock=lambda: next(now), train_s=30.0, stop=stop).service.run()
+    assert summary["steps"] > 0
+    assert 30 <= summary["seconds"] < 400
+
+
+def test_a_run_without_any_pair_still_concludes(tmp_path: Path, digits: ControlSet) -> None:
+    summary = Run(tmp_path, source(0), [digits]).service.run()
+    write_report(tmp_path)
+    assert (summary["pairs_received"], summary["steps"], summary["loss_first"]) == (0, 0, None)
+    assert (summary["samples_per_s"], summary["duty_cycle"]) == (0.0, 0.0)
+
+
+def test_a_loss_that_is_not_finite_commits_the_last_good_weights_and_is_raised(tmp_path: Path) -> None:
+    learner = tiny_learner(SETTINGS)
+    trained(learner, make_pairs(8))
+    with torch.no_grad():
+        learner.objective.student.head.prototypes.fill_(torch.nan)
+    run = Run(tmp_path, source(8, first=8), [], learner=learner)
+    with pytest.raises(NonFiniteLoss):
+        run.service.run()
+    assert digest(run.committed()) == digest(learner)
+
+
+def test_a_refused_step_is_in_the_lines_with_the_names_of_its_pairs(tmp_path: Path) -> None:
+    stream = IteratorSource([*make_pairs(9), white_pair(9), *make_pairs(6, first=10)])
+    run = Run(tmp_path, stream, [], learner=poisonable())
+    summary = run.service.run()
+    assert [line["refused"] for line in run.directory.lines("steps") if line["refused"]] == [[f"baby/{EPOCH[:8]}/9"]]
+    assert summary["reservoir"]["quarantined"] == 1
+    assert summary["loss_last"] == summary["loss_last"]
+
+
+def test_a_checkpoint_of_another_shape_is_refused_in_one_line(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path, TINY)
+    wrongs: list[dict[str, Any]] = [{"objective": {}}, {**tiny_learner().state_dict(), "memory": {}}]
+    for wrong in wrongs:
+        save_checkpoint(directory.checkpoints, 1, wrong)
+        with pytest.raises(LearnerError, match="another version") as refused:
+            Run(tmp_path, source(1), []).service.run()
+        assert "\n" not in str(refused.value)
+
+
+def test_while_no_device_is_there_it_says_where_it_waits_for_one(tmp_path: Path) -> None:
+    seconds = itertools.count()
+    looks = itertools.count()
+    with Subscriber(["tcp://127.0.0.1:9"]) as live:
+        run = Run(tmp_path, live, [], stop=lambda: next(looks) > 8, clock=lambda: float(next(seconds)))
+        run.service.run()
+    assert "s for a device at tcp://127.0.0.1:9\n" in run.text.getvalue()
+
+
+def a_step(**changed: Any) -> StepReport:
+    figures: dict[str, Any] = {"step": 7, "samples": 56, "received": 9, "loss": 1.25, "grad_norm": 1.0}
+    return StepReport(**(figures | {"learning_rate": 1e-3, "busy_s": 0.5, "gauges": {"kl": 0.5}} | changed))
+
+
+def test_in_a_log_a_line_comes_every_few_seconds_and_short_waits_are_not_worth_one() -> None:
+    now, text = [0.0], io.StringIO()
+    screen = Screen(Console(file=text), lambda: now[0])
+    for tenth in range(120):
+        now[0] = tenth / 10
+        screen.waiting(Waiting(0, 5, waited_s=0.4), "5 more pairs")
+        screen.step(a_step(step=tenth), 8, "3/9 s  pairs 9")
+    screen.close()
+    assert text.getvalue().splitlines() == [
+        f"3/9 s  pairs 9  step {step}  16 samples/s  loss 1.250  kl 0.5" for step in (0, 50, 100)
+    ]
+
+
+def test_on_a_terminal_events_stand_above_one_live_line_that_never_wraps() -> None:
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=40, height=20)
+    screen = Screen(console, time.monotonic)
+    screen.doing("probing the student")
+    screen.step(a_step(gauges={f"gauge_{i}": 0.5 for i in range(9)}), 8, "3 s  pairs 9 (2 lost)")
+    screen.waiting(Waiting(0, 5, waited_s=3.0), "a device at tcp://127.0.0.1:5555 [not markup]")
+    screen.say("an event [0]")
+    screen.waiting(Waiting(0, 5, waited_s=0.1), "")
+    screen.close()
+    shown = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text.getvalue()).split("\n") if line.strip()]
+    assert "an event [0]" in shown
+    assert max(len(line) for line in shown) <= 40
+    assert shown[-1].startswith("3 s  pairs 9 (2 lost)  step 7")
+
+
+def test_under_json_the_screen_says_nothing() -> None:
+    text = io.StringIO()
+    screen = Screen(Console(file=text, force_terminal=True), time.monotonic, quiet=True)
+    screen.say("an event")
+    screen.doing("something")
+    screen.step(a_step(refused=("baby/1",)), 8, "")
+    screen.waiting(Waiting(0, 5, waited_s=9.0), "a device")
+    screen.close()
+    assert text.getvalue() == ""
+
+
+def lines_of(steps: Iterator[tuple[str, str, float]]) -> list[dict[str, Any]]:
+    return [{"set": s, "who": w, "knn": v, "knn_10pct": v, "linear": v} for s, w, v in steps]
+
+
+def test_the_probe_table_is_the_first_and_the_last_of_each() -> None:
+    lines = lines_of(iter([("a", "student", 0.1), ("a", "teacher", 0.2), ("a", "student", 0.3), ("a", "student", 0.4)]))
+    table = probe_table(lines)
+    assert (table["a"]["before"]["knn_student"], table["a"]["after"]["knn_student"]) == (0.1, 0.4)
+    assert (table["a"]["before"]["linear_teacher"], table["a"]["after"]["linear_teacher"]) == (0.2, 0.2)
