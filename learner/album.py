@@ -29,13 +29,13 @@ def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes:
     crops [n, N, 4] as in `learner.objective.Look`; teacher_view, student_views; high_left, low_left with high_loss, low_loss.
     """
     memory = learner.memory
-    newest = memory.newest(max(received, looks))
+    seen = memory.over_time(received)
     album: Album = {}
-    if not len(newest):
+    if not len(seen):
         return album
-    album["received_left"] = _unsqueezed(learner, memory.left, newest[:received])
-    album["received_right"] = _unsqueezed(learner, memory.right, newest[:received])
-    album |= _looks(learner, newest[:looks])
+    album["received_left"] = _unsqueezed(learner, memory.left, seen)
+    album["received_right"] = _unsqueezed(learner, memory.right, seen)
+    album |= _looks(learner, memory.over_time(looks))
     high, low = memory.extremes(extremes)
     for name, slots in (("high", high), ("low", low)):
         album[f"{name}_left"] = _unsqueezed(learner, memory.left, slots)

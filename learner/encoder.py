@@ -98,7 +98,8 @@ def create_backbone(config: EncoderConfig) -> Any:
     """
     known = timm.list_models()
     if config.backbone.split(".")[0] not in known:
-        near = difflib.get_close_matches(config.backbone, known, n=3)
+        longer = [name for name in known if name.startswith(config.backbone)]  # a name cut short is the likeliest slip
+        near = longer[:3] or difflib.get_close_matches(config.backbone, known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models('vit*') names some"
         raise SettingsError(f"timm knows no backbone {config.backbone!r}{hint}")
     try:

@@ -181,9 +181,11 @@ class Memory:
         ranked = slots[np.argsort(self.kl[slots])] if len(slots) else slots
         return ranked[::-1][:count], ranked[:count]
 
-    def newest(self, count: int) -> NDArray[np.intp]:
-        """Slots of the `count` pairs that arrived last and are still here, newest first."""
-        return np.array([self._slot[key] for key in sorted(self._slot, reverse=True)[:count]], np.intp)
+    def over_time(self, count: int) -> NDArray[np.intp]:
+        """Slots of at most `count` pairs, spread evenly over the arrivals that are still here, newest first."""
+        keys = sorted(self._slot, reverse=True)
+        chosen = [keys[index * len(keys) // count] for index in range(count)] if len(keys) > count else keys
+        return np.array([self._slot[key] for key in chosen], np.intp)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, images of occupied slots only."""

@@ -73,7 +73,11 @@ def write_report(run: Path) -> Path:
         _section("Probes over time", _PROBE_CURVES, _probe_curves(probes)),
         _section("Training", "Each curve is a mean, in the band of its least and greatest.", _curves(steps, config)),
         _section("Where the teacher looks", _LOOKS, _looks(album)),
-        _section("What the rig sent", "The newest pairs as received, left and right eye.", _received(album)),
+        _section(
+            "What the rig sent",
+            "Pairs as received, left and right eye, from the newest back over all that is remembered.",
+            _received(album),
+        ),
         _section(
             "What the reservoir ranks highest",
             "Pairs the student understands least: largest KL.",

@@ -59,7 +59,8 @@ def test_every_benchmark_is_listed_and_an_unknown_one_is_refused_with_the_list(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     assert main([]) == 0
-    assert all(name in capsys.readouterr().out for name in QUESTIONS)
+    listed = capsys.readouterr().out
+    assert all(name in listed for name in QUESTIONS)
     assert main(["nonsense"]) == 2
     assert "nonsense" in capsys.readouterr().err
 

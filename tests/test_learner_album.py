@@ -19,9 +19,11 @@ def learner() -> Learner:
     return learner
 
 
-def test_the_received_pairs_are_the_newest_first_with_their_eyes_and_colours(learner: Learner) -> None:
+def test_the_received_pairs_are_spread_over_memory_newest_first_with_their_eyes_and_colours(learner: Learner) -> None:
     album = take_album(learner, received=3)
-    for row, seq in enumerate((21, 20, 19)):
+    seqs = [int(learner.memory.names[slot].rpartition("/")[2]) for slot in learner.memory.over_time(3)]
+    assert seqs == sorted(seqs, reverse=True)
+    for row, seq in enumerate(seqs):
         pair = decode(make_pair(seq))
         assert np.array_equal(album["received_left"][row], pair.left)
         assert np.array_equal(album["received_right"][row], pair.right)

@@ -126,7 +126,7 @@ def test_beyond_its_room_the_oldest_fresh_pair_goes_untrained_and_is_counted() -
 
 def test_a_pair_drawn_twice_is_scored_once_by_the_mean() -> None:
     memory = filled(3)
-    slots = memory.newest(1)
+    slots = memory.over_time(3)[:1]
     key = np.array([2, 2])
     memory.learned(Draw(key, np.repeat(slots, 2), 0), np.array([1.0, 3.0]))
     assert memory.kl[slots].tolist() == [2.0]
@@ -158,7 +158,14 @@ def test_the_extremes_are_the_kept_pairs_of_highest_and_lowest_kl() -> None:
     high, low = memory.extremes(2)
     assert memory.kl[high].tolist() == [5.0, 4.0]
     assert memory.kl[low].tolist() == [1.0, 2.0]
-    assert memory.left[memory.newest(2), 0, 0, 0].tolist() == [5, 4]
+
+
+def test_over_time_spreads_over_all_arrivals_from_the_newest_back() -> None:
+    memory = Memory(CONFIG, seed=0)
+    for seq in range(6):
+        memory.add(numbered(seq))
+    assert memory.left[memory.over_time(3), 0, 0, 0].tolist() == [5, 3, 1]
+    assert memory.left[memory.over_time(99), 0, 0, 0].tolist() == [5, 4, 3, 2, 1, 0]
 
 
 def test_after_a_refused_step_the_innocent_are_drawn_again_and_the_guilty_never() -> None:
