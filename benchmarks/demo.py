@@ -8,6 +8,7 @@ pairs, trained on them, and its features tell the places apart better than at th
 from __future__ import annotations
 
 import json
+import math
 import re
 import signal
 import subprocess
@@ -67,6 +68,8 @@ def _train(settings: DemoSettings, run: Path, places: Path, console: Console) ->
     """Start the rig, let the learner train on it, stop both; the learner's summary."""
     run.parent.mkdir(parents=True, exist_ok=True)
     log = Path(f"{run}.device.log")
+    # A terminal's Ctrl-C goes to all three: both processes stop cleanly, and this one lives on to tell how far they came.
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with log.open("w") as file:
         rig = subprocess.Popen([*_python("device"), *_rig_flags(settings)], stderr=file, stdout=file)
     try:
@@ -76,6 +79,7 @@ def _train(settings: DemoSettings, run: Path, places: Path, console: Console) ->
     finally:
         rig.send_signal(signal.SIGINT)
         stopped = rig.wait(30)
+        signal.signal(signal.SIGINT, heard)
     if learner.returncode or stopped:
         raise LearnerError(f"the learner ended with {learner.returncode}, the rig with {stopped}: see above and {log}")
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
@@ -115,7 +119,8 @@ def _endpoint(rig: subprocess.Popen[bytes], log: Path, timeout_s: float = 60.0) 
 
 def shortcomings(summary: dict[str, Any]) -> list[str]:
     """What speaks against a run having learned from frames; empty where it did."""
-    before, after = (summary["probe"][PLACES][when]["linear_student"] for when in ("before", "after"))
+    row = summary["probe"].get(PLACES, {})  # a run that was stopped early has none
+    before, after = (row.get(when, {}).get("linear_student", math.nan) for when in ("before", "after"))
     checks = {
         "no pair was received": summary["pairs_received"] > 0,
         "no training step was taken": summary["steps"] > 0,

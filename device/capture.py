@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import cv2
 import numpy as np
@@ -36,6 +37,7 @@ def capture(
     Raises ValueError for a device, epoch, codec or quality that cannot travel.
     """
     metrics = DeviceMetrics() if metrics is None else metrics
+    encode = partial(encode_pair, device=device, epoch=epoch, codec=codec, quality=quality)
     seq = suppressed = junk = 0
     for shot in shots:
         metrics.captured.inc()
@@ -54,16 +56,12 @@ def capture(
             metrics.bad.inc()
             _report(bad, metrics.tally().bad)
             continue
-        pair = encode_pair(
+        pair = encode(
             left,
             right,
-            device=device,
-            epoch=epoch,
             seq=seq,
             left_ns=shot.left.captured_ns,
             right_ns=shot.right.captured_ns,
-            codec=codec,
-            quality=quality,
             kept=verdict.kept,
             suppressed=suppressed,
             junk=junk,

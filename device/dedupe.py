@@ -28,7 +28,6 @@ from device.camera import BadShot, Eye
 from stream.pair import Image, Kept
 
 Junk = Literal["dark", "covered"]
-JUNK: tuple[Junk, ...] = ("dark", "covered")
 """Both eyes see nothing (night, a lens cap on each); one eye sees nothing (a finger, one cap)."""
 
 GRID = (64, 36)

@@ -7,6 +7,7 @@ import sys
 import threading
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
 from learner.errors import LearnerError, NonFiniteLoss
 from stream.errors import StreamError
@@ -15,7 +16,10 @@ from stream.errors import StreamError
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 1 failed on the way, 2 wrong settings."""
     stop = _stop_on_signals()
-    from learner.command import run  # torch takes seconds to load
+    try:
+        from learner.command import run  # torch takes seconds to load
+    except ModuleNotFoundError as error:  # the base install, which a rig needs, has no torch
+        _fail(f"{error.name} is not installed here: pip install -e '.[learner]' in the checkout", 2)
 
     try:
         print(run(sys.argv[1:] if arguments is None else arguments, stop.is_set))
@@ -38,7 +42,7 @@ def _stop_on_signals() -> threading.Event:
     return stop
 
 
-def _fail(error: Exception, code: int) -> None:
+def _fail(error: Exception | str, code: int) -> NoReturn:
     print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
 

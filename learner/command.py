@@ -51,7 +51,7 @@ class ProcessConfig:
     """Folder of the run: settings, checkpoints, weights, report."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
-    threads: int = max(1, (os.cpu_count() or 2) - 1)
+    threads: int = max(1, len(os.sched_getaffinity(0)) - 1)
     """Torch's threads on the CPU: one core is left to receiving, since two busy thread pools slow each other five times."""
     control: tuple[str, ...] = ("digits",)
     """Labelled sets to probe on, never trained on: digits, a folder per class, MNIST's or CIFAR's files. NAME=PATH
@@ -129,6 +129,7 @@ def _learn(settings: Settings, stop: Callable[[], bool]) -> Summary:
         stack.enter_context(served(metrics.registry, process.metrics_port))
         controls = _controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
+        stack.enter_context(directory.locked())
         screen = stack.enter_context(closing(Screen(console, time.monotonic, quiet=process.json)))
         screen.say(
             f"learning on {learner.device} with {process.threads} threads, settings in {directory.path / 'config.json'}"

@@ -46,12 +46,16 @@ def trace(title: str, points: Points, *, level: tuple[str, float] | None = None)
 
 
 def race(title: str, lines: Mapping[str, Points]) -> str:
-    """A figure of accuracy in percent over steps, a line for each encoder, in its role's colour; its first value is dashed."""
+    """A figure of accuracy in percent over steps, a line for each encoder, in its role's colour; its first value is dashed.
+
+    Of more than BINS points so many are drawn, evenly spread, the first and the last among them.
+    """
     figure, axes = _canvas(title)
     for who, (steps, accuracy) in lines.items():
         role = who if who in ROLES else "trace"
         _dashed(axes, 100 * accuracy[0], role)
-        axes.plot(steps, 100 * accuracy, color=ROLES[role], linewidth=1.8, marker="o", markersize=3.5)
+        drawn = np.linspace(0, len(steps) - 1, min(BINS, len(steps))).round().astype(np.intp)
+        axes.plot(steps[drawn], 100 * accuracy[drawn], color=ROLES[role], linewidth=1.8, marker="o", markersize=3.5)
     return _svg(figure)
 
 

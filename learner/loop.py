@@ -105,9 +105,7 @@ class Learner:
             self.memory.add(decode(pair))
         except MalformedMessage as error:
             self.malformed += 1
-            if (
-                self.malformed & (self.malformed - 1) == 0
-            ):  # the 1st, 2nd, 4th, ...: no device can fill the disk with lines
+            if self.malformed & (self.malformed - 1) == 0:  # the 1st, 2nd, 4th, ...: or a device could fill the disk
                 log.warning("dropped pair=%s count=%d %s", pair.header.name, self.malformed, error)
             return
         self.pacing.received(1)

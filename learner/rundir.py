@@ -1,7 +1,7 @@
 """A run's folder: its settings, its lines of steps and probes, its checkpoints, its summary.
 
 config.json    every setting that decides the weights; a run goes on only with the same ones
-steps.jsonl    one line a training step         probes.jsonl   one line a probe
+steps.jsonl    one line a training step, late in a long run one of 2, 4, ...      probes.jsonl   one line a probe
 checkpoints/   see `learner.checkpoint`         export/        weights for timm
 album.npz      pictures as arrays               summary.json   what the run came to       report.html
 """
@@ -9,8 +9,11 @@ album.npz      pictures as arrays               summary.json   what the run came
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,21 @@ class RunDirectory:
             raise SettingsError(f"--run-dir {path} is not an empty folder and holds no run: choose another one")
         else:
             _create(path, config)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other learners out meanwhile; a killed one leaves no lock. Raises SettingsError where one is at work."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise SettingsError(
+                    f"--run-dir {self.path} is in use by another learner: stop that one, or choose another --run-dir"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
 
     @property
     def checkpoints(self) -> Path:

@@ -16,7 +16,7 @@ from learner.album import take_album
 from learner.checkpoint import latest_checkpoint, load_checkpoint, save_checkpoint
 from learner.control import ControlSet
 from learner.encoder import Encoder
-from learner.errors import LearnerError, NonFiniteLoss
+from learner.errors import LearnerError, NonFiniteLoss, SettingsError
 from learner.export import export_encoder
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics
@@ -42,6 +42,11 @@ class Limits:
     """Time between probes; there is always one before the first step and one at the end."""
     commit_every_s: float = 60.0
     """Time between checkpoints; there is always one at the end."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not value >= 0:  # NaN neither
+                raise SettingsError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
 
 
 class Service:
@@ -143,7 +148,7 @@ class Service:
             except (KeyError, ValueError, RuntimeError) as error:
                 reason = str(error).splitlines()[0]
                 raise LearnerError(
-                    f"checkpoint {path} was made by another version ({reason}): choose another --run-dir"
+                    f"checkpoint {path} was made by another version or on another --device ({reason}): choose another --run-dir"
                 ) from error
             self.screen.say(f"resumed at step {self.learner.steps} from {path}")
         # Before the first step everything is measured anew: a probe may have been cut.
@@ -162,7 +167,8 @@ class Service:
         self._waited_s += event.waited_s
         batch = self.learner.config.pacing.batch_size
         self.metrics.step(event, batch)
-        self.directory.append("steps", {**_flat(event), "seconds": self._elapsed()})
+        if event.refused or is_noted(event.step):
+            self.directory.append("steps", {**_flat(event), "seconds": self._elapsed()})
         self.screen.step(event, batch, self._progress())
 
     def _missing(self, event: Waiting) -> str:
@@ -204,6 +210,15 @@ class Service:
 
 
 ACCURACIES = ("knn", "knn_10pct", "linear")
+DENSE_STEPS_LOG2 = 14
+
+
+def is_noted(step: int) -> bool:
+    """Whether a step gets its line: each of the first 16384, then every 2nd, 4th, ...: 8192 for each doubling.
+
+    A run of months is read whole when it is resumed and reported: 100 million steps are then 123 thousand lines.
+    """
+    return step % (1 << max(0, step.bit_length() - DENSE_STEPS_LOG2)) == 0
 
 
 def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds: float) -> Summary:

@@ -54,12 +54,13 @@ class Publisher:
         self.device = device
         self.epoch = epoch
         self.next_seq = 0
-        """One past the last pair given to `send`: what hello and bye tell."""
+        """One past the last pair given to `send`: what bye tells."""
         self.sent = 0
         """Pairs handed to at least one subscriber's queue."""
         self.unsent = 0
         """Pairs that nobody took: no subscriber, or in "wait" no room within `wait_s`."""
         self.sent_bytes = 0
+        self._coming_seq = 0  # what hello tells; in "wait" the pair that nobody took may still be given again
         self._waits = on_full == "wait"
         self._wait_s = wait_s
         self._linger_s = linger_s
@@ -78,13 +79,17 @@ class Publisher:
         """Send one pair; True where at least one subscriber's queue took it. How long it waits is said by `on_full`.
 
         In "drop", a subscriber whose queue is full misses the pair without a word from here; it counts the hole itself.
+        After False in "wait" the same pair may be given again; going on with the next one leaves a hole.
         """
         header = pair.header
         if (header.device, header.epoch) != (self.device, self.epoch):
             raise ValueError(f"{header.name} is not a pair of {self.device}/{self.epoch[:8]}")
+        self._coming_seq = header.seq
         heard = self.wait_for_subscriber(self._wait_s if self._waits else 0.0)
         taken = heard and self._put(codec.to_parts(pair), self._wait_s)
         self.next_seq = header.seq + 1
+        if taken or not self._waits:
+            self._coming_seq = self.next_seq
         if taken:
             self.sent += 1
             self.sent_bytes += len(pair.left) + len(pair.right)
@@ -161,7 +166,7 @@ class Publisher:
             self._subscribers += joins
             self._owes_hello |= joins > 0
         if self._owes_hello:
-            hello = Hello(device=self.device, epoch=self.epoch, next_seq=self.next_seq)
+            hello = Hello(device=self.device, epoch=self.epoch, next_seq=self._coming_seq)
             self._owes_hello = not self._put(control.to_parts(hello), 0.0)
 
     def _read_subscription(self, message: bytes) -> int:

@@ -35,6 +35,7 @@ def test_a_run_that_received_trained_and_improved_has_no_shortcomings() -> None:
         ({"loss_last": math.nan}, "not a number"),
         ({"pairs_lost": 1}, "lost"),
         ({"probe": {"places": {"before": {"linear_student": 0.3}, "after": {"linear_student": 0.3}}}}, "no better"),
+        ({"probe": {}}, "no better"),
     ],
 )
 def test_a_run_that_did_not_learn_from_frames_is_told_why(change: dict[str, Any], said: str) -> None:

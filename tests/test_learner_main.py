@@ -236,6 +236,8 @@ BAD = {
     "control size": (["--control", "digits@20"], "digits@20.* multiple of the patch size 8"),
     "control twice": (["--control", "digits", "digits@24"], "another set of the name digits"),
     "control limit": (["--control-limit", "3"], "limit of 3 images leaves out"),
+    "negative time": (["--train-s", "-3"], "--train-s must be 0 or more, got -3"),
+    "no time": (["--probe-every-s", "nan"], "--probe-every-s must be 0 or more, got nan"),
 }
 
 
@@ -321,3 +323,11 @@ def test_a_folder_that_cannot_be_written_any_more_is_one_line_and_exit_code_1(
         main(arguments)
     assert ended.value.code == 1
     assert re.fullmatch(rf"error: .*{tmp_path / 'run' / 'checkpoints'}.*\n", capfd.readouterr().err)
+
+
+def test_where_torch_is_not_installed_it_is_said_in_one_line() -> None:
+    """As on a rig, whose base install has none."""
+    program = "import sys; sys.modules['torch'] = None; from learner.__main__ import main; main([])"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert re.fullmatch(r"error: torch is not installed here: .*\[learner\].*\n", done.stderr)

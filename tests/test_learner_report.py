@@ -300,6 +300,12 @@ def test_a_curve_takes_its_colours_from_the_page() -> None:
     assert not re.search(r"#0[1-5]0[1-5]0[1-5]", svg), "no placeholder is left"
 
 
+def test_a_race_of_many_probes_draws_a_bounded_number_of_points() -> None:
+    steps = np.arange(20_000.0)
+    long, short = (race("title", {"student": (steps[:count], steps[:count] / 20_000)}) for count in (20_000, BINS))
+    assert long.count("<use") == short.count("<use") > BINS / 2
+
+
 @pytest.mark.parametrize(
     ("value", "text"),
     [

@@ -97,6 +97,17 @@ def test_a_run_without_lines_has_none(tmp_path: Path) -> None:
     assert RunDirectory(tmp_path, TINY).lines("steps") == []
 
 
+def test_a_run_that_another_learner_works_on_is_refused_until_that_one_is_gone(tmp_path: Path) -> None:
+    first, second = RunDirectory(tmp_path, TINY), RunDirectory(tmp_path, TINY)
+    with first.locked():
+        before = contents(tmp_path)
+        with pytest.raises(SettingsError, match="in use by another learner: stop that one"), second.locked():
+            pass
+        assert contents(tmp_path) == before
+    with second.locked():
+        pass
+
+
 def test_pictures_and_summary_replace_the_former_ones_whole(tmp_path: Path) -> None:
     run = RunDirectory(tmp_path, TINY)
     for count in (1, 2):

@@ -26,7 +26,7 @@ from learner.metrics import LearnerMetrics
 from learner.report import write_report
 from learner.rundir import RunDirectory
 from learner.screen import Screen
-from learner.service import Limits, Service, probe_table
+from learner.service import Limits, Service, is_noted, probe_table
 from stream.publisher import Publisher
 from stream.source import IteratorSource, Source
 from stream.subscriber import Subscriber
@@ -105,6 +105,13 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, digits: ControlSe
     assert len(run.directory.lines("steps")) == 10
     assert [line["step"] for line in run.directory.lines("probes")] == [0, 0, 10, 10]
     assert digest(run.committed()) == digest(run.learner)
+
+
+def test_a_long_run_notes_all_its_early_steps_and_ever_fewer_of_the_late_ones() -> None:
+    noted = [step for step in range(1 << 18) if is_noted(step)]
+    assert noted[: 1 << 14] == list(range(1 << 14))
+    for doubling in range(14, 18):
+        assert sum(1 << doubling <= step < 2 << doubling for step in noted) == 1 << 13
 
 
 def test_a_run_is_the_loop_and_changes_nothing_about_its_weights(tmp_path: Path, digits: ControlSet) -> None:

@@ -327,7 +327,18 @@ def test_a_waiting_publisher_gives_up_after_its_time_and_says_so() -> None:
             received(source, last - 1)
             until(lambda: publisher.send(make_pair(last + 1)))
             assert received(source, 1) == [make_pair(last + 1)]
-            assert source.stats().lost == 1
+            assert source.stats().lost == 2
+
+
+def test_a_pair_given_again_after_its_time_was_over_reaches_who_joined_meanwhile() -> None:
+    with Publisher(LOOPBACK, device="baby", epoch=EPOCH, on_full="wait", wait_s=0.05) as publisher:
+        assert not publisher.send(make_pair(0))
+        with Subscriber([publisher.endpoint], end_on_bye=True) as source:
+            until(lambda: publisher.subscribers() == 1)  # it is greeted before the pair comes again
+            assert publisher.send(make_pair(0))
+            publisher.bye()
+            assert all_received(source) == [make_pair(0)]
+            assert (source.stats().lost, source.stats().repeated) == (0, 0)
 
 
 def test_a_pair_of_another_stream_is_not_sent() -> None:
