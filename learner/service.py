@@ -39,14 +39,39 @@ class Limits:
     max_steps: int | None = None
     """Stop at this step; None has no such end."""
     probe_every_s: float = 60.0
-    """Time between probes; there is always one before the first step and one at the end."""
+    """Least time between probes, which take at most 5 % of the time; there is always one at the start and one at the end."""
     commit_every_s: float = 60.0
-    """Time between checkpoints; there is always one at the end."""
+    """Least time between checkpoints, which take at most 5 % of the time; there is always one at the end."""
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
             if value is not None and not value >= 0:  # NaN neither
                 raise SettingsError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+
+
+PAUSE_SHARE = 0.05
+"""Largest share of the time that probing, and that committing, may take from training."""
+
+
+class Rhythm:
+    """When to do again what interrupts training: every `every_s`, where it has moved on, and within PAUSE_SHARE."""
+
+    def __init__(self, every_s: float, clock: Callable[[], float], step: int) -> None:
+        self._every_s = every_s
+        self._clock = clock
+        self._step = step
+        self._next_s = clock() + every_s
+
+    def is_due(self, step: int) -> bool:
+        """Whether the time has come and there were steps since; a learner that waits is as good a moment as any."""
+        return step != self._step and self._clock() >= self._next_s
+
+    def timed(self, step: int, action: Callable[[], object]) -> None:
+        """Do it now; the longer it takes, the longer until the next time."""
+        started_s = self._clock()
+        action()
+        now_s = self._clock()
+        self._step, self._next_s = step, now_s + max(self._every_s, (now_s - started_s) / PAUSE_SHARE)
 
 
 class Service:
@@ -100,21 +125,18 @@ class Service:
         return self._conclude()
 
     def _train(self) -> None:
-        probed_s = committed_s = self._clock()
+        probing = Rhythm(self.limits.probe_every_s, self._clock, self.learner.steps)
+        committing = Rhythm(self.limits.commit_every_s, self._clock, self.learner.steps)
         events = learn(self.learner, self.source, clock=self._clock)
         while not self._stop() and not self._at_limit():
             event = next(events, None)
             if event is None:
                 return
             self._observe(event)
-            if isinstance(event, Waiting):
-                continue
-            if self._clock() - probed_s >= self.limits.probe_every_s:
-                self.probe(self.controls)
-                probed_s = self._clock()
-            if self._clock() - committed_s >= self.limits.commit_every_s:
-                self.commit()
-                committed_s = self._clock()
+            if probing.is_due(self.learner.steps):
+                probing.timed(self.learner.steps, lambda: self.probe(self.controls))
+            if committing.is_due(self.learner.steps):
+                committing.timed(self.learner.steps, self.commit)
 
     def commit(self) -> Path:
         """Write a checkpoint of the present state."""

@@ -26,7 +26,7 @@ from learner.metrics import LearnerMetrics
 from learner.report import write_report
 from learner.rundir import RunDirectory
 from learner.screen import Screen
-from learner.service import Limits, Service, is_noted, probe_table
+from learner.service import Limits, Rhythm, Service, is_noted, probe_table
 from stream.publisher import Publisher
 from stream.source import IteratorSource, Source
 from stream.subscriber import Subscriber
@@ -319,3 +319,26 @@ def test_the_probe_table_is_the_first_and_the_last_of_each() -> None:
     table = probe_table(lines)
     assert (table["a"]["before"]["knn_student"], table["a"]["after"]["knn_student"]) == (0.1, 0.4)
     assert (table["a"]["before"]["linear_teacher"], table["a"]["after"]["linear_teacher"]) == (0.2, 0.2)
+
+
+def test_what_interrupts_training_comes_again_only_after_a_step_and_takes_a_twentieth_of_the_time_at_most() -> None:
+    now_s = 0.0
+
+    def clock() -> float:
+        return now_s
+
+    def slow() -> None:
+        nonlocal now_s
+        now_s += 6.0
+
+    rhythm = Rhythm(60.0, clock, step=0)
+    assert not rhythm.is_due(1)
+    now_s = 60.0
+    assert not rhythm.is_due(0)
+    assert rhythm.is_due(1)
+    rhythm.timed(1, slow)
+    now_s = 185.0
+    assert not rhythm.is_due(2)
+    now_s = 186.0
+    assert rhythm.is_due(2)
+    assert not rhythm.is_due(1)
