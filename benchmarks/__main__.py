@@ -31,6 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if name in QUESTIONS:
             run: Callable[[Sequence[str]], int] = importlib.import_module(f"benchmarks.{name}").main
             return run(rest)
+    except KeyboardInterrupt:
+        print("error: interrupted", file=sys.stderr)
+        return 1
     except (CameraError, LearnerError, StreamError, ValueError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -136,7 +136,7 @@ def _tell(summary: dict[str, Any], run: Path, console: Console) -> int:
     table = Table("control set", "probe", "before", "after", title="the student's features on labelled images")
     for name, row in summary["probe"].items():
         for probe, title in (("knn", "k-NN"), ("linear", "linear")):
-            before, after = (row[when][f"{probe}_student"] for when in ("before", "after"))
+            before, after = (row[when].get(f"{probe}_student", math.nan) for when in ("before", "after"))
             table.add_row(name, title, f"{before:.3f}", f"{after:.3f}")
     console.print(table)
     console.print(f"report: {run / 'report.html'}")

@@ -6,6 +6,7 @@ place and not for the picture; neither need be the walk that was streamed.
 
 from __future__ import annotations
 
+import shutil
 from collections import defaultdict
 from dataclasses import dataclass
 from itertools import islice
@@ -62,9 +63,17 @@ def write_walk(
     enough = min(per_place, *(len(frames) for _, by_place in splits.values() for frames in by_place))
     if not enough:
         raise ValueError(f"some of {config.places} places are not visited in {count} frames: raise count")
-    for split, (camera, by_place) in splits.items():
-        for place, frames in enumerate(by_place):
-            _write(folder / split / f"place_{place:02d}", camera, _spread(frames, enough))
+    draft = folder.with_name(f".{folder.name}.draft")
+    shutil.rmtree(draft, ignore_errors=True)
+    try:
+        for split, (camera, by_place) in splits.items():
+            for place, frames in enumerate(by_place):
+                _write(draft / split / f"place_{place:02d}", camera, _spread(frames, enough))
+        draft.rename(folder)  # over an empty folder too: a whole set or none
+    except OSError as error:
+        raise CameraError(f"cannot write {folder}: {error.strerror}") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return WalkSummary(folder, config.places, enough)
 
 

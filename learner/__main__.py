@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -36,6 +37,8 @@ def _stop_on_signals() -> threading.Event:
     def ask(number: int, _frame: FrameType | None) -> None:
         stop.set()
         signal.signal(number, signal.SIG_DFL)
+        if os.isatty(2):
+            os.write(2, b"stopping after a commit; the same again ends at once\n")  # print is not safe here
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, ask)

@@ -39,6 +39,7 @@ def save_checkpoint(folder: Path, step: int, state: dict[str, Any]) -> Path:
     tensors: dict[str, Tensor] = {}
     (draft / _STATE).write_text(json.dumps(_strip(state, "", tensors)))
     save_file(tensors, draft / _TENSORS)
+    (draft / _TENSORS).chmod(0o644)  # safetensors writes for the owner alone; a backup reads as another user
     (draft / _SUMS).write_text(_sums(draft))
     for path in (*draft.iterdir(), draft):
         _sync(path)

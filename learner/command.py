@@ -145,7 +145,14 @@ def _learn(settings: Settings, stop: Callable[[], bool]) -> Summary:
             clock=time.monotonic,
             stop=stop,
         )
-        summary = service.run()
+        try:
+            summary = service.run()
+        except torch.OutOfMemoryError as error:
+            batch = settings.learner.pacing.batch_size
+            raise SettingsError(
+                f"{learner.device} has too little memory for a batch of {batch}: "
+                "lower --pacing.batch-size, and choose another --run-dir"
+            ) from error
         screen.doing("writing the report")
         write_report(directory.path)
     return summary
@@ -196,7 +203,8 @@ def _said(summary: Summary, run_dir: Path) -> str:
         lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
     for control, row in summary["probe"].items():
         for kind, before in row["before"].items():
-            lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {row['after'][kind]:.3f}")
+            after = f"{row['after'][kind]:.3f}" if kind in row["after"] else "not measured again"
+            lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {after}")
     return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
 
 

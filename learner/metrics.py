@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -65,7 +66,10 @@ class LearnerMetrics:
         return Counter(f"babyagent_learner_{name}", text, registry=self.registry)
 
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
-        return Gauge(f"babyagent_learner_{name}", text, labels, registry=self.registry)
+        gauge = Gauge(f"babyagent_learner_{name}", text, labels, registry=self.registry)
+        if not labels:
+            gauge.set(math.nan)  # before the first step nothing is known: a loss of 0 would look perfect
+        return gauge
 
 
 class Accounts(Collector):

@@ -6,9 +6,9 @@ knows only this contract. An objective is an `nn.Module`, so its whole state tra
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import Generator, Tensor, nn
 
@@ -74,3 +74,9 @@ class Objective(Protocol):
 
     def look(self, batch: Batch, generator: Generator) -> Look:
         """The views of a batch, without training on them."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks and everything else that the next loss depends on; `nn.Module` brings it."""
+
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
+        """Continue from `state_dict()`."""

@@ -33,7 +33,7 @@ TILES = {
     "pairs_junk": "dark or covered, dropped",
     "pairs_lost": "lost on the way",
     "steps": "training steps",
-    "samples_per_s": "samples a second",
+    "samples_per_s": "samples a second, waiting included",
     "replay_ratio": "samples trained per pair",
     "duty_cycle": "share of the time training",
 }
@@ -141,8 +141,10 @@ def _probe_table(summary: Line) -> str:
 
 def _change(change: Line, kind: str, who: str) -> str:
     before, after = (change.get(when, {}).get(f"{kind}_{who}") for when in ("before", "after"))
-    if before is None or after is None:
+    if before is None:
         return "<td>&ndash;</td>"
+    if after is None:
+        return f"<td>{100 * before:.1f} % → not measured again</td>"
     points = 100 * (after - before)
     sign = "up" if points > 0 else "down"
     return f'<td>{100 * before:.1f} → <b>{100 * after:.1f} %</b> <span class="{sign}">{points:+.1f}</span></td>'

@@ -35,7 +35,7 @@ class Limits:
     """When the service looks, writes and stops; times in seconds of the clock it is given."""
 
     train_s: float | None = None
-    """Stop after this long, counted from the first pair; None trains until it is stopped."""
+    """Stop after this long, counted from the first pair this process receives; None trains until it is stopped."""
     max_steps: int | None = None
     """Stop at this step; None has no such end."""
     probe_every_s: float = 60.0
@@ -49,6 +49,8 @@ class Limits:
                 raise SettingsError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
 
 
+SILENT_S = 15.0
+"""A device that is there sends at least every 10 s (its longest silence): later it is named as silent."""
 PAUSE_SHARE = 0.05
 """Largest share of the time that probing, and that committing, may take from training."""
 
@@ -194,9 +196,18 @@ class Service:
         self.screen.step(event, batch, self._progress())
 
     def _missing(self, event: Waiting) -> str:
-        if isinstance(self.source, Subscriber) and not self.source.stats().devices:
+        pairs = f"{event.wanted} more pair{'s' if event.wanted != 1 else ''}"
+        if not isinstance(self.source, Subscriber):
+            return pairs
+        devices = self.source.stats().devices
+        if not devices:
             return f"a device at {', '.join(self.source.endpoints)}"
-        return f"{event.wanted} more pairs"
+        silent = [
+            f"{name} for {quiet_s:.0f} s"
+            for name, device in devices.items()
+            if (quiet_s := self._clock() - (device.last_received_s or self._started_s)) >= SILENT_S
+        ]
+        return f"{pairs}; nothing from {', '.join(silent[:4])}" if silent else pairs
 
     def _progress(self) -> str:
         lost = self.source.stats().lost if isinstance(self.source, Subscriber) else 0
@@ -279,14 +290,16 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
 
 
 def probe_table(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:
-    """Accuracies of the first and the last probe of each control set: {set: {before|after: {knn_student: ...}}}."""
+    """Accuracies of the first and the last probe of each control set: {set: {before|after: {knn_student: ...}}}.
+
+    `after` is empty where there was but one: a run stopped by hand is not probed again.
+    """
     table: dict[str, dict[str, dict[str, float]]] = {}
     for line in lines:
         row = table.setdefault(line["set"], {"before": {}, "after": {}})
         for kind in ACCURACIES:
             name = f"{kind}_{line['who']}"
-            row["before"].setdefault(name, line[kind])
-            row["after"][name] = line[kind]
+            row["after" if name in row["before"] else "before"][name] = line[kind]
     return table
 
 

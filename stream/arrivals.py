@@ -6,6 +6,7 @@ Pure: no socket, no thread, no clock. A pair is new when its number is not below
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -16,6 +17,9 @@ from stream.pair import EncodedPair
 
 MAX_DEVICES = 1024
 """A device further is refused as a malformed header: a name on the network must not take memory without end."""
+MAX_EPOCHS = 4096
+"""Epochs remembered after another one began; the one left longest ago is forgotten."""
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +61,8 @@ class Arrivals:
         self._devices: dict[str, DeviceStats] = {}
         self._malformed: Counter[str] = Counter()
         self._bytes = 0
+        self._left: dict[tuple[str, str], int] = {}  # where an epoch stood when another one began
+        self._shared: set[str] = set()
 
     def pair(self, pair: EncodedPair, now_s: float) -> bool:
         """Count a pair; False where it came before and is to be dropped."""
@@ -115,9 +121,24 @@ class Arrivals:
                     "header", f"{device} is one device more than the {MAX_DEVICES} that are followed"
                 )
             now = DeviceStats(epoch=epoch, joined_seq=seq, next_seq=seq)
-        elif was.epoch != epoch:
-            now = replace(was, epoch=epoch, joined_seq=seq, next_seq=seq, ended=False)
         else:
+            if was.epoch != epoch:
+                was = self._turn(device, was, epoch, seq)
             now = replace(was, lost=was.lost + max(0, seq - was.next_seq), next_seq=max(seq, was.next_seq))
         self._devices[device] = now
         return now
+
+    def _turn(self, device: str, was: DeviceStats, epoch: str, seq: int) -> DeviceStats:
+        """The device in another epoch: at its beginning, or where it stood when it was left.
+
+        A device that starts anew never comes back to an old epoch. Two devices of one name do, with every pair.
+        """
+        self._left[device, was.epoch] = was.next_seq
+        while len(self._left) > MAX_EPOCHS:
+            self._left.pop(next(iter(self._left)))
+        back_at = self._left.pop((device, epoch), None)
+        if back_at is not None and device not in self._shared:
+            self._shared.add(device)
+            log.warning("two devices are named %s: give each a --name of its own", device)
+        at = seq if back_at is None else back_at
+        return replace(was, epoch=epoch, joined_seq=at, next_seq=at, ended=False)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from learner.encoder import Encoder, EncoderConfig
 from learner.errors import SettingsError
-from learner.objective import Batch, Look, Outcome
+from learner.objective import Batch, Look, Objective, Outcome
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig, pairwise_cosines, repulsion, sinkhorn
 from learner.views import Augmentation, crop, to_rgb
 
@@ -493,3 +493,9 @@ def test_settings_that_cannot_work_are_refused_in_one_line(wrong: dict[str, Any]
 def test_a_size_that_is_no_multiple_of_the_patch_is_refused(name: str) -> None:
     with pytest.raises(SettingsError, match=rf"^objective: {name} 20 must be a multiple of the patch size 8$"):
         agent(**{name: 20})
+
+
+def test_the_seeds_objective_satisfies_the_contract_that_the_loop_knows() -> None:
+    """mypy checks the assignment; the loop asks for nothing else."""
+    objective: Objective = BabyAgent(ENCODER, TINY)
+    assert {"student", "teacher"} == set(objective.encoders())

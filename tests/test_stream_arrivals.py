@@ -91,6 +91,17 @@ def test_names_without_end_do_not_take_memory_without_end() -> None:
     assert arrivals.pair(pair(0, device="d0"), 0.0)
 
 
+def test_two_devices_of_one_name_hide_no_loss_and_are_told_to_take_names(caplog: pytest.LogCaptureFixture) -> None:
+    arrivals = Arrivals()
+    for seq in range(0, 100, 10):
+        for epoch in EPOCHS[:2]:
+            assert arrivals.pair(pair(seq, epoch=epoch), 0.0)
+    assert not arrivals.pair(pair(0, epoch=EPOCHS[0]), 0.0)
+    stats = arrivals.stats()
+    assert (stats.received, stats.lost, stats.repeated) == (20, 2 * 81, 1)
+    assert caplog.text.count("two devices are named") == 1
+
+
 messages = st.tuples(st.sampled_from(["pair", "hello", "bye"]), st.integers(0, 30), st.sampled_from(EPOCHS))
 
 
@@ -98,10 +109,10 @@ messages = st.tuples(st.sampled_from(["pair", "hello", "bye"]), st.integers(0, 3
 def test_every_number_since_joining_is_received_lost_or_repeated(script: list[tuple[str, int, str]]) -> None:
     """The same against a model that keeps whole sets, for any order of messages and epochs."""
     arrivals, entered = Arrivals(), 0
-    epoch, reached, seen, lost, repeated = "", 0, set[int](), 0, 0
+    counts: dict[str, tuple[int, set[int]]] = {}  # an epoch that comes back stands where it was left
+    lost = repeated = 0
     for kind, seq, of in script:
-        if of != epoch:
-            epoch, reached, seen = of, seq, set()
+        reached, seen = counts.get(of, (seq, set()))
         missed = set(range(reached, seq)) - seen
         lost, reached = lost + len(missed), max(reached, seq)
         if kind == "pair":
@@ -114,6 +125,7 @@ def test_every_number_since_joining_is_received_lost_or_repeated(script: list[tu
             arrivals.hello(replace_position(hello(seq), of))
         else:
             arrivals.bye(replace_position(bye(seq), of))
+        counts[of] = (reached, seen)
     stats = arrivals.stats()
     assert (stats.received, stats.lost, stats.repeated) == (entered, lost, repeated)
     assert stats.bytes == entered * len(b"leftright")

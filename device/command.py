@@ -1,0 +1,244 @@
+"""The rig's command line: `python -m device [stream] ...` publishes a camera, `... walk ...` writes a control set."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import signal
+import socket
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from functools import partial
+from typing import Literal
+
+import cv2
+import tyro
+from rich.console import Console
+
+from device.camera import BadShot, Camera, CameraError, Shot
+from device.capture import capture, paced
+from device.dedupe import Dedupe, DedupeConfig
+from device.metrics import DeviceMetrics
+from device.open import HARDWARE, camera_kind, open_camera
+from device.settings import StreamSettings, WalkSettings, parse_size
+from device.sim import SimConfig
+from device.stop import Stop
+from device.walk import write_walk
+from stream.errors import StreamError
+from stream.pair import EncodedPair
+from stream.publisher import Publisher
+
+SEND_WAIT_S = 0.5
+"""How soon a full queue or a missing learner lets us look at Ctrl-C."""
+PROGRESS_S = 5.0
+DESCRIPTION = """Publish the stereo pairs of a camera over ZeroMQ, without those that show nothing new.
+
+  python -m device                                          the simulated world, for learners on this machine
+  python -m device --camera v4l2:0,2 --bind 'tcp://*:5555' --insecure --name rig1
+  python -m device --camera dir:LEFT,RIGHT --fps 0          a recording, as fast as the learner takes it
+  python -m device walk --out DIR                           a labelled control set of the simulated world
+
+Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 2 wrong settings or no camera."""
+
+
+class Progress:
+    """Tells a person how it goes: a live line on a terminal, a plain one every few seconds elsewhere."""
+
+    def __init__(self, metrics: DeviceMetrics, publisher: Publisher) -> None:
+        self._metrics, self._publisher = metrics, publisher
+        self._console = Console(stderr=True, highlight=False)
+        self._live = self._console.status("") if self._console.is_terminal else None
+        self._interval_s = 0.2 if self._live else PROGRESS_S
+        self._started_s = self._told_s = time.monotonic()
+        if self._live:
+            self._live.start()
+
+    def restart(self) -> None:
+        """The first shot comes now."""
+        self._started_s = time.monotonic()
+
+    def tick(self, doing: str = "") -> None:
+        """Tell, if it is time to."""
+        now_s = time.monotonic()
+        if now_s - self._told_s < self._interval_s:
+            return
+        self._told_s = now_s
+        learners = self._publisher.subscribers()
+        self._metrics.subscribers.set(learners)
+        counts, rate = said(asdict(self._metrics.tally())), self.summary()["pairs_per_s"]
+        text = doing or f"{counts}, {rate:.1f} pairs/s, subscribers {learners}"
+        if self._live:
+            self._live.update(text)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def summary(self) -> dict[str, float]:
+        """The counts, and the pairs captured a second."""
+        seconds = time.monotonic() - self._started_s
+        tally = self._metrics.tally()
+        counts = asdict(tally) | {"sent": self._publisher.sent}
+        return counts | {"seconds": round(seconds, 3), "pairs_per_s": round(tally.captured / seconds, 2)}
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        if self._live:
+            self._live.stop()
+
+
+def run(arguments: Sequence[str], stop: Stop) -> int:
+    """A command; returns the exit code: 0, 1 where `walk` was interrupted, 2 for a setting that cannot be used."""
+    # One thread: the codec is called from one place, and a pool of OpenCV's would only take the learner's cores.
+    cv2.setNumThreads(1)
+    # What cannot be opened is said by us, in one line.
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    command, *rest = arguments or ["stream"]
+    try:
+        if command == "walk":
+            return _walk(tyro.cli(WalkSettings, prog="python -m device walk", args=rest))
+        if command != "stream" and not command.startswith("-"):
+            raise ValueError(f"there is no command {command!r}: use `walk`, or flags to stream (--help lists them)")
+        flags = rest if command == "stream" else arguments
+        settings = tyro.cli(StreamSettings, prog="python -m device", args=flags, description=DESCRIPTION)
+        _stream(settings, stop)
+    except (CameraError, StreamError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _stream(settings: StreamSettings, stop: Stop) -> None:
+    settings.check()
+    metrics = DeviceMetrics()
+    dedupe, camera = _dedupe(settings), _camera(settings)
+    metrics.threshold.set_function(lambda: dedupe.threshold)
+    device, epoch = settings.name or _host_name(), uuid.uuid4().hex
+    on_full: Literal["wait", "drop"] = "wait" if settings.lossless else "drop"
+    opened = partial(Publisher, settings.bind, device=device, epoch=epoch, insecure=settings.insecure)
+    try:
+        with opened(on_full=on_full, wait_s=SEND_WAIT_S) as publisher, metrics.served(settings.metrics_port):
+            _tell_settings(settings, device, publisher.endpoint)
+            progress = Progress(metrics, publisher)
+            try:
+                _wait_for_learner(settings, publisher, progress, stop)
+                shots = _watched(_shots(camera, settings, stop.sleep), settings.count, progress, stop)
+                pairs = capture(
+                    shots,
+                    dedupe,
+                    device=device,
+                    epoch=epoch,
+                    codec=settings.codec,
+                    quality=settings.quality,
+                    metrics=metrics,
+                )
+                for pair in pairs:
+                    metrics.sent.inc(_deliver(pair, publisher, settings.lossless, progress, stop))
+            finally:
+                progress.close()
+            summary = progress.summary()
+            publisher.bye()
+    finally:
+        camera.close()
+    print(json.dumps(summary) if settings.json else said(summary))
+
+
+def _dedupe(settings: StreamSettings) -> Dedupe:
+    config = DedupeConfig(
+        threshold=settings.dedupe_threshold,
+        target_per_hour=settings.target_per_hour,
+        max_silence_s=settings.max_silence_s,
+        audit_share=settings.audit_share,
+        ring=settings.ring,
+    )
+    return Dedupe(config, seed=settings.seed)
+
+
+def _camera(settings: StreamSettings) -> Camera:
+    return open_camera(
+        settings.camera,
+        fps=settings.fps,
+        repeat=settings.repeat,
+        size=parse_size(settings.size),
+        seed=settings.seed,
+        walk=settings.walk,
+        textures=settings.textures,
+        places=settings.places,
+    )
+
+
+def _shots(camera: Camera, settings: StreamSettings, sleep: Callable[[float], None]) -> Iterator[Shot | BadShot]:
+    """The camera's shots at the pace asked for; hardware keeps its own, and sleeping would only let it overflow."""
+    fps = settings.fps if settings.fps is not None else camera.fps or 10.0
+    if camera_kind(settings.camera) in HARDWARE or fps == 0:
+        return iter(camera)
+    return paced(camera, fps, time.monotonic, sleep)
+
+
+def _watched(
+    shots: Iterator[Shot | BadShot], count: int | None, progress: Progress, stop: Stop
+) -> Iterator[Shot | BadShot]:
+    """The first `count` shots, until a stop is requested."""
+    progress.restart()
+    for number, shot in enumerate(shots, start=1):
+        if stop.requested:
+            return
+        yield shot
+        progress.tick()
+        if number == count:
+            return
+
+
+def _wait_for_learner(settings: StreamSettings, publisher: Publisher, progress: Progress, stop: Stop) -> None:
+    while settings.waits and not stop.requested and not publisher.wait_for_subscriber(SEND_WAIT_S):
+        progress.tick(f"waiting for a learner at {publisher.endpoint}")
+
+
+def _deliver(pair: EncodedPair, publisher: Publisher, lossless: bool, progress: Progress, stop: Stop) -> bool:
+    """Send; where nothing may be lost, again and again until a learner took it."""
+    while not publisher.send(pair):
+        if not lossless or stop.requested:
+            return False
+        progress.tick()
+    return True
+
+
+def _walk(settings: WalkSettings) -> int:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # nothing here is worth finishing
+    config = SimConfig(
+        size=parse_size(settings.size) or SimConfig.size,
+        seed=settings.seed,
+        walk=settings.walk,
+        textures=settings.textures,
+        places=settings.places,
+    )
+    try:
+        with Console(stderr=True).status(f"painting {settings.places} places"):
+            written = write_walk(
+                settings.out, config=config, count=settings.count, every=settings.every, per_place=settings.per_place
+            )
+    except KeyboardInterrupt:
+        print("error: interrupted, nothing was written", file=sys.stderr)
+        return 1
+    summary = {"folder": str(written.folder), "places": written.places, "images": written.images}
+    print(json.dumps(summary) if settings.json else said(summary))
+    return 0
+
+
+def _tell_settings(settings: StreamSettings, device: str, endpoint: str) -> None:
+    known = asdict(settings) | {"name": device, "bind": endpoint, "lossless": settings.lossless}
+    print(" ".join(f"{name}={value}" for name, value in known.items()), file=sys.stderr, flush=True)
+
+
+def _host_name() -> str:
+    """The host's name as it may stand in a header."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).lstrip("._-")[:64]
+    return name or "baby"
+
+
+def said(summary: dict[str, float] | dict[str, object]) -> str:
+    """A summary in one line for a person."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in summary.items())
