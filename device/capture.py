@@ -66,8 +66,7 @@ def capture(
             suppressed=suppressed,
             junk=junk,
         )
-        metrics.encode_seconds.observe(clock() - started_s)
-        metrics.skew_seconds.observe(abs(pair.header.skew_ns) / 1e9)
+        metrics.encoded(pair.header.skew_ns, clock() - started_s)
         metrics.count(verdict)
         seq, suppressed, junk = seq + 1, 0, 0
         yield pair

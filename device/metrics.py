@@ -47,6 +47,11 @@ class DeviceMetrics:
         )
         self.subscribers = Gauge("babyagent_device_subscribers", "Learners that listen.", registry=self.registry)
 
+    def encoded(self, skew_ns: int, took_s: float) -> None:
+        """Note a pair's skew, right minus left eye, and the time its encoding took."""
+        self.skew_seconds.observe(abs(skew_ns) / 1e9)
+        self.encode_seconds.observe(took_s)
+
     def count(self, verdict: Verdict) -> None:
         """Count what dedupe said of a pair."""
         if verdict.junk is not None:
