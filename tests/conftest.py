@@ -6,6 +6,11 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
+
+# Nothing is timed in a test, so a slow machine fails none; CI tries the same examples every time, a person new ones.
+settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+settings.load_profile("house")
 
 SHARED_DATA = Path(os.environ.get("BABYAGENT_DATA", Path(__file__).parents[2] / "shared" / "data"))
 

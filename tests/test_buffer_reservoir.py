@@ -215,7 +215,7 @@ def test_the_greedy_policy_is_the_literal_rule_of_the_live_video_blog(batch: int
     st.lists(st.lists(phis, max_size=15), max_size=8),
     st.integers(0, 2**64 - 1),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_batches_of_any_size_keep_what_one_by_one_keeps_and_a_sort_finds(
     policy: str, capacity: int, batches: list[list[float]], seed: int
 ) -> None:
@@ -250,7 +250,7 @@ def test_the_order_of_offers_does_not_matter_where_the_score_does_not_hold_it() 
 
 
 @given(st.data(), st.sampled_from(sorted(POLICIES)), st.integers(1, 9))
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 def test_offers_updates_and_reloads_in_any_order_agree_with_a_sorted_list(
     data: st.DataObject, policy: str, capacity: int
 ) -> None:
@@ -332,7 +332,6 @@ def test_an_update_moves_the_score_by_its_phi_alone_and_the_last_of_a_repeated_k
 
 
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(-5, 5)), max_size=60), st.integers(0, 21))
-@settings(deadline=None)
 def test_the_smallest_leaves_of_a_min_tree_are_those_that_a_sort_finds(
     writes: list[tuple[int, int]], count: int
 ) -> None:
@@ -350,7 +349,6 @@ def test_the_smallest_leaves_of_a_min_tree_are_those_that_a_sort_finds(
 
 
 @given(st.lists(st.floats(0.001, 10), min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 2**32))
-@settings(deadline=None)
 def test_a_sum_tree_finds_the_slot_that_a_running_sum_finds(weights: list[float], floor: float, seed: int) -> None:
     tree, masses = SumTree(40), np.array(weights) * 0.5 + floor
     tree[arange(len(weights))] = np.array(weights)

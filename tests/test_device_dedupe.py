@@ -50,7 +50,7 @@ def test_the_first_pair_is_new() -> None:
 
 
 @given(seeds, seeds)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_an_identical_pair_is_never_kept(left: int, right: int) -> None:
     pair = (scene(left), scene(right))
     _, second = judged(Dedupe(NEVER), pair, pair)
@@ -59,7 +59,7 @@ def test_an_identical_pair_is_never_kept(left: int, right: int) -> None:
 
 
 @given(seeds, st.floats(0.7, 1.25), st.floats(0.7, 1.25))
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 def test_a_change_of_exposure_alone_is_never_kept(seed: int, left_gain: float, right_gain: float) -> None:
     left, right = scene(seed), scene(seed + 1)
     brighter = (as_image(left * np.float32(left_gain)), as_image(right * np.float32(right_gain)))
@@ -69,7 +69,7 @@ def test_a_change_of_exposure_alone_is_never_kept(seed: int, left_gain: float, r
 
 
 @given(seeds, st.integers(0, WIDTH - 11), st.integers(0, HEIGHT - 11), st.booleans())
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 def test_an_object_of_two_tiles_side_is_found_wherever_it_lies_in_either_eye(
     seed: int, x: int, y: int, in_left: bool
 ) -> None:
@@ -129,7 +129,7 @@ def slow_distance(tiles: NDArray[np.float32], means: NDArray[np.float32], before
 
 
 @given(seeds, st.integers(1, 12), st.floats(1, 60))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_the_pruned_search_of_the_ring_equals_brute_force(seed: int, count: int, threshold: float) -> None:
     random = np.random.default_rng(seed)
     base = random.uniform(40, 200, (2, GRID[0] * GRID[1])).astype(np.float32)

@@ -121,7 +121,7 @@ def disjoint_discs(draw: st.DrawFn) -> Floats:
     return np.array(discs).reshape(-1, 3)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(disjoint_discs())
 @example(np.array([[1.19, 2.0, 1.2], [0.0, 2.25, 0.01]]))  # the centre of what is nearer lies farther away
 def test_things_in_disjoint_discs_are_painted_from_far_to_near_along_every_ray(discs: Floats) -> None:
@@ -195,7 +195,7 @@ def test_a_world_keeps_its_layout_whatever_hangs_in_it() -> None:
         assert one.things == other.things
 
 
-@settings(deadline=None, max_examples=6)
+@settings(max_examples=6)
 @given(places=st.integers(1, 12), seed=st.integers(0, 2**62))
 def test_every_room_of_any_world_can_be_reached_and_holds_things_to_look_at(places: int, seed: int) -> None:
     world = build_world(places, seed, photograph=spot)

@@ -19,7 +19,7 @@ def grey(height: int, width: int, level: int = 128) -> np.ndarray[tuple[int, ...
 
 
 @pytest.mark.parametrize("kind", range(len(KINDS)))
-@settings(deadline=None, max_examples=15)
+@settings(max_examples=15)
 @given(seed=st.integers(0, 2**32))
 def test_every_kind_of_picture_has_contrast_and_stays_in_range(kind: int, seed: int) -> None:
     field = KINDS[kind](np.random.default_rng(seed), 64)
@@ -37,7 +37,6 @@ def test_pictures_are_different_and_follow_from_the_seed() -> None:
     assert len({image.tobytes() for image in first}) == 40
 
 
-@settings(deadline=None)
 @given(height=st.integers(1, 300), width=st.integers(1, 300))
 def test_each_level_of_a_pyramid_is_half_the_one_before(height: int, width: int) -> None:
     levels = pyramid(grey(height, width))
@@ -47,7 +46,6 @@ def test_each_level_of_a_pyramid_is_half_the_one_before(height: int, width: int)
     assert min(levels[-1].shape[:2]) < 8
 
 
-@settings(deadline=None)
 @given(height=st.integers(8, 200), width=st.integers(8, 200), aspect=st.floats(0.3, 3.0))
 def test_cropping_keeps_the_middle_and_gives_the_aspect(height: int, width: int, aspect: float) -> None:
     cut = cropped(grey(height, width), aspect)

@@ -303,13 +303,11 @@ def test_a_pickle_made_to_exhaust_the_reader_is_refused() -> None:
         parse_ten(b"\x80\x02}r\xff\xff\xff\x7f.")  # an empty dict, remembered as number 2**31 - 1
 
 
-@settings(deadline=None)
 @given(array=hnp.arrays(np.uint8, hnp.array_shapes(max_dims=4, max_side=5)))
 def test_an_idx_file_gives_back_the_array_it_was_made_of(array: NDArray[np.uint8]) -> None:
     assert np.array_equal(parse_idx(idx(array), "file"), array)
 
 
-@settings(deadline=None)
 @given(data=st.data())
 def test_an_idx_file_cut_or_grown_anywhere_is_refused(data: st.DataObject) -> None:
     whole = idx(np.ones((3, 4, 5), np.uint8))
@@ -318,7 +316,6 @@ def test_an_idx_file_cut_or_grown_anywhere_is_refused(data: st.DataObject) -> No
         parse_idx(changed, "file")
 
 
-@settings(deadline=None)
 @given(data=st.binary(max_size=64))
 def test_any_bytes_are_an_idx_array_or_one_clear_error(data: bytes) -> None:
     try:
@@ -328,7 +325,6 @@ def test_any_bytes_are_an_idx_array_or_one_clear_error(data: bytes) -> None:
     assert parsed.startswith("file: ") if isinstance(parsed, str) else parsed.size <= len(data)
 
 
-@settings(deadline=None)
 @given(records=st.integers(0, 3), cut=st.integers(-2, 2), label=st.integers(0, 255))
 def test_a_binary_batch_is_whole_records_of_known_labels_or_an_error(records: int, cut: int, label: int) -> None:
     rows = np.full((records, 3073), label, np.uint8).tobytes()
@@ -342,7 +338,7 @@ def test_a_binary_batch_is_whole_records_of_known_labels_or_an_error(records: in
             parse_cifar_binary(data, "batch", label_bytes=1, classes=10)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(position=st.integers(0, 10**6), byte=st.integers(0, 255), cut=st.booleans())
 def test_a_damaged_python_batch_is_a_batch_or_one_clear_error(position: int, byte: int, cut: bool) -> None:
     whole = python_batch([3])
@@ -364,7 +360,6 @@ def test_a_damaged_gzip_file_is_one_clear_error(tmp_path: Path) -> None:
             read_file(tmp_path / "labels.gz")
 
 
-@settings(deadline=None)
 @given(
     labels=st.lists(st.integers(0, 4), min_size=1, max_size=60).map(lambda x: np.array(x, np.int64)),
     share=st.floats(0, 1),

@@ -41,7 +41,6 @@ def test_the_rank_of_nothing_is_zero() -> None:
     assert rankme(torch.zeros(10, 4)) == 0.0
 
 
-@settings(deadline=None)
 @given(singular=st.lists(st.floats(0.01, 10), min_size=1, max_size=12), scale=st.floats(1e-3, 1e3))
 def test_the_rank_is_the_perplexity_of_the_singular_values_at_any_scale(singular: list[float], scale: float) -> None:
     share = torch.tensor(singular, dtype=torch.float64)
@@ -88,7 +87,7 @@ def test_the_mean_cosine_is_one_for_a_point_and_known_for_a_simplex() -> None:
     assert mean_cosine(torch.eye(5) - 1 / 5) == pytest.approx(-1 / 4)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(counts=st.lists(st.integers(1, 4), min_size=8, max_size=8), seed=st.integers(0, 99))
 def test_a_weight_counts_a_sample_as_often_as_repeating_it(counts: list[int], seed: int) -> None:
     rows = torch.rand(8, 6, generator=generator(seed))

@@ -314,4 +314,4 @@ class Remembering(RuleBasedStateMachine):
 
 
 TestRemembering = Remembering.TestCase
-TestRemembering.settings = settings(max_examples=30, stateful_step_count=60, deadline=None)
+TestRemembering.settings = settings(max_examples=30, stateful_step_count=60)

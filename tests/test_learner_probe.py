@@ -33,7 +33,7 @@ def slow_vote(train: Tensor, labels: Labels, query: Tensor, k: int, temperature:
     return max(sorted(votes), key=lambda label: votes[label])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(k=st.integers(1, 60), temperature=st.floats(0.05, 1), seed=st.integers(0, 2**16))
 def test_knn_is_the_vote_of_the_nearest_weighted_by_their_similarity(k: int, temperature: float, seed: int) -> None:
     train, test = random_features(40, 5, seed), random_features(20, 5, seed + 1)

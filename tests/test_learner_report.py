@@ -12,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
@@ -275,7 +275,6 @@ def test_heat_is_brightest_where_attention_is_greatest() -> None:
 values = st.integers(0, 700).flatmap(lambda n: hnp.arrays(np.float64, n, elements=st.floats(-1e6, 1e6)))
 
 
-@settings(deadline=None)
 @given(y=values)
 def test_a_long_curve_is_drawn_in_few_bins_whose_band_loses_no_extreme(y: NDArray[np.float64]) -> None:
     steps, mean, least, greatest = binned(np.arange(len(y), dtype=np.float64), y)

@@ -200,7 +200,6 @@ def test_a_windows_pixels_are_square_on_a_kitti_image() -> None:
 
 
 @given(st.integers(0, 2**31), st.floats(0.1, 0.5), st.floats(0.5, 1), aspects)
-@settings(deadline=None)
 def test_windows_lie_inside_the_outer_one_with_sides_in_the_scale_range(
     seed: int, low: float, high: float, aspect: float
 ) -> None:
@@ -251,7 +250,7 @@ def test_a_crop_of_a_ramp_is_the_ramp_at_its_place() -> None:
 
 
 @given(st.integers(0, 2**31), st.integers(1, 4), st.integers(1, 5), st.integers(3, 9))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_crops_are_bilinear_and_those_of_pair_i_come_from_image_i(seed: int, pairs: int, count: int, size: int) -> None:
     images = noise(pairs, 3, 10, 14, seed=seed)
     half = 0.05 + 0.4 * noise(pairs, count, 2, seed=seed + 1)
@@ -449,7 +448,7 @@ def test_operations_and_images_are_drawn_independently() -> None:
 
 
 @given(st.integers(0, 2**31), st.sampled_from([TEACHER_AUGMENTATION, STUDENT_AUGMENTATION]), st.booleans())
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 def test_augmented_images_stay_images(seed: int, augmentation: Augmentation, extreme: bool) -> None:
     images = noise(8, 3, 24, 24, seed=seed)
     images = images.round() if extreme else images

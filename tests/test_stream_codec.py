@@ -218,7 +218,7 @@ def refusal(read: Callable[[], T]) -> tuple[str | None, T | None]:
         return error.reason, None
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.sampled_from([COLOUR, GREY]), st.integers(0, 3), mutations, st.integers(0, 3))
 def test_a_damaged_message_is_the_message_or_is_refused(
     pair: EncodedPair, place: int, changes: list[tuple[int, int]], cut: int
@@ -229,14 +229,14 @@ def test_a_damaged_message_is_the_message_or_is_refused(
     assert reason in REASONS if got is None else (got.left, got.right) == (pair.left, pair.right)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.binary(max_size=600), max_size=6), st.booleans())
 def test_random_parts_are_refused_and_nothing_else(parts: list[bytes], with_topic: bool) -> None:
     with pytest.raises(MalformedMessage):
         from_parts([b"pair", *parts] if with_topic else parts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.sampled_from([COLOUR, GREY]), mutations, st.integers(0, 40))
 def test_damage_under_a_right_checksum_gives_an_image_of_the_declared_size_or_is_refused(
     pair: EncodedPair, changes: list[tuple[int, int]], cut: int
@@ -245,7 +245,7 @@ def test_damage_under_a_right_checksum_gives_an_image_of_the_declared_size_or_is
     assert reason == "image" if got is None else got.left.shape[:2] == (40, 56)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.binary(max_size=200), mutations, st.booleans())
 def test_any_bytes_have_a_bounded_jpeg_shape_or_a_value_error(
     tail: bytes, changes: list[tuple[int, int]], real: bool
