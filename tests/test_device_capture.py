@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import threading
 import urllib.request
 from collections.abc import Iterator
 from itertools import islice
@@ -217,8 +218,9 @@ def test_a_metrics_port_in_use_is_refused_in_one_line() -> None:
 
 
 def test_no_metrics_port_means_no_server() -> None:
+    before = threading.active_count()
     with DeviceMetrics().served(None), DeviceMetrics().served(0):
-        pass
+        assert threading.active_count() == before
 
 
 def free_port() -> int:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import socket
+import threading
 import time
 import urllib.request
 
@@ -125,8 +126,9 @@ def test_metrics_are_served_over_http_until_the_end_and_the_port_is_free_again()
 
 
 def test_port_0_serves_none() -> None:
+    before = threading.active_count()
     with served(CollectorRegistry(), 0):
-        pass
+        assert threading.active_count() == before
 
 
 def test_a_port_that_cannot_be_had_is_refused_in_one_line() -> None:

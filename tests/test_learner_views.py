@@ -7,7 +7,6 @@ delta, a colour) and a batch of noise, both under one seed, are changed by the s
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -39,12 +38,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 KITTI = 1242 / 376
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def seeded(seed: int) -> torch.Generator:

@@ -169,8 +169,9 @@ def test_an_empty_source_ends_at_once(case: Case) -> None:
         assert not any(to_its_end(source, 4))
 
 
-def test_closing_a_source_twice_or_before_its_end_is_harmless(case: Case) -> None:
+def test_a_source_closed_before_its_end_and_closed_twice_gives_no_more_than_was_waiting(case: Case) -> None:
     with case.open(7) as source:
         source.receive(1, 10.0)
         source.close()
         source.close()
+        assert sum(map(len, to_its_end(source, 7))) <= 6
