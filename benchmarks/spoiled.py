@@ -1,0 +1,71 @@
+"""Pairs that teach nothing, as rigs make them: both eyes spoiled by the same mishap, from a real pair and a generator."""
+
+from __future__ import annotations
+
+from typing import Literal, get_args
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from stream.pair import Image
+
+Mishap = Literal["noise", "flat", "motion_blur", "lens_cap", "over_exposed", "frozen"]
+MISHAPS: tuple[Mishap, ...] = get_args(Mishap)
+Eyes = tuple[Image, Image]
+
+
+def spoiled(eyes: Eyes, mishap: Mishap, random: np.random.Generator, *, before: Eyes) -> Eyes:
+    """Left and right, uint8 [H, W] or [H, W, 3] of one shape, as they look after a mishap.
+
+    noise: every pixel drawn anew. flat: one grey, with a grain of two levels. motion_blur: smeared along one
+    direction over a third of the height. lens_cap: nearly black. over_exposed: six times the light. frozen: `before`, the
+    eyes of an earlier pair, once more.
+    """
+    if mishap == "frozen":
+        return before
+    grain = random.spawn(2)
+    cause = random.random()  # what both eyes share: the tone, the direction
+    left, right = (_SPOIL[mishap](eye, cause, own) for eye, own in zip(eyes, grain, strict=True))
+    return left, right
+
+
+def _noise(eye: Image, cause: float, random: np.random.Generator) -> Image:
+    return random.integers(0, 256, eye.shape, np.uint8)
+
+
+def _flat(eye: Image, cause: float, random: np.random.Generator) -> Image:
+    return _levels(40 + 175 * cause + random.normal(0, 2, eye.shape))
+
+
+def _motion_blur(eye: Image, cause: float, random: np.random.Generator) -> Image:
+    length = max(3, eye.shape[0] // 3)
+    kernel = np.zeros((length, length), np.float32)
+    angle, middle = np.pi * cause, (length - 1) / 2
+    ends = [
+        (round(middle + side * middle * np.cos(angle)), round(middle + side * middle * np.sin(angle)))
+        for side in (-1, 1)
+    ]
+    cv2.line(kernel, ends[0], ends[1], 1.0)
+    return np.asarray(cv2.filter2D(eye, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT), np.uint8)
+
+
+def _lens_cap(eye: Image, cause: float, random: np.random.Generator) -> Image:
+    return _levels(random.normal(3, 2, eye.shape))
+
+
+def _over_exposed(eye: Image, cause: float, random: np.random.Generator) -> Image:
+    return _levels(eye * 6.0 + random.normal(0, 2, eye.shape))
+
+
+def _levels(values: NDArray[np.float64]) -> Image:
+    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
+
+
+_SPOIL = {
+    "noise": _noise,
+    "flat": _flat,
+    "motion_blur": _motion_blur,
+    "lens_cap": _lens_cap,
+    "over_exposed": _over_exposed,
+}
