@@ -133,7 +133,7 @@ def _train_seed(task: tuple[LearningSettings, int]) -> dict[str, Any]:
     config = dataclasses.replace(PRESETS[settings.preset], seed=seed)
     learner = Learner(config, torch.device("cpu"))
     world = SimConfig(seed=seed, textures=settings.textures)
-    controls = _controls(settings, world, config.objective.teacher_size)
+    controls = _controls(settings, world, config.objective.probe_size)
     rig = _Metered(capture(SimCamera(world), Dedupe(DedupeConfig(), seed=seed), device="sim", epoch=f"{seed:032x}"))
     before = _probe(learner, controls)
     say(f"seed {seed}  random start  {_percent(before)}")

@@ -248,7 +248,7 @@ def _controls(process: ProcessConfig, learner: Learner, stop: Callable[[], bool]
             break
         spec, at, size = word.rpartition("@")
         if not (at and size.isdecimal()):
-            spec, size = word, str(config.objective.teacher_size)
+            spec, size = word, str(config.objective.probe_size)
         if not 0 < int(size) <= MAX_SIDE or int(size) % patch:
             raise SettingsError(f"--control {word}: its images' side must be a multiple of the patch size {patch}")
         control = load_control(spec, size=int(size), limit_train=limit, limit_test=limit, seed=config.seed)

@@ -4,15 +4,22 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
+
+import msgspec
 
 from learner.encoder import EncoderConfig
 from learner.errors import SettingsError
 from learner.memory import MemoryConfig
+from learner.objective import ObjectiveConfig
 from learner.objectives.babyagent import BabyAgentConfig
+from learner.objectives.contrastive import ContrastiveConfig
 from learner.pacing import PacingConfig
 from learner.schedule import ScheduleConfig
 from learner.views import Augmentation
+
+OBJECTIVES = {kind.name: kind for kind in (BabyAgentConfig, ContrastiveConfig)}
+"""The settings of each objective that a run may have, by its name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +27,7 @@ class LearnerConfig:
     """What decides the weights: the same recording, settings and seed give the same ones."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    objective: BabyAgentConfig = field(default_factory=BabyAgentConfig)
+    objective: ObjectiveConfig = field(default_factory=BabyAgentConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -38,6 +45,20 @@ class LearnerConfig:
             )
 
 
+_SMALL_VIEWS: dict[str, Any] = {
+    "crops": 4,
+    "attention_size": 48,
+    "teacher_size": 32,
+    "student_size": 24,
+    "window_sigmas": 0.45,
+    "smallest_window": 0.25,
+    "student_scale": (0.6, 1.0),
+    "teacher_momentum": 0.99,
+    "teacher_augmentation": Augmentation(blur=0.0),
+    "student_augmentation": Augmentation(blur=0.0, solarise=0.1),
+}
+
+
 def _cpu() -> LearnerConfig:
     """A small ViT that two cores train in minutes; `docs/log.md` has the trials behind the numbers."""
     return LearnerConfig(
@@ -45,13 +66,7 @@ def _cpu() -> LearnerConfig:
             backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=96, depth=3, heads=3
         ),
         objective=BabyAgentConfig(
-            crops=4,
-            attention_size=48,
-            teacher_size=32,
-            student_size=24,
-            window_sigmas=0.45,
-            smallest_window=0.25,
-            student_scale=(0.6, 1.0),
+            **_SMALL_VIEWS,
             prototypes=256,
             hidden=256,
             bottleneck=64,
@@ -59,9 +74,6 @@ def _cpu() -> LearnerConfig:
             teacher_temperature=0.02,
             centring="sinkhorn",
             repulsion=0.0,
-            teacher_momentum=0.99,
-            teacher_augmentation=Augmentation(blur=0.0),
-            student_augmentation=Augmentation(blur=0.0, solarise=0.1),
         ),
         memory=MemoryConfig(capacity=2048, fresh_capacity=512, canvas=(120, 160)),
         pacing=PacingConfig(replay_ratio=16.0, batch_size=128),
@@ -69,22 +81,51 @@ def _cpu() -> LearnerConfig:
     )
 
 
+def _contrastive() -> LearnerConfig:
+    """Preset `cpu` with the other objective."""
+    return dataclasses.replace(_cpu(), objective=ContrastiveConfig(**_SMALL_VIEWS, hidden=256, projection=64))
+
+
 def _babyagent() -> LearnerConfig:
     """DeiT-S with the seed's numbers, for a GPU; a stream's constant schedule in place of the nightly cosine."""
     return LearnerConfig(precision="bfloat16")
 
 
-PRESETS = {"cpu": _cpu(), "babyagent": _babyagent()}
-"""`cpu`: a small ViT for two cores. `babyagent`: DeiT-S with the seed's numbers, for a GPU."""
+PRESETS = {"cpu": _cpu(), "contrastive": _contrastive(), "babyagent": _babyagent()}
+"""`cpu`: a small ViT for two cores; `contrastive`: the same, with InfoNCE.
+`babyagent`: DeiT-S with the seed's numbers, for a GPU."""
 
 
-def differences(ours: object, theirs: object, prefix: str = "") -> list[str]:
-    """The settings in which two configurations of one kind differ, as `name: ours, theirs`."""
+def to_plain(config: LearnerConfig) -> dict[str, Any]:
+    """As nested dictionaries; the objective's has its name beside its settings."""
+    plain = dataclasses.asdict(config)
+    return plain | {"objective": {"name": config.objective.name} | plain["objective"]}
+
+
+def from_plain(plain: object) -> LearnerConfig:
+    """What `to_plain` described, read back from JSON. Raises ValueError or SettingsError for anything else."""
+    return msgspec.convert(plain, LearnerConfig, dec_hook=_objective)
+
+
+def _objective(_kind: type, plain: Any) -> ObjectiveConfig:
+    name = plain.get("name") if isinstance(plain, dict) else None
+    if name not in OBJECTIVES:
+        raise ValueError(f"its objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
+    return msgspec.convert(plain, OBJECTIVES[name])
+
+
+def differences(ours: LearnerConfig, theirs: LearnerConfig) -> list[str]:
+    """The settings in which two configurations differ, as `name: ours, theirs`."""
+    return _differing(to_plain(ours), to_plain(theirs), "")
+
+
+def _differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str) -> list[str]:
+    """Of different objectives the settings that only one has go without saying."""
     found: list[str] = []
-    for spec in dataclasses.fields(ours):  # type: ignore[arg-type]
-        mine, yours = getattr(ours, spec.name), getattr(theirs, spec.name)
-        if dataclasses.is_dataclass(mine):
-            found += differences(mine, yours, f"{prefix}{spec.name}.")
+    for name, mine in ours.items():
+        yours = theirs.get(name, mine)
+        if isinstance(mine, dict):
+            found += _differing(mine, yours, f"{prefix}{name}.")
         elif mine != yours:
-            found.append(f"{prefix}{spec.name}: {mine!r}, {yours!r}")
+            found.append(f"{prefix}{name}: {mine!r}, {yours!r}")
     return found

@@ -20,7 +20,6 @@ from learner.config import LearnerConfig
 from learner.errors import NonFiniteLoss, SettingsError
 from learner.memory import Draw, Memory
 from learner.objective import Batch, Outcome
-from learner.objectives.babyagent import BabyAgent
 from learner.pacing import Pacing
 from learner.schedule import learning_rate
 from stream.codec import decode
@@ -77,7 +76,7 @@ class Learner:
         self.device = device
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.objective = BabyAgent(config.encoder, config.objective).to(device)
+            self.objective = config.objective.build(config.encoder).to(device)
         self.optimizer = torch.optim.AdamW(
             self.objective.trained(), lr=0.0, weight_decay=config.schedule.weight_decay, fused=True
         )
@@ -139,7 +138,7 @@ class Learner:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=low):
             outcome = self.objective(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
-        outcome.losses.mean().backward()
+        torch.autograd.backward(outcome.losses.mean())
         norm = torch.nn.utils.clip_grad_norm_(self.objective.trained(), self.config.schedule.clip_grad_norm)
         return outcome, norm
 

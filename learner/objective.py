@@ -6,13 +6,15 @@ knows only this contract. An objective is an `nn.Module`, so its whole state tra
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol, Self
 
+import torch
 from torch import Generator, Tensor, nn
 
-from learner.encoder import Encoder
+from learner.encoder import Encoder, EncoderConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,8 +77,27 @@ class Objective(Protocol):
     def look(self, batch: Batch, generator: Generator) -> Look:
         """The views of a batch, without training on them."""
 
+    def to(self, device: torch.device) -> Self:
+        """Move the networks and the state there; `nn.Module` brings it."""
+
     def state_dict(self) -> dict[str, Any]:
         """Networks and everything else that the next loss depends on; `nn.Module` brings it."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
         """Continue from `state_dict()`."""
+
+
+class ObjectiveConfig(ABC):
+    """The settings of an objective: a frozen dataclass that knows what it is the settings of."""
+
+    name: ClassVar[str]
+    """What the objective is called in a run's settings."""
+
+    @abstractmethod
+    def build(self, encoder: EncoderConfig) -> Objective:
+        """The objective at its random start, drawn from torch's global generator. Raises SettingsError."""
+
+    @property
+    @abstractmethod
+    def probe_size(self) -> int:
+        """Side in pixels at which control sets are shown to its encoders, unless the set says another."""

@@ -9,7 +9,6 @@ album.npz      pictures as arrays               summary.json   what the run came
 
 from __future__ import annotations
 
-import dataclasses
 import fcntl
 import json
 import os
@@ -18,12 +17,11 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import numpy as np
 
 from learner.album import Album
 from learner.checkpoint import sync
-from learner.config import LearnerConfig, differences
+from learner.config import LearnerConfig, differences, from_plain, to_plain
 from learner.errors import SettingsError
 
 
@@ -117,7 +115,7 @@ def replace_file(path: Path, data: bytes) -> None:
 
 def _create(path: Path, config: LearnerConfig) -> None:
     # Not by msgspec.json: it writes an infinite half-life as null, which is not a number when it is read again.
-    text = json.dumps(dataclasses.asdict(config), indent=2)
+    text = json.dumps(to_plain(config), indent=2)
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -138,7 +136,7 @@ def _check_store(directory: RunDirectory) -> None:
 
 def _check_same(settings: Path, config: LearnerConfig) -> None:
     try:
-        theirs = msgspec.convert(json.loads(settings.read_bytes()), LearnerConfig)
+        theirs = from_plain(json.loads(settings.read_bytes()))
     except (OSError, ValueError, SettingsError) as error:
         raise SettingsError(
             f"{settings} cannot be read as a run's settings ({error}): choose another --run-dir"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from test_learner_loop import digest, trained
-from tiny_learner import CANVAS, TINY, make_pair, make_pairs, tiny_learner
+from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.album import WIDEST, take_album
 from learner.loop import Learner
@@ -32,7 +32,7 @@ def test_the_received_pairs_are_spread_over_memory_newest_first_with_their_eyes_
 
 def test_the_looks_have_the_shapes_that_the_report_draws(learner: Learner) -> None:
     album = take_album(learner, looks=4)
-    crops, heads, small = TINY.objective.crops, 2, TINY.objective.student_size
+    crops, heads, small = 2, 2, 16
     shapes = {
         "looks_left": (4, *CANVAS, 3),
         "looks_right": (4, *CANVAS, 3),

@@ -8,9 +8,11 @@ import pytest
 import torch
 from tiny_learner import TINY
 
-from learner.config import PRESETS, LearnerConfig, differences
+from learner.config import OBJECTIVES, PRESETS, LearnerConfig, differences
 from learner.errors import SettingsError
 from learner.loop import Learner
+from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.objectives.contrastive import Contrastive, ContrastiveConfig
 from learner.pacing import PacingConfig
 
 
@@ -27,6 +29,7 @@ def test_the_large_preset_has_the_numbers_of_the_seed() -> None:
     assert config.encoder.backbone == "deit_small_patch16_224"
     assert config.pacing.batch_size == 128
     assert config.schedule.learning_rate == 5e-4
+    assert isinstance(config.objective, BabyAgentConfig)
     assert (config.objective.repulsion, config.objective.repulsion_temperature) == (0.1, 0.05)
 
 
@@ -40,8 +43,25 @@ def test_equal_settings_have_no_differences() -> None:
 
 
 def test_a_difference_is_named_by_its_flag_with_both_values() -> None:
+    assert isinstance(TINY.objective, BabyAgentConfig)
     other = replace(TINY, seed=2, objective=replace(TINY.objective, student_scale=(0.1, 0.2)))
     assert differences(other, TINY) == ["objective.student_scale: (0.1, 0.2), (0.4, 0.8)", "seed: 2, 0"]
+
+
+def test_of_two_objectives_the_names_differ_and_what_both_have() -> None:
+    other = replace(PRESETS["cpu"], objective=ContrastiveConfig(hidden=7))
+    assert differences(other, PRESETS["cpu"])[:2] == [
+        "objective.name: 'contrastive', 'babyagent'",
+        "objective.crops: 8, 4",
+    ]
+    assert differences(PRESETS["contrastive"], PRESETS["cpu"]) == ["objective.name: 'contrastive', 'babyagent'"]
+
+
+def test_every_objective_is_found_by_its_name_and_builds_what_it_says() -> None:
+    for name, config in {"cpu": BabyAgent, "contrastive": Contrastive}.items():
+        learner = Learner(PRESETS[name], torch.device("cpu"))
+        assert type(learner.objective) is config
+        assert OBJECTIVES[PRESETS[name].objective.name] is type(PRESETS[name].objective)
 
 
 def test_a_setting_cannot_be_changed_afterwards() -> None:

@@ -310,6 +310,7 @@ def test_one_poisoned_pair_is_named_and_dropped_and_training_goes_on() -> None:
     assert learner.memory.quarantined == 1
     assert learner.samples == 8 * (learner.steps - 1)
     assert learner.memory.reservoir.arrivals == 39  # the others of its batch were trained on afterwards
+    assert isinstance(learner.objective, BabyAgent)
     assert all(torch.isfinite(parameter).all() for parameter in learner.objective.parameters())
 
 
@@ -327,6 +328,7 @@ def test_a_remembered_pair_that_turns_bad_is_never_drawn_again() -> None:
 def test_weights_that_are_not_finite_stop_the_learner_after_a_few_steps_and_name_the_pairs() -> None:
     learner = tiny_learner()
     trained(learner, make_pairs(12))
+    assert isinstance(learner.objective, BabyAgent)
     with torch.no_grad():
         next(iter(learner.objective.student.head.mlp.parameters())).fill_(torch.inf)
     before = weights(learner)

@@ -461,8 +461,8 @@ def losses_of_steps(objective: BabyAgent, steps: int) -> list[float]:
         ({"prototypes": 1}, "prototypes must be at least 2"),
         ({"smallest_window": 0.0}, r"smallest_window must be in \(0, 1\]"),
         ({"window_sigmas": 0.0}, "window_sigmas must be above 0"),
-        ({"student_size": 0}, "sizes and widths must be at least 1"),
-        ({"hidden": 0}, "sizes and widths must be at least 1"),
+        ({"student_size": 0}, "sizes must be at least 1"),
+        ({"hidden": 0}, "widths must be at least 1"),
         ({"centring": "none"}, "centring must be ema or sinkhorn"),
     ],
 )

@@ -47,6 +47,15 @@ def test_other_settings_are_refused_by_name_and_nothing_is_written(tmp_path: Pat
     assert contents(tmp_path) == before
 
 
+def test_a_run_of_another_objective_is_refused_by_its_name(tmp_path: Path) -> None:
+    RunDirectory(tmp_path, PRESETS["cpu"])
+    with pytest.raises(
+        SettingsError, match=r"objective\.name: 'contrastive', 'babyagent'\): choose another"
+    ) as refused:
+        RunDirectory(tmp_path, PRESETS["contrastive"])
+    assert "\n" not in str(refused.value)
+
+
 def test_of_many_other_settings_the_first_are_named(tmp_path: Path) -> None:
     RunDirectory(tmp_path, TINY)
     with pytest.raises(SettingsError, match=r"encoder\.image_size: 32, 16; .*; \.\.\.") as refused:
@@ -75,7 +84,9 @@ def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
     assert contents(tmp_path) == {"letters.txt": b"mine"}
 
 
-@pytest.mark.parametrize("text", ["", "{", "[1]", '{"seed": "x"}', '{"memory": {"fresh_capacity": 1}}', "\xff"])
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1]", '{"seed": "x"}', '{"memory": {"fresh_capacity": 1}}', '{"objective": {}}', "\xff"]
+)
 def test_settings_that_cannot_be_read_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")
     with pytest.raises(SettingsError, match="cannot be read as a run's settings") as refused:

@@ -1,0 +1,93 @@
+"""InfoNCE between the eyes: a crop of the right eye is to find its own pair's left eye among those of the batch.
+
+NT-Xent (Chen et al. 2020, SimCLR, section 2.1) with the keys of a momentum encoder that are the batch's own (Chen et al. 2021,
+MoCo v3, section 3), in one direction: the student's crops of the right eye are the queries, the teacher's focused crops of the
+left eyes the keys. With q_in the unit projection of crop n of pair i, k_j that of the teacher's crop of pair j:
+
+    loss_i = mean_n -log( exp(q_in k_i / temperature) / sum_j exp(q_in k_j / temperature) )
+
+The target is one-hot and has no entropy, so that KL(target || student) is this cross-entropy: the priority is the loss.
+Shapes: B pairs, N crops, D width of a projection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from torch import Generator, Tensor, nn
+
+from learner.encoder import Encoder, EncoderConfig
+from learner.objective import Batch, Outcome
+from learner.objectives.guided import Guided, GuidedConfig, Network, require
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveConfig(GuidedConfig):
+    """MoCo v3's temperature; the views are the seed's."""
+
+    name: ClassVar[str] = "contrastive"
+
+    hidden: int = 2048
+    """Width of the projection head's hidden layer."""
+    projection: int = 256
+    """D, the width of a projection."""
+    temperature: float = 0.2
+    """Of the softmax over the batch."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(
+            {
+                "widths must be at least 1": min(self.hidden, self.projection) >= 1,
+                "temperature must be above 0": self.temperature > 0,
+            }
+        )
+
+    def build(self, encoder: EncoderConfig) -> Contrastive:
+        """A random start from torch's global generator."""
+        return Contrastive(encoder, self)
+
+
+class Head(nn.Module):
+    """Two layers to a unit vector (SimCLR, section 2.1)."""
+
+    def __init__(self, dim: int, hidden: int, projection: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, projection))
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [B, dim] to projections [B, D]."""
+        return F.normalize(self.mlp(features), dim=-1)
+
+
+class Contrastive(Guided):
+    """The objective with its student and its EMA teacher; it has no other state."""
+
+    config: ContrastiveConfig
+
+    def __init__(self, encoder: EncoderConfig, config: ContrastiveConfig) -> None:
+        backbone = Encoder(encoder)
+        super().__init__(Network(backbone, Head(backbone.dim, config.hidden, config.projection)), config)
+
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        """Losses of each pair; see the module's formula. A batch of one has nothing to tell apart: its loss is 0."""
+        view = self.look(batch, generator)
+        count, crops = view.student_views.shape[:2]
+        with torch.no_grad():
+            keys = self.teacher(view.teacher_view)
+        queries = self.student(view.student_views.flatten(0, 1))
+        with torch.autocast(queries.device.type, enabled=False):
+            cosines = queries @ keys.T
+        own = torch.arange(count, device=cosines.device).repeat_interleave(crops)
+        cross_entropy = F.cross_entropy(cosines / self.config.temperature, own, reduction="none")
+        losses = cross_entropy.view(count, crops).mean(1)
+        priority = losses.detach()
+        gauges = {
+            "kl": priority.mean(),
+            "found": (cosines.detach().argmax(1) == own).float().mean(),
+            "eye_cosine": cosines.detach().gather(1, own[:, None]).mean(),
+        }
+        return Outcome(losses, priority, gauges)

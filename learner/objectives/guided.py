@@ -1,0 +1,162 @@
+"""What objectives share whose past says where to look: student and EMA teacher, and the views of a pair (seed 000, section 2).
+
+The past network (teacher) sees the whole left image; the Gaussian under one random head of its `[CLS]` attention places one
+focused crop of the left image for itself and N small crops **at the same location of the right image** for the main network
+(student). What the two are to agree on is each objective's own.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import abstractmethod
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from torch import Generator, Tensor, nn
+
+from learner.encoder import Encoder
+from learner.errors import SettingsError
+from learner.objective import Batch, Look, ObjectiveConfig, Outcome
+from learner.views import (
+    STUDENT_AUGMENTATION,
+    TEACHER_AUGMENTATION,
+    Augmentation,
+    augment,
+    crop,
+    fit_gaussian,
+    focus_window,
+    to_rgb,
+    windows_inside,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuidedConfig(ObjectiveConfig):
+    """The seed's views and teacher; `docs/log.md` says what other values do."""
+
+    crops: int = 8
+    """N, the student's crops of the right image."""
+    attention_size: int = 224
+    """Side in pixels of the whole left image that the teacher's attention is read from."""
+    teacher_size: int = 224
+    """Side in pixels of the teacher's focused crop."""
+    student_size: int = 96
+    """Side in pixels of the student's crops."""
+    window_sigmas: float = 1.5
+    """Half side of the focused crop, in standard deviations of the attention."""
+    smallest_window: float = 0.3
+    """Smallest side of the focused crop, as a share of the image's shorter side."""
+    student_scale: tuple[float, float] = (0.4, 0.8)
+    """Side of a student's crop, as a share of the focused crop's."""
+    teacher_momentum: float = 0.996
+    """alpha: teacher <- alpha * teacher + (1 - alpha) * student after each step."""
+    teacher_augmentation: Augmentation = field(default_factory=lambda: TEACHER_AUGMENTATION)
+    student_augmentation: Augmentation = field(default_factory=lambda: STUDENT_AUGMENTATION)
+
+    def __post_init__(self) -> None:
+        low, high = self.student_scale
+        require(
+            {
+                "crops must be at least 1": self.crops >= 1,
+                "sizes must be at least 1": min(self.attention_size, self.teacher_size, self.student_size) >= 1,
+                "student_scale must be 0 < low <= high <= 1": 0 < low <= high <= 1,
+                "teacher_momentum must be in [0, 1)": 0 <= self.teacher_momentum < 1,
+                "window_sigmas must be above 0": self.window_sigmas > 0,
+                "smallest_window must be in (0, 1]": 0 < self.smallest_window <= 1,
+            }
+        )
+
+    @property
+    def probe_size(self) -> int:
+        """The teacher's view is the one of a whole scene."""
+        return self.teacher_size
+
+
+def require(rules: Mapping[str, bool]) -> None:
+    """Raise SettingsError with the first rule that does not hold."""
+    for rule, holds in rules.items():
+        if not holds:
+            raise SettingsError(f"objective: {rule}")
+
+
+class Network(nn.Module):
+    """A backbone and a head on its features: g_m or g_p of the seed."""
+
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.head: Any = head  # each objective has its own
+
+    def forward(self, rgb: Tensor) -> Any:
+        """RGB [B, 3, S, S] to what the head makes of the features."""
+        features = self.encoder(rgb)
+        # The head stays in float32: at a temperature of 0.02 a rounded cosine is a wrong distribution.
+        with torch.autocast(rgb.device.type, enabled=False):
+            return self.head(features.float())
+
+
+class Guided(nn.Module):
+    """Student, EMA teacher and where they look; a subclass says what a batch costs."""
+
+    config: GuidedConfig
+
+    def __init__(self, student: Network, config: GuidedConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.student = student
+        self.teacher = copy.deepcopy(student).requires_grad_(False)
+        patch = student.encoder.patch_size
+        for name in ("attention_size", "teacher_size", "student_size"):
+            if getattr(config, name) % patch:
+                raise SettingsError(
+                    f"objective: {name} {getattr(config, name)} must be a multiple of the patch size {patch}"
+                )
+
+    @abstractmethod
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        """Losses and priority of each pair."""
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        """theta_p <- alpha theta_p + (1 - alpha) theta_m."""
+        past: list[Tensor] = list(self.teacher.parameters())
+        present: list[Tensor] = list(self.student.parameters())
+        torch._foreach_lerp_(past, present, 1 - self.config.teacher_momentum)
+
+    def trained(self) -> Iterable[nn.Parameter]:
+        """The student; the teacher follows it."""
+        return self.student.parameters()
+
+    def encoders(self) -> dict[str, Encoder]:
+        """Student and teacher."""
+        return {"student": self.student.encoder, "teacher": self.teacher.encoder}
+
+    @torch.no_grad()
+    def look(self, batch: Batch, generator: Generator) -> Look:
+        """Where the teacher looks, the windows that follow from it, and the augmented views."""
+        left, side = to_rgb(batch.left), (self.config.attention_size, self.config.attention_size)
+        attention = self.teacher.encoder.attention(F.interpolate(left, side, mode="bilinear", antialias=True))
+        # In float32 whatever the backbone computes in: a position in bfloat16 moves a window by pixels.
+        with torch.autocast(left.device.type, enabled=False):
+            return self._views(left, batch, attention.float(), generator)
+
+    def _views(self, left: Tensor, batch: Batch, attention: Tensor, generator: Generator) -> Look:
+        config, device, right = self.config, left.device, to_rgb(batch.right)
+        head = torch.randint(attention.shape[1], (len(batch),), device=device, generator=generator)
+        mean, std = fit_gaussian(attention[torch.arange(len(batch), device=device), head])
+        window = focus_window(mean, std, batch.aspect, sigmas=config.window_sigmas, smallest=config.smallest_window)
+        crops = windows_inside(window, config.crops, scale=config.student_scale, generator=generator)
+        focused = augment(crop(left, window[:, None], config.teacher_size), config.teacher_augmentation, generator)
+        small = augment(crop(right, crops, config.student_size), config.student_augmentation, generator)
+        return Look(
+            attention=attention,
+            head=head,
+            gauss=torch.cat([mean, std], -1),
+            window=window,
+            crops=crops,
+            teacher_view=focused,
+            student_views=small.view(len(batch), config.crops, *small.shape[1:]),
+        )
