@@ -17,6 +17,7 @@ keep this expectation are sequential; those that are simple (Gumbel top-k) lose 
 
 A stream may be split over several reservoirs, the shards, and these be merged: the largest scores of the parts are the
 largest of all. For this the arrivals of shard r of m bear the numbers r, r + m, r + 2m and so on: no two draw the same G.
+One reservoir may be split into shards in the same way.
 """
 
 from __future__ import annotations
@@ -205,14 +206,15 @@ class Reservoir:
             return -np.expm1(-np.exp(-hurdles / self.settings.noise))
 
     @classmethod
-    def merged(cls, shards: Sequence[Reservoir]) -> Reservoir:
-        """One reservoir out of all shards of a stream, in any order: of what they keep, the largest scores.
+    def merged(cls, shards: Sequence[Reservoir], capacity: int | None = None) -> Reservoir:
+        """One reservoir out of all shards of a stream, in any order: of what they keep, the `capacity` largest scores.
 
-        Where no phi was updated on the way it equals, exactly, one reservoir that was offered the arrivals in the order
-        of their numbers: the same keys, scores and inclusion, and the same G for arrivals to come; only the slots, and
-        with them what a sample draws, differ. After updates the one would have evicted keys that a shard still held
-        and may have raised; `inclusion` answers for what happened here. Where the shards are unequally long, some numbers
-        belong to no arrival. Raises ValueError for a shard that is missing, given twice, or of other settings, and for a
+        capacity: None is that of one shard; the sum of all theirs keeps everything. With that of one shard, and where no phi
+        was updated on the way, it equals, exactly, one reservoir that was offered the arrivals in the order of their
+        numbers: the same keys, scores and inclusion, and the same G for arrivals to come; only the slots, and with them
+        what a sample draws, differ. After updates the one would have evicted keys that a shard still held and may have
+        raised; `inclusion` answers for what happened here. Where the shards are unequally long, some numbers belong to no
+        arrival. Raises ValueError for a shard that is missing, given twice, or of other settings, and for a
         key in two of them; leaves the shards as they are.
         """
         require(len(shards) > 0, "shards", "at least one", len(shards))
@@ -223,7 +225,8 @@ class Reservoir:
         require(alike and complete, "shards", "all those of one stream, with the same settings", ", ".join(found))
         keys = np.concatenate([part.keys() for part in shards])
         require(np.unique(keys).size == keys.size, "keys of different shards", "different", "some in two of them")
-        whole = cls(**{**asdict(settings), "shard": 0, "shards": 1})
+        whole_capacity = settings.capacity if capacity is None else capacity
+        whole = cls(**{**asdict(settings), "capacity": whole_capacity, "shard": 0, "shards": 1})
         whole._take_over(shards, keys)
         return whole
 
@@ -240,6 +243,37 @@ class Reservoir:
         slots = np.arange(staying.size)
         self._enter(slots, keys[staying], items.take(staying), ranks[staying])
         self._measured[slots] = measured[staying]
+
+    def split(self, shards: int) -> list[Reservoir]:
+        """Deal what is kept over the shards of one stream, each of its share of the capacity; leaves this one as it is.
+
+        In the rising order of their keys, one to each in turn: none has more than it holds. Scores, inclusion and the G of
+        the arrivals to come are as they were, so that `merged`, with this capacity, gives it back but for the slots. Raises
+        ValueError where this is a shard itself, or its capacity is no multiple of `shards`.
+        """
+        require(self.settings.shards == 1, "a reservoir that is split", "no shard itself", self.settings)
+        divides = is_whole(shards, 1) and self.settings.capacity % shards == 0
+        require(divides, "shards", f"a divisor of the capacity {self.settings.capacity}", shards)
+        capacity = self.settings.capacity // shards
+        parts = [
+            Reservoir(**{**asdict(self.settings), "capacity": capacity, "shard": shard, "shards": shards})
+            for shard in range(shards)
+        ]
+        order = np.argsort(self.keys())
+        for shard, part in enumerate(parts):
+            part._take_share(self, order[shard::shards])
+        parts[0]._arrivals += self._arrivals - len(self)
+        return parts
+
+    def _take_share(self, whole: Reservoir, chosen: Slots) -> None:
+        """Of an empty shard: keep what lies in these slots of the whole, and go on with its numbers."""
+        shard, shards = self.settings.shard, self.settings.shards
+        self._step, self._arrivals = whole._step, chosen.size
+        self._number = whole._number + (shard - whole._number) % shards
+        self._draws = whole._draws + (shard - whole._draws) % shards
+        items, slots = whole._settled().take(chosen), np.arange(chosen.size)
+        self._enter(slots, whole._index.keys(chosen), items, self._ranks(items))
+        self._measured[slots] = whole._measured[chosen]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything the next step depends on: numpy arrays of [len] or [cuts], whole numbers, and the settings."""
@@ -283,7 +317,8 @@ class Reservoir:
                 require(sound, f"the state's {name}", f"a {array.dtype} vector beside whole counts", found)
         rows = [state[name] for name in ("keys", "phi", "gumbel", "hurdle", "arrival", "measured")]
         length = rows[0].size
-        sound = length == min(self.settings.capacity, state["arrivals"]) and all(row.size == length for row in rows)
+        # A shard that was dealt its share may be less than full, however many had arrived.
+        sound = length <= min(self.settings.capacity, state["arrivals"]) and all(row.size == length for row in rows)
         sound = sound and bool(np.all(rows[4] < state["number"]) and np.all(rows[5] <= state["step"]))
         sound = sound and np.unique(rows[0]).size == length and bool(np.all(np.abs(rows[1]) <= PHI_LIMIT))
         sound = sound and bool(np.all(np.isfinite(rows[2]))) and not bool(np.any(np.isnan(rows[3])))

@@ -509,6 +509,60 @@ def test_shards_that_are_not_those_of_one_stream_are_not_merged(chosen: list[int
         Reservoir.merged([parts[index] for index in chosen])
 
 
+@given(
+    st.sampled_from(sorted(POLICIES)),
+    st.sampled_from([1, 2, 3]),
+    st.lists(phis, max_size=40),
+    st.lists(phis, max_size=9),
+)
+@settings(max_examples=100)
+def test_shards_that_were_split_off_are_merged_to_what_they_were(
+    policy: str, shards: int, before: list[float], more: list[float]
+) -> None:
+    one = Reservoir(12, seed=4, **POLICIES[policy])
+    one.offer(arange(len(before))[::-1], before)
+    for phi in (1.0, -0.5):
+        one.update(one.keys()[::2], np.full(len(one.keys()[::2]), phi))
+    state = one.state_dict()
+    parts = one.split(shards)
+    assert same_state(one.state_dict(), state)
+    assert {key: r for r, part in enumerate(parts) for key in part.keys().tolist()} == {
+        key: index % shards for index, key in enumerate(sorted(kept_set(one)))
+    }
+    for part in parts:
+        again = Reservoir(**part.state_dict()["settings"])
+        again.load_state_dict(part.state_dict())
+    merged = Reservoir.merged(parts, 12)
+    assert merged.arrivals == one.arrivals
+    for ask in (Reservoir.scores, Reservoir.phi, Reservoir.inclusion, Reservoir.ages):
+        assert np.array_equal(ask(merged, one.keys()), ask(one, one.keys()))
+    assert merged.state_dict()["draws"] == state["draws"]
+    offers = [r.offer(arange(len(more), len(before)), more) for r in (one, merged)]
+    assert np.array_equal(offers[0].kept, offers[1].kept)
+    assert kept_set(merged) == kept_set(one)
+    assert np.array_equal(merged.inclusion(one.keys()), one.inclusion(one.keys()))
+
+
+def test_shards_of_another_number_draw_other_numbers_and_lose_nobody() -> None:
+    parts = [Reservoir(6, seed=1, shard=r, shards=2) for r in range(2)]
+    for r, part in enumerate(parts):
+        part.offer(2 * arange(20) + r, np.zeros(20))
+    whole = Reservoir.merged(parts, 12)
+    assert kept_set(whole) == kept_set(parts[0]) | kept_set(parts[1])
+    thirds = whole.split(3)
+    drawn = [uniforms(1, 0, part.state_dict()["number"], 5, 3) for part in thirds]
+    assert np.unique(drawn).size == 15
+    assert all(len(part) == 4 and part.arrivals >= 4 for part in thirds)
+    assert sum(part.arrivals for part in thirds) == 40
+
+
+def test_a_shard_or_an_indivisible_capacity_is_not_split() -> None:
+    with pytest.raises(ValueError, match="no shard itself"):
+        Reservoir(6, seed=1, shard=1, shards=2).split(2)
+    with pytest.raises(ValueError, match="a divisor of the capacity 6, got 4"):
+        Reservoir(6, seed=1).split(4)
+
+
 # --- state and bad input
 
 
