@@ -15,7 +15,7 @@ from recorded import recorded
 from tiny_learner import EPOCH, TINY, tiny_learner
 
 from learner.loop import Learner, StepReport, learn
-from learner.objectives.babyagent import BabyAgentConfig
+from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.schedule import ScheduleConfig
 from stream.codec import encode_pair
 from stream.pair import EncodedPair
@@ -56,6 +56,7 @@ def past_its_start(**changes: Any) -> Learner:
             schedule=ScheduleConfig(learning_rate=2e-3, warmup_steps=4),
         )
     )
+    assert isinstance(learner.objective, BabyAgent)
     generator = torch.Generator().manual_seed(1)
     with torch.no_grad():
         for parameter in learner.objective.parameters():
