@@ -19,6 +19,7 @@ QUESTIONS = {
     "recording": "how fast is a recording written and read, compared with a plain file?",
     "speed": "how many pairs a second does a device core make, how many samples a second does the learner train?",
     "spool": "which embedded store holds the rig's pairs? Throughput, stalls, bytes written, damage",
+    "step": "what does a training step cost, what does the learner add to it, how do others compare?",
     "transport": "how fast, how late and at what cost do pairs travel, compared with other ways to send them?",
 }
 USAGE = "usage: python -m benchmarks NAME [flags], NAME --help for its flags\n" + "\n".join(
