@@ -15,6 +15,7 @@ QUESTIONS = {
     "buffer": "what does a key cost in a prioritised buffer? Ours against TorchRL's, cpprb's and LARS",
     "demo": "does it work here? A simulated rig and a learner over TCP for about two minutes",
     "faults": "is a pair ever lost without a word, or learned twice? Kills, cuts, damage, as many as you like",
+    "junk": "do spoiled pairs score above real ones, and what does memory make of them? AUC by mishap, objective, moment",
     "learning": "does the representation get better while the rig walks? Seeds, intervals, control sets",
     "recording": "how fast is a recording written and read, compared with a plain file?",
     "speed": "how many pairs a second does a device core make, how many samples a second does the learner train?",
