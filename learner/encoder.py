@@ -85,7 +85,8 @@ class Encoder(nn.Module):
         finally:
             layer.fused_attn = fused
             hook.remove()
-        to_patches = seen[0][:, :, 0, self.backbone.num_prefix_tokens :]
+        # In float32 whatever the backbone computes in: a position in bfloat16 moves a window by pixels.
+        to_patches = seen[0][:, :, 0, self.backbone.num_prefix_tokens :].float()
         height, width = rgb.shape[-2] // self.patch_size, rgb.shape[-1] // self.patch_size
         maps = to_patches.reshape(*to_patches.shape[:2], height, width)
         return maps / maps.sum((-2, -1), keepdim=True)

@@ -14,6 +14,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from seed_formulas import cut
 from torch import Tensor
 
 from learner.errors import SettingsError
@@ -60,25 +61,6 @@ def augmented(rgb: Tensor, seed: int = 3, **changes: float) -> Array:
 def grey_of(rgb: Array) -> Array:
     """[B, 3, S, S] to [B, 1, S, S]."""
     return np.asarray(np.einsum("bchw,c->bhw", rgb, LUMA)[:, None])
-
-
-def bilinear(image: Array, xs: Array, ys: Array) -> Array:
-    """[3, H, W] at pixel positions (0 is the centre of the first pixel), beyond the border its colour: [3, len(ys), len(xs)]."""
-    height, width = image.shape[1:]
-    xs, ys = xs.clip(0, width - 1), ys.clip(0, height - 1)
-    left, top = np.minimum(xs.astype(int), width - 2), np.minimum(ys.astype(int), height - 2)
-    right_share, low_share = xs - left, (ys - top)[:, None]
-    rows = image[:, :, left] * (1 - right_share) + image[:, :, left + 1] * right_share
-    return np.asarray(rows[:, top] * (1 - low_share) + rows[:, top + 1] * low_share)
-
-
-def cut(image: Array, window: Array, size: int) -> Array:
-    """One window of one image [3, H, W]: [3, size, size]."""
-    centre_x, centre_y, half_x, half_y = window
-    steps = (np.arange(size) + 0.5) / size * 2 - 1
-    xs = (centre_x + half_x * steps) * image.shape[2] - 0.5
-    ys = (centre_y + half_y * steps) * image.shape[1] - 0.5
-    return bilinear(image, xs, ys)
 
 
 # Colours

@@ -139,9 +139,8 @@ class Guided(nn.Module):
         """Where the teacher looks, the windows that follow from it, and the augmented views."""
         left, side = to_rgb(batch.left), (self.config.attention_size, self.config.attention_size)
         attention = self.teacher.encoder.attention(F.interpolate(left, side, mode="bilinear", antialias=True))
-        # In float32 whatever the backbone computes in: a position in bfloat16 moves a window by pixels.
-        with torch.autocast(left.device.type, enabled=False):
-            return self._views(left, batch, attention.float(), generator)
+        with torch.autocast(left.device.type, enabled=False):  # places and pixels are not rounded
+            return self._views(left, batch, attention, generator)
 
     def _views(self, left: Tensor, batch: Batch, attention: Tensor, generator: Generator) -> Look:
         config, device, right = self.config, left.device, to_rgb(batch.right)

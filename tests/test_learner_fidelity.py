@@ -1,0 +1,401 @@
+"""The objective against section 6 of the design, item by item: `seed_formulas` says in NumPy what each number must be.
+
+Views are drawn once by `look` and again, from an equal generator, by the call that trains: the two are the same.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from seed_formulas import (
+    AdamW,
+    centred_and_sharpened,
+    clipped,
+    cross_entropy,
+    cut,
+    entropy,
+    gaussian,
+    head,
+    moved,
+    repelled,
+    shrunk,
+    softmax,
+    swav,
+    window,
+)
+from tiny_learner import TINY as LEARNER
+from tiny_learner import make_pairs, tiny_learner
+from tiny_objective import PLAIN, TINY, agent, numpy, seeded, some_pairs
+from torch import Tensor, nn
+
+from learner.loop import Learner
+from learner.objective import Batch, Look, Outcome
+from learner.objectives.babyagent import BabyAgent, pairwise_cosines, repulsion, sinkhorn
+from learner.schedule import learning_rate
+from learner.views import to_rgb
+
+Array = NDArray[np.float64]
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+# 1. The teacher sees the whole left image; one head, a Gaussian
+
+
+@pytest.mark.parametrize("canvas", [(24, 32), (60, 80), (40, 20)])
+def test_the_teacher_looks_at_the_whole_left_image_shrunk_without_aliasing(canvas: tuple[int, int]) -> None:
+    objective, seen = agent(), list[Tensor]()
+    looks = objective.teacher.encoder.attention
+
+    def attention(rgb: Tensor) -> Tensor:
+        seen.append(rgb)
+        return looks(rgb)
+
+    objective.teacher.encoder.attention = attention  # type: ignore[method-assign]
+    left, right = torch.randint(0, 256, (2, 3, *canvas, 3), generator=seeded(), dtype=torch.uint8)
+    objective.look(Batch(left, right, torch.ones(3)), seeded())
+    assert seen[0].shape == (3, 3, 32, 32)
+    for found, image in zip(numpy(seen[0]), numpy(left), strict=True):
+        assert np.allclose(found, shrunk(image[..., ::-1].transpose(2, 0, 1) / 255, 32), atol=1e-5)
+
+
+def test_the_gaussian_is_fitted_to_the_map_of_one_head() -> None:
+    view = agent().look(some_pairs(8), seeded())
+    assert set(view.head.tolist()) == {0, 1}
+    for found, maps, number in zip(numpy(view.gauss), numpy(view.attention), view.head.tolist(), strict=True):
+        assert np.allclose(found, gaussian(maps[number]), atol=1e-5)
+
+
+# 2. The focused crop of the left image, and small crops at the same location of the right one
+
+
+@pytest.mark.parametrize("aspect", [4 / 3, 1242 / 376, 0.6])
+def test_the_crops_are_cut_where_the_gaussian_says_out_of_either_eye(aspect: float) -> None:
+    objective = agent(teacher_augmentation=PLAIN, student_augmentation=PLAIN, window_sigmas=0.6)
+    batch = some_pairs()
+    batch = Batch(batch.left, batch.right, torch.full((4,), aspect))
+    view, config = objective.look(batch, seeded()), objective.config
+    left, right = numpy(to_rgb(batch.left)), numpy(to_rgb(batch.right))
+    for pair in range(4):
+        outer = window(numpy(view.gauss[pair]), aspect, sigmas=0.6, smallest=config.smallest_window)
+        assert np.allclose(view.window[pair], outer, atol=1e-5)
+        assert np.allclose(view.teacher_view[pair], cut(left[pair], numpy(view.window[pair]), 32), atol=1e-4)
+        for crop, inner in zip(numpy(view.student_views[pair]), numpy(view.crops[pair]), strict=True):
+            assert np.allclose(crop, cut(right[pair], inner, 16), atol=1e-4)
+            assert (np.abs(inner[:2] - outer[:2]) + inner[2:] <= outer[2:] + 1e-5).all()
+            share = inner[2:] / outer[2:]
+            assert config.student_scale[0] - 1e-5 <= share[0] == pytest.approx(share[1], rel=1e-4)
+            assert share[0] <= config.student_scale[1] + 1e-5
+
+
+# 3. and 4. Two distributions, their cross-entropy, the repulsion; KL
+
+
+@dataclass
+class Rendering:
+    """What the formulas make of a batch: [B], [B], [B, K] and [B, N, N]."""
+
+    losses: Array
+    kl: Array
+    past: Array
+    cosines: Array
+
+
+@torch.no_grad()
+def rendering(objective: BabyAgent, view: Look) -> Rendering:
+    """From what the networks put out for the views."""
+    config, crops = objective.config, view.student_views.shape[1]
+    past_logits = numpy(objective.teacher(view.teacher_view)[1])
+    if config.centring == "sinkhorn":
+        past = swav(past_logits / config.teacher_temperature)
+    else:
+        past = centred_and_sharpened(past_logits, numpy(objective.centre), config.teacher_temperature)
+    losses, kl, cosines = [], [], []
+    for target, views in zip(past, view.student_views, strict=True):
+        projection, logits = map(numpy, objective.student(views))
+        present = softmax(logits / config.student_temperature)
+        terms = [cross_entropy(target, each) for each in present]
+        repelling = config.repulsion * repelled(projection, config.repulsion_temperature) if config.repulsion else 0
+        losses.append(sum(terms) + repelling)
+        kl.append(sum(terms) / crops - entropy(target))
+        cosines.append(projection @ projection.T)
+    return Rendering(np.array(losses), np.array(kl), past, np.array(cosines))
+
+
+def test_the_head_is_dinos() -> None:
+    for network in (agent().student, agent().teacher):
+        features = torch.randn(5, 32, generator=seeded())
+        projection, logits = network.head(features)
+        linear = [(numpy(m.weight), numpy(m.bias)) for m in network.head.mlp if isinstance(m, nn.Linear)]
+        expected = head(numpy(features), linear, numpy(network.head.prototypes))
+        assert len(linear) == 3
+        assert np.allclose(numpy(projection), expected[0], atol=1e-5)
+        assert np.allclose(numpy(logits), expected[1], atol=1e-5)
+
+
+@pytest.mark.parametrize("crops", [2, 3, 5])
+@pytest.mark.parametrize("weight", [0.0, 0.1])
+@pytest.mark.parametrize("centring", ["ema", "sinkhorn"])
+def test_losses_and_priorities_are_the_formulas_of_what_the_networks_put_out(
+    centring: str, weight: float, crops: int
+) -> None:
+    objective, batch = agent(centring=centring, repulsion=weight, crops=crops), some_pairs()
+    outcome = objective(batch, seeded())
+    expected = rendering(objective, objective.look(batch, seeded()))
+    assert outcome.losses.shape == outcome.priority.shape == (4,)
+    assert np.allclose(outcome.losses.detach(), expected.losses, rtol=1e-5, atol=1e-5)
+    assert np.allclose(outcome.priority, expected.kl, rtol=1e-4, atol=1e-5)
+
+
+def test_one_crop_is_enough_without_repulsion() -> None:
+    objective = agent(crops=1, repulsion=0.0)
+    outcome = objective(some_pairs(), seeded())
+    expected = rendering(objective, objective.look(some_pairs(), seeded()))
+    assert np.allclose(outcome.losses.detach(), expected.losses, rtol=1e-5)
+    assert float(outcome.gauges["crop_cosine"]) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_priority_is_what_the_student_can_still_lower() -> None:
+    """KL = cross-entropy - entropy of the teacher, not below 0, without gradient."""
+    objective, batch = agent(repulsion=0.0), some_pairs(8)
+    outcome = objective(batch, seeded())
+    past = rendering(objective, objective.look(batch, seeded())).past
+    irreducible = [entropy(row) for row in past]
+    assert np.allclose(outcome.priority, numpy(outcome.losses) / 3 - irreducible, atol=1e-5)
+    assert (outcome.priority >= 0).all()
+    assert not outcome.priority.requires_grad
+
+
+def test_the_gauges_are_those_of_the_batch() -> None:
+    objective, batch = agent(), some_pairs(8)
+    gauges = {name: float(value) for name, value in objective(batch, seeded()).gauges.items()}
+    expected = rendering(objective, objective.look(batch, seeded()))
+    assert gauges["kl"] == pytest.approx(expected.kl.mean(), rel=1e-4)
+    assert gauges["teacher_entropy"] == pytest.approx(np.mean([entropy(row) for row in expected.past]), rel=1e-4)
+    assert gauges["prototypes_in_use"] == pytest.approx(np.exp(entropy(expected.past.mean(0))), rel=1e-4)
+    assert gauges["crop_cosine"] == pytest.approx(expected.cosines[:, ~np.eye(3, dtype=bool)].mean(), rel=1e-4)
+
+
+@given(st.integers(2, 6), st.integers(0, 2**31), st.sampled_from([0.05, 0.1, 1.0]))
+def test_repulsion_is_its_double_sum(crops: int, seed: int, temperature: float) -> None:
+    projection = nn.functional.normalize(torch.randn(3, crops, 8, generator=seeded(seed)), dim=-1)
+    found = repulsion(pairwise_cosines(projection), temperature)
+    assert np.allclose(found, [repelled(row, temperature) for row in numpy(projection)], rtol=1e-4, atol=1e-3)
+
+
+def test_repulsion_is_least_where_the_crops_lie_opposite() -> None:
+    apart, equal = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]], [[1.0, 0.0], [1.0, 0.0]]])[:, None]
+    assert float(repulsion(pairwise_cosines(apart), 0.05)) == pytest.approx(-40)
+    assert float(repulsion(pairwise_cosines(equal), 0.05)) == pytest.approx(40)
+
+
+@given(st.integers(1, 12), st.integers(2, 12), st.integers(0, 2**31), st.sampled_from([0.05, 0.3, 1.0]))
+def test_sinkhorn_is_swavs_and_its_rows_sum_to_one(pairs: int, prototypes: int, seed: int, temperature: float) -> None:
+    scores = (torch.rand(pairs, prototypes, generator=seeded(seed)) * 2 - 1) / temperature
+    found = sinkhorn(scores)
+    assert np.allclose(found, swav(numpy(scores)), atol=1e-4)
+    assert torch.allclose(found.sum(1), torch.ones(pairs), atol=1e-5)
+
+
+# The gradient
+
+
+class Watched:
+    """Every crop that the student is given, as a leaf of the graph, and the logits of its head."""
+
+    def __init__(self, objective: BabyAgent) -> None:
+        self.pixels: list[Tensor] = []
+        self.logits: list[Tensor] = []
+        objective.student.encoder.register_forward_pre_hook(self._see)
+        objective.student.head.register_forward_hook(self._put_out)
+
+    def _see(self, _encoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        self.pixels.append(inputs[0].detach().requires_grad_())
+        return (self.pixels[-1], *inputs[1:])
+
+    def _put_out(self, _head: nn.Module, _inputs: Any, outputs: tuple[Tensor, Tensor]) -> None:
+        if outputs[1].requires_grad:
+            outputs[1].retain_grad()
+            self.logits.append(outputs[1])
+
+    @staticmethod
+    def gradients(kept: list[Tensor]) -> Array:
+        """Of all crops, in their order."""
+        return np.concatenate([numpy(tensor.grad) for tensor in kept if tensor.grad is not None])
+
+
+@pytest.mark.parametrize(("crops", "weight"), [(1, 0.0), (2, 0.0), (5, 0.0), (5, 0.1)])
+@pytest.mark.parametrize("centring", ["ema", "sinkhorn"])
+def test_gradient_reaches_the_pixels_of_every_crop(centring: str, crops: int, weight: float) -> None:
+    """A public multi-crop loss leaves the first crop out where there is one teacher view, and fails with a single crop."""
+    objective = agent(centring=centring, crops=crops, repulsion=weight)
+    watched = Watched(objective)
+    objective(some_pairs(), seeded()).losses.mean().backward()
+    strongest = np.abs(watched.gradients(watched.pixels)).max((1, 2, 3)).reshape(4, crops)
+    assert (strongest > 1e-3 * strongest.max()).all()
+
+
+def test_the_first_terms_gradient_is_the_difference_of_the_two_distributions() -> None:
+    """d H(P_p, softmax(h / tau_m)) / d h = (P_m - P_p) / tau_m: for every crop, the same target."""
+    objective, batch = agent(repulsion=0.0), some_pairs()
+    watched = Watched(objective)
+    objective(batch, seeded()).losses.sum().backward()
+    past = rendering(objective, objective.look(batch, seeded())).past
+    temperature = objective.config.student_temperature
+    present = softmax(np.concatenate([numpy(logits) for logits in watched.logits]) / temperature)
+    expected = (present - past.repeat(3, 0)) / temperature
+    assert np.allclose(watched.gradients(watched.logits), expected, atol=1e-4)
+
+
+def test_the_repulsions_gradient_is_the_slope_of_its_double_sum() -> None:
+    crops = torch.randn(1, 4, 6, generator=seeded(), dtype=torch.float64, requires_grad=True)
+    term = repulsion(pairwise_cosines(nn.functional.normalize(crops, dim=-1)), 0.3)
+    (gradient,) = torch.autograd.grad(term.sum(), crops)
+    small, where = 1e-6, numpy(crops[0])
+    for index in np.ndindex(4, 6):
+        nudge = np.zeros((4, 6))
+        nudge[index] = small
+        slope = (repelled(where + nudge, 0.3) - repelled(where - nudge, 0.3)) / (2 * small)
+        assert float(gradient[0][index]) == pytest.approx(slope, abs=1e-6)
+
+
+def test_the_repulsion_pushes_the_crops_of_a_pair_apart() -> None:
+    """So heavy that it alone counts: after a step of the student against its gradient the crops are less alike."""
+    objective = agent(repulsion=1e3)
+    before = objective(some_pairs(8), seeded())
+    gradient = torch.autograd.grad(before.losses.mean() / 1e3, list(objective.trained()))
+    with torch.no_grad():
+        for parameter, slope in zip(objective.trained(), gradient, strict=True):
+            parameter.sub_(slope, alpha=1e-3)
+    after = objective(some_pairs(8), seeded())
+    assert after.gauges["crop_cosine"] < before.gauges["crop_cosine"] - 1e-3
+    assert (after.losses < before.losses).sum() >= 7
+
+
+@pytest.mark.parametrize("centring", ["ema", "sinkhorn"])
+def test_gradient_reaches_the_whole_student_and_neither_teacher_centre_nor_target(centring: str) -> None:
+    """Also where the teacher and the centre would take one: it is the objective that stops it."""
+    objective = agent(centring=centring)
+    objective.teacher.requires_grad_(True)
+    objective.centre.requires_grad_(True)
+    targets: list[Tensor] = []
+    target = objective.target
+    objective.target = lambda logits: targets.append(target(logits)) or targets[-1]  # type: ignore[method-assign,func-returns-value]
+    outcome = objective(some_pairs(), seeded())
+    outcome.losses.mean().backward()
+    assert [name for name, p in objective.teacher.named_parameters() if p.grad is not None] == []
+    assert objective.centre.grad is None
+    assert [tensor.requires_grad for tensor in targets] == [False]
+    assert [name for name, p in objective.student.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_only_the_student_is_trained() -> None:
+    objective = agent()
+    objective(some_pairs(), seeded()).losses.mean().backward()
+    assert not any(parameter.requires_grad for parameter in objective.teacher.parameters())
+    assert set(map(id, objective.trained())) == set(map(id, objective.student.parameters()))
+    assert objective.encoders() == {"student": objective.student.encoder, "teacher": objective.teacher.encoder}
+
+
+def test_only_the_bias_of_the_keys_gets_no_gradient() -> None:
+    """It adds the same to all scores of a query, which the softmax does not see: rounding is all that is left."""
+    objective = agent()
+    objective(some_pairs(), seeded()).losses.mean().backward()
+    for block in objective.student.encoder.backbone.blocks:
+        query, key, value = block.attn.qkv.bias.grad.abs().view(3, 32).amax(1).tolist()
+        assert key < 1e-4 * min(query, value)
+
+
+# 5. AdamW on the student; the teacher and the centre follow
+
+
+class Beside:
+    """The update rendered beside a learner: what its gradient, weights and the teacher's logits were."""
+
+    def __init__(self, learner: Learner) -> None:
+        assert isinstance(learner.objective, BabyAgent)
+        self.objective = learner.objective
+        self.gradients: dict[str, Array] = {}
+        self.past_logits: list[Array] = []
+        self.adamw = {name: AdamW(learner.config.schedule.weight_decay) for name, _ in self.student()}
+        for name, parameter in self.student():
+            parameter.register_post_accumulate_grad_hook(self._keep(name))  # type: ignore[no-untyped-call]
+        self.objective.teacher.head.register_forward_hook(self._see)
+
+    def student(self) -> list[tuple[str, nn.Parameter]]:
+        return list(self.objective.student.named_parameters())
+
+    def _keep(self, name: str) -> Any:
+        def keep(parameter: Tensor) -> None:
+            assert parameter.grad is not None
+            self.gradients[name] = numpy(parameter.grad).copy()
+
+        return keep
+
+    def _see(self, _head: nn.Module, _inputs: Any, outputs: tuple[Tensor, Tensor]) -> None:
+        self.past_logits.append(numpy(outputs[1]))
+
+    def weights(self) -> tuple[dict[str, Array], dict[str, Array], Array]:
+        """Of the student, of the teacher, and the centre."""
+        objective = self.objective
+        student, teacher = (
+            {name: numpy(p).copy() for name, p in network.named_parameters()}
+            for network in (objective.student, objective.teacher)
+        )
+        return student, teacher, numpy(objective.centre).copy()
+
+
+def test_a_step_is_adamw_on_the_student_and_moving_averages_of_it_and_of_the_logits() -> None:
+    settings = replace(TINY, teacher_momentum=0.7, centre_momentum=0.8)
+    learner = tiny_learner(replace(LEARNER, objective=settings))
+    with torch.no_grad():
+        for parameter in learner.objective.trained():
+            parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded()))  # away from the teacher
+    for pair in make_pairs(16):
+        learner.take(pair)
+    config, beside = learner.config, Beside(learner)
+    for step in range(4):
+        student, teacher, centre = beside.weights()
+        beside.past_logits.clear()
+        report = learner.step()
+        rate = learning_rate(config.schedule, step)
+        names, longest = list(beside.gradients), config.schedule.clip_grad_norm
+        gradients = dict(zip(names, clipped(list(beside.gradients.values()), longest), strict=True))
+        length = np.sqrt(sum(np.sum(gradient**2) for gradient in beside.gradients.values()))
+        assert report.grad_norm == pytest.approx(length, rel=1e-4)
+        assert length > longest, "the clip matters"
+        now, past, middle = beside.weights()
+        assert names != []
+        assert set(names) == set(student)
+        for name, weight in student.items():
+            stepped = beside.adamw[name].after(weight, gradients[name], rate)
+            assert np.allclose(now[name] - weight, stepped - weight, rtol=1e-3, atol=1e-3 * rate), name
+            assert np.allclose(past[name], moved(teacher[name], now[name], 0.7), atol=1e-6)
+        mean = np.concatenate(beside.past_logits).mean(0)
+        assert np.allclose(middle, moved(centre, mean, 0.8), atol=1e-6)
+
+
+# Arithmetic
+
+
+def test_in_bfloat16_the_backbone_is_rounded_but_neither_the_places_nor_the_formula() -> None:
+    objective, batch = agent(repulsion=0.1), some_pairs()
+    whole = objective(batch, seeded())
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded: Outcome = objective(batch, seeded())
+        view = objective.look(batch, seeded())
+        expected = rendering(objective, view)
+    assert rounded.losses.dtype == rounded.priority.dtype == view.student_views.dtype == torch.float32
+    assert rounded.losses.isfinite().all()
+    assert torch.allclose(rounded.losses, whole.losses, rtol=0.05)
+    assert torch.allclose(rounded.priority, whole.priority, rtol=0.1, atol=0.05)
+    maps = numpy(view.attention[torch.arange(4), view.head])
+    assert np.allclose(view.gauss, [gaussian(each) for each in maps], atol=1e-5)
+    assert np.allclose(rounded.losses.detach(), expected.losses, rtol=1e-5, atol=1e-5)
