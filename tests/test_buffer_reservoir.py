@@ -49,6 +49,13 @@ def same_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
     return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
 
 
+def reloaded(reservoir: Reservoir) -> Reservoir:
+    """Another one with the same settings and its state."""
+    other = Reservoir(**reservoir.state_dict()["settings"])
+    other.load_state_dict(reservoir.state_dict())
+    return other
+
+
 def largest(reservoirs: list[Reservoir], count: int) -> set[int]:
     """The oracle: sort every kept key (they are their arrival numbers) by score, of equal ones the earlier first."""
     keys = np.concatenate([reservoir.keys() for reservoir in reservoirs])
@@ -179,6 +186,27 @@ def test_a_uniform_floor_of_one_ignores_the_loss_and_of_zero_leaves_it_alone() -
 
 
 # --- exact policies
+
+
+@given(
+    st.floats(-3, 3),
+    st.one_of(st.just(math.inf), st.floats(0.5, 1000)),
+    st.floats(0, 3),
+    st.lists(phis, min_size=1, max_size=30),
+    st.integers(0, 2**64 - 1),
+)
+@settings(max_examples=50)
+def test_the_score_is_the_one_formula_to_the_letter(
+    loss_weight: float, half_life: float, noise: float, phi: list[float], seed: int
+) -> None:
+    """s = loss_weight * phi + t * ln 2 / half_life + noise * G: half as likely to stay for each half-life it came earlier."""
+    reservoir = Reservoir(len(phi), loss_weight=loss_weight, half_life=half_life, noise=noise, seed=seed)
+    reservoir.offer(arange(len(phi)), phi)
+    expected = [
+        loss_weight * value + t * math.log(2) / half_life + noise * -math.log(-math.log(u))
+        for t, (value, u) in enumerate(zip(phi, uniforms(seed, 0, 0, len(phi)).tolist(), strict=True))
+    ]
+    assert reservoir.scores(arange(len(phi))) == pytest.approx(expected, rel=1e-12, abs=1e-12)
 
 
 Floats = NDArray[np.float64]
@@ -314,9 +342,7 @@ def test_offers_updates_and_reloads_in_any_order_agree_with_a_sorted_list(
             reservoir.update(chosen, phi)
             model.update(chosen, phi)
         else:
-            state = reservoir.state_dict()
-            reservoir = Reservoir(capacity, seed=4, **POLICIES[policy])
-            reservoir.load_state_dict(state)
+            reservoir = reloaded(reservoir)
         assert kept_set(reservoir) == alive
         keys = reservoir.keys()
         assert np.array_equal(reservoir.scores(keys), model.scores(keys))
@@ -416,6 +442,7 @@ def test_merged_shards_are_one_reservoir_over_the_whole_stream(
         assert merged.arrivals == one.arrivals
         for ask in (Reservoir.scores, Reservoir.phi, Reservoir.inclusion):
             assert np.array_equal(ask(merged, one.keys()), ask(one, one.keys()))
+        merged = reloaded(merged)
 
 
 @given(
@@ -505,8 +532,10 @@ def test_shards_that_are_not_those_of_one_stream_are_not_merged(chosen: list[int
     parts[0].offer([7], [0])
     if chosen == [0, 4]:
         parts[4].offer([7], [0])
+    before = [part.state_dict() for part in parts]
     with pytest.raises(ValueError, match=message):
         Reservoir.merged([parts[index] for index in chosen])
+    assert all(same_state(part.state_dict(), state) for part, state in zip(parts, before, strict=True))
 
 
 @given(
@@ -529,10 +558,7 @@ def test_shards_that_were_split_off_are_merged_to_what_they_were(
     assert {key: r for r, part in enumerate(parts) for key in part.keys().tolist()} == {
         key: index % shards for index, key in enumerate(sorted(kept_set(one)))
     }
-    for part in parts:
-        again = Reservoir(**part.state_dict()["settings"])
-        again.load_state_dict(part.state_dict())
-    merged = Reservoir.merged(parts, 12)
+    merged = Reservoir.merged([reloaded(part) for part in parts], 12)
     assert merged.arrivals == one.arrivals
     for ask in (Reservoir.scores, Reservoir.phi, Reservoir.inclusion, Reservoir.ages):
         assert np.array_equal(ask(merged, one.keys()), ask(one, one.keys()))
@@ -575,15 +601,17 @@ def busy(**policy: Any) -> Reservoir:
 
 
 @pytest.mark.usefixtures("_depth")
-@pytest.mark.parametrize("policy", sorted(POLICIES))
-def test_a_saved_and_loaded_reservoir_takes_the_identical_next_steps(policy: str) -> None:
-    original, restored = busy(**POLICIES[policy]), Reservoir(20, seed=11, **POLICIES[policy])
-    restored.load_state_dict(original.state_dict())
+@pytest.mark.parametrize("policy", [*POLICIES.values(), {"shard": 2, "shards": 3}], ids=[*POLICIES, "a shard"])
+def test_a_saved_and_loaded_reservoir_takes_the_identical_next_steps(policy: dict[str, Any]) -> None:
+    original = busy(**policy)
+    restored = reloaded(original)
+    assert np.array_equal(original.inclusion(original.keys()), restored.inclusion(original.keys()))
     for start in range(90, 300, 30):
         offers = [r.offer(arange(30, start), np.linspace(2, -2, 30)) for r in (original, restored)]
         samples = [r.sample(7) for r in (original, restored)]
         assert all(np.array_equal(a, b) for a, b in zip(*offers, strict=True))
         assert all(np.array_equal(a, b) for a, b in zip(*samples, strict=True))
+        assert np.array_equal(original.could_enter(30), restored.could_enter(30))
         for r in (original, restored):
             r.update(np.union1d(r.stalest(3), samples[0].keys)[:5], np.linspace(-1, 1, 5))
         assert same_state(original.state_dict(), restored.state_dict())
@@ -631,9 +659,15 @@ def test_a_key_takes_at_most_97_bytes(capacity: int) -> None:
     assert 80 * capacity < sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) <= 97 * capacity
 
 
-def test_a_state_of_another_capacity_is_refused() -> None:
-    with pytest.raises(ValueError, match="'capacity': 21"):
-        Reservoir(21, seed=11).load_state_dict(busy().state_dict())
+@pytest.mark.parametrize("change", [{"capacity": 21}, {"seed": 12}, {"half_life": 9.0}, {"shard": 1, "shards": 2}])
+def test_a_state_with_another_capacity_or_setting_is_refused_and_changes_nothing(change: dict[str, Any]) -> None:
+    reservoir, other = busy(), Reservoir(**{"capacity": 20, "seed": 11, **change})
+    other.offer(arange(25), np.zeros(25))
+    before = other.state_dict()
+    name, value = next(iter(change.items()))
+    with pytest.raises(ValueError, match=rf"'{name}': {value}.*, got "):
+        other.load_state_dict(reservoir.state_dict())
+    assert same_state(before, other.state_dict())
 
 
 @pytest.mark.parametrize(
