@@ -18,6 +18,7 @@ QUESTIONS = {
     "junk": "do spoiled pairs score above real ones, and what does memory make of them? AUC by mishap, objective, moment",
     "learning": "does the representation get better while the rig walks? Seeds, intervals, control sets",
     "recording": "how fast is a recording written and read, compared with a plain file?",
+    "retention": "does it matter which pairs are remembered? Policies on streams that move on, with junk between",
     "speed": "how many pairs a second does a device core make, how many samples a second does the learner train?",
     "spool": "which embedded store holds the rig's pairs? Throughput, stalls, bytes written, damage",
     "step": "what does a training step cost, what does the learner add to it, how do others compare?",

@@ -1,0 +1,240 @@
+"""What the runs of the retention bench come to: paired comparisons over seeds, as tables and as a plot. Pure.
+
+All policies of a seed share weights, views, order and junk, so they are compared seed by seed: a difference is the mean over
+seeds, with the 95 % interval of Student's t. Where one policy of many is picked for its mean, its p-value is Holm's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from scipy import stats
+
+from benchmarks.retention_policies import IID, OURS
+
+Floats = NDArray[np.float64]
+Line = Mapping[str, Any]
+REFERENCE = "uniform"
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Mean over seeds, half width of its 95 % interval and two-sided p; nan for the last two with a single seed."""
+
+    mean: float
+    half: float
+    p: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:+.1f} ± {self.half:.1f}"
+
+
+@dataclass(frozen=True)
+class Group:
+    """The runs of one stream and one share of junk; `runs[policy]` in the order of `seeds`, those every policy has."""
+
+    stream: str
+    junk: float
+    seeds: tuple[int, ...]
+    runs: Mapping[str, Sequence[Line]]
+
+    def of(self, policy: str, quantity: str) -> Floats:
+        """One figure [seeds] of a policy's runs; see QUANTITIES."""
+        return np.array([QUANTITIES[quantity](line) for line in self.runs[policy]])
+
+    def against(self, policy: str, other: str, quantity: str = "k-NN") -> Difference:
+        """The policy less the other, paired by seed."""
+        return paired(self.of(policy, quantity) - self.of(other, quantity))
+
+    def at_equal_time(self, policy: str) -> Floats:
+        """k-NN [seeds] when the policy had used as much CPU time as the reference uses in the whole run, or at its end."""
+        found = []
+        for mine, theirs in zip(self.runs[policy], self.runs[REFERENCE], strict=True):
+            spent_s = [point["cpu_s"] for point in mine["curve"]]
+            curve = [100 * point["knn"] for point in mine["curve"]]
+            found.append(float(np.interp(theirs["curve"][-1]["cpu_s"], spent_s, curve)))
+        return np.array(found)
+
+    def gap_closed(self, policy: str, quantity: str = "k-NN") -> float:
+        """Gain over the random start as a share of what the same pairs gain in shuffled order; nan without that run."""
+        if IID not in self.runs:
+            return float("nan")
+        start = np.mean([100 * line["curve"][0][_KEYS[quantity]] for line in self.runs[IID]])
+        gains = [float(self.of(name, quantity).mean() - start) for name in (policy, IID)]
+        return gains[0] / gains[1]
+
+
+def _area(line: Line) -> float:
+    """Mean k-NN over the steps of the run."""
+    steps, values = ([point[name] for point in line["curve"]] for name in ("step", "knn"))
+    mean = float(np.trapezoid(values, steps)) / float(steps[-1] - steps[0])
+    return 100 * mean
+
+
+def _forgetting(line: Line) -> float:
+    """How far k-NN on what came first has fallen from its best; nan where the stream has no such labels."""
+    curve = [100 * point.get("first_knn", np.nan) for point in line["curve"]]
+    return float(np.max(curve) - curve[-1])
+
+
+_KEYS = {"k-NN": "knn", "linear": "linear"}
+QUANTITIES: dict[str, Callable[[Line], float]] = {
+    "k-NN": lambda line: 100 * line["curve"][-1]["knn"],
+    "linear": lambda line: 100 * line["curve"][-1]["linear"],
+    "area": _area,
+    "forgetting": _forgetting,
+    "junk replayed": lambda line: line["junk_replayed"] / line["junk_of_stream"] if line["junk_of_stream"] else np.nan,
+    "entropy": lambda line: line["place_entropy"],
+    "CPU": lambda line: line["curve"][-1]["cpu_s"],
+}
+
+
+def paired(differences: Floats) -> Difference:
+    """Mean, 95 % interval and p of differences [seeds] that are nought in the mean if nothing differs."""
+    count, mean = len(differences), float(differences.mean())
+    if count < 2:
+        return Difference(mean, float("nan"), float("nan"))
+    error = float(differences.std(ddof=1) / np.sqrt(count))
+    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
+    return Difference(mean, float(stats.t.ppf(0.975, count - 1)) * error, p)
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's step-down adjusted p-values (1979)."""
+    adjusted, largest = {}, 0.0
+    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
+        adjusted[name] = largest
+    return adjusted
+
+
+def groups(lines: Sequence[Line]) -> list[Group]:
+    """Lines by stream and junk, in the order they first come in."""
+    found = []
+    for stream, junk in dict.fromkeys((line["stream"], line["junk"]) for line in lines):
+        mine = [line for line in lines if (line["stream"], line["junk"]) == (stream, junk)]
+        policies = dict.fromkeys(line["policy"] for line in mine)
+        of = {(line["policy"], line["seed"]): line for line in mine}
+        seeds = sorted({line["seed"] for line in mine if all((policy, line["seed"]) in of for policy in policies)})
+        runs = {policy: [of[policy, seed] for seed in seeds] for policy in policies}
+        if seeds:
+            found.append(Group(stream, junk, tuple(seeds), runs))
+    return found
+
+
+def tables(lines: Sequence[Line]) -> str:
+    """Markdown: a table for each stream and share of junk, and what the comparison comes to."""
+    found = groups(lines)
+    parts = [_table(group) for group in found]
+    return "\n\n".join([*parts, *_reached(found)])
+
+
+_COLUMNS = (
+    *("policy", "k-NN", "less uniform", "p", "linear", "less uniform", "k-NN over the run", "k-NN at equal time"),
+    *("forgetting", "junk replayed / stream", "entropy of places", "CPU time / uniform"),
+)
+
+
+def _table(group: Group) -> str:
+    start = [line["curve"][0] for line in next(iter(group.runs.values()))]
+    knn, linear = (100 * float(np.mean([point[name] for point in start])) for name in ("knn", "linear"))
+    head = (
+        f"### {group.stream}, {100 * group.junk:g} % junk, {len(group.seeds)} seeds\n\n"
+        f"Random start: k-NN {knn:.1f}, linear {linear:.1f}."
+    )
+    rows = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
+    return "\n".join([head, "", *rows, *(_row(group, policy) for policy in group.runs)])
+
+
+def _row(group: Group, policy: str) -> str:
+    cells = [policy]
+    compared = REFERENCE in group.runs and policy != REFERENCE
+    for quantity in ("k-NN", "linear"):
+        difference = group.against(policy, REFERENCE, quantity) if compared else None
+        cells += [f"{group.of(policy, quantity).mean():.1f}", str(difference) if difference else ""]
+        if quantity == "k-NN":
+            cells.append(f"{difference.p:.2f}" if difference else "")
+    cells.append(f"{group.of(policy, 'area').mean():.1f}")
+    cells.append(f"{group.at_equal_time(policy).mean():.1f}" if REFERENCE in group.runs else "")
+    for quantity, form in (("forgetting", ".1f"), ("junk replayed", ".2f"), ("entropy", ".2f")):
+        value = float(group.of(policy, quantity).mean())
+        cells.append("" if np.isnan(value) else format(value, form))
+    ratio = group.of(policy, "CPU") / group.of(REFERENCE, "CPU") if compared else None
+    cells.append("" if ratio is None else f"{np.median(ratio):.2f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def _reached(found: Sequence[Group]) -> list[str]:
+    """The claims that the bench is asked about, as far as these runs can tell."""
+    said = []
+    for group in found:
+        ours = [policy for policy in group.runs if policy in OURS]
+        rivals = [policy for policy in ("fifo", REFERENCE) if policy in group.runs]
+        if ours and REFERENCE in rivals:
+            said.append(_comparison(group, ours, rivals))
+    said += [
+        _robustness(group, clean) for clean in found if not clean.junk for group in found if _spoiled(group, clean)
+    ]
+    return ["### What it comes to", "\n".join(f"- {text}" for text in said)] if said else []
+
+
+def _spoiled(group: Group, clean: Group) -> bool:
+    return group.stream == clean.stream and group.junk > 0 and group.seeds == clean.seeds
+
+
+def _comparison(group: Group, ours: Sequence[str], rivals: Sequence[str]) -> str:
+    means = {policy: float(group.of(policy, "k-NN").mean()) for policy in (*ours, *rivals)}
+    best, rival = max(ours, key=means.__getitem__), max(rivals, key=means.__getitem__)
+    worst = min(ours, key=means.__getitem__)
+    adjusted = holm({policy: group.against(policy, rival).p for policy in ours})[best]
+    return (
+        f"{group.stream}, {100 * group.junk:g} % junk: best of ours `{best}`, {group.against(best, rival)} k-NN against the "
+        f"better of fifo and uniform (`{rival}`), p {adjusted:.2f} for the best of {len(ours)} (Holm); worst of ours `{worst}`, "
+        f"{group.against(worst, REFERENCE)} against uniform; of the gain in shuffled order, `{best}` has "
+        f"{group.gap_closed(best):.2f}, uniform {group.gap_closed(REFERENCE):.2f}."
+    )
+
+
+def _robustness(group: Group, clean: Group) -> str:
+    rows = []
+    for policy in (REFERENCE, *(policy for policy in group.runs if policy in OURS)):
+        if policy in group.runs and policy in clean.runs:
+            fall = paired(group.of(policy, "k-NN") - clean.of(policy, "k-NN"))
+            rows.append(f"`{policy}` {group.of(policy, 'junk replayed').mean():.2f} x, k-NN {fall}")
+    return (
+        f"{group.stream}, {100 * group.junk:g} % junk against none (replayed / stream, change of k-NN): "
+        + "; ".join(rows)
+        + "."
+    )
+
+
+def plot(lines: Sequence[Line], path: Path) -> None:
+    """Differences from uniform with their intervals, and the junk each policy replays: a PNG."""
+    found = [group for group in groups(lines) if REFERENCE in group.runs]
+    tall = 1.2 + 0.24 * max(len(group.runs) for group in found)
+    figure = Figure(figsize=(3.4 + 2.9 * len(found), tall), layout="constrained")
+    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    for axis, group in zip(axes, found, strict=True):
+        policies = [policy for policy in group.runs if policy != REFERENCE][::-1]
+        for height, policy in enumerate(policies):
+            for quantity, colour, shift in (("k-NN", "#1f6f8b", 0.13), ("linear", "#d08b2c", -0.13)):
+                difference = group.against(policy, REFERENCE, quantity)
+                half = 0.0 if np.isnan(difference.half) else difference.half
+                label = quantity if not height else None
+                axis.errorbar(
+                    difference.mean, height + shift, xerr=half, fmt="o", ms=4, lw=1.4, color=colour, label=label
+                )
+        axis.axvline(0, color="#888888", lw=0.8)
+        axis.set_yticks(range(len(policies)), policies)
+        axis.set_title(f"{group.stream}, {100 * group.junk:g} % junk", fontsize=10)
+        axis.grid(axis="x", color="#dddddd", lw=0.6)
+        axis.set_axisbelow(True)
+    axes[0].legend(fontsize=8, loc="lower left")
+    figure.supxlabel(f"points above uniform, mean of {len(found[0].seeds)} seeds with 95 % interval", fontsize=9)
+    figure.savefig(path, dpi=130)
