@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from buffer.border import PHI_LIMIT
-from buffer.priority import LossScale, Stubbornness
+from buffer.priority import LOSS_LIMIT, LossScale, Stubbornness
 from buffer.reservoir import Reservoir
 from learner.errors import SettingsError
 from learner.objective import Batch
@@ -56,7 +56,8 @@ class MemoryConfig:
     uniform_floor: float = 0.25
     """Share of each draw that ignores the loss."""
     stalest_share: float = 0.05
-    """Share of each batch taken by the pairs whose loss was measured longest ago: bounds the age of every score."""
+    """Share of each batch, to the nearest pair, taken by those whose loss was measured longest ago. Of n pairs in memory none
+    has a score older than n / (share * batch) steps that left so much room beside the fresh pairs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +161,12 @@ class Memory:
         return [self.names[slot] for slot in draw.slots]
 
     def learned(self, draw: Draw, kl: NDArray[np.float64]) -> None:
-        """The draw was trained on with these KL [len(draw)]: score it, and let the reservoir decide on the fresh ones."""
+        """The draw was trained on with these KL [len(draw)]: score it, and let the reservoir decide on the fresh ones.
+
+        Raises ValueError, with nothing changed, where a KL is no finite number of at least 0.
+        """
+        if kl.shape != draw.keys.shape or not np.all((kl >= 0) & (kl <= LOSS_LIMIT)):
+            raise ValueError(f"{len(draw.keys)} pairs need as many finite KL of at least 0, got {kl[:8].tolist()}")
         keys, first, which = np.unique(draw.keys, return_index=True, return_inverse=True)
         mean_kl = np.bincount(which, kl) / np.bincount(which)  # a pair drawn twice has one score, the mean
         self.kl[draw.slots[first]] = mean_kl

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
@@ -14,12 +15,16 @@ import torch
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from test_learner_loop import leaves
+from tiny_learner import TINY, make_pairs, tiny_learner
 
 from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.errors import SettingsError
+from learner.loop import learn
 from learner.memory import Draw, Memory, MemoryConfig, on_canvas
 from stream.codec import decode, encode_pair
 from stream.pair import Codec, EncodedPair, Image, StereoPair
+from stream.source import IteratorSource
 
 CONFIG = MemoryConfig(capacity=12, fresh_capacity=6, canvas=(8, 10), stalest_share=0.2)
 BATCH = 5
@@ -158,6 +163,73 @@ def test_no_score_grows_older_than_the_stalest_share_allows() -> None:
         memory.learned(draw, rng.random(10))
         oldest = max(oldest, int(memory.reservoir.ages(memory.reservoir.keys()).max()))
     assert oldest <= 6
+
+
+def test_no_score_of_a_learner_grows_older_than_that_while_pairs_come_and_go() -> None:
+    """Two of eight are the longest unscored: with 24 kept, each is measured again after at most 12 steps."""
+    learner = tiny_learner(replace(TINY, memory=replace(TINY.memory, stalest_share=0.25)))
+    reservoir = learner.memory.reservoir
+    steps = learn(learner, IteratorSource(make_pairs(130)), clock=time.monotonic)
+    oldest = [int(reservoir.ages(reservoir.keys()).max(initial=0)) for _ in steps]
+    assert reservoir.arrivals == 130
+    assert 6 <= max(oldest) <= 12
+
+
+def test_the_room_that_fresh_pairs_leave_is_for_the_stalest_first() -> None:
+    memory = filled(12)
+    for seq in range(12, 18):
+        memory.add(numbered(seq))
+    stalest = memory.reservoir.stalest(1).tolist()
+    draw = memory.draw(7)
+    assert draw.fresh == 6
+    assert draw.keys[6:].tolist() == stalest
+
+
+def test_a_pair_that_stays_hard_loses_its_priority_and_one_that_improves_keeps_it() -> None:
+    """Keys 0 and 1 begin as hard as each other, the rest are easy; only the KL of key 1 falls."""
+    memory = Memory(CONFIG, seed=0)
+    for seq in range(6):
+        memory.add(numbered(seq))
+    memory.learned(memory.draw(6), np.array([9.0, 9.0, 1.0, 1.1, 0.9, 1.0]))
+    first = memory.reservoir.phi([0, 1])
+    assert first[0] == first[1] > 1
+    everything = Draw(np.arange(6), np.array([memory._slot[key] for key in range(6)], np.intp), 0)
+    for replay in range(1, 8):
+        memory.learned(everything, np.array([9.0, 9.0 * 0.94**replay, 1.0, 1.1, 0.9, 1.0]))
+    hard, improving = memory.reservoir.phi([0, 1])
+    assert hard < 0.3 * first[0]
+    assert improving > 0.5 * first[1]
+
+
+@pytest.mark.parametrize(("floor", "least", "most"), [(1.0, 0.18, 0.32), (0.25, 0.05, 0.12), (0.0, 0.0, 0.05)])
+def test_the_uniform_floor_is_the_share_of_draws_that_ignores_the_loss(floor: float, least: float, most: float) -> None:
+    """Of four pairs key 0 is the easiest by far: phi lies between -2 and 2."""
+    memory = Memory(replace(CONFIG, uniform_floor=floor, stalest_share=0.0, loss_weight=2.0), seed=3)
+    for seq in range(4):
+        memory.add(numbered(seq))
+    memory.learned(memory.draw(4), np.array([0.0, 9.0, 9.5, 10.0]))
+    drawn = np.concatenate([memory.draw(8).keys for _ in range(100)])
+    assert least <= np.mean(drawn == 0) <= most
+
+
+@pytest.mark.parametrize(
+    "kl", [[1.0, math.nan, 1.0], [1.0, math.inf, 1.0], [1.0, -0.1, 1.0], [1.0, 1.0], [[1.0, 1.0, 1.0]]]
+)
+def test_a_kl_that_is_none_says_so_and_changes_nothing(kl: list[float]) -> None:
+    memory = filled(5)
+    draw = memory.draw(3)
+    before = dict(leaves(memory.state_dict()))
+    with pytest.raises(ValueError, match="3 pairs need as many finite KL of at least 0, got"):
+        memory.learned(draw, np.array(kl))
+    assert dict(leaves(memory.state_dict())) == before
+
+
+def test_a_state_of_another_capacity_says_so_and_changes_nothing() -> None:
+    memory, larger = filled(5), filled(5, replace(CONFIG, capacity=13))
+    before = dict(leaves(memory.state_dict()))
+    with pytest.raises(ValueError, match=r"settings must be .*'capacity': 12.*'capacity': 13"):
+        memory.load_state_dict(larger.state_dict(), map(encoded_number, range(5)))
+    assert dict(leaves(memory.state_dict())) == before
 
 
 def test_without_a_share_for_the_stalest_the_whole_draw_is_by_chance() -> None:
