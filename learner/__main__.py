@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from learner.errors import LearnerError, NonFiniteLoss
+from learner.errors import Diverged, LearnerError
 from stream.errors import StreamError
 from stream.interrupt import stop_on_signals
 
@@ -21,7 +21,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     try:
         print(run(sys.argv[1:] if arguments is None else arguments, stop.is_set))
-    except (NonFiniteLoss, OSError) as error:  # OSError: a full disk, a folder that went away
+    except (Diverged, OSError) as error:  # OSError: a full disk, a folder that went away
         _fail(error, 1)
     except (LearnerError, StreamError) as error:
         _fail(error, 2)

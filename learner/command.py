@@ -48,7 +48,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
 
 Ctrl-C commits and stops; the same command goes on from the last commit, also after a crash: no pair is lost or learned twice.
 A device that is not there yet is waited for.
-Exit codes: 0 done, 1 failed on the way (loss not finite, disk full), 2 wrong settings."""
+Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full), 2 wrong settings."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +97,7 @@ class Settings:
 def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
     """Run the command of these words until it is done or `stop`; returns what is to be said at the end.
 
-    Raises NonFiniteLoss where training failed, another LearnerError or a StreamError for what cannot be used.
+    Raises Diverged where training failed, another LearnerError or a StreamError for what cannot be used.
     """
     if words and not words[0].startswith("-"):
         return _report(words)
@@ -270,4 +270,13 @@ def _said(summary: Summary, run_dir: Path) -> str:
     return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
 
 
-_SHOWN = ("pairs_received", "pairs_suppressed", "pairs_lost", "steps", "samples_per_s", "loss_first", "loss_last")
+_SHOWN = (
+    "pairs_received",
+    "pairs_suppressed",
+    "pairs_lost",
+    "steps",
+    "rollbacks",
+    "samples_per_s",
+    "loss_first",
+    "loss_last",
+)

@@ -10,6 +10,7 @@ import msgspec
 
 from learner.encoder import EncoderConfig
 from learner.errors import SettingsError
+from learner.guard import GuardConfig
 from learner.memory import MemoryConfig
 from learner.objective import ObjectiveConfig
 from learner.objectives.babyagent import BabyAgentConfig
@@ -31,6 +32,7 @@ class LearnerConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    guard: GuardConfig = field(default_factory=GuardConfig)
     seed: int = 0
     """Seeds the weights, the views and the reservoir."""
     precision: Literal["float32", "bfloat16"] = "float32"

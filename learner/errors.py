@@ -2,7 +2,9 @@
 
 LearnerError                base of this tree; one line that a person can act on
  +- SettingsError           a setting that cannot work, or a run directory made with others
- +- NonFiniteLoss           several steps in a row had a loss or gradient that is not a number
+ +- Diverged                training cannot go on; the weights are the last good ones
+ |   +- NonFiniteLoss       several steps in a row had a loss or gradient that is not a number
+ |   +- Collapsed           the representation collapsed again after every rollback
  +- ControlError            a control set that cannot be read (`learner.control`)
 """
 
@@ -17,8 +19,16 @@ class SettingsError(LearnerError):
     """A setting that cannot work; the message says which one and what would."""
 
 
-class NonFiniteLoss(LearnerError):
+class Diverged(LearnerError):
+    """Training cannot go on with these settings and pairs; the weights are the last good ones."""
+
+
+class NonFiniteLoss(Diverged):
     """Several steps in a row were not finite; the weights are those of the last good step."""
+
+
+class Collapsed(Diverged):
+    """The representation collapsed again after every rollback; the weights are those of the last good snapshot."""
 
 
 class ControlError(LearnerError):

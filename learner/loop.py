@@ -17,7 +17,8 @@ import torch
 from torch import Tensor
 
 from learner.config import LearnerConfig
-from learner.errors import NonFiniteLoss, SettingsError
+from learner.errors import Collapsed, NonFiniteLoss, SettingsError
+from learner.guard import Guard
 from learner.memory import Draw, Memory
 from learner.objective import Batch, Outcome
 from learner.pacing import Pacing
@@ -52,6 +53,8 @@ class StepReport:
     gauges: dict[str, float] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     """The pairs whose loss was not finite; the step then changed no weight."""
+    rolled_back: str = ""
+    """Why the networks went back to an earlier snapshot after this step; empty: they did not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,6 +77,7 @@ class Learner:
             )
         self.config = config
         self.device = device
+        self.steps = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.objective = config.objective.build(config.encoder).to(device)
@@ -82,8 +86,9 @@ class Learner:
         )
         self.memory = Memory(config.memory, seed=config.seed)
         self.pacing = Pacing(config.pacing)
+        self.guard = Guard(config.guard)
+        self._snapshots = [self._snapshot()]  # at most two, the older first: what a collapse goes back to
         self.generator = torch.Generator(device).manual_seed(config.seed)
-        self.steps = 0
         self.samples = 0
         self.received = 0
         self.malformed = 0
@@ -111,16 +116,18 @@ class Learner:
         return key
 
     def step(self) -> StepReport:
-        """Draw a batch and train on it once. Raises NonFiniteLoss after several refused steps in a row."""
+        """Draw a batch and train on it once. Raises Diverged after refused steps or rollbacks in a row."""
         self.pacing.spend()
         draw = self.memory.draw(self.config.pacing.batch_size)
-        rate = learning_rate(self.config.schedule, self.steps)
+        rate = learning_rate(self.config.schedule, self.steps - self.guard.since) * self.guard.rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         outcome, grad_norm = self._descend(self.memory.batch(draw, self.device))
         kl = outcome.priority.double().cpu().numpy()
         bad = ~(np.isfinite(kl) & outcome.losses.detach().isfinite().cpu().numpy())
         refused = self._conclude(draw, kl, bad, bool(torch.isfinite(grad_norm)))
+        gauges = {name: float(value) for name, value in outcome.gauges.items()}
+        rolled_back = "" if refused else self._watch(gauges)
         return StepReport(
             step=self.steps,
             samples=self.samples,
@@ -128,8 +135,9 @@ class Learner:
             loss=float(outcome.losses.detach().mean()),
             grad_norm=float(grad_norm),
             learning_rate=rate,
-            gauges={name: float(value) for name, value in outcome.gauges.items()},
+            gauges=gauges,
             refused=refused,
+            rolled_back=rolled_back,
         )
 
     def _descend(self, batch: Batch) -> tuple[Outcome, Tensor]:
@@ -164,6 +172,37 @@ class Learner:
             )
         return names
 
+    def _watch(self, gauges: dict[str, float]) -> str:
+        """Go back to an earlier snapshot where the networks have collapsed, and say why; else copy them when it is time.
+
+        Only the networks go back: pairs, scores, budget and generator stay, so that no pair is lost or received twice, and
+        what follows is not what led here. Snapshots go by steps and not by commits, which go by the clock: so a replay
+        rolls back alike. AdamW's moments are the collapse's, and go.
+        """
+        why = self.guard.observe(self.steps, gauges)
+        if why:
+            self._roll_back(why)
+        elif self.guard.wants_snapshot(self.steps):
+            self._snapshots = [self._snapshots[-1], self._snapshot()]
+        return why
+
+    def _roll_back(self, why: str) -> None:
+        del self._snapshots[1:]
+        good = self._snapshots[0]
+        self.objective.load_state_dict(good["objective"])
+        self.optimizer.state.clear()
+        self.guard.rolled_back(self.steps)
+        log.error("rolled back step=%d to=%d rollbacks=%d: %s", self.steps, good["step"], self.guard.rollbacks, why)
+        if self.guard.gives_up:
+            raise Collapsed(
+                f"the networks collapsed {self.guard.setbacks} times in a row, the last time because {why}: they are those of "
+                f"step {good['step']} again; look at the pairs (all alike?), or give another run other temperatures or centring"
+            )
+
+    def _snapshot(self) -> dict[str, Any]:
+        networks = self.objective.state_dict()
+        return {"step": self.steps, "objective": {name: value.detach().clone() for name, value in networks.items()}}
+
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, but for the pairs in memory."""
         return {
@@ -171,6 +210,8 @@ class Learner:
             "optimizer": self.optimizer.state_dict(),
             "memory": self.memory.state_dict(),
             "pacing": self.pacing.state_dict(),
+            "guard": self.guard.state_dict(),
+            "snapshots": self._snapshots,
             "generator": self.generator.get_state(),
             "counts": {name: getattr(self, name) for name in _COUNTS},
         }
@@ -181,6 +222,8 @@ class Learner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.memory.load_state_dict(state["memory"], pairs)
         self.pacing.load_state_dict(state["pacing"])
+        self.guard.load_state_dict(state["guard"])
+        self._snapshots = state["snapshots"]
         self.generator.set_state(state["generator"].cpu())
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])

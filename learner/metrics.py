@@ -27,6 +27,7 @@ class LearnerMetrics:
         self.registry = CollectorRegistry() if registry is None else registry
         self.steps = self._counter("steps", "Training steps taken.")
         self.refused = self._counter("refused_steps", "Steps refused because a loss or gradient was not finite.")
+        self.rollbacks = self._counter("rollbacks", "Times the networks went back to a snapshot after a collapse.")
         self.samples = self._counter("samples", "Pairs trained on, with repetition.")
         self.busy = self._counter("busy_seconds", "Time spent decoding and training.")
         self.waited = self._counter("waited_seconds", "Time spent waiting for pairs, the budget being spent.")
@@ -36,6 +37,7 @@ class LearnerMetrics:
         self.commit_seconds = self._histogram(
             "commit_seconds", "A commit from the copy of the state until it was durable.", _COMMIT_SECONDS
         )
+        self.failed_probes = self._counter("failed_probes", "Probes that ended with an error; training goes on.")
         self.loss = self._gauge("loss", "Mean loss of the last step's pairs.")
         self.grad_norm = self._gauge("gradient_norm", "Norm of the last step's gradient before clipping.")
         self.rate = self._gauge("learning_rate", "Learning rate of the last step.")
@@ -53,6 +55,7 @@ class LearnerMetrics:
             self.refused.inc()
             return
         self.steps.inc()
+        self.rollbacks.inc(bool(report.rolled_back))
         self.samples.inc(samples)
         self.loss.set(report.loss)
         self.grad_norm.set(report.grad_norm)

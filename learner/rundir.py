@@ -9,6 +9,7 @@ album.npz      pictures as arrays               summary.json   what the run came
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -73,9 +74,13 @@ class RunDirectory:
         return self.path / "export"
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        """Add a line to `name`.jsonl."""
-        with (self.path / f"{name}.jsonl").open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        """Add a line to `name`.jsonl; where the disk is full, OSError, and no half of it stays for the next one to follow."""
+        data = f"{json.dumps(line)}\n".encode()
+        with (self.path / f"{name}.jsonl").open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(data) < len(data):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
         """The lines of `name`.jsonl; a last one that a crash cut is left out."""

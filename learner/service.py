@@ -6,6 +6,7 @@ The loop decides what is trained; this shell decides when to look, when to write
 from __future__ import annotations
 
 import dataclasses
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from learner.album import take_album
 from learner.commit import Committer
 from learner.control import ControlSet
 from learner.encoder import Encoder
-from learner.errors import NonFiniteLoss, SettingsError
+from learner.errors import Diverged, SettingsError
 from learner.export import export_encoder
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics
@@ -25,6 +26,8 @@ from learner.screen import Screen
 from stream.errors import StreamError
 from stream.source import Source
 from stream.subscriber import Subscriber
+
+log = logging.getLogger(__name__)
 
 Summary = dict[str, Any]
 
@@ -112,7 +115,7 @@ class Service:
     def run(self) -> Summary:
         """Train until a limit, the end of the source or `stop`; commit, conclude, and return the summary.
 
-        Raises NonFiniteLoss or StreamError after a commit, NonFiniteLoss with the last good weights; OSError where the disk
+        Raises Diverged or StreamError after a commit, Diverged with the last good weights; OSError where the disk
         refuses a pair or a commit.
         """
         self._resume()
@@ -120,7 +123,7 @@ class Service:
         self.probe([control for control in self.controls if control.name not in measured])
         try:
             self._train()
-        except (NonFiniteLoss, StreamError):  # between two steps; anything else could leave half a step
+        except (Diverged, StreamError):  # between two steps; anything else could leave half a step
             self._finish()
             raise
         self._finish()
@@ -150,22 +153,31 @@ class Service:
         self.source.close()
 
     def probe(self, controls: Sequence[ControlSet]) -> None:
-        """Measure every encoder on these control sets, now; `stop` ends it between two batches."""
+        """Measure every encoder on these control sets, now; `stop` ends it between two batches. One that fails is said."""
         for control in controls:
             for name, encoder in self.learner.objective.encoders().items():
                 self.screen.doing(f"probing the {name} on {control.name}")
                 try:
-                    with _stoppable(encoder, self._stop):
-                        result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
+                    self._measure(control, name, encoder)
                 except _Stopped:
                     return
-                line = {"step": self.learner.steps, "seconds": self._elapsed(), "set": control.name, "who": name}
-                self.directory.append("probes", line | result)
-                self.metrics.probed(control.name, name, {kind: result[kind] for kind in ACCURACIES})
-                self.screen.say(
-                    f"probe  step {self.learner.steps}  {control.name}  {name}  "
-                    f"k-NN {result['knn']:.3f}  linear {result['linear']:.3f}"
-                )
+                except Exception as error:  # whatever it is: training does not depend on a probe
+                    self.metrics.failed_probes.inc()
+                    reason = repr(error).partition("\n")[0]
+                    log.warning(
+                        "probe failed step=%d set=%s who=%s: %s", self.learner.steps, control.name, name, reason
+                    )
+
+    def _measure(self, control: ControlSet, name: str, encoder: Encoder) -> None:
+        with _stoppable(encoder, self._stop):
+            result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
+        line = {"step": self.learner.steps, "seconds": self._elapsed(), "set": control.name, "who": name}
+        self.directory.append("probes", line | result)
+        self.metrics.probed(control.name, name, {kind: result[kind] for kind in ACCURACIES})
+        self.screen.say(
+            f"probe  step {self.learner.steps}  {control.name}  {name}  "
+            f"k-NN {result['knn']:.3f}  linear {result['linear']:.3f}"
+        )
 
     def _resume(self) -> None:
         if self.learner.received:
@@ -186,7 +198,7 @@ class Service:
         self._waited_s += event.waited_s
         batch = self.learner.config.pacing.batch_size
         self.metrics.step(event, batch)
-        if event.refused or is_noted(event.step):
+        if event.refused or event.rolled_back or is_noted(event.step):
             self.directory.append("steps", {**_flat(event), "seconds": self._elapsed()})
         self.screen.step(event, batch, self._progress())
 
@@ -272,6 +284,7 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
         "malformed": dict(stats.malformed) if stats else {},
         "undecodable": learner.malformed,
         "steps": learner.steps,
+        "rollbacks": learner.guard.rollbacks,
         "samples": learner.samples,
         "replay_ratio": round(learner.samples / learner.received, 3) if learner.received else 0.0,
         "seconds": seconds,

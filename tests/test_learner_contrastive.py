@@ -105,6 +105,10 @@ def test_the_gauges_are_those_of_the_batch() -> None:
     found = [float(row.max()) == float(mine) for row, mine in zip(cosines, own, strict=True)]
     assert float(outcome.gauges["kl"]) == pytest.approx(float(outcome.priority.mean()))
     assert float(outcome.gauges["found"]) == pytest.approx(np.mean(found))
+    blind = np.log(len(outcome.losses))  # what it costs to answer alike to all
+    assert float(outcome.gauges["student_information"]) == pytest.approx(
+        1 - float(outcome.priority.mean()) / blind, rel=1e-5
+    )
     assert float(outcome.gauges["eye_cosine"]) == pytest.approx(float(torch.stack(own).mean()), abs=1e-5)
 
 

@@ -181,6 +181,10 @@ def test_the_gauges_are_those_of_the_batch() -> None:
     assert gauges["teacher_entropy"] == pytest.approx(np.mean([entropy(row) for row in expected.past]), rel=1e-4)
     assert gauges["prototypes_in_use"] == pytest.approx(np.exp(entropy(expected.past.mean(0))), rel=1e-4)
     assert gauges["crop_cosine"] == pytest.approx(expected.cosines[:, ~np.eye(3, dtype=bool)].mean(), rel=1e-4)
+    known = entropy(expected.past.mean(0)) - np.mean([entropy(row) for row in expected.past])
+    most = np.log(min(expected.past.shape))
+    assert gauges["teacher_information"] == pytest.approx(known / most, rel=1e-4)
+    assert gauges["student_information"] == pytest.approx((known - expected.kl.mean()) / most, rel=1e-4)
 
 
 @given(st.integers(2, 6), st.integers(0, 2**31), st.sampled_from([0.05, 0.1, 1.0]))

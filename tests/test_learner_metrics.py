@@ -6,11 +6,14 @@ import re
 import socket
 import threading
 import time
+import urllib.error
 import urllib.request
+from collections.abc import Iterator
 
 import pytest
-from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
+from prometheus_client.registry import Collector
 from test_learner_loop import trained
 from tiny_learner import EPOCH, make_pair, make_pairs, tiny_learner
 
@@ -40,20 +43,47 @@ def report(**changed: object) -> StepReport:
     return StepReport(**(figures | changed))  # type: ignore[arg-type]
 
 
+class Fragile(Collector):
+    """A count that can break."""
+
+    broken = False
+
+    def collect(self) -> Iterator[Metric]:
+        if self.broken:
+            raise RuntimeError("it cannot be counted")
+        yield from ()
+
+
+def test_metrics_that_fail_are_an_error_for_who_asks_and_training_goes_on() -> None:
+    metrics, port, fragile, learner = LearnerMetrics(), free_port(), Fragile(), tiny_learner()
+    metrics.registry.register(fragile)
+    with served(metrics.registry, port):
+        fragile.broken = True
+        with pytest.raises(urllib.error.HTTPError, match="500"):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
+        for step in trained(learner, make_pairs(12)):
+            metrics.step(step, 8)
+        fragile.broken = False
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+            assert values(answer.read().decode())["babyagent_learner_steps_total"] == learner.steps == 6
+
+
 def test_steps_are_counted_and_their_last_figures_shown() -> None:
     registry = CollectorRegistry()
     metrics = LearnerMetrics(registry)
     metrics.step(report(busy_s=0.2, waited_s=1.0, gauges={"kl": 0.3}), 8)
     metrics.step(report(step=2, busy_s=0.3, waited_s=0.5, loss=2.0, gauges={"kl": 0.1}), 8)
+    metrics.step(report(rolled_back="collapsed", loss=2.0, gauges={"kl": 0.1}), 8)
     metrics.step(report(step=3, loss=float("nan"), refused=("baby/1",)), 8)
     metrics.probed("digits", "student", {"knn": 0.75})
     found = values(generate_latest(registry).decode())
-    assert found["babyagent_learner_steps_total"] == 2
+    assert found["babyagent_learner_steps_total"] == 3
+    assert found["babyagent_learner_rollbacks_total"] == 1
     assert found["babyagent_learner_refused_steps_total"] == 1
-    assert found["babyagent_learner_samples_total"] == 16
+    assert found["babyagent_learner_samples_total"] == 24
     assert found["babyagent_learner_busy_seconds_total"] == pytest.approx(0.5)
     assert found["babyagent_learner_waited_seconds_total"] == pytest.approx(1.5)
-    assert found["babyagent_learner_step_seconds_count"] == 3
+    assert found["babyagent_learner_step_seconds_count"] == 4
     assert found["babyagent_learner_loss"] == 2.0
     assert found["babyagent_learner_gradient_norm"] == 0.5
     assert found["babyagent_learner_learning_rate"] == 1e-3

@@ -181,6 +181,36 @@ def test_a_learner_killed_again_and_again_ends_as_one_that_never_was(
     assert outcome(tmp_path / "run") == straight
 
 
+COLLAPSING = ("--objective.teacher-temperature", "1", "--objective.repulsion", "0", "--guard.patience-steps", "7")
+"""Every seventh step ends in a rollback."""
+
+
+def test_a_learner_that_rolls_back_ends_the_same_however_often_it_is_killed(nursery: Nursery, tmp_path: Path) -> None:
+    flags = (*COLLAPSING, "--guard.most-rollbacks", "9", "--guard.snapshot-every-steps", "5")
+    assert nursery.learner(tmp_path / "whole", *flags)[0] == 0
+    for count in (1, 0, 2, 1):
+        code, said = nursery.learner(tmp_path / "killed", *flags, fault=("after the transaction", count))
+        assert code == -signal.SIGKILL, said
+    code, said = nursery.learner(tmp_path / "killed", *flags)
+    assert code == 0, said
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    summary = json.loads((tmp_path / "killed" / "summary.json").read_text())
+    assert summary["rollbacks"] == PAIRS * 4 // 8 // 7
+
+
+def test_a_learner_that_collapses_again_and_again_ends_with_one_line_and_exit_code_1(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    code, said = nursery.learner(tmp_path / "run", *COLLAPSING)
+    assert code == 1, said
+    assert re.fullmatch(
+        r"error: the networks collapsed 4 times in a row, .*; look at the pairs .*", said.splitlines()[-1]
+    )
+    assert "Traceback" not in said
+    with Store(tmp_path / "run" / "pairs.sqlite") as store:
+        assert json.loads(store.commits()[0].note)["folder"].endswith("-step-28")
+
+
 MOMENTS = {
     "before the transaction": (0, 1, 1),  # of the first commit of a life, then of the second
     "in the transaction": (0, 1, 2, 3),  # that forgets on opening, that goes back to the last commit, that commits
@@ -207,7 +237,7 @@ def test_a_disk_that_fills_up_ends_it_with_one_line_and_it_goes_on_when_there_is
 ) -> None:
     """First too small for the weights, then for the pairs only."""
     run = tmp_path / "run"
-    for limit_bytes, refused in ((300_000, "(checkpoints/commit-|pairs.sqlite)"), (700_000, "pairs.sqlite")):
+    for limit_bytes, refused in ((300_000, "(checkpoints/commit-|pairs.sqlite)"), (1_000_000, "pairs.sqlite")):
         code, said = nursery.learner(run, fault=("disk full", limit_bytes))
         assert code == 1, said
         assert re.fullmatch(f"error: .*{refused}.*: make room on its disk, then start again", said.splitlines()[-1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import resource
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,19 @@ from tiny_learner import TINY
 from learner.config import PRESETS, LearnerConfig
 from learner.errors import SettingsError
 from learner.rundir import RunDirectory, replace_file
+
+
+def test_a_line_that_the_disk_has_no_room_for_leaves_no_half_behind(tmp_path: Path) -> None:
+    directory, limits = RunDirectory(tmp_path / "run", TINY), resource.getrlimit(resource.RLIMIT_FSIZE)
+    directory.append("probes", {"step": 1})
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20, limits[1]))
+    try:
+        with pytest.raises(OSError, match=r"No space left .*probes\.jsonl"):
+            directory.append("probes", {"step": 2})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    directory.append("probes", {"step": 3})
+    assert directory.lines("probes") == [{"step": 1}, {"step": 3}]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

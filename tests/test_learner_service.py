@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from rich.console import Console
 from test_learner_commit import Acknowledging
 from test_learner_loop import Poisonable, digest, poisonable, trained, white_pair
@@ -22,6 +23,7 @@ from buffer.store import Store
 from learner.commit import Committer, restore
 from learner.control import ControlSet, load_control
 from learner.errors import NonFiniteLoss
+from learner.guard import GuardConfig
 from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
 from learner.report import write_report
@@ -247,6 +249,61 @@ def test_a_refused_step_is_in_the_lines_with_the_names_of_its_pairs(tmp_path: Pa
     assert [line["refused"] for line in run.directory.lines("steps") if line["refused"]] == [[f"baby/{EPOCH[:8]}/9"]]
     assert summary["reservoir"]["quarantined"] == 1
     assert summary["loss_last"] == summary["loss_last"]
+
+
+def test_a_rollback_is_in_the_lines_the_summary_and_the_report(tmp_path: Path) -> None:
+    config = replace(TINY, guard=GuardConfig(patience_steps=4))
+    run = Run(tmp_path, make_pairs(12), [], learner=tiny_learner(config))
+    learner = run.learner
+    learner.objective.gauges = lambda *_: {"teacher_information": torch.zeros(())}  # type: ignore[attr-defined]
+    summary = run.run()
+    assert summary["rollbacks"] == 1
+    lines = run.directory.lines("steps")
+    assert [bool(line["rolled_back"]) for line in lines] == [step == 4 for step in range(1, 7)]
+    assert "rollbacks after a collapse" in write_report(tmp_path).read_text()
+
+
+def test_a_probe_that_fails_is_said_counted_and_left_out_and_training_goes_on(
+    tmp_path: Path, digits: ControlSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its images break after the first probe; another set stays whole."""
+    broken, looks = replace(digits, name="broken"), itertools.count()
+
+    def stop() -> bool:
+        if next(looks) == 12:
+            object.__setattr__(broken, "test_images", broken.test_images[:, :5])
+        return False
+
+    ticks = itertools.count()  # a clock by which a probe takes a few seconds: the next one comes some steps later
+    run = Run(
+        tmp_path, make_pairs(80), [broken, digits], stop=stop, clock=lambda: float(next(ticks)), probe_every_s=0.0
+    )
+    assert run.run()["steps"] == 40
+    failed = re.findall(r"probe failed step=(\d+) set=broken who=student: \w+Error", caplog.text)
+    assert len(failed) > 1
+    assert int(failed[0]) < 40 == int(failed[-1])
+    lines = run.directory.lines("probes")
+    last = {name: max(line["step"] for line in lines if line["set"] == name) for name in ("broken", "digits")}
+    assert last["broken"] < last["digits"] == 40
+    undisturbed = tiny_learner()
+    trained(undisturbed, make_pairs(80))
+    assert digest(undisturbed) == digest(run.learner) == digest(committed(tmp_path))
+    write_report(tmp_path)
+
+
+def test_a_full_disk_for_the_probes_does_not_stop_training(
+    tmp_path: Path, digits: ControlSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    probes, looks = tmp_path / "probes.jsonl", itertools.count()
+
+    def stop() -> bool:
+        if next(looks) == 12:
+            probes.unlink()
+            probes.symlink_to("/dev/full")
+        return False
+
+    assert Run(tmp_path, make_pairs(20), [digits], stop=stop, probe_every_s=0.0).run()["steps"] == 10
+    assert "probe failed step=10 set=digits who=student: OSError(28" in caplog.text
 
 
 def test_while_no_device_is_there_it_says_where_it_waits_for_one(tmp_path: Path) -> None:

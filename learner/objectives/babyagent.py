@@ -11,6 +11,7 @@ Shapes: B pairs, N crops, K prototypes, D width of a projection.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -137,15 +138,18 @@ class BabyAgent(Guided):
         super().after_step()
 
     def gauges(self, target: Tensor, entropy: Tensor, kl: Tensor, cosines: Tensor) -> dict[str, Tensor]:
-        """What tells a learning teacher from a collapsing one (evidence: entropy and prototypes in use, not the loss)."""
-        used = torch.special.entr(target.mean(0)).sum().exp()
+        """What tells a learning teacher from a collapsing one, which the loss does not (informations: `learner.guard`)."""
+        spread = torch.special.entr(target.mean(0)).sum()
+        information, most = spread - entropy.mean(), math.log(max(2, min(target.shape)))
         count = cosines.shape[-1]
         off_diagonal = (cosines.sum((-2, -1)) - count) / max(count * (count - 1), 1)
         return {
             "kl": kl.mean(),
             "teacher_entropy": entropy.mean(),
-            "prototypes_in_use": used,
+            "prototypes_in_use": spread.exp(),
             "crop_cosine": off_diagonal.mean(),
+            "teacher_information": information / most,
+            "student_information": (information - kl.mean()) / most,
         }
 
 

@@ -12,6 +12,7 @@ Shapes: B pairs, N crops, D width of a projection.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -89,5 +90,6 @@ class Contrastive(Guided):
             "kl": priority.mean(),
             "found": (cosines.detach().argmax(1) == own).float().mean(),
             "eye_cosine": cosines.detach().gather(1, own[:, None]).mean(),
+            "student_information": 1 - priority.mean() / math.log(max(2, count)),
         }
         return Outcome(losses, priority, gauges)
