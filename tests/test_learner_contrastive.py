@@ -13,6 +13,7 @@ import torch
 from test_learner_loop import trained
 from tiny_learner import TINY as TINY_LEARNER
 from tiny_learner import make_pairs, tiny_learner
+from tiny_objective import gradient_at_crops
 from torch import Generator, Tensor, nn
 
 from learner.album import take_album
@@ -110,6 +111,13 @@ def test_the_gauges_are_those_of_the_batch() -> None:
         1 - float(outcome.priority.mean()) / blind, rel=1e-5
     )
     assert float(outcome.gauges["eye_cosine"]) == pytest.approx(float(torch.stack(own).mean()), abs=1e-5)
+
+
+@pytest.mark.parametrize("crops", [1, 4])
+def test_gradient_reaches_the_pixels_of_every_crop(crops: int) -> None:
+    strongest = np.abs(gradient_at_crops(contrastive(crops=crops), some_pairs())).max((1, 2, 3))
+    assert len(strongest) == 6 * crops
+    assert (strongest > 1e-3 * strongest.max()).all()
 
 
 def test_gradient_reaches_the_student_and_nothing_reaches_the_teacher() -> None:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from learner.encoder import EncoderConfig
 from learner.objective import Batch
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.objectives.guided import Guided
 from learner.views import Augmentation
 
 ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
@@ -57,3 +58,17 @@ def some_pairs(count: int = 4, seed: int = 0) -> Batch:
 
 def numpy(tensor: Tensor) -> NDArray[np.float64]:
     return tensor.detach().double().numpy()
+
+
+def gradient_at_crops(objective: Guided, batch: Batch) -> NDArray[np.float64]:
+    """Of the batch's loss by the pixels of every crop that the student is given, pair after pair: [B * N, 3, S, S]."""
+    pixels: list[Tensor] = []
+
+    def see(_encoder: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        pixels.append(inputs[0].detach().requires_grad_())
+        return (pixels[-1], *inputs[1:])
+
+    hook = objective.student.encoder.register_forward_pre_hook(see)
+    loss: Tensor = objective(batch, seeded()).losses.mean()
+    hook.remove()
+    return np.concatenate([numpy(gradient) for gradient in torch.autograd.grad(loss, pixels)])
