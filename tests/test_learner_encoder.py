@@ -118,6 +118,14 @@ def test_a_fresh_timm_model_takes_the_weights_and_the_arguments() -> None:
     assert not any(name in ("mean", "std") for name in encoder.state_dict())
 
 
+def test_what_comes_behind_the_last_softmax_is_not_computed() -> None:
+    encoder, computed = tiny(), []
+    for block in encoder.backbone.blocks:
+        block.mlp.register_forward_hook(lambda module, _inputs, _output: computed.append(module))
+    encoder.attention(images(1, 3, 32, 32))
+    assert computed == [block.mlp for block in encoder.backbone.blocks[:-1]]
+
+
 @pytest.mark.parametrize("fused", [True, False])
 def test_looking_leaves_the_model_as_it_was(fused: bool) -> None:
     encoder = tiny()

@@ -63,7 +63,9 @@ def test_the_teacher_looks_at_the_whole_left_image_shrunk_without_aliasing(canva
     objective.look(Batch(left, right, torch.ones(3)), seeded())
     assert seen[0].shape == (3, 3, 32, 32)
     for found, image in zip(numpy(seen[0]), numpy(left), strict=True):
-        assert np.allclose(found, shrunk(image[..., ::-1].transpose(2, 0, 1) / 255, 32), atol=1e-5)
+        expected = shrunk(image[..., ::-1].transpose(2, 0, 1) / 255, 32)
+        assert np.allclose(found, expected, atol=1.01 / 255), "each of two passes rounds to whole numbers"
+        assert abs(float((found - expected).mean())) < 0.3 / 255
 
 
 def test_the_gaussian_is_fitted_to_the_map_of_one_head() -> None:
@@ -82,7 +84,7 @@ def test_the_crops_are_cut_where_the_gaussian_says_out_of_either_eye(aspect: flo
     batch = some_pairs()
     batch = Batch(batch.left, batch.right, torch.full((4,), aspect))
     view, config = objective.look(batch, seeded()), objective.config
-    left, right = numpy(to_rgb(batch.left)), numpy(to_rgb(batch.right))
+    left, right = numpy(to_rgb(batch.left.permute(0, 3, 1, 2))), numpy(to_rgb(batch.right.permute(0, 3, 1, 2)))
     for pair in range(4):
         outer = window(numpy(view.gauss[pair]), aspect, sigmas=0.6, smallest=config.smallest_window)
         assert np.allclose(view.window[pair], outer, atol=1e-5)

@@ -27,8 +27,9 @@ from learner.views import (
     crop,
     fit_gaussian,
     focus_window,
+    hue_matrix,
+    shrink,
     to_rgb,
-    turn_hue,
     windows_inside,
 )
 
@@ -50,6 +51,11 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
     return torch.rand(shape, generator=seeded(seed))
 
 
+def lying(images: Tensor) -> Tensor:
+    """[B, 3, H, W] as images lie in memory: [B, H, W, 3]."""
+    return images.permute(0, 2, 3, 1)
+
+
 def only(**changes: float) -> Augmentation:
     return Augmentation(**(NOTHING | changes))
 
@@ -69,11 +75,22 @@ def grey_of(rgb: Array) -> Array:
 def test_colours_are_flipped_once_and_scaled_to_one() -> None:
     bgr = torch.tensor([255, 102, 0], dtype=torch.uint8).expand(1, 2, 4, 3).clone()
     bgr[0, 1, 3] = torch.tensor([0, 0, 51])
-    rgb = to_rgb(bgr)
+    rgb = to_rgb(bgr.permute(0, 3, 1, 2))
     assert rgb.shape == (1, 3, 2, 4)
     assert rgb.dtype == torch.float32
     assert rgb[0, :, 0, 0].tolist() == pytest.approx([0, 0.4, 1])
     assert rgb[0, :, 1, 3].tolist() == pytest.approx([0.2, 0, 0])
+
+
+@pytest.mark.parametrize(("height", "width", "size"), [(120, 160, 48), (24, 32, 24), (10, 14, 28)])
+def test_a_shrunk_image_is_the_antialiased_one_in_whole_numbers(height: int, width: int, size: int) -> None:
+    images = (255 * noise(2, height, width, 3)).to(torch.uint8)
+    planes = images.permute(0, 3, 1, 2).float()
+    exact = torch.nn.functional.interpolate(planes, (size, size), mode="bilinear", antialias=True)
+    shrunk = shrink(images, size)
+    assert shrunk.shape == (2, 3, size, size)
+    assert (shrunk.float() - exact).abs().max() <= 1.01  # each of its two passes rounds
+    assert abs(float((shrunk.float() - exact).mean())) < 0.3
 
 
 # The Gaussian
@@ -212,13 +229,13 @@ def test_windows_are_those_of_their_generator() -> None:
 def test_a_window_of_the_whole_image_is_the_image() -> None:
     images = noise(2, 3, 16, 16)
     whole = torch.tensor([0.5, 0.5, 0.5, 0.5]).expand(2, 1, 4)
-    assert torch.allclose(crop(images, whole, 16), images, atol=1e-5)
+    assert torch.allclose(crop(lying(images), whole, 16), images, atol=1e-5)
 
 
 def test_a_crop_of_a_ramp_is_the_ramp_at_its_place() -> None:
     """Pixel (row, column) of the ramp holds 0.01 column + 0.02 row, so a bilinear crop is exact wherever it lies."""
     ramp = (0.01 * torch.arange(24) + 0.02 * torch.arange(12)[:, None]).expand(1, 3, 12, 24)
-    crops = crop(ramp, torch.tensor([[[0.5, 0.5, 0.25, 0.3], [0.3, 0.4, 0.1, 0.2]]]), 5)
+    crops = crop(lying(ramp), torch.tensor([[[0.5, 0.5, 0.25, 0.3], [0.3, 0.4, 0.1, 0.2]]]), 5)
     for found, (x, y, half_x, half_y) in zip(crops, [(0.5, 0.5, 0.25, 0.3), (0.3, 0.4, 0.1, 0.2)], strict=True):
         steps = np.array([-0.8, -0.4, 0, 0.4, 0.8])
         columns, rows = (x + half_x * steps) * 24 - 0.5, (y + half_y * steps) * 12 - 0.5
@@ -232,7 +249,7 @@ def test_crops_are_bilinear_and_those_of_pair_i_come_from_image_i(seed: int, pai
     half = 0.05 + 0.4 * noise(pairs, count, 2, seed=seed + 1)
     centre = half + (1 - 2 * half) * noise(pairs, count, 2, seed=seed + 2)
     windows = torch.cat([centre, half], -1)
-    crops = crop(images, windows, size).view(pairs, count, 3, size, size)
+    crops = crop(lying(images), windows, size).view(pairs, count, 3, size, size)
     for pair in range(pairs):
         for index in range(count):
             expected = cut(images[pair].double().numpy(), windows[pair, index].double().numpy(), size)
@@ -309,15 +326,14 @@ def test_hue_turns_the_colours_about_the_grey_axis() -> None:
 
 def test_a_whole_turn_of_the_hue_is_none_and_a_third_permutes_the_colours() -> None:
     images = noise(3, 3, 4, 4)
-    turned = turn_hue(images, torch.tensor([0.0, 1.0, 1 / 3]))
+    turned = torch.einsum("bij,bjhw->bihw", hue_matrix(torch.tensor([0.0, 1.0, 1 / 3])), images)
     assert torch.allclose(turned[:2], images[:2], atol=1e-5)
     assert torch.allclose(turned[2], images[2].roll(1, 0), atol=1e-5), "red becomes green, green blue, blue red"
 
 
 @given(st.floats(-2, 2))
 def test_grey_has_no_hue_to_turn(turns: float) -> None:
-    grey = noise(1, 1, 4, 4).expand(1, 3, 4, 4)
-    assert torch.allclose(turn_hue(grey, torch.tensor([turns])), grey, atol=1e-5)
+    assert torch.allclose(hue_matrix(torch.tensor([turns]))[0] @ torch.ones(3), torch.ones(3), atol=1e-5)
 
 
 def test_grey_is_the_luma_in_every_colour() -> None:
@@ -366,6 +382,11 @@ def test_a_blur_keeps_a_constant_and_the_mass_of_a_point() -> None:
     answer = augmented(delta(16, 64), blur=1.0)
     assert np.allclose(answer.sum((2, 3)), 1, atol=1e-5)
     assert np.allclose(augmented(torch.full((16, 3, 64, 64), 0.7), blur=1.0), 0.7, atol=1e-6)
+
+
+def test_a_blur_of_nothing_changes_nothing() -> None:
+    images = noise(2, 3, 32, 32)
+    assert torch.equal(blur(images, torch.zeros(2)), images)
 
 
 def test_the_variance_of_a_blurred_point_is_the_square_of_its_sigma() -> None:

@@ -14,7 +14,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator, Tensor, nn
 
 from learner.encoder import Encoder
@@ -28,6 +27,7 @@ from learner.views import (
     crop,
     fit_gaussian,
     focus_window,
+    shrink,
     to_rgb,
     windows_inside,
 )
@@ -137,19 +137,19 @@ class Guided(nn.Module):
     @torch.no_grad()
     def look(self, batch: Batch, generator: Generator) -> Look:
         """Where the teacher looks, the windows that follow from it, and the augmented views."""
-        left, side = to_rgb(batch.left), (self.config.attention_size, self.config.attention_size)
-        attention = self.teacher.encoder.attention(F.interpolate(left, side, mode="bilinear", antialias=True))
-        with torch.autocast(left.device.type, enabled=False):  # places and pixels are not rounded
-            return self._views(left, batch, attention, generator)
+        attention = self.teacher.encoder.attention(to_rgb(shrink(batch.left, self.config.attention_size)))
+        with torch.autocast(attention.device.type, enabled=False):  # places and pixels are not rounded
+            return self._views(batch, attention, generator)
 
-    def _views(self, left: Tensor, batch: Batch, attention: Tensor, generator: Generator) -> Look:
-        config, device, right = self.config, left.device, to_rgb(batch.right)
-        head = torch.randint(attention.shape[1], (len(batch),), device=device, generator=generator)
-        mean, std = fit_gaussian(attention[torch.arange(len(batch), device=device), head])
+    def _views(self, batch: Batch, attention: Tensor, generator: Generator) -> Look:
+        config, device, count = self.config, attention.device, len(batch)
+        head = torch.randint(attention.shape[1], (count,), device=device, generator=generator)
+        mean, std = fit_gaussian(attention[torch.arange(count, device=device), head])
         window = focus_window(mean, std, batch.aspect, sigmas=config.window_sigmas, smallest=config.smallest_window)
         crops = windows_inside(window, config.crops, scale=config.student_scale, generator=generator)
-        focused = augment(crop(left, window[:, None], config.teacher_size), config.teacher_augmentation, generator)
-        small = augment(crop(right, crops, config.student_size), config.student_augmentation, generator)
+        focused = to_rgb(crop(batch.left, window[:, None], config.teacher_size))
+        focused = augment(focused, config.teacher_augmentation, generator)
+        small = augment(to_rgb(crop(batch.right, crops, config.student_size)), config.student_augmentation, generator)
         return Look(
             attention=attention,
             head=head,
@@ -157,5 +157,5 @@ class Guided(nn.Module):
             window=window,
             crops=crops,
             teacher_view=focused,
-            student_views=small.view(len(batch), config.crops, *small.shape[1:]),
+            student_views=small.view(count, config.crops, *small.shape[1:]),
         )
