@@ -73,7 +73,48 @@ class _Job:
     done: Future[None] | None = None
 
 
-class Store:
+class StoreReader:
+    """Reads the store at `path`, also beside the process that writes it; what two later commits name no more is gone."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def commits(self) -> list[Commit]:
+        """What can be restored, newest first; a damaged one is left out, and said. Raises StoreError."""
+        with self._reading() as connection:
+            return _commits(connection)
+
+    def items(self, keys: ArrayLike) -> Iterator[bytes]:
+        """The items of these keys, int64 [n], in their order. Raises StoreError at one that is missing or damaged."""
+        with self._reading() as connection:
+            for key in key_vector(keys).tolist():
+                row = connection.execute("SELECT crc, item FROM items WHERE key = ?", (key,)).fetchone()
+                if row is None:
+                    raise sqlite3.DatabaseError(f"item {key} is missing")
+                if row[0] != _crc(key, row[1]):
+                    raise sqlite3.DatabaseError(f"item {key} is damaged")
+                yield row[1]
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        """A connection of the caller's own: the writer goes on meanwhile. It makes no file."""
+        with (
+            self._errors("read", "restore it from a copy, or choose another place"),
+            closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True)) as connection,
+        ):
+            yield connection
+
+    @contextmanager
+    def _errors(self, done: str, advice: str) -> Iterator[None]:
+        """SQLite's errors as one line."""
+        try:
+            yield
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: what is damaged is quoted in the message
+            said = " ".join(str(error).split())
+            raise StoreError(f"{self._path} cannot be {done} ({said}): {advice}") from error
+
+
+class Store(StoreReader):
     """Opens the file at `path`, or makes it in a folder that is there; for one process at a time. Context manager.
 
     queue_bytes: items that may wait to be written; the one that reaches the bound still enters, then `put` blocks.
@@ -83,7 +124,7 @@ class Store:
 
     def __init__(self, path: Path, *, queue_bytes: int = 64 << 20) -> None:
         require(queue_bytes >= 1, "queue_bytes", "at least 1", queue_bytes)
-        self._path = path
+        super().__init__(path)
         self._queue_bytes = queue_bytes
         self._queue: deque[_Job] = deque()
         self._waiting_bytes = 0
@@ -134,22 +175,6 @@ class Store:
         self._request(partial(self._write_rewind, number)).result()
         with self._changed:
             self._largest = max(self._present, default=-1)
-
-    def commits(self) -> list[Commit]:
-        """What can be restored, newest first; a damaged one is left out, and said. Raises StoreError."""
-        with self._reading() as connection:
-            return _commits(connection)
-
-    def items(self, keys: ArrayLike) -> Iterator[bytes]:
-        """The items of these keys, int64 [n], in their order. Raises StoreError at one that is missing or damaged."""
-        with self._reading() as connection:
-            for key in key_vector(keys).tolist():
-                row = connection.execute("SELECT crc, item FROM items WHERE key = ?", (key,)).fetchone()
-                if row is None:
-                    raise sqlite3.DatabaseError(f"item {key} is missing")
-                if row[0] != _crc(key, row[1]):
-                    raise sqlite3.DatabaseError(f"item {key} is damaged")
-                yield row[1]
 
     def close(self) -> None:
         """Write what waits, and free the file; idempotent. The futures of its commits tell whether that failed."""
@@ -248,24 +273,6 @@ class Store:
 
     def _connect(self) -> sqlite3.Connection:
         return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of the caller's own: the writer goes on meanwhile."""
-        with (
-            self._errors("read", "restore it from a copy, or choose another place"),
-            closing(self._connect()) as connection,
-        ):
-            yield connection
-
-    @contextmanager
-    def _errors(self, done: str, advice: str) -> Iterator[None]:
-        """SQLite's errors as one line."""
-        try:
-            yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: what is damaged is quoted in the message
-            said = " ".join(str(error).split())
-            raise StoreError(f"{self._path} cannot be {done} ({said}): {advice}") from error
 
 
 def _open(connection: sqlite3.Connection) -> str:

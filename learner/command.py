@@ -22,6 +22,7 @@ import tyro
 from rich.console import Console
 
 from buffer.store import Store
+from learner import cooldown_command
 from learner.commit import Committer, restore
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
@@ -45,6 +46,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
   python -m learner --preset babyagent --connect tcp://RIG:5555 --run-dir runs/rig --device cuda
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
   python -m learner report runs/first        build the report of a run again
+  python -m learner cooldown runs/first      export weights that have settled, from a branch that leaves the run as it is
 
 Ctrl-C commits and stops; the same command goes on from the last commit, also after a crash: no pair is lost or learned twice.
 A device that is not there yet is waited for.
@@ -100,7 +102,7 @@ def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
     Raises Diverged where training failed, another LearnerError or a StreamError for what cannot be used.
     """
     if words and not words[0].startswith("-"):
-        return _report(words)
+        return cooldown_command.run(words[1:], stop) if words[0] == "cooldown" else _report(words)
     settings = parse(words)
     summary = _learn(settings, stop)
     return json.dumps(summary) if settings.process.json else _said(summary, settings.process.run_dir)
@@ -127,7 +129,9 @@ def _preset(words: list[str]) -> tuple[str, list[str]]:
 def _report(words: Sequence[str]) -> str:
     command, *runs = words
     if command != "report":
-        raise SettingsError(f"there is no command {command!r}: use `report RUN`, or flags to train (--help lists them)")
+        raise SettingsError(
+            f"there is no command {command!r}: use `report RUN`, `cooldown RUN`, or flags to train (--help lists them)"
+        )
     if not runs:
         raise SettingsError("report needs the folder of a run: python -m learner report RUN")
     return "\n".join(str(write_report(Path(folder))) for folder in runs)

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from buffer.store import Commit, Store, StoreError
+from buffer.store import Commit, Store, StoreError, StoreReader
 from learner.checkpoint import load_checkpoint, save_checkpoint, sync
 from learner.errors import LearnerError
 from learner.loop import Learner
@@ -134,22 +134,31 @@ def restore(learner: Learner, store: Store, folder: Path) -> Cursor | None:
 
     A damaged commit is said and dropped. Raises LearnerError where none is whole, or another version made them.
     """
+    found = read(learner, store, folder)
+    if found is not None:
+        store.rewind(found[0].number)
+    _sweep(store, folder)
+    return found[1].cursor if found is not None else None
+
+
+def read(learner: Learner, store: StoreReader, folder: Path) -> tuple[Commit, Note] | None:
+    """Put the learner to the newest commit that is whole, and change nothing there; None: there is none yet.
+
+    A damaged commit is said. Raises LearnerError where none is whole, or another version made them.
+    """
     damaged: list[LearnerError] = []
-    note = None
     for commit in store.commits():
         try:
             note = _load(learner, commit, store, folder)
         except LearnerError as error:
             damaged.append(error)
             continue
-        store.rewind(commit.number)
-        break
-    if damaged and note is None:
+        for problem in damaged:
+            log.warning("%s: going on from the commit before, at step %d", problem, learner.steps)
+        return commit, note
+    if damaged:
         raise LearnerError(f"{damaged[0]}, and there is no other commit that is whole: choose another --run-dir")
-    for problem in damaged:
-        log.warning("%s: going on from the commit before, at step %d", problem, learner.steps)
-    _sweep(store, folder)
-    return note.cursor if note is not None else None
+    return None
 
 
 def pack(pair: EncodedPair) -> bytes:
@@ -166,7 +175,7 @@ def unpack(item: bytes) -> EncodedPair:
     return codec.from_parts([codec.TOPIC, *parts])
 
 
-def _load(learner: Learner, commit: Commit, store: Store, folder: Path) -> Note:
+def _load(learner: Learner, commit: Commit, store: StoreReader, folder: Path) -> Note:
     try:
         note = msgspec.json.decode(commit.note, type=Note)
         state = load_checkpoint(folder / note.folder)
@@ -179,7 +188,7 @@ def _load(learner: Learner, commit: Commit, store: Store, folder: Path) -> Note:
     return note
 
 
-def _pairs(store: Store, keys: list[int]) -> Iterator[EncodedPair | None]:
+def _pairs(store: StoreReader, keys: list[int]) -> Iterator[EncodedPair | None]:
     """The pairs of a commit; None in the place of one that is damaged."""
     damaged: list[Exception] = []
     for key in keys:

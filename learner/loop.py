@@ -115,11 +115,11 @@ class Learner:
         self.pacing.received(1)
         return key
 
-    def step(self) -> StepReport:
+    def step(self, rate_factor: float = 1.0) -> StepReport:
         """Draw a batch and train on it once. Raises Diverged after refused steps or rollbacks in a row."""
         self.pacing.spend()
         draw = self.memory.draw(self.config.pacing.batch_size)
-        rate = learning_rate(self.config.schedule, self.steps - self.guard.since) * self.guard.rate_factor
+        rate = learning_rate(self.config.schedule, self.steps - self.guard.since) * self.guard.rate_factor * rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         outcome, grad_norm = self._descend(self.memory.batch(draw, self.device))

@@ -139,14 +139,19 @@ def _check_store(directory: RunDirectory) -> None:
         )
 
 
-def _check_same(settings: Path, config: LearnerConfig) -> None:
+def settings_of(run: Path) -> LearnerConfig:
+    """The settings that the run in this folder was made with. Raises SettingsError."""
+    settings = run / "config.json"
     try:
-        theirs = from_plain(json.loads(settings.read_bytes()))
+        return from_plain(json.loads(settings.read_bytes()))
     except (OSError, ValueError, SettingsError) as error:
         raise SettingsError(
             f"{settings} cannot be read as a run's settings ({error}): choose another --run-dir"
         ) from error
-    changed = differences(config, theirs)
+
+
+def _check_same(settings: Path, config: LearnerConfig) -> None:
+    changed = differences(config, settings_of(settings.parent))
     if changed:
         shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
         raise SettingsError(

@@ -1,4 +1,7 @@
-"""Learning rate for a stream: it has no last epoch, so warm up, then stay constant (evidence/learning.md, section 1)."""
+"""Learning rate for a stream: it has no last epoch, so warm up, then stay constant (evidence/learning.md, section 1).
+
+A snapshot for others comes from a branch whose rate falls to nothing (Hu et al. 2024, MiniCPM, section 4).
+"""
 
 from __future__ import annotations
 
@@ -32,3 +35,8 @@ class ScheduleConfig:
 def learning_rate(config: ScheduleConfig, step: int) -> float:
     """Rate of step number `step`, from 0."""
     return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
+
+
+def cooldown_factor(step: int, steps: int) -> float:
+    """What the rate of step number `step`, from 0, of a cool-down of `steps` is multiplied by: from 1 along a line towards 0."""
+    return 1 - step / steps

@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from buffer.store import RESTORABLE, Store, StoreError
+from buffer.store import RESTORABLE, Store, StoreError, StoreReader
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 60.0
@@ -33,7 +33,7 @@ def item_of(key: int, size: int = 3000) -> bytes:
     return random.Random(key).randbytes(size * (key % 7) // 3)
 
 
-def restored(store: Store) -> list[tuple[bytes, dict[int, bytes]]]:
+def restored(store: StoreReader) -> list[tuple[bytes, dict[int, bytes]]]:
     """All that can be restored: note and items of each commit, newest first."""
     return [
         (commit.note, dict(zip(commit.keys.tolist(), store.items(commit.keys), strict=True)))
@@ -72,6 +72,25 @@ def test_what_was_committed_is_there_when_the_file_is_opened_again(path: Path) -
     with Store(path) as again:
         assert restored(again) == expected((b"first", [2, 5, 19]))
         assert [commit.number for commit in again.commits()] == [1]
+
+
+def test_a_reader_beside_the_writer_finds_what_was_committed_and_takes_nothing_away(path: Path) -> None:
+    with Store(path) as store:
+        fill(store, range(6))
+        store.commit([0, 3], b"first").result()
+        reader = StoreReader(path)
+        assert restored(reader) == expected((b"first", [0, 3]))
+        store.commit([3, 5], b"second").result()  # 5 was named by no commit when it was read
+        assert restored(reader) == expected((b"second", [3, 5]), (b"first", [0, 3]))
+    before = path.read_bytes()
+    assert restored(StoreReader(path)) == expected((b"second", [3, 5]), (b"first", [0, 3]))
+    assert path.read_bytes() == before
+
+
+def test_a_reader_makes_no_file_where_there_is_none(path: Path) -> None:
+    with pytest.raises(StoreError, match=r"items\.sqlite cannot be read"):
+        StoreReader(path).commits()
+    assert not path.exists()
 
 
 def test_what_no_commit_names_is_gone_when_the_file_is_opened_again(path: Path) -> None:
