@@ -134,7 +134,8 @@ class LiveLearner:
         marks = Marks(self.learner.device)
         objective: Any = self.learner.objective
         marked = [
-            (self.learner, "take", "decode"),
+            (self.learner, "open", "decode, beside the step"),
+            (self.learner, "take", "take"),
             (self.committer, "keep", "keep"),
             (self.learner.memory, "batch", "gather"),
             (objective.teacher.encoder, "attention", "attention pass"),

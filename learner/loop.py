@@ -9,6 +9,7 @@ from __future__ import annotations
 import itertools
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,13 +26,17 @@ from learner.pacing import Pacing
 from learner.schedule import learning_rate
 from stream.codec import decode
 from stream.errors import EndOfStream, MalformedMessage
-from stream.pair import EncodedPair
+from stream.pair import EncodedPair, StereoPair
 from stream.source import Source
 
 log = logging.getLogger(__name__)
 
 POLL_S = 0.2
 """Longest wait for a pair before the loop reports that it waits: keeps Ctrl-C and the screen alive."""
+BESIDE_POLL_S = 0.005
+"""How soon a pair that arrives beside a step is seen to."""
+MOST_AHEAD = 64
+"""Pairs decoded beside one step at most: bounds what they take, some 40 MB on the largest preset's canvas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,20 +105,30 @@ class Learner:
         """Pairs to receive before the next step is due: the budget must be there, and a full batch to draw from."""
         return max(self.pacing.wanted(), self.config.pacing.batch_size - len(self.memory))
 
-    def take(self, pair: EncodedPair) -> int | None:
-        """Decode a received pair into memory and return its key there; one that does not decode is counted and dropped."""
+    def open(self, pair: EncodedPair) -> StereoPair | MalformedMessage:
+        """The pair as memory wants it, or why it does not decode. Changes nothing: may run beside a step."""
+        try:
+            return self.memory.fitted(decode(pair))
+        except MalformedMessage as error:
+            return error
+
+    def take(self, pair: EncodedPair, opened: StereoPair | MalformedMessage | None = None) -> int | None:
+        """Put a received pair into memory and return its key there; one that does not decode is counted and dropped.
+
+        opened: what `open` made of it, where that was done beforehand.
+        """
         self.received += 1
         self.suppressed += pair.header.suppressed
         self.junk += pair.header.junk
-        try:
-            key = self.memory.add(decode(pair))
-        except MalformedMessage as error:
+        if opened is None:
+            opened = self.open(pair)
+        if isinstance(opened, MalformedMessage):
             self.malformed += 1
             if self.malformed & (self.malformed - 1) == 0:  # the 1st, 2nd, 4th, ...: or a device could fill the disk
-                log.warning("dropped pair=%s count=%d %s", pair.header.name, self.malformed, error)
+                log.warning("dropped pair=%s count=%d %s", pair.header.name, self.malformed, opened)
             return None
         self.pacing.received(1)
-        return key
+        return self.memory.add(opened)
 
     def step(self, rate_factor: float = 1.0) -> StepReport:
         """Draw a batch and train on it once. Raises Diverged after refused steps or rollbacks in a row."""
@@ -247,27 +262,53 @@ def learn(
 
     A source that makes pairs on demand gives exactly those the next step waits for, so that its run is repeatable. Of a live
     one all that arrived is taken, whatever the budget says, as long as no pair has to go untrained for it: a backlog waits
-    where it came from, which has the larger disk. `keep` is given each
-    pair that went into memory, with its key there. At each yield the learner has taken everything that `receive` gave.
+    where it came from, which has the larger disk. `keep` is given each pair that went into memory, with its key there. At each
+    yield the learner has taken everything that `receive` gave.
+
+    A step runs in a thread of its own, and what arrives meanwhile is decoded beside it: for a live stream decoding costs no
+    time of training, where there is a core for it.
     """
+
+    def take(pair: EncodedPair, opened: StereoPair | MalformedMessage | None = None) -> None:
+        key = learner.take(pair, opened)
+        if key is not None:
+            keep(key, pair)
+
     busy_s = waited_s = 0.0
-    while True:
-        limit = max(learner.wanted(), min(source.backlog(), learner.memory.room))
-        asked_s = clock()
-        try:
-            pairs = source.receive(limit, POLL_S) if limit else []
-        except EndOfStream:
-            return
-        came_s = clock()
-        waited_s += came_s - asked_s
-        for pair in pairs:
-            key = learner.take(pair)
-            if key is not None:
-                keep(key, pair)
-        report = None if learner.wanted() else learner.step()
-        busy_s += clock() - came_s
-        if report is None:
-            yield Waiting(learner.received, learner.wanted(), waited_s)
-        else:
-            yield replace(report, busy_s=busy_s, waited_s=waited_s)
+    with ThreadPoolExecutor(1, "step") as stepper:
+        while True:
+            limit = max(learner.wanted(), min(source.backlog(), learner.memory.room))
+            asked_s = clock()
+            try:
+                pairs = source.receive(limit, POLL_S) if limit else []
+            except EndOfStream:
+                return
+            came_s = clock()
+            waited_s += came_s - asked_s
+            for pair in pairs:
+                take(pair)
+            if learner.wanted():
+                busy_s += clock() - came_s
+                yield Waiting(learner.received, learner.wanted(), waited_s)
+                continue
+            room = min(learner.memory.room, MOST_AHEAD)
+            step = stepper.submit(learner.step)
+            for pair, opened in _opened_beside(step, learner, source, room):
+                take(pair, opened)  # also where the step has failed: a pair that was received is never forgotten
+            report = step.result()
+            busy_s += clock() - came_s
+            yield replace(report, received=learner.received, busy_s=busy_s, waited_s=waited_s)
             busy_s = waited_s = 0.0  # what the caller did meanwhile is neither
+
+
+def _opened_beside(
+    step: Future[StepReport], learner: Learner, source: Source, room: int
+) -> list[tuple[EncodedPair, StereoPair | MalformedMessage]]:
+    """What had arrived until the step was done, decoded; at most `room` pairs, and none of a source that makes them on demand."""
+    opened: list[tuple[EncodedPair, StereoPair | MalformedMessage]] = []
+    while not step.done():
+        if len(opened) < room and source.backlog():
+            opened += [(pair, learner.open(pair)) for pair in source.receive(1, 0.0)]
+        else:
+            wait([step], BESIDE_POLL_S)
+    return opened

@@ -112,6 +112,11 @@ class Memory:
         """Pairs that can be added before one has to go untrained."""
         return self.config.fresh_capacity - len(self._fresh)
 
+    def fitted(self, pair: StereoPair) -> StereoPair:
+        """The pair with its images on the canvas. Changes nothing here: may run beside anything else."""
+        left, right = (on_canvas(eye, self.config.canvas) for eye in (pair.left, pair.right))
+        return StereoPair(pair.header, left, right)
+
     def add(self, pair: StereoPair) -> int:
         """Let a decoded pair wait for its first training step; returns its key."""
         if len(self._fresh) == self.config.fresh_capacity:

@@ -168,7 +168,7 @@ def test_a_learner_beside_a_rig_takes_steps_tells_where_their_time_goes_and_lose
         assert len(live.latencies_s) + live.learner.memory.fresh == live.learner.received >= 8
         assert min(live.latencies_s) > 0
         spent = live.profile(2)
-        assert {"receive", "decode", "gather", "attention pass", "views", "forward", "backward", "EMA"} <= set(spent)
+        assert {"take", "gather", "attention pass", "views", "forward", "backward", "EMA"} <= set(spent)
         assert all(seconds >= 0 for seconds in spent.values())
         assert set(live.pauses()) == {"probe", "commit"}
         assert live.source.stats().lost == 0

@@ -7,8 +7,9 @@ import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -260,6 +261,67 @@ def test_of_a_live_backlog_no_more_is_taken_than_can_wait_so_that_every_pair_is_
     assert events[0].received == learner.config.memory.fresh_capacity == 16
     assert [event.received for event in events[:4]] == [16, 24, 32, 40]  # as many come as a step has taken
     assert (events[-1].received, learner.memory.untrained, learner.memory.fresh) == (40, 0, 0)
+
+
+class Arriving(IteratorSource):
+    """A live source of which `waiting` pairs have arrived."""
+
+    def __init__(self, pairs: list[EncodedPair], waiting: int) -> None:
+        super().__init__(pairs)
+        self.waiting = waiting
+
+    def backlog(self) -> int:
+        return self.waiting
+
+    def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
+        pairs = super().receive(min(limit, max(1, self.waiting)), timeout_s)
+        self.waiting = max(0, self.waiting - len(pairs))
+        return pairs
+
+
+def arriving_in_a_step(learner: Any, count: int, end: Callable[[], None]) -> Arriving:
+    """`count` pairs, of which one arrives while the first step is under way; that step `end`s when it is decoded."""
+    source, decoded = Arriving(make_pairs(count), 8), threading.Event()
+    step, opens = learner.step, learner.open
+
+    def stepping() -> StepReport:
+        learner.step = step
+        decoded.clear()
+        source.waiting = 1
+        assert decoded.wait(20), "nothing is decoded beside the step"
+        end()
+        report: StepReport = step()
+        return report
+
+    def opening(pair: EncodedPair) -> Any:
+        opened = opens(pair)
+        decoded.set()
+        return opened
+
+    learner.step, learner.open = stepping, opening
+    return source
+
+
+def test_what_arrives_during_a_step_is_decoded_beside_it_and_taken_before_the_report() -> None:
+    learner, kept = tiny_learner(), list[int]()
+    source = arriving_in_a_step(learner, 9, end=lambda: None)
+    report = next(learn(learner, source, clock=time.monotonic, keep=lambda key, _pair: kept.append(key)))
+    assert isinstance(report, StepReport)
+    assert source.cursor() == {"given": report.received} == {"given": learner.received} == {"given": 9}
+    assert kept == [*range(9)]
+    assert learner.memory.fresh == 1
+
+
+def test_a_pair_that_arrived_during_a_step_that_failed_is_in_memory_all_the_same() -> None:
+    def fail() -> None:
+        raise NonFiniteLoss("made to fail")
+
+    learner = tiny_learner()
+    source = arriving_in_a_step(learner, 9, end=fail)
+    with pytest.raises(NonFiniteLoss, match="made to fail"):
+        next(learn(learner, source, clock=time.monotonic))
+    assert source.cursor() == {"given": learner.received} == {"given": 9}
+    assert learner.memory.fresh == 9
 
 
 class Poisonable(BabyAgent):
