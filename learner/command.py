@@ -27,6 +27,7 @@ from learner.commit import Committer, restore
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
 from learner.errors import SettingsError
+from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
 from learner.metrics import Accounts, LearnerMetrics, served
 from learner.report import number, write_report
@@ -231,9 +232,11 @@ def _learner(settings: Settings) -> Learner:
     cv2.setNumThreads(1)  # images are small: OpenCV's pool would only compete with torch's
     torch.set_num_threads(process.threads)
     try:
-        return Learner(settings.learner, _device(process.device))
+        learner = Learner(settings.learner, _device(process.device))
     except ValueError as error:  # a part that knows nothing of our errors refused its settings
         raise SettingsError(str(error)) from error
+    require_room(learner, free_bytes(learner.device))
+    return learner
 
 
 def _device(name: str) -> torch.device:
