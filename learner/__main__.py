@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -20,15 +21,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error.name} is not installed here: pip install -e '.[learner]' in the checkout", 2)
 
     try:
-        print(run(sys.argv[1:] if arguments is None else arguments, stop.is_set))
-    except (Diverged, OSError) as error:  # OSError: a full disk, a folder that went away
+        said = run(sys.argv[1:] if arguments is None else arguments, stop.is_set)
+    except (Diverged, OSError) as error:  # OSError: a full disk, a folder or another process that went away
         _fail(error, 1)
     except (LearnerError, StreamError) as error:
         _fail(error, 2)
+    if said:
+        print(said)
 
 
 def _fail(error: Exception | str, code: int) -> NoReturn:
-    print(f"error: {error}", file=sys.stderr)
+    if os.environ.get("RANK", "0") == "0":  # what stops one of torchrun's processes stops all: it is said once
+        print(f"error: {error}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -22,14 +22,16 @@ import tyro
 from rich.console import Console
 
 from buffer.store import Store
-from learner import cooldown_command
+from learner import cooldown_command, ranks
 from learner.commit import Committer, restore
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
 from learner.errors import SettingsError
+from learner.follower import follow
 from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
 from learner.metrics import Accounts, LearnerMetrics, served
+from learner.ranks import World, joined, world_of
 from learner.report import number, write_report
 from learner.rundir import RunDirectory
 from learner.screen import Screen, log_to
@@ -48,6 +50,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
   python -m learner report runs/first        build the report of a run again
   python -m learner cooldown runs/first      export weights that have settled, from a branch that leaves the run as it is
+  torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with as large a batch and memory in all
 
 Ctrl-C commits and stops; the same command goes on from the last commit, also after a crash: no pair is lost or learned twice.
 A device that is not there yet is waited for.
@@ -68,8 +71,9 @@ class ProcessConfig:
     """Folder of the run: settings, pairs, commits, weights, report."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to train; auto takes a GPU where there is one."""
-    threads: int = max(1, len(os.sched_getaffinity(0)) - 1)
-    """Torch's threads on the CPU: one core is left to receiving, since two busy thread pools slow each other five times."""
+    threads: int | None = None
+    """Torch's threads on the CPU. None takes all cores but one, shared among the processes of the machine: one is left to
+    receiving, since two busy thread pools slow each other five times."""
     control: tuple[str, ...] = ("digits",)
     """Labelled sets to probe on, never trained on: digits, a folder per class, MNIST's or CIFAR's files. NAME=PATH
     names one, PATH@SIZE shows its images at that side in pixels (else the teacher's crop size)."""
@@ -100,12 +104,20 @@ class Settings:
 def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
     """Run the command of these words until it is done or `stop`; returns what is to be said at the end.
 
+    Of the processes that torchrun starts, the first does so, the others follow it and have nothing to say.
+
     Raises Diverged where training failed, another LearnerError or a StreamError for what cannot be used.
     """
     if words and not words[0].startswith("-"):
         return cooldown_command.run(words[1:], stop) if words[0] == "cooldown" else _report(words)
     settings = parse(words)
-    summary = _learn(settings, stop)
+    world = world_of(os.environ)
+    device = _device(settings.process.device, world)
+    with joined(world, device=device):
+        if world.rank:
+            follow(_learner(settings, device, world))
+            return ""
+        summary = _learn(settings, stop, _learner(settings, device, world))
     return json.dumps(summary) if settings.process.json else _said(summary, settings.process.run_dir)
 
 
@@ -138,13 +150,13 @@ def _report(words: Sequence[str]) -> str:
     return "\n".join(str(write_report(Path(folder))) for folder in runs)
 
 
-def _learn(settings: Settings, stop: Callable[[], bool]) -> Summary:
+def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Summary:
     process = settings.process
     console = Console(stderr=process.json)
     log_to(console)
-    learner = _learner(settings)
-    open_source = _origin(process)
     with ExitStack() as stack:
+        stack.callback(learner.crew.dismiss)
+        open_source = _origin(process)
         metrics = LearnerMetrics()
         stack.enter_context(served(metrics.registry, process.metrics_port))
         controls = _controls(process, learner, stop)
@@ -152,7 +164,8 @@ def _learn(settings: Settings, stop: Callable[[], bool]) -> Summary:
         stack.enter_context(directory.locked())
         screen = stack.enter_context(closing(Screen(console, time.monotonic, quiet=process.json)))
         screen.say(
-            f"learning on {learner.device} with {process.threads} threads, settings in {directory.path / 'config.json'}"
+            f"learning on {learner.device}{_shared()} with {torch.get_num_threads()} threads, "
+            f"settings in {directory.path / 'config.json'}"
         )
         screen.doing("reading the last commit")
         store = stack.enter_context(Store(directory.store))
@@ -225,24 +238,42 @@ def _opened(open_source: OpenSource, name: str, cursor: Cursor | None) -> Source
         ) from error
 
 
-def _learner(settings: Settings) -> Learner:
-    process = settings.process
-    if process.threads < 1:
-        raise SettingsError(f"--threads must be at least 1, got {process.threads}")
+def _shared() -> str:
+    return f" in {ranks.count()} processes" if ranks.count() > 1 else ""
+
+
+def _learner(settings: Settings, device: torch.device, world: World) -> Learner:
+    cores = len(os.sched_getaffinity(0))
+    threads = settings.process.threads
+    if threads is None:
+        threads = max(1, (cores - 1) // world.local_count)
+    if threads < 1:
+        raise SettingsError(f"--threads must be at least 1, got {threads}")
     cv2.setNumThreads(1)  # images are small: OpenCV's pool would only compete with torch's
-    torch.set_num_threads(process.threads)
+    torch.set_num_threads(threads)
     try:
-        learner = Learner(settings.learner, _device(process.device))
+        learner = Learner(settings.learner, device)
     except ValueError as error:  # a part that knows nothing of our errors refused its settings
         raise SettingsError(str(error)) from error
-    require_room(learner, free_bytes(learner.device))
+    sharers = world.local_count if device.type == "cpu" else 1
+    require_room(learner, ranks.told(free_bytes(device) // sharers))  # one number, so that all refuse or none
     return learner
 
 
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(name)
+def _device(name: str, world: World) -> torch.device:
+    """Each process of a machine has a GPU of its own. Raises SettingsError where there are too few."""
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if world.count == 1 or not torch.cuda.is_available():
+        return torch.device("cuda")
+    if world.local_count > torch.cuda.device_count():
+        raise SettingsError(
+            f"{world.local_count} processes need as many GPUs, torch finds {torch.cuda.device_count()}: "
+            "lower --nproc-per-node, or use --device cpu"
+        )
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)
+    return device
 
 
 def _controls(process: ProcessConfig, learner: Learner, stop: Callable[[], bool]) -> list[ControlSet]:

@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from learner import ranks
 from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.objective import Batch
@@ -22,13 +23,14 @@ MOMENTS_AND_GRADIENT = 3
 def require_room(learner: Learner, free_bytes: int) -> None:
     """Raise SettingsError with the batch size that would fit where the learner's does not fit into `free_bytes`.
 
-    To be called before the first step: until then neither memory's slots nor the optimiser have taken their room.
+    To be called before the first step: until then neither memory's slots nor the optimiser have taken their room. Of several
+    processes each is asked for its share of the batch, in step and with as many bytes.
     """
     batch_size = learner.config.pacing.batch_size
-    fits = int((free_bytes - _fixed_bytes(learner)) // (BESIDE_SAVED * pair_bytes(learner)))
+    fits = ranks.count() * int((free_bytes - _fixed_bytes(learner)) // (BESIDE_SAVED * pair_bytes(learner)))
     if batch_size <= fits:
         return
-    fits -= fits % 8 if fits > 8 else 0
+    fits -= fits % (8 * ranks.count()) if fits > 8 * ranks.count() else 0
     advice = (
         f"lower --pacing.batch-size to {fits}"
         if fits >= PAIRS

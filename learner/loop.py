@@ -8,22 +8,27 @@ from __future__ import annotations
 
 import itertools
 import logging
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from learner import ranks
 from learner.config import LearnerConfig
+from learner.crew import Crew, Tally, deal_back, owner
 from learner.errors import Collapsed, NonFiniteLoss, SettingsError
 from learner.guard import Guard
 from learner.memory import Draw, Memory
 from learner.objective import Batch, Outcome
 from learner.pacing import Pacing
 from learner.schedule import learning_rate
+from learner.shards import resharded
 from stream.codec import decode
 from stream.errors import EndOfStream, MalformedMessage
 from stream.pair import EncodedPair, StereoPair
@@ -73,12 +78,20 @@ class Waiting:
 
 
 class Learner:
-    """Networks, optimiser, memory and budget: everything a checkpoint holds, and one training step over it."""
+    """Networks, optimiser, memory and budget: everything a checkpoint holds, and one training step over it.
+
+    Of several processes (`learner.ranks`) each has one, with the same weights and its own shard of the memory. The first
+    leads: what it is asked to do here, all do. The others obey (`learner.follower`).
+    """
 
     def __init__(self, config: LearnerConfig, device: torch.device) -> None:
         if device.type == "cuda" and not torch.cuda.is_available():
             raise SettingsError(
                 "device cuda was asked for, but torch finds no GPU here: use --device cpu, or check the driver"
+            )
+        if config.pacing.batch_size % ranks.count():
+            raise SettingsError(
+                f"pacing.batch_size {config.pacing.batch_size} must be a multiple of the {ranks.count()} processes"
             )
         self.config = config
         self.device = device
@@ -89,11 +102,12 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.objective.trained(), lr=0.0, weight_decay=config.schedule.weight_decay, fused=True
         )
-        self.memory = Memory(config.memory, seed=config.seed)
+        self.memory = Memory(config.memory, seed=config.seed, shard=ranks.rank(), shards=ranks.count())
         self.pacing = Pacing(config.pacing)
         self.guard = Guard(config.guard)
         self._snapshots = [self._snapshot()]  # at most two, the older first: what a collapse goes back to
-        self.generator = torch.Generator(device).manual_seed(config.seed)
+        self.generator = torch.Generator(device).manual_seed(_seed_of_views(config.seed, 0))
+        self.crew = Crew(self.tally_here)
         self.samples = 0
         self.received = 0
         self.malformed = 0
@@ -103,7 +117,31 @@ class Learner:
 
     def wanted(self) -> int:
         """Pairs to receive before the next step is due: the budget must be there, and a full batch to draw from."""
-        return max(self.pacing.wanted(), self.config.pacing.batch_size - len(self.memory))
+        share = self.config.pacing.batch_size // ranks.count()
+        missing = max(share - tally.drawable for tally in self.crew.tallies())
+        return max(self.pacing.wanted(), missing * ranks.count())
+
+    @property
+    def room(self) -> int:
+        """Pairs that can be taken before one has to go untrained."""
+        fullest = max(tally.waiting for tally in self.crew.tallies())
+        return (self.memory.room + self.memory.fresh - fullest) * ranks.count()
+
+    def tally(self) -> Tally:
+        """What all processes hold together."""
+        return Tally(*map(sum, zip(*self.crew.tallies(), strict=True)))
+
+    def tally_here(self) -> Tally:
+        """What this process holds."""
+        memory = self.memory
+        return Tally(
+            drawable=len(memory),
+            waiting=memory.fresh,
+            kept=len(memory.reservoir),
+            untrained=memory.untrained,
+            quarantined=memory.quarantined,
+            undecodable=self.malformed,
+        )
 
     def open(self, pair: EncodedPair) -> StereoPair | MalformedMessage:
         """The pair as memory wants it, or why it does not decode. Changes nothing: may run beside a step."""
@@ -116,38 +154,72 @@ class Learner:
         """Put a received pair into memory and return its key there; one that does not decode is counted and dropped.
 
         opened: what `open` made of it, where that was done beforehand.
+
+        A pair that belongs to another process is only dealt: `hand_out` brings it there.
         """
         self.received += 1
         self.suppressed += pair.header.suppressed
         self.junk += pair.header.junk
+        key = self.memory.arrived
+        if owner(key) != ranks.rank():
+            self.crew.deal(key, pair)
+            self.memory.pass_over()
+        elif self.remember(key, pair, opened):
+            self.pacing.received(1)
+        else:
+            return None
+        return key
+
+    def remember(self, key: int, pair: EncodedPair, opened: StereoPair | MalformedMessage | None = None) -> bool:
+        """Put a pair into the memory of this process; False where it does not decode, which is counted."""
         if opened is None:
             opened = self.open(pair)
         if isinstance(opened, MalformedMessage):
             self.malformed += 1
             if self.malformed & (self.malformed - 1) == 0:  # the 1st, 2nd, 4th, ...: or a device could fill the disk
                 log.warning("dropped pair=%s count=%d %s", pair.header.name, self.malformed, opened)
-            return None
-        self.pacing.received(1)
-        return self.memory.add(opened)
+            return False
+        self.memory.add(opened, key)
+        return True
+
+    def hand_out(self) -> None:
+        """Bring the pairs that were dealt to their processes, which decode them.
+
+        While no step is due also without pairs: the others do not wait for ever for a word.
+        """
+        if ranks.count() > 1 and (self.crew.owed or self.wanted()):
+            dealt, before = self.crew.owed, self.tally().undecodable
+            with self.crew.ordered("take"):
+                pass
+            self.pacing.received(dealt - (self.tally().undecodable - before))
 
     def step(self, rate_factor: float = 1.0) -> StepReport:
         """Draw a batch and train on it once. Raises Diverged after refused steps or rollbacks in a row."""
         self.pacing.spend()
-        draw = self.memory.draw(self.config.pacing.batch_size)
+        with self.crew.ordered("step", [rate_factor] * ranks.count()):
+            report = self.train(rate_factor)
+        self._judge(report)
+        return report
+
+    def train(self, rate_factor: float) -> StepReport:
+        """The step in each process: its share of the batch, the gradient of all."""
+        draw = self.memory.draw(self.config.pacing.batch_size // ranks.count())
         rate = learning_rate(self.config.schedule, self.steps - self.guard.since) * self.guard.rate_factor * rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         outcome, grad_norm = self._descend(self.memory.batch(draw, self.device))
-        kl = outcome.priority.double().cpu().numpy()
-        bad = ~(np.isfinite(kl) & outcome.losses.detach().isfinite().cpu().numpy())
+        losses, priority = ranks.gathered(outcome.losses.detach()), ranks.gathered(outcome.priority)
+        kl = priority.double().cpu().numpy()
+        bad = ~(np.isfinite(kl) & losses.isfinite().cpu().numpy())
         refused = self._conclude(draw, kl, bad, bool(torch.isfinite(grad_norm)))
+        ranks.average_(list(outcome.gauges.values()))
         gauges = {name: float(value) for name, value in outcome.gauges.items()}
-        rolled_back = "" if refused else self._watch(gauges)
+        rolled_back = "" if self.bad_steps else self._watch(gauges)
         return StepReport(
             step=self.steps,
             samples=self.samples,
             received=self.received,
-            loss=float(outcome.losses.detach().mean()),
+            loss=float(losses.mean()),
             grad_norm=float(grad_norm),
             learning_rate=rate,
             gauges=gauges,
@@ -162,30 +234,29 @@ class Learner:
             outcome = self.objective(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(outcome.losses.mean())
+        ranks.average_([weight.grad for weight in self.objective.trained() if weight.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.objective.trained(), self.config.schedule.clip_grad_norm)
         return outcome, norm
 
     def _conclude(self, draw: Draw, kl: np.ndarray, bad: np.ndarray, finite_gradient: bool) -> tuple[str, ...]:
-        """Take the step, or refuse it and name the pairs at fault (all of them where only the gradient is not finite)."""
+        """Take the step, or refuse it and name the pairs at fault (all of them where only the gradient is not finite).
+
+        kl, bad: [B] of the whole batch, of which the draw is the part of this process.
+        """
         self.steps += 1
+        share = slice(ranks.rank() * len(draw.keys), (ranks.rank() + 1) * len(draw.keys))
         if finite_gradient and not bad.any():
             self.optimizer.step()
             self.objective.after_step()
-            self.memory.learned(draw, kl)
-            self.samples += len(draw.keys)
+            self.memory.learned(draw, kl[share])
+            self.samples += len(kl)
             self.bad_steps = 0
             return ()
-        at_fault = bad if bad.any() else np.ones_like(bad)
-        names = tuple(dict.fromkeys(itertools.compress(self.memory.names_of(draw), at_fault)))
+        at_fault = (bad if bad.any() else np.ones_like(bad))[share]
+        names = ranks.collected(list(itertools.compress(self.memory.names_of(draw), at_fault)))
         self.memory.quarantine(draw, at_fault)
         self.bad_steps += 1
-        log.error("refused step=%d, loss or gradient not finite, pairs=%s", self.steps, ",".join(names[:8]))
-        if self.bad_steps >= self.config.most_bad_steps:
-            raise NonFiniteLoss(
-                f"{self.bad_steps} steps in a row were not finite, the last on {len(names)} pairs ({', '.join(names[:4])}, "
-                "...): the weights are those before them; lower schedule.learning_rate or look at these pairs"
-            )
-        return names
+        return tuple(dict.fromkeys(itertools.chain.from_iterable(names)))
 
     def _watch(self, gauges: dict[str, float]) -> str:
         """Go back to an earlier snapshot where the networks have collapsed, and say why; else copy them when it is time.
@@ -196,22 +267,34 @@ class Learner:
         """
         why = self.guard.observe(self.steps, gauges)
         if why:
-            self._roll_back(why)
+            self._roll_back()
         elif self.guard.wants_snapshot(self.steps):
             self._snapshots = [self._snapshots[-1], self._snapshot()]
         return why
 
-    def _roll_back(self, why: str) -> None:
+    def _roll_back(self) -> None:
         del self._snapshots[1:]
-        good = self._snapshots[0]
-        self.objective.load_state_dict(good["objective"])
+        self.objective.load_state_dict(self._snapshots[0]["objective"])
         self.optimizer.state.clear()
         self.guard.rolled_back(self.steps)
-        log.error("rolled back step=%d to=%d rollbacks=%d: %s", self.steps, good["step"], self.guard.rollbacks, why)
-        if self.guard.gives_up:
+
+    def _judge(self, report: StepReport) -> None:
+        """Say what went wrong in a step. Raises Diverged where it did so too often."""
+        names, good = report.refused, self._snapshots[0]["step"]
+        if names:
+            log.error("refused step=%d, loss or gradient not finite, pairs=%s", self.steps, ",".join(names[:8]))
+        if self.bad_steps >= self.config.most_bad_steps:
+            raise NonFiniteLoss(
+                f"{self.bad_steps} steps in a row were not finite, the last on {len(names)} pairs ({', '.join(names[:4])}, "
+                "...): the weights are those before them; lower schedule.learning_rate or look at these pairs"
+            )
+        why = report.rolled_back
+        if why:
+            log.error("rolled back step=%d to=%d rollbacks=%d: %s", self.steps, good, self.guard.rollbacks, why)
+        if why and self.guard.gives_up:
             raise Collapsed(
                 f"the networks collapsed {self.guard.setbacks} times in a row, the last time because {why}: they are those of "
-                f"step {good['step']} again; look at the pairs (all alike?), or give another run other temperatures or centring"
+                f"step {good} again; look at the pairs (all alike?), or give another run other temperatures or centring"
             )
 
     def _snapshot(self) -> dict[str, Any]:
@@ -219,32 +302,80 @@ class Learner:
         return {"step": self.steps, "objective": {name: value.detach().clone() for name, value in networks.items()}}
 
     def state_dict(self) -> dict[str, Any]:
-        """All that the next step depends on, but for the pairs in memory."""
+        """All that the next step depends on, but for the pairs in memory; of all processes."""
+        with self.crew.ordered("save"):
+            shards, generators = zip(*ranks.collected(self.share()), strict=True)
         return {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
-            "memory": self.memory.state_dict(),
+            "memory": {"keys": np.sort(np.concatenate([shard["keys"] for shard in shards])), "shards": list(shards)},
             "pacing": self.pacing.state_dict(),
             "guard": self.guard.state_dict(),
             "snapshots": self._snapshots,
-            "generator": self.generator.get_state(),
-            "counts": {name: getattr(self, name) for name in _COUNTS},
+            "generators": list(generators),
+            "counts": {name: getattr(self, name) for name in _COUNTS} | {"malformed": self.tally().undecodable},
         }
 
+    def share(self) -> Share:
+        """What of the state is this process's own: its shard of the memory, and the generator of its views."""
+        return self.memory.state_dict(), self.generator.get_state()
+
     def load_state_dict(self, state: dict[str, Any], pairs: Iterable[EncodedPair | None]) -> None:
-        """Continue from `state_dict()` of a learner with the same settings; `pairs` as `Memory.load_state_dict` wants them."""
-        self.objective.load_state_dict(state["objective"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.memory.load_state_dict(state["memory"], pairs)
-        self.pacing.load_state_dict(state["pacing"])
-        self.guard.load_state_dict(state["guard"])
-        self._snapshots = state["snapshots"]
-        self.generator.set_state(state["generator"].cpu())
-        for name in _COUNTS:
-            setattr(self, name, state["counts"][name])
+        """Continue from `state_dict()` of a learner with the same settings, in as many processes or others.
+
+        pairs: of the keys in `state["memory"]`, in their order, as `Memory.load_state_dict` wants them.
+        """
+        shards = resharded(state["memory"]["shards"], ranks.count())
+        owners = {key: number for number, shard in enumerate(shards) for key in shard["keys"].tolist()}
+        common = {name: state[name] for name in _COMMON}
+        shares = list(zip_longest(shards, state["generators"][: ranks.count()]))
+        with self.crew.ordered("load", shares):
+            remembered = deal_back(pairs, [owners[key] for key in state["memory"]["keys"].tolist()])
+            problems = ranks.collected(self.assume(shares[0], common, remembered))
+        for problem in problems:
+            if problem is not None:
+                raise problem
+
+    def assume(self, share: Share, common: dict[str, Any], pairs: Iterator[EncodedPair | None]) -> Exception | None:
+        """In each process: become its share of a state, with its pairs, and what the first says is common to all.
+
+        Returns what stands against it.
+        """
+        common = ranks.told(common)
+        memory, generator = share
+        try:
+            self.objective.load_state_dict(common["objective"])
+            self.optimizer.load_state_dict(common["optimizer"])
+            self.memory.load_state_dict(memory, pairs)
+            self.pacing.load_state_dict(common["pacing"])
+            self.guard.load_state_dict(common["guard"])
+            self._snapshots = common["snapshots"]
+            for name in _COUNTS:
+                setattr(self, name, common["counts"][name])
+            if ranks.rank():
+                self.malformed = 0  # the first counts those of the processes before
+            if generator is None:
+                self.generator.manual_seed(_seed_of_views(self.config.seed, self.steps))
+            else:
+                self.generator.set_state(generator.cpu())
+        except (LookupError, ValueError, RuntimeError) as problem:
+            return problem
+        finally:
+            deque(pairs, maxlen=0)  # the first deals on to those who have no problem
+        return None
 
 
+Share = tuple[dict[str, Any], Tensor | None]
+_COMMON = ("objective", "optimizer", "pacing", "guard", "snapshots", "counts")
 _COUNTS = ("steps", "samples", "received", "malformed", "suppressed", "junk", "bad_steps")
+
+
+def _seed_of_views(seed: int, steps: int) -> int:
+    """Of the generator of a process that begins at this step: another one for each."""
+    if not ranks.rank() and not steps:
+        return seed
+    # Not by addition: torch's generator on the CPU takes only the lower 32 bits.
+    return int(np.random.SeedSequence([seed, ranks.rank(), steps]).generate_state(1)[0])
 
 
 def _keep_nothing(key: int, pair: EncodedPair) -> None:
@@ -277,7 +408,7 @@ def learn(
     busy_s = waited_s = 0.0
     with ThreadPoolExecutor(1, "step") as stepper:
         while True:
-            limit = max(learner.wanted(), min(source.backlog(), learner.memory.room))
+            limit = max(learner.wanted(), min(source.backlog(), learner.room))
             asked_s = clock()
             try:
                 pairs = source.receive(limit, POLL_S) if limit else []
@@ -287,11 +418,12 @@ def learn(
             waited_s += came_s - asked_s
             for pair in pairs:
                 take(pair)
+            learner.hand_out()
             if learner.wanted():
                 busy_s += clock() - came_s
                 yield Waiting(learner.received, learner.wanted(), waited_s)
                 continue
-            room = min(learner.memory.room, MOST_AHEAD)
+            room = min(learner.room, MOST_AHEAD) if ranks.count() == 1 else 0  # others decode what is theirs
             step = stepper.submit(learner.step)
             for pair, opened in _opened_beside(step, learner, source, room):
                 take(pair, opened)  # also where the step has failed: a pair that was received is never forgotten

@@ -25,6 +25,7 @@ from torch import Tensor
 from buffer.border import PHI_LIMIT
 from buffer.priority import LOSS_LIMIT, LossScale, Stubbornness
 from buffer.reservoir import Reservoir
+from learner import ranks
 from learner.errors import SettingsError
 from learner.objective import Batch
 from stream.codec import decode
@@ -70,20 +71,27 @@ class Draw:
 
 
 class Memory:
-    """Slots for images, the queue of fresh pairs and the reservoir; keys are arrival numbers."""
+    """Slots for images, the queue of fresh pairs and the reservoir; keys are arrival numbers.
 
-    def __init__(self, config: MemoryConfig, *, seed: int) -> None:
-        _check(config)
+    It may be number `shard` of `shards` over parts of one stream, each with its share of the capacities, which are multiples
+    of `shards`.
+    """
+
+    def __init__(self, config: MemoryConfig, *, seed: int, shard: int = 0, shards: int = 1) -> None:
+        _check(config, shards)
         self.config = config
-        slots = config.capacity + config.fresh_capacity
+        self._fresh_capacity = config.fresh_capacity // shards
+        slots = config.capacity // shards + self._fresh_capacity
         self.left, self.right = _images(slots, config.canvas), _images(slots, config.canvas)
         self.reservoir = Reservoir(
-            config.capacity,
+            config.capacity // shards,
             loss_weight=config.loss_weight,
             half_life=config.half_life,
             noise=config.noise,
             uniform_floor=config.uniform_floor,
             seed=seed,
+            shard=shard,
+            shards=shards,
         )
         self.scale = LossScale()
         self.stubborn = Stubbornness()
@@ -110,25 +118,29 @@ class Memory:
     @property
     def room(self) -> int:
         """Pairs that can be added before one has to go untrained."""
-        return self.config.fresh_capacity - len(self._fresh)
+        return self._fresh_capacity - len(self._fresh)
 
     def fitted(self, pair: StereoPair) -> StereoPair:
         """The pair with its images on the canvas. Changes nothing here: may run beside anything else."""
         left, right = (on_canvas(eye, self.config.canvas) for eye in (pair.left, pair.right))
         return StereoPair(pair.header, left, right)
 
-    def add(self, pair: StereoPair) -> int:
-        """Let a decoded pair wait for its first training step; returns its key."""
-        if len(self._fresh) == self.config.fresh_capacity:
+    def add(self, pair: StereoPair, key: int | None = None) -> int:
+        """Let a decoded pair wait for its first training step; returns its key, the next one where none is given."""
+        if len(self._fresh) == self._fresh_capacity:
             self._release([self._fresh.popleft()])
             self.untrained += 1
-        key, slot = self.arrived, self._free.pop()
+        key, slot = self.arrived if key is None else key, self._free.pop()
         self._place(slot, pair)
         self.kl[slot] = np.nan
         self._slot[key] = slot
         self._fresh.append(key)
-        self.arrived += 1
+        self.arrived = key + 1
         return key
+
+    def pass_over(self) -> None:
+        """The next key is that of a pair in another shard."""
+        self.arrived += 1
 
     def draw(self, count: int) -> Draw:
         """`count` pairs to train on: all that are fresh, the longest unscored, the rest by the reservoir's chances."""
@@ -174,14 +186,16 @@ class Memory:
     def learned(self, draw: Draw, kl: NDArray[np.float64]) -> None:
         """The draw was trained on with these KL [len(draw)]: score it, and let the reservoir decide on the fresh ones.
 
-        Raises ValueError, with nothing changed, where a KL is no finite number of at least 0.
+        All shards do this in step: their losses are standardised against the distribution of all. Raises ValueError, with
+        nothing changed, where a KL is no finite number of at least 0.
         """
         if kl.shape != draw.keys.shape or not np.all((kl >= 0) & (kl <= LOSS_LIMIT)):
             raise ValueError(f"{len(draw.keys)} pairs need as many finite KL of at least 0, got {kl[:8].tolist()}")
         keys, first, which = np.unique(draw.keys, return_index=True, return_inverse=True)
         mean_kl = np.bincount(which, kl) / np.bincount(which)  # a pair drawn twice has one score, the mean
         self.kl[draw.slots[first]] = mean_kl
-        phi = self.stubborn.damped(keys, mean_kl, self.scale.observe(mean_kl))
+        self.scale.observe(ranks.pooled(mean_kl))
+        phi = self.stubborn.damped(keys, mean_kl, self.scale.phi(mean_kl))
         fresh = first < draw.fresh
         self._rescore(keys[~fresh], phi[~fresh])
         offer = self.reservoir.offer(keys[fresh], phi[fresh])
@@ -292,7 +306,12 @@ class Memory:
         self._shunned.difference_update(keys)
 
 
-def _check(config: MemoryConfig) -> None:
+def _check(config: MemoryConfig, shards: int) -> None:
+    if config.capacity % shards or config.fresh_capacity % shards:
+        raise SettingsError(
+            f"memory: capacity {config.capacity} and fresh_capacity {config.fresh_capacity} must be multiples of the "
+            f"{shards} processes that share them"
+        )
     if not 0 <= config.stalest_share <= 1:
         raise SettingsError(f"memory: stalest_share must be in [0, 1], got {config.stalest_share}")
     if config.fresh_capacity < 1 or not all(8 <= side <= MAX_SIDE for side in config.canvas):

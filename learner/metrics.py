@@ -100,16 +100,16 @@ class Accounts(Collector):
         """The present values."""
         if isinstance(self._source, Subscriber):
             yield from _stream(self._source)
-        memory = self._learner.memory
+        tally = self._learner.tally()
         tiers = GaugeMetricFamily("babyagent_buffer_pairs", "Pairs in memory, by tier.", labels=["tier"])
-        tiers.add_metric(["fresh"], memory.fresh)
-        tiers.add_metric(["reservoir"], len(memory.reservoir))
+        tiers.add_metric(["fresh"], tally.waiting)
+        tiers.add_metric(["reservoir"], tally.kept)
         yield tiers
-        yield _count("buffer_untrained_pairs", "Pairs dropped before their first training step.", memory.untrained)
+        yield _count("buffer_untrained_pairs", "Pairs dropped before their first training step.", tally.untrained)
         yield _count(
-            "buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite.", memory.quarantined
+            "buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite.", tally.quarantined
         )
-        yield _count("stream_undecodable_pairs", "Pairs received whose images do not decode.", self._learner.malformed)
+        yield _count("stream_undecodable_pairs", "Pairs received whose images do not decode.", tally.undecodable)
 
 
 def _stream(source: Subscriber) -> Iterator[Metric]:

@@ -274,7 +274,7 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
     first, last = (steps[0], steps[-1]) if steps else ({}, {})
     probes = directory.lines("probes")
     stats = source.stats() if isinstance(source, Subscriber) else None
-    memory = learner.memory
+    tally = learner.tally()
     return {
         "pairs_received": learner.received,
         "pairs_suppressed": learner.suppressed,
@@ -282,7 +282,7 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
         "pairs_lost": stats.lost if stats else 0,
         "pairs_repeated": stats.repeated if stats else 0,
         "malformed": dict(stats.malformed) if stats else {},
-        "undecodable": learner.malformed,
+        "undecodable": tally.undecodable,
         "steps": learner.steps,
         "rollbacks": learner.guard.rollbacks,
         "samples": learner.samples,
@@ -293,11 +293,11 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
         "kl_last": last.get("kl"),
         "teacher_entropy_last": last.get("teacher_entropy"),
         "reservoir": {
-            "kept": len(memory.reservoir),
-            "capacity": memory.config.capacity,
-            "waiting": memory.fresh,
-            "untrained": memory.untrained,
-            "quarantined": memory.quarantined,
+            "kept": tally.kept,
+            "capacity": learner.config.memory.capacity,
+            "waiting": tally.waiting,
+            "untrained": tally.untrained,
+            "quarantined": tally.quarantined,
         },
         "probe": probe_table(probes),
         "probed_steps": [line["step"] for line in (*probes[:1], *probes[-1:])],

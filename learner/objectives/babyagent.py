@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator, Tensor, nn
 
+from learner import ranks
 from learner.encoder import Encoder, EncoderConfig
 from learner.objective import Batch, Outcome
 from learner.objectives.guided import Guided, GuidedConfig, Network, require
@@ -108,8 +109,10 @@ class BabyAgent(Guided):
         view = self.look(batch, generator)
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
-            teacher_logits = self.teacher(view.teacher_view)[1]
-            target = self.target(teacher_logits)
+            # Centring is over the whole batch, whatever part of it this process has.
+            teacher_logits = ranks.gathered(self.teacher(view.teacher_view)[1])
+            everyones_target = self.target(teacher_logits)
+            target = ranks.own(everyones_target)
             self._seen_mean = teacher_logits.mean(0)
         projection, logits = self.student(view.student_views.flatten(0, 1))
         log_student = F.log_softmax(logits / self.config.student_temperature, -1).view(count, crops, -1)
@@ -120,7 +123,7 @@ class BabyAgent(Guided):
         if self.config.repulsion:
             losses = losses + self.config.repulsion * repulsion(cosines, self.config.repulsion_temperature)
         kl = (cross_entropy.mean(1) - entropy).detach().clamp_min(0)  # rounding can leave it a hair below
-        return Outcome(losses, kl, self.gauges(target, entropy, kl, cosines.detach()))
+        return Outcome(losses, kl, self.gauges(everyones_target, entropy, kl, cosines.detach()))
 
     def target(self, logits: Tensor) -> Tensor:
         """P_p [B, K] from the teacher's logits: centred and sharpened, each row sums to 1."""

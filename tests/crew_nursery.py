@@ -1,0 +1,130 @@
+"""Forks the processes of a run, as torchrun would start them, from one that has loaded torch; tasks come as lines of JSON.
+
+Each task is answered with the exit codes, in the order of ranks, once every process has ended and been waited for.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import sys
+import traceback
+from typing import Any
+
+import pytest
+import torch
+from tiny_learner import make_pair
+from torch import Generator, Tensor
+
+import learner.command  # noqa: F401 - all that a process would load
+from learner.__main__ import main
+from learner.loop import Learner
+from learner.objective import Batch, Look
+from learner.objectives.guided import Guided
+from learner.views import shrink, to_rgb
+from stream.codec import decode
+from stream.errors import MalformedMessage
+from stream.pair import EncodedPair, StereoPair
+
+torch.set_num_threads(1)
+
+PATCH = pytest.MonkeyPatch()  # in a process of its own: never undone
+POISONED = 21
+"""The number of a pair that `poisoned_look` cannot see."""
+
+
+def plain_look(self: Guided, batch: Batch, generator: Generator) -> Look:
+    """The same views of a pair in whichever process: its whole images, and no chance in them."""
+
+    def seen(images: Tensor, side: int) -> Tensor:
+        return to_rgb(shrink(images, side))
+
+    count, nothing = len(batch), torch.zeros(len(batch), 4)
+    small = seen(batch.right, self.config.student_size)
+    views = torch.stack([small, small.flip(-1)], 1)
+    left = seen(batch.left, self.config.teacher_size)
+    attention, crops = torch.zeros(count, 1, 1, 1), torch.zeros(count, 2, 4)
+    return Look(attention, torch.zeros(count, dtype=torch.long), nothing, nothing, crops, left, views)
+
+
+def poisoned_look(self: Guided, batch: Batch, generator: Generator) -> Look:
+    """In the pair POISONED nothing sensible can be seen."""
+    look, poison = plain_look(self, batch, generator), torch.from_numpy(decode(make_pair(POISONED)).left)
+    look.student_views[(batch.left == poison).flatten(1).all(1)] *= torch.nan
+    return look
+
+
+def die_at(step: int) -> None:
+    """Be killed in the middle of this step: between its gradient and its end."""
+    whole = Learner._conclude
+
+    def killed(self: Learner, *arguments: Any) -> tuple[str, ...]:
+        if self.steps == step:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return whole(self, *arguments)
+
+    PATCH.setattr(Learner, "_conclude", killed)
+
+
+def blind_for(names: list[str]) -> None:
+    """Pairs of these names do not decode."""
+
+    def decoded(pair: EncodedPair) -> StereoPair:
+        if pair.header.name in names:
+            raise MalformedMessage("image", "no image")
+        return decode(pair)
+
+    PATCH.setattr("learner.loop.decode", decoded)
+
+
+def live(task: dict[str, Any], rank: int, port: int) -> int:
+    said = os.open(f"{task['said']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.dup2(said, 1)
+    os.dup2(said, 2)
+    names = ("WORLD_SIZE", "LOCAL_WORLD_SIZE", "RANK", "LOCAL_RANK")
+    places = [str(task["processes"])] * 2 + [str(rank)] * 2
+    os.environ.update(zip(names, places, strict=True), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
+    if task["look"] is not None:
+        PATCH.setattr(Guided, "look", {"plain": plain_look, "poisoned": poisoned_look}[task["look"]])
+    if task["dies"] is not None and task["dies"][0] == rank:
+        die_at(task["dies"][1])
+    blind_for(task["blind"])
+    try:
+        main(task["words"])
+    except SystemExit as ended:
+        return int(ended.code or 0)
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+    return 0
+
+
+def born(task: dict[str, Any], rank: int, port: int) -> int:
+    pid = os.fork()
+    if not pid:
+        code = 3
+        try:
+            code = live(task, rank, port)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(code)
+    return pid
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+if __name__ == "__main__":
+    for line in sys.stdin:
+        work = json.loads(line)
+        here = free_port()
+        pids = [born(work, rank, here) for rank in range(work["processes"])]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        sys.stdout.write(json.dumps(codes) + "\n")
+        sys.stdout.flush()

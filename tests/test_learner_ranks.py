@@ -1,0 +1,273 @@
+"""Several processes are one learner: the same losses, nothing lost with a process that dies, any number of them goes on.
+
+They speak by gloo over TCP, run `python -m learner` as torchrun starts it, and are forked from one that has loaded torch.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import pytest
+import torch
+from crew_nursery import POISONED
+from safetensors.torch import load_file
+from tiny_learner import CANVAS, EPOCH, TINY, make_pairs
+
+from buffer.store import Store
+from learner import command, ranks
+from learner.checkpoint import load_checkpoint
+from learner.commit import Note, unpack
+from learner.errors import SettingsError
+from learner.loop import Learner
+from learner.memory import Memory
+from learner.ranks import World, world_of
+from stream.recording import RecordingWriter
+
+ROOT = Path(__file__).parents[1]
+PAIRS = 96
+SMALL = (
+    *("--control", "--encoder.image-size", "16", "--encoder.embed-dim", "32", "--encoder.depth", "2"),
+    *("--encoder.heads", "2", "--objective.attention-size", "24", "--objective.teacher-size", "16"),
+    *("--objective.student-size", "16", "--objective.hidden", "32", "--objective.crops", "2", "--threads", "1"),
+    *("--pacing.batch-size", "8", "--pacing.replay-ratio", "4", "--memory.canvas", *map(str, CANVAS)),
+    *("--memory.capacity", "96", "--memory.fresh-capacity", "96", "--metrics-port", "0"),
+)
+"""Memory for every pair, so that one that is missing at the end was lost."""
+ALL_FRESH = ("--pacing.replay-ratio", "1")
+"""Each batch is of pairs that were never trained on: the same ones in whatever number of processes."""
+
+
+@dataclass
+class Nursery:
+    """Forks the processes of a run over a recording."""
+
+    process: subprocess.Popen[str]
+    recording: Path
+
+    def run(
+        self,
+        run: Path,
+        processes: int,
+        *words: str,
+        look: str | None = None,
+        dies: tuple[int, int] | None = None,
+        blind: tuple[str, ...] = (),
+    ) -> tuple[list[int], str]:
+        """One life of a run: the exit codes of its processes, and what all of them said. dies: (rank, step)."""
+        command = [*SMALL, "--replay", str(self.recording), "--run-dir", str(run), *words]
+        task = {"processes": processes, "words": command, "look": look, "dies": dies, "blind": blind, "said": str(run)}
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        print(json.dumps(task), file=self.process.stdin, flush=True)
+        codes = json.loads(self.process.stdout.readline())
+        return codes, "".join(run.with_name(f"{run.name}.{rank}").read_text() for rank in range(processes))
+
+
+@pytest.fixture(scope="module")
+def nursery(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Nursery]:
+    recording = tmp_path_factory.mktemp("recording") / "walk.mcap"
+    with RecordingWriter(recording) as writer:
+        for pair in make_pairs(PAIRS):
+            writer.write(pair)
+    process = subprocess.Popen(
+        [sys.executable, "-W", "ignore", str(ROOT / "tests" / "crew_nursery.py")],
+        cwd=ROOT,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with process:
+        yield Nursery(process, recording)
+        assert process.stdin is not None
+        process.stdin.close()
+
+
+@dataclass
+class Outcome:
+    """What a run leaves."""
+
+    steps: list[dict[str, Any]]
+    weights: dict[str, torch.Tensor]
+    sums: str
+    state: dict[str, Any]
+    seqs: list[int]
+    """Of the pairs in the newest commit, in the order of their keys."""
+
+
+def outcome(run: Path) -> Outcome:
+    with Store(run / "pairs.sqlite") as store:
+        newest = store.commits()[0]
+        seqs = [unpack(item).header.seq for item in store.items(newest.keys)]
+    folder = run / "checkpoints" / msgspec.json.decode(newest.note, type=Note).folder
+    return Outcome(
+        steps=[json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()],
+        weights=load_file(run / "export" / "teacher.safetensors"),
+        sums=(folder / "SHA256SUMS").read_text(),
+        state=load_checkpoint(folder),
+        seqs=seqs,
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "numbers"),
+    [
+        (("--objective.centring", "ema"), (1, 2, 4)),
+        (("--objective.centring", "sinkhorn", "--objective.repulsion", "0.1"), (1, 4)),
+        (("--preset", "contrastive"), (1, 2)),
+    ],
+    ids=["ema", "sinkhorn", "contrastive"],
+)
+def test_two_and_four_processes_learn_as_one_does_from_the_same_batches(
+    words: tuple[str, ...], numbers: tuple[int, ...], nursery: Nursery, tmp_path: Path
+) -> None:
+    runs = {}
+    for processes in numbers:
+        run = tmp_path / f"in_{processes}"
+        codes, said = nursery.run(run, processes, *words, *ALL_FRESH, look="plain")
+        assert codes == [0] * processes, said
+        runs[processes] = outcome(run)
+    alone = runs.pop(1)
+    assert len(alone.steps) == PAIRS // 8
+    for run_of in runs.values():
+        for name in ("loss", "grad_norm", "kl", "samples"):
+            found, expected = ([step[name] for step in steps] for steps in (run_of.steps, alone.steps))
+            assert found == pytest.approx(expected, rel=1e-4), name
+        for name, weight in alone.weights.items():
+            torch.testing.assert_close(run_of.weights[name], weight, rtol=1e-3, atol=1e-5)
+        shards, (whole,) = run_of.state["memory"]["shards"], alone.state["memory"]["shards"]
+        for shard in shards:
+            assert shard["scale"]["mean"] == pytest.approx(whole["scale"]["mean"], rel=1e-4)
+        kl = np.concatenate([shard["kl"] for shard in shards])[np.argsort(np.concatenate([s["keys"] for s in shards]))]
+        assert kl == pytest.approx(whole["kl"], rel=1e-3, abs=1e-6)
+        assert run_of.seqs == alone.seqs == list(range(PAIRS))
+
+
+COMMITTING = ("--commit-every-s", "0")
+FOR_ANY_NUMBER = ("--pacing.batch-size", "12")
+
+
+def test_a_process_that_dies_ends_all_and_any_number_of_them_goes_on_without_a_loss(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    """First one that follows, then the one that leads; what goes on is in 4, 3 and 1."""
+    run = tmp_path / "run"
+    codes, said = nursery.run(run, 2, *FOR_ANY_NUMBER, "--max-steps", "8")
+    assert codes == [0, 0], said
+    for processes, dies in ((4, (2, 16)), (3, (0, 24))):
+        codes, said = nursery.run(run, processes, *COMMITTING, *FOR_ANY_NUMBER, dies=dies)
+        assert codes == [-signal.SIGKILL if rank == dies[0] else 1 for rank in range(processes)], said
+        assert "resumed at step" in said
+        errors = [line for line in said.splitlines() if line.startswith("error: ")]
+        assert len(errors) == (dies[0] != 0)  # who is killed says nothing, and only the first speaks for the others
+        assert all("another process of this run is gone" in line for line in errors)
+        assert "Traceback" not in said
+    codes, said = nursery.run(run, 1, *FOR_ANY_NUMBER)
+    assert codes == [0], said
+    assert "resumed at step" in said
+    result = outcome(run)
+    assert [step["step"] for step in result.steps] == list(range(1, PAIRS * 4 // 12 + 1))
+    assert result.seqs == list(range(PAIRS))
+    assert result.state["counts"]["received"] == PAIRS
+
+
+def test_a_run_in_two_processes_that_was_killed_ends_as_one_that_never_was(nursery: Nursery, tmp_path: Path) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    codes, said = nursery.run(straight, 2)
+    assert codes == [0, 0], said
+    assert nursery.run(killed, 2, "--max-steps", "12")[0] == [0, 0]
+    assert nursery.run(killed, 2, *COMMITTING, dies=(1, 30))[0] == [1, -signal.SIGKILL]
+    codes, said = nursery.run(killed, 2)
+    assert codes == [0, 0], said
+    assert "resumed at step" in said
+    assert outcome(killed).sums == outcome(straight).sums
+
+
+def test_what_one_process_cannot_use_is_counted_and_named_by_the_first(nursery: Nursery, tmp_path: Path) -> None:
+    """A pair that does not decode, and one whose loss is not finite, both in the shard of the second process."""
+    run, name = tmp_path / "run", f"baby/{EPOCH[:8]}/"
+    codes, said = nursery.run(run, 2, look="poisoned", blind=(f"{name}3",))
+    assert codes == [0, 0], said
+    result = outcome(run)
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["undecodable"] == 1
+    assert summary["reservoir"]["quarantined"] == 1
+    assert [step["refused"] for step in result.steps if step["refused"]] == [[f"{name}{POISONED}"]]
+    assert result.seqs == [seq for seq in range(PAIRS) if seq not in (3, POISONED)]
+    assert result.state["counts"]["samples"] == 8 * (len(result.steps) - 1)
+
+
+# --- what is refused before any training
+
+
+@pytest.mark.parametrize(
+    ("environment", "world"),
+    [
+        ({}, World()),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, World()),
+        ({"WORLD_SIZE": "8", "RANK": "5", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}, World(5, 8, 1, 4)),
+    ],
+)
+def test_a_process_takes_the_place_that_torchrun_gives_it(environment: dict[str, str], world: World) -> None:
+    assert world_of(environment) == world
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"RANK": "2"},
+        {"RANK": "-1"},
+        {"RANK": ""},
+        {"WORLD_SIZE": "two"},
+        {"WORLD_SIZE": "0"},
+        {"WORLD_SIZE": "4096", "LOCAL_WORLD_SIZE": "4096"},
+        {"WORLD_SIZE": "9" * 5000},
+        {"LOCAL_RANK": "2"},
+        {"LOCAL_WORLD_SIZE": "3"},
+    ],
+)
+def test_a_place_that_does_not_match_the_number_of_processes_is_refused(wrong: dict[str, str]) -> None:
+    right = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
+    with pytest.raises(SettingsError, match=r"is no place among at most 1024 processes: start with torchrun"):
+        world_of(right | wrong)
+
+
+def test_a_batch_or_a_memory_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SettingsError, match="capacity 24 and fresh_capacity 16 must be multiples of the 5 processes"):
+        Memory(TINY.memory, seed=0, shard=1, shards=5)
+    monkeypatch.setattr(ranks, "count", lambda: 3)
+    with pytest.raises(SettingsError, match=r"pacing.batch_size 8 must be a multiple of the 3 processes"):
+        Learner(TINY, torch.device("cpu"))
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    words = ["--run-dir", "never", "--connect", "tcp://127.0.0.1:9"]
+    for name, value in {"WORLD_SIZE": 4, "RANK": 3, "LOCAL_WORLD_SIZE": 4, "LOCAL_RANK": 3}.items():
+        monkeypatch.setenv(name, str(value))
+    with pytest.raises(SettingsError, match="4 processes need as many GPUs, torch finds 2: lower --nproc-per-node"):
+        command.run(words, lambda: True)
+
+
+def test_a_setting_that_is_refused_ends_all_processes_and_is_said_once(nursery: Nursery, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    for words, message in (
+        (("--pacing.batch-size", "9"), "pacing.batch_size 9 must be a multiple of the 2 processes"),
+        (("--control", "nowhere"), "nowhere"),  # the others cannot see this one
+    ):
+        codes, said = nursery.run(run, 2, *words)
+        assert codes[0] == 2, said
+        assert len(re.findall(f"^error: .*{message}", said, re.MULTILINE)) == len(said.splitlines()) == 1
+    assert not run.exists()
