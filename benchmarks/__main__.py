@@ -16,6 +16,7 @@ QUESTIONS = {
     "demo": "does it work here? A simulated rig and a learner over TCP for about two minutes",
     "faults": "is a pair ever lost without a word, or learned twice? Kills, cuts, damage, as many as you like",
     "junk": "do spoiled pairs score above real ones, and what does memory make of them? AUC by mishap, objective, moment",
+    "fleet": "how many rigs does one learner hear? Throughput, fairness, losses, memory and CPU of its receiving end",
     "learning": "does the representation get better while the rig walks? Seeds, intervals, control sets",
     "recording": "how fast is a recording written and read, compared with a plain file?",
     "retention": "does it matter which pairs are remembered? Policies on streams that move on, with junk between",
