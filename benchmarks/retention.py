@@ -128,7 +128,7 @@ def main(arguments: Sequence[str]) -> int:
     for line in lines if settings.json else ():
         sys.stdout.write(json.dumps(line) + "\n")
     found = tables(lines)
-    Console(stderr=settings.json, highlight=False, width=160).print(found, markup=False)
+    Console(stderr=settings.json, highlight=False).print(found, markup=False, soft_wrap=True)
     if settings.report is not None:
         settings.report.mkdir(parents=True, exist_ok=True)
         (settings.report / "retention.md").write_text(found + "\n")

@@ -300,6 +300,7 @@ def test_tables_say_what_it_comes_to(tmp_path: Path) -> None:
     assert "| uniform | 30.5 |" in text
     assert "best of ours" in text
     assert "30 % junk against none" in text
+    assert "classes, all shares of junk together, less uniform (k-NN, linear): `none` +0.0 ± 0.0, +0.0 ± 0.0;" in text
     plot(made, tmp_path / "plot.png")
     image = cv2.imread(str(tmp_path / "plot.png"))
     assert image is not None
