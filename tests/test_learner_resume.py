@@ -170,11 +170,14 @@ def outcome(run: Path) -> dict[str, Any]:
 def test_a_learner_killed_again_and_again_ends_as_one_that_never_was(
     nursery: Nursery, straight: dict[str, Any], tmp_path: Path
 ) -> None:
-    draw, resumed = random.Random(1), set()
-    for _ in range(10):
-        code, said = nursery.learner(tmp_path / "run", kill_after_s=draw.uniform(0.0, 0.5))
-        assert code in (0, -signal.SIGKILL), said
+    draw, resumed, lives = random.Random(1), set[str](), 0
+    while len(resumed) < 3 or lives < 10:
+        lives += 1  # they grow longer: how far a learner gets in half a second depends on what else the machine does
+        code, said = nursery.learner(tmp_path / "run", kill_after_s=draw.uniform(0.0, 0.05 * lives))
+        assert code == -signal.SIGKILL or resumed, said
         resumed.update(re.findall(r"resumed at step (\d+)", said))
+        if code == 0:
+            break
     assert len(resumed) > 1
     code, said = nursery.learner(tmp_path / "run")
     assert code == 0, said
