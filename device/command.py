@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import resource
 import signal
@@ -12,7 +13,7 @@ import sys
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import asdict
 
 import cv2
@@ -35,6 +36,7 @@ from stream.endpoint import security_for
 from stream.errors import StreamError
 from stream.pair import EncodedPair
 from stream.publisher import Publisher
+from stream.supervisor import Supervisor
 
 SEND_WAIT_S = 0.5
 """How soon a full queue or a missing learner lets us look at Ctrl-C."""
@@ -52,10 +54,13 @@ Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 2 w
 
 
 class Progress:
-    """Tells a person how it goes: a live line on a terminal, a plain one every few seconds elsewhere."""
+    """Tells how it goes: a live line on a terminal, a plain one every few seconds elsewhere; and to systemd."""
 
-    def __init__(self, metrics: DeviceMetrics, publisher: Publisher, spool: Spool | None) -> None:
+    def __init__(
+        self, metrics: DeviceMetrics, publisher: Publisher, spool: Spool | None, supervisor: Supervisor
+    ) -> None:
         self._metrics, self._publisher, self._spool = metrics, publisher, spool
+        self._supervisor = supervisor
         if spool is not None:
             metrics.watch(spool.stats)
         self._console = Console(stderr=True, highlight=False)
@@ -71,16 +76,13 @@ class Progress:
 
     def tick(self, doing: str = "") -> None:
         """Tell, if it is time to."""
+        self._supervisor.alive(lambda: doing or self._how())
         now_s = time.monotonic()
         if now_s - self._told_s < self._interval_s:
             return
         self._told_s = now_s
-        learners = self._publisher.subscribers()
-        self._metrics.subscribers.set(learners)
-        counts, rate = said(asdict(self._metrics.tally())), self.summary()["pairs_per_s"]
-        backlog = "" if self._spool is None else f", backlog {self._spool.stats().backlog}"
-        text = doing or f"{counts}, {rate:.1f} pairs/s, subscribers {learners}{backlog}"
-        self.tell(text)
+        self._metrics.subscribers.set(self._publisher.subscribers())
+        self.tell(doing or self._how())
 
     def tell(self, text: str) -> None:
         """Tell it now."""
@@ -98,6 +100,11 @@ class Progress:
             spool = self._spool.stats()
             counts |= {"backlog": spool.backlog, "lost": sum(spool.lost.values()), "unspooled": spool.unspooled}
         return counts | {"seconds": round(seconds, 3), "pairs_per_s": round(tally.captured / seconds, 2)}
+
+    def _how(self) -> str:
+        counts, rate = said(asdict(self._metrics.tally())), self.summary()["pairs_per_s"]
+        backlog = "" if self._spool is None else f", backlog {self._spool.stats().backlog}"
+        return f"{counts}, {rate:.1f} pairs/s, subscribers {self._publisher.subscribers()}{backlog}"
 
     def close(self) -> None:
         """Leave the terminal as it was."""
@@ -141,9 +148,10 @@ def _stream(settings: StreamSettings, stop: Stop) -> None:
             _spool(settings, device, metrics) as spool,
             _publisher(settings, device, spool) as publisher,
             metrics.served(settings.metrics_port),
+            closing(Supervisor(os.environ, time.monotonic)) as supervisor,
         ):
             _tell_settings(settings, device, publisher.endpoint, spool)
-            progress = Progress(metrics, publisher, spool)
+            progress = Progress(metrics, publisher, spool, supervisor)
             try:
                 _wait_for_learner(settings, publisher, progress, stop)
                 shots = _watched(_shots(camera, settings, stop.sleep), settings.count, progress, stop)
@@ -163,6 +171,7 @@ def _stream(settings: StreamSettings, stop: Stop) -> None:
                 publisher.bye()
                 if spool is not None and settings.lossless:
                     _linger(spool, settings.linger_s, progress, stop)
+                supervisor.stopping()
             finally:
                 progress.close()
     finally:

@@ -42,6 +42,7 @@ from stream.recording import RecordingSource
 from stream.security import Security
 from stream.source import Cursor, Source
 from stream.subscriber import Subscriber
+from stream.supervisor import Supervisor
 
 DESCRIPTION = """Learn from the stereo pairs that a device publishes.
 
@@ -182,6 +183,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
             limits=process.limits,
             metrics=metrics,
             screen=screen,
+            supervisor=stack.enter_context(closing(Supervisor(os.environ, time.monotonic))),
             clock=time.monotonic,
             stop=stop,
         )

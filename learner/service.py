@@ -26,6 +26,7 @@ from learner.screen import Screen
 from stream.errors import StreamError
 from stream.source import Source
 from stream.subscriber import Subscriber
+from stream.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 
@@ -92,6 +93,7 @@ class Service:
         limits: Limits,
         metrics: LearnerMetrics,
         screen: Screen,
+        supervisor: Supervisor,
         clock: Callable[[], float],
         stop: Callable[[], bool],
     ) -> None:
@@ -103,6 +105,7 @@ class Service:
         self.limits = limits
         self.metrics = metrics
         self.screen = screen
+        self.supervisor = supervisor
         self._clock = clock
         self._stop = stop
         self._busy_s = 0.0
@@ -148,6 +151,7 @@ class Service:
 
     def _finish(self) -> None:
         """The last commit; a device that ends waits for its acknowledgement, not for the report."""
+        self.supervisor.stopping()
         self.screen.doing(f"committing step {self.learner.steps}")
         self.committer.finish()
         self.source.close()
@@ -169,7 +173,11 @@ class Service:
                     )
 
     def _measure(self, control: ControlSet, name: str, encoder: Encoder) -> None:
-        with _stoppable(encoder, self._stop):
+
+        def tell() -> None:
+            self.supervisor.alive(lambda: f"probing on {control.name}")
+
+        with _stoppable(encoder, self._stop, tell):
             result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
         line = {"step": self.learner.steps, "seconds": self._elapsed(), "set": control.name, "who": name}
         self.directory.append("probes", line | result)
@@ -189,6 +197,7 @@ class Service:
         self._received_before, self._samples_before = self.learner.received, self.learner.samples
 
     def _observe(self, event: StepReport | Waiting) -> None:
+        self.supervisor.alive(lambda: self._how(event))
         if self._first_pair_s is None and self.learner.received > self._received_before:
             self._first_pair_s = self._clock()
         if isinstance(event, Waiting):
@@ -215,6 +224,11 @@ class Service:
             if (quiet_s := self._clock() - (device.last_received_s or self._started_s)) >= SILENT_S
         ]
         return f"{pairs}; nothing from {', '.join(silent[:4])}" if silent else pairs
+
+    def _how(self, event: StepReport | Waiting) -> str:
+        if isinstance(event, Waiting):
+            return f"waiting for {self._missing(event)}"
+        return f"step {event.step}  loss {event.loss:.3f}  {self._progress()}"
 
     def _progress(self) -> str:
         limit = "" if self.limits.train_s is None else f"/{self.limits.train_s:.0f}"
@@ -323,10 +337,11 @@ class _Stopped(Exception):
 
 
 @contextmanager
-def _stoppable(encoder: Encoder, stop: Callable[[], bool]) -> Iterator[None]:
-    """Let each of the encoder's batches look at `stop` first: a probe of a large set takes many seconds."""
+def _stoppable(encoder: Encoder, stop: Callable[[], bool], tell: Callable[[], None]) -> Iterator[None]:
+    """Let each of the encoder's batches `tell` and look at `stop` first: a probe of a large set takes many seconds."""
 
     def look(*_: Any) -> None:
+        tell()
         if stop():
             raise _Stopped
 

@@ -35,6 +35,7 @@ from stream.pair import EncodedPair
 from stream.publisher import Publisher
 from stream.source import Cursor, Source
 from stream.subscriber import Subscriber
+from stream.supervisor import Supervisor
 
 SETTINGS = replace(TINY, most_bad_steps=1)
 
@@ -83,6 +84,7 @@ class Run:
                     limits=self.limits,
                     metrics=metrics,
                     screen=Screen(Console(file=self.text), clock),
+                    supervisor=Supervisor({}, clock),
                     clock=clock,
                     stop=self.stop,
                 )
