@@ -71,7 +71,7 @@ class RetentionSettings:
     results: Path = Path("runs/retention.jsonl")
     """Where result lines are kept; runs that are in it are not run again."""
     report: Path | None = None
-    """Write the tables and the plot as retention.md and retention.png into this folder."""
+    """Write the tables and the plot to this path with .md and .png behind it."""
     jobs: int = 1
     """Runs side by side, one thread each."""
     json: bool = False
@@ -130,9 +130,9 @@ def main(arguments: Sequence[str]) -> int:
     found = tables(lines)
     Console(stderr=settings.json, highlight=False).print(found, markup=False, soft_wrap=True)
     if settings.report is not None:
-        settings.report.mkdir(parents=True, exist_ok=True)
-        (settings.report / "retention.md").write_text(found + "\n")
-        plot(lines, settings.report / "retention.png")
+        settings.report.parent.mkdir(parents=True, exist_ok=True)
+        settings.report.with_suffix(".md").write_text(found + "\n")
+        plot(lines, settings.report.with_suffix(".png"))
     return 0
 
 

@@ -209,7 +209,7 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
         "--results",
         str(path),
         "--report",
-        str(path.parent),
+        str(path),
         "--json",
     ]
     assert main(command) == 0
@@ -218,8 +218,8 @@ def lines(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     assert main(command) == 0
     assert path.read_text().startswith(first)
     assert path.read_text().count("\n") == 2  # nothing was run again
-    assert (path.parent / "retention.md").read_text().startswith("### classes, 30 % junk")
-    assert cv2.imread(str(path.parent / "retention.png")) is not None
+    assert path.with_suffix(".md").read_text().startswith("### classes, 30 % junk")
+    assert cv2.imread(str(path.with_suffix(".png"))) is not None
     return [json.loads(line) for line in first.splitlines()]
 
 
