@@ -36,6 +36,7 @@ from stream.endpoint import security_for
 from stream.errors import StreamError
 from stream.pair import EncodedPair
 from stream.publisher import Publisher
+from stream.settings_file import SettingsFile, config_of
 from stream.supervisor import Supervisor
 
 SEND_WAIT_S = 0.5
@@ -47,6 +48,7 @@ DESCRIPTION = """Publish the stereo pairs of a camera over ZeroMQ, without those
 
   python -m device                                          the simulated world, for learners on this machine
   python -m device --camera v4l2:0,2 --bind 'tcp://*:5555' --name rig1
+  python -m device --config /etc/babyagent/device.toml      all settings in a file, as deploy/device.toml explains them
   python -m device --camera dir:LEFT,RIGHT --fps 0          a recording, as fast as the learner takes it
   python -m device walk --out DIR                           a labelled control set of the simulated world
 
@@ -129,16 +131,28 @@ def run(arguments: Sequence[str], stop: Stop) -> int:
         if command != "stream" and not command.startswith("-"):
             raise ValueError(f"there is no command {command!r}: use `walk`, or flags to stream (--help lists them)")
         flags = rest if command == "stream" else arguments
-        settings = tyro.cli(StreamSettings, prog="python -m device", args=flags, description=DESCRIPTION)
-        _stream(settings, stop)
+        _stream(_settings(flags, "python -m device", DESCRIPTION), stop)
     except (CameraError, SpoolError, StreamError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
 
-def _stream(settings: StreamSettings, stop: Stop) -> None:
+def _settings(flags: Sequence[str], prog: str, description: str) -> StreamSettings:
+    """The flags over the file that they name; raises ValueError or StreamError in one line for what cannot be."""
+    default, config = StreamSettings(), config_of(flags)
+    if config is not None:
+        default = SettingsFile.read(config).over(default)
+        try:
+            default.check()
+        except ValueError as error:
+            raise ValueError(f"{config}: {error}") from error
+    settings = tyro.cli(StreamSettings, prog=prog, args=list(flags), default=default, description=description)
     settings.check()
+    return settings
+
+
+def _stream(settings: StreamSettings, stop: Stop) -> None:
     metrics = DeviceMetrics()
     dedupe, camera = _dedupe(settings), _camera(settings)
     metrics.threshold.set_function(lambda: dedupe.threshold)

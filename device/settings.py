@@ -21,6 +21,8 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 class StreamSettings:
     """Publish the stereo pairs of a camera over ZeroMQ, without those that show nothing new."""
 
+    config: Path | None = None
+    """A TOML file with any of these settings, as in deploy/device.toml; a flag wins over it."""
     camera: str = "sim"
     """sim | dir:LEFT,RIGHT | video:LEFT,RIGHT | sbs:FILE | v4l2:0,2 | picamera2:0,1"""
     bind: str = "tcp://127.0.0.1:5555"

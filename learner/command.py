@@ -26,7 +26,7 @@ from learner import cooldown_command, ranks
 from learner.commit import Committer, restore
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
-from learner.errors import SettingsError
+from learner.errors import LearnerError, SettingsError
 from learner.follower import follow
 from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
@@ -40,6 +40,7 @@ from stream.endpoint import connect_address, security_for
 from stream.pair import MAX_SIDE
 from stream.recording import RecordingSource
 from stream.security import Security
+from stream.settings_file import SettingsFile, config_of
 from stream.source import Cursor, Source
 from stream.subscriber import Subscriber
 from stream.supervisor import Supervisor
@@ -49,6 +50,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
   python -m learner --preset cpu --connect tcp://127.0.0.1:5555 --run-dir runs/first
   python -m learner --preset babyagent --connect tcp://RIG:5555 --run-dir runs/rig --device cuda
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
+  python -m learner --config /etc/babyagent/learner.toml         all settings in a file, as deploy/learner.toml explains them
   python -m learner report runs/first        build the report of a run again
   python -m learner cooldown runs/first      export weights that have settled, from a branch that leaves the run as it is
   torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with as large a batch and memory in all
@@ -62,6 +64,8 @@ Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full), 
 class ProcessConfig:
     """Where pairs come from and what this process does beside training; none of it decides the weights."""
 
+    config: Path | None = None
+    """A TOML file with any of these settings and `preset`, as in deploy/learner.toml; a flag wins over it."""
     connect: tuple[str, ...] = ("tcp://127.0.0.1:5555",)
     """Addresses of the devices."""
     replay: tuple[Path, ...] = ()
@@ -123,21 +127,31 @@ def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
 
 
 def parse(words: Sequence[str]) -> Settings:
-    """Flags to settings; `--preset NAME` chooses the defaults of the others."""
+    """Flags to settings, over the file that they name; `--preset NAME` chooses the defaults of the others."""
     name, rest = _preset(list(words))
+    config = config_of(rest)
+    file = None if config is None else SettingsFile.read(config)
+    if name is None:
+        name = "cpu" if file is None else file.choice("preset", PRESETS, "cpu")
     default = Settings(process=ProcessConfig(), learner=PRESETS[name])
+    if file is not None:
+        try:
+            default = file.over(default, inline=("process", "learner", "limits"), but=("preset",))
+        except (LearnerError, ValueError) as error:
+            raise SettingsError(f"{config}: {error}") from error
     description = f"{DESCRIPTION}\n\n--preset {{{','.join(PRESETS)}}} (now {name}) sets the defaults below."
     return tyro.cli(Settings, args=rest, default=default, description=description, prog="python -m learner")
 
 
-def _preset(words: list[str]) -> tuple[str, list[str]]:
+def _preset(words: list[str]) -> tuple[str | None, list[str]]:
+    """The preset that the words name, if they do, and the words without it."""
     for index, word in enumerate(words):
         if word == "--preset" or word.startswith("--preset="):
             name = word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
             if name not in PRESETS:
                 raise SettingsError(f"--preset must be one of {', '.join(PRESETS)}, got {name!r}")
             return name, words[:index] + words[index + (1 if "=" in word else 2) :]
-    return "cpu", words
+    return None, words
 
 
 def _report(words: Sequence[str]) -> str:

@@ -92,17 +92,23 @@ class Augmentation:
     """BYOL's photometric augmentations (Grill et al. 2020, appendix B): probabilities and strengths."""
 
     flip: float = 0.5
+    """Probability of a mirror image."""
     jitter: float = 0.8
     """Probability of the colour jitter."""
     brightness: float = 0.4
+    """Largest change of the brightness in the jitter, as a share of it."""
     contrast: float = 0.4
+    """Largest change of the contrast, as a share of it."""
     saturation: float = 0.2
+    """Largest change of the saturation, as a share of it."""
     hue: float = 0.1
     """Largest turn of the hue, in turns."""
     grey: float = 0.2
+    """Probability of an image without colours."""
     blur: float = 1.0
     """Probability of a Gaussian blur with a standard deviation of 0.1 to 2 pixels at 224 pixels, in proportion below."""
     solarise: float = 0.0
+    """Probability of solarising: levels above the middle are inverted."""
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():

@@ -1,0 +1,179 @@
+"""Settings from a TOML file, over defaults in dataclasses: `--config FILE`.
+
+Its keys are the names of the fields, with a table for each dataclass within another. What it sets becomes the default of the
+flags, so that a flag wins.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import tomllib
+import types
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+import msgspec
+
+from stream.errors import StreamError
+
+MAX_BYTES = 1 << 16
+FLAG = "--config"
+_FIELD = "config"
+"""The field that makes the flag appear in --help; a file does not name another one."""
+_WORDS = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    str: "a text in quotes",
+    Path: "a path in quotes",
+}
+_HEADER = re.compile(r"\s*\[(?P<table>[A-Za-z0-9_. -]+)\]")
+_KEY = re.compile(r"\s*(?P<key>[A-Za-z0-9_. -]+?)\s*=")
+
+Settings = TypeVar("Settings")
+
+
+class SettingsFileError(StreamError):
+    """A file of settings that cannot be used: names the file, the line where it is known, and what was expected."""
+
+
+def config_of(words: Sequence[str]) -> Path | None:
+    """The file that a command's words name; raises SettingsFileError where the name is missing."""
+    found = None
+    for word, following in zip(words, [*words[1:], ""], strict=True):
+        if word == FLAG or word.startswith(f"{FLAG}="):
+            found = word.partition("=")[2] or ("" if "=" in word else following)
+            if not found or found.startswith("--"):
+                raise SettingsFileError(f"{FLAG} needs the path of a TOML file")
+    return None if found is None else Path(found)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingsFile:
+    """What a file says, not yet compared with any settings."""
+
+    path: Path
+    text: str
+    table: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """Raises SettingsFileError for a file that cannot be read, is larger than MAX_BYTES, or is not TOML."""
+        try:
+            with path.open("rb") as file:
+                data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise SettingsFileError(f"{path} cannot be read: {error.strerror}") from error
+        if len(data) > MAX_BYTES:
+            raise SettingsFileError(f"{path} is larger than {MAX_BYTES} bytes: no file of settings")
+        try:
+            text = data.decode()
+            return cls(path, text, tomllib.loads(text))
+        except UnicodeDecodeError as error:
+            raise SettingsFileError(f"{path} is not UTF-8 text (at byte {error.start})") from error
+        except (ValueError, RecursionError) as error:  # of tomllib, with line and column
+            raise SettingsFileError(f"{path} is not TOML: {error}") from error
+
+    def choice(self, name: str, among: Collection[str], default: str) -> str:
+        """A word that is chosen before the other settings; raises SettingsFileError where it is another one."""
+        value = self.table.get(name, default)
+        if value not in list(among):
+            raise self._error((name,), f"{name} must be one of {', '.join(among)}, got {value!r}")
+        return str(value)
+
+    def over(self, default: Settings, *, inline: Collection[str] = (), but: Collection[str] = ()) -> Settings:
+        """The settings, a tree of dataclasses, with what the file says in the places of the defaults.
+
+        inline: fields whose own fields stand in the same table as they. but: keys that somebody else reads.
+        Raises SettingsFileError for a key that is no setting, and a value of another type; ValueError and whatever else the
+        settings raise at what they refuse.
+        """
+        table = {name: value for name, value in self.table.items() if name not in but}
+        settings: Settings = self._merged(default, table, (), inline)
+        return settings
+
+    def _merged(self, default: Any, table: Any, within: tuple[str, ...], inline: Collection[str]) -> Any:
+        if not isinstance(table, dict):
+            raise self._error(within, f"{'.'.join(within)} must be a table [{'.'.join(within)}], got {table!r}")
+        self._check_keys(table, list(_keys(default, inline)), within)
+        return self._replaced(default, table, within, inline)
+
+    def _replaced(self, default: Any, table: dict[str, Any], within: tuple[str, ...], inline: Collection[str]) -> Any:
+        types_of, changed = get_type_hints(type(default)), {}
+        for field in dataclasses.fields(default):
+            name, now = field.name, getattr(default, field.name)
+            if name in inline:
+                changed[name] = self._replaced(now, table, within, inline)
+            elif name in table and dataclasses.is_dataclass(now):
+                changed[name] = self._merged(now, table[name], (*within, name), inline)
+            elif name in table:
+                changed[name] = self._value(table[name], types_of[name], (*within, name))
+        return dataclasses.replace(default, **changed)
+
+    def _check_keys(self, table: dict[str, Any], known: list[str], within: tuple[str, ...]) -> None:
+        for name in table:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, 1)
+                hint = (
+                    f"did you mean {near[0]}?" if near else f"{'' if within else '--help lists them; '}{_some(known)}"
+                )
+                raise self._error((*within, name), f"there is no setting {'.'.join((*within, name))!r}: {hint}")
+
+    def _value(self, value: Any, kind: Any, key: tuple[str, ...]) -> Any:
+        try:
+            return msgspec.convert(value, kind, dec_hook=_path)
+        except msgspec.ValidationError as error:
+            raise self._error(key, f"{'.'.join(key)} must be {_expected(kind)}, got {value!r}") from error
+
+    def _error(self, key: tuple[str, ...], text: str) -> SettingsFileError:
+        line = next((f":{number}" for number, found in _lines(self.text) if found[: len(key)] == key), "")
+        return SettingsFileError(f"{self.path}{line}: {text}"[:500])
+
+
+def _keys(default: Any, inline: Collection[str]) -> Iterator[str]:
+    for field in dataclasses.fields(default):
+        if field.name in inline:
+            yield from _keys(getattr(default, field.name), inline)
+        elif field.name != _FIELD:
+            yield field.name
+
+
+def _path(kind: type, value: Any) -> Any:
+    if kind is Path and isinstance(value, str) and value:
+        return Path(value)
+    raise ValueError
+
+
+def _expected(kind: Any) -> str:
+    """A type in words."""
+    parts = get_args(kind)
+    if get_origin(kind) in (Union, types.UnionType):
+        return " or ".join(_expected(part) for part in parts if part is not type(None))
+    if get_origin(kind) is Literal:
+        return "one of " + ", ".join(repr(part) for part in parts)
+    if get_origin(kind) is tuple:
+        return f"a list, each {_expected(parts[0])}" if parts[-1] is ... else f"a list of {len(parts)}"
+    return _WORDS.get(kind, str(kind))
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+
+
+def _lines(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
+    """Line number and full key of all that looks like a key or the head of a table."""
+    table: tuple[str, ...] = ()
+    for number, line in enumerate(text.splitlines(), start=1):
+        if head := _HEADER.match(line):
+            table = _split(head["table"])
+            yield number, table
+        elif key := _KEY.match(line):
+            yield number, (*table, *_split(key["key"]))
+
+
+def _split(dotted: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in dotted.split("."))
