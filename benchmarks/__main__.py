@@ -18,6 +18,7 @@ QUESTIONS = {
     "junk": "do spoiled pairs score above real ones, and what does memory make of them? AUC by mishap, objective, moment",
     "fleet": "how many rigs does one learner hear? Throughput, fairness, losses, memory and CPU of its receiving end",
     "learning": "does the representation get better while the rig walks? Seeds, intervals, control sets",
+    "metrics": "what is told to Prometheus (this writes docs/metrics.md), and what does telling it cost?",
     "recording": "how fast is a recording written and read, compared with a plain file?",
     "retention": "does it matter which pairs are remembered? Policies on streams that move on, with junk between",
     "speed": "how many pairs a second does a device core make, how many samples a second does the learner train?",

@@ -63,8 +63,9 @@ class Progress:
     ) -> None:
         self._metrics, self._publisher, self._spool = metrics, publisher, spool
         self._supervisor = supervisor
+        metrics.watch_door(publisher.failed_handshakes)
         if spool is not None:
-            metrics.watch(spool.stats)
+            metrics.watch(spool.stats, spool.disk_free_bytes)
         self._console = Console(stderr=True, highlight=False)
         self._live = self._console.status("") if self._console.is_terminal else None
         self._interval_s = 0.2 if self._live else PROGRESS_S

@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from device.dedupe import Verdict
+from device.dedupe import Junk, Verdict
 from device.spool import SpoolStats
 from stream.errors import EndpointError
+from stream.metrics import by_reason
+from stream.pair import Kept
 
 ENCODE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.033, 0.066, 0.133)
 """Up to four frames at 30 Hz: beyond that the rig does not keep up."""
@@ -38,10 +48,15 @@ class DeviceMetrics:
 
     def __init__(self, registry: CollectorRegistry | None = None) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
+        ProcessCollector(registry=self.registry)
         self.captured = self._counter("captured_pairs", "Pairs that the camera gave, readable or not.")
         self.kept = self._counter("kept_pairs", "Pairs kept, by reason: new, silence, audit.", "reason")
         self.suppressed = self._counter("suppressed_pairs", "Pairs left out because they were seen before.")
         self.junk = self._counter("junk_pairs", "Pairs left out by reason: dark (both eyes), covered (one).", "reason")
+        for reason in get_args(Kept):  # from the start: of a series that begins at 1 Prometheus sees no increase
+            self.kept.labels(reason)
+        for reason in get_args(Junk):
+            self.junk.labels(reason)
         self.bad = self._counter("bad_pairs", "Pairs left out because an eye could not be read.")
         self.blurred = self._counter("blurred_pairs", "Kept pairs that are blurred.")
         self.sent = self._counter("sent_pairs", "Kept pairs that at least one subscriber's queue took.")
@@ -70,9 +85,13 @@ class DeviceMetrics:
             self.kept.labels(verdict.kept).inc()
             self.blurred.inc(verdict.blurred)
 
-    def watch(self, spool: Callable[[], SpoolStats]) -> None:
-        """Report a spool as it is whenever somebody asks."""
-        self.registry.register(_SpoolCollector(spool))
+    def watch(self, spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[], int]) -> None:
+        """Report a spool and its disk as they are whenever somebody asks."""
+        self.registry.register(_SpoolCollector(spool, disk_free_bytes))
+
+    def watch_door(self, failed_handshakes: Callable[[], Mapping[str, int]]) -> None:
+        """Report handshakes that failed, by reason, whenever somebody asks."""
+        self.registry.register(_DoorCollector(failed_handshakes))
 
     def tally(self) -> Tally:
         """The counts as they are now."""
@@ -108,14 +127,22 @@ class DeviceMetrics:
 class _SpoolCollector(Collector):
     """One look at the spool for all that is said of it."""
 
-    def __init__(self, spool: Callable[[], SpoolStats]) -> None:
+    def __init__(self, spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[], int]) -> None:
         self._spool = spool
+        self._disk_free_bytes = disk_free_bytes
 
     def collect(self) -> Iterator[Metric]:
         spool, name = self._spool(), "babyagent_device"
-        yield GaugeMetricFamily(f"{name}_spool_bytes", "Taken by the spool on the disk.", spool.bytes)
+        yield GaugeMetricFamily(f"{name}_spool_bytes", "What the spool takes on its disk.", spool.bytes)
+        yield GaugeMetricFamily(f"{name}_spool_limit_bytes", "Most that the spool may take.", spool.max_bytes)
+        yield GaugeMetricFamily(f"{name}_disk_free_bytes", "Free on the disk of the spool.", self._disk_free_bytes())
+        yield GaugeMetricFamily(
+            f"{name}_disk_floor_bytes", "What the spool leaves free on its disk.", spool.free_floor_bytes
+        )
         yield GaugeMetricFamily(f"{name}_spool_pairs", "Pairs in the spool.", spool.pairs)
-        yield GaugeMetricFamily(f"{name}_spool_backlog_pairs", "Of these, not acknowledged by all.", spool.backlog)
+        yield GaugeMetricFamily(
+            f"{name}_spool_backlog_pairs", "Pairs in the spool that not all learners have acknowledged.", spool.backlog
+        )
         yield GaugeMetricFamily(f"{name}_spool_oldest_age_seconds", "Age of the oldest segment.", spool.oldest_age_s)
         yield GaugeMetricFamily(f"{name}_spool_consumers", "Learners that pairs are kept for.", spool.consumers)
         yield CounterMetricFamily(f"{name}_unspooled_pairs", "Pairs that the disk refused: live only.", spool.unspooled)
@@ -124,6 +151,17 @@ class _SpoolCollector(Collector):
         for cause, pairs in spool.lost.items():
             lost.add_metric([cause], pairs)
         yield lost
+
+
+class _DoorCollector(Collector):
+    """The handshakes that failed at the rig's door."""
+
+    def __init__(self, failed_handshakes: Callable[[], Mapping[str, int]]) -> None:
+        self._failed_handshakes = failed_handshakes
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Handshakes of learners that failed, by reason: another key, none, or hung up."
+        yield by_reason("babyagent_device_failed_handshakes", text, self._failed_handshakes())
 
 
 def _total(counter: Counter) -> int:

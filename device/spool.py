@@ -73,6 +73,9 @@ class SpoolStats:
     backlog: int
     """Of these, not acknowledged by every learner; all of them while it knows none."""
     bytes: int
+    max_bytes: int
+    free_floor_bytes: int
+    """What is to stay free on its disk."""
     segments: int
     consumers: int
     oldest_age_s: float
@@ -248,12 +251,18 @@ class Spool:
                 pairs=sum(_beyond(segment, 0) for segment in segments),
                 backlog=sum(_beyond(segment, self._consumers.upto(segment.epoch)) for segment in segments),
                 bytes=sum(segment.disk_bytes for segment in segments),
+                max_bytes=self._max_bytes,
+                free_floor_bytes=self._free_floor_bytes,
                 segments=len(segments),
                 consumers=len(self._consumers),
                 oldest_age_s=max(0.0, self._wall() - segments[0].begun_s) if segments else 0.0,
                 lost=dict(self._lost),
                 unspooled=self._unspooled,
             )
+
+    def disk_free_bytes(self) -> int:
+        """What is free on its disk. Raises OSError."""
+        return self._free_bytes(self.folder)
 
     def close(self) -> None:
         """Sync, seal what is not acknowledged, give the folder back; idempotent. Nobody may call anything else any more."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
@@ -30,13 +31,14 @@ from learner.errors import LearnerError, SettingsError
 from learner.follower import follow
 from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
-from learner.metrics import Accounts, LearnerMetrics, served
+from learner.metrics import LearnerMetrics, MemoryMetrics, served
 from learner.ranks import World, joined, world_of
 from learner.report import number, write_report
 from learner.rundir import RunDirectory
 from learner.screen import Screen, log_to
 from learner.service import Limits, Service, Summary
 from stream.endpoint import connect_address, security_for
+from stream.metrics import StreamMetrics
 from stream.pair import MAX_SIDE
 from stream.recording import RecordingSource
 from stream.security import Security
@@ -172,11 +174,12 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
     with ExitStack() as stack:
         stack.callback(learner.crew.dismiss)
         open_source = _origin(process)
-        metrics = LearnerMetrics()
+        metrics = LearnerMetrics(meanings=learner.objective.meanings)
         stack.enter_context(served(metrics.registry, process.metrics_port))
         controls = _controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
+        metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
         screen = stack.enter_context(closing(Screen(console, time.monotonic, quiet=process.json)))
         screen.say(
             f"learning on {learner.device}{_shared()} with {torch.get_num_threads()} threads, "
@@ -186,7 +189,9 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         store = stack.enter_context(Store(directory.store))
         cursor = restore(learner, store, directory.checkpoints)
         source = stack.enter_context(closing(_opened(open_source, store.identity, cursor)))
-        metrics.registry.register(Accounts(learner, source))
+        metrics.registry.register(MemoryMetrics(learner))
+        if isinstance(source, Subscriber):
+            metrics.registry.register(StreamMetrics.of(source))
         committer = Committer(learner, source, store, directory.checkpoints, clock=time.monotonic, metrics=metrics)
         service = Service(
             learner,

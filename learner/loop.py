@@ -63,6 +63,8 @@ class StepReport:
     gauges: dict[str, float] = field(default_factory=dict)
     refused: tuple[str, ...] = ()
     """The pairs whose loss was not finite; the step then changed no weight."""
+    debuts: tuple[tuple[str, int], ...] = ()
+    """Of the pairs of this process that were trained on for the first time: device and capture time, nanoseconds since 1970."""
     rolled_back: str = ""
     """Why the networks went back to an earlier snapshot after this step; empty: they did not."""
 
@@ -204,6 +206,7 @@ class Learner:
     def train(self, rate_factor: float) -> StepReport:
         """The step in each process: its share of the batch, the gradient of all."""
         draw = self.memory.draw(self.config.pacing.batch_size // ranks.count())
+        debuts = tuple(self.memory.debuts_of(draw))  # before `learned`, which may give their slots to others
         rate = learning_rate(self.config.schedule, self.steps - self.guard.since) * self.guard.rate_factor * rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -224,6 +227,7 @@ class Learner:
             learning_rate=rate,
             gauges=gauges,
             refused=refused,
+            debuts=() if self.bad_steps else debuts,
             rolled_back=rolled_back,
         )
 

@@ -97,6 +97,7 @@ class Memory:
         self.stubborn = Stubbornness()
         self.aspect = torch.ones(slots)
         self.names: list[str] = [""] * slots
+        self.captured: list[tuple[str, int]] = [("", 0)] * slots  # device, and nanoseconds since 1970 by its clock
         self.kl = np.full(slots, np.nan)
         self._slot: dict[int, int] = {}
         self._free = list(range(slots))[::-1]
@@ -182,6 +183,15 @@ class Memory:
     def names_of(self, draw: Draw) -> list[str]:
         """The identities of a draw, as a person reads them."""
         return [self.names[slot] for slot in draw.slots]
+
+    def debuts_of(self, draw: Draw) -> list[tuple[str, int]]:
+        """Device and capture time, nanoseconds since 1970 by its clock, of a draw's pairs that were never trained on."""
+        return [self.captured[slot] for slot in draw.slots[: draw.fresh]]
+
+    def stalest_steps(self) -> int:
+        """Steps since the score that is the oldest in memory was measured; 0 while there is none."""
+        oldest = self.reservoir.stalest(1)
+        return int(self.reservoir.ages(oldest).max(initial=0))
 
     def learned(self, draw: Draw, kl: NDArray[np.float64]) -> None:
         """The draw was trained on with these KL [len(draw)]: score it, and let the reservoir decide on the fresh ones.
@@ -300,6 +310,7 @@ class Memory:
         self.right[slot] = torch.from_numpy(on_canvas(pair.right, self.config.canvas))
         self.aspect[slot] = pair.header.width / pair.header.height
         self.names[slot] = pair.header.name
+        self.captured[slot] = pair.header.device, pair.header.left_ns
 
     def _release(self, keys: list[int]) -> None:
         self._free.extend(self._slot.pop(key) for key in keys)

@@ -3,28 +3,52 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, start_http_server
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    ProcessCollector,
+    start_http_server,
+)
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from learner.errors import SettingsError
 from learner.loop import Learner, StepReport
-from stream.source import Source
-from stream.subscriber import Subscriber
+from learner.objective import Meaning
+from stream.account import DeviceStats
 
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _PAUSE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _COMMIT_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 
+_LATENCY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0)
+"""From the aim for a live pair (a quarter of a second, one at most) to a walk of hours out of the Wi-Fi."""
+NO_MEANINGS: Mapping[str, Meaning] = {}
+
 
 class LearnerMetrics:
-    """Counters and gauges of one learner under `babyagent_learner_`, in `registry` (its own one by default)."""
+    """Counters and gauges of one learner under `babyagent_learner_`, in `registry` (its own one by default).
 
-    def __init__(self, registry: CollectorRegistry | None = None) -> None:
+    meanings: of the objective's gauges; one that is not among them is not told. wall_ns: nanoseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        registry: CollectorRegistry | None = None,
+        *,
+        meanings: Mapping[str, Meaning] = NO_MEANINGS,
+        wall_ns: Callable[[], int] = time.time_ns,
+    ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
+        self._wall_ns = wall_ns
+        ProcessCollector(registry=self.registry)
         self.steps = self._counter("steps", "Training steps taken.")
         self.refused = self._counter("refused_steps", "Steps refused because a loss or gradient was not finite.")
         self.rollbacks = self._counter("rollbacks", "Times the networks went back to a snapshot after a collapse.")
@@ -41,7 +65,22 @@ class LearnerMetrics:
         self.loss = self._gauge("loss", "Mean loss of the last step's pairs.")
         self.grad_norm = self._gauge("gradient_norm", "Norm of the last step's gradient before clipping.")
         self.rate = self._gauge("learning_rate", "Learning rate of the last step.")
-        self.gauges = self._gauge("objective", "Gauges of the objective at the last step, by name.", "gauge")
+        self.gauges = {
+            name: self._gauge(f"objective_{name}{meaning.unit and '_'}{meaning.unit}", meaning.text)
+            for name, meaning in meanings.items()
+        }
+        self.latency_seconds = self._histogram(
+            "capture_to_gradient_seconds",
+            "From a live pair's capture to the end of its first step, by the learner's clock; "
+            "as wrong as babyagent_stream_device_clock_error_seconds; pairs of devices whose clock is unknown are left out.",
+            _LATENCY_SECONDS,
+        )
+        self.stalest = self._gauge("stalest_score_steps", "Age of the oldest score in memory, in steps.")
+        self.disk_free = self._gauge("disk_free_bytes", "Free on the disk of the run's folder.")
+        self.probe_rank = self._gauge(
+            "probe_effective_rank", "RankMe of the last probe's features, 1 to their width.", "control", "encoder"
+        )
+        self.probe_step = self._gauge("probe_step", "The step of the last probe.")
         self.probe = self._gauge(
             "probe_accuracy_ratio", "Accuracy of the last probe, 0 to 1.", "control", "encoder", "probe"
         )
@@ -60,16 +99,27 @@ class LearnerMetrics:
         self.loss.set(report.loss)
         self.grad_norm.set(report.grad_norm)
         self.rate.set(report.learning_rate)
-        for name, value in report.gauges.items():
-            self.gauges.labels(name).set(value)
+        for name in self.gauges.keys() & report.gauges.keys():
+            self.gauges[name].set(report.gauges[name])
+
+    def debuted(self, debuts: Iterable[tuple[str, int]], devices: Mapping[str, DeviceStats]) -> None:
+        """Record how long after their capture (device, nanoseconds by its clock) pairs have now been trained on."""
+        now_ns = self._wall_ns()
+        for name, captured_ns in debuts:
+            device = devices.get(name)
+            if device is not None and device.clock_offset_ns is not None:
+                latency_ns = now_ns - (captured_ns - device.clock_offset_ns)
+                self.latency_seconds.observe(max(0, latency_ns) / 1e9)
 
     def committed(self, seconds: float) -> None:
         """Record a commit that became durable so long after its state was copied."""
         self.commits.inc()
         self.commit_seconds.observe(seconds)
 
-    def probed(self, control: str, encoder: str, accuracies: dict[str, float]) -> None:
-        """Record a probe's accuracies by name."""
+    def probed(self, step: int, control: str, encoder: str, accuracies: Mapping[str, float], rank: float) -> None:
+        """Record a probe's accuracies by name, 0 to 1, and the effective rank of its features."""
+        self.probe_step.set(step)
+        self.probe_rank.labels(control, encoder).set(rank)
         for probe, accuracy in accuracies.items():
             self.probe.labels(control, encoder, probe).set(accuracy)
 
@@ -86,55 +136,44 @@ class LearnerMetrics:
         return gauge
 
 
-class Accounts(Collector):
-    """What a subscriber and the memory count themselves, under `babyagent_stream_` and `babyagent_buffer_`.
+class MemoryMetrics(Collector):
+    """What a learner holds and has let go, under `babyagent_buffer_`, and what its pacing says.
 
-    Read when Prometheus asks, so that no count is kept twice: `registry.register(Accounts(learner, source))`.
+    Read when Prometheus asks, so that no count is kept twice: `registry.register(MemoryMetrics(learner))`, before the first
+    pair, since counts are those of this process (`stream.metrics` says why).
     """
 
-    def __init__(self, learner: Learner, source: Source) -> None:
+    def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        self._source = source
+        self._before = learner.tally()
+        self._forgone_before = learner.pacing.forgone
 
     def collect(self) -> Iterator[Metric]:
         """The present values."""
-        if isinstance(self._source, Subscriber):
-            yield from _stream(self._source)
-        tally = self._learner.tally()
+        tally, before = self._learner.tally(), self._before
         tiers = GaugeMetricFamily("babyagent_buffer_pairs", "Pairs in memory, by tier.", labels=["tier"])
         tiers.add_metric(["fresh"], tally.waiting)
         tiers.add_metric(["reservoir"], tally.kept)
         yield tiers
-        yield _count("buffer_untrained_pairs", "Pairs dropped before their first training step.", tally.untrained)
-        yield _count(
-            "buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite.", tally.quarantined
+        yield GaugeMetricFamily(
+            "babyagent_buffer_capacity_pairs", "Pairs that the reservoir holds.", self._learner.config.memory.capacity
         )
-        yield _count("stream_undecodable_pairs", "Pairs received whose images do not decode.", tally.undecodable)
+        untrained, quarantined = tally.untrained - before.untrained, tally.quarantined - before.quarantined
+        yield _count("buffer_untrained_pairs", "Pairs dropped before their first training step.", untrained)
+        yield _count(
+            "buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite.", quarantined
+        )
+        undecodable = tally.undecodable - before.undecodable
+        yield _count("stream_undecodable_pairs", "Pairs received whose images do not decode.", undecodable)
+        pacing = self._learner.pacing
+        yield GaugeMetricFamily(
+            "babyagent_learner_owed_samples", "Training samples that the received pairs still allow.", pacing.owed
+        )
+        forgone = pacing.forgone - self._forgone_before
+        yield _count("learner_forgone_samples", "Training samples given up: too slow for the replay ratio.", forgone)
 
 
-def _stream(source: Subscriber) -> Iterator[Metric]:
-    stats = source.stats()
-    devices = stats.devices.values()
-    yield _count("stream_received_pairs", "Pairs received.", stats.received)
-    yield _count("stream_received_bytes", "Encoded images of the pairs received.", stats.bytes)
-    yield _count("stream_lost_pairs", "Holes in the sequence numbers.", stats.lost)
-    yield _count("stream_repeated_pairs", "Pairs received twice and dropped.", stats.repeated)
-    suppressed, junk = sum(device.suppressed for device in devices), sum(device.junk for device in devices)
-    yield _count("stream_suppressed_pairs", "Pairs the devices left out as seen before.", suppressed)
-    yield _count("stream_junk_pairs", "Pairs the devices left out as dark or covered.", junk)
-    malformed = CounterMetricFamily(
-        "babyagent_stream_malformed_messages", "Messages refused, by reason.", labels=["reason"]
-    )
-    for reason, count in stats.malformed.items():
-        malformed.add_metric([reason], count)
-    yield malformed
-    yield GaugeMetricFamily("babyagent_stream_devices", "Devices heard of.", len(stats.devices))
-    yield GaugeMetricFamily(
-        "babyagent_stream_backlog_pairs", "Pairs received, not yet taken by the learner.", source.backlog()
-    )
-
-
-def _count(name: str, text: str, value: int) -> CounterMetricFamily:
+def _count(name: str, text: str, value: float) -> CounterMetricFamily:
     return CounterMetricFamily(f"babyagent_{name}", text, value)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self
 
 import torch
 from torch import Generator, Tensor, nn
@@ -59,8 +59,19 @@ class Look:
     student_views: Tensor
 
 
+class Meaning(NamedTuple):
+    """What a gauge says, for whoever watches a run."""
+
+    unit: str
+    """The end of its name as a metric, say `nats` or `ratio`; empty for a plain number."""
+    text: str
+
+
 class Objective(Protocol):
     """A self-supervised objective with its networks and its state."""
+
+    meanings: ClassVar[Mapping[str, Meaning]]
+    """Of each gauge that its outcomes bring."""
 
     def __call__(self, batch: Batch, generator: Generator) -> Outcome:
         """Losses of one batch; draws its views from `generator`."""

@@ -181,7 +181,8 @@ class Service:
             result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
         line = {"step": self.learner.steps, "seconds": self._elapsed(), "set": control.name, "who": name}
         self.directory.append("probes", line | result)
-        self.metrics.probed(control.name, name, {kind: result[kind] for kind in ACCURACIES})
+        accuracies = {kind: result[kind] for kind in ACCURACIES}
+        self.metrics.probed(self.learner.steps, control.name, name, accuracies, result["rankme"])
         self.screen.say(
             f"probe  step {self.learner.steps}  {control.name}  {name}  "
             f"k-NN {result['knn']:.3f}  linear {result['linear']:.3f}"
@@ -206,10 +207,16 @@ class Service:
         self._busy_s += event.busy_s
         self._waited_s += event.waited_s
         batch = self.learner.config.pacing.batch_size
-        self.metrics.step(event, batch)
+        self._measure_step(event, batch)
         if event.refused or event.rolled_back or is_noted(event.step):
             self.directory.append("steps", {**_flat(event), "seconds": self._elapsed()})
         self.screen.step(event, batch, self._progress())
+
+    def _measure_step(self, report: StepReport, batch: int) -> None:
+        self.metrics.step(report, batch)
+        self.metrics.stalest.set(self.learner.memory.stalest_steps())
+        if report.debuts and isinstance(self.source, Subscriber):
+            self.metrics.debuted(report.debuts, self.source.stats().devices)
 
     def _missing(self, event: Waiting) -> str:
         pairs = f"{event.wanted} more pair{'s' if event.wanted != 1 else ''}"
@@ -353,5 +360,6 @@ def _stoppable(encoder: Encoder, stop: Callable[[], bool], tell: Callable[[], No
 
 
 def _flat(report: StepReport) -> dict[str, Any]:
-    line = {spec.name: getattr(report, spec.name) for spec in dataclasses.fields(report) if spec.name != "gauges"}
+    unsaid = ("gauges", "debuts")
+    line = {spec.name: getattr(report, spec.name) for spec in dataclasses.fields(report) if spec.name not in unsaid}
     return line | report.gauges

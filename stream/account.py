@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 _GIVEN = ("received", "suppressed", "junk")
 """Counts of which a cursor keeps what belongs to pairs given to the learner."""
-_COUNTS = (*_GIVEN, "lost", "repeated", "clock_steps")
+_COUNTS = (*_GIVEN, "lost", "returned", "repeated", "clock_steps")
 _MAX_COUNT = (1 << 63) - 1
 """In a cursor; what a rig says must not make one that cannot be read again."""
 
@@ -53,6 +53,8 @@ class DeviceStats:
     received: int = 0
     lost: int = 0
     """Pairs that will never come: dropped where there is no spool, evicted from it, or rotten in it."""
+    returned: int = 0
+    """Pairs that were counted as lost before, and came all the same."""
     pending: int = 0
     """Pairs that are missing and can still be pulled."""
     repeated: int = 0
@@ -398,6 +400,7 @@ class Account:
             book.lost.remove(seq, end)
             book.done.remove(seq, end)
             device.counts["lost"] -= 1
+            device.counts["returned"] += 1
         book.head = max(book.head, end)
         book.known.add(seq, end)
         self._count_ranges(book, before)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Literal, Self
 
@@ -123,6 +124,10 @@ class Publisher:
         """How many subscribe to pairs now; also greets the new ones, so call it now and then when nothing is sent."""
         self._greet()
         return self._subscribers
+
+    def failed_handshakes(self) -> Mapping[str, int]:
+        """Handshakes that failed so far, by reason of `stream.handshake.REASONS`; any thread may ask."""
+        return self._door.failures()
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait until somebody subscribes; False where nobody did within `timeout_s`."""

@@ -102,6 +102,8 @@ class Subscriber:
         self._devices_to_end = len(addresses) if end_on_bye else None
         self._clock = clock
         self._account = Account(cursor)
+        self.resumed = self._account.stats()
+        """What the processes before this one had counted."""
         self._acknowledged: Cursor | None = None
         self._queue: deque[EncodedPair] = deque()
         self._queued_bytes = 0

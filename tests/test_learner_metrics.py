@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import socket
 import threading
@@ -9,22 +10,27 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from test_learner_loop import trained
-from tiny_learner import EPOCH, make_pair, make_pairs, tiny_learner
+from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
 
+from learner.config import PRESETS
 from learner.errors import SettingsError
 from learner.loop import StepReport, learn
-from learner.metrics import Accounts, LearnerMetrics, served
+from learner.metrics import LearnerMetrics, MemoryMetrics, served
+from learner.objective import Meaning
+from stream.account import DeviceStats
+from stream.metrics import StreamMetrics
 from stream.pair import EncodedPair
 from stream.publisher import Publisher
 from stream.subscriber import Subscriber
 
-NAME = re.compile(r"babyagent_(learner|stream|buffer)_[a-z_]+")
+NAME = re.compile(r"(babyagent_(learner|stream|buffer)|process)_[a-z_]+")
 
 
 def values(text: str) -> dict[str, float]:
@@ -70,12 +76,14 @@ def test_metrics_that_fail_are_an_error_for_who_asks_and_training_goes_on() -> N
 
 def test_steps_are_counted_and_their_last_figures_shown() -> None:
     registry = CollectorRegistry()
-    metrics = LearnerMetrics(registry)
-    metrics.step(report(busy_s=0.2, waited_s=1.0, gauges={"kl": 0.3}), 8)
+    metrics = LearnerMetrics(
+        registry, meanings={"kl": Meaning("nats", "Mean KL."), "cosine": Meaning("", "Mean cosine.")}
+    )
+    metrics.step(report(busy_s=0.2, waited_s=1.0, gauges={"kl": 0.3, "cosine": 0.5}), 8)
     metrics.step(report(step=2, busy_s=0.3, waited_s=0.5, loss=2.0, gauges={"kl": 0.1}), 8)
     metrics.step(report(rolled_back="collapsed", loss=2.0, gauges={"kl": 0.1}), 8)
     metrics.step(report(step=3, loss=float("nan"), refused=("baby/1",)), 8)
-    metrics.probed("digits", "student", {"knn": 0.75})
+    metrics.probed(3, "digits", "student", {"knn": 0.75}, 17.5)
     found = values(generate_latest(registry).decode())
     assert found["babyagent_learner_steps_total"] == 3
     assert found["babyagent_learner_rollbacks_total"] == 1
@@ -87,8 +95,41 @@ def test_steps_are_counted_and_their_last_figures_shown() -> None:
     assert found["babyagent_learner_loss"] == 2.0
     assert found["babyagent_learner_gradient_norm"] == 0.5
     assert found["babyagent_learner_learning_rate"] == 1e-3
-    assert found["babyagent_learner_objective{gauge=kl}"] == 0.1
+    assert found["babyagent_learner_objective_kl_nats"] == 0.1
+    assert found["babyagent_learner_objective_cosine"] == 0.5
+    assert found["babyagent_learner_probe_step"] == 3
+    assert found["babyagent_learner_probe_effective_rank{control=digits,encoder=student}"] == 17.5
     assert found["babyagent_learner_probe_accuracy_ratio{control=digits,encoder=student,probe=knn}"] == 0.75
+
+
+def test_the_time_from_capture_to_the_first_step_goes_by_the_learners_clock() -> None:
+    """A device whose clock is 2 s ahead; one whose clock nobody knows is left out."""
+    metrics = LearnerMetrics(wall_ns=lambda: 10_000_000_000)
+    ahead = DeviceStats(epoch=EPOCH, next_seq=2, clock_offset_ns=2_000_000_000)
+    unknown = DeviceStats(epoch=EPOCH, next_seq=1)
+    debuts = [("ahead", 11_800_000_000), ("ahead", 12_000_000_001), ("unknown", 9_000_000_000), ("nobody", 0)]
+    metrics.debuted(debuts, {"ahead": ahead, "unknown": unknown})
+    found = values(generate_latest(metrics.registry).decode())
+    assert found["babyagent_learner_capture_to_gradient_seconds_count"] == 2
+    assert found["babyagent_learner_capture_to_gradient_seconds_sum"] == pytest.approx(0.2)  # the other is not negative
+    assert found["babyagent_learner_capture_to_gradient_seconds_bucket{le=0.1}"] == 1
+
+
+def test_every_pair_has_one_debut_which_names_its_device_and_capture_time() -> None:
+    steps = trained(tiny_learner(), make_pairs(12))
+    assert [debut for step in steps for debut in step.debuts] == [("baby", seq) for seq in range(12)]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_a_shipped_objective_says_what_each_of_its_gauges_means(preset: str) -> None:
+    objective = dataclasses.replace(TINY, objective=small(PRESETS[preset].objective))
+    learner = tiny_learner(objective)
+    assert learner.objective.meanings.keys() == trained(learner, make_pairs(8))[-1].gauges.keys()
+
+
+def small(objective: Any) -> Any:
+    """The objective with views as small as the tiny learner's."""
+    return dataclasses.replace(objective, crops=2, attention_size=24, teacher_size=16, student_size=16, hidden=32)
 
 
 def test_what_came_and_what_is_held_is_read_when_it_is_asked_for() -> None:
@@ -100,7 +141,8 @@ def test_what_came_and_what_is_held_is_read_when_it_is_asked_for() -> None:
         Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher,
         Subscriber([publisher.endpoint], end_on_bye=True) as source,
     ):
-        registry.register(Accounts(learner, source))
+        registry.register(MemoryMetrics(learner))
+        registry.register(StreamMetrics.of(source))
         empty = values(generate_latest(registry).decode())
         assert empty["babyagent_stream_received_pairs_total"] == 0
         for pair in pairs:
@@ -127,13 +169,16 @@ def test_every_name_is_the_houses_and_every_count_is_a_counter() -> None:
     metrics = LearnerMetrics()
     trained(learner, make_pairs(8))
     with Subscriber(["tcp://127.0.0.1:9"]) as source:
-        metrics.registry.register(Accounts(learner, source))
+        metrics.registry.register(MemoryMetrics(learner))
+        metrics.registry.register(StreamMetrics.of(source))
         families = list(text_string_to_metric_families(generate_latest(metrics.registry).decode()))
     assert len(families) > 20
     for family in families:
         assert family.documentation.endswith("."), family.name
-        if not family.name.endswith("_created"):
-            assert NAME.fullmatch(family.name), family.name
+        assert NAME.fullmatch(family.name), family.name
+        assert not family.name.endswith("_created")  # the client's second series for each count
+        if family.name.startswith("process_"):
+            continue  # the client library's
         counts = any(sample.name.endswith("_total") for sample in family.samples)
         assert counts == (family.type == "counter" and bool(family.samples)), family.name
 

@@ -12,6 +12,7 @@ Shapes: B pairs, N crops, K prototypes, D width of a projection.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -21,7 +22,7 @@ from torch import Generator, Tensor, nn
 
 from learner import ranks
 from learner.encoder import Encoder, EncoderConfig
-from learner.objective import Batch, Outcome
+from learner.objective import Batch, Meaning, Outcome
 from learner.objectives.guided import Guided, GuidedConfig, Network, require
 
 
@@ -94,6 +95,16 @@ class ProjectionHead(nn.Module):
 class BabyAgent(Guided):
     """The objective with its student, its EMA teacher and its centre."""
 
+    meanings: ClassVar[Mapping[str, Meaning]] = {
+        "kl": Meaning(
+            "nats", "Mean KL of the student's answer from the teacher's target: what the reservoir ranks by."
+        ),
+        "teacher_entropy": Meaning("nats", "Mean entropy of the teacher's target, 0 to ln of the prototypes."),
+        "prototypes_in_use": Meaning("", "Perplexity of the batch's mean target, 1 to the number of prototypes."),
+        "crop_cosine": Meaning("", "Mean cosine between the crops of a pair, 1 where they are one point."),
+        "teacher_information": Meaning("ratio", "What a target tells about its pair, of the most there can be."),
+        "student_information": Meaning("ratio", "What of it the student knows; near 0 it answers alike to all."),
+    }
     config: BabyAgentConfig
     centre: Tensor
 

@@ -13,6 +13,7 @@ Shapes: B pairs, N crops, D width of a projection.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,7 +23,7 @@ from torch import Generator, Tensor, nn
 
 from learner import ranks
 from learner.encoder import Encoder, EncoderConfig
-from learner.objective import Batch, Outcome
+from learner.objective import Batch, Meaning, Outcome
 from learner.objectives.guided import Guided, GuidedConfig, Network, require
 
 
@@ -68,6 +69,12 @@ class Head(nn.Module):
 class Contrastive(Guided):
     """The objective with its student and its EMA teacher; it has no other state."""
 
+    meanings: ClassVar[Mapping[str, Meaning]] = {
+        "kl": Meaning("nats", "Mean cross-entropy of the pair's own key: what the reservoir ranks by."),
+        "found": Meaning("ratio", "Crops that found their own pair's left eye."),
+        "eye_cosine": Meaning("", "Mean cosine of a crop and its own pair's left eye."),
+        "student_information": Meaning("ratio", "What the student's answer tells about its pair, of ln of the batch."),
+    }
     config: ContrastiveConfig
 
     def __init__(self, encoder: EncoderConfig, config: ContrastiveConfig) -> None:

@@ -1,0 +1,104 @@
+"""What a receiving end tells Prometheus: counts of this process that never fall, devices by name up to a bound."""
+
+from __future__ import annotations
+
+import pytest
+from prometheus_client import CollectorRegistry
+from rig_model import pair
+
+from stream import handshake
+from stream import pair as datum
+from stream.account import Account, DeviceStats, SubscriberStats
+from stream.control import Bye, Hello
+from stream.metrics import MAX_DEVICES_TOLD, StreamMetrics
+
+EPOCH = "0" * 32
+
+
+def told(
+    stats: SubscriberStats | Account, *, before: SubscriberStats | None = None, now_s: float = 0.0
+) -> CollectorRegistry:
+    """A registry with the metrics of an account, begun at time 0."""
+    now = [0.0]
+    registry = CollectorRegistry()
+    read = stats.stats if isinstance(stats, Account) else lambda: stats
+    metrics = StreamMetrics(
+        read, lambda: 3, endpoints=2, before=before if before is not None else SubscriberStats(), clock=lambda: now[0]
+    )
+    now[0] = now_s
+    registry.register(metrics)
+    return registry
+
+
+def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None:
+    found: float | None = registry.get_sample_value(f"babyagent_stream_{name}", labels)
+    return found
+
+
+def test_a_pair_that_comes_after_it_was_given_up_does_not_make_a_count_fall() -> None:
+    account = Account()
+    for seq in (0, 3):
+        account.pair(pair(seq), 0.0)
+    account.hello(Hello(device="baby", epoch=EPOCH, next_seq=4), 0.0)
+    registry = told(account)
+    assert value(registry, "lost_pairs_total") == value(registry, "device_lost_pairs_total", device="baby") == 2
+    account.pair(pair(1), 0.0)
+    assert account.stats().lost == 1
+    assert value(registry, "lost_pairs_total") == value(registry, "device_lost_pairs_total", device="baby") == 2
+    assert value(registry, "returned_pairs_total") == 1
+
+
+def test_counts_are_those_of_this_process_since_a_crash_would_make_the_others_fall() -> None:
+    earlier = Account()
+    earlier.hello(Hello(device="baby", epoch=EPOCH, next_seq=0), 0.0)
+    pairs = [pair(seq) for seq in (0, 5)]
+    earlier.given([one for one in pairs if earlier.pair(one, 0.0)])
+    account = Account(earlier.cursor())
+    registry = told(account, before=account.stats())
+    assert account.stats().received == 2
+    assert value(registry, "received_pairs_total") == value(registry, "lost_pairs_total") == 0
+    account.pair(pair(6), 1.0)
+    assert value(registry, "received_pairs_total") == 1
+    assert value(registry, "device_received_pairs_total", device="baby") == 1
+
+
+def test_silence_is_counted_from_the_last_pair_or_from_the_start_and_ends_with_the_stream() -> None:
+    account = Account()
+    account.pair(pair(0), 4.0)
+    assert value(told(account, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(6.0)
+    known = Account(account.cursor())
+    assert value(told(known, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(10.0)
+    account.bye(Bye(device="baby", epoch=EPOCH, next_seq=1), 5.0)
+    assert value(told(account, now_s=10.0), "device_silent_seconds", device="baby") is None
+    assert value(told(account), "devices") == 1
+
+
+def test_a_clock_that_is_not_known_is_left_out_and_one_that_is_tells_its_error() -> None:
+    known = DeviceStats(epoch=EPOCH, next_seq=0, clock_offset_ns=-1_500_000_000, clock_error_ns=2_000_000)
+    registry = told(SubscriberStats(devices={"a": known, "b": DeviceStats(epoch=EPOCH, next_seq=0)}))
+    assert value(registry, "device_clock_offset_seconds", device="a") == -1.5
+    assert value(registry, "device_clock_error_seconds", device="a") == 0.002
+    assert value(registry, "device_clock_offset_seconds", device="b") is None
+
+
+def test_devices_beyond_the_bound_are_in_the_totals_and_counted_but_have_no_series() -> None:
+    devices = {f"rig{n}": DeviceStats(epoch=EPOCH, next_seq=1, received=1) for n in range(MAX_DEVICES_TOLD + 5)}
+    registry = told(SubscriberStats(devices=devices))
+    names = [
+        sample.labels["device"]
+        for family in registry.collect()
+        for sample in family.samples
+        if sample.name == "babyagent_stream_device_received_pairs_total"
+    ]
+    assert names == [f"rig{n}" for n in range(MAX_DEVICES_TOLD)]
+    assert value(registry, "received_pairs_total") == value(registry, "devices") == MAX_DEVICES_TOLD + 5
+    assert value(registry, "untold_devices") == 5
+
+
+def test_every_reason_is_there_from_the_start_so_that_its_first_count_is_an_increase() -> None:
+    registry = told(SubscriberStats(malformed={"crc": 2}, failed_handshakes={"refused": 1}))
+    malformed = {reason: value(registry, "malformed_messages_total", reason=reason) for reason in datum.REASONS}
+    assert malformed == dict.fromkeys(datum.REASONS, 0) | {"crc": 2}
+    failed = {reason: value(registry, "failed_handshakes_total", reason=reason) for reason in handshake.REASONS}
+    assert failed == dict.fromkeys(handshake.REASONS, 0) | {"refused": 1}
+    assert (value(registry, "backlog_pairs"), value(registry, "endpoints")) == (3, 2)
