@@ -131,9 +131,19 @@ def main(arguments: Sequence[str]) -> int:
     Console(stderr=settings.json, highlight=False).print(found, markup=False, soft_wrap=True)
     if settings.report is not None:
         settings.report.parent.mkdir(parents=True, exist_ok=True)
-        settings.report.with_suffix(".md").write_text(found + "\n")
+        settings.report.with_suffix(".md").write_text(f"{_head(settings)}\n\n{found}\n")
         plot(lines, settings.report.with_suffix(".png"))
     return 0
+
+
+def _head(settings: RetentionSettings) -> str:
+    """What a reader of the tables has to know."""
+    return (
+        f"# Which pairs should stay?\n\nAt most {settings.pairs} real pairs a stream, {settings.capacity} in memory, "
+        f"{settings.steps} steps, preset `{settings.preset}` made smaller, control set {Path(settings.control).name}. "
+        "Accuracies of the student in percent; differences are paired by seed, ± their 95 % interval. "
+        "`ours W, H` has loss_weight W and a half_life of H, in capacities."
+    )
 
 
 def _cells(settings: RetentionSettings) -> list[Cell]:

@@ -45,8 +45,14 @@ class Group:
     runs: Mapping[str, Sequence[Line]]
 
     def of(self, policy: str, quantity: str) -> Floats:
-        """One figure [seeds] of a policy's runs; see QUANTITIES."""
-        return np.array([QUANTITIES[quantity](line) for line in self.runs[policy]])
+        """One figure [seeds] of a policy's runs: one of QUANTITIES, or an accuracy at the end by its name in the curve."""
+        figure = QUANTITIES.get(quantity, lambda line: 100 * line["curve"][-1][quantity])
+        return np.array([figure(line) for line in self.runs[policy]])
+
+    def others(self) -> list[str]:
+        """The further control sets' k-NN, by their names in the curve."""
+        first = next(iter(self.runs.values()))[0]
+        return [name for name in first["curve"][-1] if name.endswith(" knn")]
 
     def against(self, policy: str, other: str, quantity: str = "k-NN") -> Difference:
         """The policy less the other, paired by seed."""
@@ -145,10 +151,14 @@ def _table(group: Group) -> str:
     start = [line["curve"][0] for line in next(iter(group.runs.values()))]
     knn, linear = (100 * float(np.mean([point[name] for point in start])) for name in ("knn", "linear"))
     head = (
-        f"### {group.stream}, {100 * group.junk:g} % junk, {len(group.seeds)} seeds\n\n"
+        f"## {group.stream}, {100 * group.junk:g} % junk, {len(group.seeds)} seeds\n\n"
         f"Random start: k-NN {knn:.1f}, linear {linear:.1f}."
     )
-    rows = ["| " + " | ".join(_COLUMNS) + " |", "|" + " --- |" * len(_COLUMNS)]
+    columns = [
+        *_COLUMNS,
+        *(word for name in group.others() for word in (name.replace(" knn", " k-NN"), "less uniform")),
+    ]
+    rows = ["| " + " | ".join(columns) + " |", "|" + " --- |" * len(columns)]
     return "\n".join([head, "", *rows, *(_row(group, policy) for policy in group.runs)])
 
 
@@ -167,6 +177,9 @@ def _row(group: Group, policy: str) -> str:
         cells.append("" if np.isnan(value) else format(value, form))
     ratio = group.of(policy, "CPU") / group.of(REFERENCE, "CPU") if compared else None
     cells.append("" if ratio is None else f"{np.median(ratio):.2f}")
+    for name in group.others():
+        cells.append(f"{group.of(policy, name).mean():.1f}")
+        cells.append(str(group.against(policy, REFERENCE, name)) if compared else "")
     return "| " + " | ".join(cells) + " |"
 
 
@@ -182,7 +195,7 @@ def _reached(found: Sequence[Group]) -> list[str]:
     said += [
         _robustness(group, clean) for clean in found if not clean.junk for group in found if _spoiled(group, clean)
     ]
-    return ["### What it comes to", "\n".join(f"- {text}" for text in said)] if said else []
+    return ["## What it comes to", "\n".join(f"- {text}" for text in said)] if said else []
 
 
 def _streams(found: Sequence[Group]) -> list[str]:
@@ -246,7 +259,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     found = [group for group in groups(lines) if REFERENCE in group.runs]
     tall = 1.2 + 0.24 * max(len(group.runs) for group in found)
     figure = Figure(figsize=(3.4 + 2.9 * len(found), tall), layout="constrained")
-    axes = figure.subplots(1, len(found), sharey=True, squeeze=False)[0]
+    axes = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]
     for axis, group in zip(axes, found, strict=True):
         policies = [policy for policy in group.runs if policy != REFERENCE][::-1]
         for height, policy in enumerate(policies):
