@@ -46,7 +46,7 @@ class Group:
 
     def of(self, policy: str, quantity: str) -> Floats:
         """One figure [seeds] of a policy's runs: one of QUANTITIES, or an accuracy at the end by its name in the curve."""
-        figure = QUANTITIES.get(quantity, lambda line: 100 * line["curve"][-1][quantity])
+        figure = QUANTITIES[quantity] if quantity in QUANTITIES else _accuracy(quantity)
         return np.array([figure(line) for line in self.runs[policy]])
 
     def others(self) -> list[str]:
@@ -76,6 +76,10 @@ class Group:
         return gains[0] / gains[1]
 
 
+def _accuracy(name: str) -> Callable[[Line], float]:
+    return lambda line: 100 * float(line["curve"][-1][name])
+
+
 def _area(line: Line) -> float:
     """Mean k-NN over the steps of the run."""
     steps, values = ([point[name] for point in line["curve"]] for name in ("step", "knn"))
@@ -91,8 +95,8 @@ def _forgetting(line: Line) -> float:
 
 _KEYS = {"k-NN": "knn", "linear": "linear"}
 QUANTITIES: dict[str, Callable[[Line], float]] = {
-    "k-NN": lambda line: 100 * line["curve"][-1]["knn"],
-    "linear": lambda line: 100 * line["curve"][-1]["linear"],
+    "k-NN": _accuracy("knn"),
+    "linear": _accuracy("linear"),
     "area": _area,
     "forgetting": _forgetting,
     "junk replayed": lambda line: line["junk_replayed"] / line["junk_of_stream"] if line["junk_of_stream"] else np.nan,
