@@ -23,6 +23,7 @@ from rich.console import Console
 from device.camera import BadShot, Camera, CameraError, Shot
 from device.capture import capture, paced
 from device.dedupe import Dedupe, DedupeConfig
+from device.doctor import examine
 from device.metrics import DeviceMetrics
 from device.open import HARDWARE, camera_kind, open_camera
 from device.settings import StreamSettings, WalkSettings, parse_size
@@ -32,6 +33,7 @@ from device.spool_folder import SpoolError
 from device.spool_place import open_spool
 from device.stop import Stop
 from device.walk import write_walk
+from stream import checkup
 from stream.endpoint import security_for
 from stream.errors import StreamError
 from stream.pair import EncodedPair
@@ -50,9 +52,18 @@ DESCRIPTION = """Publish the stereo pairs of a camera over ZeroMQ, without those
   python -m device --camera v4l2:0,2 --bind 'tcp://*:5555' --name rig1
   python -m device --config /etc/babyagent/device.toml      all settings in a file, as deploy/device.toml explains them
   python -m device --camera dir:LEFT,RIGHT --fps 0          a recording, as fast as the learner takes it
+  python -m device doctor --camera v4l2:0,2                 looks at cameras, keys, ports, disk, clock and says what to do
   python -m device walk --out DIR                           a labelled control set of the simulated world
 
 Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 2 wrong settings or no camera."""
+
+
+DOCTOR = """Would the rig run with these flags? Looks at the clock, keys, ports, disk, cameras and their skew; changes nothing.
+
+  python -m device doctor --config /etc/babyagent/device.toml
+
+A rig that is at work has its ports and cameras: stop it first.
+Exit codes: 0 nothing is in its way, 1 a problem, 2 wrong settings."""
 
 
 class Progress:
@@ -116,7 +127,10 @@ class Progress:
 
 
 def run(arguments: Sequence[str], stop: Stop) -> int:
-    """A command; returns the exit code: 0, 1 where `walk` was interrupted, 2 for a setting that cannot be used."""
+    """A command; returns the exit code.
+
+    0, 1 where `walk` was interrupted or `doctor` found a problem, 2 for a setting that cannot be used.
+    """
     # One thread: the codec is called from one place, and a pool of OpenCV's would only take the learner's cores.
     cv2.setNumThreads(1)
     # What cannot be opened is said by us, in one line.
@@ -129,8 +143,12 @@ def run(arguments: Sequence[str], stop: Stop) -> int:
     try:
         if command == "walk":
             return _walk(tyro.cli(WalkSettings, prog="python -m device walk", args=rest))
+        if command == "doctor":
+            return _doctor(_settings(rest, "python -m device doctor", DOCTOR))
         if command != "stream" and not command.startswith("-"):
-            raise ValueError(f"there is no command {command!r}: use `walk`, or flags to stream (--help lists them)")
+            raise ValueError(
+                f"there is no command {command!r}: use `walk`, `doctor`, or flags to stream (--help lists them)"
+            )
         flags = rest if command == "stream" else arguments
         _stream(_settings(flags, "python -m device", DESCRIPTION), stop)
     except (CameraError, SpoolError, StreamError, ValueError, OSError) as error:
@@ -289,6 +307,17 @@ def _linger(spool: Spool, linger_s: float, progress: Progress, stop: Stop) -> No
         tell(f"no more pairs come; Ctrl-C, or wait until they are durable with: {who}")
         tell = progress.tick  # once at once, then now and then
         stop.sleep(QUIET_S / 4)
+
+
+def _doctor(settings: StreamSettings) -> int:
+    findings = []
+    for finding in examine(settings, settings.name or _host_name(), lambda: _camera(settings)):
+        findings.append(finding)
+        if not settings.json:
+            print(checkup.said([finding], as_json=False), flush=True)
+    if settings.json:
+        print(checkup.said(findings, as_json=True))
+    return checkup.exit_code(findings)
 
 
 def _walk(settings: WalkSettings) -> int:

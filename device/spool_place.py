@@ -63,6 +63,13 @@ def open_spool(
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def parent_of(place: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """A folder on whose disk the spool would be, and whether it would outlast the process; makes nothing."""
+    if place == "auto" and not lasting:
+        return Path(environ.get("TMPDIR") or "/var/tmp"), False
+    return _find_place(place, device, lasting, environ)[0], True
+
+
 def _find_place(place: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
     """The folder, and whether it goes with this process."""
     if place != "auto":

@@ -16,18 +16,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 1 failed on the way, 2 wrong settings."""
     stop = stop_on_signals("stopping after a commit")
     try:
-        from learner.command import run  # torch takes seconds to load
+        from learner import doctor  # torch takes seconds to load
+        from learner.command import run
     except ModuleNotFoundError as error:  # the base install, which a rig needs, has no torch
         _fail(f"{error.name} is not installed here: pip install -e '.[learner]' in the checkout", 2)
 
+    words, code = list(sys.argv[1:] if arguments is None else arguments), 0
     try:
-        said = run(sys.argv[1:] if arguments is None else arguments, stop.is_set)
+        if words[:1] == ["doctor"]:
+            said, code = doctor.run(words[1:])
+        else:
+            said = run(words, stop.is_set)
     except (Diverged, OSError) as error:  # OSError: a full disk, a folder or another process that went away
         _fail(error, 1)
     except (LearnerError, StreamError) as error:
         _fail(error, 2)
     if said:
         print(said)
+    if code:
+        sys.exit(code)
 
 
 def _fail(error: Exception | str, code: int) -> NoReturn:

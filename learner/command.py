@@ -53,6 +53,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
   python -m learner --preset babyagent --connect tcp://RIG:5555 --run-dir runs/rig --device cuda
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
   python -m learner --config /etc/babyagent/learner.toml         all settings in a file, as deploy/learner.toml explains them
+  python -m learner doctor --connect tcp://RIG:5555   looks at rigs, keys, GPU, disk, clock and says what to do
   python -m learner report runs/first        build the report of a run again
   python -m learner cooldown runs/first      export weights that have settled, from a branch that leaves the run as it is
   torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with as large a batch and memory in all
@@ -160,7 +161,7 @@ def _report(words: Sequence[str]) -> str:
     command, *runs = words
     if command != "report":
         raise SettingsError(
-            f"there is no command {command!r}: use `report RUN`, `cooldown RUN`, or flags to train (--help lists them)"
+            f"there is no command {command!r}: use `report RUN`, `cooldown RUN`, `doctor`, or flags to train (--help lists them)"
         )
     if not runs:
         raise SettingsError("report needs the folder of a run: python -m learner report RUN")

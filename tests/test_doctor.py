@@ -1,0 +1,177 @@
+"""`doctor` of rig and learner: what is found in facts that are given, and on this machine with real sockets and files."""
+
+from __future__ import annotations
+
+import json
+import re
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from device.__main__ import main as device_main
+from device.camera import BadShot, Eye, Shot
+from device.doctor import eyes, skew
+from learner.command import parse
+from learner.doctor import answer, examine, processor, recording
+from stream.checkup import EARLIEST_S, GIB, Clock, Finding, clock, disk, exit_code, read_clock, said, standing, tried
+from stream.errors import EndpointError
+from stream.keys import make_keys, trust
+from stream.publisher import Publisher
+
+EPOCH = "c" * 32
+SIM = ("--camera", "sim", "--size", "64x48", "--places", "1", "--fps", "200")
+
+
+def shot(apart_ms: float = 0.0, size: tuple[int, int] = (48, 64), right: tuple[int, int] | None = None) -> Shot:
+    left_ns, eye = 10**18, np.zeros(size, np.uint8)
+    other = eye if right is None else np.zeros(right, np.uint8)
+    return Shot(Eye(left_ns, eye), Eye(left_ns + round(apart_ms * 1e6), other))
+
+
+@pytest.mark.parametrize(
+    ("finding", "level", "text"),
+    [
+        (clock(Clock(EARLIEST_S - 1, kept=True, error_s=0.0)), "problem", "set it"),
+        (clock(Clock(EARLIEST_S, kept=False, error_s=0.0)), "warning", "set-ntp true"),
+        (clock(Clock(EARLIEST_S, kept=True, error_s=2.0)), "warning", "within 2.0 s only"),
+        (clock(Clock(EARLIEST_S, kept=True, error_s=0.02)), "ok", "within 20 ms"),
+        (disk(Path("/d"), 9 * GIB, writable=True, floor_bytes=GIB, wanted_bytes=8 * GIB), "ok", "9.0 GiB free"),
+        (disk(Path("/d"), 9 * GIB - 1, writable=True, floor_bytes=GIB, wanted_bytes=8 * GIB), "warning", "make room"),
+        (disk(Path("/d"), GIB, writable=True, floor_bytes=GIB, wanted_bytes=0), "problem", "make room"),
+        (disk(Path("/d"), 9 * GIB, writable=False, floor_bytes=0, wanted_bytes=0), "problem", "chown"),
+        (eyes("cam", [shot()] * 30, 1.0), "ok", "cam: 64x48, 30 shots/s"),
+        (eyes("cam", [shot(), BadShot("torn")], 1.0), "warning", r"1 of 2 shots cannot be read \(torn\)"),
+        (eyes("cam", [BadShot("torn")], 1.0), "problem", "no shot can be read"),
+        (eyes("cam", [], 1.0), "problem", "it gives nothing"),
+        (eyes("cam", [shot(right=(48, 70))], 1.0), "problem", "64x48 left and 70x48 right.*--size"),
+        (eyes("cam", [shot(), shot(size=(50, 64))], 1.0), "problem", "64x48, 64x50"),
+        (skew([shot(1), shot(-2), shot(3), BadShot("torn")], 30), "ok", "2.0 ms apart in the middle, 3.0 at most"),
+        (skew([shot(17)] * 3, 30), "warning", "common trigger"),
+        (skew([shot(16)] * 3, 30), "ok", "16.0 ms"),
+        (processor("auto", "float32", None), "ok", "CPU"),
+        (processor("auto", "bfloat16", None), "warning", "--preset cpu"),
+        (processor("cuda", "bfloat16", None), "problem", "no GPU"),
+        (processor("auto", "bfloat16", ("a GPU", 8 * GIB)), "ok", "a GPU, 8.0 GiB free"),
+        (answer("tcp://rig:1", ["rig1"], {"refused": 2}), "ok", "rig1 answers"),
+        (answer("tcp://rig:1", [], {"refused": 2}), "problem", "its keys are not ours"),
+        (answer("tcp://rig:1", [], {"broken_off": 2}), "problem", "does not speak as we do"),
+        (answer("tcp://rig:1", [], {"broken_off": 0}), "warning", "does not answer: start the rig"),
+        (recording(Path("x.mcap"), readable=False), "problem", "--replay"),
+    ],
+)
+def test_facts_become_findings_that_say_what_to_do(finding: Finding, level: str, text: str) -> None:
+    assert finding.level == level
+    assert re.search(text, finding.text), finding.text
+    assert "\n" not in finding.text
+
+
+def test_only_a_problem_makes_the_exit_code_1() -> None:
+    fine, odd, bad = (Finding("disk", level, "x") for level in ("ok", "warning", "problem"))
+    assert [exit_code(found) for found in ([], [fine, odd], [fine, bad, odd])] == [0, 0, 1]
+    assert said([fine, bad], as_json=False).splitlines() == ["ok       disk         x", "problem  disk         x"]
+    assert json.loads(said([bad], as_json=True)) == [{"what": "disk", "level": "problem", "text": "x"}]
+
+
+def test_a_refusal_is_a_problem_in_its_own_words_and_a_defect_is_not_hidden() -> None:
+    def refuse() -> Finding:
+        raise EndpointError("taken: choose another")
+
+    assert tried("port", refuse) == Finding("port", "problem", "taken: choose another")
+    with pytest.raises(ZeroDivisionError):
+        tried("port", lambda: Finding("port", "ok", str(1 / 0)))
+
+
+def test_the_clock_of_this_machine_can_be_asked() -> None:
+    read = read_clock(5.0)
+    assert read.now_s == 5.0
+    assert read.error_s >= 0
+
+
+def test_of_a_folder_that_is_not_there_the_nearest_one_stands(tmp_path: Path) -> None:
+    assert standing(tmp_path / "a" / "b") == tmp_path
+
+
+def found(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, list[str]]]:
+    """Exit code, and the levels found of each thing."""
+    code = device_main(["doctor", *words, "--json"])
+    levels: dict[str, list[str]] = {}
+    for finding in json.loads(capfd.readouterr().out):
+        levels.setdefault(finding["what"], []).append(finding["level"])
+    return code, levels
+
+
+def test_a_rig_that_would_run_has_no_problem_and_nothing_is_left(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    spool = tmp_path / "spool"
+    bind = "tcp://127.0.0.1:0"
+    code, levels = found(
+        capfd, *SIM, "--bind", bind, "--spool", str(spool), "--disk-floor-gib", "0", "--spool-gib", "0.01"
+    )
+    assert code == 0
+    assert {what: levels[what] for what in ("keys", "port", "disk", "camera", "skew")} == {
+        "keys": ["ok"],
+        "port": ["ok", "ok"],
+        "disk": ["ok"],
+        "camera": ["ok"],
+        "skew": ["ok"],
+    }
+    assert not spool.exists()
+
+
+def test_a_rig_without_camera_keys_or_its_port_has_problems(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with Publisher("tcp://127.0.0.1:0", device="rig", epoch=EPOCH) as taken:
+        code, levels = found(capfd, "--camera", "v4l2:977,978", "--bind", taken.endpoint)
+        assert (code, levels["port"][0], levels["camera"]) == (1, "problem", ["problem"])
+        assert "skew" not in levels
+    _, levels = found(capfd, *SIM, "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path), "--spool", "none")
+    assert (levels["keys"], levels["disk"]) == (["problem"], ["warning"])
+    make_keys(tmp_path)
+    _, levels = found(capfd, *SIM, "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path))
+    assert (levels["keys"], levels["port"]) == (["problem"], ["problem", "problem"])  # nobody is trusted yet
+    trust(tmp_path, "learner", make_keys(tmp_path / "other"))
+    _, levels = found(capfd, *SIM, "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path))
+    assert (levels["keys"], levels["port"]) == (["ok"], ["ok", "ok"])
+
+
+def test_wrong_flags_of_a_doctor_are_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:
+    assert device_main(["doctor", "--quality", "0"]) == 2
+    assert "--quality" in capfd.readouterr().err
+
+
+def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(tmp_path: Path) -> None:
+    with Publisher("tcp://127.0.0.1:0", device="rig-1", epoch=EPOCH) as rig:
+        words = [
+            "--connect",
+            rig.endpoint,
+            "--run-dir",
+            str(tmp_path / "run"),
+            "--metrics-port",
+            "0",
+            "--device",
+            "cpu",
+        ]
+        asked = threading.Event()
+
+        def greet() -> None:
+            while not asked.wait(0.02):
+                rig.subscribers()
+
+        thread = threading.Thread(target=greet)
+        thread.start()
+        findings = {finding.what: finding for finding in examine(parse(words))}
+        asked.set()
+        thread.join()
+    assert findings["rig"] == Finding("rig", "ok", f"{rig.endpoint}: rig-1 answers")
+    assert {findings[what].level for what in ("processor", "keys")} == {"ok"}
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_learner_without_keys_for_its_rig_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BABYAGENT_KEYS", str(tmp_path / "none"))
+    words = ["--connect", "tcp://192.0.2.1:5555", "--run-dir", str(tmp_path / "run"), "--metrics-port", "0"]
+    findings = {finding.what: finding for finding in examine(parse(words))}
+    assert (findings["keys"].level, findings["rig"].level) == ("problem", "problem")
+    assert "python -m stream keys" in findings["keys"].text
