@@ -22,7 +22,7 @@ HEAD = """# Settings of the {side}: python -m {side} --config FILE. Flags win ov
 # What is commented out is {what}.
 # Relative paths begin where the process does.
 """
-DEVICE = {"camera": "v4l2:0,2", "bind": "tcp://*:5555", "name": "rig1", "metrics_port": 9631}
+DEVICE = {"camera": "v4l2:0,2", "bind": "tcp://*:5555", "name": "rig1", "metrics_port": 9633}
 LEARNER = {"connect": ("tcp://rig1.local:5555#rig1",), "run_dir": Path("runs/rig")}
 """What the examples set."""
 UNSET: Mapping[str, Any] = {
