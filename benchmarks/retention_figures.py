@@ -68,9 +68,7 @@ class Group:
         return np.array(found)
 
     def gap_closed(self, policy: str, quantity: str = "k-NN") -> float:
-        """Gain over the random start as a share of what the same pairs gain in shuffled order; nan without that run."""
-        if IID not in self.runs:
-            return float("nan")
+        """Gain over the random start as a share of what the same pairs gain in shuffled order."""
         start = np.mean([100 * line["curve"][0][_KEYS[quantity]] for line in self.runs[IID]])
         gains = [float(self.of(name, quantity).mean() - start) for name in (policy, IID)]
         return gains[0] / gains[1]
@@ -237,11 +235,14 @@ def _comparison(group: Group, ours: Sequence[str], rivals: Sequence[str]) -> str
     best, rival = max(ours, key=means.__getitem__), max(rivals, key=means.__getitem__)
     worst = min(ours, key=means.__getitem__)
     adjusted = holm({policy: group.against(policy, rival).p for policy in ours})[best]
+    gap = ""
+    if IID in group.runs:
+        closed = (group.gap_closed(policy) for policy in (best, REFERENCE))
+        gap = "; of the gain in shuffled order, `{}` has {:.2f}, uniform {:.2f}".format(best, *closed)
     return (
         f"{group.stream}, {100 * group.junk:g} % junk: best of ours `{best}`, {group.against(best, rival)} k-NN against the "
         f"better of fifo and uniform (`{rival}`), p {adjusted:.2f} for the best of {len(ours)} (Holm); worst of ours `{worst}`, "
-        f"{group.against(worst, REFERENCE)} against uniform; of the gain in shuffled order, `{best}` has "
-        f"{group.gap_closed(best):.2f}, uniform {group.gap_closed(REFERENCE):.2f}."
+        f"{group.against(worst, REFERENCE)} against uniform{gap}."
     )
 
 

@@ -308,6 +308,8 @@ def test_tables_say_what_it_comes_to(tmp_path: Path) -> None:
     text = tables(made)
     assert "| uniform | 30.5 |" in text
     assert "best of ours" in text
+    assert "of the gain in shuffled order" in text
+    assert "shuffled" not in tables([line for line in made if line["policy"] != IID])
     assert "30 % junk against none" in text
     assert "classes, all shares of junk together, less uniform (k-NN, linear): `none` +0.0 ± 0.0, +0.0 ± 0.0;" in text
     plot(made, tmp_path / "plot.png")
