@@ -13,6 +13,7 @@ import tomllib
 import types
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -44,7 +45,7 @@ class SettingsFileError(StreamError):
 def config_of(words: Sequence[str]) -> Path | None:
     """The file that a command's words name; raises SettingsFileError where the name is missing."""
     found = None
-    for word, following in zip(words, [*words[1:], ""], strict=True):
+    for word, following in pairwise([*words, ""]):
         if word == FLAG or word.startswith(f"{FLAG}="):
             found = word.partition("=")[2] or ("" if "=" in word else following)
             if not found or found.startswith("--"):

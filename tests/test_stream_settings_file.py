@@ -123,6 +123,11 @@ def test_the_last_file_that_is_named_counts(words: list[str]) -> None:
     assert config_of(words) == Path("a")
 
 
+@pytest.mark.parametrize("words", [[], ["--json"]])
+def test_without_the_flag_there_is_no_file(words: list[str]) -> None:
+    assert config_of(words) is None
+
+
 @pytest.mark.parametrize("words", [["--config"], ["--config="], ["--config", "--json"]])
 def test_a_flag_without_a_file_is_said(words: list[str]) -> None:
     with pytest.raises(SettingsFileError, match="--config needs the path of a TOML file"):
