@@ -100,10 +100,11 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
 
 
 def is_ready(prometheus: Prometheus) -> bool:
-    """Whether pairs were trained on and probes made, for as many scrapes as a rate needs, and the rules were looked at."""
+    """Whether pairs were taken, trained on and probed for as many scrapes as a rate needs, and the rules were looked at."""
     try:
         return bool(
             prometheus.values("babyagent_learner_probe_accuracy_ratio")
+            and prometheus.values(f"rate(babyagent_device_captured_pairs_total[{WINDOW}]) > 0")
             and prometheus.values(f"rate(babyagent_learner_steps_total[{WINDOW}]) > 0")
             and prometheus.values(f"increase(babyagent_learner_capture_to_gradient_seconds_count[{WINDOW}]) > 0")
             and all(rule["health"] != "unknown" for rule in prometheus.rules())

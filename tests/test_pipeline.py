@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
 import pytest
 import torch
@@ -22,7 +21,7 @@ from tiny_learner import FLAGS
 
 from buffer.store import Store
 from learner.commit import restore
-from learner.config import LearnerConfig
+from learner.config import from_plain
 from learner.loop import Learner
 from learner.memory import on_canvas
 from stream.pair import Image
@@ -114,7 +113,7 @@ def test_every_pair_of_three_drives_is_learned_from_once_with_its_colours_and_ey
 
 def check_memory(run: Path, shared_data: Path) -> None:
     """The memory as the next process would have it: from the run's last commit and the pairs in its store."""
-    settings = msgspec.convert(json.loads((run / "config.json").read_bytes()), LearnerConfig)
+    settings = from_plain(json.loads((run / "config.json").read_bytes()))
     learner = Learner(settings, torch.device("cpu"))
     with Store(run / "pairs.sqlite") as store:
         restore(learner, store, run / "checkpoints")
