@@ -82,6 +82,7 @@ class LiveLearner:
         self.latencies_s: list[float] = []
         """From leaving the rig to the end of the first step on it; reception is a millisecond of it."""
         self._sent_ns: dict[int, int] = {}
+        self._rested: frozenset[int] = frozenset()  # pairs that waited while the others had their turn
         self._in_step: list[int] = []
         self._endpoint = threading.Event()
         self._said = ""
@@ -127,6 +128,7 @@ class LiveLearner:
             if isinstance(event, StepReport):
                 self._trained()
             elif event.waited_s > 0.15 and not self.source.backlog():
+                self._rested = frozenset(self._sent_ns)
                 return reports
 
     def profile(self, count: int) -> dict[str, float]:
@@ -184,7 +186,8 @@ class LiveLearner:
 
     def _trained(self) -> None:
         now_ns = time.time_ns()
-        self.latencies_s += [1e-9 * (now_ns - self._sent_ns.pop(key)) for key in self._in_step]
+        sent_ns = {key: self._sent_ns.pop(key) for key in self._in_step}
+        self.latencies_s += [1e-9 * (now_ns - at_ns) for key, at_ns in sent_ns.items() if key not in self._rested]
         self._in_step = []
 
     def _keep(self, key: int, pair: EncodedPair) -> None:
