@@ -213,7 +213,9 @@ def test_what_a_killed_rig_had_kept_comes_to_the_learner_from_the_next_one(tmp_p
             assert subscriber.stats().lost == 0
         device.process.send_signal(signal.SIGINT)
         assert device.end()[0] == 0
-    assert [pair.header.seq for pair in pairs if pair.header.epoch == epoch] == list(range(past.head))
+    found = [pair.header.seq for pair in pairs if pair.header.epoch == epoch]
+    assert found == list(range(len(found)))
+    assert len(found) - past.head in (0, 1)  # the kill may fall between a pair's append and the file that tells the head
 
 
 FINITE = ("--camera", "sim", *SMALL, "--fps", "0", "--count", "30", "--dedupe-threshold", "5", "--json")
