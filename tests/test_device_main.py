@@ -215,7 +215,8 @@ def test_what_a_killed_rig_had_kept_comes_to_the_learner_from_the_next_one(tmp_p
         assert device.end()[0] == 0
     found = [pair.header.seq for pair in pairs if pair.header.epoch == epoch]
     assert found == list(range(len(found)))
-    assert len(found) - past.head in (0, 1)  # the kill may fall between a pair's append and the file that tells the head
+    # The kill may fall between a pair's append and the file that tells the head.
+    assert len(found) - past.head in (0, 1)
 
 
 FINITE = ("--camera", "sim", *SMALL, "--fps", "0", "--count", "30", "--dedupe-threshold", "5", "--json")
