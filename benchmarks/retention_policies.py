@@ -7,6 +7,7 @@ others override who leaves and inherit the rest, bookkeeping of keys and ages am
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -32,7 +33,7 @@ class Situation:
     losses: Callable[[Keys], Floats]
 
 
-class Sequential(Reservoir):
+class Sequential(Reservoir, ABC):
     """Newcomers are taken one after the other, and `victim` says which slot each takes; it ranks nothing."""
 
     def __init__(self, situation: Situation) -> None:
@@ -41,9 +42,9 @@ class Sequential(Reservoir):
         self._random = np.random.default_rng([situation.seed, 17])
         self._held = np.full(situation.capacity, -1, np.int64)
 
+    @abstractmethod
     def victim(self, key: int, arrival: int) -> int | None:
         """The slot that newcomer `key`, arrival number `arrival` from 0, takes; None where it is turned away."""
-        raise NotImplementedError
 
     def placed(self, slot: int, key: int) -> None:
         """Newcomer `key` took the slot."""

@@ -33,12 +33,12 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from device.segment import sync_folder
 from device.spool import Spool
 from stream.backfill import Row
 from stream.codec import encode_pair, to_parts
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
+from stream.sync import sync_path
 
 EYE_BYTES = 179_000
 PAIR_BYTES = 2 * EYE_BYTES
@@ -169,7 +169,7 @@ class WalSegments:
             f"PRAGMA synchronous=NORMAL; PRAGMA wal_autocheckpoint=0; PRAGMA cache_size=-512; {SCHEMA}"
         )
         self._log = os.open(f"{path}-wal", os.O_RDWR)
-        sync_folder(self._folder)
+        sync_path(self._folder)
 
     def _seal(self) -> None:
         if self._open is not None:

@@ -10,6 +10,7 @@ there, so that every crop counts.
 from __future__ import annotations
 
 import importlib.util
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ Transform = Callable[[Image.Image], Tensor]
 """One image to one normalised view [3, S, S]."""
 
 
-class Peer:
+class Peer(ABC):
     """What both have in common: networks, crops, AdamW in two groups; `step` is one training step."""
 
     def __init__(self, config: LearnerConfig, device: torch.device) -> None:
@@ -82,22 +83,27 @@ class Peer:
         backbone = create_backbone(encoder)
         return nn.Sequential(backbone, self._head(backbone.num_features))
 
+    @abstractmethod
     def _head(self, width: int) -> nn.Module:
-        raise NotImplementedError
+        """Projection head on features of this width."""
 
+    @abstractmethod
     def _transform(
         self, scale: tuple[float, float], size: int, chances: Augmentation, norm: dict[str, Any]
     ) -> Transform:
-        raise NotImplementedError
+        """The chain of augmentations of one kind of crop."""
 
+    @abstractmethod
     def _loss(self, views: Sequence[Tensor]) -> Tensor:
-        raise NotImplementedError
+        """Mean loss of the views of one batch."""
 
+    @abstractmethod
     def _clip(self) -> None:
-        raise NotImplementedError
+        """Bound the gradients."""
 
+    @abstractmethod
     def _move_teacher(self) -> None:
-        raise NotImplementedError
+        """Towards the student."""
 
 
 class DinoLoop(Peer):

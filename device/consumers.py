@@ -19,8 +19,8 @@ from typing import Annotated
 
 import msgspec
 
-from device.segment import sync_folder
 from stream.backfill import MAX_EPOCHS, Epoch, Seq
+from stream.sync import sync_path
 
 MAX_CONSUMERS = 64
 MAX_FILE_BYTES = 16 << 20
@@ -150,7 +150,7 @@ class Consumers:
                 file.flush()
                 os.fsync(file.fileno())
             new.replace(self._path)
-            sync_folder(self._path.parent)
+            sync_path(self._path.parent)
         except OSError as error:
             self._complain("%s could not be saved: %s", self._path, error)
 

@@ -25,6 +25,7 @@ from pathlib import Path
 from stream.backfill import Row
 from stream.pair import MAX_EYE_BYTES
 from stream.ranges import Ranges
+from stream.sync import sync_path
 
 PAGE_BYTES = 4096
 """Small pages: 2 % are wasted on 358 kB, and what one flipped bit can take with it is small."""
@@ -162,7 +163,7 @@ class Segment:
             if self._new:  # an empty database beside a log would make SQLite throw the log away
                 for descriptor in self._files:
                     os.fsync(descriptor)
-                sync_folder(self.path.parent)
+                sync_path(self.path.parent)
                 self._new = False
             elif self._files:
                 os.fdatasync(self._files[-1])
@@ -183,7 +184,7 @@ class Segment:
             self.sealed = True
         if self._dropped.is_set():  # meanwhile, by its old name
             self.drop()
-        sync_folder(plain.parent)
+        sync_path(plain.parent)
 
     def drop(self) -> None:
         """Delete it; its room is free at once, though a connection may still be open."""
@@ -246,15 +247,6 @@ def is_full(error: Exception) -> bool:
 def is_not_now(error: sqlite3.Error) -> bool:
     """Whether an error says nothing about the data: asked again, the answer may be another."""
     return _code(error) in _NOT_NOW
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in a folder survive a power cut; raises OSError."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _connect(path: Path) -> sqlite3.Connection:

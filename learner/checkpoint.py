@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from learner.errors import LearnerError
+from stream.sync import sync_path
 
 _TENSORS, _STATE, _SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
 
@@ -32,7 +32,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         path.mkdir()
         _write(path, state)
         for written in (*path.iterdir(), path, path.parent):
-            sync(written)
+            sync_path(written)
     except (OSError, SafetensorError) as error:
         raise OSError(f"{path} cannot be written ({error}): make room on its disk, then start again") from error
 
@@ -96,12 +96,3 @@ def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
     if "$array" in value:
         return tensors[value["$array"]].numpy()
     return {key: _restore(item, tensors) for key, item in value["$dict"]}
-
-
-def sync(path: Path) -> None:
-    """Flush a file or a folder's entries to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from buffer.store import Commit, Store, StoreError, StoreReader
-from learner.checkpoint import load_checkpoint, save_checkpoint, sync
+from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.errors import LearnerError
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics
@@ -30,6 +30,7 @@ from stream import codec
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair
 from stream.source import Cursor, Source
+from stream.sync import sync_path
 
 log = logging.getLogger(__name__)
 
@@ -122,7 +123,7 @@ class Committer:
         """In the writer's thread: first the folder, then the commit that names it."""
         if not self._folder.is_dir():
             self._folder.mkdir()
-            sync(self._folder.parent)
+            sync_path(self._folder.parent)
         save_checkpoint(self._folder / note.folder, state)
         self._store.commit(state["memory"]["keys"], msgspec.json.encode(note)).result()
         _sweep(self._store, self._folder)

@@ -1,6 +1,6 @@
 """Curves of a run as inline SVG, drawn by matplotlib without pyplot, so that nothing global is opened or left open.
 
-Ink and series are drawn in placeholder colours and handed to the page as CSS variables: one figure serves light and dark.
+Ink and series are drawn in stand-in colours and handed to the page as CSS variables: one figure serves light and dark.
 A long trace is shown as its mean over at most BINS bins, in a band from the bin's least to its greatest value.
 """
 
@@ -24,7 +24,7 @@ INCHES = (4.4, 2.3)
 MARGINS = {"left": 0.13, "right": 0.98, "top": 0.87, "bottom": 0.2}
 """The same in every figure, so that neighbours on the page line up."""
 ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": "#040404", "trace": "#050505"}
-"""What a line means, and the placeholder it is drawn in; the page's style gives each role a colour."""
+"""What a line means, and the stand-in it is drawn in; the page's style gives each role a colour."""
 _RC: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "axes.titlesize": 9.5}
 
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
@@ -100,6 +100,6 @@ def _svg(figure: Figure) -> str:
     svg = re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
     )
-    for role, placeholder in ROLES.items():
-        svg = svg.replace(placeholder, f"var(--{role})")
+    for role, stand_in in ROLES.items():
+        svg = svg.replace(stand_in, f"var(--{role})")
     return svg

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from learner.album import Album
-from learner.checkpoint import sync
 from learner.config import LearnerConfig, differences, from_plain, to_plain
 from learner.errors import SettingsError
+from stream.sync import sync_path
 
 
 class RunDirectory:
@@ -126,7 +126,7 @@ def _create(path: Path, config: LearnerConfig) -> None:
         path.mkdir(parents=True, exist_ok=True)
         replace_file(path / "config.json", f"{text}\n".encode())
         for folder in (path, *(made.parent for made in missing)):
-            sync(folder)
+            sync_path(folder)
     except OSError as error:
         raise SettingsError(f"--run-dir {path} cannot be written ({error.strerror}): choose another one") from error
 

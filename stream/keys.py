@@ -22,6 +22,7 @@ import zmq
 from zmq.utils import z85
 
 from stream.errors import StreamError
+from stream.sync import sync_path
 
 log = logging.getLogger(__name__)
 
@@ -128,7 +129,7 @@ def forget(folder: Path, name: str) -> None:
     path = folder / "trusted" / f"{check_name(name)}.public"
     try:
         path.unlink()
-        _sync_folder(path.parent)
+        sync_path(path.parent)
     except FileNotFoundError as error:
         raise KeysError(f"nobody is trusted as {name}: `python -m stream keys list` shows who is") from error
     except OSError as error:
@@ -205,14 +206,6 @@ def _publish(path: Path, key: str, mode: int, *, replace: bool) -> None:
                     path.hardlink_to(draft)
         finally:
             Path(draft).unlink(missing_ok=True)
-        _sync_folder(path.parent)
+        sync_path(path.parent)
     except OSError as error:
         raise KeysError(f"{path} cannot be written: {error.strerror}: choose another folder with --keys") from error
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

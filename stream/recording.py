@@ -26,6 +26,7 @@ from stream.pair import Codec, EncodedPair, Header
 from stream.payload import COMPRESSED, HEADER, RAW, header_data, jpeg_data, pixels_data
 from stream.recording_reader import Eyes, RecordingReader
 from stream.source import Cursor
+from stream.sync import sync_path
 
 CHUNK_BYTES = 1 << 20
 """What a damaged place can cost, and what is lost of a file whose writer is killed."""
@@ -47,7 +48,7 @@ class RecordingWriter:
         self._file = path.open("xb", buffering=0)
         try:
             self._mcap = McapWriter(self._file)
-            _sync_folder(path.parent)
+            sync_path(path.parent)
         except BaseException:
             self._file.close()
             path.unlink()
@@ -256,12 +257,3 @@ def _images(pair: EncodedPair) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]
         pixels_data(decoded.left, header.left_ns, frames[0]),
         pixels_data(decoded.right, header.right_ns, frames[1]),
     )
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a new file's name durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

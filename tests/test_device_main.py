@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from running import ROOT, WAIT_S, Running, environment, running
 
 from device.__main__ import main
 from device.head import find_heads
@@ -31,60 +29,16 @@ from stream.errors import EndOfStream
 from stream.pair import EncodedPair
 from stream.subscriber import Subscriber
 
-ROOT = Path(__file__).parents[1]
-WAIT_S = 60.0  # generous: the machine may be busy; nothing here is judged by its speed
 SMALL = ("--size", "128x96", "--places", "2")
 
 
-@dataclass
-class Rig:
-    """A running `python -m device` bound to a free port."""
-
-    process: subprocess.Popen[str]
-    said: list[str] = field(default_factory=list)
-
-    def endpoint(self) -> str:
-        """The address it says at its start."""
-        deadline_s = time.monotonic() + WAIT_S
-        while time.monotonic() < deadline_s:
-            match = re.search(r"bind=(tcp://\S+:\d+)", "".join(self.said))
-            if match:
-                return match[1]
-            assert self.process.poll() is None, "".join(self.said)
-            time.sleep(0.02)
-        raise AssertionError(f"no address in {self.said}")
-
-    def end(self) -> tuple[int, str]:
-        """Exit code and standard output."""
-        assert self.process.stdout is not None
-        output = self.process.stdout.read()
-        return self.process.wait(WAIT_S), output
+def rig(*arguments: str) -> AbstractContextManager[Running]:
+    return running("device", "--bind", "tcp://127.0.0.1:0", *arguments)
 
 
-@contextmanager
-def rig(*arguments: str) -> Iterator[Rig]:
-    command = [sys.executable, "-m", "device", "--bind", "tcp://127.0.0.1:0", *arguments]
-    process = subprocess.Popen(
-        command, cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    running = Rig(process)
-    errors = process.stderr
-    assert errors is not None
-    reader = threading.Thread(target=lambda: running.said.extend(errors), daemon=True)
-    reader.start()
-    try:
-        yield running
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
-
-
-def environment() -> dict[str, str]:
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+def address(device: Running) -> str:
+    """Where it says at its start that it is."""
+    return device.saying(r"bind=(tcp://\S+:\d+)")[1]
 
 
 def run(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -123,7 +77,7 @@ def test_every_pair_of_a_drive_arrives_once_with_the_bytes_of_its_files(shared_d
     expected = files_of(folder)
     with (
         rig("--camera", dir_of(folder), "--fps", fps, "--name", "rig-1", "--json") as device,
-        Subscriber([device.endpoint()], end_on_bye=True) as subscriber,
+        Subscriber([address(device)], end_on_bye=True) as subscriber,
     ):
         pairs = received(subscriber)
         code, output = device.end()
@@ -144,7 +98,7 @@ def test_of_a_still_view_hardly_anything_is_sent_and_the_rest_is_counted(shared_
     folder = shared_data / "stereo" / "euroc_still"
     with (
         rig("--camera", dir_of(folder), "--fps", "0", "--json") as device,
-        Subscriber([device.endpoint()], end_on_bye=True) as subscriber,
+        Subscriber([address(device)], end_on_bye=True) as subscriber,
     ):
         pairs = received(subscriber)
         code, output = device.end()
@@ -158,7 +112,7 @@ def test_of_a_still_view_hardly_anything_is_sent_and_the_rest_is_counted(shared_
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_ctrl_c_ends_a_live_stream_with_bye_and_exit_code_0(number: signal.Signals) -> None:
     with rig("--camera", "sim", *SMALL, "--dedupe-threshold", "5") as device:
-        with Subscriber([device.endpoint()], end_on_bye=True) as subscriber:
+        with Subscriber([address(device)], end_on_bye=True) as subscriber:
             pairs = received(subscriber, at_least=2)
             device.process.send_signal(number)
             received(subscriber)  # ends by the device's bye
@@ -170,7 +124,7 @@ def test_ctrl_c_ends_a_live_stream_with_bye_and_exit_code_0(number: signal.Signa
 
 def test_ctrl_c_while_nobody_listens_ends_at_once() -> None:
     with rig("--camera", "sim", *SMALL, "--fps", "0") as device:
-        device.endpoint()
+        address(device)
         device.process.send_signal(signal.SIGINT)
         code, _ = device.end()
     assert code == 0
@@ -180,7 +134,7 @@ def test_a_simulated_walk_of_a_given_length_arrives_whole_and_lossless() -> None
     arguments = ("--camera", "sim", *SMALL, "--fps", "0", "--count", "25", "--codec", "lz4", "--max-silence-s", "inf")
     with (
         rig(*arguments, "--audit-share", "1", "--json") as device,
-        Subscriber([device.endpoint()], end_on_bye=True) as subscriber,
+        Subscriber([address(device)], end_on_bye=True) as subscriber,
     ):
         pairs = received(subscriber)
         code, output = device.end()
@@ -206,7 +160,7 @@ def test_what_a_killed_rig_had_kept_comes_to_the_learner_from_the_next_one(tmp_p
         device.process.wait()
     ((epoch, past),) = find_heads(tmp_path).items()
     with rig(*flags) as device:
-        with Subscriber([device.endpoint()], consumer="one") as subscriber:
+        with Subscriber([address(device)], consumer="one") as subscriber:
             pairs: list[EncodedPair] = []
             while sum(pair.header.epoch == epoch for pair in pairs) < past.head:
                 pairs += received(subscriber, at_least=1)
@@ -223,7 +177,7 @@ FINITE = ("--camera", "sim", *SMALL, "--fps", "0", "--count", "30", "--dedupe-th
 
 
 def test_a_recording_ends_when_its_learner_has_made_every_pair_durable() -> None:
-    with rig(*FINITE) as device, Subscriber([device.endpoint()], consumer="one", end_on_bye=True) as subscriber:
+    with rig(*FINITE) as device, Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
         pairs = received(subscriber)
         wait_until(lambda: f"durable with: one ({len(pairs)} pairs)" in "".join(device.said))
         assert device.process.poll() is None
@@ -235,9 +189,9 @@ def test_a_recording_ends_when_its_learner_has_made_every_pair_durable() -> None
 
 def test_a_learner_that_comes_back_after_the_end_of_a_recording_gets_what_it_had_not_made_durable() -> None:
     with rig(*FINITE) as device:
-        with Subscriber([device.endpoint()], consumer="one", end_on_bye=True) as subscriber:
+        with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
             first = received(subscriber)
-        with Subscriber([device.endpoint()], consumer="one", end_on_bye=True) as subscriber:
+        with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
             assert received(subscriber) == first
             subscriber.acknowledge(subscriber.cursor())
             assert device.end()[0] == 0
@@ -246,7 +200,7 @@ def test_a_learner_that_comes_back_after_the_end_of_a_recording_gets_what_it_had
 @pytest.mark.parametrize("way", ["ctrl-c", "silence"])
 def test_a_recording_does_not_wait_for_its_learner_after_ctrl_c_or_a_long_silence(way: str) -> None:
     with rig(*FINITE, "--linger-s", "3600" if way == "ctrl-c" else "1") as device:
-        with Subscriber([device.endpoint()], consumer="one", end_on_bye=True) as subscriber:
+        with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
             assert received(subscriber)
             wait_until(lambda: "durable with: one" in "".join(device.said))
             if way == "ctrl-c":
@@ -261,13 +215,13 @@ def test_a_temporary_spool_goes_with_its_process_and_that_of_a_killed_one_with_t
     stranger = tmp_path / "babyagent-spool-stranger"
     stranger.mkdir()
     with rig("--camera", "sim", *SMALL) as device:
-        device.endpoint()
+        address(device)
         (killed,) = (path for path in tmp_path.iterdir() if path != stranger)
         assert f"spool={killed}" in "".join(device.said)
         device.process.kill()
         device.process.wait()
     with rig("--camera", "sim", *SMALL) as device:
-        device.endpoint()
+        address(device)
         assert not killed.exists()
         device.process.send_signal(signal.SIGINT)
         assert device.end()[0] == 0
@@ -276,7 +230,7 @@ def test_a_temporary_spool_goes_with_its_process_and_that_of_a_killed_one_with_t
 
 def test_without_a_spool_a_learner_that_comes_late_does_not_get_what_it_missed() -> None:
     with rig("--camera", "sim", *SMALL, "--spool", "none", "--fps", "50", "--dedupe-threshold", "5") as device:
-        endpoint = device.endpoint()
+        endpoint = address(device)
         with Subscriber([endpoint]) as subscriber:
             received(subscriber, at_least=3)
         with Subscriber([endpoint]) as subscriber:
@@ -299,7 +253,7 @@ def test_metrics_are_served_while_it_runs() -> None:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     with rig("--camera", "sim", *SMALL, "--metrics-port", str(port)) as device:
-        with Subscriber([device.endpoint()]) as subscriber:
+        with Subscriber([address(device)]) as subscriber:
             received(subscriber, at_least=1)
             with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
@@ -326,15 +280,6 @@ def unequal(tmp_path: Path) -> Path:
             for index in range(number):
                 cv2.imwrite(str(tmp_path / kind / eye / f"{index}.jpg"), np.full((48, width, 3), 90, np.uint8))
     return tmp_path
-
-
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """The command takes SIGINT and SIGTERM; pytest gets them back."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
 
 
 @pytest.mark.parametrize(

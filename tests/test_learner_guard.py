@@ -16,11 +16,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.datasets import load_sample_images
-from test_learner_loop import digest, leaves, trained, weights
+from test_learner_loop import digest, gone_on, leaves, trained, weights
 from tiny_learner import CANVAS, EPOCH, TINY, make_pairs, tiny_learner
 from torch import Tensor
 
-from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.config import LearnerConfig
 from learner.errors import Collapsed, SettingsError
 from learner.guard import Guard, GuardConfig, sign
@@ -270,15 +269,5 @@ def test_a_replay_rolls_back_alike() -> None:
 @pytest.mark.parametrize("cut", [3, 6, 11])
 def test_a_learner_saved_and_loaded_around_a_rollback_goes_on_as_if_never_stopped(cut: int, tmp_path: Path) -> None:
     """Before the first one, at the pair after which it comes, and between two."""
-    make = partial(tiny_learner, COLLAPSING)
-    whole, before, after = make(), make(), make()
-    pairs = make_pairs(28)
-    trained(before, pairs[:cut])
-    save_checkpoint(tmp_path / "state", before.state_dict())
-    state = load_checkpoint(tmp_path / "state")
-    after.load_state_dict(state, [pairs[key] for key in state["memory"]["keys"]])
-    assert digest(after) == digest(before)
-    for learner, rest in ((after, pairs[cut:]), (whole, pairs)):
-        trained(learner, rest)
-    assert digest(after) == digest(whole)
+    after = gone_on(partial(tiny_learner, COLLAPSING), make_pairs(28), cut, tmp_path / "state")
     assert after.guard.rollbacks > 5

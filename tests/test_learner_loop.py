@@ -106,17 +106,21 @@ def test_what_else_uses_torch_does_not_change_the_weights() -> None:
 @pytest.mark.parametrize("cut", [0, 5, 16, 39])
 def test_a_learner_saved_and_loaded_anywhere_goes_on_as_if_never_stopped(cut: int, tmp_path: Path) -> None:
     """Through real files, cut before the first step, before the reservoir is full, and after."""
-    whole, before, after = tiny_learner(), tiny_learner(), tiny_learner()
-    pairs = make_pairs(60)
+    assert gone_on(tiny_learner, make_pairs(60), cut, tmp_path / "state").steps == 30
+
+
+def gone_on(make: Callable[[], Learner], pairs: list[EncodedPair], cut: int, path: Path) -> Learner:
+    """A learner that was saved there behind `cut` pairs and loaded; it ends as one does that was never stopped."""
+    whole, before, after = make(), make(), make()
     trained(before, pairs[:cut])
-    save_checkpoint(tmp_path / "state", before.state_dict())
-    state = load_checkpoint(tmp_path / "state")
+    save_checkpoint(path, before.state_dict())
+    state = load_checkpoint(path)
     after.load_state_dict(state, [pairs[key] for key in state["memory"]["keys"]])
     assert digest(after) == digest(before)
     for learner, rest in ((after, pairs[cut:]), (whole, pairs)):
         trained(learner, rest)
     assert digest(after) == digest(whole)
-    assert after.steps == 30
+    return after
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0, 4.0, 10.0])

@@ -81,15 +81,6 @@ def free_port() -> int:
     return port
 
 
-@pytest.fixture
-def own_signals() -> Iterator[None]:
-    """The command takes SIGINT and SIGTERM; pytest gets them back."""
-    before = [(number, signal.getsignal(number)) for number in (signal.SIGINT, signal.SIGTERM)]
-    yield
-    for number, handler in before:
-        signal.signal(number, handler)
-
-
 def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> None:
     """No device yet; then one; Ctrl-C; the same command again, ended by SIGTERM; metrics meanwhile."""
     run, stream_port, metrics_port = tmp_path / "run", free_port(), free_port()

@@ -296,7 +296,7 @@ def test_a_curve_takes_its_colours_from_the_page() -> None:
     svg = race("set: k-NN", {"student": points, "teacher": points})
     assert "var(--student)" in svg
     assert "var(--teacher)" in svg
-    assert not re.search(r"#0[1-5]0[1-5]0[1-5]", svg), "no placeholder is left"
+    assert not re.search(r"#0[1-5]0[1-5]0[1-5]", svg), "no stand-in is left"
 
 
 def test_a_race_of_many_probes_draws_a_bounded_number_of_points() -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import pytest
 from recorded import EPOCH, NEXT_EPOCH, made, names, recorded, some
+from running import WAIT_S, running
 
 from device.spool import Spool
 from stream.command import COMMANDS, run
@@ -32,63 +29,10 @@ from stream.replay_command import replay
 from stream.source import Cursor, IteratorSource
 from stream.subscriber import Subscriber
 
-ROOT = Path(__file__).parents[1]
 LOOPBACK = "tcp://127.0.0.1:0"
-WAIT_S = 60.0  # generous: the machine may be busy; nothing here is judged by its speed
 
 
-@dataclass
-class Command:
-    """A running `python -m stream`."""
-
-    process: subprocess.Popen[str]
-    said: list[str] = field(default_factory=list)
-
-    def saying(self, pattern: str) -> re.Match[str]:
-        """Wait until it says this."""
-        deadline_s = time.monotonic() + WAIT_S
-        while True:
-            match = re.search(pattern, "".join(self.said))
-            if match:
-                return match
-            assert self.process.poll() is None, "".join(self.said)
-            assert time.monotonic() < deadline_s, "".join(self.said)
-            time.sleep(0.02)
-
-    def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
-        """Exit code and standard output, after a signal where one is given."""
-        if number is not None:
-            self.process.send_signal(number)
-        assert self.process.stdout is not None
-        output = self.process.stdout.read()
-        return self.process.wait(WAIT_S), output
-
-
-@contextmanager
-def command(*words: str, file_limit_bytes: int | None = None) -> Iterator[Command]:
-    limit = [] if file_limit_bytes is None else ["prlimit", f"--fsize={file_limit_bytes}"]
-    process = subprocess.Popen(
-        [*limit, sys.executable, "-m", "stream", *words],
-        cwd=ROOT,
-        env=os.environ | {"PYTHONUNBUFFERED": "1"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    running = Command(process)
-    errors = process.stderr
-    assert errors is not None
-    reader = threading.Thread(target=lambda: running.said.extend(errors), daemon=True)
-    reader.start()
-    try:
-        yield running
-    finally:
-        process.kill()
-        process.wait()
-        reader.join()
-        for pipe in (process.stdout, process.stderr):
-            assert pipe is not None
-            pipe.close()
+command = partial(running, "stream")
 
 
 def said(*words: str) -> str:
@@ -190,14 +134,14 @@ def test_a_rig_that_starts_again_goes_on_in_the_same_recording(tmp_path: Path) -
     path = tmp_path / "walk.mcap"
     with rig() as publisher:
         endpoint = publisher.endpoint
-        with command("record", "--out", str(path), "--connect", endpoint) as running:
+        with command("record", "--out", str(path), "--connect", endpoint) as reader:
             publish(publisher, some(5))
             until(lambda: has(path, 5))
             publisher.close()
             with rig(NEXT_EPOCH, endpoint) as again:
                 publish(again, some(7, epoch=NEXT_EPOCH))
                 until(lambda: has(path, 12))
-            code, _ = running.end(signal.SIGINT)
+            code, _ = reader.end(signal.SIGINT)
     assert code == 0
     assert pairs_in(path) == some(5) + some(7, epoch=NEXT_EPOCH)
 
@@ -483,10 +427,10 @@ def test_exit_codes_tell_wrong_settings_from_what_failed_on_the_way(tmp_path: Pa
     empty = tmp_path / "empty.mcap"
     empty.write_bytes(b"")
     for words, expected in ((["info", "NOWHERE.mcap"], 2), (["recover", str(empty), str(tmp_path / "out.mcap")], 1)):
-        with command(*words) as running:
-            code, output = running.end()
+        with command(*words) as reader:
+            code, output = reader.end()
         assert (code, output) == (expected, "")
-        assert "".join(running.said).splitlines()[-1].startswith("error: ")
+        assert "".join(reader.said).splitlines()[-1].startswith("error: ")
 
 
 @pytest.mark.parametrize("name", [*COMMANDS, "keys"])
