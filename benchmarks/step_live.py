@@ -105,6 +105,7 @@ class LiveLearner:
                 folder / "checkpoints",
                 clock=time.perf_counter,
                 metrics=LearnerMetrics(),
+                publish=lambda _state: None,
             )
         )
         self._events = learn(self.learner, self.source, clock=time.perf_counter, keep=self._keep)

@@ -32,6 +32,7 @@ from learner.follower import follow
 from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics, served
+from learner.outlet import Outlet
 from learner.ranks import World, joined, world_of
 from learner.report import number, write_report
 from learner.rundir import RunDirectory
@@ -193,13 +194,23 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         metrics.registry.register(MemoryMetrics(learner))
         if isinstance(source, Subscriber):
             metrics.registry.register(StreamMetrics.of(source))
-        committer = Committer(learner, source, store, directory.checkpoints, clock=time.monotonic, metrics=metrics)
+        outlet = Outlet(learner, directory.export, metrics=metrics)
+        committer = Committer(
+            learner,
+            source,
+            store,
+            directory.checkpoints,
+            clock=time.monotonic,
+            metrics=metrics,
+            publish=outlet.offer,
+        )
         service = Service(
             learner,
             source,
             directory,
             controls,
             committer=stack.enter_context(committer),
+            outlet=outlet,
             limits=process.limits,
             metrics=metrics,
             screen=screen,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from types import TracebackType
@@ -47,7 +47,8 @@ class Note(msgspec.Struct, frozen=True):
 class Committer:
     """Commits a learner and acknowledges to its source; driven by the training thread, between two steps. Context manager.
 
-    folder: of the states. One commit is in flight at a time.
+    folder: of the states. One commit is in flight at a time. publish: given each state that has become durable, in the writer's
+    thread, before another is copied.
     """
 
     def __init__(
@@ -59,6 +60,7 @@ class Committer:
         *,
         clock: Callable[[], float],
         metrics: LearnerMetrics,
+        publish: Callable[[Mapping[str, Any]], None],
     ) -> None:
         self._learner = learner
         self._source = source
@@ -66,17 +68,19 @@ class Committer:
         self._folder = folder
         self._clock = clock
         self._metrics = metrics
+        self._publish = publish
         self._number = max((commit.number for commit in store.commits()), default=0)
         self._copies: dict[str, Tensor] = {}
         _copied(learner.state_dict(), self._copies)  # memory is found for the copy now, not while training stops
         self._started_s = 0.0
         self._flight: Future[Note] | None = None
+        self._publishing: Future[None] | None = None
         self._writer = ThreadPoolExecutor(1, "commit")
 
     @property
     def in_flight(self) -> bool:
-        """Whether a commit was begun that is not settled."""
-        return self._flight is not None
+        """Whether a commit was begun that is not settled, or its state still being published."""
+        return self._flight is not None or (self._publishing is not None and not self._publishing.done())
 
     def keep(self, key: int, pair: EncodedPair) -> None:
         """Store a pair that went into memory. Raises StoreError once the store cannot be written."""
@@ -84,11 +88,14 @@ class Committer:
 
     def begin(self) -> None:
         """Copy the state; everything else happens beside training. Only while no commit is in flight."""
+        if self._publishing is not None:
+            self._publishing.result()  # its state is about to be written over
         self._started_s = self._clock()
         self._number += 1
         state = _copied(self._learner.state_dict(), self._copies)
         note = Note(f"commit-{self._number:06d}-step-{self._learner.steps}", self._source.cursor())
-        self._flight = self._writer.submit(self._write, note, state)
+        self._flight = flight = self._writer.submit(self._write, note, state)
+        self._publishing = self._writer.submit(self._publish_durable, flight, state)
         self._metrics.pause_seconds.observe(self._clock() - self._started_s)
 
     def settle(self, *, wait: bool = False) -> None:
@@ -102,10 +109,12 @@ class Committer:
         self._source.acknowledge(note.cursor)
 
     def finish(self) -> None:
-        """Commit the present state, and return once it is durable and acknowledged. Raises what ended it."""
+        """Commit the present state, and return once it is durable, acknowledged and published. Raises what ended it."""
         self.settle(wait=True)
         self.begin()
         self.settle(wait=True)
+        if self._publishing is not None:
+            self._publishing.result()
 
     def close(self) -> None:
         """Let the commit in flight end; idempotent."""
@@ -128,6 +137,11 @@ class Committer:
         self._store.commit(state["memory"]["keys"], msgspec.json.encode(note)).result()
         _sweep(self._store, self._folder)
         return note
+
+    def _publish_durable(self, flight: Future[Note], state: dict[str, Any]) -> None:
+        """In the writer's thread, behind its commit, which `settle` acknowledges meanwhile."""
+        if flight.exception() is None:
+            self._publish(state)
 
 
 def restore(learner: Learner, store: Store, folder: Path) -> Cursor | None:

@@ -15,6 +15,7 @@ import torch
 
 from buffer.store import StoreReader
 from learner.commit import read
+from learner.config import to_plain
 from learner.errors import SettingsError
 from learner.export import export_encoder
 from learner.loop import Learner, StepReport
@@ -45,5 +46,5 @@ def export(learner: Learner, folder: Path, figures: dict[str, Any]) -> list[Path
     paths = []
     for name, encoder in learner.objective.encoders().items():
         paths.append(folder / f"cooldown-{name}.safetensors")
-        export_encoder(encoder, paths[-1], figures=figures)
+        export_encoder(encoder, paths[-1], figures=figures, settings=to_plain(learner.config))
     return paths

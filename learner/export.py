@@ -1,36 +1,43 @@
-"""The backbone for others: safetensors that `timm.create_model(..., checkpoint_path=...)` loads, with a model card beside it."""
+"""The backbone for others: safetensors that `timm.create_model(..., checkpoint_path=...)` loads, and its model card."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import save
+from torch import Tensor
 
+from learner.card import Card, card_of, markdown, plain
 from learner.encoder import Encoder
 from learner.rundir import replace_file
 
 
-def export_encoder(encoder: Encoder, path: Path, *, figures: dict[str, Any]) -> str:
-    """Write the backbone's weights to `path` (.safetensors) and a card `path`.json with `figures`, both atomically.
+def export_encoder(
+    encoder: Encoder,
+    path: Path,
+    *,
+    figures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> Card:
+    """Write a backbone to `path` (.safetensors), and its card to .json and .md; each file is replaced as a whole.
 
-    Returns the line of Python that loads them.
+    weights: the backbone's at an earlier instant; None takes those it has now. figures, settings: as in `card_of`. Returns
+    the card, whose sha256 tells which weights it is of. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    arguments = encoder.config.timm_arguments() | {"dynamic_img_size": True}
-    settings = "".join(f", {name}={value!r}" for name, value in arguments.items())
-    line = f"timm.create_model({encoder.config.backbone!r}, checkpoint_path={path.name!r}{settings})"
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in encoder.backbone.state_dict().items()}
-    replace_file(path, save(weights, metadata={"format": "pt"}))
-    card = {
-        "load": line,
-        "backbone": encoder.config.backbone,
-        "arguments": arguments,
-        "mean": encoder.mean.flatten().tolist(),
-        "std": encoder.std.flatten().tolist(),
-        "input": "RGB in [0, 1], minus mean, over std; height and width in multiples of the patch size",
-        "figures": figures,
-    }
-    replace_file(path.with_suffix(".json"), (json.dumps(card, indent=2) + "\n").encode())
-    return line
+    tensors = encoder.backbone.state_dict() if weights is None else weights
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+    replace_file(path, data)
+    card = card_of(path.stem, encoder, data, figures=figures, settings=settings)
+    write_card(path, card)
+    return card
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Write the card of the weights `path`. Raises OSError."""
+    replace_file(path.with_suffix(".json"), (json.dumps(plain(card), indent=2, allow_nan=False) + "\n").encode())
+    replace_file(path.with_suffix(".md"), markdown(card).encode())

@@ -77,6 +77,9 @@ class LearnerMetrics:
         )
         self.stalest = self._gauge("stalest_score_steps", "Age of the oldest score in memory, in steps.")
         self.disk_free = self._gauge("disk_free_bytes", "Free on the disk of the run's folder.")
+        self.exported_step = self._gauge(
+            "exported_step", "The step of the newest good weights in the run's export folder."
+        )
         self.probe_rank = self._gauge(
             "probe_effective_rank", "RankMe of the last probe's features, 1 to their width.", "control", "encoder"
         )

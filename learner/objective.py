@@ -88,6 +88,9 @@ class Objective(Protocol):
     def look(self, batch: Batch, generator: Generator) -> Look:
         """The views of a batch, without training on them."""
 
+    def named_modules(self) -> Iterable[tuple[str, nn.Module]]:
+        """Each part by its place in `state_dict`; `nn.Module` brings it."""
+
     def to(self, device: torch.device) -> Self:
         """Move the networks and the state there; `nn.Module` brings it."""
 

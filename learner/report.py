@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from learner.card import PROBES
 from learner.errors import LearnerError
 from learner.figures import Points, race, trace
 from learner.pictures import crop_colour, gaussian, heat, photo, window
@@ -39,7 +40,6 @@ TILES = {
     "duty_cycle": "share of the time training",
 }
 """The figures at the head of the page, and what they are."""
-PROBES = {"knn": "k-NN", "knn_10pct": "k-NN, 10 % bank", "linear": "linear"}
 TITLES = {
     "loss": "Loss",
     "kl": "KL of student from teacher, nats",

@@ -17,9 +17,9 @@ from learner.commit import Committer
 from learner.control import ControlSet
 from learner.encoder import Encoder
 from learner.errors import Diverged, SettingsError
-from learner.export import export_encoder
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics
+from learner.outlet import Outlet
 from learner.probe import run_probe
 from learner.rundir import RunDirectory
 from learner.screen import Screen
@@ -90,6 +90,7 @@ class Service:
         controls: Sequence[ControlSet],
         *,
         committer: Committer,
+        outlet: Outlet,
         limits: Limits,
         metrics: LearnerMetrics,
         screen: Screen,
@@ -102,6 +103,7 @@ class Service:
         self.directory = directory
         self.controls = controls
         self.committer = committer
+        self.outlet = outlet
         self.limits = limits
         self.metrics = metrics
         self.screen = screen
@@ -110,6 +112,7 @@ class Service:
         self._stop = stop
         self._busy_s = 0.0
         self._waited_s = 0.0
+        self._probed: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._started_s = clock()
         self._first_pair_s: float | None = None
         self._received_before = 0
@@ -181,6 +184,7 @@ class Service:
             result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
         line = {"step": self.learner.steps, "seconds": self._elapsed(), "set": control.name, "who": name}
         self.directory.append("probes", line | result)
+        self._note_probes([line | result])
         accuracies = {kind: result[kind] for kind in ACCURACIES}
         self.metrics.probed(self.learner.steps, control.name, name, accuracies, result["rankme"])
         self.screen.say(
@@ -188,11 +192,20 @@ class Service:
             f"k-NN {result['knn']:.3f}  linear {result['linear']:.3f}"
         )
 
+    def _note_probes(self, lines: Sequence[dict[str, Any]]) -> None:
+        """Keep the first and the last of each set and encoder for the cards of the weights."""
+        for line in lines:
+            key = line["set"], line["who"]
+            self._probed[key] = [*self._probed.get(key, [])[:1], line]
+        kept = [line for probes in self._probed.values() for line in probes]
+        self.outlet.probed(probe_figures(sorted(kept, key=lambda line: line["step"])))
+
     def _resume(self) -> None:
         if self.learner.received:
             self.screen.say(f"resumed at step {self.learner.steps}")
         # Before the first step everything is measured anew: a probe may have been cut.
         self.directory.rewind(self.learner.steps or -1)
+        self._note_probes(self.directory.lines("probes"))
         lines = self.directory.lines("steps")
         self._started_s = self._clock() - (lines[-1]["seconds"] if lines else 0.0)
         self._received_before, self._samples_before = self.learner.received, self.learner.samples
@@ -271,8 +284,8 @@ class Service:
         summary["samples_per_s"] = round(trained / active_s, 2) if active_s else 0.0
         summary["duty_cycle"] = round(self._busy_s / active_s, 4) if active_s else 0.0
         self.screen.doing("writing pictures and weights")
-        for name, encoder in learner.objective.encoders().items():
-            export_encoder(encoder, self.directory.export / f"{name}.safetensors", figures=summary)
+        if said := self.outlet.conclude(summary):
+            self.screen.say(said)
         self.directory.write_summary(summary)
         return summary
 
@@ -320,9 +333,12 @@ def summarise(learner: Learner, directory: RunDirectory, source: Source, seconds
             "untrained": tally.untrained,
             "quarantined": tally.quarantined,
         },
-        "probe": probe_table(probes),
-        "probed_steps": [line["step"] for line in (*probes[:1], *probes[-1:])],
-    }
+    } | probe_figures(probes)
+
+
+def probe_figures(lines: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the probes say of a run: the first and the last of each set, and the steps of the first and the last of all."""
+    return {"probe": probe_table(lines), "probed_steps": [line["step"] for line in (*lines[:1], *lines[-1:])]}
 
 
 def probe_table(lines: Sequence[dict[str, Any]]) -> dict[str, dict[str, dict[str, float]]]:

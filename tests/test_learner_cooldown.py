@@ -63,7 +63,7 @@ def test_a_branch_changes_nothing_of_its_run_but_what_it_exports(run: Path) -> N
     said = json.loads(cool(run, "--steps", "5", "--json"))
     after = contents(run)
     assert {name: after[name] for name in before} == before
-    made = {f"export/cooldown-{who}.{kind}" for who in ("student", "teacher") for kind in ("safetensors", "json")}
+    made = {f"export/cooldown-{who}.{kind}" for who in ("student", "teacher") for kind in ("safetensors", "json", "md")}
     assert set(after) - set(before) == made
     assert (said["from_step"], said["cooldown_steps"]) == (12, 5)
     card = json.loads(after["export/cooldown-student.json"])

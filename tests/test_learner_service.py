@@ -26,6 +26,7 @@ from learner.errors import NonFiniteLoss
 from learner.guard import GuardConfig
 from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
+from learner.outlet import Outlet
 from learner.report import write_report
 from learner.rundir import RunDirectory
 from learner.screen import Screen
@@ -74,13 +75,17 @@ class Run:
             cursor = restore(self.learner, store, self.directory.checkpoints)
             source = Acknowledging(self.pairs, cursor) if isinstance(self.pairs, list) else self.pairs
             folder, clock = self.directory.checkpoints, self.clock
-            with Committer(self.learner, source, store, folder, clock=clock, metrics=metrics) as committer:
+            outlet = Outlet(self.learner, self.directory.export, metrics=metrics)
+            with Committer(
+                self.learner, source, store, folder, clock=clock, metrics=metrics, publish=outlet.offer
+            ) as committer:
                 service = Service(
                     self.learner,
                     source,
                     self.directory,
                     self.controls,
                     committer=committer,
+                    outlet=outlet,
                     limits=self.limits,
                     metrics=metrics,
                     screen=Screen(Console(file=self.text), clock),
