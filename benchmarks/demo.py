@@ -100,7 +100,7 @@ def _rig_flags(settings: DemoSettings) -> list[str]:
 
 def _learner_flags(settings: DemoSettings, run: Path, places: Path, endpoint: str) -> list[str]:
     return [
-        *("--preset", "cpu", "--connect", endpoint, "--run-dir", str(run), "--metrics-port", "0"),
+        *("--preset", "cpu", "--connect", endpoint, "--run-dir", str(run), "--http-port", "0"),
         *("--train-s", str(settings.train_s), "--probe-every-s", str(settings.train_s / 3)),
         *("--seed", str(settings.seed), "--control", DIGITS, f"{PLACES}={places}@96"),
     ]

@@ -115,7 +115,7 @@ def document(metrics: Sequence[Metric]) -> str:
 _HEAD = """# Metrics
 
 Written by `python -m benchmarks metrics`; a test compares it with the code. A rig tells its own at
-`http://127.0.0.1:PORT/metrics` where `--metrics-port PORT` is given, a learner all others at port 9632. Both tell
+`http://127.0.0.1:PORT/metrics` where `--metrics-port PORT` is given, a learner all others at `--http-port`, 9632. Both tell
 `process_cpu_seconds_total`, `process_resident_memory_bytes` and the like too.
 
 Counts are those of the process and begin at 0 with it: take `rate()` or `increase()`. Units are in the names: seconds, bytes,

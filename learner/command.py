@@ -31,8 +31,13 @@ from learner.errors import LearnerError, SettingsError
 from learner.follower import follow
 from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
-from learner.metrics import LearnerMetrics, MemoryMetrics, served
+from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.outlet import Outlet
+from learner.page import health
+from learner.page import metrics as exposition
+from learner.page.app import app_for
+from learner.page.door import door_for
+from learner.page.server import served
 from learner.ranks import World, joined, world_of
 from learner.report import number, write_report
 from learner.rundir import RunDirectory
@@ -96,8 +101,12 @@ class ProcessConfig:
     until_device_ends: bool = False
     """Stop when every device has said that its stream is over, instead of waiting for more."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
-    metrics_port: int = 9632
-    """Port of /metrics on the loopback; 0 serves none."""
+    http_port: int = 9632
+    """Port of the live page, /metrics for Prometheus, /healthz and /readyz; 0 serves none of them."""
+    http_host: str = "127.0.0.1"
+    """Address they are served on; 0.0.0.0 is every one of this machine, for which --http-token is needed."""
+    http_token: Path | None = None
+    """File with the token that a browser is asked for and a program gives as `Authorization: Bearer`; it is not encrypted."""
     json: bool = False
     """Print nothing but the summary, as JSON."""
 
@@ -177,7 +186,10 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         stack.callback(learner.crew.dismiss)
         open_source = _origin(process)
         metrics = LearnerMetrics(meanings=learner.objective.meanings)
-        stack.enter_context(served(metrics.registry, process.metrics_port))
+        pulse = health.Pulse(time.monotonic)
+        door = door_for(process.http_host, process.http_port, process.http_token)
+        app = app_for(door, [*exposition.routes(metrics.registry), *health.routes(pulse)])
+        stack.enter_context(served(app, door))
         controls = _controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
@@ -215,6 +227,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
             metrics=metrics,
             screen=screen,
             supervisor=stack.enter_context(closing(Supervisor(os.environ, time.monotonic))),
+            pulse=pulse,
             clock=time.monotonic,
             stop=stop,
         )

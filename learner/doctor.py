@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -12,8 +11,10 @@ from pathlib import Path
 
 import torch
 
-from learner.command import Settings, parse
+from learner.command import ProcessConfig, Settings, parse
+from learner.errors import SettingsError
 from learner.footprint import free_bytes
+from learner.page.door import door_for
 from stream.checkup import GIB, Finding, can_write, clock, disk, exit_code, read_clock, said, standing, tried
 from stream.endpoint import security_for
 from stream.subscriber import Subscriber
@@ -38,8 +39,8 @@ def examine(settings: Settings) -> Iterator[Finding]:
     yield clock(read_clock(time.time()))
     yield processor(process.device, settings.learner.precision, _gpu())
     yield tried("disk", lambda: _disk(process.run_dir, settings.learner.memory.capacity), OSError)
-    if process.metrics_port:
-        yield tried("port", lambda: _port(process.metrics_port))
+    if process.http_port:
+        yield tried("port", lambda: _port(process), SettingsError)
     for path in process.replay:
         yield recording(path, readable=os.access(path, os.R_OK))
     if not process.replay:
@@ -81,15 +82,12 @@ def _disk(run_dir: Path, capacity: int) -> Finding:
     return disk(folder, free, writable=can_write(folder), floor_bytes=FLOOR_BYTES, wanted_bytes=capacity * PAIR_BYTES)
 
 
-def _port(port: int) -> Finding:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server that will use it does
-        try:
-            probe.bind(("127.0.0.1", port))
-        except (OSError, OverflowError) as error:
-            text = f"metrics port {port} cannot be used ({error}): stop what has it, or choose another --metrics-port"
-            return Finding("port", "problem", text)
-    return Finding("port", "ok", f"127.0.0.1:{port} is free")
+def _port(process: ProcessConfig) -> Finding:
+    door = door_for(process.http_host, process.http_port, process.http_token)
+    door.listen().close()
+    if door.token is not None:
+        return Finding("port", "ok", f"{door.host}:{door.port} is free, a token is asked for")
+    return Finding("port", "ok", f"{door.host}:{door.port} is free")
 
 
 def _keys(settings: Settings) -> Finding:

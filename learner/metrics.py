@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,12 +13,10 @@ from prometheus_client import (
     Histogram,
     Metric,
     ProcessCollector,
-    start_http_server,
 )
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from learner.errors import SettingsError
 from learner.loop import Learner, StepReport
 from learner.objective import Meaning
 from stream.account import DeviceStats
@@ -178,23 +175,3 @@ class MemoryMetrics(Collector):
 
 def _count(name: str, text: str, value: float) -> CounterMetricFamily:
     return CounterMetricFamily(f"babyagent_{name}", text, value)
-
-
-@contextmanager
-def served(registry: CollectorRegistry, port: int) -> Iterator[None]:
-    """Answer http://127.0.0.1:port/metrics meanwhile; 0: do not. Raises SettingsError in one line where it is taken."""
-    if not port:
-        yield
-        return
-    try:
-        server, thread = start_http_server(port, addr="127.0.0.1", registry=registry)
-    except (OSError, OverflowError) as error:
-        raise SettingsError(
-            f"metrics port {port} cannot be used ({error}): choose another --metrics-port, 0 for none"
-        ) from error
-    try:
-        yield
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

@@ -20,6 +20,7 @@ from learner.errors import Diverged, SettingsError
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics
 from learner.outlet import Outlet
+from learner.page.health import Pulse
 from learner.probe import run_probe
 from learner.rundir import RunDirectory
 from learner.screen import Screen
@@ -95,6 +96,7 @@ class Service:
         metrics: LearnerMetrics,
         screen: Screen,
         supervisor: Supervisor,
+        pulse: Pulse,
         clock: Callable[[], float],
         stop: Callable[[], bool],
     ) -> None:
@@ -108,6 +110,7 @@ class Service:
         self.metrics = metrics
         self.screen = screen
         self.supervisor = supervisor
+        self.pulse = pulse
         self._clock = clock
         self._stop = stop
         self._busy_s = 0.0
@@ -155,6 +158,7 @@ class Service:
     def _finish(self) -> None:
         """The last commit; a device that ends waits for its acknowledgement, not for the report."""
         self.supervisor.stopping()
+        self.pulse.stopping()
         self.screen.doing(f"committing step {self.learner.steps}")
         self.committer.finish()
         self.source.close()
@@ -178,7 +182,7 @@ class Service:
     def _measure(self, control: ControlSet, name: str, encoder: Encoder) -> None:
 
         def tell() -> None:
-            self.supervisor.alive(lambda: f"probing on {control.name}")
+            self._alive(lambda: f"probing on {control.name}")
 
         with _stoppable(encoder, self._stop, tell):
             result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
@@ -200,6 +204,10 @@ class Service:
         kept = [line for probes in self._probed.values() for line in probes]
         self.outlet.probed(probe_figures(sorted(kept, key=lambda line: line["step"])))
 
+    def _alive(self, how: Callable[[], str]) -> None:
+        self.supervisor.alive(how)
+        self.pulse.beat()
+
     def _resume(self) -> None:
         if self.learner.received:
             self.screen.say(f"resumed at step {self.learner.steps}")
@@ -211,7 +219,7 @@ class Service:
         self._received_before, self._samples_before = self.learner.received, self.learner.samples
 
     def _observe(self, event: StepReport | Waiting) -> None:
-        self.supervisor.alive(lambda: self._how(event))
+        self._alive(lambda: self._how(event))
         if self._first_pair_s is None and self.learner.received > self._received_before:
             self._first_pair_s = self._clock()
         if isinstance(event, Waiting):

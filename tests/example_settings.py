@@ -33,6 +33,7 @@ UNSET: Mapping[str, Any] = {
     "textures": Path("/srv/photographs"),
     "target_per_hour": 600.0,
     "spool_gib": 8.0,
+    "http_token": Path("/etc/babyagent/http-token"),
     "threads": 3,
     "control_limit": 1000,
     "train_s": 3600.0,

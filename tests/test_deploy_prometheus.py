@@ -80,7 +80,7 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
         ],
         "learner": [
             *(sys.executable, "-m", "learner", "--connect", address, "--run-dir", str(folder / "run")),
-            *("--metrics-port", str(learner), "--commit-every-s", "2", *SMALL),
+            *("--http-port", str(learner), "--commit-every-s", "2", *SMALL),
         ],
         "prometheus": [
             *("prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"),

@@ -148,7 +148,7 @@ def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(tmp_path
             rig.endpoint,
             "--run-dir",
             str(tmp_path / "run"),
-            "--metrics-port",
+            "--http-port",
             "0",
             "--device",
             "cpu",
@@ -171,7 +171,7 @@ def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(tmp_path
 
 def test_a_learner_without_keys_for_its_rig_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BABYAGENT_KEYS", str(tmp_path / "none"))
-    words = ["--connect", "tcp://192.0.2.1:5555", "--run-dir", str(tmp_path / "run"), "--metrics-port", "0"]
+    words = ["--connect", "tcp://192.0.2.1:5555", "--run-dir", str(tmp_path / "run"), "--http-port", "0"]
     findings = {finding.what: finding for finding in examine(parse(words))}
     assert (findings["keys"].level, findings["rig"].level) == ("problem", "problem")
     assert "python -m stream keys" in findings["keys"].text

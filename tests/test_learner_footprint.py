@@ -80,7 +80,7 @@ def test_a_batch_too_large_for_the_machine_is_refused_before_anything_is_written
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "free_bytes", lambda _device: MIB)
-    words = [*FLAGS, "--run-dir", str(tmp_path / "run"), "--metrics-port", "0", "--memory.capacity", "64"]
+    words = [*FLAGS, "--run-dir", str(tmp_path / "run"), "--http-port", "0", "--memory.capacity", "64"]
     with pytest.raises(SettingsError, match="too little for a batch of 8 pairs"):
         command.run(words, stop=lambda: True)
     assert not (tmp_path / "run").exists()

@@ -83,16 +83,16 @@ def free_port() -> int:
 
 def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> None:
     """No device yet; then one; Ctrl-C; the same command again, ended by SIGTERM; metrics meanwhile."""
-    run, stream_port, metrics_port = tmp_path / "run", free_port(), free_port()
+    run, stream_port, http_port = tmp_path / "run", free_port(), free_port()
     endpoint = f"tcp://127.0.0.1:{stream_port}"
-    arguments = ("--connect", endpoint, "--run-dir", str(run), "--metrics-port", str(metrics_port), *SMALL)
+    arguments = ("--connect", endpoint, "--run-dir", str(run), "--http-port", str(http_port), *SMALL)
     with learner(*arguments) as process:
         process.wait_for(rf"waiting \d+ s for a device at {endpoint}")
         with Publisher(endpoint, device="baby", epoch=EPOCH, on_full="wait") as publisher:
             for pair in make_pairs(24):
                 publisher.send(pair)
             wait_until(lambda: has_steps(run))
-            with urllib.request.urlopen(f"http://127.0.0.1:{metrics_port}/metrics", timeout=WAIT_S) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
             assert process.signal(signal.SIGINT) == 0
         said = "".join(process.said)
@@ -133,7 +133,7 @@ def summary_of(run: Path) -> dict[str, int]:
 
 def test_ctrl_c_while_torch_is_still_loading_ends_clean(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    with learner("--run-dir", str(run), "--metrics-port", "0", "--json", *SMALL) as process:
+    with learner("--run-dir", str(run), "--http-port", "0", "--json", *SMALL) as process:
         maps = Path(f"/proc/{process.process.pid}/maps")
         wait_until(lambda: "libtorch" in maps.read_text())
         assert process.signal() == 0
@@ -165,7 +165,7 @@ def test_a_finite_device_ends_the_run_and_json_is_all_that_is_printed(
     with Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher:
         thread = threading.Thread(target=publish)
         thread.start()
-        connect = ["--connect", publisher.endpoint, "--until-device-ends", "--metrics-port", "0"]
+        connect = ["--connect", publisher.endpoint, "--until-device-ends", "--http-port", "0"]
         main([*connect, "--run-dir", str(tmp_path / "run"), "--json", *SMALL])
         thread.join()
     output, errors = capsys.readouterr()
@@ -222,7 +222,13 @@ BAD = {
         "--connect and --replay are two sources: give one of them",
     ),
     "across the network": (["--connect", "tcp://192.0.2.1:5555"], "tcp://192.0.2.1:5555 needs keys.*--insecure"),
-    "metrics port": (["--metrics-port", "70000"], "metrics port 70000 cannot be used.*--metrics-port"),
+    "http port": (["--http-port", "70000"], "--http-port must be 0 \\(none\\) to 65535, got 70000"),
+    "http host": (["--http-host", "here"], "--http-host .here. is not an address"),
+    "open to the network": (
+        ["--http-host", "0.0.0.0"],
+        "--http-host 0.0.0.0 can be reached from the network: give --http-token",
+    ),
+    "no token": (["--http-token", "{places}/none"], "--http-token .*none cannot be read"),
     "other settings": (["--run-dir", "{places}/other"], "other settings .*choose another --run-dir"),
     "foreign folder": (["--run-dir", "{places}/letters"], "holds no run: choose another"),
     "file as folder": (["--run-dir", "{places}/letters/a.txt/run"], "cannot be written"),
@@ -250,7 +256,7 @@ def test_a_wrong_setting_is_one_line_and_exit_code_2_and_leaves_nothing(
     arguments, said = BAD[name]
     given = [word.format(places=places) for word in arguments]
     if given[0].startswith("--"):
-        given = [*SMALL, "--metrics-port", "0", "--run-dir", str(tmp_path / "run"), *given]
+        given = [*SMALL, "--http-port", "0", "--run-dir", str(tmp_path / "run"), *given]
     before = tree(tmp_path)
     with pytest.raises(SystemExit) as ended:
         main(given)
@@ -266,16 +272,16 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() if path.is_file() else b"/" for path in folder.rglob("*")}
 
 
-def test_a_metrics_port_in_use_and_a_gpu_that_is_not_there_are_refused_alike(
+def test_a_http_port_in_use_and_a_gpu_that_is_not_there_are_refused_alike(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
 ) -> None:
     run = tmp_path / "run"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        refused = [["--metrics-port", str(taken.getsockname()[1])]]
+        refused = [["--http-port", str(taken.getsockname()[1])]]
         if not torch.cuda.is_available():
-            refused.append(["--metrics-port", "0", "--device", "cuda"])
+            refused.append(["--http-port", "0", "--device", "cuda"])
         for arguments in refused:
             with pytest.raises(SystemExit) as ended:
                 main([*SMALL, "--run-dir", str(run), *arguments])
@@ -299,7 +305,7 @@ def test_a_flag_that_cannot_be_parsed_ends_with_2_before_anything_is_made(
 def test_a_damaged_commit_gives_way_to_the_one_before_and_without_one_it_is_one_line(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, own_signals: None
 ) -> None:
-    arguments = ["--run-dir", str(tmp_path / "run"), "--metrics-port", "0", *SMALL, "--max-steps", "0", "--json"]
+    arguments = ["--run-dir", str(tmp_path / "run"), "--http-port", "0", *SMALL, "--max-steps", "0", "--json"]
     folder = tmp_path / "run" / "checkpoints"
     for damaged in ([], [], [2], [1, 2]):
         for number in damaged:
@@ -318,7 +324,7 @@ def test_a_damaged_commit_gives_way_to_the_one_before_and_without_one_it_is_one_
 def test_a_folder_that_cannot_be_written_any_more_is_one_line_and_exit_code_1(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
 ) -> None:
-    arguments = ["--run-dir", str(tmp_path / "run"), "--metrics-port", "0", *SMALL, "--max-steps", "0", "--json"]
+    arguments = ["--run-dir", str(tmp_path / "run"), "--http-port", "0", *SMALL, "--max-steps", "0", "--json"]
     main(arguments)
     (tmp_path / "run" / "pairs.sqlite").unlink()
     shutil.rmtree(tmp_path / "run" / "checkpoints")
@@ -333,7 +339,7 @@ def test_a_folder_that_cannot_be_written_any_more_is_one_line_and_exit_code_1(
 def test_a_store_that_is_none_is_one_line_and_exit_code_1(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
 ) -> None:
-    arguments = ["--run-dir", str(tmp_path / "run"), "--metrics-port", "0", *SMALL, "--max-steps", "0", "--json"]
+    arguments = ["--run-dir", str(tmp_path / "run"), "--http-port", "0", *SMALL, "--max-steps", "0", "--json"]
     main(arguments)
     (tmp_path / "run" / "pairs.sqlite").write_text("in the way")
     capfd.readouterr()

@@ -1,28 +1,21 @@
-"""What Prometheus sees: documented names, counters that are counts, over HTTP."""
+"""What Prometheus sees: documented names, counters that are counts."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
-import socket
-import threading
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from prometheus_client import CollectorRegistry, Metric, generate_latest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
 from test_learner_loop import trained
 from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
 
 from learner.config import PRESETS
-from learner.errors import SettingsError
 from learner.loop import StepReport, learn
-from learner.metrics import LearnerMetrics, MemoryMetrics, served
+from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objective import Meaning
 from stream.account import DeviceStats
 from stream.metrics import StreamMetrics
@@ -47,31 +40,6 @@ def name_of(name: str, labels: dict[str, str]) -> str:
 def report(**changed: object) -> StepReport:
     figures = {"step": 1, "samples": 8, "received": 8, "loss": 2.5, "grad_norm": 0.5, "learning_rate": 1e-3}
     return StepReport(**(figures | changed))  # type: ignore[arg-type]
-
-
-class Fragile(Collector):
-    """A count that can break."""
-
-    broken = False
-
-    def collect(self) -> Iterator[Metric]:
-        if self.broken:
-            raise RuntimeError("it cannot be counted")
-        yield from ()
-
-
-def test_metrics_that_fail_are_an_error_for_who_asks_and_training_goes_on() -> None:
-    metrics, port, fragile, learner = LearnerMetrics(), free_port(), Fragile(), tiny_learner()
-    metrics.registry.register(fragile)
-    with served(metrics.registry, port):
-        fragile.broken = True
-        with pytest.raises(urllib.error.HTTPError, match="500"):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10)
-        for step in trained(learner, make_pairs(12)):
-            metrics.step(step, 8)
-        fragile.broken = False
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-            assert values(answer.read().decode())["babyagent_learner_steps_total"] == learner.steps == 6
 
 
 def test_steps_are_counted_and_their_last_figures_shown() -> None:
@@ -181,39 +149,3 @@ def test_every_name_is_the_houses_and_every_count_is_a_counter() -> None:
             continue  # the client library's
         counts = any(sample.name.endswith("_total") for sample in family.samples)
         assert counts == (family.type == "counter" and bool(family.samples)), family.name
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def test_metrics_are_served_over_http_until_the_end_and_the_port_is_free_again() -> None:
-    metrics, port = LearnerMetrics(), free_port()
-    for _ in range(2):
-        with (
-            served(metrics.registry, port),
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as answer,
-        ):
-            assert values(answer.read().decode())["babyagent_learner_steps_total"] == 0
-
-
-def test_port_0_serves_none() -> None:
-    before = threading.active_count()
-    with served(CollectorRegistry(), 0):
-        assert threading.active_count() == before
-
-
-def test_a_port_that_cannot_be_had_is_refused_in_one_line() -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        for port in (taken.getsockname()[1], 70_000):
-            with (
-                pytest.raises(SettingsError, match=rf"metrics port {port} .*--metrics-port") as refused,
-                served(CollectorRegistry(), port),
-            ):
-                pass
-            assert "\n" not in str(refused.value)

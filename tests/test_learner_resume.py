@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 PAIRS = 120
 SMALL = (
     *("--control", *FLAGS, "--memory.canvas", "24", "32", "--memory.capacity", "64", "--memory.fresh-capacity", "64"),
-    *("--metrics-port", "0", "--commit-every-s", "0"),
+    *("--http-port", "0", "--commit-every-s", "0"),
 )
 """No control sets: a life is short enough without probes."""
 

@@ -27,6 +27,7 @@ from learner.guard import GuardConfig
 from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
 from learner.outlet import Outlet
+from learner.page.health import Pulse
 from learner.report import write_report
 from learner.rundir import RunDirectory
 from learner.screen import Screen
@@ -90,6 +91,7 @@ class Run:
                     metrics=metrics,
                     screen=Screen(Console(file=self.text), clock),
                     supervisor=Supervisor({}, clock),
+                    pulse=Pulse(clock),
                     clock=clock,
                     stop=self.stop,
                 )

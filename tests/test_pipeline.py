@@ -91,7 +91,7 @@ def test_every_pair_of_three_drives_is_learned_from_once_with_its_colours_and_ey
         ]
         connect = ("--connect", *(endpoint for _, endpoint in rigs), "--until-device-ends")
         learner = python(
-            "learner", *connect, "--run-dir", str(run), "--metrics-port", "0", *SMALL, "--json", stdout=subprocess.PIPE
+            "learner", *connect, "--run-dir", str(run), "--http-port", "0", *SMALL, "--json", stdout=subprocess.PIPE
         )
         stack.callback(learner.kill)
         output, _ = learner.communicate(timeout=WAIT_S)
@@ -140,7 +140,7 @@ def test_a_view_that_stands_still_brings_hardly_anything_and_the_learner_hears_o
     with rig("still", shared_data / "stereo" / "euroc_still", "0", tmp_path / "log") as (device, endpoint):
         learner = python(
             "learner",
-            *("--connect", endpoint, "--until-device-ends", "--run-dir", str(run), "--metrics-port", "0"),
+            *("--connect", endpoint, "--until-device-ends", "--run-dir", str(run), "--http-port", "0"),
             *(*SMALL, "--json"),
             stdout=subprocess.PIPE,
         )

@@ -163,7 +163,7 @@ def test_a_rig_whose_camera_hangs_does_not_feed_the_watchdog(systemd: socket.soc
 def test_a_learner_that_waits_for_its_rig_is_ready_and_alive_and_says_that_it_stops(
     systemd: socket.socket, tmp_path: Path
 ) -> None:
-    words = ("--connect", "tcp://127.0.0.1:1", "--run-dir", str(tmp_path / "run"), "--metrics-port", "0")
+    words = ("--connect", "tcp://127.0.0.1:1", "--run-dir", str(tmp_path / "run"), "--http-port", "0")
     with service(systemd, "learner", *FLAGS, *words) as learner:
         assert systemd.recv(4096).decode() == "READY=1\nWATCHDOG=1\nSTATUS=probing on digits"
         while "waiting for a device at tcp://127.0.0.1:1" not in systemd.recv(4096).decode():

@@ -1,0 +1,36 @@
+"""What tests ask a served app with: plain requests, and a port that is free."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from typing import NamedTuple
+
+WAIT_S = 60.0
+
+
+class Answer(NamedTuple):
+    """Status, headers by their lower-case names, and text."""
+
+    status: int
+    headers: dict[str, str]
+    text: str
+
+
+def get(port: int, path: str, *, method: str = "GET", **headers: str) -> Answer:
+    """One request on a connection of its own; no redirect is followed."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
+    try:
+        connection.request(method, path, headers=headers)
+        answer = connection.getresponse()
+        found = {name.lower(): value for name, value in answer.getheaders()}
+        return Answer(answer.status, found, answer.read().decode())
+    finally:
+        connection.close()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+    return port

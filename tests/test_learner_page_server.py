@@ -1,0 +1,159 @@
+"""The server of the learner's port: it comes, goes, and is bounded whatever hangs on it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import threading
+import time
+from collections.abc import Callable
+from contextlib import closing
+
+import pytest
+import uvicorn
+from http_client import WAIT_S, free_port, get
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+from uvicorn.server import ServerState
+
+from learner.errors import SettingsError
+from learner.page import server
+from learner.page.app import app_for
+from learner.page.door import Door
+from learner.page.server import MOST_CONNECTIONS, _Patient, served
+
+LARGE = 32 << 20
+"""Bytes: more than a socket takes without a reader."""
+
+
+def hello(_: Request) -> Response:
+    return PlainTextResponse("hello")
+
+
+def large(_: Request) -> Response:
+    return PlainTextResponse("x" * LARGE)
+
+
+def door() -> Door:
+    return Door("127.0.0.1", free_port())
+
+
+APP = app_for(door(), [Route("/", hello), Route("/large", large)])
+
+
+def test_it_answers_meanwhile_and_the_port_is_free_again_afterwards() -> None:
+    here = door()
+    for _ in range(2):
+        with served(APP, here):
+            assert get(here.port, "/").text == "hello"
+    with pytest.raises(ConnectionRefusedError):
+        get(here.port, "/")
+
+
+def test_port_0_serves_nothing() -> None:
+    before = threading.active_count()
+    with served(APP, Door("127.0.0.1", 0)):
+        assert threading.active_count() == before
+
+
+def test_a_port_that_cannot_be_had_is_refused_in_one_line() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        refusal = rf"http port {port} on 127.0.0.1 cannot be used .*--http-port, 0 for none"
+        with pytest.raises(SettingsError, match=refusal) as refused, served(APP, Door("127.0.0.1", port)):
+            pass
+        assert "\n" not in str(refused.value)
+
+
+def asking(port: int, path: str) -> socket.socket:
+    """A client that has asked and does not read; small buffers, so that little goes to it unread."""
+    client = socket.socket()
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    client.settimeout(WAIT_S)
+    client.connect(("127.0.0.1", port))
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n".encode())
+    return client
+
+
+def test_clients_that_never_read_or_never_end_their_request_are_cut_and_others_answered_meanwhile(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "PATIENCE_S", 0.3)
+    here = door()
+    with served(APP, here):
+        deaf = asking(here.port, "/large")
+        mute = socket.create_connection(("127.0.0.1", here.port), WAIT_S)
+        mute.sendall(b"GET / HTTP/1.1\r\nHost:")
+        silent = socket.create_connection(("127.0.0.1", here.port), WAIT_S)
+        assert get(here.port, "/").text == "hello"
+        for client in (mute, silent):
+            with client:
+                assert drained(client) == b""
+        with deaf:
+            time.sleep(2.0)  # it begins to read only when it was cut
+            assert len(drained(deaf)) < LARGE
+
+
+def drained(client: socket.socket) -> bytes:
+    """All that still comes."""
+    parts = []
+    try:
+        while part := client.recv(1 << 16):
+            parts.append(part)
+    except ConnectionResetError:
+        pass
+    return b"".join(parts)
+
+
+class Line(asyncio.Transport):
+    """A connection whose reader is slow: of what waits to go a little less is left each time it is looked at."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waiting = [30, 20, 10, 10]
+        self.is_cut = False
+
+    def get_write_buffer_size(self) -> int:
+        return self.waiting.pop(0)
+
+    def abort(self) -> None:
+        self.is_cut = True
+
+
+def test_one_that_reads_slowly_is_not_cut_as_long_as_it_reads() -> None:
+    line, timers = Line(), list[Callable[[], None]]()
+
+    def call_later(_: float, callback: Callable[..., None], *words: object) -> None:
+        timers.append(lambda: callback(*words))
+
+    with closing(asyncio.new_event_loop()) as loop, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "call_later", call_later)
+        _Patient(uvicorn.Config(APP), ServerState(), {}, loop).connection_made(line)
+        for is_cut in (False, False, True):
+            timers.pop()()
+            assert line.is_cut == is_cut
+
+
+def test_more_connections_than_there_is_room_for_are_turned_away_and_there_is_room_again() -> None:
+    here = door()
+    with served(APP, here):
+        held = [socket.create_connection(("127.0.0.1", here.port), WAIT_S) for _ in range(MOST_CONNECTIONS)]
+        assert get(here.port, "/").status == 503
+        for client in held:
+            client.close()
+        deadline_s = time.monotonic() + WAIT_S
+        while get(here.port, "/").status == 503:
+            assert time.monotonic() < deadline_s
+        assert get(here.port, "/").text == "hello"
+
+
+def test_the_end_waits_for_no_client() -> None:
+    here = door()
+    with served(APP, here):
+        deaf = asking(here.port, "/large")
+        deaf.recv(1)
+    with deaf:
+        assert len(drained(deaf)) < LARGE
