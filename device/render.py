@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from device.textures import Texture
+from device.textures import Gallery, Texture
 from device.world import NOTHING, Floats, World
 from stream.pair import Image
 
@@ -25,6 +25,8 @@ OFF_WALL_M = 1e-3
 """An eye in the very plane of a door is taken to be this far off it."""
 DOORS_DEEP = 2
 """Through how many doors one sees; beyond, a door looks closed."""
+GALLERY_BYTES = 16 << 20
+"""Of textures: more than any one view shows, and what one sees again when looking around."""
 _CORNERS = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], float)
 _SUBPIXEL_BITS = 4
 
@@ -101,6 +103,7 @@ class Renderer:
         self._size = size
         self._image: Image = np.zeros((*size, 3), np.uint8)
         self._ids: Ids | None = None
+        self._gallery = Gallery(GALLERY_BYTES)
 
     def view(self, pose: Pose, right_m: float = 0.0) -> Image:
         """What an eye `right_m` metres to the right of the pose sees: uint8 [H, W, 3] BGR."""
@@ -142,7 +145,7 @@ class Renderer:
         def paint(k: int) -> None:
             outline = outlines[k]
             if outline is not None:
-                self._paint(room.textures[k], room.things[k], maps[k], outline, window)
+                self._paint(self._gallery.texture(room.textures[k]), room.things[k], maps[k], outline, window)
 
         for k in range(room.flat):
             paint(k)

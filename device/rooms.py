@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 
 import numpy as np
 
-from device.textures import Texture, cropped, framed, mottled, picture, planks, pyramid, shaded
+from device.textures import Paint, cropped, framed, mottled, picture, planks, repeatable, shaded
 from device.world import (
     DOOR_FRAME_M,
     DOOR_HEIGHT_M,
@@ -40,7 +41,10 @@ NORTH, EAST, SOUTH, WEST = range(4)
 def build_world(places: int, seed: int, photograph: Callable[[], Image] | None = None) -> World:
     """A world of `places` (>= 1) rooms; `photograph` gives the pictures to hang, procedural ones are painted without it."""
     pictures = np.random.default_rng([seed, 2])
-    hang = photograph if photograph is not None else lambda: picture(pictures)
+
+    def hang() -> Paint:
+        return repeatable(pictures, picture) if photograph is None else partial(_same, photograph())
+
     plan = _draw_plan(places, np.random.default_rng([seed, 0]))
     ids = iter(range(1 << 30))
     rooms = (_Furnisher(np.random.default_rng([seed, 1, place]), hang, ids) for place in range(places))
@@ -99,11 +103,11 @@ def _draw_doorways(columns: int, corners: Floats, generator: np.random.Generator
 class _Furnisher:
     """Collects one room's surfaces; the layout from one generator, ids from the world's counter."""
 
-    def __init__(self, generator: np.random.Generator, hang: Callable[[], Image], ids: Iterator[int]) -> None:
+    def __init__(self, generator: np.random.Generator, hang: Callable[[], Paint], ids: Iterator[int]) -> None:
         self._draw = generator
         self._hang = hang
         self._ids = ids
-        self._surfaces: list[tuple[Floats, Texture, int]] = []
+        self._surfaces: list[tuple[Floats, Paint, int]] = []
         self._targets: list[Floats] = []
         self._discs: list[tuple[float, float, float]] = []
         self._owner: list[int] = []
@@ -132,11 +136,15 @@ class _Furnisher:
     def _add_shell(self, walls: tuple[Floats, ...], low: Floats, high: Floats) -> None:
         """Walls first: floor and ceiling then cover the pixels that both outlines touch."""
         (x0, z0), (x1, z1) = low, high
-        plaster = mottled(self._draw, self._near((190, 198, 202)), 0.1)
+        colour = self._near((190, 198, 202))
+        plaster = repeatable(self._draw, lambda generator: mottled(generator, colour, 0.1))
         for wall, brightness in zip(walls, (1.0, 0.9, 0.95, 0.86), strict=True):
-            self._add(wall, shaded(plaster, brightness))
-        self._add(horizontal(x0, -WALL_M, z0, x1 - x0, z1 - z0), mottled(self._draw, (215, 218, 220), 0.04))
-        self._add(horizontal(x0, 0.0, z1, x1 - x0, z0 - z1), planks(self._draw, self._near((70, 95, 120))))
+            self._add(wall, partial(_lit, plaster, brightness))
+        ceiling = repeatable(self._draw, lambda generator: mottled(generator, (215, 218, 220), 0.04))
+        self._add(horizontal(x0, -WALL_M, z0, x1 - x0, z1 - z0), ceiling)
+        wood = self._near((70, 95, 120))
+        floor = repeatable(self._draw, lambda generator: planks(generator, wood))
+        self._add(horizontal(x0, 0.0, z1, x1 - x0, z0 - z1), floor)
 
     def _near(self, colour: tuple[int, int, int]) -> tuple[int, int, int]:
         """A little lighter or darker, hardly another tint: less than the light differs from walk to walk."""
@@ -148,7 +156,7 @@ class _Furnisher:
         above, edge = WALL_M - DOOR_HEIGHT_M, DOOR_FRAME_M
         for left in doors:
             leaf = patch(wall, left - edge, above - edge, DOOR_WIDTH_M + 2 * edge, DOOR_HEIGHT_M + edge)
-            self._add(leaf, _plain((58, 74, 92)))
+            self._add(leaf, partial(_plain, (58, 74, 92)))
         for top, tallest in ((0.1, 1.25), (1.42, 1.2)):
             for left, width in self._spans(float(np.linalg.norm(wall[:, 0])), doors):
                 height = tallest * float(self._draw.uniform(0.8, 1.0))
@@ -174,7 +182,7 @@ class _Furnisher:
     def _add_picture(self, base: Floats, aspect: float) -> None:
         self._targets.append(base @ (0.5, 0.5, 1.0))
         grey = int(self._draw.choice([25, 60, 235]))
-        self._add(base, framed(cropped(self._hang(), aspect), grey), next(self._ids))
+        self._add(base, partial(_poster, self._hang(), aspect, grey), next(self._ids))
 
     def _add_things(self, low: Floats, high: Floats, doors: tuple[Door, ...]) -> None:
         """Six to twelve boxes and panels in disjoint discs, off the lanes that people walk; fewer where none fits."""
@@ -205,15 +213,27 @@ class _Furnisher:
         # Anticlockwise from above (x right, z up): the next corner is the right one for who looks at the side.
         for k, (left, right) in enumerate(zip(corners, np.roll(corners, -1, axis=0), strict=True)):
             side = upright((left[0], -bottom - tall, left[1]), (right[0] - left[0], right[1] - left[1]), tall)
-            image = framed(cropped(self._hang(), float(np.hypot(*(right - left))) / tall), 40)
-            self._add(side, shaded(image, 1.0 - 0.1 * (k % 2)), thing, owner)
+            aspect = float(np.hypot(*(right - left))) / tall
+            self._add(side, partial(_poster, self._hang(), aspect, 40, 1.0 - 0.1 * (k % 2)), thing, owner)
         if not panel:
-            self._add(_lid(corners, tall), _plain((90, 110, 130)), thing, owner)
+            self._add(_lid(corners, tall), partial(_plain, (90, 110, 130)), thing, owner)
 
-    def _add(self, base: Floats, image: Image, thing: int = NOTHING, owner: int | None = None) -> None:
-        self._surfaces.append((base, pyramid(image), thing))
+    def _add(self, base: Floats, paint: Paint, thing: int = NOTHING, owner: int | None = None) -> None:
+        self._surfaces.append((base, paint, thing))
         if owner is not None:
             self._owner.append(owner)
+
+
+def _same(image: Image) -> Image:
+    return image
+
+
+def _lit(paint: Paint, brightness: float) -> Image:
+    return shaded(paint(), brightness)
+
+
+def _poster(paint: Paint, aspect: float, grey: int, brightness: float = 1.0) -> Image:
+    return shaded(framed(cropped(paint(), aspect), grey), brightness)
 
 
 def _plain(colour: tuple[int, int, int]) -> Image:

@@ -116,8 +116,9 @@ class _Sensor:
         self._config = config
         self._light = _Light(config.walk)
         generator = np.random.default_rng([config.seed, config.walk, 13])
-        field_size = (height + 257, width + 257, 3)
-        self._field = np.rint(config.noise * generator.standard_normal(field_size, np.float32)).astype(np.int16)
+        self._field = np.empty((height + 257, width + 257, 3), np.int16)
+        for row in self._field:  # one by one: of the whole at once the heap would keep three times as much
+            row[:] = np.rint(config.noise * generator.standard_normal(row.shape, np.float32))
 
     def expose(self, left: Image, right: Image, index: int) -> tuple[Image, Image]:
         """Both eyes' images of frame `index`."""

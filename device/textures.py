@@ -1,11 +1,13 @@
 """What hangs on the walls of the simulated world: procedural pictures of many kinds, or real photographs from a folder.
 
-Every texture is kept as a pyramid of halved copies, so that a far surface is sampled from a copy of about its own size on
-screen and does not glitter (Williams, "Pyramidal parametrics", SIGGRAPH 1983). All images are uint8 [H, W, 3] BGR.
+Every texture in view is kept as a pyramid of halved copies, so that a far surface is sampled from a copy of about its own size
+on screen and does not glitter (Williams, "Pyramidal parametrics", SIGGRAPH 1983). A world holds how its textures are painted,
+and a `Gallery` those seen lately: all at once would take more memory than the rest of a rig. Images are uint8 [H, W, 3] BGR.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,6 +22,8 @@ Field = NDArray[np.float32]
 """A picture before it has colours: float32 [n, n] in 0..1."""
 Texture = tuple[Image, ...]
 """A pyramid: the image, its half, its quarter, ..."""
+Paint = Callable[[], Image]
+"""Paints an image, the same one each time."""
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 PICTURE_SIDE = 128
@@ -35,6 +39,39 @@ def pyramid(image: Image) -> Texture:
         height, width = levels[-1].shape[:2]
         levels.append(_image(cv2.resize(levels[-1], (width // 2, height // 2), interpolation=cv2.INTER_AREA)))
     return tuple(levels)
+
+
+class Gallery:
+    """The textures seen last, in as many bytes at most; the others are painted again when they are seen again."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self._limit_bytes = limit_bytes
+        self.bytes = 0
+        self._textures: OrderedDict[Paint, Texture] = OrderedDict()
+
+    def texture(self, paint: Paint) -> Texture:
+        """What it paints, as a pyramid; valid for as long as the caller holds it."""
+        texture = self._textures.pop(paint, None)
+        if texture is None:
+            texture = pyramid(paint())
+            self.bytes += _bytes(texture)
+        self._textures[paint] = texture
+        while self.bytes > self._limit_bytes and len(self._textures) > 1:
+            self.bytes -= _bytes(self._textures.popitem(last=False)[1])
+        return texture
+
+
+def repeatable(generator: np.random.Generator, draw: Callable[[np.random.Generator], Image]) -> Paint:
+    """Draw an image from here on: once now, so that the generator moves on, and from the same state whenever it is painted."""
+    state = generator.bit_generator.state
+    draw(generator)
+
+    def paint() -> Image:
+        again = np.random.default_rng(0)
+        again.bit_generator.state = state
+        return draw(again)
+
+    return paint
 
 
 def shaded(image: Image, brightness: float) -> Image:
@@ -65,7 +102,8 @@ def mottled(generator: np.random.Generator, colour: tuple[int, int, int], contra
 def planks(generator: np.random.Generator, colour: tuple[int, int, int]) -> Image:
     """A wooden floor: boards of slightly different brightness with dark joints; [512, 512, 3]."""
     side, boards = 512, 24
-    y, x = np.mgrid[:side, :side] / side
+    x = np.arange(side) / side
+    y = x[:, None]
     board = np.floor(y * boards).astype(int)
     piece = np.floor(x * 2 + generator.random(boards)[board]).astype(int)
     tone = generator.uniform(0.8, 1.1, (boards, 4))[board, piece]
@@ -75,7 +113,8 @@ def planks(generator: np.random.Generator, colour: tuple[int, int, int]) -> Imag
 
 
 def _tinted(brightness: Field, colour: tuple[int, int, int]) -> Image:
-    return np.clip(brightness[..., None] * np.array(colour, np.float32), 0, 255).astype(np.uint8)
+    tinted = brightness[..., None] * np.array(colour, np.float32)
+    return np.clip(tinted, 0, 255, out=tinted).astype(np.uint8)
 
 
 def picture(generator: np.random.Generator) -> Image:
@@ -100,18 +139,21 @@ class Photographs:
             raise CameraError(f"textures: {folder} is not a folder; name a folder with photographs")
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
         self._folder = folder
+        self._images: dict[Path, Image] = {}
         self._queue = [paths[k] for k in generator.permutation(len(paths))]
         self._next = 0
         self.unreadable = 0
 
     def __call__(self) -> Image:
-        """The next photograph, starting again where there are no more; at most PHOTO_SIDE pixels long."""
+        """The next photograph, starting again where there are no more; at most PHOTO_SIDE pixels long. Not to be written to."""
         while self._queue:
             path = self._queue[self._next % len(self._queue)]
-            image = _read(path)
+            image = self._images.get(path)
+            if image is None:
+                image = _read(path)
             if image is not None:
                 self._next += 1
-                return image
+                return self._images.setdefault(path, image)
             self.unreadable += 1
             del self._queue[self._next % len(self._queue)]
         raise CameraError(
@@ -132,6 +174,10 @@ def _read(path: Path) -> Image | None:
         size = (max(8, round(image.shape[1] * scale)), max(8, round(image.shape[0] * scale)))
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     return _image(image)
+
+
+def _bytes(texture: Texture) -> int:
+    return sum(level.nbytes for level in texture)
 
 
 def _image(array: NDArray[np.generic]) -> Image:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from device.textures import Texture
+from device.textures import Paint
 
 Floats = NDArray[np.float64]
 
@@ -55,7 +55,7 @@ class Room:
     """One place.
 
     low, high: float64 [2], corners of the floor (x, z). surfaces: float64 [N, 3, 3]; the first `flat` lie on the shell and
-    are painted in order, the others belong to standing things. textures, things: for each surface its pyramid and the id
+    are painted in order, the others belong to standing things. textures, things: for each surface what paints it and the id
     of the poster or box it belongs to (or NOTHING). owner: int [N - flat], index of the standing thing of each other
     surface into centres [M, 2] (x, z) and radii [M]. targets: float64 [K, 3], the middles of what is worth looking at.
     """
@@ -64,7 +64,7 @@ class Room:
     high: Floats
     surfaces: Floats
     flat: int
-    textures: tuple[Texture, ...]
+    textures: tuple[Paint, ...]
     things: tuple[int, ...]
     owner: NDArray[np.int64]
     centres: Floats

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from itertools import islice, pairwise
 
 import numpy as np
@@ -14,7 +15,6 @@ from numpy.typing import NDArray
 from device.path import walk
 from device.render import DOORS_DEEP, Pose, Renderer
 from device.rooms import build_world
-from device.textures import pyramid
 from device.world import NOTHING, Floats, Room, World, upright
 
 SIZE = (120, 160)
@@ -49,7 +49,7 @@ def scene(shell: list[tuple[Floats, NDArray[np.uint8]]], standing: list[tuple[Fl
         high=far,
         surfaces=np.stack(surfaces),
         flat=len(shell),
-        textures=tuple(pyramid(image) for image in images),
+        textures=tuple(partial(np.copy, image) for image in images),
         things=tuple(things),
         owner=np.arange(len(standing)),
         centres=middles[:, [0, 2]],

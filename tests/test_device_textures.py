@@ -11,7 +11,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.textures import KINDS, PHOTO_SIDE, Photographs, cropped, framed, picture, pyramid
+from device.textures import (
+    KINDS,
+    PHOTO_SIDE,
+    Gallery,
+    Paint,
+    Photographs,
+    cropped,
+    framed,
+    picture,
+    pyramid,
+    repeatable,
+)
+from stream.pair import Image
 
 
 def grey(height: int, width: int, level: int = 128) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -82,3 +94,42 @@ def test_large_photographs_are_reduced_and_tiny_ones_count_as_unreadable(tmp_pat
     images = [photographs() for _ in range(5)]
     assert {image.shape for image in images} == {(round(PHOTO_SIDE * 0.7), PHOTO_SIDE, 3)}
     assert photographs.unreadable == 3
+
+
+def test_a_gallery_gives_the_same_textures_within_its_bytes_however_often_they_were_painted() -> None:
+    generator = np.random.default_rng(5)
+    paints = [repeatable(generator, picture) for _ in range(12)]
+    whole = [pyramid(paint()) for paint in paints]
+    size_bytes = sum(level.nbytes for level in whole[0])
+    painted = 0
+
+    def counted(paint: Paint) -> Paint:
+        def again() -> Image:
+            nonlocal painted
+            painted += 1
+            return paint()
+
+        return again
+
+    gallery = Gallery(5 * size_bytes)
+    counting = [counted(paint) for paint in paints]
+    for k in np.random.default_rng(6).integers(0, 12, 300):
+        texture = gallery.texture(counting[k])
+        assert all(np.array_equal(one, other) for one, other in zip(texture, whole[k], strict=True))
+        assert gallery.bytes <= 5 * size_bytes
+    assert 12 < painted < 300
+    before = painted
+    for _ in range(20):
+        for k in (0, 3, 7):
+            gallery.texture(counting[k])
+    assert painted <= before + 3, "what was seen last is kept"
+
+
+def test_what_can_be_painted_again_leaves_the_generator_where_painting_once_does() -> None:
+    one, other = np.random.default_rng(8), np.random.default_rng(8)
+    paint = repeatable(one, picture)
+    image = picture(other)
+    assert one.bit_generator.state == other.bit_generator.state
+    one.random(3)
+    assert np.array_equal(paint(), image)
+    assert np.array_equal(paint(), image)
