@@ -14,6 +14,10 @@ class CameraError(Exception):
     """A camera that cannot be opened or used; the message names it and says what to do."""
 
 
+class CameraMissing(CameraError):
+    """Hardware that is not there, is busy, or has stopped: the same settings may work later."""
+
+
 class BadShot(Exception):
     """A shot that could not be read (a truncated file, a failed grab): dropped and counted, the camera goes on."""
 

@@ -20,7 +20,7 @@ import cv2
 import tyro
 from rich.console import Console
 
-from device.camera import BadShot, Camera, CameraError, Shot
+from device.camera import BadShot, Camera, CameraError, CameraMissing, Shot
 from device.capture import capture, paced
 from device.dedupe import Dedupe, DedupeConfig
 from device.doctor import examine
@@ -29,13 +29,13 @@ from device.open import HARDWARE, camera_kind, open_camera
 from device.settings import StreamSettings, WalkSettings, parse_size
 from device.sim import SimConfig
 from device.spool import Spool
-from device.spool_folder import SpoolError
+from device.spool_folder import SpoolError, SpoolTaken
 from device.spool_place import open_spool
 from device.stop import Stop
 from device.walk import write_walk
 from stream import checkup
 from stream.endpoint import security_for
-from stream.errors import StreamError
+from stream.errors import EndpointTaken, StreamError
 from stream.pair import EncodedPair
 from stream.publisher import Publisher
 from stream.settings_file import SettingsFile, config_of
@@ -55,7 +55,8 @@ DESCRIPTION = """Publish the stereo pairs of a camera over ZeroMQ, without those
   python -m device doctor --camera v4l2:0,2                 looks at cameras, keys, ports, disk, clock and says what to do
   python -m device walk --out DIR                           a labelled control set of the simulated world
 
-Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 2 wrong settings or no camera."""
+Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 1 not now (no camera there, port or spool in use,
+disk full) or failed on the way, 2 wrong settings."""
 
 
 DOCTOR = """Would the rig run with these flags? Looks at the clock, keys, ports, disk, cameras and their skew; changes nothing.
@@ -129,7 +130,8 @@ class Progress:
 def run(arguments: Sequence[str], stop: Stop) -> int:
     """A command; returns the exit code.
 
-    0, 1 where `walk` was interrupted or `doctor` found a problem, 2 for a setting that cannot be used.
+    0, 1 where something is missing now or failed on the way, `walk` was interrupted or `doctor` found a problem, 2 for a
+    setting that cannot be used.
     """
     # One thread: the codec is called from one place, and a pool of OpenCV's would only take the learner's cores.
     cv2.setNumThreads(1)
@@ -151,10 +153,16 @@ def run(arguments: Sequence[str], stop: Stop) -> int:
             )
         flags = rest if command == "stream" else arguments
         _stream(_settings(flags, "python -m device", DESCRIPTION), stop)
-    except (CameraError, SpoolError, StreamError, ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    except (CameraMissing, SpoolTaken, EndpointTaken, OSError) as error:
+        return _failed(error, 1)
+    except (CameraError, SpoolError, StreamError, ValueError) as error:
+        return _failed(error, 2)
     return 0
+
+
+def _failed(error: Exception, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code
 
 
 def _settings(flags: Sequence[str], prog: str, description: str) -> StreamSettings:

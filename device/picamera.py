@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from device.camera import CameraError, Eye, Shot
+from device.camera import CameraError, CameraMissing, Eye, Shot
 from stream.pair import Image
 
 LORES = (320, 180)
@@ -65,7 +65,7 @@ def _start(number: str, size: tuple[int, int], rate_fps: float) -> Any:
         ) from error
     known = len(Picamera2.global_camera_info())
     if not number.isdigit() or int(number) >= known:
-        raise CameraError(f"no camera at picamera2:{number}: {known} are connected, counted from 0")
+        raise CameraMissing(f"no camera at picamera2:{number}: {known} are connected, counted from 0")
     try:
         eye = Picamera2(int(number))
         eye.configure(
@@ -77,7 +77,7 @@ def _start(number: str, size: tuple[int, int], rate_fps: float) -> Any:
         )
         eye.start()
     except (RuntimeError, IndexError) as error:
-        raise CameraError(f"picamera2:{number} does not start: {error}") from error
+        raise CameraMissing(f"picamera2:{number} does not start: {error}") from error
     return eye
 
 

@@ -10,6 +10,7 @@ Anything else is left alone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
@@ -26,12 +27,17 @@ DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 _LOCK = "device.lock"
 _MAX_LOCK_BYTES = 128
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger(__name__)
 
 
 class SpoolError(Exception):
     """A folder that cannot be a spool; the message says what to do."""
+
+
+class SpoolTaken(SpoolError):
+    """A spool that another process has, or that has no room now: the same settings may work later."""
 
 
 def take(folder: Path, device: str) -> int:
@@ -47,13 +53,13 @@ def take(folder: Path, device: str) -> int:
         _check_owner(descriptor, folder, device)
     except BlockingIOError as error:
         os.close(descriptor)
-        raise SpoolError(
+        raise SpoolTaken(
             f"another process has the spool {folder}: stop it, or give this one a --name or --spool of its own"
         ) from error
     except OSError as error:
         if descriptor >= 0:
             os.close(descriptor)
-        raise SpoolError(
+        raise (SpoolTaken if error.errno in _NO_ROOM else SpoolError)(
             f"cannot keep pairs in {folder}: {error.strerror}; choose a folder with --spool, none: live only"
         ) from error
     except SpoolError:

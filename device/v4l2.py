@@ -14,7 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.camera import BadShot, CameraError, Eye, Shot
+from device.camera import BadShot, CameraError, CameraMissing, Eye, Shot
 
 MAX_FAILURES = 10
 """Failed grabs in a row after which the camera is gone; the driver waits seconds for each."""
@@ -45,7 +45,7 @@ class V4l2Camera:
             shot = self._shot()
             failures = failures + 1 if isinstance(shot, BadShot) else 0
             yield shot
-        raise CameraError(f"{self._name}: no image in {MAX_FAILURES} attempts; is a camera unplugged?")
+        raise CameraMissing(f"{self._name}: no image in {MAX_FAILURES} attempts; is a camera unplugged?")
 
     def close(self) -> None:
         """Give the devices back."""
@@ -71,10 +71,12 @@ def _path(device: str) -> Path:
 
 def _open(path: Path, size: tuple[int, int], rate_fps: float) -> cv2.VideoCapture:
     if not path.exists():
-        raise CameraError(f"no camera at {path}: there is no such device (plug it in, or see v4l2-ctl --list-devices)")
+        raise CameraMissing(
+            f"no camera at {path}: there is no such device (plug it in, or see v4l2-ctl --list-devices)"
+        )
     eye = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
     if not eye.isOpened():
-        raise CameraError(f"no camera at {path}: it is busy, not a camera, or not yours to read (group video)")
+        raise CameraMissing(f"no camera at {path}: it is busy, not a camera, or not yours to read (group video)")
     eye.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     eye.set(cv2.CAP_PROP_FRAME_WIDTH, size[1])
     eye.set(cv2.CAP_PROP_FRAME_HEIGHT, size[0])

@@ -22,8 +22,8 @@ USAGE = """usage: python -m stream COMMAND ...; COMMAND --help tells its flags
   python -m stream keys
       keys by which rigs and learners know each other
 
-Recordings are MCAP files that Foxglove and Rerun open as they are. Exit codes: 0 done, 1 failed on the way (disk full,
-nothing to recover), 2 wrong settings."""
+Recordings are MCAP files that Foxglove and Rerun open as they are. Exit codes: 0 done, 1 failed on the way or not now
+(disk full, port in use, nothing to recover), 2 wrong settings."""
 
 COMMANDS = ("record", "replay", "info", "recover")
 

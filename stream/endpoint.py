@@ -18,7 +18,7 @@ from pathlib import Path
 
 import zmq
 
-from stream.errors import EndpointError
+from stream.errors import EndpointError, EndpointTaken
 from stream.keys import KeysError, keys_folder
 from stream.security import Security
 
@@ -109,7 +109,7 @@ def bind(socket: zmq.Socket[bytes], address: str) -> str:
     try:
         socket.bind(address)
     except zmq.ZMQError as error:
-        raise EndpointError(_bind_failure(address, error)) from error
+        raise _bind_failure(address, error) from error
     return socket.get_string(zmq.LAST_ENDPOINT)
 
 
@@ -143,9 +143,11 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-def _bind_failure(address: str, error: zmq.ZMQError) -> str:
+def _bind_failure(address: str, error: zmq.ZMQError) -> EndpointError:
     if error.errno == errno.EADDRINUSE:
-        return f"{address} is in use: stop the process that has it, or choose another port (0 takes any free one)"
+        return EndpointTaken(
+            f"{address} is in use: stop the process that has it, or choose another port (0 takes any free one)"
+        )
     if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
-        return f"{address} is not an address of this machine: bind one of its own, or * for all of them"
-    return f"cannot bind {address}: {error.strerror or error}"
+        return EndpointTaken(f"{address} is not an address of this machine: bind one of its own, or * for all of them")
+    return EndpointError(f"cannot bind {address}: {error.strerror or error}")

@@ -18,6 +18,13 @@ def test_each_side_has_a_unit() -> None:
     assert [path.name for path in UNITS] == ["babyagent-device.service", "babyagent-learner.service"]
 
 
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
+def test_a_unit_starts_again_after_everything_but_a_wrong_setting(unit: Path) -> None:
+    lines = unit.read_text().splitlines()
+    assert "Restart=on-failure" in lines
+    assert "RestartPreventExitStatus=2" in lines
+
+
 @pytest.mark.skipif(ANALYZE is None, reason="no systemd-analyze here: apt install systemd")
 @pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.stem)
 def test_systemd_finds_nothing_wrong_with_a_unit(unit: Path, tmp_path: Path) -> None:

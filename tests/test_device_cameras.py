@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from device.camera import BadShot, Camera, CameraError, Shot
+from device.camera import BadShot, Camera, CameraError, CameraMissing, Shot
 from device.files import open_folders, open_side_by_side, open_videos
 from device.open import camera_kind, open_camera
 from stream.pair import Image
@@ -206,14 +206,14 @@ def test_words_that_name_no_camera_are_refused_with_what_was_expected(spec: str)
 
 
 def test_where_no_usb_camera_is_plugged_in_the_device_file_is_named(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(CameraError, match="no camera at /dev/video977: "):
+    with pytest.raises(CameraMissing, match="no camera at /dev/video977: "):
         open_camera("v4l2:977,978")
     assert capfd.readouterr().err == "", "OpenCV must not add lines of its own"
 
 
 def test_a_device_file_that_is_no_camera_is_refused(tmp_path: Path) -> None:
     (tmp_path / "video").write_bytes(b"")
-    with pytest.raises(CameraError, match="not a camera"):
+    with pytest.raises(CameraMissing, match="not a camera"):
         open_camera(f"v4l2:{tmp_path / 'video'},{tmp_path / 'video'}")
 
 

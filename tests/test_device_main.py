@@ -286,7 +286,6 @@ def unequal(tmp_path: Path) -> Path:
     ("arguments", "said"),
     [
         (["--camera", "webcam"], "no camera 'webcam'"),
-        (["--camera", "v4l2:977,978"], "no camera at /dev/video977"),
         (["--camera", "dir:{data}/folders/left,{data}/folders/right"], "3 images .* 2"),
         (["--camera", "dir:{data}/sizes/left,{data}/sizes/right"], "left is 64x48 colour and right is 70x48 colour"),
         (["--camera", "dir:{data}/none,{data}/none"], "no folder"),
@@ -302,7 +301,6 @@ def unequal(tmp_path: Path) -> Path:
         (["--target-per-hour", "5"], "max_silence_s 10 alone keeps 360"),
         (["--textures", "{data}/none"], "none"),
         (["--places", "1", "--spool", "/proc/self/spool"], "cannot keep pairs in /proc/self/spool.* --spool"),
-        (["--places", "1", "--spool", "{data}/taken"], "another process has the spool {data}/taken"),
         (["--places", "1", "--spool", "{data}/other", "--name", "rig-2"], "holds pairs of rig-1"),
         (["--spool-gib", "0"], "--spool-gib"),
         (["--spool-gib", "nan"], "--spool-gib"),
@@ -316,29 +314,41 @@ def unequal(tmp_path: Path) -> Path:
 def test_bad_input_is_one_line_and_exit_code_2(
     unequal: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str], own_signals: None
 ) -> None:
-    """Called in this process, because a start takes a second; the ports below are tried in real ones."""
-    opened = partial(Spool, device="rig-1", max_bytes=1 << 24, free_floor_bytes=0)
-    opened(unequal / "other").close()
-    with opened(unequal / "taken"):
-        assert main([argument.format(data=unequal) for argument in arguments]) == 2
+    """Called in this process, because a start takes a second."""
+    open_small(unequal / "other").close()
+    assert main([argument.format(data=unequal) for argument in arguments]) == 2
+    check_one_line(capfd, said.format(data=unequal))
+
+
+open_small = partial(Spool, device="rig-1", max_bytes=1 << 24, free_floor_bytes=0)
+
+
+def check_one_line(capfd: pytest.CaptureFixture[str], said: str) -> None:
     output, errors = capfd.readouterr()
     assert output == ""
     assert errors.count("\n") == 1, errors
-    assert re.match(rf"error: .*{said.format(data=unequal)}", errors), errors
+    assert re.match(rf"error: .*{said}", errors), errors
 
 
-def test_a_port_in_use_is_one_line_and_exit_code_2() -> None:
-    with socket.socket() as taken:
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--camera", "v4l2:977,978"], "no camera at /dev/video977"),
+        (["--places", "1", "--spool", "{data}/taken"], "another process has the spool {data}/taken"),
+        (["--places", "1", "--bind", "tcp://127.0.0.1:{port}"], "127.0.0.1:{port} is in use"),
+        (["--places", "1", "--bind", "tcp://192.0.2.1:5555", "--insecure"], "not an address of this machine"),
+    ],
+)
+def test_what_may_be_there_later_is_one_line_and_exit_code_1(
+    tmp_path: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    """systemd starts the rig again then, and not after a wrong setting. 192.0.2.1 is nobody's (RFC 5737)."""
+    with open_small(tmp_path / "taken"), socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        for arguments in (
-            ["--bind", f"tcp://127.0.0.1:{port}"],
-            ["--bind", "tcp://127.0.0.1:0", "--metrics-port", str(port)],
-        ):
-            done = run("--camera", "sim", *SMALL, *arguments)
-            assert done.returncode == 2
-            assert re.fullmatch(rf"error: .*{port}.*\n", done.stderr), done.stderr
+        known = {"data": tmp_path, "port": taken.getsockname()[1]}
+        assert main([argument.format(**known) for argument in arguments]) == 1
+    check_one_line(capfd, said.format(**known))
 
 
 def test_a_labelled_walk_is_written_as_a_folder_per_place(tmp_path: Path) -> None:
