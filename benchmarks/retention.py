@@ -13,12 +13,11 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import json
-import multiprocessing
 import sys
 import time
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.results import completed
 from benchmarks.retention_figures import plot, tables
 from benchmarks.retention_policies import IID, NONE, POLICIES, Floats, Keys, Situation
 from benchmarks.retention_streams import STREAMS, Materials, Stretch, stretch
@@ -113,18 +113,8 @@ def main(arguments: Sequence[str]) -> int:
     """Run what is missing, then compare all there is."""
     settings = tyro.cli(RetentionSettings, args=list(arguments), prog="python -m benchmarks retention")
     cells = _cells(settings)
-    known = _known(settings.results)
-    missing = [cell for cell in cells if cell not in known]
-    settings.results.parent.mkdir(parents=True, exist_ok=True)
-    started_s = time.monotonic()
-    for count, line in enumerate(_run(settings, missing), 1):
-        known[_cell_of(line)] = line
-        with settings.results.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-        if not settings.json:
-            left_s = (time.monotonic() - started_s) / count * (len(missing) - count)
-            _say(f"{count}/{len(missing)}  {left_s / 60:.0f} min left  {_told(line)}")
-    lines = [known[cell] for cell in cells]
+    run = partial(run_cell, materials=Materials(settings.control, settings.textures, settings.drives))
+    lines = completed(cells, settings.results, run, jobs=settings.jobs, tell=None if settings.json else _told)
     for line in lines if settings.json else ():
         sys.stdout.write(json.dumps(line) + "\n")
     found = tables(lines)
@@ -154,34 +144,8 @@ def _cells(settings: RetentionSettings) -> list[Cell]:
     return [Cell(stream, junk, seed, policy, *size) for stream, seed, junk, policy in grid]
 
 
-def _known(path: Path) -> dict[Cell, dict[str, Any]]:
-    """Result lines by what they are results of; a line that a stop cut short is none."""
-    known = {}
-    for text in path.read_text().splitlines() if path.exists() else ():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        known[_cell_of(line)] = line
-    return known
-
-
-def _cell_of(line: dict[str, Any]) -> Cell:
-    return Cell(**{field.name: line[field.name] for field in dataclasses.fields(Cell)})
-
-
-def _run(settings: RetentionSettings, cells: Sequence[Cell]) -> Iterator[dict[str, Any]]:
-    materials = Materials(settings.control, settings.textures, settings.drives)
-    if settings.jobs == 1:
-        yield from map(run_cell, cells, itertools.repeat(materials))
-        return
-    context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
-    with ProcessPoolExecutor(settings.jobs, mp_context=context) as pool:
-        yield from pool.map(run_cell, cells, itertools.repeat(materials))
-
-
 def run_cell(cell: Cell, materials: Materials) -> dict[str, Any]:
-    """One run from its random start to its last step: a result line."""
+    """One run from its random start to its last step: what its result line has beside the fields of the cell."""
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     episode = stretch(cell.stream, materials, cell.pairs, cell.junk, cell.seed)
@@ -203,7 +167,7 @@ def run_cell(cell: Cell, materials: Materials) -> dict[str, Any]:
             break
         del due[0]
         resumed_s = time.process_time()
-    return dataclasses.asdict(cell) | {"curve": curve, **memory.told(learner.steps)}
+    return {"curve": curve, **memory.told(learner.steps)}
 
 
 def _config(cell: Cell, episode: Stretch) -> LearnerConfig:
@@ -319,8 +283,3 @@ def _told(line: dict[str, Any]) -> str:
         f"{line['stream']} junk {100 * line['junk']:.0f} % seed {line['seed']}  {line['policy']}: k-NN {100 * first['knn']:.1f} "
         f"-> {100 * last['knn']:.1f}  linear {100 * last['linear']:.1f}  {last['cpu_s']:.0f} CPU-s"
     )
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {text}\n")
-    sys.stdout.flush()

@@ -14,25 +14,13 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
-from scipy import stats
 
+from benchmarks.paired import Difference, holm, paired
 from benchmarks.retention_policies import IID, OURS
 
 Floats = NDArray[np.float64]
 Line = Mapping[str, Any]
 REFERENCE = "uniform"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """Mean over seeds, half width of its 95 % interval and two-sided p; nan for the last two with a single seed."""
-
-    mean: float
-    half: float
-    p: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:+.1f} ± {self.half:.1f}"
 
 
 @dataclass(frozen=True)
@@ -101,25 +89,6 @@ QUANTITIES: dict[str, Callable[[Line], float]] = {
     "entropy": lambda line: line["place_entropy"],
     "CPU": lambda line: line["curve"][-1]["cpu_s"],
 }
-
-
-def paired(differences: Floats) -> Difference:
-    """Mean, 95 % interval and p of differences [seeds] that are nought in the mean if nothing differs."""
-    count, mean = len(differences), float(differences.mean())
-    if count < 2:
-        return Difference(mean, float("nan"), float("nan"))
-    error = float(differences.std(ddof=1) / np.sqrt(count))
-    p = float(2 * stats.t.sf(abs(mean) / error, count - 1)) if error else float(mean == 0)
-    return Difference(mean, float(stats.t.ppf(0.975, count - 1)) * error, p)
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjusted p-values (1979)."""
-    adjusted, largest = {}, 0.0
-    for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
-        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
-        adjusted[name] = largest
-    return adjusted
 
 
 def groups(lines: Sequence[Line]) -> list[Group]:

@@ -15,8 +15,9 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.paired import holm, paired
 from benchmarks.retention import main
-from benchmarks.retention_figures import Group, groups, holm, paired, plot, tables
+from benchmarks.retention_figures import Group, groups, plot, tables
 from benchmarks.retention_policies import IID, POLICIES, Floats, Keys, Lars, MinimumRedundancy, Situation
 from benchmarks.retention_streams import Materials, stretch
 from stream.codec import decode
