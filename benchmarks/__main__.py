@@ -11,6 +11,7 @@ from learner.errors import LearnerError
 from stream.errors import StreamError
 
 QUESTIONS = {
+    "ablation": "what is each choice of the recipe worth, and each thing the rig brings? One change a row, intervals",
     "backfill": "how much of a slow link does the backfill use, and what do live pairs pay for it?",
     "buffer": "what does a key cost in a prioritised buffer? Ours against TorchRL's, cpprb's and LARS",
     "demo": "does it work here? A simulated rig and a learner over TCP for about two minutes",
@@ -20,6 +21,7 @@ QUESTIONS = {
     "learning": "does the representation get better while the rig walks? Seeds, intervals, control sets",
     "metrics": "what is told to Prometheus (this writes docs/metrics.md), and what does telling it cost?",
     "recording": "how fast is a recording written and read, compared with a plain file?",
+    "regimes": "does it learn better by day than in nightly batches? The seed's tables over recorded days, both regimes",
     "retention": "does it matter which pairs are remembered? Policies on streams that move on, with junk between",
     "speed": "how many pairs a second does a device core make, how many samples a second does the learner train?",
     "spool": "which embedded store holds the rig's pairs? Throughput, stalls, bytes written, damage",

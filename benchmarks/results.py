@@ -43,8 +43,7 @@ def completed(
     started_s = time.monotonic()
     for count, (cell, measured) in enumerate(_measured(run, missing, jobs), 1):
         line = known[cell] = dataclasses.asdict(cell) | measured
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
+        _append(path, json.dumps(line))
         if tell is not None:
             left_s = (time.monotonic() - started_s) / count * (len(missing) - count)
             say(f"{count}/{len(missing)}  {left_s / 60:.0f} min left  {tell(line)}")
@@ -67,10 +66,19 @@ def _read(path: Path, cells: Sequence[Cell]) -> dict[Cell, Line]:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        cell = wanted.get(_identity({name: line.get(name) for name in names}))
+        cell = wanted.get(_identity({name: line.get(name) for name in names})) if isinstance(line, dict) else None
         if cell is not None:
             known[cell] = line
     return known
+
+
+def _append(path: Path, text: str) -> None:
+    """As a line of its own, also after one that was cut short."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, 2)
+            text = text if file.read() == b"\n" else "\n" + text
+        file.write(text.encode() + b"\n")
 
 
 def _identity(fields: Line) -> str:

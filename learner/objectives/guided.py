@@ -141,10 +141,16 @@ class Guided(nn.Module):
         with torch.autocast(attention.device.type, enabled=False):  # places and pixels are not rounded
             return self._views(batch, attention, generator)
 
-    def _views(self, batch: Batch, attention: Tensor, generator: Generator) -> Look:
-        config, device, count = self.config, attention.device, len(batch)
+    def gaze(self, attention: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Where to look, from maps [B, heads, h, w]: the head that is asked [B], mean and deviation [B, 2] under its map."""
+        count, device = len(attention), attention.device
         head = torch.randint(attention.shape[1], (count,), device=device, generator=generator)
         mean, std = fit_gaussian(attention[torch.arange(count, device=device), head])
+        return head, mean, std
+
+    def _views(self, batch: Batch, attention: Tensor, generator: Generator) -> Look:
+        config, count = self.config, len(batch)
+        head, mean, std = self.gaze(attention, generator)
         window = focus_window(mean, std, batch.aspect, sigmas=config.window_sigmas, smallest=config.smallest_window)
         crops = windows_inside(window, config.crops, scale=config.student_scale, generator=generator)
         focused = to_rgb(crop(batch.left, window[:, None], config.teacher_size))

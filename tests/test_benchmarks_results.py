@@ -1,0 +1,82 @@
+"""Result lines of a bench: what is there is not run again, in whatever state a stop left the file."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from benchmarks.results import Line, completed
+
+
+@dataclass(frozen=True)
+class Cell:
+    name: str
+    seed: int
+    share: float
+
+
+CELLS = [Cell(name, seed, 0.1) for seed in range(3) for name in ("a", "b")]
+
+
+class Runner:
+    """Counts what it is asked to run."""
+
+    def __init__(self) -> None:
+        self.ran: list[Cell] = []
+
+    def __call__(self, cell: Cell) -> Line:
+        self.ran.append(cell)
+        return {"value": len(cell.name) + cell.seed}
+
+
+def squared(cell: Cell) -> Line:
+    return {"value": cell.seed**2}
+
+
+def test_each_cell_is_run_once_and_its_line_comes_back_in_order(tmp_path: Path) -> None:
+    run, path = Runner(), tmp_path / "deep" / "results.jsonl"
+    lines = completed(CELLS, path, run)
+    assert run.ran == CELLS
+    assert [(line["name"], line["seed"], line["value"]) for line in lines] == [
+        (c.name, c.seed, 1 + c.seed) for c in CELLS
+    ]
+    assert completed(CELLS[::-1], path, run) == lines[::-1]
+    assert run.ran == CELLS
+
+
+def test_a_line_that_was_cut_short_is_run_again_and_a_foreign_one_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    completed(CELLS[:2], path, Runner())
+    foreign = json.dumps({"name": "a", "seed": 0, "share": 0.2, "value": 99})
+    whole = path.read_text().splitlines()
+    path.write_text("\n".join([whole[0], foreign, "[1]", whole[1][:-5]]) + "\n")
+    run = Runner()
+    lines = completed(CELLS[:2], path, run)
+    assert run.ran == [CELLS[1]]
+    assert [line["value"] for line in lines] == [1, 1]
+    assert foreign in path.read_text()
+
+
+def test_the_line_after_one_that_was_cut_short_is_not_lost(tmp_path: Path) -> None:
+    path = tmp_path / "results.jsonl"
+    path.write_text('{"name": "a", "se')
+    completed(CELLS[:2], path, Runner())
+    run = Runner()
+    completed(CELLS[:2], path, run)
+    assert run.ran == []
+
+
+def test_several_jobs_give_the_lines_of_one(tmp_path: Path) -> None:
+    one = completed(CELLS, tmp_path / "one.jsonl", squared)
+    assert completed(CELLS, tmp_path / "two.jsonl", squared, jobs=2) == one
+
+
+def test_progress_says_how_many_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    completed(CELLS[:2], tmp_path / "results.jsonl", Runner(), tell=lambda line: f"value {line['value']}")
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2
+    assert "2/2" in said[1]
+    assert said[1].endswith("value 1")
