@@ -193,6 +193,9 @@ def _sent(shots: Any, config: DedupeConfig, seed: int) -> Any:
 PLACE_SIZE = 96
 """Side in pixels a view of a place is probed at: about the scale that crops are trained at."""
 
+PER_PLACE = 100
+"""Labelled views of each room, in each half of the places."""
+
 
 @cache
 def _control(spec: str, size: int) -> ControlSet:
@@ -204,7 +207,7 @@ def _places(seed: int, textures: Path | None) -> ControlSet:
     """The rooms of the seed's world as two other walks see them."""
     with tempfile.TemporaryDirectory() as folder:
         views = Path(folder) / "places"
-        write_walk(views, config=SimConfig(seed=seed, textures=textures), count=30_000, every=3, per_place=100)
+        write_walk(views, config=SimConfig(seed=seed, textures=textures), count=30_000, every=3, per_place=PER_PLACE)
         return load_control(f"places={views}", size=PLACE_SIZE, limit_train=None, limit_test=None)
 
 

@@ -7,7 +7,7 @@ preset on the same walk with one of the rig's ideas taken away.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Generator, Tensor
 from learner.config import PRESETS, LearnerConfig
 from learner.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.views import Augmentation
 from stream.codec import encode_pair
 from stream.pair import EncodedPair
 
@@ -87,8 +88,8 @@ class _StrayConfig(BabyAgentConfig):
 def _stray(config: LearnerConfig) -> LearnerConfig:
     objective = config.objective
     assert isinstance(objective, BabyAgentConfig)  # refused with the settings
-    fields = {name: getattr(objective, name) for name in objective.__dataclass_fields__}
-    return replace(config, objective=_StrayConfig(**fields))
+    settings = {field.name: getattr(objective, field.name) for field in fields(objective)}
+    return replace(config, objective=_StrayConfig(**settings))
 
 
 def _left_only(pairs: Pairs, _seed: int) -> Pairs:
@@ -110,7 +111,22 @@ def _shuffled(pairs: Pairs, seed: int) -> Pairs:
 
 
 PRESET = "preset"
-RECIPE: Mapping[str, Row] = {}
+_PLAIN = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
+RECIPE: Mapping[str, Row] = {
+    "all the seed's numbers": Row(with_the_seeds_numbers),
+    "EMA centre": _with(centring="ema"),
+    "repulsion 0.1 at tau 0.05": _with(repulsion=0.1, repulsion_temperature=0.05),
+    "repulsion 0.01 at tau 0.1": _with(repulsion=0.01, repulsion_temperature=0.1),
+    "softer teacher, tau_p 0.04": _with(teacher_temperature=0.04),
+    "EMA rate 0.996": _with(teacher_momentum=0.996),
+    "1024 prototypes": _with(prototypes=1024),
+    "large windows, 1.5 deviations": _with(window_sigmas=1.5, smallest_window=0.3),
+    "small crops, 0.4 to 0.8": _with(student_scale=(0.4, 0.8)),
+    "2 crops": _with(crops=2),
+    "no colour jitter": _with(student_augmentation=_PLAIN, teacher_augmentation=_PLAIN),
+    "learning rate 2e-3": Row(lambda config: changed(config, {"schedule.learning_rate": 2e-3})),
+    "InfoNCE between the eyes": Row(_with_infonce),
+}
 STREAM: Mapping[str, Row] = {
     "without dedupe": Row(dedupe=False),
     "left eye only": Row(sent=_left_only),

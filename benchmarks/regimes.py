@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -23,6 +23,7 @@ import tyro
 from rich.console import Console
 from torch import Tensor
 
+from benchmarks.ablation_rows import changed
 from benchmarks.regimes_days import Diary, Itinerary
 from benchmarks.regimes_figures import plot, tables
 from benchmarks.regimes_train import REGIMES, Day, Night
@@ -41,7 +42,8 @@ class Scale:
     preset: str
     itinerary: Itinerary
     night: Night
-    batch_size: int
+    settings: Mapping[str, Any]
+    """What the preset has otherwise, by dotted names."""
     most_train: int | None
     """Images of each control set's train half, at most."""
     most_test: int | None
@@ -55,7 +57,7 @@ SCALES = {
         preset="cpu",
         itinerary=Itinerary(days=4, pairs_a_day=100, rooms_a_day=2, size=(120, 160), per_place=20),
         night=Night(trigger_pairs=150, epochs=10),
-        batch_size=32,
+        settings={"pacing.batch_size": 32},
         most_train=1000,
         most_test=500,
         seeds=(0,),
@@ -64,7 +66,7 @@ SCALES = {
         preset="cpu",
         itinerary=Itinerary(**_SEEDS_DAYS, rooms_a_day=4, size=(240, 320), per_place=50),
         night=_SEEDS_NIGHT,
-        batch_size=128,
+        settings={"encoder.embed_dim": 64, "encoder.depth": 2, "encoder.heads": 2, "objective.crops": 2},
         most_train=5000,
         most_test=2000,
         seeds=(1, 2, 3),
@@ -73,14 +75,14 @@ SCALES = {
         preset="babyagent",
         itinerary=Itinerary(**_SEEDS_DAYS, rooms_a_day=4, size=(480, 640), per_place=50),
         night=_SEEDS_NIGHT,
-        batch_size=128,
+        settings={},
         most_train=None,
         most_test=None,
         seeds=(1, 2, 3),
     ),
 }
-"""smoke: ten minutes on two cores, to see that every row is there; it claims nothing. cpu: the seed's days with the small
-network, hours on two cores. gpu: the same with DeiT-S."""
+"""smoke: ten minutes on two cores, to see that every row is there; it claims nothing. cpu: the seed's days with a smaller
+network, an hour on two cores. gpu: the same with DeiT-S."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +90,7 @@ class RegimesSettings:
     """Compare regimes on recorded days: one JSON line a day and regime, the seed's two tables by day, plots."""
 
     scale: Literal["smoke", "cpu", "gpu"] = "smoke"
-    """smoke: all rows in ten minutes, no claim; cpu: the seed's days, small network, hours on two cores; gpu: DeiT-S."""
+    """smoke: all rows in ten minutes, no claim; cpu: the seed's days, a smaller network, an hour on two cores; gpu: DeiT-S."""
     regimes: tuple[str, ...] = tuple(REGIMES)
     """Which to compare; those that are left out can be added later."""
     seeds: tuple[int, ...] = ()
@@ -164,9 +166,10 @@ def _head(settings: RegimesSettings, seeds: Sequence[int]) -> str:
     """What a reader of the tables has to know."""
     scale = SCALES[settings.scale]
     road, night = scale.itinerary, scale.night
+    but = "".join(f", {name} {value}" for name, value in scale.settings.items())
     return (
         f"# Continuous or nightly?\n\nScale `{settings.scale}`: {road.days} days of {road.pairs_a_day} pairs, "
-        f"{road.rooms_a_day} new rooms a day, preset `{scale.preset}`, batch {scale.batch_size}, seeds "
+        f"{road.rooms_a_day} new rooms a day, preset `{scale.preset}`{but}, seeds "
         f"{', '.join(map(str, seeds))}. A night begins at {night.trigger_pairs} new pairs and has {night.epochs} epochs; "
         f"{night.samples_a_pair:g} samples a pair in every regime but the half and the random one. Accuracies in percent, means "
         "over seeds; differences are paired by seed, ± their 95 % interval."
@@ -212,12 +215,7 @@ def run_regime(run: Run, settings: RegimesSettings) -> Line:
 def _config(scale: Scale, seed: int) -> LearnerConfig:
     preset = PRESETS[scale.preset]
     assert isinstance(preset.objective, BabyAgentConfig)
-    return replace(
-        preset,
-        seed=seed,
-        pacing=replace(preset.pacing, batch_size=scale.batch_size),
-        memory=replace(preset.memory, fresh_capacity=max(preset.memory.fresh_capacity, scale.batch_size)),
-    )
+    return changed(replace(preset, seed=seed), scale.settings)
 
 
 @cache

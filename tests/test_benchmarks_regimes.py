@@ -222,7 +222,7 @@ def test_the_bench_runs_each_regime_once_and_tells_a_line_a_day(
         regimes.SCALES["smoke"],
         itinerary=replace(ROAD, days=2),
         night=NIGHT,
-        batch_size=BATCH,
+        settings={"pacing.batch_size": BATCH},
         most_train=80,
         most_test=40,
     )
