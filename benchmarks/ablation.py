@@ -34,6 +34,7 @@ from device.sim import SimCamera, SimConfig
 from device.walk import write_walk
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
+from learner.encoder import Encoder
 from learner.gauges import alpha_req, rankme
 from learner.loop import Learner, StepReport, learn
 from learner.objectives.babyagent import BabyAgentConfig
@@ -142,7 +143,7 @@ def run_row(run: Run, materials: Materials) -> Line:
     config = row.settings(_config(run, len(pairs)))
     learner = Learner(config, torch.device("cpu"))
     controls = _controls(materials, run.seed, PRESETS[run.preset].objective.probe_size)
-    curve = [{"step": 0, "cpu_s": 0.0, "gauges": {}, **_probed(learner, controls)}]
+    curve: list[Line] = [{"step": 0, "cpu_s": 0.0, "gauges": {}, "student": _probe(_student(learner), controls)}]
     due = [round(run.steps * part / PROBES) for part in range(1, PROBES + 1)]
     gauges: dict[str, list[float]] = defaultdict(list)
     cpu_s, rollbacks, resumed_s = 0.0, 0, time.process_time()
@@ -156,7 +157,8 @@ def run_row(run: Run, materials: Materials) -> Line:
             continue
         cpu_s += time.process_time() - resumed_s
         recent = {name: round(float(np.mean(values[-RECENT:])), 4) for name, values in gauges.items()}
-        curve.append({"step": learner.steps, "cpu_s": round(cpu_s, 1), "gauges": recent, **_probed(learner, controls)})
+        point = {"step": learner.steps, "cpu_s": round(cpu_s, 1), "gauges": recent}
+        curve.append(point | {"student": _probe(_student(learner), controls)})
         if not due[1:]:
             break
         del due[0]
@@ -193,13 +195,15 @@ def _sent(shots: Any, config: DedupeConfig, seed: int) -> Any:
 PLACE_SIZE = 96
 """Side in pixels a view of a place is probed at: about the scale that crops are trained at."""
 
-PER_PLACE = 100
+MOST_TRAIN, MOST_TEST = 5000, 2000
+"""Images of a control set that are probed, at most: there are many runs."""
+PER_PLACE = 50
 """Labelled views of each room, in each half of the places."""
 
 
 @cache
 def _control(spec: str, size: int) -> ControlSet:
-    return load_control(spec, size=size, limit_train=None, limit_test=None)
+    return load_control(spec, size=size, limit_train=MOST_TRAIN, limit_test=MOST_TEST)
 
 
 @lru_cache(maxsize=1)
@@ -215,12 +219,12 @@ def _controls(materials: Materials, seed: int, size: int) -> list[ControlSet]:
     return [*(_control(spec, size) for spec in materials.control), _places(seed, materials.textures)]
 
 
-def _probed(learner: Learner, controls: Sequence[ControlSet]) -> Line:
-    """Accuracies of each network on each set, and rank and spectrum of its features on the first set."""
-    return {name: _probe(encoder, controls) for name, encoder in learner.objective.encoders().items()}
+def _student(learner: Learner) -> Encoder:
+    return learner.objective.encoders()["student"]
 
 
-def _probe(encoder: Any, controls: Sequence[ControlSet]) -> Line:
+def _probe(encoder: Encoder, controls: Sequence[ControlSet]) -> Line:
+    """Accuracies on each set, and rank and spectrum of the features on the first one."""
     found: Line = {}
     for control in controls:
         bank, test = (extract(encoder, images, device="cpu") for images in (control.train_images, control.test_images))

@@ -31,11 +31,9 @@ class Runs:
         student = lines[0]["curve"][0]["student"]
         self.sets = [name for name in student if isinstance(student[name], Mapping)]
 
-    def gain(self, row: str, name: str, probe: str, network: str = "student") -> Floats:
+    def gain(self, row: str, name: str, probe: str) -> Floats:
         """Percent above the random start at the end of the run, [seeds]."""
-        curves = [
-            [point.get(network, point["student"])[name][probe] for point in line["curve"]] for line in self.lines[row]
-        ]
+        curves = [[point["student"][name][probe] for point in line["curve"]] for line in self.lines[row]]
         return np.array([100 * (curve[-1] - curve[0]) for curve in curves])
 
 

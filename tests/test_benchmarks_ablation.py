@@ -108,7 +108,7 @@ def line(row: str, seed: int, gain: float, *, entropy: float = 3.0, cpu_s: float
         each = dict.fromkeys(("knn", "linear"), accuracy)
         student = {"cifar": each, "rankme": 10.0 * accuracy, "alpha_req": -accuracy, "mnist": each, "places": each}
         gauges = {"teacher_entropy": entropy, "kl": 1.0} if step else {}
-        return {"step": step, "cpu_s": cpu_s * step / 4, "gauges": gauges, "student": student, "teacher": student}
+        return {"step": step, "cpu_s": cpu_s * step / 4, "gauges": gauges, "student": student}
 
     return {"row": row, "seed": seed, "curve": [point(0, 0.2), point(2, 0.2 + gain / 2), point(4, 0.2 + gain)]}
 
