@@ -196,7 +196,7 @@ def run_regime(run: Run, settings: RegimesSettings) -> Line:
     last: Day | None = None
     for day in regime(config, diary, SCALES[run.scale].night, device):
         cpu_s += time.process_time() - resumed_s
-        if run.regime != "random" or not days:
+        if not days or day.learner.steps != days[-1]["steps"]:  # else the networks are as they were
             probes = {name: _probe(encoder, controls, diary, device) for name, encoder in _encoders(day)}
         days.append({"day": len(days) + 1, "cpu_s": round(cpu_s, 1), **_figures(day), "probes": probes})
         if not settings.json:
