@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from functools import cache, lru_cache, partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -66,8 +66,10 @@ class AblationSettings:
     """Where result lines are kept; runs that are in it are not run again."""
     report: Path | None = None
     """Write the tables to this file."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where to train; auto takes a GPU where there is one."""
     jobs: int = 1
-    """Runs side by side, one thread each."""
+    """Runs side by side, one thread each on a CPU."""
     json: bool = False
     """Result lines on the standard output instead of progress; the tables go to the standard error."""
 
@@ -81,6 +83,8 @@ class AblationSettings:
             raise ValueError(f"--preset must be one with the objective babyagent, got {self.preset!r}")
         if not self.seeds or min(self.seeds) < 0 or min(self.pairs, self.steps, self.jobs) < 1:
             raise ValueError("--pairs, --steps and --jobs must be at least 1 and --seeds at least 0")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda was asked for, but torch finds no GPU here")
 
     @property
     def chosen(self) -> list[str]:
@@ -113,7 +117,8 @@ def main(arguments: Sequence[str]) -> int:
     names = " ".join(spec.split("=")[0] for spec in settings.control)
     size = (settings.pairs, settings.steps, settings.preset, names, settings.textures.name if settings.textures else "")
     runs = [Run(row, seed, *size) for seed in settings.seeds for row in settings.chosen]
-    materials = Materials(settings.control, settings.textures)
+    device = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
+    materials = Materials(settings.control, settings.textures, device)
     tell = None if settings.json else _told
     lines = completed(runs, settings.results, partial(run_row, materials=materials), jobs=settings.jobs, tell=tell)
     for line in lines if settings.json else ():
@@ -128,22 +133,26 @@ def main(arguments: Sequence[str]) -> int:
 
 @dataclass(frozen=True)
 class Materials:
-    """What is streamed and what is probed."""
+    """What is streamed and what is probed, and where."""
 
     control: tuple[str, ...]
     textures: Path | None
+    device: str
 
 
 def run_row(run: Run, materials: Materials) -> Line:
     """One run from its random start to its last step: what its result line has beside the fields of the run."""
-    torch.set_num_threads(1)
+    if materials.device == "cpu":
+        torch.set_num_threads(1)
     cv2.setNumThreads(1)
     row = ROWS[run.row]
     pairs = row.sent(_walk(run.seed, materials.textures, run.pairs, row.dedupe), run.seed)
     config = row.settings(_config(run, len(pairs)))
-    learner = Learner(config, torch.device("cpu"))
+    learner = Learner(config, torch.device(materials.device))
     controls = _controls(materials, run.seed, PRESETS[run.preset].objective.probe_size)
-    curve: list[Line] = [{"step": 0, "cpu_s": 0.0, "gauges": {}, "student": _probe(_student(learner), controls)}]
+    curve: list[Line] = [
+        {"step": 0, "cpu_s": 0.0, "gauges": {}, "student": _probe(_student(learner), controls, materials.device)}
+    ]
     due = [round(run.steps * part / PROBES) for part in range(1, PROBES + 1)]
     gauges: dict[str, list[float]] = defaultdict(list)
     cpu_s, rollbacks, resumed_s = 0.0, 0, time.process_time()
@@ -158,7 +167,7 @@ def run_row(run: Run, materials: Materials) -> Line:
         cpu_s += time.process_time() - resumed_s
         recent = {name: round(float(np.mean(values[-RECENT:])), 4) for name, values in gauges.items()}
         point = {"step": learner.steps, "cpu_s": round(cpu_s, 1), "gauges": recent}
-        curve.append(point | {"student": _probe(_student(learner), controls)})
+        curve.append(point | {"student": _probe(_student(learner), controls, materials.device)})
         if not due[1:]:
             break
         del due[0]
@@ -223,11 +232,11 @@ def _student(learner: Learner) -> Encoder:
     return learner.objective.encoders()["student"]
 
 
-def _probe(encoder: Encoder, controls: Sequence[ControlSet]) -> Line:
+def _probe(encoder: Encoder, controls: Sequence[ControlSet], device: str) -> Line:
     """Accuracies on each set, and rank and spectrum of the features on the first one."""
     found: Line = {}
     for control in controls:
-        bank, test = (extract(encoder, images, device="cpu") for images in (control.train_images, control.test_images))
+        bank, test = (extract(encoder, images, device=device) for images in (control.train_images, control.test_images))
         labels, truth = control.train_labels, control.test_labels
         found[control.name] = {
             "knn": knn_accuracy(bank, labels, test, truth),
