@@ -150,9 +150,7 @@ def run_row(run: Run, materials: Materials) -> Line:
     config = row.settings(_config(run, len(pairs)))
     learner = Learner(config, torch.device(materials.device))
     controls = _controls(materials, run.seed, PRESETS[run.preset].objective.probe_size)
-    curve: list[Line] = [
-        {"step": 0, "cpu_s": 0.0, "gauges": {}, "student": _probe(_student(learner), controls, materials.device)}
-    ]
+    curve: list[Line] = [{"step": 0, "cpu_s": 0.0, "gauges": {}, "student": _start(run.preset, run.seed, materials)}]
     due = [round(run.steps * part / PROBES) for part in range(1, PROBES + 1)]
     gauges: dict[str, list[float]] = defaultdict(list)
     cpu_s, rollbacks, resumed_s = 0.0, 0, time.process_time()
@@ -226,6 +224,14 @@ def _places(seed: int, textures: Path | None) -> ControlSet:
 
 def _controls(materials: Materials, seed: int, size: int) -> list[ControlSet]:
     return [*(_control(spec, size) for spec in materials.control), _places(seed, materials.textures)]
+
+
+@lru_cache(maxsize=1)
+def _start(preset: str, seed: int, materials: Materials) -> Line:
+    """The probe of the random start, which all rows of a seed share."""
+    learner = Learner(replace(PRESETS[preset], seed=seed), torch.device(materials.device))
+    controls = _controls(materials, seed, PRESETS[preset].objective.probe_size)
+    return _probe(_student(learner), controls, materials.device)
 
 
 def _student(learner: Learner) -> Encoder:
