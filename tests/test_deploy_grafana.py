@@ -46,7 +46,7 @@ def test_the_dashboard_asks_the_datasource_that_is_provisioned() -> None:
 def test_what_the_compose_file_mounts_is_there_and_where_grafana_looks() -> None:
     compose = (DEPLOY / "compose.yml").read_text()
     mounts = dict(re.findall(r"- \./(\S+?):(\S+?):ro", compose))
-    assert set(mounts) == {"prometheus.yml", "alerts.yml", "grafana/provisioning", "grafana/dashboards"}
+    assert set(mounts) == {"prometheus.yml", "alerts.yml", "targets", "grafana/provisioning", "grafana/dashboards"}
     assert all((DEPLOY / name).exists() for name in mounts)
     provider = (DEPLOY / "grafana" / "provisioning" / "dashboards" / "babyagent.yml").read_text()
     assert f"path: {mounts['grafana/dashboards']}\n" in provider

@@ -70,8 +70,10 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     stream, rig, learner, web = free_ports()
     for name in ("alerts.yml", "prometheus.yml"):
         text = (DEPLOY / name).read_text().replace(" 15s", " 1s")
-        text = text.replace("127.0.0.1:9632", f"127.0.0.1:{learner}").replace("127.0.0.1:9633", f"127.0.0.1:{rig}")
-        (folder / name).write_text(text)
+        (folder / name).write_text(text.replace("127.0.0.1:9632", f"127.0.0.1:{learner}"))
+    targets = (DEPLOY / "targets" / "rigs.yml.example").read_text().replace("127.0.0.1:9633", f"127.0.0.1:{rig}")
+    (folder / "targets").mkdir()
+    (folder / "targets" / "rigs.yml").write_text(targets)
     address = f"tcp://127.0.0.1:{stream}"
     commands = {
         "rig": [
@@ -142,7 +144,14 @@ def test_promtool_accepts_the_configuration_and_the_rules_pass_their_own_tests()
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_both_shipped_targets_are_scraped(prometheus: Prometheus) -> None:
+def test_what_is_shipped_misses_no_rig_that_nobody_has() -> None:
+    """TargetDown would ring for each that is named."""
+    assert re.findall(r"[\w.]+:9\d{3}", (DEPLOY / "prometheus.yml").read_text().partition("scrape_configs:")[2]) == [
+        "127.0.0.1:9632"
+    ]
+
+
+def test_the_learner_and_the_rig_of_the_example_are_scraped(prometheus: Prometheus) -> None:
     targets = prometheus.get("targets")["activeTargets"]
     assert {(target["labels"]["job"], target["health"]) for target in targets} == {("learner", "up"), ("rig", "up")}
 
