@@ -23,7 +23,7 @@ import tyro
 from rich.console import Console
 
 from buffer.store import Store
-from learner import cooldown_command, ranks
+from learner import cooldown_command, export_command, ranks
 from learner.commit import Committer, restore
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
@@ -33,14 +33,14 @@ from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.outlet import Outlet
-from learner.page import health
+from learner.page import health, weights
 from learner.page import metrics as exposition
 from learner.page.app import app_for
 from learner.page.door import door_for
 from learner.page.server import served
 from learner.ranks import World, joined, world_of
 from learner.report import number, write_report
-from learner.rundir import RunDirectory
+from learner.rundir import EXPORT, RunDirectory
 from learner.screen import Screen, log_to
 from learner.service import Limits, Service, Summary
 from stream.endpoint import connect_address, security_for
@@ -61,6 +61,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
   python -m learner --config /etc/babyagent/learner.toml         all settings in a file, as deploy/learner.toml explains them
   python -m learner doctor --connect tcp://RIG:5555   looks at rigs, keys, GPU, disk, clock and says what to do
   python -m learner report runs/first        build the report of a run again
+  python -m learner export runs/first        its newest good weights as ONNX too
   python -m learner cooldown runs/first      export weights that have settled, from a branch that leaves the run as it is
   torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with as large a batch and memory in all
 
@@ -102,7 +103,7 @@ class ProcessConfig:
     """Stop when every device has said that its stream is over, instead of waiting for more."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     http_port: int = 9632
-    """Port of the live page, /metrics for Prometheus, /healthz and /readyz; 0 serves none of them."""
+    """Port of the live page, /metrics for Prometheus, /weights for robots, /healthz and /readyz; 0 serves none of them."""
     http_host: str = "127.0.0.1"
     """Address they are served on; 0.0.0.0 is every one of this machine, for which --http-token is needed."""
     http_token: Path | None = None
@@ -127,7 +128,7 @@ def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
     Raises Diverged where training failed, another LearnerError or a StreamError for what cannot be used.
     """
     if words and not words[0].startswith("-"):
-        return cooldown_command.run(words[1:], stop) if words[0] == "cooldown" else _report(words)
+        return _other(words[0], words[1:], stop)
     settings = parse(words)
     world = world_of(os.environ)
     device = _device(settings.process.device, world)
@@ -167,12 +168,21 @@ def _preset(words: list[str]) -> tuple[str | None, list[str]]:
     return None, words
 
 
-def _report(words: Sequence[str]) -> str:
-    command, *runs = words
-    if command != "report":
-        raise SettingsError(
-            f"there is no command {command!r}: use `report RUN`, `cooldown RUN`, `doctor`, or flags to train (--help lists them)"
-        )
+def _other(command: str, words: Sequence[str], stop: Callable[[], bool]) -> str:
+    """Run a command that is not training."""
+    if command == "cooldown":
+        return cooldown_command.run(words, stop)
+    if command == "export":
+        return export_command.run(words)
+    if command == "report":
+        return _report(words)
+    raise SettingsError(
+        f"there is no command {command!r}: use `report RUN`, `export RUN`, `cooldown RUN`, `doctor`, or flags to train "
+        "(--help lists them)"
+    )
+
+
+def _report(runs: Sequence[str]) -> str:
     if not runs:
         raise SettingsError("report needs the folder of a run: python -m learner report RUN")
     return "\n".join(str(write_report(Path(folder))) for folder in runs)
@@ -188,7 +198,8 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         metrics = LearnerMetrics(meanings=learner.objective.meanings)
         pulse = health.Pulse(time.monotonic)
         door = door_for(process.http_host, process.http_port, process.http_token)
-        app = app_for(door, [*exposition.routes(metrics.registry), *health.routes(pulse)])
+        handed_out = weights.routes(process.run_dir / EXPORT)
+        app = app_for(door, [*exposition.routes(metrics.registry), *health.routes(pulse), *handed_out])
         stack.enter_context(served(app, door))
         controls = _controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)

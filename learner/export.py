@@ -7,11 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from learner.card import Card, card_of, markdown, plain
-from learner.encoder import Encoder
+from learner.encoder import Encoder, EncoderConfig
+from learner.errors import LearnerError
 from learner.rundir import replace_file
 
 
@@ -41,3 +43,15 @@ def write_card(path: Path, card: Card) -> None:
     """Write the card of the weights `path`. Raises OSError."""
     replace_file(path.with_suffix(".json"), (json.dumps(plain(card), indent=2, allow_nan=False) + "\n").encode())
     replace_file(path.with_suffix(".md"), markdown(card).encode())
+
+
+def load_encoder(config: EncoderConfig, weights: Path) -> Encoder:
+    """The encoder with exported weights (.safetensors), on the CPU, for inference. Raises LearnerError."""
+    encoder = Encoder(config).eval().requires_grad_(False)
+    try:
+        encoder.backbone.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise LearnerError(
+            f"{weights} cannot be read as weights of {config.backbone} ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return encoder

@@ -25,6 +25,9 @@ from learner.config import LearnerConfig, differences, from_plain, to_plain
 from learner.errors import SettingsError
 from stream.sync import sync_path
 
+EXPORT = "export"
+"""The folder of a run with the weights for others."""
+
 
 class RunDirectory:
     """Creates or reopens `path`.
@@ -71,7 +74,7 @@ class RunDirectory:
     @property
     def export(self) -> Path:
         """Where weights for others lie."""
-        return self.path / "export"
+        return self.path / EXPORT
 
     def append(self, name: str, line: dict[str, Any]) -> None:
         """Add a line to `name`.jsonl; where the disk is full, OSError, and no half of it stays for the next one to follow."""

@@ -1,0 +1,150 @@
+"""ONNX: the same features as PyTorch on real pairs, for any number of images, or no file."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+from test_learner_commit import Acknowledging
+from tiny_learner import EPOCH, TINY, tiny_learner
+
+from buffer.store import Store
+from learner.__main__ import main
+from learner.commit import Committer
+from learner.errors import LearnerError
+from learner.export import load_encoder
+from learner.loop import learn
+from learner.metrics import LearnerMetrics
+from learner.onnx_export import TOLERANCE, export_onnx
+from learner.outlet import Outlet
+from learner.rundir import RunDirectory
+from learner.stretch import newest
+from stream.codec import encode_pair
+from stream.pair import EncodedPair
+
+
+def real_pairs(shared_data: Path, count: int) -> list[EncodedPair]:
+    folder = shared_data / "stereo" / "kitti_colour"
+    names = sorted(path.name for path in (folder / "left").iterdir())[:count]
+    eyes = [[np.asarray(cv2.imread(str(folder / eye / name)), np.uint8) for eye in ("left", "right")] for name in names]
+    return [
+        encode_pair(left, right, device="car", epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq)
+        for seq, (left, right) in enumerate(eyes)
+    ]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread: None) -> Path:
+    """Of a learner that saw a street, with its weights in export/."""
+    directory, learner, metrics = RunDirectory(tmp_path_factory.mktemp("runs") / "street", TINY), tiny_learner(), None
+    metrics = LearnerMetrics()
+    outlet = Outlet(learner, directory.export, metrics=metrics)
+    source = Acknowledging(real_pairs(shared_data, 12))
+    with (
+        Store(directory.store) as store,
+        Committer(
+            learner, source, store, directory.checkpoints, clock=time.monotonic, metrics=metrics, publish=outlet.offer
+        ) as committer,
+    ):
+        for _ in learn(learner, source, clock=time.monotonic, keep=committer.keep):
+            pass
+        learner.guard.doubt = 0
+        committer.finish()
+    return directory.path
+
+
+def test_the_command_writes_what_runs_without_pytorch_and_gives_its_features(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On all images of the run at once, and on one."""
+    (run / "export" / "teacher.safetensors").unlink(missing_ok=True)
+    main(["export", str(run), "--json"])
+    (said,) = json.loads(capsys.readouterr().out)
+    path = run / "export" / "student.onnx"
+    assert said["path"] == str(path)
+    assert 0 <= said["difference"] <= TOLERANCE
+    assert not list(path.parent.glob(".*")), "no draft stays behind"
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    weights = run / "export" / "student.safetensors"
+    assert (
+        session.get_modelmeta().custom_metadata_map["weights_sha256"]
+        == hashlib.sha256(weights.read_bytes()).hexdigest()
+    )
+    stretch = newest(run / "pairs.sqlite", 9, size=said["size"])
+    rgb = np.ascontiguousarray(stretch.images[..., ::-1].transpose(0, 3, 1, 2), np.float32) / 255
+    with torch.inference_mode():
+        ours = load_encoder(TINY.encoder, weights)(torch.from_numpy(rgb)).numpy()
+    assert len(rgb) == 9
+    assert np.ptp(ours, axis=0).max() > 100 * TOLERANCE, "different images have different features"
+    for count in (9, 1):
+        np.testing.assert_allclose(session.run(None, {"rgb": rgb[:count]})[0], ours[:count], atol=TOLERANCE)
+
+
+def test_a_graph_that_differs_from_pytorch_is_not_handed_out(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The exporter is given other weights than those it is compared with."""
+    encoder = load_encoder(TINY.encoder, run / "export" / "student.safetensors")
+    real = torch.onnx.export
+
+    def wrong(model: torch.nn.Module, *arguments: object, **named: object) -> object:
+        other = load_encoder(TINY.encoder, run / "export" / "student.safetensors")
+        with torch.no_grad():
+            other.backbone.norm.bias.add_(0.01)
+        return real(other, *arguments, **named)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(torch.onnx, "export", wrong)
+    images = newest(run / "pairs.sqlite", 4, size=16).images
+    with pytest.raises(LearnerError, match=r"student\.onnx differs from PyTorch by \d.*: not written"):
+        export_onnx(encoder, tmp_path / "student.onnx", images, weights_sha256="")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words", "says"),
+    [
+        (lambda run: None, ["--size", "17"], "multiple of the patch size 8, got 17"),
+        (lambda run: None, ["--size", "0"], "--size must be 1 to"),
+        (lambda run: None, ["--threads", "0"], "--threads must be at least 1"),
+        (
+            lambda run: (run / "export" / "student.safetensors").write_bytes(b"\x08"),
+            [],
+            "cannot be read as weights of vit_",
+        ),
+        (lambda run: (run / "export").rename(run / "gone"), [], "has no weights yet: wait for a commit"),
+        (lambda run: (run / "config.json").unlink(), [], "cannot be read as a run's settings"),
+    ],
+)
+def test_what_cannot_be_exported_is_said_in_one_line(
+    run: Path,
+    tmp_path: Path,
+    spoil: Callable[[Path], object],
+    words: list[str],
+    says: str,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    copy = tmp_path / "run"
+    (copy / "export").mkdir(parents=True)
+    for name in ("config.json", "pairs.sqlite", "export/student.safetensors"):
+        (copy / name).write_bytes((run / name).read_bytes())
+    spoil(copy)
+    with pytest.raises(SystemExit, match="2"):
+        main(["export", str(copy), *words])
+    said = capsys.readouterr().err
+    assert says in said
+    assert said.count("\n") == 1
+
+
+def test_the_newest_pairs_come_in_the_order_of_their_capture_without_the_damaged_ones(run: Path) -> None:
+    whole = newest(run / "pairs.sqlite", 5, size=24)
+    assert whole.captured_ns.tolist() == [7, 8, 9, 10, 11]
+    assert whole.images.shape == (5, 24, 24, 3)
+    assert len(newest(run / "pairs.sqlite", 100, size=8)) == 12
