@@ -129,6 +129,13 @@ def repelled(projection: Array, temperature: float) -> float:
     return sum(math.log(sum(math.exp(unit[i] @ unit[j] / temperature) for j in crops if j != i)) for i in crops)
 
 
+def repelled_by(projection: Array, others: Array, temperature: float) -> float:
+    """sum_i log sum_k exp(cos(z_i, k) / temperature) over the keys [M, D] of other pairs: what each crop is kept away from."""
+    keys = [row / np.linalg.norm(row) for row in others]
+    unit = [row / np.linalg.norm(row) for row in projection]
+    return sum(math.log(sum(math.exp(row @ key / temperature) for key in keys)) for row in unit)
+
+
 def entropy(distribution: Array) -> float:
     """H of [K]; what has no probability adds nothing."""
     some = distribution[distribution > 0]

@@ -25,6 +25,7 @@ from seed_formulas import (
     head,
     moved,
     repelled,
+    repelled_by,
     shrunk,
     softmax,
     swav,
@@ -37,7 +38,7 @@ from torch import Tensor, nn
 
 from learner.loop import Learner
 from learner.objective import Batch, Look, Outcome
-from learner.objectives.babyagent import BabyAgent, pairwise_cosines, repulsion, sinkhorn
+from learner.objectives.babyagent import BabyAgent, pairwise_cosines, repulsion, repulsion_from_others, sinkhorn
 from learner.schedule import learning_rate
 from learner.views import to_rgb
 
@@ -114,18 +115,22 @@ class Rendering:
 def rendering(objective: BabyAgent, view: Look) -> Rendering:
     """From what the networks put out for the views."""
     config, crops = objective.config, view.student_views.shape[1]
-    past_logits = numpy(objective.teacher(view.teacher_view)[1])
+    keys, past_logits = map(numpy, objective.teacher(view.teacher_view))
     if config.centring == "sinkhorn":
         past = swav(past_logits / config.teacher_temperature)
     else:
         past = centred_and_sharpened(past_logits, numpy(objective.centre), config.teacher_temperature)
     losses, kl, cosines = [], [], []
-    for target, views in zip(past, view.student_views, strict=True):
+    for pair, (target, views) in enumerate(zip(past, view.student_views, strict=True)):
         projection, logits = map(numpy, objective.student(views))
         present = softmax(logits / config.student_temperature)
         terms = [cross_entropy(target, each) for each in present]
-        repelling = config.repulsion * repelled(projection, config.repulsion_temperature) if config.repulsion else 0
-        losses.append(sum(terms) + repelling)
+        repelling = 0.0
+        if config.repulsion and config.repelled_by == "crops":
+            repelling = repelled(projection, config.repulsion_temperature)
+        elif config.repulsion:
+            repelling = repelled_by(projection, np.delete(keys, pair, axis=0), config.repulsion_temperature)
+        losses.append(sum(terms) + config.repulsion * repelling)
         kl.append(sum(terms) / crops - entropy(target))
         cosines.append(projection @ projection.T)
     return Rendering(np.array(losses), np.array(kl), past, np.array(cosines))
@@ -144,11 +149,12 @@ def test_the_head_is_dinos() -> None:
 
 @pytest.mark.parametrize("crops", [2, 3, 5])
 @pytest.mark.parametrize("weight", [0.0, 0.1])
+@pytest.mark.parametrize("repellers", ["crops", "pairs"])
 @pytest.mark.parametrize("centring", ["ema", "sinkhorn"])
 def test_losses_and_priorities_are_the_formulas_of_what_the_networks_put_out(
-    centring: str, weight: float, crops: int
+    centring: str, repellers: str, weight: float, crops: int
 ) -> None:
-    objective, batch = agent(centring=centring, repulsion=weight, crops=crops), some_pairs()
+    objective, batch = agent(centring=centring, repulsion=weight, repelled_by=repellers, crops=crops), some_pairs()
     outcome = objective(batch, seeded())
     expected = rendering(objective, objective.look(batch, seeded()))
     assert outcome.losses.shape == outcome.priority.shape == (4,)
@@ -194,6 +200,26 @@ def test_repulsion_is_its_double_sum(crops: int, seed: int, temperature: float) 
     projection = nn.functional.normalize(torch.randn(3, crops, 8, generator=seeded(seed)), dim=-1)
     found = repulsion(pairwise_cosines(projection), temperature)
     assert np.allclose(found, [repelled(row, temperature) for row in numpy(projection)], rtol=1e-4, atol=1e-3)
+
+
+@given(st.integers(1, 4), st.integers(2, 6), st.integers(0, 2**31), st.sampled_from([0.05, 0.1, 1.0]))
+def test_repulsion_from_others_is_its_double_sum(crops: int, pairs: int, seed: int, temperature: float) -> None:
+    projections = nn.functional.normalize(torch.randn(2, crops, 8, generator=seeded(seed)), dim=-1)
+    keys = nn.functional.normalize(torch.randn(pairs, 8, generator=seeded(seed + 1)), dim=-1)
+    own = torch.tensor([pairs - 1, 0])
+    found = repulsion_from_others(projections, keys, own, temperature)
+    expected = [
+        repelled_by(row, np.delete(numpy(keys), mine, axis=0), temperature)
+        for row, mine in zip(numpy(projections), own.tolist(), strict=True)
+    ]
+    assert np.allclose(found, expected, rtol=1e-4, atol=1e-3)
+
+
+def test_one_crop_can_be_repelled_by_other_pairs() -> None:
+    objective = agent(crops=1, repulsion=0.3, repelled_by="pairs")
+    outcome = objective(some_pairs(), seeded())
+    expected = rendering(objective, objective.look(some_pairs(), seeded()))
+    assert np.allclose(outcome.losses.detach(), expected.losses, rtol=1e-5)
 
 
 def test_repulsion_is_least_where_the_crops_lie_opposite() -> None:

@@ -110,7 +110,8 @@ def test_under_sinkhorn_a_pair_competes_with_its_batch() -> None:
     ("wrong", "reason"),
     [
         ({"crops": 0, "repulsion": 0.0}, "crops must be at least 1"),
-        ({"crops": 1}, "2 with repulsion"),
+        ({"crops": 1}, "2 to repel each other"),
+        ({"repelled_by": "strangers"}, "repelled_by must be crops or pairs"),
         ({"repulsion": -0.1}, "repulsion must be at least 0"),
         ({"student_temperature": 0.0}, "temperatures must be above 0"),
         ({"teacher_temperature": -0.02}, "temperatures must be above 0"),

@@ -124,7 +124,10 @@ def outcome(run: Path) -> Outcome:
     ("words", "numbers"),
     [
         (("--objective.centring", "ema"), (1, 2, 4)),
-        (("--objective.centring", "sinkhorn", "--objective.repulsion", "0.1"), (1, 4)),
+        (
+            ("--objective.centring", "sinkhorn", "--objective.repulsion", "0.1", "--objective.repelled-by", "pairs"),
+            (1, 4),
+        ),
         (("--preset", "contrastive"), (1, 2)),
     ],
     ids=["ema", "sinkhorn", "contrastive"],

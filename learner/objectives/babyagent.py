@@ -5,7 +5,9 @@ over K prototypes, P_m the student's, z the projections:
 
     loss = sum_i H(P_p(X_G), P_m(X_i)) + repulsion * sum_i log sum_{j != i} exp(cos(z_i, z_j) / repulsion_temperature)
 
-per pair, before any mean. The priority is KL(P_p || P_m), the part of the first term that the student can still lower.
+per pair, before any mean. The second sum goes over the crops of the same pair (the seed's) or, with `repelled_by` "pairs",
+over the teacher's projections of the other pairs of the batch; `docs/learning.md` says what each was worth. The priority is
+KL(P_p || P_m), the part of the first term that the student can still lower.
 Shapes: B pairs, N crops, K prototypes, D width of a projection.
 """
 
@@ -47,7 +49,9 @@ class BabyAgentConfig(GuidedConfig):
     centre_momentum: float = 0.9
     """EMA rate of the centre."""
     repulsion: float = 0.1
-    """lambda, the weight of the term that pushes the crops of a pair apart."""
+    """lambda, the weight of the term that pushes crops apart."""
+    repelled_by: Literal["crops", "pairs"] = "crops"
+    """What pushes: the other crops of the same pair (the seed's), or the other pairs, where the past network puts them."""
     repulsion_temperature: float = 0.05
     """tau of that term."""
 
@@ -56,7 +60,10 @@ class BabyAgentConfig(GuidedConfig):
         temperatures = (self.student_temperature, self.teacher_temperature, self.repulsion_temperature)
         require(
             {
-                "crops must be at least 2 with repulsion": self.crops >= 2 or not self.repulsion,
+                "repelled_by must be crops or pairs": self.repelled_by in ("crops", "pairs"),
+                "crops must be at least 2 to repel each other": self.crops >= 2
+                or self.repelled_by != "crops"
+                or not self.repulsion,
                 "repulsion must be at least 0": self.repulsion >= 0,
                 "temperatures must be above 0": all(temperature > 0 for temperature in temperatures),
                 "widths must be at least 1": min(self.hidden, self.bottleneck) >= 1,
@@ -121,7 +128,7 @@ class BabyAgent(Guided):
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
             # Centring is over the whole batch, whatever part of it this process has.
-            teacher_logits = ranks.gathered(self.teacher(view.teacher_view)[1])
+            keys, teacher_logits = map(ranks.gathered, self.teacher(view.teacher_view))
             everyones_target = self.target(teacher_logits)
             target = ranks.own(everyones_target)
             self._seen_mean = teacher_logits.mean(0)
@@ -132,9 +139,16 @@ class BabyAgent(Guided):
         cosines = pairwise_cosines(projection.view(count, crops, -1))
         losses = cross_entropy.sum(1)
         if self.config.repulsion:
-            losses = losses + self.config.repulsion * repulsion(cosines, self.config.repulsion_temperature)
+            losses = losses + self.config.repulsion * self._repulsion(projection.view(count, crops, -1), cosines, keys)
         kl = (cross_entropy.mean(1) - entropy).detach().clamp_min(0)  # rounding can leave it a hair below
         return Outcome(losses, kl, self.gauges(everyones_target, entropy, kl, cosines.detach()))
+
+    def _repulsion(self, projections: Tensor, cosines: Tensor, keys: Tensor) -> Tensor:
+        """[B]; keys: the whole batch's projections by the teacher, of which this process has a part."""
+        if self.config.repelled_by == "crops":
+            return repulsion(cosines, self.config.repulsion_temperature)
+        own = ranks.own(torch.arange(len(keys), device=keys.device))
+        return repulsion_from_others(projections, keys, own, self.config.repulsion_temperature)
 
     def target(self, logits: Tensor) -> Tensor:
         """P_p [B, K] from the teacher's logits: centred and sharpened, each row sums to 1."""
@@ -177,6 +191,17 @@ def repulsion(cosines: Tensor, temperature: float) -> Tensor:
     """sum_i log sum_{j != i} exp(cos(z_i, z_j) / temperature): [B, N, N] to [B]."""
     itself = torch.eye(cosines.shape[-1], dtype=torch.bool, device=cosines.device)
     return (cosines / temperature).masked_fill(itself, -torch.inf).logsumexp(-1).sum(-1)
+
+
+def repulsion_from_others(projections: Tensor, keys: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """sum_i log sum_{k not of the pair} exp(cos(z_i, k) / temperature): [B, N, D], [M, D] and each pair's key, int [B], to [B].
+
+    What InfoNCE lowers beside the cosine with its own key (van den Oord et al. 2018, equation 4), without the own key.
+    """
+    with torch.autocast(projections.device.type, enabled=False):
+        cosines = projections @ keys.T
+    mine = F.one_hot(own, len(keys)).bool()
+    return (cosines / temperature).masked_fill(mine[:, None], -torch.inf).logsumexp(-1).sum(-1)
 
 
 def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
