@@ -115,7 +115,8 @@ class Rendering:
 def rendering(objective: BabyAgent, view: Look) -> Rendering:
     """From what the networks put out for the views."""
     config, crops = objective.config, view.student_views.shape[1]
-    keys, past_logits = map(numpy, objective.teacher(view.teacher_view))
+    past_logits = numpy(objective.teacher(view.teacher_view)[1])
+    everyones = np.stack([numpy(objective.student(views)[0]) for views in view.student_views])
     if config.centring == "sinkhorn":
         past = swav(past_logits / config.teacher_temperature)
     else:
@@ -129,7 +130,9 @@ def rendering(objective: BabyAgent, view: Look) -> Rendering:
         if config.repulsion and config.repelled_by == "crops":
             repelling = repelled(projection, config.repulsion_temperature)
         elif config.repulsion:
-            repelling = repelled_by(projection, np.delete(keys, pair, axis=0), config.repulsion_temperature)
+            repelling = repelled_by(
+                projection, np.concatenate(np.delete(everyones, pair, axis=0)), config.repulsion_temperature
+            )
         losses.append(sum(terms) + config.repulsion * repelling)
         kl.append(sum(terms) / crops - entropy(target))
         cosines.append(projection @ projection.T)
@@ -204,13 +207,12 @@ def test_repulsion_is_its_double_sum(crops: int, seed: int, temperature: float) 
 
 @given(st.integers(1, 4), st.integers(2, 6), st.integers(0, 2**31), st.sampled_from([0.05, 0.1, 1.0]))
 def test_repulsion_from_others_is_its_double_sum(crops: int, pairs: int, seed: int, temperature: float) -> None:
-    projections = nn.functional.normalize(torch.randn(2, crops, 8, generator=seeded(seed)), dim=-1)
-    keys = nn.functional.normalize(torch.randn(pairs, 8, generator=seeded(seed + 1)), dim=-1)
-    own = torch.tensor([pairs - 1, 0])
-    found = repulsion_from_others(projections, keys, own, temperature)
+    everyones = nn.functional.normalize(torch.randn(pairs, crops, 8, generator=seeded(seed)), dim=-1)
+    own = torch.tensor([pairs - 1, 0])  # as a process that has these two of them
+    found = repulsion_from_others(everyones[own], everyones, own, temperature)
     expected = [
-        repelled_by(row, np.delete(numpy(keys), mine, axis=0), temperature)
-        for row, mine in zip(numpy(projections), own.tolist(), strict=True)
+        repelled_by(numpy(everyones[pair]), np.concatenate(np.delete(numpy(everyones), pair, axis=0)), temperature)
+        for pair in own.tolist()
     ]
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-3)
 
@@ -273,6 +275,17 @@ def test_the_repulsions_gradient_is_the_slope_of_its_double_sum() -> None:
         nudge[index] = small
         slope = (repelled(where + nudge, 0.3) - repelled(where - nudge, 0.3)) / (2 * small)
         assert float(gradient[0][index]) == pytest.approx(slope, abs=1e-6)
+
+
+def test_the_gradient_of_repulsion_from_others_takes_them_as_they_stand() -> None:
+    objective = agent(repulsion=1e4, repelled_by="pairs", repulsion_temperature=0.3)
+    put_out = list[Tensor]()
+    hook = objective.student.head.register_forward_hook(lambda _head, _inputs, outputs: put_out.append(outputs[0]))
+    losses = objective(some_pairs(), seeded()).losses
+    hook.remove()
+    (gradient,) = torch.autograd.grad(losses[0], put_out)
+    assert (gradient[:3].abs().amax(1) > 0).all()
+    assert (gradient[3:] == 0).all()
 
 
 def test_the_repulsion_pushes_the_crops_of_a_pair_apart() -> None:

@@ -6,8 +6,8 @@ over K prototypes, P_m the student's, z the projections:
     loss = sum_i H(P_p(X_G), P_m(X_i)) + repulsion * sum_i log sum_{j != i} exp(cos(z_i, z_j) / repulsion_temperature)
 
 per pair, before any mean. The second sum goes over the crops of the same pair (the seed's) or, with `repelled_by` "pairs",
-over the teacher's projections of the other pairs of the batch; `docs/learning.md` says what each was worth. The priority is
-KL(P_p || P_m), the part of the first term that the student can still lower.
+over those of all other pairs of the batch; `docs/learning.md` says what each was worth. The priority is KL(P_p || P_m), the
+part of the first term that the student can still lower.
 Shapes: B pairs, N crops, K prototypes, D width of a projection.
 """
 
@@ -51,7 +51,7 @@ class BabyAgentConfig(GuidedConfig):
     repulsion: float = 0.1
     """lambda, the weight of the term that pushes crops apart."""
     repelled_by: Literal["crops", "pairs"] = "crops"
-    """What pushes: the other crops of the same pair (the seed's), or the other pairs, where the past network puts them."""
+    """What pushes: the other crops of the same pair (the seed's), or the crops of all other pairs of the batch."""
     repulsion_temperature: float = 0.05
     """tau of that term."""
 
@@ -128,7 +128,7 @@ class BabyAgent(Guided):
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
             # Centring is over the whole batch, whatever part of it this process has.
-            keys, teacher_logits = map(ranks.gathered, self.teacher(view.teacher_view))
+            teacher_logits = ranks.gathered(self.teacher(view.teacher_view)[1])
             everyones_target = self.target(teacher_logits)
             target = ranks.own(everyones_target)
             self._seen_mean = teacher_logits.mean(0)
@@ -136,19 +136,21 @@ class BabyAgent(Guided):
         log_student = F.log_softmax(logits / self.config.student_temperature, -1).view(count, crops, -1)
         cross_entropy = -(target[:, None] * log_student).sum(-1)
         entropy = torch.special.entr(target).sum(-1)
-        cosines = pairwise_cosines(projection.view(count, crops, -1))
+        projection = projection.view(count, crops, -1)
+        cosines = pairwise_cosines(projection)
         losses = cross_entropy.sum(1)
         if self.config.repulsion:
-            losses = losses + self.config.repulsion * self._repulsion(projection.view(count, crops, -1), cosines, keys)
+            losses = losses + self.config.repulsion * self._repulsion(projection, cosines)
         kl = (cross_entropy.mean(1) - entropy).detach().clamp_min(0)  # rounding can leave it a hair below
         return Outcome(losses, kl, self.gauges(everyones_target, entropy, kl, cosines.detach()))
 
-    def _repulsion(self, projections: Tensor, cosines: Tensor, keys: Tensor) -> Tensor:
-        """[B]; keys: the whole batch's projections by the teacher, of which this process has a part."""
+    def _repulsion(self, projections: Tensor, cosines: Tensor) -> Tensor:
+        """[B], from the batch's projections [B, N, D] and the cosines in each pair."""
         if self.config.repelled_by == "crops":
             return repulsion(cosines, self.config.repulsion_temperature)
-        own = ranks.own(torch.arange(len(keys), device=keys.device))
-        return repulsion_from_others(projections, keys, own, self.config.repulsion_temperature)
+        everyones = ranks.gathered(projections.detach())
+        own = ranks.own(torch.arange(len(everyones), device=everyones.device))
+        return repulsion_from_others(projections, everyones, own, self.config.repulsion_temperature)
 
     def target(self, logits: Tensor) -> Tensor:
         """P_p [B, K] from the teacher's logits: centred and sharpened, each row sums to 1."""
@@ -193,14 +195,15 @@ def repulsion(cosines: Tensor, temperature: float) -> Tensor:
     return (cosines / temperature).masked_fill(itself, -torch.inf).logsumexp(-1).sum(-1)
 
 
-def repulsion_from_others(projections: Tensor, keys: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """sum_i log sum_{k not of the pair} exp(cos(z_i, k) / temperature): [B, N, D], [M, D] and each pair's key, int [B], to [B].
+def repulsion_from_others(projections: Tensor, everyones: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """sum_i log sum_{j of another pair} exp(cos(z_i, z_j) / temperature): [B, N, D], [M, N, D] and each pair's place in M to [B].
 
-    What InfoNCE lowers beside the cosine with its own key (van den Oord et al. 2018, equation 4), without the own key.
+    What InfoNCE lowers beside the cosine with the own key (van den Oord et al. 2018, equation 4; Wang and Isola 2020,
+    uniformity). The others are taken as they stand, without gradient, so that several processes differ in nothing from one.
     """
     with torch.autocast(projections.device.type, enabled=False):
-        cosines = projections @ keys.T
-    mine = F.one_hot(own, len(keys)).bool()
+        cosines = projections @ everyones.flatten(0, 1).T
+    mine = F.one_hot(own, len(everyones)).bool().repeat_interleave(everyones.shape[1], 1)
     return (cosines / temperature).masked_fill(mine[:, None], -torch.inf).logsumexp(-1).sum(-1)
 
 
