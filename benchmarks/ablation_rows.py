@@ -62,7 +62,14 @@ def _with(**settings: Any) -> Row:
 def with_the_seeds_numbers(config: LearnerConfig) -> LearnerConfig:
     """Its objective's temperatures, centring, repulsion and EMA rate, and its learning rate; views and network stay."""
     plain = BabyAgentConfig()
-    names = ("student_temperature", "teacher_temperature", "centring", "repulsion", "repulsion_temperature")
+    names = (
+        "student_temperature",
+        "teacher_temperature",
+        "centring",
+        "repulsion",
+        "repelled_by",
+        "repulsion_temperature",
+    )
     numbers = {f"objective.{name}": getattr(plain, name) for name in (*names, "teacher_momentum")}
     return changed(config, numbers | {"schedule.learning_rate": 5e-4})
 
@@ -115,7 +122,9 @@ _PLAIN = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
 RECIPE: Mapping[str, Row] = {
     "all the seed's numbers": Row(with_the_seeds_numbers),
     "EMA centre": _with(centring="ema"),
-    "repulsion 0.1 at tau 0.05": _with(repulsion=0.1, repulsion_temperature=0.05),
+    "no repulsion": _with(repulsion=0.0),
+    "the seed's repulsion": _with(repulsion=0.1, repelled_by="crops", repulsion_temperature=0.05),
+    "repulsion 0.6": _with(repulsion=0.6),
     "softer teacher, tau_p 0.04": _with(teacher_temperature=0.04),
     "EMA rate 0.996": _with(teacher_momentum=0.996),
     "1024 prototypes": _with(prototypes=1024),
