@@ -30,9 +30,10 @@ from benchmarks.junk_run import Finding, plain, run
 from benchmarks.junk_streams import Scenes, exam, photographs, walk, with_junk
 from benchmarks.spoiled import MISHAPS
 from learner.config import PRESETS, LearnerConfig
+from learner.objectives.babyagent import BabyAgentConfig
 
 PRESETS_COMPARED = ("cpu", "contrastive")
-"""The seed's objective and InfoNCE, in one small network each; neither has a repulsion in its losses."""
+"""The seed's objective and InfoNCE, in one small network each, without repulsion, so that their losses are cross-entropies alone."""
 MEMORY_ROWS = {
     "first": "AUC, first score",
     "later": "AUC, 4th score on",
@@ -131,9 +132,13 @@ def _seed(settings: JunkSettings, stream: str, seed: int) -> Iterator[tuple[str,
 
 def _config(settings: JunkSettings, preset: str, seed: int) -> LearnerConfig:
     config = PRESETS[preset]
+    objective = config.objective
+    if isinstance(objective, BabyAgentConfig):
+        objective = dataclasses.replace(objective, repulsion=0.0)
     return dataclasses.replace(
         config,
         seed=seed,
+        objective=objective,
         pacing=dataclasses.replace(config.pacing, batch_size=settings.batch_size),
         memory=dataclasses.replace(config.memory, capacity=settings.capacity),
     )

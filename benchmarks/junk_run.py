@@ -108,7 +108,7 @@ def run(config: LearnerConfig, stream: Sequence[Shown], exam: Exam, moments: Seq
 
 @torch.no_grad()
 def held_out(objective: Objective, exam: Exam, generator: Generator) -> Table:
-    """AUC of each mishap by score: the priority (`kl`), and what the optimiser lowers (`ce`: our presets have no repulsion)."""
+    """AUC of each mishap by score: the priority (`kl`), and what the optimiser lowers (`ce`, without a repulsion in it)."""
     outcomes = [objective(batch, generator) for batch in exam.batches]
     scores = {
         "kl": torch.cat([outcome.priority for outcome in outcomes]).double().numpy(),
