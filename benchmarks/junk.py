@@ -33,7 +33,7 @@ from learner.config import PRESETS, LearnerConfig
 from learner.objectives.babyagent import BabyAgentConfig
 
 PRESETS_COMPARED = ("cpu", "contrastive")
-"""The seed's objective and InfoNCE, in one small network each, without repulsion, so that their losses are cross-entropies alone."""
+"""The seed's objective and InfoNCE, in one small network each, without repulsion: their losses are cross-entropies."""
 MEMORY_ROWS = {
     "first": "AUC, first score",
     "later": "AUC, 4th score on",
