@@ -1,6 +1,6 @@
 """Pictures of a run, as arrays: what the learner saw, where the teacher looked, what the reservoir holds.
 
-The report and later the live page draw from these; labels and files play no part here. Images are uint8 BGR.
+The report and the live page draw from these; labels and files play no part here. Images are uint8 BGR.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes:
         return album
     album["received_left"] = _unsqueezed(learner, memory.left, seen)
     album["received_right"] = _unsqueezed(learner, memory.right, seen)
-    album |= _looks(learner, memory.over_time(looks))
+    album |= looks_at(learner, memory.over_time(looks))
     high, low = memory.extremes(extremes)
     for name, slots in (("high", high), ("low", low)):
         album[f"{name}_left"] = _unsqueezed(learner, memory.left, slots)
@@ -43,7 +43,8 @@ def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes:
     return album
 
 
-def _looks(learner: Learner, slots: NDArray[np.intp]) -> Album:
+def looks_at(learner: Learner, slots: NDArray[np.intp]) -> Album:
+    """How the objective looks at the pairs in these slots: the album's keys from looks_left to student_views."""
     draw = Draw(np.zeros(len(slots), np.int64), slots, 0)
     generator = torch.Generator(learner.device).manual_seed(learner.config.seed)
     look = learner.objective.look(learner.memory.batch(draw, learner.device), generator)

@@ -33,10 +33,11 @@ from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.outlet import Outlet
-from learner.page import health, weights
+from learner.page import health, view, weights
 from learner.page import metrics as exposition
 from learner.page.app import app_for
 from learner.page.door import door_for
+from learner.page.live import Live
 from learner.page.server import served
 from learner.ranks import World, joined, world_of
 from learner.report import number, write_report
@@ -196,10 +197,17 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         stack.callback(learner.crew.dismiss)
         open_source = _origin(process)
         metrics = LearnerMetrics(meanings=learner.objective.meanings)
-        pulse = health.Pulse(time.monotonic)
+        live = Live(learner, time.monotonic)
         door = door_for(process.http_host, process.http_port, process.http_token)
-        handed_out = weights.routes(process.run_dir / EXPORT)
-        app = app_for(door, [*exposition.routes(metrics.registry), *health.routes(pulse), *handed_out])
+        app = app_for(
+            door,
+            [
+                *view.routes(live, process.run_dir),
+                *exposition.routes(metrics.registry),
+                *health.routes(live.pulse),
+                *weights.routes(process.run_dir / EXPORT),
+            ],
+        )
         stack.enter_context(served(app, door))
         controls = _controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
@@ -214,6 +222,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         store = stack.enter_context(Store(directory.store))
         cursor = restore(learner, store, directory.checkpoints)
         source = stack.enter_context(closing(_opened(open_source, store.identity, cursor)))
+        live.source = source
         metrics.registry.register(MemoryMetrics(learner))
         if isinstance(source, Subscriber):
             metrics.registry.register(StreamMetrics.of(source))
@@ -238,7 +247,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
             metrics=metrics,
             screen=screen,
             supervisor=stack.enter_context(closing(Supervisor(os.environ, time.monotonic))),
-            pulse=pulse,
+            live=live,
             clock=time.monotonic,
             stop=stop,
         )

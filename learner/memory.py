@@ -238,6 +238,14 @@ class Memory:
         ranked = slots[np.argsort(self.kl[slots])] if len(slots) else slots
         return ranked[::-1][:count], ranked[:count]
 
+    def ends(self, count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+        """Slots of the `count` kept pairs that came last, newest first, and of those that came first, oldest first."""
+        keys = np.sort(self.reservoir.keys())
+        newest, oldest = (
+            np.array([self._slot[key] for key in some.tolist()], np.intp) for some in (keys[::-1][:count], keys[:count])
+        )
+        return newest, oldest
+
     def over_time(self, count: int) -> NDArray[np.intp]:
         """Slots of at most `count` pairs, spread evenly over the arrivals that are still here, newest first."""
         keys = sorted(self._slot, reverse=True)

@@ -20,11 +20,12 @@ from learner.errors import Diverged, SettingsError
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics
 from learner.outlet import Outlet
-from learner.page.health import Pulse
+from learner.page.live import Live
 from learner.probe import run_probe
 from learner.rundir import RunDirectory
 from learner.screen import Screen
 from stream.errors import StreamError
+from stream.pair import EncodedPair
 from stream.source import Source
 from stream.subscriber import Subscriber
 from stream.supervisor import Supervisor
@@ -96,7 +97,7 @@ class Service:
         metrics: LearnerMetrics,
         screen: Screen,
         supervisor: Supervisor,
-        pulse: Pulse,
+        live: Live,
         clock: Callable[[], float],
         stop: Callable[[], bool],
     ) -> None:
@@ -110,7 +111,7 @@ class Service:
         self.metrics = metrics
         self.screen = screen
         self.supervisor = supervisor
-        self.pulse = pulse
+        self.live = live
         self._clock = clock
         self._stop = stop
         self._busy_s = 0.0
@@ -143,7 +144,7 @@ class Service:
     def _train(self) -> None:
         probing = Rhythm(self.limits.probe_every_s, self._clock, self.learner.steps)
         committing = Rhythm(self.limits.commit_every_s, self._clock, self.learner.steps)
-        events = learn(self.learner, self.source, clock=self._clock, keep=self.committer.keep)
+        events = learn(self.learner, self.source, clock=self._clock, keep=self._keep)
         while not self._stop() and not self._at_limit():
             event = next(events, None)
             if event is None:
@@ -155,10 +156,14 @@ class Service:
             if committing.is_due(self.learner.steps) and not self.committer.in_flight:
                 committing.timed(self.learner.steps, self.committer.begin)
 
+    def _keep(self, key: int, pair: EncodedPair) -> None:
+        self.committer.keep(key, pair)
+        self.live.received(pair)
+
     def _finish(self) -> None:
         """The last commit; a device that ends waits for its acknowledgement, not for the report."""
         self.supervisor.stopping()
-        self.pulse.stopping()
+        self.live.pulse.stopping()
         self.screen.doing(f"committing step {self.learner.steps}")
         self.committer.finish()
         self.source.close()
@@ -206,7 +211,7 @@ class Service:
 
     def _alive(self, how: Callable[[], str]) -> None:
         self.supervisor.alive(how)
-        self.pulse.beat()
+        self.live.alive(how)
 
     def _resume(self) -> None:
         if self.learner.received:
@@ -222,6 +227,7 @@ class Service:
         self._alive(lambda: self._how(event))
         if self._first_pair_s is None and self.learner.received > self._received_before:
             self._first_pair_s = self._clock()
+        self.live.observe(event)
         if isinstance(event, Waiting):
             self.screen.waiting(event, self._missing(event))
             return

@@ -27,7 +27,7 @@ from learner.guard import GuardConfig
 from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
 from learner.outlet import Outlet
-from learner.page.health import Pulse
+from learner.page.live import Live
 from learner.report import write_report
 from learner.rundir import RunDirectory
 from learner.screen import Screen
@@ -69,6 +69,7 @@ class Run:
         self.clock = clock
         self.text = io.StringIO()
         self.directory = RunDirectory(path, self.learner.config)
+        self.live = Live(self.learner, clock)
 
     def run(self) -> dict[str, Any]:
         metrics = LearnerMetrics()
@@ -91,7 +92,7 @@ class Run:
                     metrics=metrics,
                     screen=Screen(Console(file=self.text), clock),
                     supervisor=Supervisor({}, clock),
-                    pulse=Pulse(clock),
+                    live=self.live,
                     clock=clock,
                     stop=self.stop,
                 )

@@ -1,0 +1,61 @@
+"""/ the page, /live.js its one script, /sections what has changed of it since somebody looked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+from importlib.resources import files
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, JSONResponse, Response
+from starlette.routing import Route
+
+from learner.html import missing
+from learner.page.live import Live
+from learner.page.sections import Section, Shown, sections_of
+from learner.page.style import PAGE_STYLE
+from learner.style import STYLE
+
+SCRIPT = files("learner.page").joinpath("live.js").read_text("utf-8")
+ICON = (
+    "data:image/svg+xml,%3Csvg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 9 9'%3E"
+    "%3Ccircle cx='4.5' cy='4.5' r='4' fill='%23c2570c'/%3E%3C/svg%3E"
+)
+
+
+def routes(live: Live, run: Path) -> list[Route]:
+    """Three. run: the folder of the run."""
+    shown = Shown(sections_of(live, run))
+    document = _document(run.resolve().name, shown.sections.values())
+
+    def page(_: Request) -> Response:
+        return HTMLResponse(document)
+
+    def script(_: Request) -> Response:
+        return Response(SCRIPT, media_type="text/javascript")
+
+    def sections(request: Request) -> Response:
+        live.watch()
+        return JSONResponse(shown.newer(request.query_params))
+
+    return [Route("/", page), Route("/live.js", script), Route("/sections", sections)]
+
+
+def _document(run: str, sections: Iterable[Section]) -> str:
+    """The page before anything is known; the script fills its parts."""
+    parts = "".join(_part(section) for section in sections)
+    return (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(run)} - babyagent</title>'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<link rel="icon" href="{ICON}"><style>{STYLE}{PAGE_STYLE}</style>'
+        f'<script src="live.js" defer></script></head><body><header><p>babyagent</p><h1>{escape(run)}</h1>'
+        '<div id="silence" role="status" hidden></div></header>'
+        f"<main>{parts}</main><noscript>{missing('This page needs its script.')}</noscript></body></html>\n"
+    )
+
+
+def _part(section: Section) -> str:
+    head = f"<h2>{section.title}</h2>" if section.title else ""
+    note = f'<p class="note">{section.note}</p>' if section.note else ""
+    return f'<section>{head}{note}<div id="{section.name}"></div></section>'

@@ -1,0 +1,116 @@
+"""The page in a real browser: pictures appear, numbers move, it fits a phone, and the console stays empty."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from browser import CHROMIUM, Tab, browsing
+from http_client import free_port
+from test_learner_page_live import Clock
+from tiny_learner import make_pairs, tiny_learner
+
+from learner.loop import StepReport, learn
+from learner.page import view
+from learner.page.app import app_for
+from learner.page.door import Door
+from learner.page.live import Live
+from learner.page.server import served
+from learner.rundir import RunDirectory
+from stream.pair import EncodedPair
+from stream.source import IteratorSource
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium here: apt-get install chromium")
+TOKEN = "correct-horse-battery-staple"
+
+PICTURES = """Promise.all([...document.querySelectorAll("image")].map((image) => {
+    const picture = new Image();
+    picture.src = image.getAttribute("href");
+    return picture.decode().then(() => picture.naturalWidth);
+}))"""
+LEAD = "document.querySelector('#now .lead').innerText"
+LOSS = "document.querySelector('#curves .last').textContent"
+PAPER = "getComputedStyle(document.body).backgroundColor"
+STEPS = """[...document.querySelectorAll("#now .tiles div")]
+    .filter((tile) => tile.innerText.includes("training steps")).map((tile) => tile.querySelector("b").innerText)[0]"""
+OVERFLOW = "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+
+
+class Watched:
+    """A learner whose page is served, and that goes on when the test says so; each step takes five seconds of its clock."""
+
+    def __init__(self, folder: Path) -> None:
+        self.learner = tiny_learner()
+        self.clock = Clock()
+        self.live = Live(self.learner, self.clock)
+        self.directory = RunDirectory(folder, self.learner.config)
+        self._events = learn(self.learner, IteratorSource(self._given()), clock=lambda: 0.0)
+
+    def _given(self) -> Iterator[EncodedPair]:
+        for pair in make_pairs(100):
+            self.live.received(pair)
+            yield pair
+
+    def step(self) -> None:
+        """One step, as the service observes it."""
+        report = next(event for event in self._events if isinstance(event, StepReport))
+        self.clock.now_s += 5
+        self.directory.append("steps", {"step": report.step, "loss": report.loss, **report.gauges})
+        self.live.alive(lambda: f"now at {report.step}")
+        self.live.observe(report)
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
+    with browsing(tmp_path_factory.mktemp("profile")) as tab:
+        yield tab
+
+
+def test_pictures_appear_numbers_move_and_the_console_stays_empty(tab: Tab, tmp_path: Path) -> None:
+    watched, door = Watched(tmp_path / "run"), Door("127.0.0.1", free_port())
+    address = f"http://127.0.0.1:{door.port}/"
+    with served(app_for(door, view.routes(watched.live, tmp_path / "run")), door):
+        tab.open(address)
+        tab.until("document.querySelectorAll('.missing').length === 5")  # there is nothing yet
+        assert tab.value(PICTURES) == []
+        watched.step()
+        tab.until("document.querySelectorAll('.look').length === 2")
+        tab.until("document.querySelectorAll('.missing').length === 1")  # nothing was probed
+        shown = tab.value(PICTURES)
+        assert len(shown) == 2 + 2 * (2 + 2 + 1 + 2) + 4 * 8
+        assert min(shown) > 0
+        before, loss = tab.value(LEAD), tab.value(LOSS)
+        watched.step()
+        watched.step()
+        tab.until(f"{LEAD} !== {before!r} && {LOSS} !== {loss!r}")
+        tab.until(f"{STEPS} === '3'")
+        assert tab.value(OVERFLOW) == 0
+        light = tab.value(PAPER)
+        tab.open(address, width=390, dark=True)
+        tab.until("document.querySelectorAll('.sheet figure').length === 32")
+        assert tab.value(OVERFLOW) == 0
+        assert tab.value(PAPER) != light
+    assert tab.said == []
+
+
+def test_a_learner_that_went_away_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
+    watched, door = Watched(tmp_path / "run"), Door("127.0.0.1", free_port())
+    app = app_for(door, view.routes(watched.live, tmp_path / "run"))
+    with served(app, door):
+        tab.open(f"http://127.0.0.1:{door.port}/")
+        tab.until("document.querySelectorAll('.missing').length === 5")
+    tab.until("!document.getElementById('silence').hidden")
+    assert "does not answer" in tab.value("document.getElementById('silence').innerText")
+    with served(app, door):
+        tab.until("document.getElementById('silence').hidden")
+
+
+def test_a_token_typed_into_the_form_opens_the_page(tab: Tab, tmp_path: Path) -> None:
+    watched, door = Watched(tmp_path / "run"), Door("127.0.0.1", free_port(), TOKEN)
+    with served(app_for(door, view.routes(watched.live, tmp_path / "run")), door):
+        tab.open(f"http://127.0.0.1:{door.port}/")
+        tab.until("document.querySelector('input[name=token]') !== null")
+        tab.value(f"document.querySelector('input').value = '{TOKEN}'; document.querySelector('button').click()")
+        tab.until("document.querySelectorAll('.missing').length === 5")
+        assert TOKEN not in tab.value("location.href + document.cookie")

@@ -1,0 +1,108 @@
+"""Lines of a run read on as they grow, and the curves that are drawn from them."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from xml.etree import ElementTree
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from learner.page.history import CHUNK_BYTES, Column, Tail
+from learner.page.sketch import BOTTOM, LEFT, RIGHT, TOP, race, trace
+from learner.rundir import replace_file
+
+FINITE = st.floats(-1e12, 1e12)
+
+
+def read(tail: Tail) -> list[object]:
+    return [None if line is None else line["step"] for line in tail.lines()]
+
+
+def test_each_line_is_given_once_and_one_without_its_end_waits_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    tail = Tail(path)
+    assert read(tail) == []
+    path.write_bytes(b'{"step": 1}\n{"st')
+    assert read(tail) == [None, 1]
+    assert read(tail) == []
+    with path.open("ab") as file:
+        file.write(b'ep": 2}\n{"step": 3}\n')
+    assert read(tail) == [2, 3]
+
+
+def test_a_file_that_was_replaced_or_cut_is_read_from_its_beginning(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
+    tail = Tail(path)
+    assert read(tail) == [None, 1, 2]
+    replace_file(path, b'{"step": 1}\n{"step": 9}\n{"step": 10}\n')
+    assert read(tail) == [None, 1, 9, 10]
+    path.write_bytes(b'{"step": 7}\n')
+    assert read(tail) == [None, 7]
+
+
+def test_a_damaged_line_is_left_out(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(b'{"step": 1}\nnot json\n[1]\n\xff\n{"step": 2}\n')
+    assert read(Tail(path)) == [None, 1, 2]
+
+
+def test_a_long_file_is_read_whole_in_parts(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    filling = "x" * 1000
+    count = 3 * CHUNK_BYTES // len(filling)
+    path.write_text("".join(json.dumps({"step": step, "filling": filling}) + "\n" for step in range(count)))
+    assert read(Tail(path)) == [None, *range(count)]
+
+
+def test_a_line_longer_than_a_part_ends_the_reading_and_does_not_hang(tmp_path: Path) -> None:
+    path = tmp_path / "steps.jsonl"
+    path.write_bytes(b'{"step": 1}\n' + b"x" * (2 * CHUNK_BYTES) + b'\n{"step": 2}\n')
+    assert read(Tail(path)) == [None, 1]
+
+
+def test_a_column_takes_finite_numbers_only() -> None:
+    column = Column()
+    for step, value in ((1, 2.5), (2, None), (3, float("nan")), (4, True), ("5", 1.0), (6, float("inf")), (7, 3)):
+        column.add(step, value)
+    steps, values = column.points
+    assert (steps.tolist(), values.tolist()) == ([1, 7], [2.5, 3])
+
+
+def places(markup: str) -> list[tuple[float, float]]:
+    """Every place that a path of a curve goes to."""
+    paths = [
+        path.attrib["d"] for path in ElementTree.fromstring(markup).iter("path") if "rule" not in path.get("class", "")
+    ]
+    return [(float(x), float(y)) for path in paths for x, y in re.findall(r"[ML](-?[\d.]+) (-?[\d.]+)", path)]
+
+
+@given(st.lists(st.tuples(st.integers(0, 10**9), FINITE), min_size=1, max_size=400, unique_by=lambda point: point[0]))
+def test_every_curve_is_sound_markup_and_lies_within_its_axes(drawn: list[tuple[int, float]]) -> None:
+    steps, values = np.array(sorted(drawn), np.float64).T
+    for markup in (trace("loss & <more>", (steps, values)), race("digits", {"student": (steps, values)}, scale=100.0)):
+        assert places(markup)
+        for x, y in places(markup):
+            assert LEFT - 0.06 <= x <= RIGHT + 0.06
+            assert TOP - 0.06 <= y <= BOTTOM + 0.06
+
+
+def test_a_curve_says_its_last_value_and_rises_where_the_values_do() -> None:
+    steps = np.arange(1000.0)
+    markup = trace("Loss", (steps, steps / 100))
+    assert ">9.99<" in markup
+    assert ">step 0<" in markup or "step" in markup
+    curve = [float(y) for y in re.findall(r" ([\d.]+)(?=L|\")", markup.split('class="curve')[1])]
+    assert curve == sorted(curve, reverse=True)  # y grows downwards
+    assert len(curve) == 150
+
+
+def test_both_encoders_have_their_colour_their_start_and_their_last_value() -> None:
+    points = np.array([0.0, 10.0]), np.array([0.25, 0.5])
+    markup = race("digits: k-NN, %", {"student": points, "teacher": (points[0], points[1] / 2)}, scale=100.0)
+    assert markup.count("var(--student)") == markup.count("var(--teacher)") == 2
+    assert ">50 / 25<" in markup

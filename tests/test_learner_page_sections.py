@@ -1,0 +1,245 @@
+"""The parts of the page: what they say of a run, that nothing foreign gets into their markup, that only what is new is sent."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from xml.etree import ElementTree
+
+import cv2
+import numpy as np
+import pytest
+from http_client import free_port, get
+from test_learner_loop import trained
+from test_learner_page_live import WAITING, Clock, pair_of
+from tiny_learner import EPOCH, make_pairs, tiny_learner
+
+from learner.page import view
+from learner.page.app import app_for
+from learner.page.door import Door
+from learner.page.live import WATCHED_S, Live
+from learner.page.sections import CURVES_EVERY_S, Section, Shown, sections_of
+from learner.page.server import served
+from stream.account import DeviceStats, SubscriberStats
+from stream.publisher import Publisher
+from stream.subscriber import Subscriber
+
+PICTURE = re.compile(r'href="data:image/jpeg;base64,([^"]+)"')
+
+
+@pytest.fixture(scope="module")
+def live() -> Live:
+    """A learner that trained on some pairs, and somebody who watched it."""
+    learner, clock = tiny_learner(), Clock()
+    live = Live(learner, clock)
+    live.watch()
+    for pair in make_pairs(22):
+        live.received(pair)
+    for report in trained(learner, make_pairs(22)):
+        live.observe(report)
+    clock.now_s += 3
+    live.watch()
+    live.alive(lambda: "step 11 <loss>")
+    live.observe(WAITING)
+    return live
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """The lines that such a run leaves."""
+    steps = [
+        {"step": step, "loss": 3 - step / 10, "kl": 1 / step, "busy_s": 0.1, "refused": []} for step in range(1, 12)
+    ]
+    probes = [
+        {
+            "step": step,
+            "set": name,
+            "who": who,
+            "knn": 0.25 + step / 100,
+            "knn_10pct": 0.2,
+            "linear": 0.5,
+            "rankme": 7.5,
+        }
+        for step in (0, 11)
+        for name in ("digits", "<places>")
+        for who in ("student", "teacher")
+    ]
+    for name, lines in (("steps", steps), ("probes", probes)):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    return tmp_path
+
+
+def drawn(live: Live, run: Path) -> dict[str, str]:
+    return {name: markup for name, (_, markup) in Shown(sections_of(live, run)).newer({}).items()}
+
+
+def pictures(markup: str) -> list[np.ndarray]:
+    data = [np.frombuffer(base64.b64decode(text), np.uint8) for text in PICTURE.findall(markup)]
+    return [np.asarray(cv2.imdecode(each, cv2.IMREAD_COLOR)) for each in data]
+
+
+def test_a_run_at_work_is_shown_whole(live: Live, run: Path) -> None:
+    parts = drawn(live, run)
+    assert list(parts) == ["now", "devices", "looks", "memory", "curves", "probes"]
+    for name, markup in parts.items():
+        ElementTree.fromstring(
+            f"<part>{markup.replace('<br>', '<br/>').replace('&ndash;', '')}</part>"
+        )  # every tag closes
+        assert "missing" not in markup, name
+    assert len(pictures(parts["devices"])) == 2
+    heads, crops, looks = 2, 2, 2
+    assert len(pictures(parts["looks"])) == looks * (2 + heads + 1 + crops)
+    assert len(pictures(parts["memory"])) == 4 * 8
+    assert parts["looks"].count('class="gauss"') == looks
+    assert all(picture.size for markup in parts.values() for picture in pictures(markup))
+    titles = re.findall(r'class="title"[^>]*>([^<]*)<', parts["curves"] + parts["probes"])
+    assert {"Loss", "KL of student from teacher, nats", "digits: k-NN, %", "digits: effective rank"} <= set(titles)
+
+
+def test_what_the_words_and_names_say_is_text_and_never_markup(live: Live, run: Path) -> None:
+    parts = drawn(live, run)
+    assert "step 11 &lt;loss&gt;" in parts["now"]
+    assert "&lt;places&gt;: k-NN, %" in parts["probes"]
+    assert "<places>" not in parts["probes"]
+
+
+def test_the_newest_pair_is_shown_in_its_colours(live: Live, run: Path) -> None:
+    learner = tiny_learner()
+    watched = Live(learner, Clock())
+    watched.received(pair_of("rig1", 200, (60, 80)))
+    markup = drawn(watched, run)["devices"]
+    assert [picture.shape for picture in pictures(markup)] == [(60, 80, 3)] * 2
+    assert all(np.abs(picture.astype(int) - 200).max() <= 2 for picture in pictures(markup))
+    assert ">rig1<" in markup
+    assert "200 of cccccccc" in markup
+
+
+def test_a_newest_pair_that_does_not_decode_is_said(run: Path) -> None:
+    watched = Live(tiny_learner(), Clock())
+    pair = pair_of("rig1", 1)
+    watched.received(replace(pair, left=b"nonsense"))
+    assert "The newest pair does not decode" in drawn(watched, run)["devices"]
+
+
+def test_a_run_that_has_nothing_yet_says_so_everywhere(tmp_path: Path) -> None:
+    parts = drawn(Live(tiny_learner(), Clock()), tmp_path / "not-there-yet")
+    assert [name for name, markup in parts.items() if 'class="missing"' in markup] == list(parts)[1:]
+    assert "starting" in parts["now"]
+    assert "\N{EN DASH}" in parts["now"]  # no loss yet; 0 would look perfect
+
+
+def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_heard(live: Live, run: Path) -> None:
+    known = DeviceStats(
+        epoch=EPOCH,
+        next_seq=9,
+        received=7,
+        lost=2,
+        pending=3,
+        suppressed=1234,
+        clock_offset_ns=2_000_000,
+        clock_error_ns=400_000,
+        last_received_s=live.clock() - 42,
+    )
+    stats = SubscriberStats(
+        devices={"baby": known, "silent": replace(known, last_received_s=None), "over": replace(known, ended=True)}
+    )
+
+    class Stub(Subscriber):
+        def stats(self) -> SubscriberStats:
+            return stats
+
+    with Stub(["tcp://127.0.0.1:9"]) as source:
+        live.source = source
+        try:
+            markup = drawn(live, run)["devices"]
+        finally:
+            live.source = None
+    cards = dict(zip(("baby", "silent", "over"), markup.split("<article")[1:], strict=True))
+    for said in ("2 lost, 3 to be pulled", "+2.0 ms, to within 0.4 ms", "1\u202f234 seen before", "42 s ago"):
+        assert said in cards["baby"], said
+    assert "No pair since this process began" in cards["silent"]
+    assert "last heard" not in cards["silent"]
+    assert "its stream is over" in cards["over"]
+
+
+def test_a_real_device_is_on_the_page_when_it_has_spoken(run: Path) -> None:
+    watched = Live(tiny_learner(), Clock())
+    with (
+        Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher,
+        Subscriber([publisher.endpoint], end_on_bye=True) as source,
+    ):
+        watched.source = source
+        for pair in make_pairs(3):
+            publisher.send(pair)
+        taken = 0
+        while taken < 3:
+            for pair in source.receive(3, 1.0):
+                watched.received(pair)
+                taken += 1
+        markup = drawn(watched, run)["devices"]
+    assert "<dt>received</dt><dd>3</dd>" in markup
+    assert "2 of bbbbbbbb" in markup
+
+
+def test_only_what_is_new_is_sent_and_drawn_again(run: Path) -> None:
+    count, times = [0, 0], [0, 0]
+
+    def section(number: int) -> Section:
+        def draw() -> str:
+            times[number] += 1
+            return f"<b>{count[number] // 2}</b>"
+
+        return Section(f"part{number}", "", "", lambda: count[number], draw)
+
+    shown = Shown([section(0), section(1)])
+    known = {name: version for name, (version, _) in shown.newer({}).items()}
+    assert shown.newer(known) == {}
+    assert times == [1, 1]
+    count[1] = 1  # drawn again, and the same
+    assert shown.newer(known) == {}
+    count[1] = 2
+    assert [markup for _, markup in shown.newer(known).values()] == ["<b>1</b>"]
+    assert times == [1, 3]
+    assert shown.newer({"part0": "nonsense", "other": "x"}).keys() == {"part0", "part1"}
+
+
+def test_curves_go_on_with_the_lines_of_the_run_a_few_seconds_later(run: Path) -> None:
+    clock = Clock()
+    shown = Shown(sections_of(Live(tiny_learner(), clock), run))
+    known = {name: version for name, (version, _) in shown.newer({}).items()}
+    with (run / "steps.jsonl").open("a") as file:
+        file.write('{"step": 12, "loss": 0.125}\n')
+    clock.now_s += CURVES_EVERY_S
+    assert ">0.125<" in shown.newer(known)["curves"][1]
+
+
+@pytest.fixture(scope="module")
+def port(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    door = Door("127.0.0.1", free_port())
+    with served(app_for(door, view.routes(live, tmp_path_factory.mktemp("<my run>"))), door):
+        yield door.port
+
+
+def test_the_page_takes_nothing_from_outside_and_escapes_the_name_of_its_run(port: int) -> None:
+    page = get(port, "/").text
+    assert "&lt;my run&gt;" in page
+    assert "<my run>" not in page
+    outside = [address for address in re.findall(r'(?:src|href)="([^"]*)"', page) if not address.startswith("data:")]
+    assert outside == ["live.js"]
+    assert "http://" not in re.sub(r"http://www\.w3\.org/2000/svg", "", page)
+    assert get(port, "/live.js").headers["content-type"].startswith("text/javascript")
+
+
+def test_who_asks_for_the_parts_watches_and_knows_what_is_known(port: int, live: Live) -> None:
+    live.snapshot = None
+    answer = json.loads(get(port, "/sections").text)
+    assert answer.keys() == {"now", "devices", "looks", "memory", "curves", "probes"}
+    assert isinstance(live.clock, Clock)
+    live.clock.now_s += WATCHED_S / 2
+    live.observe(WAITING)
+    known = "&".join(f"{name}={version}" for name, (version, _) in answer.items())
+    assert json.loads(get(port, f"/sections?{known}").text).keys() == {"looks", "memory"}
