@@ -468,3 +468,15 @@ class Remembering(RuleBasedStateMachine):
 
 TestRemembering = Remembering.TestCase
 TestRemembering.settings = settings(max_examples=30, stateful_step_count=60)
+
+
+def test_the_ends_of_the_reservoir_are_its_newest_and_oldest_pairs_in_their_order() -> None:
+    memory = Memory(MemoryConfig(capacity=6, fresh_capacity=4, canvas=CONFIG.canvas), seed=0)
+    assert [len(slots) for slots in memory.ends(3)] == [0, 0]
+    for seq in range(5):
+        memory.add(numbered(seq))
+        memory.learned(memory.draw(1), np.array([1.0]))
+    newest, oldest = memory.ends(3)
+    assert [memory.names[slot].rpartition("/")[2] for slot in newest] == ["4", "3", "2"]
+    assert [memory.names[slot].rpartition("/")[2] for slot in oldest] == ["0", "1", "2"]
+    assert sorted(memory.ends(9)[0]) == sorted(memory.ends(9)[1])
