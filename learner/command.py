@@ -23,13 +23,14 @@ import tyro
 from rich.console import Console
 
 from buffer.store import Store
-from learner import cooldown_command, export_command, ranks
+from learner import cooldown_command, export_command, ranks, report_command
 from learner.commit import Committer, restore
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
 from learner.errors import LearnerError, SettingsError
 from learner.follower import follow
 from learner.footprint import free_bytes, require_room
+from learner.html import number
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.outlet import Outlet
@@ -40,7 +41,7 @@ from learner.page.door import door_for
 from learner.page.live import Live
 from learner.page.server import served
 from learner.ranks import World, joined, world_of
-from learner.report import number, write_report
+from learner.report import write_report
 from learner.rundir import EXPORT, RunDirectory
 from learner.screen import Screen, log_to
 from learner.service import Limits, Service, Summary
@@ -61,7 +62,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
   python -m learner --config /etc/babyagent/learner.toml         all settings in a file, as deploy/learner.toml explains them
   python -m learner doctor --connect tcp://RIG:5555   looks at rigs, keys, GPU, disk, clock and says what to do
-  python -m learner report runs/first        build the report of a run again
+  python -m learner report runs/first        build the report of a run again; of several runs: compare them
   python -m learner export runs/first        its newest good weights as ONNX too
   python -m learner cooldown runs/first      export weights that have settled, from a branch that leaves the run as it is
   torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with as large a batch and memory in all
@@ -176,17 +177,11 @@ def _other(command: str, words: Sequence[str], stop: Callable[[], bool]) -> str:
     if command == "export":
         return export_command.run(words)
     if command == "report":
-        return _report(words)
+        return report_command.run(words)
     raise SettingsError(
         f"there is no command {command!r}: use `report RUN`, `export RUN`, `cooldown RUN`, `doctor`, or flags to train "
         "(--help lists them)"
     )
-
-
-def _report(runs: Sequence[str]) -> str:
-    if not runs:
-        raise SettingsError("report needs the folder of a run: python -m learner report RUN")
-    return "\n".join(str(write_report(Path(folder))) for folder in runs)
 
 
 def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Summary:

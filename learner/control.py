@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -105,6 +105,20 @@ def load_control(
     if skipped:
         _log.warning("control set has unreadable images set=%s skipped=%d", name, skipped)
     return ControlSet(name, train_images, train_labels, test_images, test_labels, classes, skipped)
+
+
+def subset(control: ControlSet, *, train: int, test: int, seed: int = 0) -> ControlSet:
+    """At most so many images of each half, balanced over its classes; at least as many as there are classes."""
+    rng = np.random.default_rng(seed)
+    kept_train = _balanced(control.train_labels, max(train, len(control.classes)), rng)
+    kept_test = _balanced(control.test_labels, max(test, len(control.classes)), rng)
+    return replace(
+        control,
+        train_images=control.train_images[kept_train],
+        train_labels=control.train_labels[kept_train],
+        test_images=control.test_images[kept_test],
+        test_labels=control.test_labels[kept_test],
+    )
 
 
 def stratified(labels: Labels, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -21,9 +21,14 @@ from numpy.typing import NDArray
 BINS = 150
 INCHES = (4.4, 2.3)
 """Small, so that the text is still readable where the page is one narrow column."""
+SQUARE_INCHES = (4.4, 4.4)
 MARGINS = {"left": 0.13, "right": 0.98, "top": 0.87, "bottom": 0.2}
 """The same in every figure, so that neighbours on the page line up."""
-ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": "#040404", "trace": "#050505"}
+MOST_RUNS = 8
+"""Runs that can be told apart in one figure."""
+ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": "#040404", "trace": "#050505"} | {
+    f"run{index}": f"#06{index:02x}06" for index in range(MOST_RUNS)
+}
 """What a line means, and the stand-in it is drawn in; the page's style gives each role a colour."""
 _RC: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "axes.titlesize": 9.5}
 
@@ -56,6 +61,30 @@ def race(title: str, lines: Mapping[str, Points]) -> str:
         _dashed(axes, 100 * accuracy[0], role)
         drawn = np.linspace(0, len(steps) - 1, min(BINS, len(steps))).round().astype(np.intp)
         axes.plot(steps[drawn], 100 * accuracy[drawn], color=ROLES[role], linewidth=1.8, marker="o", markersize=3.5)
+    return _svg(figure)
+
+
+def overlay(title: str, lines: Sequence[Points], *, scale: float = 1.0) -> str:
+    """A figure of one quantity over steps in several runs, each in its number's colour, as the means of at most BINS bins."""
+    figure, axes = _canvas(title)
+    for index, points in enumerate(lines):
+        steps, mean, _, _ = binned(*points)
+        axes.plot(steps, scale * mean, color=ROLES[f"run{index}"], linewidth=1.6, marker="o" if len(steps) == 1 else "")
+    return _svg(figure)
+
+
+def journey(title: str, places: NDArray[np.float64]) -> str:
+    """A map of moments, [n, 2], in the order of time: a thin line through all, dots from violet (first) to yellow (last)."""
+    figure, axes = _canvas(title)
+    figure.set_size_inches(SQUARE_INCHES)
+    figure.subplots_adjust(left=0.03, right=0.97, top=0.93, bottom=0.03)
+    axes.plot(places[:, 0], places[:, 1], color=ROLES["faint"], linewidth=0.8)
+    shades = mpl.colormaps["plasma"](np.linspace(0.15, 0.85, len(places)))
+    axes.scatter(places[:, 0], places[:, 1], c=shades, s=14, linewidths=0, zorder=2)
+    axes.grid(visible=False)
+    axes.set(xticks=[], yticks=[], xlabel="")
+    axes.set_aspect("equal", adjustable="datalim")
+    axes.spines["bottom"].set_visible(False)
     return _svg(figure)
 
 

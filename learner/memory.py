@@ -188,6 +188,10 @@ class Memory:
         """Device and capture time, nanoseconds since 1970 by its clock, of a draw's pairs that were never trained on."""
         return [self.captured[slot] for slot in draw.slots[: draw.fresh]]
 
+    def newest_ns(self) -> int | None:
+        """The latest capture time among the pairs it had room for, by its device's clock; None before the first one."""
+        return max((time_ns for device, time_ns in self.captured if device), default=None)
+
     def stalest_steps(self) -> int:
         """Steps since the score that is the oldest in memory was measured; 0 while there is none."""
         oldest = self.reservoir.stalest(1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from html import escape
+from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -62,13 +63,28 @@ def window(box: Numbers, image: Image, colour: str) -> str:
 def heat(image: Image, attention: Numbers) -> Image:
     """Attention [h, w] in colours over the grey photograph, from its least (dark) to its greatest (bright)."""
     height, width = image.shape[:2]
-    share = np.nan_to_num(attention.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    smooth = np.clip(cv2.resize(_share(attention), (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
+    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
+    return np.asarray(HEAT_SHARE * _inferno(smooth) + (1 - HEAT_SHARE) * grey, np.uint8)
+
+
+def shades(values: NDArray[Any]) -> Image:
+    """Numbers [h, w] in colours, from their least (dark) to their greatest (bright): uint8 [h, w, 3]."""
+    return np.asarray(_inferno(_share(values)), np.uint8)
+
+
+def _share(values: NDArray[Any]) -> Numbers:
+    """From 0, the least, to 1, the greatest."""
+    share = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     share -= share.min()
     share /= max(float(share.max()), 1e-12)
-    smooth = np.clip(cv2.resize(share, (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
-    colours = mpl.colormaps["inferno"](smooth)[..., 2::-1] * 255
-    grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
-    return np.asarray(HEAT_SHARE * colours + (1 - HEAT_SHARE) * grey, np.uint8)
+    return share
+
+
+def _inferno(share: NDArray[Any]) -> NDArray[np.float64]:
+    """BGR, 0 to 255."""
+    colours: NDArray[np.float64] = mpl.colormaps["inferno"](share)[..., 2::-1] * 255
+    return colours
 
 
 def crop_colour(index: int, count: int) -> str:

@@ -22,7 +22,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor, nn
 
-from learner.control import ControlSet, stratified
+from learner.control import ControlSet, stratified, subset
 from learner.gauges import alpha_req, rankme
 from learner.packed import Labels
 from stream.pair import Image
@@ -32,6 +32,8 @@ Encoder = Callable[[Tensor], Tensor]
 BANK_SHARE = 0.1
 """The seed's small share of train for its nearest neighbours."""
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-1, 5))
+ROTATION_DEGREES = (0.0, 10.0, 20.0, 30.0, 40.0)
+ROTATED_TRAIN, ROTATED_TEST = 2000, 1000
 _CHUNK = 1024
 """Test features compared with the bank at once: bounds memory at 1024 x N similarities."""
 
@@ -72,6 +74,22 @@ def run_probe(
         rankme=rankme(train),
         alpha=alpha_req(train),
     )
+
+
+def run_rotations(
+    encoder: Encoder, control: ControlSet, *, device: torch.device | str = "cpu"
+) -> dict[str, list[float]]:
+    """Accuracies on turned test images, a value for each of `degrees`: the seed's test (section 3.2).
+
+    Of at most ROTATED_TRAIN and ROTATED_TEST images, whatever the set: this takes as long as one probe of CIFAR-10.
+    """
+    some = subset(control, train=ROTATED_TRAIN, test=ROTATED_TEST)
+    results = [run_probe(encoder, some, device=device, degrees=angle) for angle in ROTATION_DEGREES]
+    return {
+        "degrees": list(ROTATION_DEGREES),
+        "knn": [result.knn for result in results],
+        "linear": [result.linear for result in results],
+    }
 
 
 def extract(encoder: Encoder, images: Image, *, batch_size: int = 256, device: torch.device | str) -> Tensor:

@@ -7,26 +7,26 @@ must be there; where a run stopped too early for the rest, the report says what 
 from __future__ import annotations
 
 import json
-import zipfile
-import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
+from datetime import UTC, datetime
 from html import escape
-from math import isfinite, log
+from math import log
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from learner.card import PROBES
+from learner.days import by_day, by_rotation
 from learner.errors import LearnerError
-from learner.figures import Points, race, trace
-from learner.pictures import crop_colour, gaussian, heat, photo, window
+from learner.figures import journey, race, trace
+from learner.geometry import Layout, layout_of
+from learner.html import grid, legend, missing, number, page, section
+from learner.pictures import crop_colour, gaussian, heat, photo, shades, window
+from learner.run_files import Album, Line, is_number, points, read_album, read_lines, read_object
 from learner.rundir import replace_file
-from learner.style import STYLE
-
-Line = dict[str, Any]
-Album = Mapping[str, NDArray[Any]]
 
 TILES = {
     "pairs_received": "pairs kept by the rig and received",
@@ -53,74 +53,73 @@ TITLES = {
     "busy_s": "Seconds a step",
 }
 """Curves in their order; any other number of a step follows under its own name."""
+STRIP = 12
+"""Pictures of a stretch, evenly spread over it."""
 NOT_CURVES = {"step", "samples", "received", "seconds", "waited_s"}
 
 
-def write_report(run: Path) -> Path:
-    """Build `run`/report.html and return its path.
+def write_report(run: Path, path: Path | None = None) -> Path:
+    """Build `path`, by default `run`/report.html, and return it.
 
     Raises LearnerError where `run` holds no readable summary.json.
     """
-    summary = _object(run / "summary.json")
+    summary = read_object(run / "summary.json")
     if summary is None:
         raise LearnerError(f"{run / 'summary.json'} is missing or damaged: give the folder of a run that has ended")
-    config = _object(run / "config.json")
-    steps, probes, album = _lines(run / "steps.jsonl"), _lines(run / "probes.jsonl"), _album(run / "album.npz")
+    config = read_object(run / "config.json")
+    steps, probes, album = (
+        read_lines(run / "steps.jsonl"),
+        read_lines(run / "probes.jsonl"),
+        read_album(run / "album.npz"),
+    )
     sections = [
         _headline(summary),
-        _section(
+        section(
             "What it learned",
             "Accuracy on labelled images it never trains on, before and after.",
             _probe_table(summary),
         ),
-        _section("Probes over time", _PROBE_CURVES, _probe_curves(probes)),
-        _section("Training", "Each curve is a mean, in the band of its least and greatest.", _curves(steps, config)),
-        _section("Where the teacher looks", _LOOKS, _looks(album)),
-        _section(
+        section("Probes over time", _PROBE_CURVES, _probe_curves(probes)),
+        section("Day by day", _DAYS, by_day(probes)),
+        section("Turned images", _TURNED, by_rotation(summary.get("rotation"))),
+        section("Training", "Each curve is a mean, in the band of its least and greatest.", _curves(steps, config)),
+        section("Where the teacher looks", _LOOKS, _looks(album)),
+        section(
             "What the rig sent",
             "Pairs as received, left and right eye, from the newest back over all that is remembered.",
             _received(album),
         ),
-        _section(
+        section(
             "What the reservoir ranks highest",
             "Pairs the student understands least: largest KL.",
             _extremes(album, "high"),
         ),
-        _section("What it ranks lowest", "Pairs the student finds easy: smallest KL.", _extremes(album, "low")),
-        _section("All figures and settings", "", _details("Summary", summary) + _details("Settings", config)),
+        section("What it ranks lowest", "Pairs the student finds easy: smallest KL.", _extremes(album, "low")),
+        section("A stretch of the stream", _STRETCH, _layout(run)),
+        section("All figures and settings", "", _details("Summary", summary) + _details("Settings", config)),
     ]
-    path = run / "report.html"
-    replace_file(path, _page(run.resolve().name, sections).encode())
+    path = run / "report.html" if path is None else path
+    replace_file(path, page(run.resolve().name, sections).encode())
     return path
 
 
-_PROBE_CURVES = "The dashed line is the value before the first step." + "".join(
-    f'<span class="legend" style="color:var(--{who})">{who}</span>' for who in ("student", "teacher")
+_PROBE_CURVES = (
+    "The dashed line is the value before the first step." + legend("student", "student") + legend("teacher", "teacher")
+)
+_DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
+_TURNED = (
+    "Upright training images, test images turned counter-clockwise, after the run; at most 2000 and 1000 images of a set. "
+    "The last column is the standard deviation over the angles, of 1."
+)
+_STRETCH = (
+    "The newest pairs in memory in the order of their capture, as the student sees their left images. Matrix: the cosine of "
+    "any two moments, time running right and down, bright where they are alike. Map: the same by t-SNE, from violet to yellow."
 )
 _LOOKS = (
     "On the left image, the Gaussian fitted to one attention head (cross: mean; rings: one and two deviations) places the "
     "teacher's window. The student's crops lie at the same place of the right image. Below: every head from its least "
     "to its greatest attention, the chosen one framed, and the augmented views that the networks were given."
 )
-
-
-def _page(name: str, sections: Iterable[str]) -> str:
-    policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-    return (
-        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(name)} - babyagent</title>'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<style>{STYLE}</style></head><body><header><p>babyagent</p><h1>{escape(name)}</h1></header>"
-        f"<main>{''.join(sections)}</main></body></html>\n"
-    )
-
-
-def _section(title: str, note: str, body: str) -> str:
-    return f"<section><h2>{title}</h2>{f'<p class=note>{note}</p>' if note else ''}{body}</section>"
-
-
-def _missing(what: str) -> str:
-    return f'<p class="missing">{escape(what)}</p>'
 
 
 def _headline(summary: Line) -> str:
@@ -137,7 +136,7 @@ def _probe_table(summary: Line) -> str:
         for who in ("student", "teacher")
     ]
     if not rows:
-        return _missing("No control set was probed.")
+        return missing("No control set was probed.")
     head = "".join(f"<th>{title}</th>" for title in ("control set", "encoder", *PROBES.values()))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
@@ -149,53 +148,36 @@ def _change(change: Line, kind: str, who: str) -> str:
     if after is None:
         return f"<td>{100 * before:.1f} % → not measured again</td>"
     points = 100 * (after - before)
-    sign = "up" if points > 0 else "down"
+    sign = "up" if points > 0 else "down" if points < 0 else ""
     return f'<td>{100 * before:.1f} → <b>{100 * after:.1f} %</b> <span class="{sign}">{points:+.1f}</span></td>'
 
 
 def _probe_curves(probes: Sequence[Line] | None) -> str:
     if not probes:
-        return _missing("probes.jsonl is missing or empty: no probe ran.")
+        return missing("probes.jsonl is missing or empty: no probe ran.")
     figures = []
     for name in dict.fromkeys(str(line.get("set")) for line in probes):
         lines = [line for line in probes if str(line.get("set")) == name]
         encoders = dict.fromkeys(str(line.get("who")) for line in lines)
         for kind, title in PROBES.items():
-            curves = {who: _points([line for line in lines if line.get("who") == who], kind) for who in encoders}
+            curves = {who: points([line for line in lines if line.get("who") == who], kind) for who in encoders}
             drawn = {who: points for who, points in curves.items() if len(points[0])}
             if drawn:
                 figures.append(race(f"{name}: {title}, %", drawn))
-    return _grid(figures)
+    return grid(figures)
 
 
 def _curves(steps: Sequence[Line] | None, config: Line | None) -> str:
     if not steps:
-        return _missing("steps.jsonl is missing or empty: the run stopped before its first step.")
-    numeric = dict.fromkeys(key for line in steps for key, value in line.items() if _is_number(value))
+        return missing("steps.jsonl is missing or empty: the run stopped before its first step.")
+    numeric = dict.fromkeys(key for line in steps for key, value in line.items() if is_number(value))
     names = [name for name in TITLES if name in numeric] + [n for n in numeric if n not in TITLES.keys() | NOT_CURVES]
     prototypes = ((config or {}).get("objective") or {}).get("prototypes")
     levels = {"teacher_entropy": ("uniform: ln K", log(prototypes))} if prototypes else {}
-    curves = {name: _points(steps, name) for name in names}
-    return _grid(
+    curves = {name: points(steps, name) for name in names}
+    return grid(
         [trace(TITLES.get(n, n), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
     )
-
-
-def _points(lines: Sequence[Line], name: str) -> Points:
-    """Step and finite value of `name` in each line that has both."""
-    pairs = [
-        (line["step"], line[name]) for line in lines if _is_number(line.get("step")) and _is_number(line.get(name))
-    ]
-    steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
-    return steps, values
-
-
-def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)
-
-
-def _grid(figures: Iterable[str], classes: str = "curves") -> str:
-    return f'<div class="{classes}">{"".join(f"<figure>{figure}</figure>" for figure in figures)}</div>'
 
 
 def _received(album: Album) -> str:
@@ -203,7 +185,7 @@ def _received(album: Album) -> str:
     figures = [
         photo(left, f"pair {i}, left") + photo(right, f"pair {i}, right") for i, (left, right) in enumerate(pairs)
     ]
-    return _grid(figures, "pairs") if figures else _missing("album.npz has no received pairs: none arrived.")
+    return grid(figures, "pairs") if figures else missing("album.npz has no received pairs: none arrived.")
 
 
 def _extremes(album: Album, which: str) -> str:
@@ -212,7 +194,7 @@ def _extremes(album: Album, which: str) -> str:
         f"{photo(image, 'a pair of the reservoir, left')}<figcaption>KL {number(float(loss))}</figcaption>"
         for image, loss in pairs
     ]
-    return _grid(figures, "thumbs") if figures else _missing("album.npz has no scored pairs.")
+    return grid(figures, "thumbs") if figures else missing("album.npz has no scored pairs.")
 
 
 def _looks(album: Album) -> str:
@@ -228,7 +210,7 @@ def _looks(album: Album) -> str:
         "student_views",
     )
     if not all(name in album for name in needed):
-        return _missing("album.npz has no looks: the run stopped before there was a pair to look at.")
+        return missing("album.npz has no looks: the run stopped before there was a pair to look at.")
     columns = zip(*(album[name] for name in needed), strict=False)
     return "".join(_look(*column) for column in columns)
 
@@ -264,51 +246,39 @@ def _look(
         f'<div style="border-color:{colour}">{photo(view, "a view of the student")}</div>'
         for view, colour in zip(student_views, colours, strict=True)
     ]
-    below = _grid(heads, "heads") + _grid(views, "views")
-    return f'<article class="look">{_grid(eyes, "eyes")}<div class="below">{below}</div></article>'
+    below = grid(heads, "heads") + grid(views, "views")
+    return f'<article class="look">{grid(eyes, "eyes")}<div class="below">{below}</div></article>'
+
+
+def _layout(run: Path) -> str:
+    try:
+        layout = layout_of(run)
+    except LearnerError as error:
+        return missing(f"Not drawn: {error}.")
+    images = layout.stretch.images
+    shown = np.linspace(0, len(images) - 1, min(STRIP, len(images))).round().astype(int)
+    strip = grid([photo(images[i], f"moment {i}, left") for i in shown], "strip")
+    return f'<p class="note">{_span(layout)}</p>{strip}{grid([_matrix(layout), journey("t-SNE", layout.places)], "layout")}'
+
+
+def _matrix(layout: Layout) -> str:
+    count = len(layout.distances)
+    side = max(1, round(480 / count)) * count
+    alike = cv2.resize(shades(-layout.distances), (side, side), interpolation=cv2.INTER_NEAREST)
+    return photo(np.asarray(alike, np.uint8), "cosine between any two moments")
+
+
+def _span(layout: Layout) -> str:
+    first, last = (
+        datetime.fromtimestamp(int(time_ns) // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
+        for time_ns in layout.stretch.captured_ns[[0, -1]]
+    )
+    least, most = 1 - layout.distances.max(), 1 - layout.distances[~np.eye(len(layout.distances), dtype=bool)].min()
+    return f"{len(layout.stretch)} pairs, captured from {first} to {last} UTC; cosines from {least:.3f} to {most:.3f}."
 
 
 def _details(title: str, values: Line | None) -> str:
     if values is None:
-        return _missing(f"{title}: the file is missing or damaged.")
+        return missing(f"{title}: the file is missing or damaged.")
     text = escape(json.dumps(values, indent=2, ensure_ascii=False))
     return f"<details><summary>{title}</summary><pre>{text}</pre></details>"
-
-
-def number(value: object) -> str:
-    """A figure as a person reads it: thousands apart, three digits of what is not whole, a dash where there is none."""
-    if not isinstance(value, int | float) or not isfinite(value):
-        return "\N{EN DASH}"
-    if isinstance(value, int) or value.is_integer() or abs(value) >= 1000:
-        return f"{round(value):,}".replace(",", "\u202f")
-    return f"{value:.3g}"
-
-
-def _object(path: Path) -> Line | None:
-    try:
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
-
-
-def _lines(path: Path) -> list[Line] | None:
-    """The lines of a .jsonl, without those that a crash cut."""
-    if not path.is_file():
-        return None
-    lines = []
-    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            lines.append(json.loads(text))
-        except ValueError:
-            continue
-    return [line for line in lines if isinstance(line, dict)]
-
-
-def _album(path: Path) -> Album:
-    """The arrays of the album; empty where the file is missing or damaged."""
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
-        return {}

@@ -8,7 +8,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from learner.loop import Learner, StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics
 from learner.outlet import Outlet
 from learner.page.live import Live
-from learner.probe import run_probe
+from learner.probe import run_probe, run_rotations
 from learner.rundir import RunDirectory
 from learner.screen import Screen
 from stream.errors import StreamError
@@ -139,7 +139,8 @@ class Service:
         self._finish()
         self.screen.say(f"stopped at step {self.learner.steps}, which is committed")
         self.probe(self.controls)
-        return self._conclude()
+        rotation = self._turned()
+        return self._conclude(rotation)
 
     def _train(self) -> None:
         probing = Rhythm(self.limits.probe_every_s, self._clock, self.learner.steps)
@@ -170,11 +171,26 @@ class Service:
 
     def probe(self, controls: Sequence[ControlSet]) -> None:
         """Measure every encoder on these control sets, now; `stop` ends it between two batches. One that fails is said."""
+        self._each(controls, self._measure)
+
+    def _turned(self) -> dict[str, dict[str, Any]]:
+        """Accuracies on turned images by set and encoder, of those that were measured before a `stop`."""
+        table: dict[str, dict[str, Any]] = {}
+
+        def measure(control: ControlSet, name: str, encoder: Encoder) -> None:
+            with self._watched(encoder, control):
+                found = run_rotations(encoder, control, device=self.learner.device)
+            table.setdefault(control.name, {})[name] = found
+
+        self._each(self.controls, measure)
+        return table
+
+    def _each(self, controls: Sequence[ControlSet], measure: Callable[[ControlSet, str, Encoder], None]) -> None:
         for control in controls:
             for name, encoder in self.learner.objective.encoders().items():
                 self.screen.doing(f"probing the {name} on {control.name}")
                 try:
-                    self._measure(control, name, encoder)
+                    measure(control, name, encoder)
                 except _Stopped:
                     return
                 except Exception as error:  # whatever it is: training does not depend on a probe
@@ -184,14 +200,17 @@ class Service:
                         "probe failed step=%d set=%s who=%s: %s", self.learner.steps, control.name, name, reason
                     )
 
-    def _measure(self, control: ControlSet, name: str, encoder: Encoder) -> None:
-
+    def _watched(self, encoder: Encoder, control: ControlSet) -> AbstractContextManager[None]:
         def tell() -> None:
             self._alive(lambda: f"probing on {control.name}")
 
-        with _stoppable(encoder, self._stop, tell):
+        return _stoppable(encoder, self._stop, tell)
+
+    def _measure(self, control: ControlSet, name: str, encoder: Encoder) -> None:
+        with self._watched(encoder, control):
             result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
         line = {"step": self.learner.steps, "seconds": self._elapsed(), "set": control.name, "who": name}
+        line["captured_ns"] = self.learner.memory.newest_ns()  # of the stream's time: how far it had come
         self.directory.append("probes", line | result)
         self._note_probes([line | result])
         accuracies = {kind: result[kind] for kind in ACCURACIES}
@@ -289,13 +308,14 @@ class Service:
             seconds is not None and self._first_pair_s is not None and self._trained_s() >= seconds
         )
 
-    def _conclude(self) -> Summary:
+    def _conclude(self, rotation: dict[str, Any]) -> Summary:
         learner = self.learner
         self.directory.write_album(take_album(learner))
         summary = summarise(learner, self.directory, self.source, self._elapsed())
         active_s = self._busy_s + self._waited_s
         trained = learner.samples - self._samples_before
         summary["samples_per_s"] = round(trained / active_s, 2) if active_s else 0.0
+        summary["rotation"] = rotation
         summary["duty_cycle"] = round(self._busy_s / active_s, 4) if active_s else 0.0
         self.screen.doing("writing pictures and weights")
         if said := self.outlet.conclude(summary):

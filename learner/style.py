@@ -3,10 +3,14 @@
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #fbfaf7; --card: #fff; --ink: #23262b; --soft: #6a6f78; --faint: #d9d8d2; --accent: #a3441c;
-  --student: #2458d3; --teacher: #c2570c; --trace: #2458d3; --good: #14713d; --bad: #b3261e; }
+  --student: #2458d3; --teacher: #c2570c; --trace: #2458d3; --good: #14713d; --bad: #b3261e;
+  --run0: #2458d3; --run1: #c2570c; --run2: #14713d; --run3: #8a3ffc;
+  --run4: #c2185b; --run5: #00798c; --run6: #7a5c00; --run7: #4a4f57; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14161a; --card: #1d2026; --ink: #e8e6e1; --soft: #9aa0aa; --faint: #3a3e46; --accent: #ffab7a;
-  --student: #85aaff; --teacher: #ffa25c; --trace: #85aaff; --good: #6fd195; --bad: #ff8a80; } }
+  --student: #85aaff; --teacher: #ffa25c; --trace: #85aaff; --good: #6fd195; --bad: #ff8a80;
+  --run0: #85aaff; --run1: #ffa25c; --run2: #6fd195; --run3: #c7a3ff;
+  --run4: #ff8fb8; --run5: #5fd0e0; --run6: #e0c05a; --run7: #b4bac4; } }
 * { box-sizing: border-box; margin: 0; }
 body { background: var(--paper); color: var(--ink); font: 16px/1.5 system-ui, sans-serif;
   padding: 0 clamp(14px, 4vw, 56px) 80px; }
@@ -31,6 +35,8 @@ table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nu
 th, td { text-align: left; padding: 9px 18px 9px 0; border-bottom: 1px solid var(--faint); white-space: nowrap; }
 thead th { color: var(--soft); font-size: 13px; font-weight: 500; }
 tbody th { font-weight: 600; }
+@media (max-width: 640px) { th, td { padding-right: 10px; } tbody th { white-space: normal; } }
+caption { text-align: left; font-weight: 600; padding: 14px 0 2px; }
 .legend { white-space: nowrap; }
 .legend::before { content: ""; display: inline-block; width: 18px; border-top: 3px solid; margin: 0 6px 4px 14px; }
 .up { color: var(--good); } .down { color: var(--bad); }
@@ -41,6 +47,10 @@ figure > svg { display: block; width: 100%; height: auto; }
 .photo { border-radius: 6px; }
 .pairs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 14px; }
 .pairs figure { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }
+.layout { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 14px; align-items: start; }
+.layout figure { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 12px; }
+.layout text { font-family: system-ui, sans-serif !important; }
+.strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); gap: 6px; margin-bottom: 14px; }
 .thumbs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 46%), 1fr)); gap: 14px; }
 .look { padding: 14px; margin-top: 16px; }
 .eyes, .below { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 10px; }

@@ -17,7 +17,7 @@ from test_learner_commit import Acknowledging
 from tiny_learner import EPOCH, TINY, tiny_learner
 
 from buffer.store import Store
-from learner.__main__ import main
+from learner import export_command
 from learner.commit import Committer
 from learner.errors import LearnerError
 from learner.export import load_encoder
@@ -44,7 +44,7 @@ def real_pairs(shared_data: Path, count: int) -> list[EncodedPair]:
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread: None) -> Path:
     """Of a learner that saw a street, with its weights in export/."""
-    directory, learner, metrics = RunDirectory(tmp_path_factory.mktemp("runs") / "street", TINY), tiny_learner(), None
+    directory, learner = RunDirectory(tmp_path_factory.mktemp("runs") / "street", TINY), tiny_learner()
     metrics = LearnerMetrics()
     outlet = Outlet(learner, directory.export, metrics=metrics)
     source = Acknowledging(real_pairs(shared_data, 12))
@@ -61,13 +61,10 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
     return directory.path
 
 
-def test_the_command_writes_what_runs_without_pytorch_and_gives_its_features(
-    run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_command_writes_what_runs_without_pytorch_and_gives_its_features(run: Path) -> None:
     """On all images of the run at once, and on one."""
     (run / "export" / "teacher.safetensors").unlink(missing_ok=True)
-    main(["export", str(run), "--json"])
-    (said,) = json.loads(capsys.readouterr().out)
+    (said,) = json.loads(export_command.run([str(run), "--json"]))
     path = run / "export" / "student.onnx"
     assert said["path"] == str(path)
     assert 0 <= said["difference"] <= TOLERANCE
@@ -129,18 +126,15 @@ def test_what_cannot_be_exported_is_said_in_one_line(
     spoil: Callable[[Path], object],
     words: list[str],
     says: str,
-    capsys: pytest.CaptureFixture[str],
 ) -> None:
     copy = tmp_path / "run"
     (copy / "export").mkdir(parents=True)
     for name in ("config.json", "pairs.sqlite", "export/student.safetensors"):
         (copy / name).write_bytes((run / name).read_bytes())
     spoil(copy)
-    with pytest.raises(SystemExit, match="2"):
-        main(["export", str(copy), *words])
-    said = capsys.readouterr().err
-    assert says in said
-    assert said.count("\n") == 1
+    with pytest.raises(LearnerError, match=says) as raised:
+        export_command.run([str(copy), *words])
+    assert "\n" not in str(raised.value)
 
 
 def test_the_newest_pairs_come_in_the_order_of_their_capture_without_the_damaged_ones(run: Path) -> None:

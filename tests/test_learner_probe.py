@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from learner.control import ControlSet, load_control
+from learner import probe
+from learner.control import ControlSet, load_control, subset
 from learner.packed import Labels
-from learner.probe import ProbeResult, extract, knn_accuracy, linear_accuracy, rotate, run_probe
+from learner.probe import ProbeResult, extract, knn_accuracy, linear_accuracy, rotate, run_probe, run_rotations
 
 
 def pixels(images: Tensor) -> Tensor:
@@ -183,6 +184,27 @@ def test_a_probe_is_deterministic_and_its_seed_draws_the_small_bank_only(digits:
 def test_accuracy_falls_with_the_angle_for_an_encoder_that_knows_only_upright_digits(digits: ControlSet) -> None:
     scores = [run_probe(pixels, digits, degrees=degrees).knn for degrees in (0, 20, 40)]
     assert scores[0] > scores[1] > scores[2]
+
+
+def test_turned_images_are_measured_at_each_angle_on_a_balanced_part_of_the_set(
+    digits: ControlSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(probe, "ROTATED_TRAIN", 200)
+    monkeypatch.setattr(probe, "ROTATED_TEST", 100)
+    sizes = []
+
+    def counted(rgb: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(rgb))
+        return pixels(rgb)
+
+    found = run_rotations(counted, digits)
+    assert found["degrees"] == [0.0, 10.0, 20.0, 30.0, 40.0]
+    assert sum(sizes) == 5 * (200 + 100)
+    some = subset(digits, train=200, test=100)
+    assert np.bincount(some.test_labels).tolist() == [10] * 10
+    assert found["knn"][2] == run_probe(pixels, some, degrees=20.0).knn
+    assert found["knn"][0] > found["knn"][4]
+    assert found == run_rotations(pixels, digits)
 
 
 def test_pixels_of_real_photographs_score_above_chance(shared_data: Path) -> None:

@@ -119,6 +119,10 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, digits: ControlSe
     assert summary["probed_steps"] == [0, 10]
     for when in ("before", "after"):
         assert summary["probe"]["digits"][when].keys() == accuracies
+    turned = summary["rotation"]["digits"]
+    assert turned.keys() == {"student", "teacher"}
+    assert len(turned["student"]["knn"]) == len(turned["student"]["degrees"]) == 5
+    assert [line["captured_ns"] for line in run.directory.lines("probes")] == [None, None, 19, 19]
     assert len(run.directory.lines("steps")) == 10
     assert [line["step"] for line in run.directory.lines("probes")] == [0, 0, 10, 10]
     assert digest(committed(tmp_path)) == digest(run.learner)
