@@ -100,6 +100,7 @@ class Renderer:
         self._world = world
         self._camera = np.array([[focal_px, 0, (width - 1) / 2], [0, focal_px, (height - 1) / 2], [0, 0, 1]])
         self._mask = np.zeros(size, np.uint8)
+        self._patch: Image = np.zeros((*size, 3), np.uint8)
         self._size = size
         self._image: Image = np.zeros((*size, 3), np.uint8)
         self._ids: Ids | None = None
@@ -178,7 +179,8 @@ class Renderer:
             cv2.bitwise_and(mask, window.stencil[area], dst=mask)
         level = _level(texture, outline)
         warp = _shift(-box.left, -box.top) @ surface_map @ _texel_to_surface(level)
-        patch = cv2.warpPerspective(level, warp, (width, height), borderMode=cv2.BORDER_REPLICATE)
+        patch = self._patch[:height, :width]
+        cv2.warpPerspective(level, warp, (width, height), dst=patch, borderMode=cv2.BORDER_REPLICATE)
         cv2.copyTo(patch, mask, self._image[area])
         if self._ids is not None:
             np.copyto(self._ids[area], thing, where=mask.view(bool))

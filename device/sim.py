@@ -179,7 +179,9 @@ def load_world(config: SimConfig) -> World:
 
 
 def _things_in(ids: Ids) -> tuple[int, ...]:
-    counts = np.bincount(ids.ravel() - NOTHING)
+    counts = np.zeros(int(ids.max()) - NOTHING + 1, np.int64)
+    for strip in np.array_split(ids.ravel(), 16):  # in pieces: it is counted in integers of twice the size
+        counts += np.bincount(strip - NOTHING, minlength=len(counts))
     return tuple(
         int(thing) for thing in np.flatnonzero(counts >= VISIBLE_FRACTION * ids.size) + NOTHING if thing != NOTHING
     )
