@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 
 from device.camera import CameraError
 from learner.errors import LearnerError
+from stream import completion
 from stream.errors import StreamError
 
 QUESTIONS = {
@@ -41,6 +42,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, rest = words[0], words[1:]
     try:
+        if (shell := completion.shell_of(words)) is not None:
+            print(
+                completion.script(shell, "babyagent-bench", {question: {"--help": ()} for question in QUESTIONS}),
+                end="",
+            )
+            return 0
         if name in QUESTIONS:
             run: Callable[[Sequence[str]], int] = importlib.import_module(f"benchmarks.{name}").main
             return run(rest)

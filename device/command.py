@@ -33,7 +33,7 @@ from device.spool_folder import SpoolError, SpoolTaken
 from device.spool_place import open_spool
 from device.stop import Stop
 from device.walk import write_walk
-from stream import checkup
+from stream import checkup, completion
 from stream.endpoint import security_for
 from stream.errors import EndpointTaken, StreamError
 from stream.pair import EncodedPair
@@ -56,7 +56,8 @@ DESCRIPTION = """Publish the stereo pairs of a camera over ZeroMQ, without those
   python -m device walk --out DIR                           a labelled control set of the simulated world
 
 Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 1 not now (no camera there, port or spool in use,
-disk full) or failed on the way, 2 wrong settings."""
+disk full) or failed on the way, 2 wrong settings.
+Tab completes flags after: source <(babyagent-device --print-completion bash), or zsh."""
 
 
 DOCTOR = """Would the rig run with these flags? Looks at the clock, keys, ports, disk, cameras and their skew; changes nothing.
@@ -143,6 +144,9 @@ def run(arguments: Sequence[str], stop: Stop) -> int:
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     command, *rest = arguments or ["stream"]
     try:
+        if (shell := completion.shell_of(arguments)) is not None:
+            print(_completion(shell), end="")
+            return 0
         if command == "walk":
             return _walk(tyro.cli(WalkSettings, prog="python -m device walk", args=rest))
         if command == "doctor":
@@ -163,6 +167,12 @@ def run(arguments: Sequence[str], stop: Stop) -> int:
 def _failed(error: Exception, code: int) -> int:
     print(f"error: {error}", file=sys.stderr)
     return code
+
+
+def _completion(shell: str) -> str:
+    flags = completion.options(StreamSettings)
+    commands = {"": flags, "doctor": flags, "walk": completion.options(WalkSettings)}
+    return completion.script(shell, "babyagent-device", commands)
 
 
 def _settings(flags: Sequence[str], prog: str, description: str) -> StreamSettings:

@@ -45,6 +45,7 @@ from learner.report import write_report
 from learner.rundir import EXPORT, RunDirectory
 from learner.screen import Screen, log_to
 from learner.service import Limits, Service, Summary
+from stream import completion
 from stream.endpoint import connect_address, security_for
 from stream.metrics import StreamMetrics
 from stream.pair import MAX_SIDE
@@ -69,7 +70,8 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
 
 Ctrl-C commits and stops; the same command goes on from the last commit, also after a crash: no pair is lost or learned twice.
 A device that is not there yet is waited for.
-Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full), 2 wrong settings."""
+Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full), 2 wrong settings.
+Tab completes flags after: source <(babyagent-learner --print-completion bash), or zsh."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,6 +131,8 @@ def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
 
     Raises Diverged where training failed, another LearnerError or a StreamError for what cannot be used.
     """
+    if (shell := completion.shell_of(words)) is not None:
+        return _completion(shell)
     if words and not words[0].startswith("-"):
         return _other(words[0], words[1:], stop)
     settings = parse(words)
@@ -140,6 +144,14 @@ def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
             return ""
         summary = _learn(settings, stop, _learner(settings, device, world))
     return json.dumps(summary) if settings.process.json else _said(summary, settings.process.run_dir)
+
+
+def _completion(shell: str) -> str:
+    settings = Settings(process=ProcessConfig(), learner=PRESETS["cpu"])
+    flags: dict[str, Sequence[str]] = {"--preset": list(PRESETS), **completion.options(settings)}
+    cooldown = completion.options(cooldown_command.CooldownSettings)
+    commands = {"": flags, "doctor": flags, "cooldown": cooldown}
+    return completion.script(shell, "babyagent-learner", commands)
 
 
 def parse(words: Sequence[str]) -> Settings:

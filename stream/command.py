@@ -7,6 +7,7 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
+from stream.completion import Options, options, script, shell_of
 from stream.errors import StreamError
 
 USAGE = """usage: python -m stream COMMAND ...; COMMAND --help tells its flags
@@ -23,7 +24,8 @@ USAGE = """usage: python -m stream COMMAND ...; COMMAND --help tells its flags
       keys by which rigs and learners know each other
 
 Recordings are MCAP files that Foxglove and Rerun open as they are. Exit codes: 0 done, 1 failed on the way or not now
-(disk full, port in use, nothing to recover), 2 wrong settings."""
+(disk full, port in use, nothing to recover), 2 wrong settings.
+Tab completes flags after: source <(babyagent-stream --print-completion bash), or zsh."""
 
 COMMANDS = ("record", "replay", "info", "recover")
 
@@ -41,7 +43,17 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
         from stream.keys_command import run as run_keys
 
         return run_keys(rest)
+    if (shell := shell_of(words)) is not None:
+        return _completion(shell)
     if name not in COMMANDS:
         raise StreamError(f"there is no command {name!r}: use record, replay, info, recover or keys (--help shows how)")
     command: Callable[[Sequence[str], threading.Event], str] = importlib.import_module(f"stream.{name}_command").run
     return command(rest, stop)
+
+
+def _completion(shell: str) -> str:
+    commands: dict[str, Options] = {}
+    for name in COMMANDS:
+        commands[name] = options(getattr(importlib.import_module(f"stream.{name}_command"), f"{name.title()}Settings"))
+    commands["keys"] = {"keys": ("own", "trust", "list", "forget"), "--keys": (), "--help": ()}
+    return script(shell, "babyagent-stream", commands)

@@ -1,0 +1,95 @@
+"""`--print-completion bash|zsh`: what the shell needs to complete our commands, flags and choices when Tab is pressed.
+
+A table of words, so that a Tab starts no Python and loads no torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+
+import tyro
+
+from stream.errors import StreamError
+
+FLAG = "--print-completion"
+SHELLS = ("bash", "zsh")
+
+Options = Mapping[str, Sequence[str]]
+"""Each flag, and the words of which one follows it; none: a file, a number, or nothing."""
+
+
+def shell_of(words: Sequence[str]) -> str | None:
+    """The shell that the words want a script for, if they do; raises StreamError for another one."""
+    if not words or words[0].partition("=")[0] != FLAG:
+        return None
+    given = words[0].partition("=")[2] or (words[1] if len(words) > 1 else "")
+    if given not in SHELLS:
+        raise StreamError(f"{FLAG} needs one of {', '.join(SHELLS)}, got {given!r}")
+    return given
+
+
+def script(shell: str, program: str, commands: Mapping[str, Options]) -> str:
+    """The script for a program. commands: options of each subcommand; those of "" need none before them."""
+    name = f"_{program.replace('-', '_')}"
+    subcommands = " ".join(command for command in commands if command)
+    start = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n" if shell == "zsh" else ""
+    return f"""{start}{name}() {{
+  local current="${{COMP_WORDS[COMP_CWORD]}}" before="${{COMP_WORDS[COMP_CWORD-1]}}" command="" words=""
+  case " {subcommands} " in *" ${{COMP_WORDS[1]}} "*) command="${{COMP_WORDS[1]}}" ;; esac
+  if [ "$COMP_CWORD" = 1 ]; then
+    words="{" ".join([subcommands, *commands.get("", {})]).strip()}"
+  else
+    case "$command $before $current" in
+{_cases(commands)}
+    esac
+  fi
+  COMPREPLY=($(compgen -W "$words" -- "$current"))
+}}
+complete -o default -F {name} {program}
+"""
+
+
+def options(settings: Any) -> dict[str, Sequence[str]]:
+    """The flags of a dataclass of settings, or of an instance of it, named as tyro names them."""
+    return {**dict(_options(settings, "")), "--help": ()}
+
+
+def _cases(commands: Mapping[str, Options]) -> str:
+    """Patterns of subcommand, word before and word begun, with the words that fit there; where none does, files do."""
+    lines = []
+    for command, flags in commands.items():
+        lines += [f'"{command} {flag} "*) words="{" ".join(words)}" ;;' for flag, words in flags.items() if words]
+        lines.append(f'"{command} "*" -"*) words="{" ".join(flag for flag in flags if flag.startswith("-"))}" ;;')
+    return "\n".join(f"      {line}" for line in lines)
+
+
+def _options(settings: Any, prefix: str) -> Iterator[tuple[str, Sequence[str]]]:
+    kind = settings if isinstance(settings, type) else type(settings)
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, marks = hints[field.name], list[Any]()
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+        if tyro.conf.Positional in marks:
+            continue
+        renamed = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
+        name = f"{prefix}{(renamed or [field.name])[0]}".replace("_", "-")
+        now = getattr(settings, field.name, None)
+        inner = now if dataclasses.is_dataclass(now) else hint
+        if dataclasses.is_dataclass(inner):
+            yield from _options(inner, f"{name}." if name else "")
+        else:
+            yield f"--{name}", _choices(hint)
+            if hint is bool:
+                yield f"--no-{name}", ()
+
+
+def _choices(hint: Any) -> tuple[str, ...]:
+    if get_origin(hint) is Literal:
+        return tuple(str(choice) for choice in get_args(hint))
+    if get_origin(hint) in (Union, types.UnionType):
+        return tuple(choice for part in get_args(hint) for choice in _choices(part))
+    return ()
