@@ -149,12 +149,17 @@ def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
 def _completion(shell: str) -> str:
     settings = Settings(process=ProcessConfig(), learner=PRESETS["cpu"])
     flags: dict[str, Sequence[str]] = {"--preset": list(PRESETS), **completion.options(settings)}
-    cooldown = completion.options(cooldown_command.CooldownSettings)
-    commands = {"": flags, "doctor": flags, "cooldown": cooldown}
+    commands: dict[str, completion.Options] = {
+        "": flags,
+        "doctor": flags,
+        "report": {"--help": ()},
+        "export": completion.options(export_command.ExportSettings),
+        "cooldown": completion.options(cooldown_command.CooldownSettings),
+    }
     return completion.script(shell, "babyagent-learner", commands)
 
 
-def parse(words: Sequence[str]) -> Settings:
+def parse(words: Sequence[str], *, prog: str = "python -m learner", description: str = DESCRIPTION) -> Settings:
     """Flags to settings, over the file that they name; `--preset NAME` chooses the defaults of the others."""
     name, rest = _preset(list(words))
     config = config_of(rest)
@@ -167,8 +172,8 @@ def parse(words: Sequence[str]) -> Settings:
             default = file.over(default, inline=("process", "learner", "limits"), but=("preset",))
         except (LearnerError, ValueError) as error:
             raise SettingsError(f"{config}: {error}") from error
-    description = f"{DESCRIPTION}\n\n--preset {{{','.join(PRESETS)}}} (now {name}) sets the defaults below."
-    return tyro.cli(Settings, args=rest, default=default, description=description, prog="python -m learner")
+    presets = f"--preset {{{','.join(PRESETS)}}} (now {name}) sets the defaults below."
+    return tyro.cli(Settings, args=rest, default=default, description=f"{description}\n\n{presets}", prog=prog)
 
 
 def _preset(words: list[str]) -> tuple[str | None, list[str]]:

@@ -19,6 +19,12 @@ from stream.checkup import GIB, Finding, can_write, clock, disk, exit_code, read
 from stream.endpoint import security_for
 from stream.subscriber import Subscriber
 
+DESCRIPTION = """Would the learner run with these flags? Looks at rigs, keys, GPU, disk, port and clock; changes nothing.
+
+  python -m learner doctor --connect tcp://RIG:5555
+  python -m learner doctor --config /etc/babyagent/learner.toml --json
+
+Exit codes: 0 nothing is in its way, 1 a problem, 2 wrong settings."""
 PATIENCE_S = 5.0
 """A rig greets within a second."""
 FLOOR_BYTES = 1 * GIB
@@ -28,7 +34,7 @@ PAIR_BYTES = 1 << 19
 
 def run(words: Sequence[str]) -> tuple[str, int]:
     """What is found with these flags, and the exit code. Raises what `parse` does."""
-    settings = parse(words)
+    settings = parse(words, prog="python -m learner doctor", description=DESCRIPTION)
     findings = list(examine(settings))
     return said(findings, as_json=settings.process.json), exit_code(findings)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from rich.console import Console
 from rich.live import Live
@@ -36,6 +36,7 @@ class Screen:
         self._next_line_s = clock()
         self._step_s = 0.0
         self._last_step = ""
+        self._probe = ""
 
     def step(self, report: StepReport, batch_size: int, progress: str) -> None:
         """Show a step; `progress` is how far the run is, and what was lost."""
@@ -45,7 +46,9 @@ class Screen:
         gauges = "  ".join(f"{name.replace('_', ' ')} {value:.3g}" for name, value in report.gauges.items())
         if report.refused:
             gauges = f"refused: not finite on {len(report.refused)} pairs"
-        self._last_step = f"{progress}  step {report.step}  {rate:.0f} samples/s  loss {report.loss:.3f}  {gauges}"
+        self._last_step = (
+            f"{progress}  step {report.step}  {rate:.0f} samples/s  loss {report.loss:.3f}{self._probe}  {gauges}"
+        )
         self._line(self._last_step)
 
     def waiting(self, event: Waiting, why: str) -> None:
@@ -54,6 +57,12 @@ class Screen:
             self._line(f"waiting {event.waited_s:.0f} s for {why}")
         elif self._live is not None:  # in place of what `doing` showed
             self._live.update(_one_line(self._last_step))
+
+    def probed(self, step: int, control: str, who: str, result: Mapping[str, float]) -> None:
+        """A line for each probe; the student's last one stays in sight beside the loss."""
+        if who == "student":
+            self._probe = f"  {control} k-NN {result['knn']:.3f}"
+        self.say(f"probe  step {step}  {control}  {who}  k-NN {result['knn']:.3f}  linear {result['linear']:.3f}")
 
     def say(self, text: str) -> None:
         """An event worth a line of its own."""

@@ -215,10 +215,7 @@ class Service:
         self._note_probes([line | result])
         accuracies = {kind: result[kind] for kind in ACCURACIES}
         self.metrics.probed(self.learner.steps, control.name, name, accuracies, result["rankme"])
-        self.screen.say(
-            f"probe  step {self.learner.steps}  {control.name}  {name}  "
-            f"k-NN {result['knn']:.3f}  linear {result['linear']:.3f}"
-        )
+        self.screen.probed(self.learner.steps, control.name, name, result)
 
     def _note_probes(self, lines: Sequence[dict[str, Any]]) -> None:
         """Keep the first and the last of each set and encoder for the cards of the weights."""
@@ -291,7 +288,7 @@ class Service:
         if not isinstance(self.source, Subscriber):
             return ""
         stats = self.source.stats()
-        counts = {"lost": stats.lost, "to come": stats.pending}
+        counts = {"lost": stats.lost, "to come": stats.pending, "waiting here": self.source.backlog()}
         said = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
         return f" ({said})" if said else ""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import platform
 import re
@@ -57,6 +58,8 @@ class RecordSettings:
     """Do without keys across the network."""
     until_device_ends: bool = False
     """Stop when every rig has said that its stream is over, instead of waiting for more."""
+    json: bool = False
+    """End with one line of JSON on the standard output."""
 
 
 def run(words: Sequence[str], stop: threading.Event) -> str:
@@ -85,7 +88,11 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
             except BaseException:
                 _end(writer)
                 raise
-            return f"{_end(writer)}; lost on the way: {source.stats().lost}"
+            said, lost = _end(writer), source.stats().lost
+            if not settings.json:
+                return f"{said}; lost on the way: {lost}"
+            file = str(writer.path) if writer.pairs else None
+            return json.dumps({"file": file, "pairs": writer.pairs, "file_bytes": writer.file_bytes, "lost": lost})
 
 
 def record(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ class RecoverSettings:
     """Topic of the left images in another tool's recording; by default the one with left in its name."""
     right: str | None = None
     """Topic of the right images."""
+    json: bool = False
+    """End with one line of JSON on the standard output."""
 
 
 def run(words: Sequence[str], stop: threading.Event) -> str:
@@ -48,6 +51,8 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
         except BaseException:
             settings.out.unlink()
             raise
+    if settings.json:
+        return json.dumps({"file": str(settings.out), "pairs": pairs, "file_bytes": writer.file_bytes})
     return f"{pairs} pairs, {amount(writer.file_bytes)} in {settings.out}"
 
 

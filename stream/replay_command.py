@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
@@ -57,6 +58,8 @@ class ReplaySettings:
     """Topic of the left images in another tool's recording; by default the one with left in its name."""
     right: str | None = None
     """Topic of the right images."""
+    json: bool = False
+    """End with one line of JSON on the standard output."""
 
 
 def run(words: Sequence[str], stop: threading.Event) -> str:
@@ -77,6 +80,8 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
         with _publisher(settings, first.header) as publisher:
             progress.say(f"replaying {publisher.device} at {publisher.endpoint}")
             replayed = replay(chain([first], pairs), publisher, settings.speed == 0, stop.is_set, progress)
+    if settings.json:
+        return json.dumps({"replayed": replayed, "sent": publisher.sent})
     return f"replayed {replayed} pairs, {publisher.sent} of them to somebody"
 
 

@@ -154,6 +154,13 @@ def test_help_teaches_and_ends_with_0(capsys: pytest.CaptureFixture[str], own_si
     assert "deit_small_patch16_224" in text
 
 
+def test_the_help_of_doctor_is_about_the_doctor(capsys: pytest.CaptureFixture[str], own_signals: None) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--help"])
+    assert ended.value.code == 0
+    assert "python -m learner doctor --connect" in capsys.readouterr().out
+
+
 def test_a_finite_device_ends_the_run_and_json_is_all_that_is_printed(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], own_signals: None
 ) -> None:

@@ -398,6 +398,20 @@ def test_in_a_log_a_line_comes_every_few_seconds_and_short_waits_are_not_worth_o
     ]
 
 
+def test_the_students_last_probe_stays_in_sight_beside_the_loss() -> None:
+    text = io.StringIO()
+    screen = Screen(Console(file=text, width=120), lambda: 0.0)
+    screen.probed(7, "digits", "student", {"knn": 0.5, "linear": 0.75})
+    screen.probed(7, "digits", "teacher", {"knn": 0.25, "linear": 0.5})
+    screen.step(a_step(), 8, "3 s  pairs 9")
+    screen.close()
+    assert text.getvalue().splitlines() == [
+        "probe  step 7  digits  student  k-NN 0.500  linear 0.750",
+        "probe  step 7  digits  teacher  k-NN 0.250  linear 0.500",
+        "3 s  pairs 9  step 7  16 samples/s  loss 1.250  digits k-NN 0.500  kl 0.5",
+    ]
+
+
 def test_on_a_terminal_events_stand_above_one_live_line_that_never_wraps() -> None:
     text = io.StringIO()
     console = Console(file=text, force_terminal=True, width=40, height=20)

@@ -58,6 +58,7 @@ def script_of(door: str) -> str:
         ("learner", "babyagent-learner --pacing.b", ["--pacing.batch-size"]),
         ("learner", "babyagent-learner --probe", ["--probe-every-s"]),
         ("learner", "babyagent-learner cool", ["cooldown"]),
+        ("learner", "babyagent-learner export runs/a --si", ["--size"]),
         ("learner", "babyagent-learner cooldown runs/a --st", ["--steps"]),
     ],
 )

@@ -332,6 +332,19 @@ def test_ctrl_c_while_a_replay_waits_for_a_learner_ends_it(tmp_path: Path) -> No
     assert (code, output) == (0, "replayed 0 pairs, 0 of them to somebody\n")
 
 
+def test_with_json_each_ends_with_one_line_for_a_program(tmp_path: Path) -> None:
+    path, again, clean = (tmp_path / name for name in ("walk.mcap", "again.mcap", "clean.mcap"))
+    recorded(path, some(12))
+    with command("replay", str(path), "--speed", "0", "--bind", LOOPBACK, "--json") as replayer:
+        words = ("--out", str(again), "--until-device-ends", "--json")
+        told = json.loads(said("record", "--connect", replayer.saying(r"at (tcp://\S+)")[1], *words))
+        assert told == {"file": str(again), "pairs": 12, "file_bytes": again.stat().st_size, "lost": 0}
+        code, output = replayer.end()
+    assert (code, json.loads(output)) == (0, {"replayed": 12, "sent": 12})
+    told = json.loads(said("recover", str(again), str(clean), "--json"))
+    assert told == {"file": str(clean), "pairs": 12, "file_bytes": clean.stat().st_size}
+
+
 def test_of_several_rigs_the_one_to_replay_is_chosen(tmp_path: Path) -> None:
     both = [pair for seq in range(9) for pair in (made(seq), made(seq, device="toddler"))]
     path = str(recorded(tmp_path / "walk.mcap", both))
