@@ -152,7 +152,7 @@ def _completion(shell: str) -> str:
     commands: dict[str, completion.Options] = {
         "": flags,
         "doctor": flags,
-        "report": {"--help": ()},
+        "report": completion.options(report_command.ReportSettings),
         "export": completion.options(export_command.ExportSettings),
         "cooldown": completion.options(cooldown_command.CooldownSettings),
     }
