@@ -28,6 +28,7 @@ QUESTIONS = {
     "spool": "which embedded store holds the rig's pairs? Throughput, stalls, bytes written, damage",
     "step": "what does a training step cost, what does the learner add to it, how do others compare?",
     "transport": "how fast, how late and at what cost do pairs travel, compared with other ways to send them?",
+    "weights": "how soon after a commit has a robot its weights, and what does handing them out take?",
 }
 USAGE = "usage: python -m benchmarks NAME [flags], NAME --help for its flags\n" + "\n".join(
     f"  {name:10} {question}" for name, question in QUESTIONS.items()

@@ -49,6 +49,8 @@ def layout_of(run: Path, who: str = "student") -> Layout:
     if len(stretch) < LEAST_PAIRS:
         raise LearnerError(f"the run remembers {len(stretch)} pairs, a stretch needs {LEAST_PAIRS}")
     features = extract(encoder, stretch.images, device=torch.device("cpu"))
+    if not features.isfinite().all():
+        raise LearnerError(f"the exported {who} gives features that are not finite")
     distances = cosine_distances(features.double().numpy())
     return Layout(stretch, distances, tsne(distances))
 

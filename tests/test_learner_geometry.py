@@ -7,6 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 from test_learner_service import Run
 from tiny_learner import TINY, make_pairs, tiny_learner
 
@@ -23,8 +25,14 @@ def run(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> Path:
 
 
 def test_distances_are_those_of_the_angle_alone() -> None:
-    features = np.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [5.0, 0.0], [0.0, 0.0]])
-    expected = [[0, 1, 2, 0, 1], [1, 0, 1, 1, 1], [2, 1, 0, 2, 1], [0, 1, 2, 0, 1], [1, 1, 1, 1, 0]]
+    features = np.array([[2.0, 0.0], [0.0, 3.0], [-1.0, 0.0], [3.0, 4.0], [0.0, 0.0]])
+    expected: list[list[float]] = [
+        [0, 1, 2, 0.4, 1],
+        [1, 0, 1, 0.2, 1],
+        [2, 1, 0, 1.6, 1],
+        [0.4, 0.2, 1.6, 0, 1],
+        [1, 1, 1, 1, 0],
+    ]
     np.testing.assert_allclose(cosine_distances(features), expected, atol=1e-12)
 
 
@@ -70,6 +78,15 @@ def test_what_is_missing_is_said_in_place_of_the_pictures(run: Path, spoil: str,
         assert "Not drawn: " in write_report(run).read_text()
     finally:
         (run / spoil).write_bytes(whole)
+
+
+def test_weights_that_are_not_finite_are_said_too(run: Path) -> None:
+    path = run / "export" / "student.safetensors"
+    whole = path.read_bytes()
+    save_file({name: torch.full_like(weight, torch.nan) for name, weight in load_file(path).items()}, path)
+    with pytest.raises(LearnerError, match="features that are not finite"):
+        layout_of(run)
+    path.write_bytes(whole)
 
 
 def test_too_few_pairs_make_no_map(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def free_port() -> int:
 
 
 def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> None:
-    """No device yet; then one; Ctrl-C; the same command again, ended by SIGTERM; metrics meanwhile."""
+    """No device yet; then one; Ctrl-C; the same command again, ended by SIGTERM; metrics and weights meanwhile."""
     run, stream_port, http_port = tmp_path / "run", free_port(), free_port()
     endpoint = f"tcp://127.0.0.1:{stream_port}"
     arguments = ("--connect", endpoint, "--run-dir", str(run), "--http-port", str(http_port), *SMALL)
@@ -108,6 +108,8 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
     with learner(*arguments) as process:
         process.wait_for(f"resumed at step {first['steps']}")
         process.wait_for(r"waiting \d+ s")
+        with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/weights/student.json", timeout=WAIT_S) as answer:
+            assert json.load(answer)["figures"]["steps"] == first["steps"]
         assert process.signal(signal.SIGTERM) == 0
     second = summary_of(run)
     assert second["pairs_received"] == 24
