@@ -97,10 +97,14 @@ def _use(card: Card) -> str:
 
 
 def _trained_on(figures: Mapping[str, Any]) -> list[tuple[str, Any]]:
-    rows = [(text, figures[key]) for key, text in COUNTS.items() if figures.get(key) is not None]
+    rows = [(text, _figure(figures[key])) for key, text in COUNTS.items() if figures.get(key) is not None]
     stream = figures.get("stream") or {}
     rows += [(f"{key.replace('_', ' ')} (of the pairs in memory)", value) for key, value in stream.items() if value]
     return rows
+
+
+def _figure(value: Any) -> Any:
+    return f"{value:.4g}" if isinstance(value, float) else value
 
 
 def _probes(who: str, table: Mapping[str, Any], steps: list[int]) -> str:

@@ -79,7 +79,7 @@ def journey(title: str, places: NDArray[np.float64]) -> str:
     figure.set_size_inches(SQUARE_INCHES)
     figure.subplots_adjust(left=0.03, right=0.97, top=0.93, bottom=0.03)
     axes.plot(places[:, 0], places[:, 1], color=ROLES["faint"], linewidth=0.8)
-    shades = mpl.colormaps["plasma"](np.linspace(0.15, 0.85, len(places)))
+    shades = mpl.colormaps["plasma"](np.linspace(0.25, 0.88, len(places)))
     axes.scatter(places[:, 0], places[:, 1], c=shades, s=14, linewidths=0, zorder=2)
     axes.grid(visible=False)
     axes.set(xticks=[], yticks=[], xlabel="")

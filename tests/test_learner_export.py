@@ -86,6 +86,7 @@ def test_the_readable_card_says_what_the_weights_saw_how_good_they_are_and_how_t
     figures = {
         "steps": 1200,
         "pairs_received": 300,
+        "loss_last": 22.911672592163086,
         "probe": {"digits": {"before": before, "after": {"knn_student": 0.375}}},
         "probed_steps": [0, 1100],
         "stream": {"devices": ["left|rig"], "captured_from": "2026-11-22T08:00:00Z"},
@@ -94,6 +95,7 @@ def test_the_readable_card_says_what_the_weights_saw_how_good_they_are_and_how_t
     text = path.with_suffix(".md").read_text()
     for line in (
         "| training steps | 1200 |",
+        "| last loss | 22.91 |",
         "| devices (of the pairs in memory) | left\\|rig |",
         "| probe | random start | last (step 1100) |",
         "| digits, k-NN | 25.0 % | 37.5 % |",
