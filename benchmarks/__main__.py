@@ -21,6 +21,7 @@ QUESTIONS = {
     "fleet": "how many rigs does one learner hear? Throughput, fairness, losses, memory and CPU of its receiving end",
     "learning": "does the representation get better while the rig walks? Seeds, intervals, control sets",
     "metrics": "what is told to Prometheus (this writes docs/metrics.md), and what does telling it cost?",
+    "page": "what does somebody who watches the live page cost training? Stretches with and without, by turns",
     "recording": "how fast is a recording written and read, compared with a plain file?",
     "regimes": "does it learn better by day than in nightly batches? The seed's tables over recorded days, both regimes",
     "retention": "does it matter which pairs are remembered? Policies on streams that move on, with junk between",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Iterator
 
@@ -111,11 +112,12 @@ def test_a_snapshot_shows_the_ends_of_memory_and_never_changes(learner: Learner,
     assert list(rows["highest"].kl) == sorted(rows["highest"].kl, reverse=True)
     assert min(rows["highest"].kl) >= max(rows["lowest"].kl)
     assert np.array_equal(rows["oldest"].left[0], decode(make_pair(rows["oldest"].captured_ns[0])).left)
-    before = [row.left.copy() for row in rows.values()], {name: each.copy() for name, each in snapshot.looks.items()}
+    before = [row.left.copy() for row in rows.values()], copy.deepcopy(snapshot.looks)
     trained(learner, make_pairs(40, first=22))
     learner.memory.left.fill_(0)
-    assert all(np.array_equal(row.left, copy) for row, copy in zip(rows.values(), before[0], strict=True))
-    assert all(np.array_equal(snapshot.looks[name], copy) for name, copy in before[1].items())
+    assert all(np.array_equal(row.left, was) for row, was in zip(rows.values(), before[0], strict=True))
+    for look, was in zip(snapshot.looks, before[1], strict=True):
+        assert all(np.array_equal(look[name], was[name]) for name in was)
 
 
 def test_pictures_that_cannot_be_taken_are_said_and_training_goes_on(
@@ -141,7 +143,7 @@ def test_a_learner_that_received_nothing_can_be_watched(clock: Clock) -> None:
     live.watch()
     live.observe(WAITING)
     assert live.snapshot is not None
-    assert live.snapshot.looks == {}
+    assert live.snapshot.looks == ()
     assert [len(row.left) for row in live.snapshot.rows.values()] == [0, 0, 0, 0]
 
 

@@ -54,8 +54,8 @@ class Snapshot:
 
     number: int
     step: int
-    looks: Album
-    """As `learner.album.looks_at` gives it; empty before the first pair."""
+    looks: tuple[Album, ...]
+    """Of a pair each, as `learner.album.looks_at` gives it: pairs of two devices may differ in aspect."""
     rows: dict[str, Row]
     """highest, lowest, newest, oldest."""
     kept: NDArray[np.int64]
@@ -136,7 +136,7 @@ def _taken(learner: Learner, number: int) -> Snapshot:
     return Snapshot(
         number=number,
         step=learner.steps,
-        looks=looks_at(learner, memory.over_time(LOOKS)) if len(memory) else {},
+        looks=tuple(looks_at(learner, slots) for slots in memory.over_time(LOOKS).reshape(-1, 1)),
         rows={name: _row(learner, chosen) for name, chosen in slots.items()},
         kept=memory.reservoir.keys(),
         arrived=memory.arrived,

@@ -141,7 +141,7 @@ def _now(live: Live) -> str:
     if stats is not None:
         tiles |= {"pairs lost on the way": number(stats.lost), "pairs still to come": number(stats.pending)}
     boxes = "".join(f"<div><b>{value}</b><span>{what}</span></div>" for what, value in tiles.items())
-    return f'<p class="lead">{escape(live.said)}</p><div class="tiles">{boxes}</div>'
+    return f'<p class="lead">{escape(live.said).replace("  ", " · ")}</p><div class="tiles">{boxes}</div>'
 
 
 def _devices(live: Live, photographs: _Photographs) -> str:
@@ -222,7 +222,7 @@ def _small(image: Image, width: int, aspect: float | None = None) -> Image:
 
 
 def _looks(live: Live) -> str:
-    drawn = looks(live.snapshot.looks) if live.snapshot else ""
+    drawn = "".join(map(looks, live.snapshot.looks)) if live.snapshot else ""
     return drawn or missing("Nothing to look at yet: it needs a pair in memory.")
 
 
@@ -240,7 +240,7 @@ def _thumbs(row: Row) -> str:
     columns = zip(row.left, row.aspect, row.kl, row.device, row.captured_ns, strict=True)
     return "".join(
         f"<figure>{photo(_small(image, THUMB_WIDTH, aspect), f'a pair of {device}, left eye')}"
-        f"<figcaption>KL {number(kl)}<br>{escape(device)} {_time(time_ns)}</figcaption></figure>"
+        f"<figcaption>KL {number(kl)}<br>{escape(device)}<br>{_time(time_ns)[5:]}</figcaption></figure>"
         for image, aspect, kl, device, time_ns in columns
     )
 
