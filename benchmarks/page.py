@@ -15,11 +15,9 @@ import statistics
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count, islice
-from multiprocessing.synchronize import Event
 from pathlib import Path
 
 import cv2
@@ -28,6 +26,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.page_watcher import watch
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim import SimCamera, SimConfig
@@ -36,7 +35,7 @@ from learner.loop import Learner, StepReport, learn
 from learner.page import view
 from learner.page.app import app_for
 from learner.page.door import Door
-from learner.page.live import Live
+from learner.page.live import WATCHED_S, Live
 from learner.page.server import served
 from learner.rundir import RunDirectory
 from stream.pair import EncodedPair
@@ -44,7 +43,8 @@ from stream.source import IteratorSource
 
 MOST_SHARE = 0.005
 """Of the time, that a watcher may cost the training thread."""
-ASKS_EVERY_S = 2.0
+WALK = 64
+"""Pairs that are rendered before, and given over and over."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +76,8 @@ class Stretch:
     busy_s: float
     handing_over_s: float
     wall_s: float
+    cpu_s: float
+    """Of the whole process, the drawing in the server's threads included."""
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -102,6 +104,10 @@ def summarise(stretches: Sequence[Stretch]) -> dict[str, float]:
         for name, kind in (("watched", watched), ("alone", alone))
     }
     pairs = zip(watched, alone, strict=True)
+    cpu_s = {
+        name: sum(each.cpu_s for each in kind) / sum(each.steps for each in kind)
+        for name, kind in (("watched", watched), ("alone", alone))
+    }
     ratios = sorted(one.busy_s / one.steps / (other.busy_s / other.steps) for one, other in pairs)
     return {
         "handing_over_share": sum(each.handing_over_s for each in watched) / sum(each.wall_s for each in watched),
@@ -111,12 +117,16 @@ def summarise(stretches: Sequence[Stretch]) -> dict[str, float]:
         "ratio_of_busy_s": step_s["watched"] / step_s["alone"],
         "least_ratio_of_neighbours": ratios[0],
         "greatest_ratio_of_neighbours": ratios[-1],
+        "cpu_s_a_step_watched": cpu_s["watched"],
+        "cpu_s_a_step_alone": cpu_s["alone"],
+        "ratio_of_cpu_s": cpu_s["watched"] / cpu_s["alone"],
         "steps": sum(each.steps for each in stretches),
     }
 
 
 def _stretches(settings: PageSettings) -> Iterator[Stretch]:
-    """By turns alone and watched; a first one of either kind is for warming up and left out."""
+    """By turns alone and watched; what comes right after a turn is left out."""
+    settle_s = min(WATCHED_S + 1, settings.stretch_s)
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
     config = dataclasses.replace(PRESETS[settings.preset], seed=settings.seed)
@@ -129,26 +139,28 @@ def _stretches(settings: PageSettings) -> Iterator[Stretch]:
     with tempfile.TemporaryDirectory() as folder:
         directory, door = RunDirectory(Path(folder), config), Door("127.0.0.1", _free_port())
         with served(app_for(door, view.routes(live, directory.path)), door):
-            watcher = context.Process(target=_watch, args=(door.port, looks), daemon=True)
+            watcher = context.Process(target=watch, args=(door.port, looks), daemon=True)
             watcher.start()
             events = learn(learner, IteratorSource(_pairs(settings.seed)), clock=time.monotonic, keep=_keeping(live))
-            for number in range(2 + 2 * settings.stretches):
+            for number in range(2 * settings.stretches):
                 watched = bool(number % 2)
                 looks.set() if watched else looks.clear()
-                stretch = _stretch(settings, live, directory, events, watched=watched)
-                if number >= 2:
-                    _say(settings, stretch)
-                    yield stretch
+                # Until it is forgotten that somebody looked, or as long until drawing goes on as it will.
+                _stretch(settle_s, live, directory, events, watched=watched)
+                stretch = _stretch(settings.stretch_s, live, directory, events, watched=watched)
+                _say(settings, stretch)
+                yield stretch
             watcher.kill()
             watcher.join()
 
 
 def _stretch(
-    settings: PageSettings, live: Live, directory: RunDirectory, events: Iterator[object], *, watched: bool
+    least_s: float, live: Live, directory: RunDirectory, events: Iterator[object], *, watched: bool
 ) -> Stretch:
     """Steps for at least so long, observed as the service does."""
-    steps, busy_s, handing_over_s, began_s = 0, 0.0, 0.0, time.monotonic()
-    while steps == 0 or time.monotonic() - began_s < settings.stretch_s:
+    steps, busy_s, handing_over_s = 0, 0.0, 0.0
+    began_s, began_cpu_s = time.monotonic(), time.process_time()
+    while steps == 0 or time.monotonic() - began_s < least_s:
         event = next(events)
         if not isinstance(event, StepReport):
             continue
@@ -158,30 +170,20 @@ def _stretch(
         handing_over_s += time.monotonic() - reported_s
         directory.append("steps", {"step": event.step, "loss": event.loss, **event.gauges})
         steps, busy_s = steps + 1, busy_s + event.busy_s
-    return Stretch(watched, steps, busy_s, handing_over_s, time.monotonic() - began_s)
+    wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
+    return Stretch(watched, steps, busy_s, handing_over_s, wall_s, cpu_s)
 
 
 def _pairs(seed: int) -> Iterator[EncodedPair]:
     """The simulated walk over and over: rendering is the rig's work, so it is done before."""
     rig = capture(SimCamera(SimConfig(seed=seed)), Dedupe(DedupeConfig(), seed=seed), device="sim", epoch="0" * 32)
-    walk = list(islice(rig, 256))
+    walk = list(islice(rig, WALK))
     for number in count():
         yield walk[number % len(walk)]
 
 
 def _keeping(live: Live) -> Callable[[int, EncodedPair], None]:
     return lambda _key, pair: live.received(pair)
-
-
-def _watch(port: int, looks: Event) -> None:
-    """As the script of the page does, while it is told to look."""
-    known: dict[str, str] = {}
-    while True:
-        looks.wait()
-        query = "&".join(f"{name}={version}" for name, version in known.items())
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/sections?{query}", timeout=60) as answer:
-            known |= {name: version for name, (version, _) in json.load(answer).items()}
-        time.sleep(ASKS_EVERY_S)
 
 
 def _free_port() -> int:

@@ -12,11 +12,9 @@ from datetime import UTC, datetime
 from html import escape
 from math import log
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from learner.card import PROBES
 from learner.days import by_day, by_rotation
@@ -24,7 +22,8 @@ from learner.errors import LearnerError
 from learner.figures import journey, race, trace
 from learner.geometry import Layout, layout_of
 from learner.html import grid, legend, missing, number, page, section
-from learner.pictures import crop_colour, gaussian, heat, photo, shades, window
+from learner.looks import looks
+from learner.pictures import photo, shades
 from learner.run_files import Album, Line, is_number, points, read_album, read_lines, read_object
 from learner.rundir import replace_file
 
@@ -198,56 +197,7 @@ def _extremes(album: Album, which: str) -> str:
 
 
 def _looks(album: Album) -> str:
-    needed = (
-        "looks_left",
-        "looks_right",
-        "attention",
-        "head",
-        "gauss",
-        "window",
-        "crops",
-        "teacher_view",
-        "student_views",
-    )
-    if not all(name in album for name in needed):
-        return missing("album.npz has no looks: the run stopped before there was a pair to look at.")
-    columns = zip(*(album[name] for name in needed), strict=False)
-    return "".join(_look(*column) for column in columns)
-
-
-def _look(
-    left: NDArray[Any],
-    right: NDArray[Any],
-    attention: NDArray[Any],
-    chosen: int,
-    gauss: NDArray[Any],
-    focus: NDArray[Any],
-    crops: NDArray[Any],
-    teacher_view: NDArray[Any],
-    student_views: NDArray[Any],
-) -> str:
-    colours = [crop_colour(i, len(crops)) for i in range(len(crops))]
-    eyes = [
-        photo(left, "left image and the teacher's window", [gaussian(gauss, left), window(focus, left, "#fff")]),
-        photo(
-            right,
-            "right image and the student's crops",
-            [
-                window(focus, right, "#fff8"),
-                *(window(c, right, colour) for c, colour in zip(crops, colours, strict=True)),
-            ],
-        ),
-    ]
-    heads = [
-        photo(heat(left, one), f"attention of head {i}", classes="chosen" if i == chosen else "")
-        for i, one in enumerate(attention)
-    ]
-    views = [photo(teacher_view, "the teacher's view", classes="teacher")] + [
-        f'<div style="border-color:{colour}">{photo(view, "a view of the student")}</div>'
-        for view, colour in zip(student_views, colours, strict=True)
-    ]
-    below = grid(heads, "heads") + grid(views, "views")
-    return f'<article class="look">{grid(eyes, "eyes")}<div class="below">{below}</div></article>'
+    return looks(album) or missing("album.npz has no looks: the run stopped before there was a pair to look at.")
 
 
 def _layout(run: Path) -> str:

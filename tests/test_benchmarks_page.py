@@ -11,10 +11,10 @@ from benchmarks.page import Stretch, main, summarise
 
 def test_shares_are_of_the_watched_time_and_ratios_of_neighbours() -> None:
     stretches = [
-        Stretch(watched=False, steps=10, busy_s=1.0, handing_over_s=0.0, wall_s=2.0),
-        Stretch(watched=True, steps=10, busy_s=1.1, handing_over_s=0.01, wall_s=2.0),
-        Stretch(watched=False, steps=5, busy_s=1.0, handing_over_s=0.0, wall_s=2.0),
-        Stretch(watched=True, steps=5, busy_s=0.9, handing_over_s=0.03, wall_s=2.0),
+        Stretch(watched=False, steps=10, busy_s=1.0, handing_over_s=0.0, wall_s=2.0, cpu_s=1.5),
+        Stretch(watched=True, steps=10, busy_s=1.1, handing_over_s=0.01, wall_s=2.0, cpu_s=1.8),
+        Stretch(watched=False, steps=5, busy_s=1.0, handing_over_s=0.0, wall_s=2.0, cpu_s=1.5),
+        Stretch(watched=True, steps=5, busy_s=0.9, handing_over_s=0.03, wall_s=2.0, cpu_s=1.8),
     ]
     figures = summarise(stretches)
     assert figures["handing_over_share"] == pytest.approx(0.01)
@@ -22,6 +22,7 @@ def test_shares_are_of_the_watched_time_and_ratios_of_neighbours() -> None:
     assert figures["ratio_of_busy_s"] == pytest.approx((0.11 + 0.18) / (0.1 + 0.2))
     assert figures["least_ratio_of_neighbours"] == pytest.approx(0.9)
     assert figures["greatest_ratio_of_neighbours"] == pytest.approx(1.1)
+    assert figures["ratio_of_cpu_s"] == pytest.approx(1.2)
     assert figures["steps"] == 30
 
 

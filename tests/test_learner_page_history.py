@@ -8,6 +8,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -106,3 +107,15 @@ def test_both_encoders_have_their_colour_their_start_and_their_last_value() -> N
     markup = race("digits: k-NN, %", {"student": points, "teacher": (points[0], points[1] / 2)}, scale=100.0)
     assert markup.count("var(--student)") == markup.count("var(--teacher)") == 2
     assert ">50 / 25<" in markup
+
+
+@pytest.mark.parametrize("scale", [1e-9, 1e-4, 1.0, 250.0, 1e4, 1e9])
+def test_neighbouring_lines_of_the_grid_say_different_values_that_fit_beside_it(scale: float) -> None:
+    for spread in (0.01, 1.0):
+        values = scale * np.array([1.0, 1.0 + spread])
+        markup = trace("Loss", (np.array([0.0, 1.0]), values))
+        ticks = re.findall(r'class="rule"[^>]*/><text[^>]*>([^<]*)<', markup)
+        assert len(ticks) >= 2
+        assert max(map(len, ticks)) <= 7
+        if spread == 1.0 or 1e-3 < scale < 1e6:  # powers of ten have two digits: more would not fit
+            assert len(set(ticks)) == len(ticks)

@@ -92,7 +92,7 @@ def _rounded(ticks: Numbers) -> list[str]:
     """With as many places as tell neighbours apart."""
     largest = float(np.abs(ticks).max(initial=0.0))
     if not 1e-3 <= largest < 1e6:
-        return [f"{tick:.2g}" for tick in ticks.tolist()]
+        return [f"{tick:.1e}" if tick else "0" for tick in ticks.tolist()]
     apart = float(np.diff(ticks).min(initial=largest))
     places = max(0, math.ceil(-math.log10(apart) - 1e-9))
     return [f"{tick:.{min(places, 6)}f}" for tick in ticks.tolist()]
