@@ -25,7 +25,7 @@ OFF_WALL_M = 1e-3
 """An eye in the very plane of a door is taken to be this far off it."""
 DOORS_DEEP = 2
 """Through how many doors one sees; beyond, a door looks closed."""
-GALLERY_BYTES = 16 << 20
+GALLERY_BYTES = 12 << 20
 """Of textures: more than any one view shows, and what one sees again when looking around."""
 _CORNERS = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], float)
 _SUBPIXEL_BITS = 4
