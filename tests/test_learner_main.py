@@ -94,10 +94,14 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
             wait_until(lambda: has_steps(run))
             with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
+            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/sections", timeout=WAIT_S) as answer:
+                page = json.load(answer)
             assert process.signal(signal.SIGINT) == 0
         said = "".join(process.said)
     assert re.search(r"^babyagent_learner_steps_total [1-9]", text, re.MULTILINE)
     assert re.search(r"^babyagent_stream_received_pairs_total 24", text, re.MULTILINE)
+    assert "<h3>baby</h3>" in page["devices"][1]
+    assert "<dt>received</dt><dd>24</dd>" in page["devices"][1]
     first = summary_of(run)
     assert (first["pairs_received"], first["pairs_lost"]) == (24, 0)
     assert f"stopped at step {first['steps']}, which is committed" in said

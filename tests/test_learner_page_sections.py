@@ -100,6 +100,23 @@ def test_a_run_at_work_is_shown_whole(live: Live, run: Path) -> None:
     assert {"Loss", "KL of student from teacher, nats", "digits: k-NN, %", "digits: effective rank"} <= set(titles)
 
 
+def test_the_bars_say_which_share_of_each_stretch_of_arrivals_is_still_here(run: Path) -> None:
+    """Ninety-six arrivals in 48 bars of two: of the first half one of each two is kept, of the last quarter both."""
+    learner = tiny_learner()
+    watched = Live(learner, Clock())
+    watched.watch()
+    watched.observe(WAITING)
+    assert watched.snapshot is not None
+    kept = np.array([*range(0, 48, 2), *range(72, 96)])
+    for processes, early in ((1, 0.5), (2, 1.0)):
+        watched.snapshot = replace(watched.snapshot, kept=kept, arrived=96, processes=processes)
+        markup = drawn(watched, run)["memory"]
+        heights = [float(height) for height in re.findall(r'width="0.8" height="([\d.]+)"', markup)]
+        assert len(heights) == 48
+        assert heights == [early] * 24 + [0.0] * 12 + [1.0] * 12
+        assert ("the first of 2 processes" in markup) == (processes == 2)
+
+
 def test_what_the_words_and_names_say_is_text_and_never_markup(live: Live, run: Path) -> None:
     parts = drawn(live, run)
     assert "step 11 &lt;loss&gt;" in parts["now"]

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from learner import ranks
 from learner.album import Album, looks_at
 from learner.loop import Learner, StepReport, Waiting
 from learner.page.health import Pulse
@@ -61,6 +62,8 @@ class Snapshot:
     kept: NDArray[np.int64]
     """Arrival numbers of what the reservoir keeps."""
     arrived: int
+    processes: int
+    """Each holds an equal share of memory: this is that of the first."""
 
 
 class Live:
@@ -140,6 +143,7 @@ def _taken(learner: Learner, number: int) -> Snapshot:
         rows={name: _row(learner, chosen) for name, chosen in slots.items()},
         kept=memory.reservoir.keys(),
         arrived=memory.arrived,
+        processes=ranks.count(),
     )
 
 

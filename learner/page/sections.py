@@ -20,7 +20,7 @@ from learner.card import PROBES
 from learner.html import grid, missing, number
 from learner.looks import looks
 from learner.page.history import Column, Tail
-from learner.page.live import Live, Row
+from learner.page.live import Live, Row, Snapshot
 from learner.page.sketch import race, trace
 from learner.pictures import photo
 from learner.report import TITLES
@@ -233,7 +233,8 @@ def _memory(live: Live) -> str:
     rows = "".join(
         f'<h3>{title}</h3><div class="sheet">{_thumbs(snapshot.rows[name])}</div>' for name, title in ROWS.items()
     )
-    return f"{_origins(snapshot.kept, snapshot.arrived)}{rows}"
+    shared = f'<p class="note">The share of the first of {snapshot.processes} processes.</p>'
+    return f"{shared if snapshot.processes > 1 else ''}{_origins(snapshot)}{rows}"
 
 
 def _thumbs(row: Row) -> str:
@@ -245,12 +246,13 @@ def _thumbs(row: Row) -> str:
     )
 
 
-def _origins(kept: np.ndarray, arrived: int) -> str:
-    """A bar for each stretch of arrivals: how many of its pairs are still here."""
+def _origins(snapshot: Snapshot) -> str:
+    """A bar for each stretch of arrivals: how many of its pairs are still here, of those that came to this process."""
+    arrived = snapshot.arrived
     edges = np.linspace(0, arrived, min(BARS, arrived) + 1)
-    counts, _ = np.histogram(kept, edges)
+    counts, _ = np.histogram(snapshot.kept, edges)
     came = np.diff(np.ceil(edges))
-    shares = counts / np.maximum(came, 1)
+    shares = np.minimum(1, counts * snapshot.processes / np.maximum(came, 1))
     bars = "".join(
         f'<rect x="{index}.1" y="{1 - share:.4f}" width="0.8" height="{share:.4f}"/>'
         for index, share in enumerate(shares.tolist())
