@@ -361,7 +361,8 @@ def test_when_the_stream_ends_all_of_it_is_acknowledged_and_the_device_let_go_be
             return super().__iter__()
 
     Run(tmp_path, stream, Probed([digits]), commit_every_s=3600.0, probe_every_s=3600.0).run()
-    assert stream.events[-4:] == ["ended", "acknowledged 20", "closed", "probing"]
+    upright = turned = "probing"
+    assert stream.events[-5:] == ["ended", "acknowledged 20", "closed", upright, turned]
     assert sum(event.startswith("acknowledged") for event in stream.events) == 1
 
 
