@@ -118,26 +118,28 @@ class Store(StoreReader):
     """Opens the file at `path`, or makes it in a folder that is there; for one process at a time. Context manager.
 
     queue_bytes: items that may wait to be written; the one that reaches the bound still enters, then `put` blocks.
+    patience_s: where the disk is full, what is written is tried again so often, until there is room; None fails at once.
     identity: 32 hex digits made with the file, its name for others.
     Raises StoreError where the file cannot be opened, or is not a store.
     """
 
-    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20) -> None:
+    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, patience_s: float | None = None) -> None:
         require(queue_bytes >= 1, "queue_bytes", "at least 1", queue_bytes)
         super().__init__(path)
         self._queue_bytes = queue_bytes
+        self._patience_s = patience_s
         self._queue: deque[_Job] = deque()
         self._waiting_bytes = 0
         self._failure: StoreError | None = None
         self._closing = False
-        self._changed = threading.Condition()  # guards the four above, and the largest key
+        self._changed = threading.Condition()  # guards the five above, and the largest key
         with self._errors("opened", "restore it from a copy, or choose another place"):
             if path.is_file() and 0 < path.stat().st_size < 512:  # SQLite would take it for an empty one
                 raise sqlite3.DatabaseError("file is not a database")
             self._connection = self._connect()
             try:
                 self.identity = _open(self._connection)
-                self._present = {key for (key,) in self._connection.execute("SELECT key FROM items")}
+                self._present = self._stored()
                 with _transaction(self._connection, durable=True):
                     self._forget_unnamed()
             except BaseException:
@@ -147,17 +149,38 @@ class Store(StoreReader):
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         self._thread.start()
 
-    def put(self, key: int, item: bytes) -> None:
-        """Queue an item; blocks while the queue is full. It is durable with the first commit that names it.
+    def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
+        """Queue an item; blocks while the queue is full, at most so long. It is durable with the first commit that names it.
 
-        key: above every key that was put before. Raises ValueError where it is not, StoreError once writing has failed.
+        key: above every key that was put before. Returns whether it was queued. Raises ValueError where the key is not above,
+        StoreError once writing has failed.
         """
         require(len(item) <= MAX_BYTES, "an item", f"of at most {MAX_BYTES} bytes", len(item))
         with self._changed:
-            self._changed.wait_for(lambda: self._waiting_bytes < self._queue_bytes or self._failure is not None)
+            if not self._changed.wait_for(
+                lambda: self._waiting_bytes < self._queue_bytes or self._failure is not None, timeout_s
+            ):
+                return False
             require(self._largest < key < 1 << 63, "a key", f"above {self._largest} and below 2**63", key)
             self._enqueue(_Job(partial(self._write_item, key, item), len(item)))
             self._largest = key
+        return True
+
+    def lose_patience(self) -> None:
+        """From now on a full disk ends writing, as every other error does: nobody waits for room any more."""
+        with self._changed:
+            self._patience_s = None
+            self._changed.notify_all()
+
+    def room_awaited(self, problem: OSError) -> bool:
+        """Wait for a full disk to be tried again, where there is patience; False: there is none, the problem stands."""
+        with self._changed:
+            patience_s = self._patience_s
+            if patience_s is None or self._closing:
+                return False
+            log.warning("%s; it is tried again every %g s, and nothing is committed before", problem, patience_s)
+            self._changed.wait_for(lambda: self._patience_s is None or self._closing, patience_s)
+        return True
 
     def commit(self, keys: ArrayLike, note: bytes) -> Future[None]:
         """Make these keys, int64 [n], rising, and the note the newest commit, after all earlier puts; done: it is durable.
@@ -211,11 +234,7 @@ class Store(StoreReader):
         """The writer's thread, until the store is closed or cannot be written."""
         while (job := self._next()) is not None:
             try:
-                with (
-                    self._errors("written", "make room on its disk, then start again"),
-                    _transaction(self._connection, durable=job.done is not None),
-                ):
-                    job.work()
+                self._work(job)
             except Exception as error:
                 self._fail(error, job)
                 return
@@ -224,6 +243,26 @@ class Store(StoreReader):
             with self._changed:
                 self._waiting_bytes -= job.waiting_bytes
                 self._changed.notify_all()
+
+    def _work(self, job: _Job) -> None:
+        """In a transaction of its own, again and again while the disk is full."""
+        while True:
+            try:
+                with (
+                    self._errors("written", "make room on its disk, then start again"),
+                    _transaction(self._connection, durable=job.done is not None),
+                ):
+                    job.work()
+                return
+            except StoreError as error:
+                if not _is_full(error) or not self.room_awaited(error):
+                    raise
+            if self._connection.in_transaction:  # SQLite takes most of them back itself
+                self._connection.execute("ROLLBACK")
+            self._present = self._stored()
+
+    def _stored(self) -> set[int]:
+        return {key for (key,) in self._connection.execute("SELECT key FROM items")}
 
     def _next(self) -> _Job | None:
         """The next job, waited for; None once the store is closed and nothing waits."""
@@ -275,6 +314,10 @@ class Store(StoreReader):
         return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
 
 
+def _is_full(error: StoreError) -> bool:
+    return getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+
+
 def _open(connection: sqlite3.Connection) -> str:
     """Settings and tables, which are made where there is nothing yet; returns the identity. Raises sqlite3.Error."""
     (application,), (version,), (tables,) = (
@@ -311,7 +354,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection, *, durable: bool) -> Iterator[None]:
-    """All or nothing; on the disk when it ends, or else with the next durable one. An error ends all writing: no rollback."""
+    """All or nothing; on the disk when it ends, or else with the next durable one. An error is left to whoever began it."""
     connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     connection.execute("BEGIN IMMEDIATE")
     yield

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
+from errno import ENOSPC
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +25,14 @@ from stream.sync import sync_path
 _TENSORS, _STATE, _SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
 
 
+class NoRoom(OSError):
+    """The disk is full."""
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state` (nested dicts and lists of tensors, arrays and JSON values) to the new folder `path`; then it is durable.
 
-    Raises OSError in one line where it cannot be written.
+    Raises OSError in one line where it cannot be written, NoRoom where that is for want of room; nothing of it is left then.
     """
     try:
         path.mkdir()
@@ -34,7 +40,13 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         for written in (*path.iterdir(), path, path.parent):
             sync_path(written)
     except (OSError, SafetensorError) as error:
-        raise OSError(f"{path} cannot be written ({error}): make room on its disk, then start again") from error
+        said = f"{path} cannot be written ({error}): make room on its disk, then start again"
+        if getattr(error, "errno", None) != ENOSPC and f"os error {ENOSPC}" not in str(
+            error
+        ):  # the second: safetensors'
+            raise OSError(said) from error
+        shutil.rmtree(path, ignore_errors=True)
+        raise NoRoom(said) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:

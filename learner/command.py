@@ -74,6 +74,10 @@ Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full), 
 Tab completes flags after: source <(babyagent-learner --print-completion bash), or zsh."""
 
 
+FULL_DISK_S = 10.0
+"""How often a full disk is tried again."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProcessConfig:
     """Where pairs come from and what this process does beside training; none of it decides the weights."""
@@ -231,7 +235,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
             f"settings in {directory.path / 'config.json'}"
         )
         screen.doing("reading the last commit")
-        store = stack.enter_context(Store(directory.store))
+        store = stack.enter_context(Store(directory.store, patience_s=FULL_DISK_S))
         cursor = restore(learner, store, directory.checkpoints)
         source = stack.enter_context(closing(_opened(open_source, store.identity, cursor)))
         live.source = source

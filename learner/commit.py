@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from buffer.store import Commit, Store, StoreError, StoreReader
-from learner.checkpoint import load_checkpoint, save_checkpoint
+from learner.checkpoint import NoRoom, load_checkpoint, save_checkpoint
 from learner.errors import LearnerError
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics
@@ -33,6 +33,10 @@ from stream.source import Cursor, Source
 from stream.sync import sync_path
 
 log = logging.getLogger(__name__)
+
+
+TELL_S = 1.0
+"""How often whoever waits for a full disk is asked whether to go on."""
 
 
 class Note(msgspec.Struct, frozen=True):
@@ -82,9 +86,15 @@ class Committer:
         """Whether a commit was begun that is not settled, or its state still being published."""
         return self._flight is not None or (self._publishing is not None and not self._publishing.done())
 
-    def keep(self, key: int, pair: EncodedPair) -> None:
-        """Store a pair that went into memory. Raises StoreError once the store cannot be written."""
-        self._store.put(key, pack(pair))
+    def keep(self, key: int, pair: EncodedPair, tell: Callable[[], bool] = lambda: True) -> None:
+        """Store a pair that went into memory. Raises StoreError once the store cannot be written.
+
+        tell: asked each second while the store takes no more, its disk being full; False: wait no longer.
+        """
+        item = pack(pair)
+        while not self._store.put(key, item, timeout_s=TELL_S):
+            if not tell():
+                self._store.lose_patience()
 
     def begin(self) -> None:
         """Copy the state; everything else happens beside training. Only while no commit is in flight."""
@@ -109,7 +119,11 @@ class Committer:
         self._source.acknowledge(note.cursor)
 
     def finish(self) -> None:
-        """Commit the present state, and return once it is durable, acknowledged and published. Raises what ended it."""
+        """Commit the present state, and return once it is durable, acknowledged and published. Raises what ended it.
+
+        A full disk is not waited for here: whoever ends the run would wait too.
+        """
+        self._store.lose_patience()
         self.settle(wait=True)
         self.begin()
         self.settle(wait=True)
@@ -118,6 +132,7 @@ class Committer:
 
     def close(self) -> None:
         """Let the commit in flight end; idempotent."""
+        self._store.lose_patience()
         self._writer.shutdown()
 
     def __enter__(self) -> Self:
@@ -133,10 +148,20 @@ class Committer:
         if not self._folder.is_dir():
             self._folder.mkdir()
             sync_path(self._folder.parent)
-        save_checkpoint(self._folder / note.folder, state)
+        self._save(self._folder / note.folder, state)
         self._store.commit(state["memory"]["keys"], msgspec.json.encode(note)).result()
         _sweep(self._store, self._folder)
         return note
+
+    def _save(self, path: Path, state: dict[str, Any]) -> None:
+        """Once there is room for it."""
+        while True:
+            try:
+                save_checkpoint(path, state)
+                return
+            except NoRoom as problem:
+                if not self._store.room_awaited(problem):
+                    raise
 
     def _publish_durable(self, flight: Future[Note], state: dict[str, Any]) -> None:
         """In the writer's thread, behind its commit, which `settle` acknowledges meanwhile."""

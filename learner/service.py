@@ -158,8 +158,14 @@ class Service:
                 committing.timed(self.learner.steps, self.committer.begin)
 
     def _keep(self, key: int, pair: EncodedPair) -> None:
-        self.committer.keep(key, pair)
+        self.committer.keep(key, pair, self._goes_on_waiting)
         self.live.received(pair)
+
+    def _goes_on_waiting(self) -> bool:
+        """While the store takes no more pairs."""
+        self._alive(lambda: "the disk is full: waiting for room")
+        self.screen.doing("the disk of the run is full: waiting for room")
+        return not self._stop()
 
     def _finish(self) -> None:
         """The last commit; a device that ends waits for its acknowledgement, not for the report."""

@@ -434,6 +434,47 @@ def test_a_full_disk_is_one_line_and_the_newest_commit_stays_whole(path: Path) -
     assert found
 
 
+def test_a_patient_store_waits_for_room_and_loses_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """A bound on the file's pages stands in for the disk: SQLite answers as it does to a full one."""
+    with Store(path, queue_bytes=4500, patience_s=0.02) as store:
+        fill(store, range(3))
+        store.commit(range(3), b"before").result()
+        store._connection.execute("PRAGMA max_page_count = 1")  # as many as there are
+        key = 3
+        while store.put(key, bytes(3000), timeout_s=0.3):
+            key += 1
+        done = store.commit(range(1, key), b"while it was full")
+        with pytest.raises(TimeoutError):
+            done.result(0.1)
+        assert [commit.note for commit in store.commits()] == [b"before"]
+        assert "is full): make room on its disk" in caplog.text
+        store._connection.execute("PRAGMA max_page_count = 100000")
+        done.result(WAIT_S)
+        assert store.put(key, bytes(3000), timeout_s=WAIT_S)
+        store.commit(range(2, key + 1), b"after").result(WAIT_S)
+    with Store(path) as again:
+        assert [commit.note for commit in again.commits()] == [b"after", b"while it was full"]
+        assert [len(item) for item in again.items(range(3, key + 1))] == [3000] * (key - 2)
+
+
+@pytest.mark.parametrize("how", ["told", "closed"])
+def test_whoever_ends_does_not_wait_for_room(path: Path, how: str) -> None:
+    with Store(path, patience_s=60.0) as store:
+        store.commit([], b"before").result()
+        store._connection.execute("PRAGMA max_page_count = 1")
+        done = store.commit([], bytes(200_000))
+        with pytest.raises(TimeoutError):
+            done.result(0.1)
+        if how == "told":
+            store.lose_patience()
+            with pytest.raises(StoreError, match="full"):
+                done.result(WAIT_S)
+    with pytest.raises(StoreError, match="full"):
+        done.result(WAIT_S)
+    with Store(path) as again:
+        assert [commit.note for commit in again.commits()] == [b"before"]
+
+
 class Storing(RuleBasedStateMachine):
     """Any order of puts, commits, restarts and crashes, beside a dict and a list."""
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,10 +72,10 @@ class Run:
 
 
 @contextmanager
-def run(path: Path, pairs: int = 60) -> Iterator[Run]:
+def run(path: Path, pairs: int = 60, patience_s: float | None = None) -> Iterator[Run]:
     """Opened, and where its last commit stood."""
     directory, learner, metrics = RunDirectory(path, TINY), tiny_learner(), LearnerMetrics()
-    with Store(directory.store) as store:
+    with Store(directory.store, patience_s=patience_s) as store:
         cursor = restore(learner, store, directory.checkpoints)
         source, folder = Acknowledging(make_pairs(pairs), cursor), directory.checkpoints
         with Committer(
@@ -217,6 +217,68 @@ def test_what_ends_a_commit_is_raised_where_training_looks(tmp_path: Path) -> No
         with pytest.raises(OSError, match="File exists"):
             a.committer.settle(wait=True)
         assert a.source.acknowledged == []
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MB, where one may be mounted."""
+    mount = tmp_path / "disk"
+    mount.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", mount], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip("no file system can be mounted here")
+    yield mount
+    subprocess.run(["umount", "--lazy", mount], check=True)
+
+
+def filled(disk: Path) -> Path:
+    """A file that takes all the room there is."""
+    ballast = disk / "ballast"
+    with suppress(OSError), ballast.open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+    return ballast
+
+
+def test_training_goes_on_while_the_disk_is_full_and_commits_once_there_is_room(
+    small_disk: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with run(small_disk / "run", patience_s=0.05) as a:
+        a.train(3)
+        a.committer.finish()
+    with run(small_disk / "run", patience_s=0.05) as a:
+        ballast = filled(small_disk)
+        a.train(4)
+        a.committer.begin()
+        a.train(3)
+        a.committer.settle()
+        assert a.committer.in_flight
+        assert a.source.acknowledged == []
+        assert "make room on its disk" in caplog.text
+        assert a.names() == ["commit-000001-step-3"]  # what could not be written whole is not left lying
+        ballast.unlink()
+        a.committer.settle(wait=True)
+        assert len(a.source.acknowledged) == 1
+        a.committer.finish()
+        ended = digest(a.learner)
+    assert digest(committed(small_disk / "run")) == ended
+    with run(tmp_path / "straight") as straight:
+        straight.train(10)
+    assert digest(straight.learner) == ended
+
+
+def test_a_run_that_ends_on_a_full_disk_says_so_at_once(small_disk: Path) -> None:
+    with run(small_disk / "run", patience_s=600.0) as a:
+        a.train(1)
+        a.committer.finish()
+    with run(small_disk / "run", patience_s=600.0) as a:
+        filled(small_disk)
+        a.train(2)
+        a.committer.begin()
+        with pytest.raises(OSError, match="make room"):
+            a.committer.finish()
+        (small_disk / "ballast").unlink()
+    assert committed(small_disk / "run").steps == 1
 
 
 def of_two_commits(path: Path) -> tuple[str, str]:
