@@ -116,6 +116,7 @@ class Service:
         self._stop = stop
         self._busy_s = 0.0
         self._waited_s = 0.0
+        self._unnoted = 0
         self._probed: dict[tuple[str, str], list[dict[str, Any]]] = {}
         self._started_s = clock()
         self._first_pair_s: float | None = None
@@ -258,8 +259,17 @@ class Service:
         batch = self.learner.config.pacing.batch_size
         self._measure_step(event, batch)
         if event.refused or event.rolled_back or is_noted(event.step):
-            self.directory.append("steps", {**_flat(event), "seconds": self._elapsed()})
+            self._note_step(event)
         self.screen.step(event, batch, self._progress())
+
+    def _note_step(self, report: StepReport) -> None:
+        """Its line; where the disk takes none, training goes on without."""
+        try:
+            self.directory.append("steps", {**_flat(report), "seconds": self._elapsed()})
+        except OSError as error:
+            self._unnoted += 1
+            if self._unnoted & (self._unnoted - 1) == 0:  # the 1st, 2nd, 4th, ...
+                log.warning("step %d has no line in steps.jsonl, %d so far: %s", report.step, self._unnoted, error)
 
     def _measure_step(self, report: StepReport, batch: int) -> None:
         self.metrics.step(report, batch)

@@ -320,6 +320,22 @@ def test_a_full_disk_for_the_probes_does_not_stop_training(
     assert "probe failed step=10 set=digits who=student: OSError(28" in caplog.text
 
 
+def test_a_full_disk_for_the_steps_does_not_stop_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    lines, looks = tmp_path / "steps.jsonl", itertools.count()
+
+    def stop() -> bool:
+        if next(looks) == 4:
+            lines.unlink()
+            lines.symlink_to("/dev/full")
+        return False
+
+    run = Run(tmp_path, make_pairs(20), [], stop=stop)
+    run.run()
+    assert run.learner.steps == committed(tmp_path).steps == 10
+    said = [record.message for record in caplog.records if "has no line in steps.jsonl" in record.message]
+    assert 1 < len(said) < 6
+
+
 def test_while_no_device_is_there_it_says_where_it_waits_for_one(tmp_path: Path) -> None:
     seconds = itertools.count()
     looks = itertools.count()
