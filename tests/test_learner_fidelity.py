@@ -217,6 +217,18 @@ def test_repulsion_from_others_is_its_double_sum(crops: int, pairs: int, seed: i
     assert np.allclose(found, expected, rtol=1e-4, atol=1e-3)
 
 
+def test_a_pair_that_is_not_finite_repels_nobody() -> None:
+    everyones = nn.functional.normalize(torch.randn(4, 2, 8, generator=seeded()), dim=-1)
+    own = torch.arange(4)
+    spoiled = everyones.clone()
+    spoiled[2] = torch.nan
+    found = repulsion_from_others(spoiled, spoiled, own, 0.1)
+    assert found.isnan().tolist() == [False, False, True, False]
+    sound = torch.tensor([0, 1, 3])
+    without = repulsion_from_others(everyones[sound], everyones[sound], torch.arange(3), 0.1)
+    assert torch.allclose(found[sound], without)
+
+
 def test_one_crop_can_be_repelled_by_other_pairs() -> None:
     objective = agent(crops=1, repulsion=0.3, repelled_by="pairs")
     outcome = objective(some_pairs(), seeded())

@@ -199,12 +199,15 @@ def repulsion_from_others(projections: Tensor, everyones: Tensor, own: Tensor, t
     """sum_i log sum_{j of another pair} exp(cos(z_i, z_j) / temperature): [B, N, D], [M, N, D] and each pair's place in M to [B].
 
     What InfoNCE lowers beside the cosine with the own key (van den Oord et al. 2018, equation 4; Wang and Isola 2020,
-    uniformity). The others are taken as they stand, without gradient, so that several processes differ in nothing from one.
+    uniformity). The others are taken as they stand, without gradient, so that several processes differ in nothing from one;
+    one that is not finite is left out, so that a bad pair spoils its own loss only.
     """
+    others = everyones.flatten(0, 1)
+    broken = ~others.isfinite().all(-1)
     with torch.autocast(projections.device.type, enabled=False):
-        cosines = projections @ everyones.flatten(0, 1).T
+        cosines = projections @ others.nan_to_num(0.0, 0.0, 0.0).T
     mine = F.one_hot(own, len(everyones)).bool().repeat_interleave(everyones.shape[1], 1)
-    return (cosines / temperature).masked_fill(mine[:, None], -torch.inf).logsumexp(-1).sum(-1)
+    return (cosines / temperature).masked_fill((mine | broken)[:, None], -torch.inf).logsumexp(-1).sum(-1)
 
 
 def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
