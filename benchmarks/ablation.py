@@ -27,7 +27,7 @@ from rich.console import Console
 
 from benchmarks.ablation_figures import correlations, tables
 from benchmarks.ablation_rows import PRESET, RECIPE, ROWS, STREAM, Pairs
-from benchmarks.results import Line, completed
+from benchmarks.results import Line, completed, fingerprint
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim import SimCamera, SimConfig
@@ -103,6 +103,8 @@ class Run:
     preset: str
     control: str
     textures: str
+    settings: str
+    """Fingerprint of the row's."""
 
 
 PROBES = 2
@@ -116,7 +118,8 @@ def main(arguments: Sequence[str]) -> int:
     settings = tyro.cli(AblationSettings, args=list(arguments), prog="python -m benchmarks ablation")
     names = " ".join(spec.split("=")[0] for spec in settings.control)
     size = (settings.pairs, settings.steps, settings.preset, names, settings.textures.name if settings.textures else "")
-    runs = [Run(row, seed, *size) for seed in settings.seeds for row in settings.chosen]
+    prints = {row: fingerprint(ROWS[row].settings(PRESETS[settings.preset])) for row in settings.chosen}
+    runs = [Run(row, seed, *size, prints[row]) for seed in settings.seeds for row in settings.chosen]
     device = "cuda" if settings.device != "cpu" and torch.cuda.is_available() else "cpu"
     materials = Materials(settings.control, settings.textures, device)
     tell = None if settings.json else _told

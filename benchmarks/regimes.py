@@ -27,7 +27,7 @@ from benchmarks.ablation_rows import changed
 from benchmarks.regimes_days import Diary, Itinerary
 from benchmarks.regimes_figures import plot, tables
 from benchmarks.regimes_train import REGIMES, Day, Night
-from benchmarks.results import Line, completed
+from benchmarks.results import Line, completed, fingerprint
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control, stratified
 from learner.gauges import alpha_req, rankme
@@ -129,6 +129,8 @@ class Run:
     seed: int
     control: str
     textures: str
+    settings: str
+    """Fingerprint of the regime's."""
 
 
 DEGREES = (0, 10, 20, 30, 40)
@@ -143,7 +145,12 @@ def main(arguments: Sequence[str]) -> int:
     seeds = settings.seeds or scale.seeds
     names = " ".join(spec.split("=")[0] for spec in settings.control)
     textures = settings.textures.name if settings.textures else ""
-    runs = [Run(settings.scale, regime, seed, names, textures) for seed in seeds for regime in settings.regimes]
+    prints = {regime: fingerprint(REGIMES[regime][0](_config(scale, 0))) for regime in settings.regimes}
+    runs = [
+        Run(settings.scale, regime, seed, names, textures, prints[regime])
+        for seed in seeds
+        for regime in settings.regimes
+    ]
     for seed in seeds:  # before any process starts, so that no two of them record the same days
         _diary(settings, seed)
     results = settings.folder / f"{settings.scale}.jsonl"

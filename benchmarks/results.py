@@ -6,6 +6,7 @@ So a bench that was stopped goes on where it was, and a larger grid keeps what a
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import multiprocessing
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from learner.config import LearnerConfig, to_plain
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -48,6 +51,11 @@ def completed(
             left_s = (time.monotonic() - started_s) / count * (len(missing) - count)
             say(f"{count}/{len(missing)}  {left_s / 60:.0f} min left  {tell(line)}")
     return [known[cell] for cell in cells]
+
+
+def fingerprint(config: LearnerConfig) -> str:
+    """12 hex digits of all settings that decide the weights: a cell that has it is run again where a preset has changed."""
+    return hashlib.sha256(json.dumps(to_plain(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def say(text: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.results import Line, completed
+from benchmarks.results import Line, completed, fingerprint
+from learner.config import PRESETS
 
 
 @dataclass(frozen=True)
@@ -80,3 +81,9 @@ def test_progress_says_how_many_are_done(tmp_path: Path, capsys: pytest.CaptureF
     assert len(said) == 2
     assert "2/2" in said[1]
     assert said[1].endswith("value 1")
+
+
+def test_another_setting_gives_another_fingerprint_and_the_same_ones_the_same() -> None:
+    preset = PRESETS["cpu"]
+    assert fingerprint(preset) == fingerprint(replace(preset))
+    assert fingerprint(preset) != fingerprint(replace(preset, schedule=replace(preset.schedule, learning_rate=0.5)))
