@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from typing import NoReturn
 
-from learner.errors import Diverged, LearnerError
+from learner.errors import Failed, LearnerError
 from stream.errors import StreamError
 from stream.interrupt import stop_on_signals
 
@@ -27,7 +27,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             said, code = doctor.run(words[1:])
         else:
             said = run(words, stop.is_set)
-    except (Diverged, OSError) as error:  # OSError: a full disk, a folder or another process that went away
+    except (Failed, OSError) as error:  # OSError: a full disk, a folder or another process that went away
         _fail(error, 1)
     except (LearnerError, StreamError) as error:
         _fail(error, 2)

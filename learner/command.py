@@ -21,6 +21,7 @@ import cv2
 import torch
 import tyro
 from rich.console import Console
+from starlette.routing import BaseRoute
 
 from buffer.store import Store
 from learner import cooldown_command, export_command, ranks, report_command
@@ -215,16 +216,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         metrics = LearnerMetrics(meanings=learner.objective.meanings)
         live = Live(learner, time.monotonic)
         door = door_for(process.http_host, process.http_port, process.http_token)
-        app = app_for(
-            door,
-            [
-                *view.routes(live, process.run_dir),
-                *exposition.routes(metrics.registry),
-                *health.routes(live.pulse),
-                *weights.routes(process.run_dir / EXPORT),
-            ],
-        )
-        stack.enter_context(served(app, door))
+        stack.enter_context(served(app_for(door, _routes(process.run_dir, live, metrics)), door))
         controls = _controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
@@ -278,6 +270,16 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         screen.doing("writing the report")
         write_report(directory.path)
     return summary
+
+
+def _routes(run_dir: Path, live: Live, metrics: LearnerMetrics) -> list[BaseRoute]:
+    """All that the learner's port answers."""
+    return [
+        *view.routes(live, run_dir),
+        *exposition.routes(metrics.registry),
+        *health.routes(live.pulse),
+        *weights.routes(run_dir / EXPORT),
+    ]
 
 
 OpenSource = Callable[[str, Cursor | None], Source]

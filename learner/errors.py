@@ -2,9 +2,11 @@
 
 LearnerError                base of this tree; one line that a person can act on
  +- SettingsError           a setting that cannot work, or a run directory made with others
- +- Diverged                training cannot go on; the weights are the last good ones
- |   +- NonFiniteLoss       several steps in a row had a loss or gradient that is not a number
- |   +- Collapsed           the representation collapsed again after every rollback
+ |   +- PortInUse           a port or address that cannot be had now, but may be later
+ +- Failed                  it failed on the way, with settings that can work
+ |   +- Diverged            training cannot go on; the weights are the last good ones
+ |       +- NonFiniteLoss   several steps in a row had a loss or gradient that is not a number
+ |       +- Collapsed       the representation collapsed again after every rollback
  +- ControlError            a control set that cannot be read (`learner.control`)
 """
 
@@ -19,7 +21,15 @@ class SettingsError(LearnerError):
     """A setting that cannot work; the message says which one and what would."""
 
 
-class Diverged(LearnerError):
+class PortInUse(SettingsError):
+    """A port or an address of this machine that cannot be had now, but may be later."""
+
+
+class Failed(LearnerError):
+    """It failed on the way, with settings that can work."""
+
+
+class Diverged(Failed):
     """Training cannot go on with these settings and pairs; the weights are the last good ones."""
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from learner.encoder import Encoder
-from learner.errors import LearnerError
+from learner.errors import Failed
 from stream.pair import Image
 from stream.sync import sync_path
 
@@ -25,7 +25,7 @@ def export_onnx(encoder: Encoder, path: Path, images: Image, *, weights_sha256: 
     """Write `path`, whole or not at all: input `rgb` float32 [B, 3, S, S] in [0, 1], output `features` float32 [B, D].
 
     images: uint8 [n, S, S, 3] BGR, n >= 2, on which it is compared with PyTorch in one batch and one by one. Returns the largest
-    difference as a share of the largest feature; raises LearnerError where that is above TOLERANCE.
+    difference as a share of the largest feature; raises Failed where that is above TOLERANCE.
     """
     rgb = torch.from_numpy(np.ascontiguousarray(images)).flip(-1).permute(0, 3, 1, 2).float() / 255
     batch = torch.export.Dim("batch", min=1, max=4096)
@@ -45,9 +45,7 @@ def export_onnx(encoder: Encoder, path: Path, images: Image, *, weights_sha256: 
     try:
         difference = _difference(encoder, draft, rgb)
         if not difference <= TOLERANCE:
-            raise LearnerError(
-                f"{path.name} differs from PyTorch by {difference:.1e} of the largest feature: not written"
-            )
+            raise Failed(f"{path.name} differs from PyTorch by {difference:.1e} of the largest feature: not written")
         sync_path(draft)
         draft.rename(path)
     finally:

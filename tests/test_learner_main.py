@@ -26,6 +26,7 @@ from tiny_learner import EPOCH, FLAGS, make_pairs
 
 from learner.__main__ import main
 from learner.checkpoint import load_checkpoint
+from learner.errors import Failed
 from stream.publisher import Publisher
 
 ROOT = Path(__file__).parents[1]
@@ -285,23 +286,27 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path): path.read_bytes() if path.is_file() else b"/" for path in folder.rglob("*")}
 
 
-def test_a_http_port_in_use_and_a_gpu_that_is_not_there_are_refused_alike(
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_gpu_that_is_not_there_is_refused_before_anything_is_made(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], own_signals: None
 ) -> None:
-    run = tmp_path / "run"
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        refused = [["--http-port", str(taken.getsockname()[1])]]
-        if not torch.cuda.is_available():
-            refused.append(["--http-port", "0", "--device", "cuda"])
-        for arguments in refused:
-            with pytest.raises(SystemExit) as ended:
-                main([*SMALL, "--run-dir", str(run), *arguments])
-            assert ended.value.code == 2
-            errors = capfd.readouterr().err
-            assert re.fullmatch(r"error: .*(in use|no GPU).*\n", errors), errors
-    assert not run.exists()
+    with pytest.raises(SystemExit) as ended:
+        main([*SMALL, "--run-dir", str(tmp_path / "run"), "--http-port", "0", "--device", "cuda"])
+    assert ended.value.code == 2
+    assert re.fullmatch(r"error: .*no GPU.*\n", errors := capfd.readouterr().err), errors
+    assert not any(tmp_path.iterdir())
+
+
+def test_what_fails_on_the_way_ends_with_1(
+    capfd: pytest.CaptureFixture[str], own_signals: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: object) -> str:
+        raise Failed("student.onnx differs from PyTorch")
+
+    monkeypatch.setattr("learner.export_command.run", fails)
+    with pytest.raises(SystemExit) as ended:
+        main(["export", "run"])
+    assert (ended.value.code, capfd.readouterr().err) == (1, "error: student.onnx differs from PyTorch\n")
 
 
 @pytest.mark.parametrize("arguments", [["--no-such-flag", "1"], ["--seed", "many"], ["--device", "tpu"]])

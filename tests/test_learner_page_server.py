@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import errno
+import re
 import socket
 import threading
 import time
@@ -12,12 +14,13 @@ from contextlib import closing
 import pytest
 import uvicorn
 from http_client import WAIT_S, free_port, get
+from link_steps import until
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
-from learner.errors import SettingsError
+from learner.errors import PortInUse, SettingsError
 from learner.page import server
 from learner.page.app import app_for
 from learner.page.door import Door
@@ -57,15 +60,45 @@ def test_port_0_serves_nothing() -> None:
         assert threading.active_count() == before
 
 
-def test_a_port_that_cannot_be_had_is_refused_in_one_line() -> None:
+def test_a_port_that_somebody_has_is_said_in_one_line_and_answered_on_once_it_is_free(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server, "AGAIN_S", 0.05)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        port = taken.getsockname()[1]
+        taken.listen()
+        with served(APP, Door("127.0.0.1", port)):
+            said = caplog.messages[0]
+            assert re.fullmatch(rf"http port {port} on 127.0.0.1 cannot be used .*--http-port, 0 for none; .*", said)
+            taken.close()
+            until(lambda: "free now" in caplog.messages[-1])
+            assert get(port, "/").text == "hello"
+
+
+def test_who_waits_for_a_port_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server, "AGAIN_S", 3600.0)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        port = taken.getsockname()[1]
-        refusal = rf"http port {port} on 127.0.0.1 cannot be used .*--http-port, 0 for none"
-        with pytest.raises(SettingsError, match=refusal) as refused, served(APP, Door("127.0.0.1", port)):
+        with served(APP, Door("127.0.0.1", taken.getsockname()[1])):
             pass
-        assert "\n" not in str(refused.value)
+    assert "http" not in {thread.name for thread in threading.enumerate()}
+
+
+def test_an_address_that_is_not_there_yet_is_waited_for_and_a_port_for_others_is_refused(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(APP, Door("192.0.2.1", free_port())):  # RFC 5737: nobody's
+        assert "192.0.2.1 cannot be used" in caplog.text
+
+    def forbidden(*_: object, **__: object) -> socket.socket:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(socket, "create_server", forbidden)
+    with pytest.raises(SettingsError, match=r"http port 80 .*Permission denied") as refused:
+        Door("127.0.0.1", 80).listen()
+    assert not isinstance(refused.value, PortInUse)
 
 
 def asking(port: int, path: str) -> socket.socket:

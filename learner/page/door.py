@@ -5,6 +5,7 @@ The token travels as it is: across a network that others listen on, take a tunne
 
 from __future__ import annotations
 
+import errno
 import ipaddress
 import os
 import re
@@ -13,12 +14,14 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from learner.errors import SettingsError
+from learner.errors import PortInUse, SettingsError
 
 MAX_PORT = 65535
 MAX_TOKEN = 256
 _TOKEN = re.compile(rb"[A-Za-z0-9._~+/=-]{16,256}")
 _OTHERS = 0o077
+_NOT_NOW = (errno.EADDRINUSE, errno.EADDRNOTAVAIL)
+"""Somebody else listens, or the network of the address is not up yet."""
 _MAKE_ONE = "(umask 077; python3 -c 'import secrets; print(secrets.token_urlsafe())' > FILE)"
 
 
@@ -38,12 +41,13 @@ class Door:
         return token is not None and secrets.compare_digest(token.encode(errors="replace"), self.token.encode())
 
     def listen(self) -> socket.socket:
-        """A socket that listens there. Raises SettingsError in one line."""
+        """A socket that listens there. Raises SettingsError in one line, PortInUse where it may work later."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             return socket.create_server((self.host, self.port), family=family)
         except OSError as error:
-            raise SettingsError(
+            kind = PortInUse if error.errno in _NOT_NOW else SettingsError
+            raise kind(
                 f"http port {self.port} on {self.host} cannot be used ({error}): stop what has it, or choose another "
                 "--http-port, 0 for none"
             ) from error
