@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 SECONDS_OF_TRAINING ?= 100
+TEST_PROCESSES ?= 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test check format clean
@@ -23,8 +24,9 @@ install: $(VENV)/installed  ## create .venv and install everything into it
 demo: $(VENV)/installed  ## a simulated rig and a learner over TCP for about two minutes, then a report
 	@$(BIN)/python -m benchmarks demo --train-s $(SECONDS_OF_TRAINING)
 
+# A file's tests stay in one process, so that they share what they set up. One thread each: two contended pools are far slower.
 test: $(VENV)/installed  ## the whole test suite (under ten minutes on two cores)
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(TEST_PROCESSES) --dist loadfile
 
 check: $(VENV)/installed  ## ruff and mypy, as CI runs them
 	@$(BIN)/ruff format --check . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -17,6 +17,7 @@ from typing import Literal
 
 import pytest
 import zmq
+from link_steps import until
 
 from stream import dialer, door
 from stream.dialer import Dialer
@@ -500,7 +501,7 @@ def test_rigs_and_learners_leave_no_thread_and_no_file_behind() -> None:
     threads, files = resources()
     for _ in range(10):
         one_life()
-    assert resources()[0] <= threads  # a test before this one may still have had one
+    until(lambda: resources()[0] <= threads)  # the kernel still lists a thread that was just joined for a moment
     assert resources()[1] <= files
 
 
