@@ -22,7 +22,7 @@ import numpy as np
 
 from learner.album import Album
 from learner.config import LearnerConfig, differences, from_plain, to_plain
-from learner.errors import SettingsError
+from learner.errors import Failed, SettingsError
 from stream.sync import sync_path
 
 EXPORT = "export"
@@ -48,13 +48,13 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other learners out meanwhile; a killed one leaves no lock. Raises SettingsError where one is at work."""
+        """Keep other learners out meanwhile; a killed one leaves no lock. Raises Failed where one is at work."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             try:
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
-                raise SettingsError(
+                raise Failed(
                     f"--run-dir {self.path} is in use by another learner: stop that one, or choose another --run-dir"
                 ) from error
             yield

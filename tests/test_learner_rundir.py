@@ -13,7 +13,7 @@ import pytest
 from tiny_learner import TINY
 
 from learner.config import PRESETS, LearnerConfig
-from learner.errors import SettingsError
+from learner.errors import Failed, SettingsError
 from learner.rundir import RunDirectory, replace_file
 
 
@@ -138,7 +138,7 @@ def test_a_run_that_another_learner_works_on_is_refused_until_that_one_is_gone(t
     first, second = RunDirectory(tmp_path, TINY), RunDirectory(tmp_path, TINY)
     with first.locked():
         before = contents(tmp_path)
-        with pytest.raises(SettingsError, match="in use by another learner: stop that one"), second.locked():
+        with pytest.raises(Failed, match="in use by another learner: stop that one"), second.locked():
             pass
         assert contents(tmp_path) == before
     with second.locked():
