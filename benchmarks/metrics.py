@@ -28,6 +28,7 @@ from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contrastive import Contrastive
 from stream import handshake
 from stream.account import DeviceStats, SubscriberStats
+from stream.backfill import Vitals
 from stream.metrics import MAX_DEVICES_TOLD, StreamMetrics
 
 LABELS = {
@@ -151,6 +152,7 @@ def _device() -> DeviceMetrics:
         unspooled=0,
     )
     metrics.watch(lambda: spool, lambda: 0)
+    metrics.watch_sensors(lambda: Vitals(battery=1.0, temperature_c=20.0))
     metrics.watch_door(lambda: dict.fromkeys(handshake.REASONS, 0))
     return metrics
 
@@ -165,7 +167,9 @@ def _learner() -> LearnerMetrics:
 
 def _stream(devices: int) -> StreamMetrics:
     """Of so many devices, of which everything is known."""
-    device = DeviceStats(epoch="0" * 32, next_seq=1, received=1, clock_offset_ns=0, clock_error_ns=0)
+    device = DeviceStats(
+        epoch="0" * 32, next_seq=1, received=1, clock_offset_ns=0, clock_error_ns=0, battery=1.0, temperature_c=20.0
+    )
     stats = SubscriberStats(devices={f"rig{number}": device for number in range(devices)})
     return StreamMetrics(lambda: stats, lambda: 0, endpoints=devices, before=SubscriberStats())
 

@@ -32,6 +32,7 @@ from device.spool import Spool
 from device.spool_folder import SpoolError, SpoolTaken
 from device.spool_place import open_spool
 from device.stop import Stop
+from device.vitals import Sensors
 from device.walk import write_walk
 from stream import checkup, completion
 from stream.endpoint import security_for
@@ -193,11 +194,12 @@ def _stream(settings: StreamSettings, stop: Stop) -> None:
     metrics = DeviceMetrics()
     dedupe, camera = _dedupe(settings), _camera(settings)
     metrics.threshold.set_function(lambda: dedupe.threshold)
-    device = settings.name or _host_name()
+    device, sensors = settings.name or _host_name(), Sensors()
+    metrics.watch_sensors(sensors.read)
     try:
         with (
             _spool(settings, device, metrics) as spool,
-            _publisher(settings, device, spool) as publisher,
+            _publisher(settings, device, spool, sensors) as publisher,
             metrics.served(settings.metrics_port),
             closing(Supervisor(os.environ, time.monotonic)) as supervisor,
         ):
@@ -241,7 +243,7 @@ def _spool(settings: StreamSettings, device: str, metrics: DeviceMetrics) -> Abs
     )
 
 
-def _publisher(settings: StreamSettings, device: str, spool: Spool | None) -> Publisher:
+def _publisher(settings: StreamSettings, device: str, spool: Spool | None, sensors: Sensors) -> Publisher:
     return Publisher(
         settings.bind,
         device=device,
@@ -249,6 +251,7 @@ def _publisher(settings: StreamSettings, device: str, spool: Spool | None) -> Pu
         on_full="wait" if settings.lossless else "drop",
         wait_s=SEND_WAIT_S,
         shelf=spool,
+        vitals=sensors.read,
         security=security_for([settings.bind], keys=settings.keys, insecure=settings.insecure),
         insecure=settings.insecure,
     )

@@ -20,6 +20,7 @@ from prometheus_client.registry import Collector
 
 from device.dedupe import Junk, Verdict
 from device.spool import SpoolStats
+from stream.backfill import Vitals
 from stream.errors import EndpointError
 from stream.metrics import by_reason
 from stream.pair import Kept
@@ -89,6 +90,10 @@ class DeviceMetrics:
         """Report a spool and its disk as they are whenever somebody asks."""
         self.registry.register(_SpoolCollector(spool, disk_free_bytes))
 
+    def watch_sensors(self, vitals: Callable[[], Vitals]) -> None:
+        """Report battery and temperature, where they are known, whenever somebody asks."""
+        self.registry.register(_SensorCollector(vitals))
+
     def watch_door(self, failed_handshakes: Callable[[], Mapping[str, int]]) -> None:
         """Report handshakes that failed, by reason, whenever somebody asks."""
         self.registry.register(_DoorCollector(failed_handshakes))
@@ -153,6 +158,18 @@ class _SpoolCollector(Collector):
         yield lost
 
 
+class _SensorCollector(Collector):
+    """Battery and temperature of the rig."""
+
+    def __init__(self, vitals: Callable[[], Vitals]) -> None:
+        self._vitals = vitals
+
+    def collect(self) -> Iterator[Metric]:
+        vitals, name = self._vitals(), "babyagent_device"
+        yield _known(f"{name}_battery_ratio", "Charge of the battery, 0 to 1, where it is known.", vitals.battery)
+        yield _known(f"{name}_temperature_celsius", "The hottest sensor, where there is one.", vitals.temperature_c)
+
+
 class _DoorCollector(Collector):
     """The handshakes that failed at the rig's door."""
 
@@ -162,6 +179,14 @@ class _DoorCollector(Collector):
     def collect(self) -> Iterator[Metric]:
         text = "Handshakes of learners that failed, by reason: another key, none, or hung up."
         yield by_reason("babyagent_device_failed_handshakes", text, self._failed_handshakes())
+
+
+def _known(name: str, text: str, value: float | None) -> Metric:
+    """A gauge without a sample where its value is not known."""
+    family = GaugeMetricFamily(name, text)
+    if value is not None:
+        family.add_metric([], value)
+    return family
 
 
 def _total(counter: Counter) -> int:

@@ -18,7 +18,7 @@ from typing import Annotated
 
 import msgspec
 
-from stream.backfill import MAX_EPOCHS, Device, Epoch, Gave, Here, Seq, Span
+from stream.backfill import MAX_EPOCHS, Device, Epoch, Gave, Here, Seq, Span, Vitals
 from stream.control import Bye, Hello, Position
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair, Header
@@ -66,6 +66,10 @@ class DeviceStats:
     """Its clock minus ours, where it has a spool to ask."""
     clock_error_ns: int | None = None
     """Bound of that: half the time the question took."""
+    battery: float | None = None
+    """Charge, 0 to 1, where it knows it and has a spool to ask."""
+    temperature_c: float | None = None
+    """Of its hottest sensor in degrees Celsius, likewise."""
     ended: bool = False
     """It has said that its stream is over, and nothing of it is missing."""
     last_received_s: float | None = None
@@ -160,6 +164,7 @@ class _Device:
     last: Header | None = None
     last_live_s: float | None = None
     clock: tuple[int, int] | None = None
+    vitals: Vitals = field(default_factory=Vitals)
 
     def pending(self) -> int:
         return sum(last - first for book in self.books.values() for first, last in book.holes())
@@ -238,6 +243,7 @@ class Account:
         device.books = {epoch: device.books[epoch] for epoch in (*named, *device.books)}  # the oldest is pulled first
         device.met = True
         device.clock = (here.now_ns - (here.asked_ns + answered_ns) // 2, max(0, answered_ns - here.asked_ns) // 2)
+        device.vitals = here.vitals
 
     def gave(self, gave: Gave, pairs: Iterable[EncodedPair], place: int) -> list[EncodedPair]:
         """Take note of the answer of the spool at an endpoint, all of whose `pairs` lie in its range.
@@ -481,6 +487,8 @@ def _stats(device: _Device) -> DeviceStats:
         pending=device.pending(),
         clock_offset_ns=offset_ns,
         clock_error_ns=error_ns,
+        battery=device.vitals.battery,
+        temperature_c=device.vitals.temperature_c,
         ended=device.ended(),
         last_received_s=device.last_live_s,
         **{name: device.counts[name] for name in _COUNTS},

@@ -2,7 +2,7 @@
 
 The learner asks, the rig answers; every question is idempotent, so that one without an answer is simply asked again.
 
-    Where                -> Here    which pairs the rig has, as spans of numbers per epoch; and what time it is there
+    Where                -> Here    which pairs the rig has, as spans of numbers per epoch; what time it is there, how it is
     Get a range          -> Gave    as many of them as the credit allows, from the first one on; what is lost of them for ever
     Ack                  -> Acked   what the learner has made durable; the rig keeps a pair until every learner it knows did
 
@@ -11,6 +11,7 @@ An answer that names a range as lost is final. Bodies are msgpack, typed and bou
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, TypeVar
@@ -27,6 +28,9 @@ MAX_LOST_RANGES = 4096
 MAX_ROWS = 4096
 MAX_CREDIT_BYTES = 4 << 20
 """A learner that asks and never reads takes a few times so much of the rig's memory."""
+
+MIN_CELSIUS, MAX_CELSIUS = -100.0, 200.0
+"""No rig is beyond."""
 
 Seq = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -51,6 +55,19 @@ class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
             raise ValueError("a span's tail is beyond its head")
 
 
+class Vitals(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
+    """How a rig itself is, as far as it knows."""
+
+    battery: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
+    """Charge, 0 to 1."""
+    temperature_c: Annotated[float, msgspec.Meta(ge=MIN_CELSIUS, le=MAX_CELSIUS)] | None = None
+    """Of its hottest sensor, degrees Celsius."""
+
+    def __post_init__(self) -> None:
+        if not all(value is None or math.isfinite(value) for value in (self.battery, self.temperature_c)):
+            raise ValueError("a rig's battery and temperature must be finite")
+
+
 class Where(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="where"):
     """Ask for the spans; from now on the rig keeps pairs for this consumer."""
 
@@ -69,6 +86,7 @@ class Here(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """`sent_ns` of the question."""
     now_ns: Seq
     """The rig's clock, nanoseconds since 1970."""
+    vitals: Vitals = Vitals()
 
 
 class Get(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="get"):

@@ -15,7 +15,7 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
-from stream.backfill import Ack, Acked, Gave, Get, Here, Shelf, Where, read_question, to_body
+from stream.backfill import Ack, Acked, Gave, Get, Here, Shelf, Vitals, Where, read_question, to_body
 from stream.endpoint import bind
 from stream.errors import EndpointError, MalformedMessage
 from stream.liveness import LEARNER_TIMEOUT_MS, watch_link
@@ -48,6 +48,7 @@ class BackfillServer:
 
     socket: a fresh ROUTER whose security is set; it is bound here and belongs to the server.
     address: as of `stream.endpoint.bind_address`. Raises EndpointError where it cannot be bound.
+    vitals: how the rig is; called by the thread.
     clock_ns: the rig's clock as pairs are stamped with, nanoseconds since 1970.
     """
 
@@ -57,10 +58,12 @@ class BackfillServer:
         address: str,
         shelf: Shelf,
         *,
+        vitals: Callable[[], Vitals] = Vitals,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._socket = socket
         self._shelf = shelf
+        self._vitals = vitals
         self._clock_ns = clock_ns
         self._closing = threading.Event()
         self._logged_s = float("-inf")
@@ -123,7 +126,8 @@ class BackfillServer:
                     shelf.register(question.consumer)
                 over = self.over  # read before the spans, which may still grow in between
                 spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans()]
-                return [to_body(Here(2, shelf.device, spans, question.sent_ns, self._clock_ns()))]
+                here = Here(2, shelf.device, spans, question.sent_ns, self._clock_ns(), self._vitals())
+                return [to_body(here)]
             case Ack():
                 if question.consumer:
                     shelf.acknowledge(question.consumer, question.upto)

@@ -133,6 +133,16 @@ class StreamMetrics(Collector):
             "Bound of the error of device_clock_offset_seconds: half the time the question took.",
             lambda device: _seconds(device.clock_error_ns),
         )
+        yield shown(
+            "battery_ratio",
+            "Charge of a device's battery, 0 to 1, where it has a spool to ask and knows it.",
+            lambda device: device.battery,
+        )
+        yield shown(
+            "temperature_celsius",
+            "A device's hottest sensor, where it has a spool to ask and knows it.",
+            lambda device: device.temperature_c,
+        )
 
 
 _PREFIX = "babyagent_stream"

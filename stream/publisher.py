@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Literal, Self
 
 import zmq
 
 from stream import codec, control
-from stream.backfill import Shelf
+from stream.backfill import Shelf, Vitals
 from stream.backfill_server import BackfillServer, backfill_endpoint
 from stream.control import Bye, Hello
 from stream.door import Door
@@ -41,6 +41,7 @@ class Publisher:
     endpoint: tcp://HOST:PORT; `self.endpoint` is the real one where the port was 0 or *.
     device, epoch: of all its pairs, as in `Header`.
     shelf: where learners can pull what was dropped here, at the next port (`self.backfill`); None: a drop is a loss.
+    vitals: how the rig is, for learners that ask the shelf; called by another thread.
     on_full: "drop" leaves a pair out for a subscriber whose queue is full, and never waits: live. "wait" waits up to
     `wait_s` for a subscriber and for room in every subscriber's queue: for finite sources at full speed.
     security: the keys of this rig and those it lets in (`stream.endpoint.security_for`); None: plain.
@@ -58,6 +59,7 @@ class Publisher:
         high_water: int = 32,
         wait_s: float = 30.0,
         shelf: Shelf | None = None,
+        vitals: Callable[[], Vitals] = Vitals,
         security: Security | None = None,
         insecure: bool = False,
         linger_s: float = 5.0,
@@ -87,7 +89,7 @@ class Publisher:
         self.backfill: BackfillServer | None = None
         try:
             self._door.guard(self._socket)
-            self._bind(address, shelf)
+            self._bind(address, shelf, vitals)
         except BaseException:
             self.close()
             raise
@@ -176,7 +178,7 @@ class Publisher:
     ) -> None:
         self.close()
 
-    def _bind(self, address: str, shelf: Shelf | None) -> None:
+    def _bind(self, address: str, shelf: Shelf | None, vitals: Callable[[], Vitals]) -> None:
         """Bind the live socket and, for a shelf, its neighbour; where any port will do, try until two are free."""
         self.endpoint = bind(self._socket, address)
         if shelf is None:
@@ -186,7 +188,7 @@ class Publisher:
             router = self._context.socket(zmq.ROUTER)
             self._door.guard(router)
             try:
-                self.backfill = BackfillServer(router, backfill_endpoint(self.endpoint), shelf)
+                self.backfill = BackfillServer(router, backfill_endpoint(self.endpoint), shelf, vitals=vitals)
             except EndpointError:
                 router.close()
                 if not left:

@@ -29,13 +29,16 @@ from hypothesis import strategies as st
 from stream import codec, control
 from stream.account import Account
 from stream.backfill import (
+    MAX_CELSIUS,
     MAX_CREDIT_BYTES,
+    MIN_CELSIUS,
     Ack,
     Acked,
     Gave,
     Get,
     Here,
     Span,
+    Vitals,
     Where,
     read_answer,
     read_question,
@@ -440,7 +443,9 @@ headers = st.builds(
     extreme,
 )
 spans = st.builds(lambda epoch, of, goes_on: Span(epoch, of[0], of[1], goes_on), epochs, ranges, st.booleans())
-heres = st.builds(Here, st.just(2), device_names, st.lists(spans, max_size=6), extreme, extreme)
+ratios = st.none() | st.floats(0, 1)
+vitals = st.builds(Vitals, battery=ratios, temperature_c=st.none() | st.floats(MIN_CELSIUS, MAX_CELSIUS))
+heres = st.builds(Here, st.just(2), device_names, st.lists(spans, max_size=6), extreme, extreme, vitals)
 gaves = st.builds(lambda device, epoch, of: Gave(2, device, epoch, of[0], of[1], []), device_names, epochs, ranges)
 positions = {"device": device_names, "epoch": epochs, "next_seq": extreme, "backfill": st.booleans()}
 lies = st.one_of(

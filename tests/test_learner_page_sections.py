@@ -159,10 +159,16 @@ def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_hea
         suppressed=1234,
         clock_offset_ns=2_000_000,
         clock_error_ns=400_000,
+        battery=0.834,
+        temperature_c=61.4,
         last_received_s=live.clock() - 42,
     )
     stats = SubscriberStats(
-        devices={"baby": known, "silent": replace(known, last_received_s=None), "over": replace(known, ended=True)}
+        devices={
+            "baby": known,
+            "silent": replace(known, last_received_s=None, battery=None),
+            "over": replace(known, ended=True),
+        }
     )
 
     class Stub(Subscriber):
@@ -176,10 +182,18 @@ def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_hea
         finally:
             live.source = None
     cards = dict(zip(("baby", "silent", "over"), markup.split("<article")[1:], strict=True))
-    for said in ("2 lost, 3 to be pulled", "+2.0 ms, to within 0.4 ms", "1\u202f234 seen before", "42 s ago"):
+    for said in (
+        "2 lost, 3 to be pulled",
+        "+2.0 ms, to within 0.4 ms",
+        "1\u202f234 seen before",
+        "42 s ago",
+        "83%",
+        "61 °C",
+    ):
         assert said in cards["baby"], said
     assert "No pair since this process began" in cards["silent"]
     assert "last heard" not in cards["silent"]
+    assert "battery" not in cards["silent"]
     assert "its stream is over" in cards["over"]
 
 

@@ -13,7 +13,7 @@ from rig_model import ACTIONS, World, pair
 
 from stream import account as account_module
 from stream.account import MAX_DEVICES, SETTLED_S, Account
-from stream.backfill import Gave, Here, Span
+from stream.backfill import Gave, Here, Span, Vitals
 from stream.codec import from_parts, to_parts
 from stream.control import Bye, Hello
 from stream.errors import MalformedMessage
@@ -439,6 +439,16 @@ def test_the_offset_of_the_clocks_is_known_to_half_the_time_the_question_took() 
     account.here(Here(2, "baby", [span(0, 0)], 1000, 5600), 0, 0.0, 1200)
     device = account.stats().devices["baby"]
     assert (device.clock_offset_ns, device.clock_error_ns) == (4500, 100)
+
+
+def test_how_a_rig_is_is_what_it_said_last() -> None:
+    account = Account()
+    for charge in (0.5, 0.4):
+        account.here(Here(2, "baby", [span(0, 0)], 0, 0, Vitals(battery=charge, temperature_c=55.0)), 0, 0.0, 0)
+    device = account.stats().devices["baby"]
+    assert (device.battery, device.temperature_c) == (0.4, 55.0)
+    account.here(Here(2, "baby", [span(0, 0)], 0, 0), 0, 0.0, 0)
+    assert account.stats().devices["baby"].battery is None
 
 
 def test_two_devices_of_one_name_hide_no_loss_and_are_told_to_take_names(caplog: pytest.LogCaptureFixture) -> None:

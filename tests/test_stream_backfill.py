@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import resource
 import threading
 from collections.abc import Iterator, Sequence
@@ -22,10 +23,12 @@ from stream import backfill_client, codec
 from stream.account import Account
 from stream.backfill import (
     MAX_BODY_BYTES,
+    MAX_CELSIUS,
     MAX_CREDIT_BYTES,
     MAX_EPOCHS,
     MAX_LOST_RANGES,
     MAX_ROWS,
+    MIN_CELSIUS,
     Ack,
     Acked,
     Answer,
@@ -36,6 +39,7 @@ from stream.backfill import (
     Reading,
     Row,
     Span,
+    Vitals,
     Where,
     read_answer,
     read_question,
@@ -90,8 +94,11 @@ questions: st.SearchStrategy[Question] = st.one_of(
     st.builds(Ack, st.just(2), names, st.dictionaries(epochs, seqs, max_size=5), seqs),
 )
 spans = st.builds(lambda epoch, of, goes_on: Span(epoch, of[0], of[1], goes_on), epochs, bounds, st.booleans())
+vitals = st.builds(
+    Vitals, battery=st.none() | st.floats(0, 1), temperature_c=st.none() | st.floats(MIN_CELSIUS, MAX_CELSIUS)
+)
 answers: st.SearchStrategy[Answer] = st.one_of(
-    st.builds(Here, st.just(2), names, st.lists(spans, max_size=5), seqs, seqs),
+    st.builds(Here, st.just(2), names, st.lists(spans, max_size=5), seqs, seqs, vitals),
     st.builds(lambda name, epoch, of: Gave(2, name, epoch, of[0], of[1], [(of[0], of[1])]), names, epochs, bounds),
     st.builds(Acked, st.just(2), names, seqs),
 )
@@ -153,6 +160,10 @@ WRONG_ANSWERS = {
     "a tail beyond the head": body("here", 2, "baby", [[EPOCH, 5, 4, True]], 0, 0),
     "too many spans": body("here", 2, "baby", [[EPOCH, 0, 0, True]] * (MAX_EPOCHS + 1), 0, 0),
     "a device without a name": body("here", 2, "", [], 0, 0),
+    "a battery above full": body("here", 2, "baby", [], 0, 0, [1.1, None]),
+    "a battery that is no number": body("here", 2, "baby", [], 0, 0, [math.nan, None]),
+    "a temperature that is no number": body("here", 2, "baby", [], 0, 0, [None, math.nan]),
+    "a temperature of no rig": body("here", 2, "baby", [], 0, 0, [None, 1e9]),
 }
 
 
@@ -168,13 +179,19 @@ def test_an_answer_that_is_none_is_refused(case: str) -> None:
         read_answer(WRONG_ANSWERS[case])
 
 
+def test_a_rig_that_says_nothing_of_battery_and_temperature_is_understood() -> None:
+    answer, _ = read_answer(body("here", 2, "baby", [], 5, 6))
+    assert answer == Here(2, "baby", [], 5, 6, Vitals(battery=None, temperature_c=None))
+
+
 # Server
 
 
 @contextmanager
-def served(shelf: MemoryShelf, *, now_ns: int = 77) -> Iterator[BackfillServer]:
+def served(shelf: MemoryShelf, *, now_ns: int = 77, vitals: Vitals | None = None) -> Iterator[BackfillServer]:
     with zmq.Context() as context:
-        server = BackfillServer(context.socket(zmq.ROUTER), LOOPBACK, shelf, clock_ns=lambda: now_ns)
+        read = Vitals if vitals is None else lambda: vitals
+        server = BackfillServer(context.socket(zmq.ROUTER), LOOPBACK, shelf, vitals=read, clock_ns=lambda: now_ns)
         try:
             yield server
         finally:
@@ -243,6 +260,14 @@ def test_where_tells_the_spans_and_the_time_and_makes_the_asker_known() -> None:
         assert shelf.consumers == {}
         ask(socket, Where(2, "me", 5))
         assert shelf.consumers == {"me": {}}
+
+
+def test_where_tells_how_the_rig_is() -> None:
+    vitals = Vitals(battery=0.83, temperature_c=61.2)
+    with served(MemoryShelf(), vitals=vitals) as server, asking(server.endpoint) as socket:
+        here, _ = ask(socket, Where(2, "", 4))
+        assert isinstance(here, Here)
+        assert here.vitals == vitals
 
 
 def test_get_gives_what_there_is_as_far_as_the_credit_goes_and_at_least_one_pair() -> None:

@@ -81,6 +81,15 @@ def test_a_clock_that_is_not_known_is_left_out_and_one_that_is_tells_its_error()
     assert value(registry, "device_clock_offset_seconds", device="b") is None
 
 
+def test_battery_and_temperature_are_told_where_they_are_known() -> None:
+    known = DeviceStats(epoch=EPOCH, next_seq=0, battery=0.25, temperature_c=71.5)
+    registry = told(SubscriberStats(devices={"a": known, "b": DeviceStats(epoch=EPOCH, next_seq=0)}))
+    assert value(registry, "device_battery_ratio", device="a") == 0.25
+    assert value(registry, "device_temperature_celsius", device="a") == 71.5
+    assert value(registry, "device_battery_ratio", device="b") is None
+    assert value(registry, "device_temperature_celsius", device="b") is None
+
+
 def test_devices_beyond_the_bound_are_in_the_totals_and_counted_but_have_no_series() -> None:
     devices = {f"rig{n}": DeviceStats(epoch=EPOCH, next_seq=1, received=1) for n in range(MAX_DEVICES_TOLD + 5)}
     registry = told(SubscriberStats(devices=devices))

@@ -94,9 +94,7 @@ def sections_of(live: Live, run: Path) -> list[Section]:
     ]
 
 
-_DEVICES = (
-    "The newest pair of each, left and right eye, as it came. Battery and temperature are not in what a rig sends."
-)
+_DEVICES = "The newest pair of each, left and right eye, as it came; battery and temperature where the rig knows them."
 _LOOKS = (
     "On the left image the Gaussian fitted to one attention head (cross: mean; rings: one and two deviations) places the "
     "teacher's window; the student's crops lie at the same place of the right image. Below: each head from its least to its "
@@ -173,6 +171,10 @@ def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float) ->
         state["gap"] = f"{number(stats.lost)} lost, {number(stats.pending)} to be pulled"
         if stats.clock_offset_ns is not None and stats.clock_error_ns is not None:
             state["clock"] = f"{stats.clock_offset_ns / 1e6:+.1f} ms, to within {stats.clock_error_ns / 1e6:.1f} ms"
+        if stats.battery is not None:
+            state["battery"] = f"{stats.battery:.0%}"
+        if stats.temperature_c is not None:
+            state["temperature"] = f"{stats.temperature_c:.0f} °C"
         state["left out"] = f"{number(stats.suppressed)} seen before, {number(stats.junk)} dark"
         if stats.ended:
             state["last heard"] = "its stream is over"
