@@ -193,7 +193,9 @@ def _preset(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _other(command: str, words: Sequence[str], stop: Callable[[], bool]) -> str:
-    """Run a command that is not training."""
+    """Run a command that is not training, in one process."""
+    if world_of(os.environ).count > 1:
+        raise SettingsError(f"`{command}` runs in one process: start it without torchrun")
     if command == "cooldown":
         return cooldown_command.run(words, stop)
     if command == "export":

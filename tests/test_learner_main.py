@@ -297,6 +297,18 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_made(
     assert not any(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("command", ["cooldown", "export", "report"])
+def test_what_is_not_training_is_not_done_by_several_processes_at_once(
+    command: str, capfd: pytest.CaptureFixture[str], own_signals: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, word in {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, word)
+    with pytest.raises(SystemExit) as ended:
+        main([command, "run"])
+    assert ended.value.code == 2
+    assert capfd.readouterr().err == f"error: `{command}` runs in one process: start it without torchrun\n"
+
+
 def test_what_fails_on_the_way_ends_with_1(
     capfd: pytest.CaptureFixture[str], own_signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
