@@ -71,7 +71,7 @@ DESCRIPTION = """Learn from the stereo pairs that a device publishes.
 
 Ctrl-C commits and stops; the same command goes on from the last commit, also after a crash: no pair is lost or learned twice.
 A device that is not there yet is waited for.
-Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full), 2 wrong settings.
+Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full, run directory in use), 2 wrong settings.
 Tab completes flags after: source <(babyagent-learner --print-completion bash), or zsh."""
 
 
@@ -112,7 +112,8 @@ class ProcessConfig:
     """Stop when every device has said that its stream is over, instead of waiting for more."""
     limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
     http_port: int = 9632
-    """Port of the live page, /metrics for Prometheus, /weights for robots, /healthz and /readyz; 0 serves none of them."""
+    """Port of the live page, /metrics for Prometheus, /weights for robots, /healthz and /readyz; 0 serves none of them.
+    One that is taken is tried again every 10 s: until then whoever has it answers, so give each learner its own."""
     http_host: str = "127.0.0.1"
     """Address they are served on; 0.0.0.0 is every one of this machine, for which --http-token is needed."""
     http_token: Path | None = None
@@ -134,7 +135,7 @@ def run(words: Sequence[str], stop: Callable[[], bool]) -> str:
 
     Of the processes that torchrun starts, the first does so, the others follow it and have nothing to say.
 
-    Raises Diverged where training failed, another LearnerError or a StreamError for what cannot be used.
+    Raises Failed for what failed on the way, another LearnerError or a StreamError for what cannot be used.
     """
     if (shell := completion.shell_of(words)) is not None:
         return _completion(shell)
@@ -193,9 +194,9 @@ def _preset(words: list[str]) -> tuple[str | None, list[str]]:
 
 
 def _other(command: str, words: Sequence[str], stop: Callable[[], bool]) -> str:
-    """Run a command that is not training, in one process."""
-    if world_of(os.environ).count > 1:
-        raise SettingsError(f"`{command}` runs in one process: start it without torchrun")
+    """Run a command that is not training."""
+    if command in ("cooldown", "export", "report"):
+        ranks.require_alone(command)
     if command == "cooldown":
         return cooldown_command.run(words, stop)
     if command == "export":

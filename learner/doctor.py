@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 
 from learner.command import ProcessConfig, Settings, parse
-from learner.errors import SettingsError
+from learner.errors import PortInUse, SettingsError
 from learner.footprint import free_bytes
 from learner.page.door import door_for
+from learner.ranks import require_alone
 from stream.checkup import GIB, Finding, can_write, clock, disk, exit_code, read_clock, said, standing, tried
 from stream.endpoint import security_for
 from stream.subscriber import Subscriber
@@ -34,6 +35,7 @@ PAIR_BYTES = 1 << 19
 
 def run(words: Sequence[str]) -> tuple[str, int]:
     """What is found with these flags, and the exit code. Raises what `parse` does."""
+    require_alone("doctor")
     settings = parse(words, prog="python -m learner doctor", description=DESCRIPTION)
     findings = list(examine(settings))
     return said(findings, as_json=settings.process.json), exit_code(findings)
@@ -90,7 +92,10 @@ def _disk(run_dir: Path, capacity: int) -> Finding:
 
 def _port(process: ProcessConfig) -> Finding:
     door = door_for(process.http_host, process.http_port, process.http_token)
-    door.listen().close()
+    try:
+        door.listen().close()
+    except PortInUse as error:
+        return Finding("port", "warning", f"{error}; the learner trains without it meanwhile")
     if door.token is not None:
         return Finding("port", "ok", f"{door.host}:{door.port} is free, a token is asked for")
     return Finding("port", "ok", f"{door.host}:{door.port} is free")

@@ -2,8 +2,8 @@
 
 LearnerError                base of this tree; one line that a person can act on
  +- SettingsError           a setting that cannot work, or a run directory made with others
- |   +- PortInUse           a port or address that cannot be had now, but may be later
  +- Failed                  it failed on the way, with settings that can work
+ |   +- PortInUse           a port or address that cannot be had now, but may be later
  |   +- Diverged            training cannot go on; the weights are the last good ones
  |       +- NonFiniteLoss   several steps in a row had a loss or gradient that is not a number
  |       +- Collapsed       the representation collapsed again after every rollback
@@ -21,12 +21,12 @@ class SettingsError(LearnerError):
     """A setting that cannot work; the message says which one and what would."""
 
 
-class PortInUse(SettingsError):
-    """A port or an address of this machine that cannot be had now, but may be later."""
-
-
 class Failed(LearnerError):
     """It failed on the way, with settings that can work."""
+
+
+class PortInUse(Failed):
+    """A port or an address of this machine that cannot be had now, but may be later."""
 
 
 class Diverged(Failed):

@@ -6,6 +6,7 @@ Everything is said in step: a call returns once every process has made the same 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -55,6 +56,12 @@ def world_of(environment: Mapping[str, str]) -> World:
         f"{said} is no place among at most {MAX_SHARDS} processes: start with torchrun --nproc-per-node K -m learner ..., "
         "or unset them for one process"
     )
+
+
+def require_alone(command: str) -> None:
+    """Raise SettingsError where torchrun started several of this process: only training shares its work."""
+    if world_of(os.environ).count > 1:
+        raise SettingsError(f"`{command}` runs in one process: start it without torchrun")
 
 
 @contextmanager

@@ -67,7 +67,7 @@ class DeviceStats:
     clock_error_ns: int | None = None
     """Bound of that: half the time the question took."""
     battery: float | None = None
-    """Charge, 0 to 1, where it knows it and has a spool to ask."""
+    """Charge, 0 to 1, as it told last, where it knows it and has a spool to ask."""
     temperature_c: float | None = None
     """Of its hottest sensor in degrees Celsius, likewise."""
     ended: bool = False

@@ -55,8 +55,8 @@ class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
             raise ValueError("a span's tail is beyond its head")
 
 
-class Vitals(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
-    """How a rig itself is, as far as it knows."""
+class Vitals(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
+    """How a rig itself is, as far as it knows. What a newer rig tells beyond is passed over."""
 
     battery: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """Charge, 0 to 1."""
@@ -76,8 +76,8 @@ class Where(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=
     sent_ns: Seq
 
 
-class Here(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="here"):
-    """The answer to Where."""
+class Here(msgspec.Struct, frozen=True, array_like=True, tag="here"):
+    """The answer to Where. What a newer rig tells beyond is passed over."""
 
     version: Literal[2]
     device: Device

@@ -135,12 +135,12 @@ class StreamMetrics(Collector):
         )
         yield shown(
             "battery_ratio",
-            "Charge of a device's battery, 0 to 1, where it has a spool to ask and knows it.",
+            "Charge of a device's battery, 0 to 1, as it told last; it needs a spool to be asked.",
             lambda device: device.battery,
         )
         yield shown(
             "temperature_celsius",
-            "A device's hottest sensor, where it has a spool to ask and knows it.",
+            "A device's hottest sensor, as it told last; it needs a spool to be asked.",
             lambda device: device.temperature_c,
         )
 

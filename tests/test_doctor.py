@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import threading
 from pathlib import Path
 
@@ -167,6 +168,15 @@ def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(tmp_path
     assert findings["rig"] == Finding("rig", "ok", f"{rig.endpoint}: rig-1 answers")
     assert {findings[what].level for what in ("processor", "keys")} == {"ok"}
     assert not (tmp_path / "run").exists()
+
+
+def test_a_learner_whose_port_is_taken_is_warned_and_would_run(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        words = ["--replay", str(tmp_path / "walk.mcap"), "--run-dir", str(tmp_path / "run"), "--http-port", port]
+        findings = {finding.what: finding for finding in examine(parse(words))}
+    assert findings["port"].level == "warning"
+    assert "in use" in findings["port"].text
 
 
 def test_a_learner_without_keys_for_its_rig_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import re
@@ -168,9 +169,10 @@ def test_the_help_of_doctor_is_about_the_doctor(capsys: pytest.CaptureFixture[st
     assert "python -m learner doctor --connect" in capsys.readouterr().out
 
 
-def test_a_finite_device_ends_the_run_and_json_is_all_that_is_printed(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], own_signals: None
-) -> None:
+@contextmanager
+def finite_device() -> Iterator[str]:
+    """The address of a device that sends 16 pairs to whoever comes first, and then says that its stream is over."""
+
     def publish() -> None:
         for pair in make_pairs(16):
             publisher.send(pair)
@@ -179,13 +181,40 @@ def test_a_finite_device_ends_the_run_and_json_is_all_that_is_printed(
     with Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher:
         thread = threading.Thread(target=publish)
         thread.start()
-        connect = ["--connect", publisher.endpoint, "--until-device-ends", "--http-port", "0"]
-        main([*connect, "--run-dir", str(tmp_path / "run"), "--json", *SMALL])
+        yield publisher.endpoint
         thread.join()
+
+
+def test_a_finite_device_ends_the_run_and_json_is_all_that_is_printed(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], own_signals: None
+) -> None:
+    run = tmp_path / "run"
+    with finite_device() as endpoint:
+        connect = ["--connect", endpoint, "--until-device-ends", "--http-port", "0"]
+        main([*connect, "--run-dir", str(run), "--json", *SMALL])
     output, errors = capsys.readouterr()
-    assert json.loads(output) == json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert json.loads(output) == summary_of(run)
     assert json.loads(output)["steps"] == 8
     assert errors == ""
+
+
+def test_a_taken_port_stops_no_training_and_a_run_directory_in_use_ends_with_1(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, own_signals: None
+) -> None:
+    run = tmp_path / "run"
+    with socket.create_server(("127.0.0.1", 0)) as taken, finite_device() as endpoint:
+        port = taken.getsockname()[1]
+        words = ["--connect", endpoint, "--until-device-ends", "--http-port", str(port), "--run-dir", str(run), *SMALL]
+        main([*words, "--json"])
+    assert f"http port {port} on 127.0.0.1 cannot be used" in caplog.text
+    assert json.loads(capsys.readouterr().out)["steps"] == 8
+    folder = os.open(run, os.O_RDONLY)
+    fcntl.flock(folder, fcntl.LOCK_EX)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    os.close(folder)
+    assert ended.value.code == 1
+    assert "in use by another learner: stop that one" in capsys.readouterr().err
 
 
 def test_the_report_of_a_run_is_built_again(
@@ -297,7 +326,7 @@ def test_a_gpu_that_is_not_there_is_refused_before_anything_is_made(
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("command", ["cooldown", "export", "report"])
+@pytest.mark.parametrize("command", ["cooldown", "doctor", "export", "report"])
 def test_what_is_not_training_is_not_done_by_several_processes_at_once(
     command: str, capfd: pytest.CaptureFixture[str], own_signals: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from typing import Any
 
 import pytest
 import uvicorn
@@ -74,6 +75,30 @@ def test_a_port_that_somebody_has_is_said_in_one_line_and_answered_on_once_it_is
             taken.close()
             until(lambda: "free now" in caplog.messages[-1])
             assert get(port, "/").text == "hello"
+
+
+def test_who_waits_for_a_port_goes_on_waiting_when_the_machine_has_no_socket_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(server, "AGAIN_S", 0.02)
+    here, real, failures = door(), socket.create_server, [errno.EADDRINUSE, errno.EMFILE, errno.ENOBUFS]
+
+    def failing_first(*arguments: Any, **settings: Any) -> socket.socket:
+        if failures:
+            raise OSError(failures.pop(0), "not now")
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(socket, "create_server", failing_first)
+    with served(APP, here):
+        until(lambda: not failures)
+        until(lambda: answers(here.port))
+
+
+def answers(port: int) -> bool:
+    try:
+        return get(port, "/").text == "hello"
+    except ConnectionRefusedError:
+        return False
 
 
 def test_who_waits_for_a_port_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -184,6 +184,11 @@ def test_a_rig_that_says_nothing_of_battery_and_temperature_is_understood() -> N
     assert answer == Here(2, "baby", [], 5, 6, Vitals(battery=None, temperature_c=None))
 
 
+def test_what_a_newer_rig_tells_beyond_is_passed_over() -> None:
+    answer, _ = read_answer(body("here", 2, "baby", [], 5, 6, [0.5, None, "news"], "more of it"))
+    assert answer == Here(2, "baby", [], 5, 6, Vitals(battery=0.5))
+
+
 # Server
 
 

@@ -14,7 +14,7 @@ import socket
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from learner.errors import PortInUse, SettingsError
+from learner.errors import LearnerError, PortInUse, SettingsError
 
 MAX_PORT = 65535
 MAX_TOKEN = 256
@@ -46,7 +46,7 @@ class Door:
         try:
             return socket.create_server((self.host, self.port), family=family)
         except OSError as error:
-            kind = PortInUse if error.errno in _NOT_NOW else SettingsError
+            kind: type[LearnerError] = PortInUse if error.errno in _NOT_NOW else SettingsError
             raise kind(
                 f"http port {self.port} on {self.host} cannot be used ({error}): stop what has it, or choose another "
                 "--http-port, 0 for none"

@@ -94,7 +94,10 @@ def sections_of(live: Live, run: Path) -> list[Section]:
     ]
 
 
-_DEVICES = "The newest pair of each, left and right eye, as it came; battery and temperature where the rig knows them."
+_DEVICES = (
+    "The newest pair of each, left and right eye, as it came; battery and temperature as it told them last, where it knows "
+    "them and has a spool."
+)
 _LOOKS = (
     "On the left image the Gaussian fitted to one attention head (cross: mean; rings: one and two deviations) places the "
     "teacher's window; the student's crops lie at the same place of the right image. Below: each head from its least to its "

@@ -13,7 +13,7 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from learner.errors import PortInUse
+from learner.errors import LearnerError, PortInUse
 from learner.page.door import Door
 
 MOST_CONNECTIONS = 64
@@ -43,7 +43,9 @@ def served(app: ASGIApp, door: Door) -> Iterator[None]:
     try:
         listener = door.listen()
     except PortInUse as error:
-        log.warning("%s; until it is free there is no page, it is tried again every %g s", error, AGAIN_S)
+        log.warning(
+            "%s; until it is free there is no page, /metrics or /weights here; tried again every %g s", error, AGAIN_S
+        )
         listener = None
     server = _Server(
         uvicorn.Config(
@@ -75,7 +77,7 @@ class _Server(uvicorn.Server):
     def answer(self, door: Door, listener: socket.socket | None) -> None:
         """Until `end`, as soon as there is a listener."""
         while listener is None and not self._ended.wait(AGAIN_S):
-            with suppress(PortInUse):
+            with suppress(LearnerError):
                 listener = door.listen()
                 log.warning("http port %d on %s is free now: the page is there", door.port, door.host)
         if listener is not None:
