@@ -21,7 +21,7 @@ from learner.page.health import Pulse
 from stream.pair import EncodedPair
 from stream.source import Source
 
-SHARE = 0.004
+SHARE = 0.001
 """Most of the time that taking pictures may cost."""
 EVERY_S = 2.0
 """Least time between pictures."""
