@@ -22,15 +22,19 @@ def test_the_small_preset_builds_a_learner_whose_images_have_the_sizes_it_says()
     assert learner.memory.left.shape[1:3] == PRESETS["cpu"].memory.canvas
 
 
-def test_the_large_preset_has_the_numbers_of_the_seed() -> None:
-    """DeiT-S, batch 128, learning rate 5e-4, repulsion 0.1 at temperature 0.05; built only where there is a GPU."""
+def test_the_large_preset_has_the_numbers_of_the_seed_and_the_small_ones_centring_and_second_term() -> None:
+    """DeiT-S, batch 128, learning rate 5e-4; built only where there is a GPU."""
     config = PRESETS["babyagent"]
     assert config.encoder.timm_arguments() == {"num_classes": 0}
     assert config.encoder.backbone == "deit_small_patch16_224"
     assert config.pacing.batch_size == 128
     assert config.schedule.learning_rate == 5e-4
-    assert isinstance(config.objective, BabyAgentConfig)
-    assert (config.objective.repulsion, config.objective.repulsion_temperature) == (0.1, 0.05)
+    small, seeds = PRESETS["cpu"].objective, BabyAgentConfig()
+    assert isinstance(small, BabyAgentConfig)
+    measured = {
+        name: getattr(small, name) for name in ("centring", "repulsion", "repelled_by", "repulsion_temperature")
+    }
+    assert config.objective == replace(seeds, **measured)
 
 
 def test_a_batch_larger_than_the_queue_of_fresh_pairs_is_refused() -> None:
