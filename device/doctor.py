@@ -27,7 +27,8 @@ def examine(settings: StreamSettings, device: str, opened: Callable[[], Camera])
     """Findings one by one; the camera, which takes longest, comes last. opened: opens the camera of the settings."""
     yield clock(read_clock(time.time()))
     yield tried("keys", lambda: _keys(settings))
-    for endpoint in (settings.bind, backfill_endpoint(settings.bind)):
+    any_will_do = settings.bind.endswith(":0")
+    for endpoint in (settings.bind,) if any_will_do else (settings.bind, backfill_endpoint(settings.bind)):
         yield tried("port", partial(_port, settings, device, endpoint))
     yield tried("disk", lambda: _disk(settings, device), OSError)
     yield from _look(settings, opened)
