@@ -104,6 +104,10 @@ _LOOKS = (
     "greatest attention, the chosen one framed, and the augmented views the networks were given."
 )
 _MEMORY = "The pairs that stay longest in training, and where in time they come from."
+_NO_PICTURES = (
+    "No pictures yet: they are taken while somebody watches, every ten seconds or so, "
+    "once a pair had its first training step."
+)
 _CURVES = "The mean of each stretch of steps, in the band of its least and greatest."
 _PROBES = (
     "Labelled images, never trained on; dashed: at the start."
@@ -228,13 +232,13 @@ def _small(image: Image, width: int, aspect: float | None = None) -> Image:
 
 def _looks(live: Live) -> str:
     drawn = "".join(map(looks, live.snapshot.looks)) if live.snapshot else ""
-    return drawn or missing("Nothing to look at yet: it needs a pair in memory.")
+    return drawn or missing(_NO_PICTURES)
 
 
 def _memory(live: Live) -> str:
     snapshot = live.snapshot
     if snapshot is None or not len(snapshot.kept):
-        return missing("The reservoir is empty: a pair enters it with its first training step.")
+        return missing(_NO_PICTURES)
     rows = "".join(
         f'<h3>{title}</h3><div class="sheet">{_thumbs(snapshot.rows[name])}</div>' for name, title in ROWS.items()
     )
