@@ -91,7 +91,7 @@ def _contrastive() -> LearnerConfig:
 
 
 def _babyagent() -> LearnerConfig:
-    """DeiT-S for a GPU: the seed's numbers, but for what made small networks worse than random (`docs/learning.md`).
+    """DeiT-S for a GPU: the seed's numbers, but for what left small networks below random in k-NN (`docs/learning.md`).
 
     So centring and the second term are those of preset `cpu`, and a stream's constant schedule replaces the nightly cosine.
     """
