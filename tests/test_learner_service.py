@@ -305,30 +305,29 @@ def test_a_probe_that_fails_is_said_counted_and_left_out_and_training_goes_on(
     write_report(tmp_path)
 
 
+def full_disk(path: Path, *, look: int) -> Callable[[], bool]:
+    """A stop that never stops, but leaves no room for this file from its so many-th look on."""
+    looks = itertools.count()
+
+    def stop() -> bool:
+        if next(looks) == look:
+            path.unlink()
+            path.symlink_to("/dev/full")
+        return False
+
+    return stop
+
+
 def test_a_full_disk_for_the_probes_does_not_stop_training(
     tmp_path: Path, digits: ControlSet, caplog: pytest.LogCaptureFixture
 ) -> None:
-    probes, looks = tmp_path / "probes.jsonl", itertools.count()
-
-    def stop() -> bool:
-        if next(looks) == 12:
-            probes.unlink()
-            probes.symlink_to("/dev/full")
-        return False
-
+    stop = full_disk(tmp_path / "probes.jsonl", look=12)
     assert Run(tmp_path, make_pairs(20), [digits], stop=stop, probe_every_s=0.0).run()["steps"] == 10
     assert "probe failed step=10 set=digits who=student: OSError(28" in caplog.text
 
 
 def test_a_full_disk_for_the_steps_does_not_stop_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    lines, looks = tmp_path / "steps.jsonl", itertools.count()
-
-    def stop() -> bool:
-        if next(looks) == 4:
-            lines.unlink()
-            lines.symlink_to("/dev/full")
-        return False
-
+    stop = full_disk(tmp_path / "steps.jsonl", look=4)
     run = Run(tmp_path, make_pairs(20), [], stop=stop)
     run.run()
     assert run.learner.steps == committed(tmp_path).steps == 10
