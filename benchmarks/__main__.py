@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 
 from device.camera import CameraError
 from learner.errors import LearnerError
-from stream import completion
 from stream.errors import StreamError
+from stream.host import completion
 
 QUESTIONS = {
     "ablation": "what is each choice of the recipe worth, and each thing the rig brings? One change a row, intervals",

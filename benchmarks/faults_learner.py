@@ -21,9 +21,9 @@ from benchmarks.faults_check import Entered
 from benchmarks.supervised import Orders, say
 from buffer.store import Store
 from stream import codec
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair, Header
 from stream.source import Cursor
-from stream.subscriber import Subscriber
 
 COMMIT_S = 0.3
 AT_ONCE = 64

@@ -17,8 +17,8 @@ import numpy as np
 from benchmarks.supervised import Orders, say
 from device.spool import Spool
 from stream.codec import encode_pair
+from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
 
 SMALL = (24, 32)
 """Height and width of an image of noise: 2.3 kB that do not compress."""

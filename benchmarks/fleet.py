@@ -30,8 +30,8 @@ from rich.table import Table
 from benchmarks.fleet_rigs import Mishap, RigPlan, work
 from stream.codec import encode_pair
 from stream.errors import EndOfStream, StreamError
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.subscriber import Subscriber
 
 SIZE = (244, 245)
 """Of an image of noise: as many bytes as the JPEG of a 720p image, 179 kB."""

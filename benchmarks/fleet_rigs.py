@@ -18,10 +18,10 @@ from typing import Literal
 import msgspec
 import zmq
 
-from stream.backfill import MAX_ROWS, Reading, Row, Span
 from stream.codec import to_parts
+from stream.live.backfill_messages import MAX_ROWS, Reading, Row, Span
+from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
 
 AWAY_S = 1.0
 """How long a rig stalls, or is gone before it is back."""
@@ -47,7 +47,7 @@ class RigPlan:
 
 
 class HeaderShelf:
-    """A `stream.backfill.Shelf` of pairs that all have the same images. Thread-safe: epochs and headers are only appended."""
+    """A `Shelf` of pairs that all have the same images. Thread-safe: epochs and headers are only appended."""
 
     def __init__(self, device: str, pair: EncodedPair) -> None:
         self.device = device

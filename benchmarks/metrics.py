@@ -26,10 +26,10 @@ from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contrastive import Contrastive
-from stream import handshake
-from stream.account import DeviceStats, SubscriberStats
-from stream.backfill import Vitals
-from stream.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.live.backfill_messages import Vitals
+from stream.live.ledger import DeviceStats, SubscriberStats
+from stream.live.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.transport import handshake
 
 LABELS = {
     "cause": "why pairs of a spool are lost: evicted, rot",

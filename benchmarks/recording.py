@@ -32,8 +32,9 @@ from rich.table import Table
 
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair, Header
-from stream.payload import COMPRESSED
-from stream.recording import RecordingSource, RecordingWriter
+from stream.recording.payload import COMPRESSED
+from stream.recording.source import RecordingSource
+from stream.recording.writer import RecordingWriter
 
 EYE_BYTES = 179_000
 GOALS_MB_S = {"write": 580, "read": 2800}

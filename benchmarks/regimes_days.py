@@ -22,7 +22,8 @@ from device.sim import SimCamera, SimConfig
 from device.walk import write_walk
 from learner.control import ControlSet, load_control
 from stream.pair import EncodedPair
-from stream.recording import RecordingSource, RecordingWriter
+from stream.recording.source import RecordingSource
+from stream.recording.writer import RecordingWriter
 
 HOURS_OUT = 8.0
 """A day's pairs are taken as spread evenly over so many hours, from its hour 0: 600 of them are one in 48 s, as the seed had."""

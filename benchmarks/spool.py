@@ -34,11 +34,11 @@ from rich.console import Console
 from rich.table import Table
 
 from device.spool import Spool
-from stream.backfill import Row
 from stream.codec import encode_pair, to_parts
+from stream.fsync import sync_path
+from stream.live.backfill_messages import Row
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
-from stream.sync import sync_path
 
 EYE_BYTES = 179_000
 PAIR_BYTES = 2 * EYE_BYTES

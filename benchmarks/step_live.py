@@ -25,8 +25,8 @@ from learner.memory import Draw
 from learner.metrics import LearnerMetrics
 from learner.probe import run_probe
 from learner.service import PAUSE_SHARE, Limits
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.subscriber import Subscriber
 
 START_S = 60.0
 

@@ -15,8 +15,8 @@ import msgspec
 from benchmarks.supervised import Orders, say
 from device.sim import SimCamera
 from stream.codec import encode_pair
+from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
 
 DEVICE, EPOCH = "bench", "0" * 32
 VIEWS = 64

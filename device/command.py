@@ -34,13 +34,13 @@ from device.spool_place import open_spool
 from device.stop import Stop
 from device.vitals import Sensors
 from device.walk import write_walk
-from stream import checkup, completion
-from stream.endpoint import security_for
 from stream.errors import EndpointTaken, StreamError
+from stream.host import completion, findings
+from stream.host.settings_file import SettingsFile, config_of
+from stream.host.systemd import Supervisor
+from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
-from stream.settings_file import SettingsFile, config_of
-from stream.supervisor import Supervisor
+from stream.transport.endpoint import security_for
 
 SEND_WAIT_S = 0.5
 """How soon a full queue or a missing learner lets us look at Ctrl-C."""
@@ -331,14 +331,14 @@ def _linger(spool: Spool, linger_s: float, progress: Progress, stop: Stop) -> No
 
 
 def _doctor(settings: StreamSettings) -> int:
-    findings = []
+    found = []
     for finding in examine(settings, settings.name or _host_name(), lambda: _camera(settings)):
-        findings.append(finding)
+        found.append(finding)
         if not settings.json:
-            print(checkup.said([finding], as_json=False), flush=True)
+            print(findings.said([finding], as_json=False), flush=True)
     if settings.json:
-        print(checkup.said(findings, as_json=True))
-    return checkup.exit_code(findings)
+        print(findings.said(found, as_json=True))
+    return findings.exit_code(found)
 
 
 def _walk(settings: WalkSettings) -> int:

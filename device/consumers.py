@@ -19,8 +19,8 @@ from typing import Annotated
 
 import msgspec
 
-from stream.backfill import MAX_EPOCHS, Epoch, Seq
-from stream.sync import sync_path
+from stream.fsync import sync_path
+from stream.live.backfill_messages import MAX_EPOCHS, Epoch, Seq
 
 MAX_CONSUMERS = 64
 MAX_FILE_BYTES = 16 << 20

@@ -13,10 +13,10 @@ from itertools import islice
 from device.camera import BadShot, Camera, CameraError, Shot
 from device.settings import StreamSettings
 from device.spool_place import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
-from stream.backfill_server import backfill_endpoint
-from stream.checkup import Finding, can_write, clock, disk, read_clock, standing, tried
-from stream.endpoint import security_for
-from stream.publisher import Publisher
+from stream.host.findings import Finding, can_write, clock, disk, read_clock, standing, tried
+from stream.live.backfill_server import backfill_endpoint
+from stream.live.publisher import Publisher
+from stream.transport.endpoint import security_for
 
 SHOTS = 30
 """A second of a usual camera."""

@@ -20,9 +20,9 @@ from prometheus_client.registry import Collector
 
 from device.dedupe import Junk, Verdict
 from device.spool import SpoolStats
-from stream.backfill import Vitals
 from stream.errors import EndpointError
-from stream.metrics import by_reason
+from stream.live.backfill_messages import Vitals
+from stream.live.metrics import by_reason
 from stream.pair import Kept
 
 ENCODE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.033, 0.066, 0.133)

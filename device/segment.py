@@ -22,10 +22,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
-from stream.backfill import Row
+from stream.fsync import sync_path
+from stream.live.backfill_messages import Row
 from stream.pair import MAX_EYE_BYTES
 from stream.ranges import Ranges
-from stream.sync import sync_path
 
 PAGE_BYTES = 4096
 """Small pages: 2 % are wasted on 358 kB, and what one flipped bit can take with it is small."""

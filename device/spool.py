@@ -38,8 +38,8 @@ from device.head import Head, PastHead
 from device.reading import Answer
 from device.segment import Segment, is_full, row_bytes
 from device.spool_folder import DEVICE, find, take
-from stream.backfill import Reading, Row, Span
 from stream.codec import to_parts
+from stream.live.backfill_messages import Reading, Row, Span
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 
@@ -87,7 +87,7 @@ class SpoolStats:
 
 
 class Spool:
-    """The pairs of a device, those of earlier runs too, in a folder of its own. A `stream.backfill.Shelf`; context manager.
+    """The pairs of a device, those of earlier runs too, in a folder of its own. A `Shelf` of the backfill; context manager.
 
     One thread appends; others may call everything else at the same time.
 

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from stream.backfill import MAX_CELSIUS, MIN_CELSIUS, Vitals
+from stream.live.backfill_messages import MAX_CELSIUS, MIN_CELSIUS, Vitals
 
 EVERY_S = 5.0
 """Read at most so often, however often it is asked for: some sensors hang on a slow bus."""

@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from learner.errors import Failed, LearnerError
 from stream.errors import StreamError
-from stream.interrupt import stop_on_signals
+from stream.host.interrupt import stop_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from learner.errors import LearnerError
-from stream.sync import sync_path
+from stream.fsync import sync_path
 
 _TENSORS, _STATE, _SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
 

@@ -46,16 +46,16 @@ from learner.report import write_report
 from learner.rundir import EXPORT, RunDirectory
 from learner.screen import Screen, log_to
 from learner.service import Limits, Service, Summary
-from stream import completion
-from stream.endpoint import connect_address, security_for
-from stream.metrics import StreamMetrics
+from stream.host import completion
+from stream.host.settings_file import SettingsFile, config_of
+from stream.host.systemd import Supervisor
+from stream.live.metrics import StreamMetrics
+from stream.live.subscriber import Subscriber
 from stream.pair import MAX_SIDE
-from stream.recording import RecordingSource
-from stream.security import Security
-from stream.settings_file import SettingsFile, config_of
+from stream.recording.source import RecordingSource
 from stream.source import Cursor, Source
-from stream.subscriber import Subscriber
-from stream.supervisor import Supervisor
+from stream.transport.endpoint import connect_address, security_for
+from stream.transport.security import Security
 
 DESCRIPTION = """Learn from the stereo pairs that a device publishes.
 

@@ -28,9 +28,9 @@ from learner.loop import Learner
 from learner.metrics import LearnerMetrics
 from stream import codec
 from stream.errors import MalformedMessage
+from stream.fsync import sync_path
 from stream.pair import EncodedPair
 from stream.source import Cursor, Source
-from stream.sync import sync_path
 
 log = logging.getLogger(__name__)
 

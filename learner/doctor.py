@@ -16,9 +16,9 @@ from learner.errors import PortInUse, SettingsError
 from learner.footprint import free_bytes
 from learner.page.door import door_for
 from learner.ranks import require_alone
-from stream.checkup import GIB, Finding, can_write, clock, disk, exit_code, read_clock, said, standing, tried
-from stream.endpoint import security_for
-from stream.subscriber import Subscriber
+from stream.host.findings import GIB, Finding, can_write, clock, disk, exit_code, read_clock, said, standing, tried
+from stream.live.subscriber import Subscriber
+from stream.transport.endpoint import security_for
 
 DESCRIPTION = """Would the learner run with these flags? Looks at rigs, keys, GPU, disk, port and clock; changes nothing.
 
@@ -125,7 +125,7 @@ def _rig(settings: Settings, endpoint: str) -> Finding:
 
 
 def answer(endpoint: str, devices: list[str], failures: Mapping[str, int]) -> Finding:
-    """What came of a call. failures: handshakes that failed, by reason (`stream.handshake.REASONS`)."""
+    """What came of a call. failures: handshakes that failed, by reason (`stream.transport.handshake.REASONS`)."""
     if devices:
         return Finding("rig", "ok", f"{endpoint}: {', '.join(devices[:8])} answers")
     why = next((reason for reason, count in failures.items() if count), None)

@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from learner.loop import Learner, StepReport
 from learner.objective import Meaning
-from stream.account import DeviceStats
+from stream.live.ledger import DeviceStats
 
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _PAUSE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
@@ -140,7 +140,7 @@ class MemoryMetrics(Collector):
     """What a learner holds and has let go, under `babyagent_buffer_`, and what its pacing says.
 
     Read when Prometheus asks, so that no count is kept twice: `registry.register(MemoryMetrics(learner))`, before the first
-    pair, since counts are those of this process (`stream.metrics` says why).
+    pair, since counts are those of this process (`stream.live.metrics` says why).
     """
 
     def __init__(self, learner: Learner) -> None:

@@ -14,8 +14,8 @@ import torch
 
 from learner.encoder import Encoder
 from learner.errors import Failed
+from stream.fsync import sync_path
 from stream.pair import Image
-from stream.sync import sync_path
 
 TOLERANCE = 1e-4
 """Largest difference from PyTorch, as a share of the largest feature: float32 sums in another order stay near 1e-6."""

@@ -23,7 +23,7 @@ import numpy as np
 from learner.album import Album
 from learner.config import LearnerConfig, differences, from_plain, to_plain
 from learner.errors import Failed, SettingsError
-from stream.sync import sync_path
+from stream.fsync import sync_path
 
 EXPORT = "export"
 """The folder of a run with the weights for others."""

@@ -25,10 +25,10 @@ from learner.probe import run_probe, run_rotations
 from learner.rundir import RunDirectory
 from learner.screen import Screen
 from stream.errors import StreamError
+from stream.host.systemd import Supervisor
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.source import Source
-from stream.subscriber import Subscriber
-from stream.supervisor import Supervisor
 
 log = logging.getLogger(__name__)
 

@@ -6,13 +6,13 @@ import sys
 from collections.abc import Sequence
 
 from stream.errors import EndpointTaken, StreamError
-from stream.interrupt import stop_on_signals
+from stream.host.interrupt import stop_on_signals
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The command; returns the exit code: 0 done, 1 failed on the way or not now, 2 wrong settings."""
     stop = stop_on_signals("ending")
-    from stream.command import run  # OpenCV takes seconds to load on a Pi
+    from stream.cli.main import run  # OpenCV takes seconds to load on a Pi
 
     try:
         print(run(sys.argv[1:] if arguments is None else arguments, stop))

@@ -3,7 +3,7 @@
 StreamError                 base of this tree; a person reads its message
  +- EndpointError           an address that cannot be used: taken, malformed, or open to the network without consent
      +- EndpointTaken       by another process; or it is not this machine's, perhaps not yet
- +- KeysError               (stream.keys) keys that are missing, damaged, or open to others
+ +- KeysError               (stream.transport.keys) keys that are missing, damaged, or open to others
  +- EndOfStream             a finite source has given its last pair
  +- MalformedMessage        a message that is not a pair; carries the `reason` it is counted under
 """

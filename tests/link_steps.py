@@ -12,9 +12,9 @@ import numpy as np
 
 from stream.codec import encode_pair
 from stream.errors import EndOfStream
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
-from stream.subscriber import Subscriber
 
 EPOCH, NEXT_EPOCH = "a" * 32, "b" * 32
 LOOPBACK = "tcp://127.0.0.1:0"

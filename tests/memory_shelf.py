@@ -1,4 +1,4 @@
-"""A rig's spool in memory: a `stream.backfill.Shelf` that tests fill, damage and look into."""
+"""A rig's spool in memory: a `stream.live.backfill_messages.Shelf` that tests fill, damage and look into."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from stream.backfill import MAX_ROWS, Reading, Row, Span
 from stream.codec import to_parts
+from stream.live.backfill_messages import MAX_ROWS, Reading, Row, Span
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 

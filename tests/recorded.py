@@ -10,7 +10,7 @@ import numpy as np
 
 from stream.codec import encode_pair
 from stream.pair import Codec, EncodedPair
-from stream.recording import RecordingWriter
+from stream.recording.writer import RecordingWriter
 
 EPOCH, NEXT_EPOCH = "a" * 32, "b" * 32
 START_NS = 1_700_000_000_000_000_000

@@ -1,4 +1,4 @@
-"""A rig, its link and its learner as plain sets: what `stream.account` has to agree with, whatever happens in which order."""
+"""A rig, its link and its learner as plain sets: what `stream.live.ledger` has to agree with, whatever happens in which order."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from functools import partial
 
 import msgspec
 
-from stream.account import Account
-from stream.backfill import Gave, Here, Span
-from stream.control import Bye, Hello
+from stream.live.announcements import Bye, Hello
+from stream.live.backfill_messages import Gave, Here, Span
+from stream.live.ledger import Account
 from stream.pair import EncodedPair, Header
 from stream.source import Cursor
 

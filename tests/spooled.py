@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 
 from device.spool import FULL_KEPT, Spool
-from stream.backfill import Reading, Row
 from stream.codec import encode_pair, to_parts
+from stream.live.backfill_messages import Reading, Row
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 

@@ -26,8 +26,8 @@ from device.head import find_heads
 from device.spool import Spool
 from stream.codec import decode
 from stream.errors import EndOfStream
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.subscriber import Subscriber
 
 SMALL = ("--size", "128x96", "--places", "2")
 

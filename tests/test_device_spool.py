@@ -45,8 +45,8 @@ from device.segment import Segment
 from device.sim import SimCamera, SimConfig
 from device.spool import RETRY_S, Spool
 from device.spool_folder import SpoolError
-from stream.backfill import Span
 from stream.codec import to_parts
+from stream.live.backfill_messages import Span
 from stream.ranges import Ranges
 
 ROOT = Path(__file__).parents[1]

@@ -8,7 +8,7 @@ import pytest
 
 from device.metrics import DeviceMetrics
 from device.vitals import EVERY_S, Sensors
-from stream.backfill import Vitals
+from stream.live.backfill_messages import Vitals
 
 
 def tell(root: Path, texts: dict[str, str]) -> None:

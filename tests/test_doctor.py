@@ -16,10 +16,22 @@ from device.camera import BadShot, Eye, Shot
 from device.doctor import eyes, skew
 from learner.command import parse
 from learner.doctor import answer, examine, processor, recording
-from stream.checkup import EARLIEST_S, GIB, Clock, Finding, clock, disk, exit_code, read_clock, said, standing, tried
 from stream.errors import EndpointError
-from stream.keys import make_keys, trust
-from stream.publisher import Publisher
+from stream.host.findings import (
+    EARLIEST_S,
+    GIB,
+    Clock,
+    Finding,
+    clock,
+    disk,
+    exit_code,
+    read_clock,
+    said,
+    standing,
+    tried,
+)
+from stream.live.publisher import Publisher
+from stream.transport.keys import make_keys, trust
 
 EPOCH = "c" * 32
 SIM = ("--camera", "sim", "--size", "64x48", "--places", "1", "--fps", "200")

@@ -26,9 +26,13 @@ import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
 
-from stream import codec, control
-from stream.account import Account
-from stream.backfill import (
+from stream import codec
+from stream.codec import encode_pair
+from stream.cursor import Given
+from stream.errors import EndpointError, MalformedMessage, StreamError
+from stream.live import announcements
+from stream.live.announcements import Bye, Hello
+from stream.live.backfill_messages import (
     MAX_CELSIUS,
     MAX_CREDIT_BYTES,
     MIN_CELSIUS,
@@ -44,15 +48,13 @@ from stream.backfill import (
     read_question,
     to_body,
 )
-from stream.codec import encode_pair
-from stream.control import Bye, Hello
-from stream.endpoint import bind_address, connect_address
-from stream.errors import EndpointError, MalformedMessage, StreamError
-from stream.given import Given
-from stream.keys import KeysError, make_keys, own_keys, parse_key, trust, trusted_keys
+from stream.live.ledger import Account
 from stream.pair import MAX_SIDE, REASONS, EncodedPair, Header, Image
-from stream.recording import RecordingWriter, read_pairs
+from stream.recording.reader import read_pairs
+from stream.recording.writer import RecordingWriter
 from stream.source import Cursor
+from stream.transport.endpoint import bind_address, connect_address
+from stream.transport.keys import KeysError, make_keys, own_keys, parse_key, trust, trusted_keys
 
 EPOCHS = ("a" * 32, "b" * 32)
 TOP = (1 << 63) - 1
@@ -219,10 +221,10 @@ TARGETS = {
     "lz4 eye": Target(partial(take_sealed_eye, PAIRS[2]), [[PAIRS[2].left]]),
     "jpeg": Target(take_jpeg, [[PAIRS[0].left], [PAIRS[1].left], [PROGRESSIVE]], ValueError),
     "hello and bye": Target(
-        control.from_parts,
+        announcements.from_parts,
         [
-            control.to_parts(Hello(device="baby", epoch=EPOCHS[0], next_seq=7, backfill=True)),
-            control.to_parts(Bye(device="b.2", epoch=EPOCHS[1], next_seq=TOP)),
+            announcements.to_parts(Hello(device="baby", epoch=EPOCHS[0], next_seq=7, backfill=True)),
+            announcements.to_parts(Bye(device="b.2", epoch=EPOCHS[1], next_seq=TOP)),
         ],
     ),
     "question": Target(

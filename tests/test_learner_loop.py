@@ -28,10 +28,10 @@ from learner.objective import Batch, Outcome
 from learner.objectives.babyagent import BabyAgent
 from learner.pacing import PacingConfig
 from stream.codec import encode_pair
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
 from stream.source import IteratorSource
-from stream.subscriber import Subscriber
 
 ROOT = Path(__file__).parents[1]
 

@@ -28,7 +28,7 @@ from tiny_learner import EPOCH, FLAGS, make_pairs
 from learner.__main__ import main
 from learner.checkpoint import load_checkpoint
 from learner.errors import Failed
-from stream.publisher import Publisher
+from stream.live.publisher import Publisher
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 90.0  # generous: the machine may be busy; nothing here is judged by its speed

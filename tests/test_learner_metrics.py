@@ -17,11 +17,11 @@ from learner.config import PRESETS
 from learner.loop import StepReport, learn
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objective import Meaning
-from stream.account import DeviceStats
-from stream.metrics import StreamMetrics
+from stream.live.ledger import DeviceStats
+from stream.live.metrics import StreamMetrics
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
-from stream.subscriber import Subscriber
 
 NAME = re.compile(r"(babyagent_(learner|stream|buffer)|process)_[a-z_]+")
 

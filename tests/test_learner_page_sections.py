@@ -24,9 +24,9 @@ from learner.page.door import Door
 from learner.page.live import WATCHED_S, Live
 from learner.page.sections import CURVES_EVERY_S, Section, Shown, sections_of
 from learner.page.server import served
-from stream.account import DeviceStats, SubscriberStats
-from stream.publisher import Publisher
-from stream.subscriber import Subscriber
+from stream.live.ledger import DeviceStats, SubscriberStats
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 
 PICTURE = re.compile(r'href="data:image/jpeg;base64,([^"]+)"')
 

@@ -32,7 +32,7 @@ from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.memory import Memory
 from learner.ranks import World, world_of
-from stream.recording import RecordingWriter
+from stream.recording.writer import RecordingWriter
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 96

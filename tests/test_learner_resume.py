@@ -22,7 +22,7 @@ import pytest
 from tiny_learner import FLAGS, make_pairs
 
 from buffer.store import Store
-from stream.recording import RecordingWriter
+from stream.recording.writer import RecordingWriter
 
 ROOT = Path(__file__).parents[1]
 PAIRS = 120

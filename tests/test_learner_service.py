@@ -33,11 +33,11 @@ from learner.rundir import RunDirectory
 from learner.screen import Screen
 from learner.service import Limits, Rhythm, Service, is_noted, probe_table
 from stream.errors import EndOfStream
+from stream.host.systemd import Supervisor
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
 from stream.source import Cursor, Source
-from stream.subscriber import Subscriber
-from stream.supervisor import Supervisor
 
 SETTINGS = replace(TINY, most_bad_steps=1)
 

@@ -19,7 +19,7 @@ from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.schedule import ScheduleConfig
 from stream.codec import encode_pair
 from stream.pair import EncodedPair
-from stream.recording import RecordingSource
+from stream.recording.source import RecordingSource
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rig_model import ACTIONS, World, pair
 
-from stream import account as account_module
-from stream.account import MAX_DEVICES, SETTLED_S, Account
-from stream.backfill import Gave, Here, Span, Vitals
 from stream.codec import from_parts, to_parts
-from stream.control import Bye, Hello
 from stream.errors import MalformedMessage
+from stream.live import ledger as account_module
+from stream.live.announcements import Bye, Hello
+from stream.live.backfill_messages import Gave, Here, Span, Vitals
+from stream.live.ledger import MAX_DEVICES, SETTLED_S, Account
 from stream.pair import EncodedPair
 from stream.source import Cursor
 

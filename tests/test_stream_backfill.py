@@ -19,9 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from memory_shelf import MemoryShelf
 
-from stream import backfill_client, codec
-from stream.account import Account
-from stream.backfill import (
+from stream import codec
+from stream.errors import EndpointError, MalformedMessage
+from stream.live import backfill_client
+from stream.live.backfill_client import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, UNDER_WAY, WHERE_INTERVAL_S, BackfillClient
+from stream.live.backfill_messages import (
     MAX_BODY_BYTES,
     MAX_CELSIUS,
     MAX_CREDIT_BYTES,
@@ -45,11 +47,10 @@ from stream.backfill import (
     read_question,
     to_body,
 )
-from stream.backfill_client import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, UNDER_WAY, WHERE_INTERVAL_S, BackfillClient
-from stream.backfill_server import BackfillServer, backfill_endpoint
-from stream.errors import EndpointError, MalformedMessage
+from stream.live.backfill_server import BackfillServer, backfill_endpoint
+from stream.live.ledger import Account
+from stream.live.publisher import Publisher
 from stream.pair import MAX_EYE_BYTES, EncodedPair
-from stream.publisher import Publisher
 
 EPOCH, OTHER_EPOCH = "a" * 32, "b" * 32
 LOOPBACK = "tcp://127.0.0.1:0"

@@ -10,8 +10,8 @@ from functools import cache
 
 import pytest
 
-from stream.completion import script, shell_of
 from stream.errors import StreamError
+from stream.host.completion import script, shell_of
 
 BASH = shutil.which("bash")
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import zmq
 
-from stream.endpoint import bind_address, connect_address, rig_at, security_for
 from stream.errors import EndpointError, StreamError
-from stream.keys import KeysError, make_keys, trust
-from stream.security import Security
+from stream.transport.endpoint import bind_address, connect_address, rig_at, security_for
+from stream.transport.keys import KeysError, make_keys, trust
+from stream.transport.security import Security
 
 NEAR = ("tcp://localhost:5555", "tcp://127.0.0.1:5555", "tcp://127.1.2.3:5555", "tcp://[::1]:5555")
 FAR = ("tcp://pi.local:5555", "tcp://192.168.1.7:5555", "tcp://[fe80::1]:5555")

@@ -19,14 +19,14 @@ import pytest
 import zmq
 from link_steps import until
 
-from stream import dialer, door
-from stream.dialer import Dialer
-from stream.door import Door
-from stream.endpoint import bind, connect_address
 from stream.errors import EndpointError
-from stream.handshake import REASONS, SAY_INTERVAL_S, Failures
-from stream.keys import KeysError
-from stream.security import CURVE_OVERHEAD_BYTES, Security
+from stream.transport import acceptor, dialer
+from stream.transport.acceptor import Door
+from stream.transport.dialer import Dialer
+from stream.transport.endpoint import bind, connect_address
+from stream.transport.handshake import REASONS, SAY_INTERVAL_S, Failures
+from stream.transport.keys import KeysError
+from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
 
 LOOPBACK = "tcp://127.0.0.1:0"
 NULL_GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00" + b"NULL".ljust(20, b"\0") + bytes(32)
@@ -463,7 +463,7 @@ def test_ten_thousand_strangers_with_garbage_leave_a_rig_serving() -> None:
 
 
 def test_a_stranger_that_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(door, "HANDSHAKE_TIMEOUT_MS", 100)
+    monkeypatch.setattr(acceptor, "HANDSHAKE_TIMEOUT_MS", 100)
     with open_rig(RIG) as rig, tcp.create_connection(port_of(rig.endpoint)) as peer:
         peer.settimeout(10)
         while peer.recv(4096):  # its greeting, then the end

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from stream import keys_command
-from stream.keys import (
+from stream.cli import keys
+from stream.transport.keys import (
     MAX_TRUSTED,
     KeysError,
     forget,
@@ -27,7 +27,7 @@ from stream.keys import (
     trust,
     trusted_keys,
 )
-from stream.security import Security
+from stream.transport.security import Security
 
 KEY, OTHER_KEY = (zmq.curve_public(letter * 40).decode() for letter in (b"a", b"b"))
 NOT_KEYS = ("", " ", KEY[:-1], KEY + "x", KEY[:-1] + '"', KEY[:-1] + "\n#", "#" * 40, "é" * 40, "0" * 39 + "\0")
@@ -90,7 +90,7 @@ def test_a_damaged_secret_is_said_and_kept(tmp_path: Path) -> None:
 
 def test_processes_that_make_keys_at_once_agree_on_one_pair(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from stream.keys import make_keys\n"
+        "import sys; from pathlib import Path; from stream.transport.keys import make_keys\n"
         "print('ready', flush=True); sys.stdin.readline(); print(make_keys(Path(sys.argv[1])))"
     )
     command = [sys.executable, "-c", code, str(tmp_path / "k")]
@@ -146,7 +146,7 @@ def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_said(tmp_path: Path) -> None:
     """As a process without rights: the superuser may write everywhere."""
     code = (
-        "import os, sys; from pathlib import Path; from stream.keys import KeysError, make_keys\n"
+        "import os, sys; from pathlib import Path; from stream.transport.keys import KeysError, make_keys\n"
         "if os.geteuid() == 0: os.seteuid(65534)\n"
         "try: make_keys(Path(sys.argv[1]))\n"
         "except KeysError as error: print(error)"
@@ -263,29 +263,29 @@ def typed(line: str) -> list[str]:
 
 def test_typing_what_is_printed_makes_two_machines_trust_each_other(tmp_path: Path) -> None:
     rig, learner = (["--keys", str(tmp_path / name)] for name in ("rig", "learner"))
-    on_rig = keys_command.run(rig).splitlines()
-    on_learner = keys_command.run([*typed(on_rig[-1]), *learner]).splitlines()
-    keys_command.run([*typed(on_learner[-1]), *rig])
+    on_rig = keys.run(rig).splitlines()
+    on_learner = keys.run([*typed(on_rig[-1]), *learner]).splitlines()
+    keys.run([*typed(on_learner[-1]), *rig])
     assert list(trusted_keys(tmp_path / "rig").values()) == [make_keys(tmp_path / "learner")]
     assert list(trusted_keys(tmp_path / "learner").values()) == [make_keys(tmp_path / "rig")]
-    assert keys_command.run(rig).splitlines() == on_rig  # the same keys, every time
+    assert keys.run(rig).splitlines() == on_rig  # the same keys, every time
 
 
 def test_the_command_lists_and_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BABYAGENT_KEYS", str(tmp_path / "keys"))
-    assert keys_command.run(["list"]) == "nobody is trusted yet"
-    keys_command.run(["trust", "baby", KEY])
-    assert keys_command.run(["list"]) == f"baby {KEY}"
-    assert "started again" in keys_command.run(["forget", "baby"])
+    assert keys.run(["list"]) == "nobody is trusted yet"
+    keys.run(["trust", "baby", KEY])
+    assert keys.run(["list"]) == f"baby {KEY}"
+    assert "started again" in keys.run(["forget", "baby"])
     assert trusted_keys(tmp_path / "keys") == {}
     with pytest.raises(KeysError, match="cannot be a name"):
-        keys_command.run(["trust", "../baby", KEY])
+        keys.run(["trust", "../baby", KEY])
     with pytest.raises(SystemExit) as caught:
-        keys_command.run(["burn"])
+        keys.run(["burn"])
     assert caught.value.code == 2
 
 
 def test_a_host_name_that_is_no_name_is_made_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for host, name in (("rig 1.local", "rig-1.local"), ("", "NAME"), ("..", "NAME"), ("x" * 80, "x" * 64)):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
-        assert keys_command.run(["--keys", str(tmp_path)]).split()[-2] == name
+        assert keys.run(["--keys", str(tmp_path)]).split()[-2] == name

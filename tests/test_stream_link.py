@@ -30,15 +30,16 @@ from link_steps import (
     until_quiet,
 )
 
-from stream import codec, subscriber
-from stream.account import Account
+from stream import codec
 from stream.codec import encode_pair, to_parts
-from stream.endpoint import LINK_TIMEOUT_MS
 from stream.errors import EndOfStream, EndpointError, StreamError
-from stream.liveness import LEARNER_TIMEOUT_MS
+from stream.live import subscriber
+from stream.live.ledger import Account
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import Codec
-from stream.publisher import Publisher
-from stream.subscriber import Subscriber
+from stream.transport.endpoint import LINK_TIMEOUT_MS
+from stream.transport.keepalive import LEARNER_TIMEOUT_MS
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "lz4"])
@@ -389,8 +390,8 @@ def test_a_learner_that_rests_with_full_queues_survives_the_death_of_its_rig() -
 import time
 from link_steps import EPOCH, LOOPBACK, make_pairs, until
 from memory_shelf import MemoryShelf
-from stream.publisher import Publisher
-from stream.subscriber import Subscriber
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 
 shelf = MemoryShelf()
 with Publisher(LOOPBACK, device="baby", epoch=EPOCH, shelf=shelf, high_water=4, linger_s=0.1) as publisher:
@@ -411,7 +412,7 @@ def test_a_rig_survives_a_learner_that_sends_without_reading_and_hangs_up() -> N
 import socket, struct, time
 from link_steps import EPOCH, LOOPBACK
 from memory_shelf import MemoryShelf
-from stream.publisher import Publisher
+from stream.live.publisher import Publisher
 
 def frame(flags, body):
     return bytes([flags | 2]) + struct.pack(">Q", len(body)) + body
@@ -449,7 +450,7 @@ def start_device(endpoint: str, epoch: str) -> subprocess.Popen[str]:
     code = f"""
 import itertools, msgspec, numpy as np
 from stream.codec import encode_pair
-from stream.publisher import Publisher
+from stream.live.publisher import Publisher
 noise = np.random.default_rng(0).integers(0, 256, (160, 200), dtype=np.uint8)
 with Publisher({endpoint!r}, device="baby", epoch={epoch!r}, on_full="wait", high_water=4) as publisher:
     print(publisher.endpoint, flush=True)

@@ -23,15 +23,16 @@ from link_steps import (
 )
 from memory_shelf import MemoryShelf
 
-from stream import codec, control, subscriber
-from stream.backfill import Acked, Gave, Get, Here, Question, Span, Where, read_question, to_body
-from stream.backfill_client import CREDIT_BYTES, MAX_PAIRS
-from stream.backfill_server import backfill_endpoint
-from stream.control import Hello
+from stream import codec
+from stream.live import announcements, subscriber
+from stream.live.announcements import Hello
+from stream.live.backfill_client import CREDIT_BYTES, MAX_PAIRS
+from stream.live.backfill_messages import Acked, Gave, Get, Here, Question, Span, Where, read_question, to_body
+from stream.live.backfill_server import backfill_endpoint
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
 from stream.source import Cursor
-from stream.subscriber import Subscriber
 
 PAIR_BYTES = sum(len(eye) for eye in (make_pair(0, big=True).left, make_pair(0, big=True).right))
 
@@ -427,7 +428,10 @@ def never_answers(question: Question, count: int) -> list[list[bytes]]:
 
 
 LIVE_LIES = [
-    *[control.to_parts(Hello(device="evil", epoch=epoch(n), next_seq=n << 40, backfill=True)) for n in range(500)],
+    *[
+        announcements.to_parts(Hello(device="evil", epoch=epoch(n), next_seq=n << 40, backfill=True))
+        for n in range(500)
+    ],
     *[codec.to_parts(make_pair((1 << 63) - 2 - 2 * seq, device="evil")) for seq in range(500)],
 ]
 

@@ -16,18 +16,20 @@ from recorded import EPOCH, NEXT_EPOCH, made, names, recorded, some
 from running import WAIT_S, running
 
 from device.spool import Spool
-from stream.command import COMMANDS, run
+from stream.cli.main import COMMANDS, run
+from stream.cli.record import consumer_name, record
+from stream.cli.replay import replay
+from stream.cursor import Given
 from stream.errors import EndOfStream, StreamError
-from stream.given import Given
-from stream.keys import make_keys, trust
+from stream.host.progress import Progress
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.progress import Progress
-from stream.publisher import Publisher
-from stream.record_command import consumer_name, record
-from stream.recording import RecordingSource, RecordingWriter, read_pairs
-from stream.replay_command import replay
+from stream.recording.reader import read_pairs
+from stream.recording.source import RecordingSource
+from stream.recording.writer import RecordingWriter
 from stream.source import Cursor, IteratorSource
-from stream.subscriber import Subscriber
+from stream.transport.keys import make_keys, trust
 
 LOOPBACK = "tcp://127.0.0.1:0"
 

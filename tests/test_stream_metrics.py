@@ -6,11 +6,11 @@ import pytest
 from prometheus_client import CollectorRegistry
 from rig_model import pair
 
-from stream import handshake
 from stream import pair as datum
-from stream.account import Account, DeviceStats, SubscriberStats
-from stream.control import Bye, Hello
-from stream.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.live.announcements import Bye, Hello
+from stream.live.ledger import Account, DeviceStats, SubscriberStats
+from stream.live.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.transport import handshake
 
 EPOCH = "0" * 32
 

@@ -9,7 +9,7 @@ from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.protobuf import Fields
+from stream.recording.protobuf import Fields
 
 UINT32 = st.integers(0, (1 << 32) - 1)
 

@@ -37,13 +37,13 @@ from mcap_protobuf.decoder import DecoderFactory
 from mcap_protobuf.schema import register_schema
 from recorded import EPOCH, NEXT_EPOCH, START_NS, made, recorded, some
 
-from stream import recording
 from stream.codec import decode, encode_pair, from_parts, to_parts
 from stream.errors import EndOfStream, MalformedMessage, StreamError
-from stream.mcap_writer import MAGIC, MAX_CHUNK_BYTES
 from stream.pair import Codec, EncodedPair
-from stream.recording import MAX_PAUSE_S, RecordingSource, RecordingWriter, read_pairs
-from stream.recording_reader import Eyes, RecordingReader
+from stream.recording.mcap_writer import MAGIC, MAX_CHUNK_BYTES
+from stream.recording.reader import Eyes, RecordingReader, opened, read_pairs
+from stream.recording.source import MAX_PAUSE_S, RecordingSource
+from stream.recording.writer import RecordingWriter
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
@@ -216,7 +216,7 @@ def test_a_chunk_takes_about_a_mebibyte_and_only_pixels_are_compressed(tmp_path:
 def test_a_message_that_would_make_a_chunk_too_large_begins_another(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stream.mcap_writer.MAX_CHUNK_BYTES", 6_000)
+    monkeypatch.setattr("stream.recording.mcap_writer.MAX_CHUNK_BYTES", 6_000)
     pairs = some(6, "lz4")  # an eye has 2304 bytes: no pair fits with its definitions
     path = recorded(tmp_path / "walk.mcap", pairs)
     with path.open("rb") as file:
@@ -247,7 +247,7 @@ def test_a_pair_that_does_not_decode_is_refused_and_the_others_are_recorded(tmp_
 def test_what_was_synced_survives_the_kill_of_its_writer(tmp_path: Path) -> None:
     path = tmp_path / "walk.mcap"
     script = (
-        "import sys; from pathlib import Path; from stream.recording import RecordingWriter; from recorded import made\n"
+        "import sys; from pathlib import Path; from stream.recording.writer import RecordingWriter\nfrom recorded import made\n"
         "writer = RecordingWriter(Path(sys.argv[1]))\n"
         "for seq in range(100000):\n"
         "    writer.write(made(seq))\n"
@@ -268,7 +268,7 @@ def test_what_was_synced_survives_the_kill_of_its_writer(tmp_path: Path) -> None
 def test_without_room_the_file_keeps_its_whole_chunks_and_can_still_be_ended(tmp_path: Path) -> None:
     path = tmp_path / "walk.mcap"
     script = (
-        "import resource, sys; from pathlib import Path; from stream.recording import RecordingWriter\n"
+        "import resource, sys; from pathlib import Path; from stream.recording.writer import RecordingWriter\n"
         "from recorded import made\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n"
         "writer = RecordingWriter(Path(sys.argv[1]))\n"
@@ -470,7 +470,7 @@ def test_a_record_larger_than_allowed_is_passed_over_without_reading_it(
         file.seek(size, os.SEEK_CUR)
         file.write(small[0][_first_chunk(small[0]) :])
     tracemalloc.start()
-    with recording.opened(path) as reader:
+    with opened(path) as reader:
         pairs = list(reader)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -533,7 +533,7 @@ def test_a_long_recording_is_read_in_the_memory_of_a_chunk(tmp_path: Path) -> No
             writer.write(made(seq % 20, shape=(160, 200, 3)))
     assert path.stat().st_size > 16 << 20
     tracemalloc.start()
-    with recording.opened(path) as reader:
+    with opened(path) as reader:
         count = sum(1 for _ in reader)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -20,7 +20,7 @@ from device.settings import StreamSettings
 from learner.command import Settings, parse
 from learner.config import PRESETS
 from learner.errors import SettingsError
-from stream.settings_file import MAX_BYTES, SettingsFile, SettingsFileError, config_of
+from stream.host.settings_file import MAX_BYTES, SettingsFile, SettingsFileError, config_of
 
 
 @dataclass(frozen=True)

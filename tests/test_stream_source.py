@@ -28,11 +28,12 @@ from device.files import open_folders
 from device.sim import SimCamera, SimConfig
 from stream.codec import encode_pair
 from stream.errors import EndOfStream
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.publisher import Publisher
-from stream.recording import RecordingSource, RecordingWriter
+from stream.recording.source import RecordingSource
+from stream.recording.writer import RecordingWriter
 from stream.source import Cursor, IteratorSource, Source
-from stream.subscriber import Subscriber
 
 EPOCH = "a" * 32
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 8, 12), dtype=np.uint8)

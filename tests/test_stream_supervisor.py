@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_learner import FLAGS
 
-from stream.supervisor import MAX_STATUS, Supervisor
+from stream.host.systemd import MAX_STATUS, Supervisor
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 90.0  # generous: the machine may be busy; nothing here is judged by its speed

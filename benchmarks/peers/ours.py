@@ -1,4 +1,4 @@
-"""Ours: `stream.publisher` to `stream.subscriber`, every pair with its header, its checksums and its account."""
+"""Ours: `stream.live.publisher` to `stream.live.subscriber`, every pair with its header, its checksums and its account."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from benchmarks.peers.contender import END_EVERY_S, ENDS, HOST, Arrival
 from device.spool import Spool
 from stream import codec
 from stream.errors import EndOfStream, StreamError
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair, Image
-from stream.publisher import Publisher
-from stream.security import Security
-from stream.subscriber import Subscriber
+from stream.transport.security import Security
 
 DEVICE = "bench"
 EPOCH = "0" * 32

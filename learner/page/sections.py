@@ -24,11 +24,11 @@ from learner.page.live import Live, Row, Snapshot
 from learner.page.sketch import race, trace
 from learner.pictures import photo
 from learner.report import TITLES
-from stream.account import DeviceStats
 from stream.codec import decode
 from stream.errors import MalformedMessage
+from stream.live.ledger import DeviceStats
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair, Image
-from stream.subscriber import Subscriber
 
 CURVES_EVERY_S = 6.0
 """Curves are drawn at most so often: that is pure Python, beside a training loop that is too."""

@@ -3,9 +3,9 @@
 A thread takes messages off the sockets, so that the learner never waits for the network while pairs lie there. When the
 queue is full it stops reading: ZeroMQ's queue fills, then TCP pushes back, then the rig drops, and the hole in `seq` is
 pulled from its spool when there is room again. Memory is bounded at each of these steps. Live pairs go first: an answer
-from a spool is read only when no live message waits. `stream.account` says which pairs are new and which are missing.
+from a spool is read only when no live message waits. `stream.live.ledger` says which pairs are new and which are missing.
 
-Liveness is the kernel's work (`stream.liveness`): it answers for a learner that rests, too.
+Liveness is the kernel's work (`stream.transport.keepalive`): it answers for a learner that rests, too.
 """
 
 from __future__ import annotations
@@ -21,24 +21,25 @@ from typing import Self, TypeVar
 
 import zmq
 
-from stream import codec, control
-from stream.account import Account, SubscriberStats
-from stream.backfill_client import HIGH_WATER, BackfillClient
-from stream.backfill_server import backfill_endpoint
-from stream.control import Bye, Hello
-from stream.dialer import Dialer
-from stream.endpoint import (
+from stream import codec
+from stream.errors import EndOfStream, MalformedMessage, StreamError
+from stream.live import announcements
+from stream.live.announcements import Bye, Hello
+from stream.live.backfill_client import HIGH_WATER, BackfillClient
+from stream.live.backfill_server import backfill_endpoint
+from stream.live.ledger import Account, SubscriberStats
+from stream.pair import MAX_EYE_BYTES, EncodedPair
+from stream.source import Cursor
+from stream.transport.dialer import Dialer
+from stream.transport.endpoint import (
     CONNECT_TIMEOUT_MS,
     LINK_TIMEOUT_MS,
     RECONNECT_IVL_MAX_MS,
     RECONNECT_IVL_MS,
     connect_address,
 )
-from stream.errors import EndOfStream, MalformedMessage, StreamError
-from stream.liveness import watch_link
-from stream.pair import MAX_EYE_BYTES, EncodedPair
-from stream.security import CURVE_OVERHEAD_BYTES, Security
-from stream.source import Cursor
+from stream.transport.keepalive import watch_link
+from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
 
 _T = TypeVar("_T")
 
@@ -70,7 +71,7 @@ class Subscriber:
     spool (1 MiB and a pair, at most 256 pairs).
     high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back.
     end_on_bye: `receive` raises EndOfStream once all devices (one an endpoint or more) said bye and nothing is missing.
-    security: our keys and those of the rigs (`stream.endpoint.security_for`); None: plain.
+    security: our keys and those of the rigs (`stream.transport.endpoint.security_for`); None: plain.
     clock: seconds, monotonic; of `last_received_s`.
     Raises EndpointError where an endpoint is malformed.
     """
@@ -285,7 +286,7 @@ class Subscriber:
 
     def _confirm(self, bye: Bye) -> None:
         """Let the publisher know that everything up to its bye has been heard."""
-        topic = control.CONFIRMATION + bye.epoch.encode()
+        topic = announcements.CONFIRMATION + bye.epoch.encode()
         self._socket.set(zmq.SUBSCRIBE, topic)
         self._socket.set(zmq.UNSUBSCRIBE, topic)  # or each epoch would leave one behind
 
@@ -360,7 +361,7 @@ def _receive_parts(socket: zmq.Socket[bytes]) -> list[bytes]:
 
 
 def _read(parts: list[bytes]) -> EncodedPair | Hello | Bye:
-    return control.from_parts(parts) if parts[0] in control.TOPICS else codec.from_parts(parts)
+    return announcements.from_parts(parts) if parts[0] in announcements.TOPICS else codec.from_parts(parts)
 
 
 def _size(pair: EncodedPair) -> int:

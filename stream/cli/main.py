@@ -7,8 +7,8 @@ import logging
 import threading
 from collections.abc import Callable, Sequence
 
-from stream.completion import Options, options, script, shell_of
 from stream.errors import StreamError
+from stream.host.completion import Options, options, script, shell_of
 
 USAGE = """usage: python -m stream COMMAND ...; COMMAND --help tells its flags
 
@@ -40,20 +40,20 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
         return USAGE
     name, rest = words[0], words[1:]
     if name == "keys":
-        from stream.keys_command import run as run_keys
+        from stream.cli.keys import run as run_keys
 
         return run_keys(rest)
     if (shell := shell_of(words)) is not None:
         return _completion(shell)
     if name not in COMMANDS:
         raise StreamError(f"there is no command {name!r}: use record, replay, info, recover or keys (--help shows how)")
-    command: Callable[[Sequence[str], threading.Event], str] = importlib.import_module(f"stream.{name}_command").run
+    command: Callable[[Sequence[str], threading.Event], str] = importlib.import_module(f"stream.cli.{name}").run
     return command(rest, stop)
 
 
 def _completion(shell: str) -> str:
     commands: dict[str, Options] = {}
     for name in COMMANDS:
-        commands[name] = options(getattr(importlib.import_module(f"stream.{name}_command"), f"{name.title()}Settings"))
+        commands[name] = options(getattr(importlib.import_module(f"stream.cli.{name}"), f"{name.title()}Settings"))
     commands["keys"] = {"keys": ("own", "trust", "list", "forget"), "--keys": (), "--help": ()}
     return script(shell, "babyagent-stream", commands)

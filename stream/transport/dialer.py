@@ -13,10 +13,10 @@ from contextlib import suppress
 
 import zmq
 
-from stream.endpoint import connect, rig_at
 from stream.errors import EndpointError
-from stream.handshake import FAILED_EVENTS, Failures, failure, read_event
-from stream.security import Security
+from stream.transport.endpoint import connect, rig_at
+from stream.transport.handshake import FAILED_EVENTS, Failures, failure, read_event
+from stream.transport.security import Security
 
 REDIAL_S = 5.0
 """How long an address that ZeroMQ gave up rests before it is called again."""
@@ -53,7 +53,7 @@ class Dialer:
         self._monitor = socket.get_monitor_socket(_EVENTS)
 
     def dial(self, address: str) -> None:
-        """Connect to an address of `stream.endpoint.connect_address`; raises EndpointError in one line."""
+        """Connect to an address of `stream.transport.endpoint.connect_address`; raises EndpointError in one line."""
         plain, rig = rig_at(address)
         if (rig is None) != (self._security is None):
             raise EndpointError(f"{address} has to be read with the same keys that it is called with")
@@ -75,7 +75,7 @@ class Dialer:
             self._call(address, self._rigs[address])
 
     def failures(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.handshake.REASONS`."""
+        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`."""
         return self._failures.counts()
 
     def close(self) -> None:

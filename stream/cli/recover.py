@@ -12,9 +12,9 @@ from typing import Annotated
 import tyro
 
 from stream.errors import StreamError
-from stream.progress import Progress, amount
-from stream.recording import RecordingWriter, opened
-from stream.recording_reader import Eyes, RecordingReader
+from stream.host.progress import Progress, amount
+from stream.recording.reader import Eyes, RecordingReader, opened
+from stream.recording.writer import RecordingWriter
 
 DESCRIPTION = """Write what can be read of a recording into a clean one; the first is left as it is.
 
@@ -39,7 +39,7 @@ class RecoverSettings:
 
 
 def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Recover; returns the summary. Raises as `stream.command.run`."""
+    """Recover; returns the summary. Raises as `stream.cli.main.run`."""
     settings = tyro.cli(RecoverSettings, prog="python -m stream recover", args=list(words), description=DESCRIPTION)
     with opened(settings.damaged, Eyes(settings.left, settings.right)) as recording, Progress() as progress:
         try:

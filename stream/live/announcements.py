@@ -1,7 +1,7 @@
 """What a publisher says beside its pairs: `hello` whenever somebody joins, `bye` when its stream has ended.
 
 Both carry how far the count is, so that a subscriber knows where it joined and what it missed at the end, and whether
-what it missed can be pulled from a spool (`stream.backfill`). A hello is sent after the
+what it missed can be pulled from a spool (`stream.live.backfill_messages`). A hello is sent after the
 subscription took effect, not as ZeroMQ's welcome message: that one is written when the connection is made, and pairs
 sent between the two would look like lost ones.
 """

@@ -17,14 +17,15 @@ from typing import Annotated
 
 import tyro
 
-from stream.endpoint import security_for
+from stream.cursor import Given
 from stream.errors import EndOfStream, MalformedMessage, StreamError
-from stream.given import Given
+from stream.host.progress import Progress, amount
+from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.progress import Progress, amount
-from stream.recording import RecordingWriter, opened
+from stream.recording.reader import opened
+from stream.recording.writer import RecordingWriter
 from stream.source import Source
-from stream.subscriber import Subscriber
+from stream.transport.endpoint import security_for
 
 log = logging.getLogger(__name__)
 
@@ -63,7 +64,7 @@ class RecordSettings:
 
 
 def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Record until `stop`; returns the summary. Raises as `stream.command.run`."""
+    """Record until `stop`; returns the summary. Raises as `stream.cli.main.run`."""
     settings = tyro.cli(RecordSettings, prog="python -m stream record", args=list(words), description=DESCRIPTION)
     with Progress() as progress:
         path, recorded = _continue(settings.out, progress, stop)

@@ -21,8 +21,8 @@ from typing import Self
 import zmq
 from zmq.utils import z85
 
-from stream.handshake import FAILED_EVENTS, Failures, failure, read_event
-from stream.security import Security
+from stream.transport.handshake import FAILED_EVENTS, Failures, failure, read_event
+from stream.transport.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -73,7 +73,7 @@ class Door:
         self._joining.put(socket.get_monitor_socket(FAILED_EVENTS | zmq.EVENT_MONITOR_STOPPED))
 
     def failures(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.handshake.REASONS`."""
+        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`."""
         return self._failures.counts()
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ import zmq
 from zmq.utils import z85
 
 from stream.errors import StreamError
-from stream.sync import sync_path
+from stream.fsync import sync_path
 
 log = logging.getLogger(__name__)
 

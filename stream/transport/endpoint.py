@@ -19,8 +19,8 @@ from pathlib import Path
 import zmq
 
 from stream.errors import EndpointError, EndpointTaken
-from stream.keys import KeysError, keys_folder
-from stream.security import Security
+from stream.transport.keys import KeysError, keys_folder
+from stream.transport.security import Security
 
 LINK_TIMEOUT_MS = 2_000
 """A learner lets go of a connection on which nothing it sent was confirmed for so long, and calls again: kept on, TCP would

@@ -12,7 +12,7 @@ each side sees (measured with libzmq 4.3.5):
     something that accepts and hangs up     -                                 broken_off, again and again
     a message under keys is damaged         wrong_key                         wrong_key; ZeroMQ gives up
 
-"Gives up" means that it never calls that address again, whatever changes there; `stream.dialer` does.
+"Gives up" means that it never calls that address again, whatever changes there; `stream.transport.dialer` does.
 """
 
 from __future__ import annotations

@@ -10,7 +10,9 @@ import hashlib
 import logging
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -19,10 +21,10 @@ from zlib_ng import zlib_ng
 
 from stream.codec import encode_pair
 from stream.errors import StreamError
-from stream.mcap_reader import McapReader, Message
 from stream.pair import EncodedPair, Header, Image
-from stream.pairing import Pairing, Shot, Side
-from stream.payload import COMPRESSED, HEADER, RAW, Eye, read_eye, read_header
+from stream.recording.mcap_reader import McapReader, Message
+from stream.recording.pairing import Pairing, Shot, Side
+from stream.recording.payload import COMPRESSED, HEADER, RAW, Eye, read_eye, read_header
 
 log = logging.getLogger(__name__)
 
@@ -242,3 +244,19 @@ def _hash(device: str, left: Shot, right: Shot) -> str:
     for shot in (left, right):
         digest.update(shot.image if isinstance(shot.image, bytes) else shot.image.tobytes())
     return digest.hexdigest()
+
+
+@contextmanager
+def opened(path: Path, eyes: Eyes | None = None) -> Iterator[RecordingReader]:
+    """A recording, open for reading. Raises StreamError where it cannot be read, or is none."""
+    try:
+        file = path.open("rb", buffering=0)
+    except OSError as error:
+        raise StreamError(f"{path}: {error.strerror or error}") from error
+    with file:
+        yield RecordingReader(file, str(path), eyes)
+
+
+def read_pairs(data: bytes) -> list[EncodedPair]:
+    """The pairs in a recording's bytes, however damaged they are; raises StreamError where it is none, nothing else."""
+    return list(RecordingReader(BytesIO(data), "recording"))

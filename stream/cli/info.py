@@ -13,11 +13,10 @@ from typing import Annotated
 import tyro
 
 from stream.errors import StreamError
+from stream.host.progress import Progress, amount
 from stream.pair import EncodedPair
-from stream.progress import Progress, amount
 from stream.ranges import Ranges
-from stream.recording import opened
-from stream.recording_reader import Eyes, RecordingReader
+from stream.recording.reader import Eyes, RecordingReader, opened
 
 DESCRIPTION = """Tell what recordings hold. Every byte of them is read and checked.
 
@@ -79,7 +78,7 @@ class FileInfo:
 
 
 def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Read the recordings; returns what is in them. Raises as `stream.command.run`."""
+    """Read the recordings; returns what is in them. Raises as `stream.cli.main.run`."""
     settings = tyro.cli(InfoSettings, prog="python -m stream info", args=list(words), description=DESCRIPTION)
     if not settings.files:
         raise StreamError("info needs a recording: python -m stream info FILE")

@@ -13,13 +13,13 @@ from typing import Annotated
 
 import tyro
 
-from stream.endpoint import security_for
 from stream.errors import EndOfStream, StreamError
+from stream.host.progress import Progress
+from stream.live.publisher import Publisher
 from stream.pair import EncodedPair, Header
-from stream.progress import Progress
-from stream.publisher import Publisher
-from stream.recording import RecordingSource
-from stream.recording_reader import Eyes
+from stream.recording.reader import Eyes
+from stream.recording.source import RecordingSource
+from stream.transport.endpoint import security_for
 
 RECEIVE_S = 0.2
 SEND_WAIT_S = 0.5
@@ -63,7 +63,7 @@ class ReplaySettings:
 
 
 def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Replay until the end or `stop`; returns the summary. Raises as `stream.command.run`."""
+    """Replay until the end or `stop`; returns the summary. Raises as `stream.cli.main.run`."""
     settings = tyro.cli(ReplaySettings, prog="python -m stream replay", args=list(words), description=DESCRIPTION)
     if not settings.files:
         raise StreamError("replay needs a recording: python -m stream replay FILE")

@@ -15,10 +15,10 @@ from prometheus_client import disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stream.account import DeviceStats, SubscriberStats
-from stream.handshake import REASONS as HANDSHAKE_REASONS
+from stream.live.ledger import DeviceStats, SubscriberStats
+from stream.live.subscriber import Subscriber
 from stream.pair import REASONS as MESSAGE_REASONS
-from stream.subscriber import Subscriber
+from stream.transport.handshake import REASONS as HANDSHAKE_REASONS
 
 # A second series for each count, which nothing here asks for. The switch is one for the process; device and learner import this.
 disable_created_metrics()  # type: ignore[no-untyped-call]

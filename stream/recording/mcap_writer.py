@@ -19,7 +19,7 @@ from mcap.data_stream import RecordBuilder
 from mcap.opcode import Opcode
 from zlib_ng import zlib_ng
 
-from stream.payload import Schema
+from stream.recording.payload import Schema
 
 MAGIC = b"\x89MCAP0\r\n"
 MAX_CHUNK_BYTES = 256 << 20

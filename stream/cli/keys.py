@@ -13,7 +13,7 @@ from typing import Annotated
 
 import tyro
 
-from stream.keys import forget, keys_folder, make_keys, trust, trusted_keys
+from stream.transport.keys import forget, keys_folder, make_keys, trust, trusted_keys
 
 DESCRIPTION = """Keys by which a rig and a learner know each other; without them a stream stays on its own machine.
 

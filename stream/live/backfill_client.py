@@ -17,9 +17,9 @@ from dataclasses import dataclass
 import zmq
 
 from stream import codec
-from stream.account import Account
-from stream.backfill import MAX_ROWS, Ack, Acked, Gave, Get, Here, Row, Where, read_answer, to_body
 from stream.errors import MalformedMessage
+from stream.live.backfill_messages import MAX_ROWS, Ack, Acked, Gave, Get, Here, Row, Where, read_answer, to_body
+from stream.live.ledger import Account
 from stream.pair import MAX_EYE_BYTES, EncodedPair
 from stream.source import Cursor
 

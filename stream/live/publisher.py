@@ -14,16 +14,17 @@ from typing import Literal, Self
 
 import zmq
 
-from stream import codec, control
-from stream.backfill import Shelf, Vitals
-from stream.backfill_server import BackfillServer, backfill_endpoint
-from stream.control import Bye, Hello
-from stream.door import Door
-from stream.endpoint import bind, bind_address
+from stream import codec
 from stream.errors import EndpointError
-from stream.liveness import LEARNER_TIMEOUT_MS, watch_link
+from stream.live import announcements
+from stream.live.announcements import Bye, Hello
+from stream.live.backfill_messages import Shelf, Vitals
+from stream.live.backfill_server import BackfillServer, backfill_endpoint
 from stream.pair import EncodedPair
-from stream.security import Security
+from stream.transport.acceptor import Door
+from stream.transport.endpoint import bind, bind_address
+from stream.transport.keepalive import LEARNER_TIMEOUT_MS, watch_link
+from stream.transport.security import Security
 
 log = logging.getLogger(__name__)
 
@@ -44,7 +45,7 @@ class Publisher:
     vitals: how the rig is, for learners that ask the shelf; called by another thread.
     on_full: "drop" leaves a pair out for a subscriber whose queue is full, and never waits: live. "wait" waits up to
     `wait_s` for a subscriber and for room in every subscriber's queue: for finite sources at full speed.
-    security: the keys of this rig and those it lets in (`stream.endpoint.security_for`); None: plain.
+    security: the keys of this rig and those it lets in (`stream.transport.endpoint.security_for`); None: plain.
     linger_s: how long `bye` waits to be confirmed, and `close` for queued pairs to leave.
     Raises EndpointError where the endpoint cannot be bound, or is open to the network without keys or `insecure`.
     """
@@ -128,7 +129,7 @@ class Publisher:
         return self._subscribers
 
     def failed_handshakes(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.handshake.REASONS`; any thread may ask."""
+        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`; any thread may ask."""
         return self._door.failures()
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
@@ -153,7 +154,7 @@ class Publisher:
         self._socket.set(zmq.XPUB_NODROP, 1)
         bye = Bye(device=self.device, epoch=self.epoch, next_seq=self.next_seq, backfill=self.backfill is not None)
         deadline_s = time.monotonic() + self._linger_s
-        said = self._put(control.to_parts(bye), self._linger_s)
+        said = self._put(announcements.to_parts(bye), self._linger_s)
         while said and self.subscribers() > self._confirmed:  # in this order: the former reads the latter
             left_ms = int(1000 * (deadline_s - time.monotonic()))
             if left_ms <= 0:
@@ -231,11 +232,11 @@ class Publisher:
             hello = Hello(
                 device=self.device, epoch=self.epoch, next_seq=self._coming_seq, backfill=self.backfill is not None
             )
-            self._owes_hello = not self._put(control.to_parts(hello), 0.0)
+            self._owes_hello = not self._put(announcements.to_parts(hello), 0.0)
 
     def _read_subscription(self, message: bytes) -> int:
         """+1 where somebody subscribed to pairs, -1 where somebody left, 0 for everything else."""
-        self._confirmed += message == b"\1" + control.CONFIRMATION + self.epoch.encode()
+        self._confirmed += message == b"\1" + announcements.CONFIRMATION + self.epoch.encode()
         if message[:1] not in (b"\0", b"\1") or not codec.TOPIC.startswith(message[1:]):
             return 0
         joins = 1 if message[:1] == b"\1" else -1

@@ -18,9 +18,9 @@ from typing import Annotated
 
 import msgspec
 
-from stream.backfill import MAX_EPOCHS, Device, Epoch, Gave, Here, Seq, Span, Vitals
-from stream.control import Bye, Hello, Position
 from stream.errors import MalformedMessage
+from stream.live.announcements import Bye, Hello, Position
+from stream.live.backfill_messages import MAX_EPOCHS, Device, Epoch, Gave, Here, Seq, Span, Vitals
 from stream.pair import EncodedPair, Header
 from stream.ranges import Ranges
 from stream.source import Cursor
@@ -89,7 +89,7 @@ class SubscriberStats:
     malformed: Mapping[str, int] = field(default_factory=dict)
     """Messages dropped, by reason of `stream.pair.REASONS`."""
     failed_handshakes: Mapping[str, int] = field(default_factory=dict)
-    """By reason of `stream.handshake.REASONS`."""
+    """By reason of `stream.transport.handshake.REASONS`."""
     devices: Mapping[str, DeviceStats] = field(default_factory=dict)
 
 

@@ -15,10 +15,10 @@ from collections.abc import Callable
 import msgspec
 import zmq
 
-from stream.backfill import Ack, Acked, Gave, Get, Here, Shelf, Vitals, Where, read_question, to_body
-from stream.endpoint import bind
 from stream.errors import EndpointError, MalformedMessage
-from stream.liveness import LEARNER_TIMEOUT_MS, watch_link
+from stream.live.backfill_messages import Ack, Acked, Gave, Get, Here, Shelf, Vitals, Where, read_question, to_body
+from stream.transport.endpoint import bind
+from stream.transport.keepalive import LEARNER_TIMEOUT_MS, watch_link
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +47,7 @@ class BackfillServer:
     """Answers on `socket` in a thread of its own until it is closed.
 
     socket: a fresh ROUTER whose security is set; it is bound here and belongs to the server.
-    address: as of `stream.endpoint.bind_address`. Raises EndpointError where it cannot be bound.
+    address: as of `stream.transport.endpoint.bind_address`. Raises EndpointError where it cannot be bound.
     vitals: how the rig is; called by the thread.
     clock_ns: the rig's clock as pairs are stamped with, nanoseconds since 1970.
     """

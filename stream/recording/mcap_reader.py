@@ -21,7 +21,7 @@ from mcap.opcode import Opcode
 from zlib_ng import zlib_ng
 
 from stream.errors import StreamError
-from stream.mcap_writer import MAGIC, MAX_CHUNK_BYTES
+from stream.recording.mcap_writer import MAGIC, MAX_CHUNK_BYTES
 
 MAX_NAME_BYTES = 1024
 

@@ -18,7 +18,7 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from stream.pair import MAX_EYE_BYTES, MAX_SIDE, Header, Image
-from stream.protobuf import Fields, bytes_field
+from stream.recording.protobuf import Fields, bytes_field
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ from typing import Self
 
 import zmq
 
-from stream.keys import KeysError, own_keys, trusted_keys
+from stream.transport.keys import KeysError, own_keys, trusted_keys
 
 CURVE_OVERHEAD_BYTES = 33
 """What a message part grows by under CURVE; counts against ZeroMQ's MAXMSGSIZE."""
@@ -56,7 +56,7 @@ class Security:
         return found
 
     def serve(self, socket: zmq.Socket[bytes]) -> None:
-        """Make a socket that will bind let nobody in but whom `stream.door.Door` admits."""
+        """Make a socket that will bind let nobody in but whom `stream.transport.acceptor.Door` admits."""
         if not self.trusted:
             raise KeysError(
                 f"no learner is trusted yet: type on the learner `python -m stream keys`, and here {self._what()}"

@@ -1,0 +1,1 @@
+"""What every command needs from its machine: settings files, signals, progress, systemd, checks."""

@@ -1,0 +1,1 @@
+"""The live stream and its backfill: publisher, subscriber, and the ledger of what has arrived."""

@@ -1,0 +1,1 @@
+"""Recordings: MCAP files of stereo pairs, written, read and recovered."""

@@ -1,0 +1,131 @@
+"""Recordings as a source of pairs: as fast as they can be read, or at the pace of the rig that made them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Generator, Sequence
+from pathlib import Path
+
+from stream.cursor import Given
+from stream.errors import EndOfStream, StreamError
+from stream.pair import EncodedPair, Header
+from stream.recording.reader import Eyes, opened
+from stream.source import Cursor
+
+MAX_PAUSE_S = 60.0
+"""A longer pause of a rig, or a jump of its clock, is not waited for in replay."""
+
+
+class RecordingSource:
+    """The pairs of recordings, one file after the other; satisfies `stream.source.Source`.
+
+    cursor: of an earlier source; what it names is passed over. No pair is given twice, also where two files hold it.
+    speed: 0 gives pairs as fast as they are asked for; else they come at this multiple of real time, by their capture
+    times within an epoch. A pause of more than MAX_PAUSE_S, and the time between two epochs, is left out.
+    eyes: topics of another tool's recording.
+    clock, sleep: seconds.
+    Raises StreamError in one line where a file is no recording, ValueError where the cursor or the speed is none.
+    """
+
+    def __init__(
+        self,
+        paths: Sequence[Path],
+        *,
+        cursor: Cursor | None = None,
+        speed: float = 0.0,
+        eyes: Eyes | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        if not (0 <= speed < math.inf):
+            raise ValueError(f"the speed must be a multiple of real time, or 0 for as fast as possible; got {speed}")
+        for path in paths:
+            with opened(path, eyes):
+                pass  # a wrong name is said before the first pair, not hours into it
+        self._given = Given(cursor)
+        self._pairs = _in_turn(paths, eyes)
+        self._ahead: EncodedPair | None = None
+        self._ended: StreamError | None = None
+        self._pace = _Pace(speed, clock)
+        self._clock, self._sleep = clock, sleep
+
+    def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
+        """See Source. Raises StreamError where a file cannot be read on, after the pairs before that."""
+        if limit < 1:
+            raise ValueError(f"limit must be at least 1 pair, got {limit}")
+        pairs: list[EncodedPair] = []
+        deadline_s = self._clock() + timeout_s
+        while len(pairs) < limit and (ahead := self._look_ahead()) is not None:
+            now_s = self._clock()
+            if now_s >= self._pace.due_s:
+                self._given.add(ahead.header)
+                pairs.append(ahead)
+                self._ahead = None
+            elif pairs or now_s >= deadline_s:
+                break
+            else:
+                self._sleep(min(self._pace.due_s, deadline_s) - now_s)
+        if not pairs and self._ended is not None:
+            raise self._ended
+        return pairs
+
+    def backlog(self) -> int:
+        """Nothing waits: pairs are read when they are asked for."""
+        return 0
+
+    def cursor(self) -> Cursor:
+        """See Source."""
+        return self._given.cursor()
+
+    def acknowledge(self, cursor: Cursor) -> None:
+        """A recording forgets nothing."""
+
+    def close(self) -> None:
+        """Close the file; idempotent."""
+        self._ended = self._ended or EndOfStream("the recording is closed")
+        self._ahead = None
+        self._pairs.close()
+
+    def _look_ahead(self) -> EncodedPair | None:
+        """The pair that is next; None where there is none any more, and why is in `_ended`."""
+        if self._ahead is None and self._ended is None:
+            try:
+                self._ahead = next((pair for pair in self._pairs if pair.header not in self._given), None)
+            except StreamError as error:
+                self._ended = error
+            else:
+                if self._ahead is None:
+                    self._ended = EndOfStream("the recording has given its last pair")
+                else:
+                    self._pace.next(self._ahead.header)
+        return self._ahead
+
+
+class _Pace:
+    """When the next pair is due."""
+
+    def __init__(self, speed: float, clock: Callable[[], float]) -> None:
+        self.due_s = -math.inf
+        self._speed = speed
+        self._clock = clock
+        self._last: dict[tuple[str, str], tuple[int, float]] = {}  # of each epoch: captured when, due when
+
+    def next(self, header: Header) -> None:
+        """Set `due_s` for the pair of this header."""
+        if not self._speed:
+            return
+        epoch = (header.device, header.epoch)
+        self.due_s = self._clock()
+        if epoch in self._last:
+            captured_ns, due_s = self._last[epoch]
+            step_s = (header.left_ns - captured_ns) / 1e9
+            if 0 <= step_s <= MAX_PAUSE_S:
+                self.due_s = due_s + step_s / self._speed
+        self._last[epoch] = header.left_ns, self.due_s
+
+
+def _in_turn(paths: Sequence[Path], eyes: Eyes | None) -> Generator[EncodedPair, None, None]:
+    for path in paths:
+        with opened(path, eyes) as reader:
+            yield from reader

@@ -1,0 +1,118 @@
+"""Writes a stream of pairs into an MCAP file that Foxglove, Rerun and other tools open as it is.
+
+Topics: `/stereo/meta` (the header as JSON), `/stereo/left/image` and `/stereo/right/image` (foxglove.CompressedImage), in this
+order for each pair, all three at the left eye's capture time; pairs in the order they arrived. Pixels of lz4 pairs go to
+`.../image_raw` (foxglove.RawImage), because a topic has one schema. The first rig of a file has these names, so that a
+recording of one rig always looks the same to other tools; the topics of further ones begin with /DEVICE.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from stream.codec import decode
+from stream.fsync import sync_path
+from stream.pair import Codec, EncodedPair, Header
+from stream.recording.mcap_writer import Channel, McapWriter
+from stream.recording.payload import COMPRESSED, HEADER, RAW, header_data, jpeg_data, pixels_data
+
+CHUNK_BYTES = 1 << 20
+"""What a damaged place can cost, and what is lost of a file whose writer is killed."""
+
+
+class RecordingWriter:
+    """Writes pairs to a new file; a context manager.
+
+    Raises OSError where there is a file already, or no room: it then has its whole chunks, and `close` ends it properly.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._prefixes: dict[str, str] = {}
+        self._metas: dict[str, Channel] = {}
+        self._eyes: dict[tuple[str, Codec], tuple[Channel, Channel]] = {}
+        self._file = path.open("xb", buffering=0)
+        try:
+            self._mcap = McapWriter(self._file)
+            sync_path(path.parent)
+        except BaseException:
+            self._file.close()
+            path.unlink()
+            raise
+
+    @property
+    def pairs(self) -> int:
+        """How many are in the file; those in the chunk that is being filled are not."""
+        return self._mcap.messages // 3
+
+    @property
+    def file_bytes(self) -> int:
+        """Size of the file."""
+        return self._mcap.file_bytes
+
+    def write(self, pair: EncodedPair) -> None:
+        """Add a pair; it is in the file once its chunk is full, or after `sync`.
+
+        Raises MalformedMessage where an lz4 pair does not decode, and OSError where there is no room.
+        """
+        header = pair.header
+        left, right = _images(pair)
+        meta, left_eye, right_eye = self._channels(header)
+        for channel, parts in ((meta, (header_data(header),)), (left_eye, left), (right_eye, right)):
+            self._mcap.add(channel, header.seq, header.left_ns, *parts)
+        if self._mcap.chunk_bytes >= CHUNK_BYTES:
+            self._mcap.flush()
+
+    def sync(self) -> None:
+        """Make durable what was written."""
+        self._mcap.flush()
+        os.fdatasync(self._file.fileno())
+
+    def close(self) -> None:
+        """Write what is left and the index, and make them durable; idempotent."""
+        if self._file.closed:
+            return
+        try:
+            self._mcap.finish()
+            os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _channels(self, header: Header) -> tuple[Channel, Channel, Channel]:
+        """The topics of a pair: header, left, right."""
+        device, codec = header.device, header.codec
+        if device not in self._metas:
+            self._prefixes[device] = f"/{device}/stereo" if self._prefixes else "/stereo"
+            self._metas[device] = self._mcap.channel(f"{self._prefixes[device]}/meta", HEADER, compressed=False)
+        if (device, codec) not in self._eyes:
+            schema, name = (COMPRESSED, "image") if codec == "jpeg" else (RAW, "image_raw")
+            left, right = (
+                self._mcap.channel(f"{self._prefixes[device]}/{side}/{name}", schema, compressed=codec == "lz4")
+                for side in ("left", "right")
+            )
+            self._eyes[device, codec] = left, right
+        return self._metas[device], *self._eyes[device, codec]
+
+
+def _images(pair: EncodedPair) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
+    """The messages of both eyes, in parts."""
+    header = pair.header
+    frames = f"{header.device}/left", f"{header.device}/right"
+    if header.codec == "jpeg":
+        return jpeg_data(pair.left, header.left_ns, frames[0]), jpeg_data(pair.right, header.right_ns, frames[1])
+    decoded = decode(pair)
+    return (
+        pixels_data(decoded.left, header.left_ns, frames[0]),
+        pixels_data(decoded.right, header.right_ns, frames[1]),
+    )
