@@ -30,8 +30,8 @@ from benchmarks.ablation_rows import PRESET, RECIPE, ROWS, STREAM, Pairs
 from benchmarks.results import Line, completed, fingerprint
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera, SimConfig
-from device.walk import write_walk
+from device.sim.camera import SimCamera, SimConfig
+from device.sim.control_set import write_walk
 from learner.config import PRESETS, LearnerConfig
 from learner.control import ControlSet, load_control
 from learner.encoder import Encoder

@@ -24,8 +24,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from device.sim import SimConfig
-from device.walk import write_walk
+from device.sim.camera import SimConfig
+from device.sim.control_set import write_walk
 from learner.errors import LearnerError
 
 PLACES = "places"

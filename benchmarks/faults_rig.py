@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.supervised import Orders, say
-from device.spool import Spool
+from device.spool.spool import Spool
 from stream.codec import encode_pair
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair

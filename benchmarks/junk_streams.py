@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks.spoiled import MISHAPS, Eyes, Mishap, spoiled
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera, SimConfig
+from device.sim.camera import SimCamera, SimConfig
 from learner.control import load_control
 from learner.memory import on_canvas
 from learner.objective import Batch

@@ -31,8 +31,8 @@ from rich.table import Table
 
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera, SimConfig
-from device.walk import write_walk
+from device.sim.camera import SimCamera, SimConfig
+from device.sim.control_set import write_walk
 from learner.config import PRESETS
 from learner.control import ControlSet, load_control
 from learner.loop import Learner, StepReport, learn

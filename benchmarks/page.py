@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.page_watcher import watch
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera, SimConfig
+from device.sim.camera import SimCamera, SimConfig
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport, learn
 from learner.page import view

@@ -18,8 +18,8 @@ import numpy as np
 
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera, SimConfig
-from device.walk import write_walk
+from device.sim.camera import SimCamera, SimConfig
+from device.sim.control_set import write_walk
 from learner.control import ControlSet, load_control
 from stream.pair import EncodedPair
 from stream.recording.source import RecordingSource

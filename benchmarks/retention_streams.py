@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from benchmarks.spoiled import MISHAPS, Eyes, Mishap, spoiled
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera, SimConfig
-from device.walk import write_walk
+from device.sim.camera import SimCamera, SimConfig
+from device.sim.control_set import write_walk
 from learner.control import ControlSet, load_control
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair, Image

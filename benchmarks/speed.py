@@ -25,7 +25,7 @@ from rich.table import Table
 from device.camera import Eye, Shot
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera
+from device.sim.camera import SimCamera
 from learner.config import PRESETS
 from learner.loop import Learner
 from stream.codec import encode_pair, to_parts

@@ -33,7 +33,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from device.spool import Spool
+from device.spool.spool import Spool
 from stream.codec import encode_pair, to_parts
 from stream.fsync import sync_path
 from stream.live.backfill_messages import Row

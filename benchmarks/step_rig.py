@@ -13,7 +13,7 @@ from itertools import cycle, islice
 import msgspec
 
 from benchmarks.supervised import Orders, say
-from device.sim import SimCamera
+from device.sim.camera import SimCamera
 from stream.codec import encode_pair
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair

@@ -11,7 +11,7 @@ from device.stop import Stop
 def main(argv: Sequence[str] | None = None) -> int:
     """The command; returns the exit code."""
     stop = Stop()
-    from device.command import run  # OpenCV takes seconds to load on a Pi
+    from device.cli.main import run  # OpenCV takes seconds to load on a Pi
 
     return run(list(sys.argv[1:] if argv is None else argv), stop)
 

@@ -13,7 +13,7 @@ import numpy as np
 from device.camera import BadShot, Eye, Shot
 from device.dedupe import Dedupe, Verdict, luma_of
 from device.metrics import DeviceMetrics
-from device.spool import Spool
+from device.spool.spool import Spool
 from stream.codec import encode_pair
 from stream.pair import Codec, EncodedPair, Image
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from device.settings import StreamSettings
+from device.cli.settings import StreamSettings
 from learner.command import ProcessConfig, Settings
 from learner.config import PRESETS
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from device.spool import FULL_KEPT, Spool
+from device.spool.spool import FULL_KEPT, Spool
 from stream.codec import encode_pair, to_parts
 from stream.live.backfill_messages import Reading, Row
 from stream.pair import EncodedPair

@@ -56,7 +56,7 @@ def test_a_heavy_package_is_imported_only_in_its_home(package: str) -> None:
 
 def test_picamera2_is_imported_in_at_most_one_file_of_device() -> None:
     users = [path for folder in ARROWS for path in files(folder) if "picamera2" in imported(path)]
-    assert [path.parent.name for path in users] in ([], ["device"])
+    assert [path.parent.name for path in users] in ([], ["cameras"])
 
 
 def test_prometheus_is_imported_only_by_metrics_and_doors() -> None:

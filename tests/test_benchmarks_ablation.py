@@ -17,7 +17,7 @@ from benchmarks.ablation_figures import Runs, correlations, tables
 from benchmarks.ablation_rows import PRESET, RECIPE, ROWS, STREAM, changed, with_the_seeds_numbers
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.sim import SimCamera, SimConfig
+from device.sim.camera import SimCamera, SimConfig
 from learner.config import PRESETS, LearnerConfig, differences, to_plain
 from learner.loop import Learner
 from learner.objective import Batch

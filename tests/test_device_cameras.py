@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from device.camera import BadShot, Camera, CameraError, CameraMissing, Shot
-from device.files import open_folders, open_side_by_side, open_videos
-from device.open import camera_kind, open_camera
+from device.cameras.files import open_folders, open_side_by_side, open_videos
+from device.cameras.open import camera_kind, open_camera
 from stream.pair import Image
 
 START_NS = 1_700_000_000_000_000_000

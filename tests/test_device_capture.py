@@ -16,11 +16,11 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from device.camera import BadShot, Eye, Labels, Shot
+from device.cameras.files import open_folders
 from device.capture import capture, paced
 from device.dedupe import Dedupe, DedupeConfig
-from device.files import open_folders
 from device.metrics import DeviceMetrics, Tally
-from device.sim import SimCamera
+from device.sim.camera import SimCamera
 from stream.codec import decode
 from stream.errors import EndOfStream, EndpointError
 from stream.pair import Codec, EncodedPair, Image

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from device.camera import BadShot, Eye
+from device.cameras.files import open_folders
 from device.capture import capture
 from device.dedupe import GRID, Dedupe, DedupeConfig, Memory, Verdict, luma_of
-from device.files import open_folders
 from stream.pair import Image
 
 HEIGHT, WIDTH = 180, 320  # a tile is 5 x 5 pixels

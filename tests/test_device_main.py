@@ -22,8 +22,8 @@ import pytest
 from running import ROOT, WAIT_S, Running, environment, running
 
 from device.__main__ import main
-from device.head import find_heads
-from device.spool import Spool
+from device.spool.epoch_end import find_heads
+from device.spool.spool import Spool
 from stream.codec import decode
 from stream.errors import EndOfStream
 from stream.live.subscriber import Subscriber

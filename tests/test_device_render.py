@@ -12,10 +12,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from device.path import walk
-from device.render import DOORS_DEEP, Pose, Renderer
-from device.rooms import build_world
-from device.world import NOTHING, Floats, Room, World, upright
+from device.sim.furnish import build_world
+from device.sim.render import DOORS_DEEP, Pose, Renderer
+from device.sim.trajectory import walk
+from device.sim.world import NOTHING, Floats, Room, World, upright
 
 SIZE = (120, 160)
 FOCAL_PX = 150.0

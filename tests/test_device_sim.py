@@ -15,8 +15,8 @@ import numpy as np
 import pytest
 
 from device.camera import Camera, CameraError, Eye, Shot
-from device.path import EYE_M
-from device.sim import SimCamera, SimConfig
+from device.sim.camera import SimCamera, SimConfig
+from device.sim.trajectory import EYE_M
 from stream.pair import Image
 
 SMALL = SimConfig(size=(96, 128), places=4, seed=5)
@@ -47,7 +47,7 @@ def test_two_cameras_of_the_same_settings_give_the_same_bits(camera: SimCamera) 
 def test_another_process_gives_the_same_bits(camera: SimCamera) -> None:
     program = (
         "from tests.test_device_sim import SMALL, digest\n"
-        "from device.sim import SimCamera\n"
+        "from device.sim.camera import SimCamera\n"
         "print(digest(SimCamera(SMALL), 12))"
     )
     other = subprocess.run(

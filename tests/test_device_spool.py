@@ -41,10 +41,10 @@ from spooled import (
 
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.segment import Segment
-from device.sim import SimCamera, SimConfig
-from device.spool import RETRY_S, Spool
-from device.spool_folder import SpoolError
+from device.sim.camera import SimCamera, SimConfig
+from device.spool.folder import SpoolError
+from device.spool.segment import Segment
+from device.spool.spool import RETRY_S, Spool
 from stream.codec import to_parts
 from stream.live.backfill_messages import Span
 from stream.ranges import Ranges
@@ -411,7 +411,7 @@ def test_an_epoch_that_was_acknowledged_whole_is_not_named_after_a_restart(tmp_p
 def test_of_epochs_that_were_evicted_whole_only_the_newest_are_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("device.spool.MAX_GONE", 2)
+    monkeypatch.setattr("device.spool.spool.MAX_GONE", 2)
     epochs = [f"{number:032x}" for number in range(4)]
     for epoch in epochs:
         with open_spool(tmp_path, epoch=epoch) as spool:

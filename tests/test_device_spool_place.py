@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from spooled import make_pair
 
-from device.spool import Spool
-from device.spool_folder import SpoolError
-from device.spool_place import open_spool
+from device.spool.folder import SpoolError
+from device.spool.place import open_spool
+from device.spool.spool import Spool
 
 
 def opened(

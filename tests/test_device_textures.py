@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from device.textures import (
+from device.sim.textures import (
     KINDS,
     PHOTO_SIDE,
     Gallery,

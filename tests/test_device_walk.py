@@ -8,8 +8,8 @@ import cv2
 import pytest
 
 from device.camera import CameraError
-from device.sim import SimConfig
-from device.walk import WalkSummary, write_walk
+from device.sim.camera import SimConfig
+from device.sim.control_set import WalkSummary, write_walk
 
 SMALL = SimConfig(size=(48, 64), places=4, seed=5)
 

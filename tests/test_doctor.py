@@ -13,7 +13,7 @@ import pytest
 
 from device.__main__ import main as device_main
 from device.camera import BadShot, Eye, Shot
-from device.doctor import eyes, skew
+from device.cli.doctor import eyes, skew
 from learner.command import parse
 from learner.doctor import answer, examine, processor, recording
 from stream.errors import EndpointError

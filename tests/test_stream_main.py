@@ -15,7 +15,7 @@ import pytest
 from recorded import EPOCH, NEXT_EPOCH, made, names, recorded, some
 from running import WAIT_S, running
 
-from device.spool import Spool
+from device.spool.spool import Spool
 from stream.cli.main import COMMANDS, run
 from stream.cli.record import consumer_name, record
 from stream.cli.replay import replay

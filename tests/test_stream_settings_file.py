@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from device.__main__ import main as device_main
-from device.settings import StreamSettings
+from device.cli.settings import StreamSettings
 from learner.command import Settings, parse
 from learner.config import PRESETS
 from learner.errors import SettingsError

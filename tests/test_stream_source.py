@@ -22,10 +22,10 @@ import pytest
 from memory_shelf import MemoryShelf
 
 from device.camera import BadShot, Shot
+from device.cameras.files import open_folders
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
-from device.files import open_folders
-from device.sim import SimCamera, SimConfig
+from device.sim.camera import SimCamera, SimConfig
 from stream.codec import encode_pair
 from stream.errors import EndOfStream
 from stream.live.publisher import Publisher

@@ -12,7 +12,7 @@ import zmq
 from zmq.utils import z85
 
 from benchmarks.peers.contender import END_EVERY_S, ENDS, HOST, Arrival
-from device.spool import Spool
+from device.spool.spool import Spool
 from stream import codec
 from stream.errors import EndOfStream, StreamError
 from stream.live.publisher import Publisher

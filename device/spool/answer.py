@@ -6,7 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from device.segment import Segment, is_not_now
+from device.spool.segment import Segment, is_not_now
 from stream.codec import TOPIC, from_parts
 from stream.errors import MalformedMessage
 from stream.live.backfill_messages import MAX_LOST_RANGES, MAX_ROWS, Reading, Row

@@ -21,19 +21,19 @@ import tyro
 from rich.console import Console
 
 from device.camera import BadShot, Camera, CameraError, CameraMissing, Shot
+from device.cameras.open import HARDWARE, camera_kind, open_camera
 from device.capture import capture, paced
+from device.cli.doctor import examine
+from device.cli.settings import StreamSettings, WalkSettings, parse_size
 from device.dedupe import Dedupe, DedupeConfig
-from device.doctor import examine
 from device.metrics import DeviceMetrics
-from device.open import HARDWARE, camera_kind, open_camera
-from device.settings import StreamSettings, WalkSettings, parse_size
-from device.sim import SimConfig
-from device.spool import Spool
-from device.spool_folder import SpoolError, SpoolTaken
-from device.spool_place import open_spool
+from device.sim.camera import SimConfig
+from device.sim.control_set import write_walk
+from device.spool.folder import SpoolError, SpoolTaken
+from device.spool.place import open_spool
+from device.spool.spool import Spool
 from device.stop import Stop
 from device.vitals import Sensors
-from device.walk import write_walk
 from stream.errors import EndpointTaken, StreamError
 from stream.host import completion, findings
 from stream.host.settings_file import SettingsFile, config_of

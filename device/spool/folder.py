@@ -1,9 +1,9 @@
 """The folder of a spool: one process has it at a time, it belongs to one device, and what lies in it is found again.
 
     device.lock       locked while a process has the spool; holds the name of the device
-    consumers.json    see `device.consumers`
-    *.sqlite          see `device.segment`; with -wal and -journal beside the unsealed ones
-    *.head            see `device.head`
+    consumers.json    see `device.spool.consumers`
+    *.sqlite          see `device.spool.segment`; with -wal and -journal beside the unsealed ones
+    *.head            see `device.spool.epoch_end`
 
 Anything else is left alone.
 """
@@ -19,9 +19,9 @@ import sqlite3
 from itertools import pairwise
 from pathlib import Path
 
-from device.checked import from_line, to_line
-from device.head import PastHead, find_heads
-from device.segment import Segment, is_full
+from device.spool.checked_line import from_line, to_line
+from device.spool.epoch_end import PastHead, find_heads
+from device.spool.segment import Segment, is_full
 
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 

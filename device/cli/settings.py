@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from device.cameras.open import FINITE, HARDWARE, camera_kind
 from device.dedupe import DedupeConfig
-from device.open import FINITE, HARDWARE, camera_kind
 from stream.pair import MAX_SIDE, Codec
 
 MAX_GIB = 4096

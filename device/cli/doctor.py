@@ -11,8 +11,8 @@ from functools import partial
 from itertools import islice
 
 from device.camera import BadShot, Camera, CameraError, Shot
-from device.settings import StreamSettings
-from device.spool_place import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
+from device.cli.settings import StreamSettings
+from device.spool.place import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
 from stream.host.findings import Finding, can_write, clock, disk, read_clock, standing, tried
 from stream.live.backfill_server import backfill_endpoint
 from stream.live.publisher import Publisher

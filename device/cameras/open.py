@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from device.camera import Camera, CameraError
-from device.files import open_folders, open_side_by_side, open_videos
-from device.picamera import Picamera2Camera
-from device.sim import SimCamera
-from device.v4l2 import V4l2Camera
+from device.cameras.files import open_folders, open_side_by_side, open_videos
+from device.cameras.picamera import Picamera2Camera
+from device.cameras.v4l2 import V4l2Camera
+from device.sim.camera import SimCamera
 
 FORMS = {
     "sim": "sim",

@@ -1,6 +1,6 @@
 """The rig's spool: every kept pair is on the disk before it is published, until each learner has acknowledged it.
 
-SQLite in segment files (`device.segment`). The last one fills through a write-ahead log, with a commit a pair and one sync for
+SQLite in segment files (`segment.py`). The last one fills through a write-ahead log, with a commit a pair and one sync for
 all pairs of half a second; full ones become plain databases. Why (`python -m benchmarks spool`: pairs of 358 kB, medians of 5
 rounds, while others synced to the same disk, so that an fsync took about 10 ms, as on a card):
 
@@ -33,11 +33,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from device.consumers import Consumers
-from device.head import Head, PastHead
-from device.reading import Answer
-from device.segment import Segment, is_full, row_bytes
-from device.spool_folder import DEVICE, find, take
+from device.spool.answer import Answer
+from device.spool.consumers import Consumers
+from device.spool.epoch_end import Head, PastHead
+from device.spool.folder import DEVICE, find, take
+from device.spool.segment import Segment, is_full, row_bytes
 from stream.codec import to_parts
 from stream.live.backfill_messages import Reading, Row, Span
 from stream.pair import EncodedPair

@@ -15,8 +15,8 @@ from pathlib import Path
 import cv2
 
 from device.camera import CameraError
-from device.render import Pose
-from device.sim import SimCamera, SimConfig
+from device.sim.camera import SimCamera, SimConfig
+from device.sim.render import Pose
 
 _Frame = tuple[int, Pose]
 

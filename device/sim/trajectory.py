@@ -13,8 +13,8 @@ from itertools import count
 import numpy as np
 from numpy.typing import NDArray
 
-from device.render import Pose
-from device.world import FREE_M, LANE_END_M, Door, Floats, Room, World
+from device.sim.render import Pose
+from device.sim.world import FREE_M, LANE_END_M, Door, Floats, Room, World
 
 EYE_M = 1.4
 """Height of the rig when it does not bob."""

@@ -14,8 +14,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from device.textures import Paint, cropped, framed, mottled, picture, planks, repeatable, shaded
-from device.world import (
+from device.sim.textures import Paint, cropped, framed, mottled, picture, planks, repeatable, shaded
+from device.sim.world import (
     DOOR_FRAME_M,
     DOOR_HEIGHT_M,
     DOOR_WIDTH_M,

@@ -18,11 +18,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.camera import Eye, Labels, Shot
-from device.path import walk as walk_through
-from device.render import Ids, Pose, Renderer
-from device.rooms import build_world
-from device.textures import Photographs
-from device.world import NOTHING, World
+from device.sim.furnish import build_world
+from device.sim.render import Ids, Pose, Renderer
+from device.sim.textures import Photographs
+from device.sim.trajectory import walk as walk_through
+from device.sim.world import NOTHING, World
 from stream.pair import MAX_SIDE, Image
 
 log = logging.getLogger(__name__)

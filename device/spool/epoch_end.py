@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from device.checked import from_line, to_line
+from device.spool.checked_line import from_line, to_line
 
 _NAME = re.compile(r"(?P<run>\d{8})-(?P<epoch>[0-9a-f]{32})\.head", re.ASCII)
 _MAX_BYTES = 64

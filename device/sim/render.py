@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from device.textures import Gallery, Texture
-from device.world import NOTHING, Floats, World
+from device.sim.textures import Gallery, Texture
+from device.sim.world import NOTHING, Floats, World
 from stream.pair import Image
 
 NEAR_M = 1e-4

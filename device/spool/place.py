@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from device.spool import Spool
-from device.spool_folder import SpoolError, is_abandoned
+from device.spool.folder import SpoolError, is_abandoned
+from device.spool.spool import Spool
 
 log = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from device.textures import Paint
+from device.sim.textures import Paint
 
 Floats = NDArray[np.float64]
 

@@ -1,0 +1,1 @@
+"""The cameras: one file for each kind, and the function that opens one by its name."""

@@ -1,0 +1,1 @@
+"""The simulated camera: a labelled walk through a world with true stereo geometry."""
