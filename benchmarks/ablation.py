@@ -33,12 +33,12 @@ from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
 from device.sim.control_set import write_walk
 from learner.config import PRESETS, LearnerConfig
-from learner.control import ControlSet, load_control
-from learner.encoder import Encoder
-from learner.gauges import alpha_req, rankme
 from learner.loop import Learner, StepReport, learn
+from learner.networks.encoder import Encoder
 from learner.objectives.babyagent import BabyAgentConfig
-from learner.probe import extract, knn_accuracy, linear_accuracy
+from learner.probes.control_sets import ControlSet, load_control
+from learner.probes.probe import extract, knn_accuracy, linear_accuracy
+from learner.probes.spectrum import alpha_req, rankme
 from stream.source import IteratorSource
 
 FAMILIES = {"recipe": (PRESET, *RECIPE), "stream": (PRESET, *STREAM)}

@@ -15,9 +15,9 @@ import torch
 from torch import Generator, Tensor
 
 from learner.config import PRESETS, LearnerConfig
-from learner.encoder import EncoderConfig
+from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
-from learner.views import Augmentation
+from learner.views.augment import Augmentation
 from stream.codec import encode_pair
 from stream.pair import EncodedPair
 

@@ -20,7 +20,7 @@ from benchmarks.spoiled import MISHAPS
 from buffer.priority import LossScale, Stubbornness
 from learner.config import LearnerConfig
 from learner.loop import Learner, learn
-from learner.objective import Objective
+from learner.objectives.contract import Objective
 from stream.source import IteratorSource
 
 Floats = NDArray[np.float64]

@@ -17,9 +17,9 @@ from benchmarks.spoiled import MISHAPS, Eyes, Mishap, spoiled
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from learner.control import load_control
 from learner.memory import on_canvas
-from learner.objective import Batch
+from learner.objectives.contract import Batch
+from learner.probes.control_sets import load_control
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair, Image
 

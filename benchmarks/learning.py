@@ -34,9 +34,9 @@ from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
 from device.sim.control_set import write_walk
 from learner.config import PRESETS
-from learner.control import ControlSet, load_control
 from learner.loop import Learner, StepReport, learn
-from learner.probe import run_probe
+from learner.probes.control_sets import ControlSet, load_control
+from learner.probes.probe import run_probe
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 

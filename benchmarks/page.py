@@ -33,11 +33,11 @@ from device.sim.camera import SimCamera, SimConfig
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport, learn
 from learner.page import view
+from learner.page.access import Door
 from learner.page.app import app_for
-from learner.page.door import Door
 from learner.page.live import WATCHED_S, Live
 from learner.page.server import served
-from learner.rundir import RunDirectory
+from learner.runs.folder import RunDirectory
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 

@@ -29,10 +29,10 @@ from benchmarks.regimes_figures import plot, tables
 from benchmarks.regimes_train import REGIMES, Day, Night
 from benchmarks.results import Line, completed, fingerprint
 from learner.config import PRESETS, LearnerConfig
-from learner.control import ControlSet, load_control, stratified
-from learner.gauges import alpha_req, rankme
 from learner.objectives.babyagent import BabyAgentConfig
-from learner.probe import BANK_SHARE, extract, knn_accuracy, linear_accuracy, rotate
+from learner.probes.control_sets import ControlSet, load_control, stratified
+from learner.probes.probe import BANK_SHARE, extract, knn_accuracy, linear_accuracy, rotate
+from learner.probes.spectrum import alpha_req, rankme
 
 
 @dataclass(frozen=True, kw_only=True)

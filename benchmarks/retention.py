@@ -34,11 +34,11 @@ from benchmarks.retention_figures import plot, tables
 from benchmarks.retention_policies import IID, NONE, POLICIES, Floats, Keys, Situation
 from benchmarks.retention_streams import STREAMS, Materials, Stretch, stretch
 from learner.config import PRESETS, LearnerConfig
-from learner.control import ControlSet
 from learner.loop import Learner, StepReport, learn
 from learner.memory import Draw, Memory
 from learner.objectives.guided import GuidedConfig
-from learner.probe import extract, knn_accuracy, linear_accuracy
+from learner.probes.control_sets import ControlSet
+from learner.probes.probe import extract, knn_accuracy, linear_accuracy
 from stream.source import IteratorSource
 
 

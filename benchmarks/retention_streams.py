@@ -23,7 +23,7 @@ from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
 from device.sim.control_set import write_walk
-from learner.control import ControlSet, load_control
+from learner.probes.control_sets import ControlSet, load_control
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair, Image
 

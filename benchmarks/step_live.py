@@ -16,15 +16,15 @@ import torch
 from benchmarks.step_rig import RigPlan
 from benchmarks.supervised import Supervised
 from buffer.store import Store
-from learner.commit import Committer
 from learner.config import LearnerConfig
-from learner.control import load_control
 from learner.errors import LearnerError
 from learner.loop import Learner, StepReport, learn
 from learner.memory import Draw
 from learner.metrics import LearnerMetrics
-from learner.probe import run_probe
-from learner.service import PAUSE_SHARE, Limits
+from learner.probes.control_sets import load_control
+from learner.probes.probe import run_probe
+from learner.runs.commit import Committer
+from learner.service.service import PAUSE_SHARE, Limits
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 

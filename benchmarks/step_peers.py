@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from torchvision import transforms
 
 from learner.config import LearnerConfig
-from learner.encoder import EncoderConfig, create_backbone
+from learner.networks.encoder import EncoderConfig, create_backbone
 from learner.objectives.babyagent import BabyAgentConfig
-from learner.views import Augmentation
+from learner.views.augment import Augmentation
 
 GLOBAL_SCALE, LOCAL_SCALE = (0.4, 1.0), (0.05, 0.4)
 """Areas of the crops, as published."""

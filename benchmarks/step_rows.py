@@ -15,7 +15,7 @@ from benchmarks.step_peers import PEERS, Peer
 from benchmarks.step_rig import VIEWS, walk_pairs
 from learner.config import LearnerConfig
 from learner.loop import Learner
-from learner.objective import Batch, Look
+from learner.objectives.contract import Batch, Look
 
 BARE, FROM_VIEWS, WITH_VIEWS = "bare", "from views", " with views"
 Step = Callable[[], None]

@@ -27,18 +27,18 @@ import tyro
 from rich.console import Console
 
 from buffer.store import Store
-from learner.commit import Committer
 from learner.config import PRESETS
 from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.memory import MemoryConfig
 from learner.metrics import LearnerMetrics
-from learner.outlet import Outlet
 from learner.page import weights
+from learner.page.access import Door
 from learner.page.app import app_for
-from learner.page.door import Door
 from learner.page.server import served
-from learner.rundir import RunDirectory
+from learner.runs.commit import Committer
+from learner.runs.folder import RunDirectory
+from learner.weights.publish import Outlet
 from stream.source import IteratorSource
 
 REACH_S = 5.0

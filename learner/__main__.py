@@ -16,8 +16,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 1 failed on the way, 2 wrong settings."""
     stop = stop_on_signals("stopping after a commit")
     try:
-        from learner import doctor  # torch takes seconds to load
-        from learner.command import run
+        from learner.cli import doctor
+        from learner.cli.main import run
     except ModuleNotFoundError as error:  # the base install, which a rig needs, has no torch
         _fail(f"{error.name} is not installed here: pip install -e '.[learner]' in the checkout", 2)
 

@@ -8,16 +8,16 @@ from typing import Any, Literal
 
 import msgspec
 
-from learner.encoder import EncoderConfig
 from learner.errors import SettingsError
 from learner.guard import GuardConfig
 from learner.memory import MemoryConfig
-from learner.objective import ObjectiveConfig
+from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgentConfig
+from learner.objectives.contract import ObjectiveConfig
 from learner.objectives.contrastive import ContrastiveConfig
 from learner.pacing import PacingConfig
 from learner.schedule import ScheduleConfig
-from learner.views import Augmentation
+from learner.views.augment import Augmentation
 
 OBJECTIVES = {kind.name: kind for kind in (BabyAgentConfig, ContrastiveConfig)}
 """The settings of each objective that a run may have, by its name."""

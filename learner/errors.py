@@ -7,7 +7,7 @@ LearnerError                base of this tree; one line that a person can act on
  |   +- Diverged            training cannot go on; the weights are the last good ones
  |       +- NonFiniteLoss   several steps in a row had a loss or gradient that is not a number
  |       +- Collapsed       the representation collapsed again after every rollback
- +- ControlError            a control set that cannot be read (`learner.control`)
+ +- ControlError            a control set that cannot be read (`learner.probes.control_sets`)
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from learner import ranks
-from learner.crew import Order, dealt_back
+from learner.distributed import collectives
+from learner.distributed.leader import Order, dealt_back
 from learner.loop import Learner
 
 
@@ -16,11 +16,11 @@ def follow(learner: Learner) -> None:
             case "step":
                 learner.train(order.part)
             case "save":
-                ranks.collected(learner.share())
+                collectives.collected(learner.share())
             case "load":
-                ranks.collected(learner.assume(order.part, {}, dealt_back()))
-        ranks.collected(learner.tally_here())
+                collectives.collected(learner.assume(order.part, {}, dealt_back()))
+        collectives.collected(learner.tally_here())
 
 
 def _heard() -> Order:
-    return ranks.dealt(None)
+    return collectives.dealt(None)

@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from learner import ranks
+from learner.distributed import collectives
 from learner.errors import SettingsError
 from learner.loop import Learner
-from learner.objective import Batch
+from learner.objectives.contract import Batch
 
 PAIRS = 2
 """As few as a batch may have."""
@@ -27,10 +27,10 @@ def require_room(learner: Learner, free_bytes: int) -> None:
     processes each is asked for its share of the batch, in step and with as many bytes.
     """
     batch_size = learner.config.pacing.batch_size
-    fits = ranks.count() * int((free_bytes - _fixed_bytes(learner)) // (BESIDE_SAVED * pair_bytes(learner)))
+    fits = collectives.count() * int((free_bytes - _fixed_bytes(learner)) // (BESIDE_SAVED * pair_bytes(learner)))
     if batch_size <= fits:
         return
-    fits -= fits % (8 * ranks.count()) if fits > 8 * ranks.count() else 0
+    fits -= fits % (8 * collectives.count()) if fits > 8 * collectives.count() else 0
     advice = (
         f"lower --pacing.batch-size to {fits}"
         if fits >= PAIRS

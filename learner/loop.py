@@ -19,16 +19,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from learner import ranks
 from learner.config import LearnerConfig
-from learner.crew import Crew, Tally, deal_back, owner
+from learner.distributed import collectives
+from learner.distributed.leader import Crew, Tally, deal_back, owner
+from learner.distributed.reshard import resharded
 from learner.errors import Collapsed, NonFiniteLoss, SettingsError
 from learner.guard import Guard
 from learner.memory import Draw, Memory
-from learner.objective import Batch, Outcome
+from learner.objectives.contract import Batch, Outcome
 from learner.pacing import Pacing
 from learner.schedule import learning_rate
-from learner.shards import resharded
 from stream.codec import decode
 from stream.errors import EndOfStream, MalformedMessage
 from stream.pair import EncodedPair, StereoPair
@@ -82,7 +82,7 @@ class Waiting:
 class Learner:
     """Networks, optimiser, memory and budget: everything a checkpoint holds, and one training step over it.
 
-    Of several processes (`learner.ranks`) each has one, with the same weights and its own shard of the memory. The first
+    Of several processes each has one, with the same weights and its own shard of the memory. The first
     leads: what it is asked to do here, all do. The others obey (`learner.follower`).
     """
 
@@ -91,9 +91,9 @@ class Learner:
             raise SettingsError(
                 "device cuda was asked for, but torch finds no GPU here: use --device cpu, or check the driver"
             )
-        if config.pacing.batch_size % ranks.count():
+        if config.pacing.batch_size % collectives.count():
             raise SettingsError(
-                f"pacing.batch_size {config.pacing.batch_size} must be a multiple of the {ranks.count()} processes"
+                f"pacing.batch_size {config.pacing.batch_size} must be a multiple of the {collectives.count()} processes"
             )
         self.config = config
         self.device = device
@@ -104,7 +104,7 @@ class Learner:
         self.optimizer = torch.optim.AdamW(
             self.objective.trained(), lr=0.0, weight_decay=config.schedule.weight_decay, fused=True
         )
-        self.memory = Memory(config.memory, seed=config.seed, shard=ranks.rank(), shards=ranks.count())
+        self.memory = Memory(config.memory, seed=config.seed, shard=collectives.rank(), shards=collectives.count())
         self.pacing = Pacing(config.pacing)
         self.guard = Guard(config.guard)
         self._snapshots = [self._snapshot()]  # at most two, the older first: what a collapse goes back to
@@ -119,15 +119,15 @@ class Learner:
 
     def wanted(self) -> int:
         """Pairs to receive before the next step is due: the budget must be there, and a full batch to draw from."""
-        share = self.config.pacing.batch_size // ranks.count()
+        share = self.config.pacing.batch_size // collectives.count()
         missing = max(share - tally.drawable for tally in self.crew.tallies())
-        return max(self.pacing.wanted(), missing * ranks.count())
+        return max(self.pacing.wanted(), missing * collectives.count())
 
     @property
     def room(self) -> int:
         """Pairs that can be taken before one has to go untrained."""
         fullest = max(tally.waiting for tally in self.crew.tallies())
-        return (self.memory.room + self.memory.fresh - fullest) * ranks.count()
+        return (self.memory.room + self.memory.fresh - fullest) * collectives.count()
 
     def tally(self) -> Tally:
         """What all processes hold together."""
@@ -163,7 +163,7 @@ class Learner:
         self.suppressed += pair.header.suppressed
         self.junk += pair.header.junk
         key = self.memory.arrived
-        if owner(key) != ranks.rank():
+        if owner(key) != collectives.rank():
             self.crew.deal(key, pair)
             self.memory.pass_over()
         elif self.remember(key, pair, opened):
@@ -189,7 +189,7 @@ class Learner:
 
         While no step is due also without pairs: the others do not wait for ever for a word.
         """
-        if ranks.count() > 1 and (self.crew.owed or self.wanted()):
+        if collectives.count() > 1 and (self.crew.owed or self.wanted()):
             dealt, before = self.crew.owed, self.tally().undecodable
             with self.crew.ordered("take"):
                 pass
@@ -198,24 +198,24 @@ class Learner:
     def step(self, rate_factor: float = 1.0) -> StepReport:
         """Draw a batch and train on it once. Raises Diverged after refused steps or rollbacks in a row."""
         self.pacing.spend()
-        with self.crew.ordered("step", [rate_factor] * ranks.count()):
+        with self.crew.ordered("step", [rate_factor] * collectives.count()):
             report = self.train(rate_factor)
         self._judge(report)
         return report
 
     def train(self, rate_factor: float) -> StepReport:
         """The step in each process: its share of the batch, the gradient of all."""
-        draw = self.memory.draw(self.config.pacing.batch_size // ranks.count())
+        draw = self.memory.draw(self.config.pacing.batch_size // collectives.count())
         debuts = tuple(self.memory.debuts_of(draw))  # before `learned`, which may give their slots to others
         rate = learning_rate(self.config.schedule, self.steps - self.guard.since) * self.guard.rate_factor * rate_factor
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         outcome, grad_norm = self._descend(self.memory.batch(draw, self.device))
-        losses, priority = ranks.gathered(outcome.losses.detach()), ranks.gathered(outcome.priority)
+        losses, priority = collectives.gathered(outcome.losses.detach()), collectives.gathered(outcome.priority)
         kl = priority.double().cpu().numpy()
         bad = ~(np.isfinite(kl) & losses.isfinite().cpu().numpy())
         refused = self._conclude(draw, kl, bad, bool(torch.isfinite(grad_norm)))
-        ranks.average_(list(outcome.gauges.values()))
+        collectives.average_(list(outcome.gauges.values()))
         gauges = {name: float(value) for name, value in outcome.gauges.items()}
         rolled_back = "" if self.bad_steps else self._watch(gauges)
         return StepReport(
@@ -238,7 +238,7 @@ class Learner:
             outcome = self.objective(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(outcome.losses.mean())
-        ranks.average_([weight.grad for weight in self.objective.trained() if weight.grad is not None])
+        collectives.average_([weight.grad for weight in self.objective.trained() if weight.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.objective.trained(), self.config.schedule.clip_grad_norm)
         return outcome, norm
 
@@ -248,7 +248,7 @@ class Learner:
         kl, bad: [B] of the whole batch, of which the draw is the part of this process.
         """
         self.steps += 1
-        share = slice(ranks.rank() * len(draw.keys), (ranks.rank() + 1) * len(draw.keys))
+        share = slice(collectives.rank() * len(draw.keys), (collectives.rank() + 1) * len(draw.keys))
         if finite_gradient and not bad.any():
             self.optimizer.step()
             self.objective.after_step()
@@ -257,7 +257,7 @@ class Learner:
             self.bad_steps = 0
             return ()
         at_fault = (bad if bad.any() else np.ones_like(bad))[share]
-        names = ranks.collected(list(itertools.compress(self.memory.names_of(draw), at_fault)))
+        names = collectives.collected(list(itertools.compress(self.memory.names_of(draw), at_fault)))
         self.memory.quarantine(draw, at_fault)
         self.bad_steps += 1
         return tuple(dict.fromkeys(itertools.chain.from_iterable(names)))
@@ -308,7 +308,7 @@ class Learner:
     def state_dict(self) -> dict[str, Any]:
         """All that the next step depends on, but for the pairs in memory; of all processes."""
         with self.crew.ordered("save"):
-            shards, generators = zip(*ranks.collected(self.share()), strict=True)
+            shards, generators = zip(*collectives.collected(self.share()), strict=True)
         return {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -329,13 +329,13 @@ class Learner:
 
         pairs: of the keys in `state["memory"]`, in their order, as `Memory.load_state_dict` wants them.
         """
-        shards = resharded(state["memory"]["shards"], ranks.count())
+        shards = resharded(state["memory"]["shards"], collectives.count())
         owners = {key: number for number, shard in enumerate(shards) for key in shard["keys"].tolist()}
         common = {name: state[name] for name in _COMMON}
-        shares = list(zip_longest(shards, state["generators"][: ranks.count()]))
+        shares = list(zip_longest(shards, state["generators"][: collectives.count()]))
         with self.crew.ordered("load", shares):
             remembered = deal_back(pairs, [owners[key] for key in state["memory"]["keys"].tolist()])
-            problems = ranks.collected(self.assume(shares[0], common, remembered))
+            problems = collectives.collected(self.assume(shares[0], common, remembered))
         for problem in problems:
             if problem is not None:
                 raise problem
@@ -345,7 +345,7 @@ class Learner:
 
         Returns what stands against it.
         """
-        common = ranks.told(common)
+        common = collectives.told(common)
         memory, generator = share
         try:
             self.objective.load_state_dict(common["objective"])
@@ -356,7 +356,7 @@ class Learner:
             self._snapshots = common["snapshots"]
             for name in _COUNTS:
                 setattr(self, name, common["counts"][name])
-            if ranks.rank():
+            if collectives.rank():
                 self.malformed = 0  # the first counts those of the processes before
             if generator is None:
                 self.generator.manual_seed(_seed_of_views(self.config.seed, self.steps))
@@ -376,10 +376,10 @@ _COUNTS = ("steps", "samples", "received", "malformed", "suppressed", "junk", "b
 
 def _seed_of_views(seed: int, steps: int) -> int:
     """Of the generator of a process that begins at this step: another one for each."""
-    if not ranks.rank() and not steps:
+    if not collectives.rank() and not steps:
         return seed
     # Not by addition: torch's generator on the CPU takes only the lower 32 bits.
-    return int(np.random.SeedSequence([seed, ranks.rank(), steps]).generate_state(1)[0])
+    return int(np.random.SeedSequence([seed, collectives.rank(), steps]).generate_state(1)[0])
 
 
 def _keep_nothing(key: int, pair: EncodedPair) -> None:
@@ -427,7 +427,7 @@ def learn(
                 busy_s += clock() - came_s
                 yield Waiting(learner.received, learner.wanted(), waited_s)
                 continue
-            room = min(learner.room, MOST_AHEAD) if ranks.count() == 1 else 0  # others decode what is theirs
+            room = min(learner.room, MOST_AHEAD) if collectives.count() == 1 else 0  # others decode what is theirs
             step = stepper.submit(learner.step)
             for pair, opened in _opened_beside(step, learner, source, room):
                 take(pair, opened)  # also where the step has failed: a pair that was received is never forgotten

@@ -25,9 +25,9 @@ from torch import Tensor
 from buffer.border import PHI_LIMIT
 from buffer.priority import LOSS_LIMIT, LossScale, Stubbornness
 from buffer.reservoir import Reservoir
-from learner import ranks
+from learner.distributed import collectives
 from learner.errors import SettingsError
-from learner.objective import Batch
+from learner.objectives.contract import Batch
 from stream.codec import decode
 from stream.errors import MalformedMessage
 from stream.pair import MAX_SIDE, EncodedPair, Image, StereoPair
@@ -208,7 +208,7 @@ class Memory:
         keys, first, which = np.unique(draw.keys, return_index=True, return_inverse=True)
         mean_kl = np.bincount(which, kl) / np.bincount(which)  # a pair drawn twice has one score, the mean
         self.kl[draw.slots[first]] = mean_kl
-        self.scale.observe(ranks.pooled(mean_kl))
+        self.scale.observe(collectives.pooled(mean_kl))
         phi = self.stubborn.damped(keys, mean_kl, self.scale.phi(mean_kl))
         fresh = first < draw.fresh
         self._rescore(keys[~fresh], phi[~fresh])

@@ -18,12 +18,12 @@ import torch
 from tiny_learner import make_pair
 from torch import Generator, Tensor
 
-import learner.command  # noqa: F401 - all that a process would load
+import learner.cli.main  # noqa: F401 - all that a process would load
 from learner.__main__ import main
 from learner.loop import Learner
-from learner.objective import Batch, Look
+from learner.objectives.contract import Batch, Look
 from learner.objectives.guided import Guided
-from learner.views import shrink, to_rgb
+from learner.views.views import shrink, to_rgb
 from stream.codec import decode
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair, StereoPair

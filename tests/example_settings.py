@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from device.cli.settings import StreamSettings
-from learner.command import ProcessConfig, Settings
+from learner.cli.main import ProcessConfig, Settings
 from learner.config import PRESETS
 
 DEPLOY = Path(__file__).parents[1] / "deploy"

@@ -20,8 +20,8 @@ from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
 from learner.config import PRESETS, LearnerConfig, differences, to_plain
 from learner.loop import Learner
-from learner.objective import Batch
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.objectives.contract import Batch
 from stream.codec import decode
 from stream.pair import EncodedPair
 

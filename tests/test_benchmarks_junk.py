@@ -23,7 +23,7 @@ from benchmarks.junk_run import Scorings, Watched, held_out, memory_row, plain, 
 from benchmarks.junk_streams import Scenes, exam, photographs, walk, with_junk
 from benchmarks.spoiled import MISHAPS, Eyes
 from buffer.priority import LossScale, Stubbornness
-from learner.objective import Batch, Outcome
+from learner.objectives.contract import Batch, Outcome
 from stream.codec import decode
 
 SCORES = st.lists(st.integers(0, 6), min_size=1, max_size=20)

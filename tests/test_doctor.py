@@ -14,8 +14,8 @@ import pytest
 from device.__main__ import main as device_main
 from device.camera import BadShot, Eye, Shot
 from device.cli.doctor import eyes, skew
-from learner.command import parse
-from learner.doctor import answer, examine, processor, recording
+from learner.cli.doctor import answer, examine, processor, recording
+from learner.cli.main import parse
 from stream.errors import EndpointError
 from stream.host.findings import (
     EARLIEST_S,

@@ -7,8 +7,8 @@ import pytest
 from test_learner_loop import digest, trained
 from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
-from learner.album import WIDEST, take_album
 from learner.loop import Learner
+from learner.report.album import WIDEST, take_album
 from stream.codec import decode
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import torch
 
-from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.errors import LearnerError
+from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 FILES = {"state.json", "tensors.safetensors", "SHA256SUMS"}

@@ -26,12 +26,12 @@ from test_learner_loop import digest
 from tiny_learner import TINY, committed, make_pair, make_pairs, tiny_learner
 
 from buffer.store import Store
-from learner.checkpoint import save_checkpoint
-from learner.commit import Committer, Note, _copied, pack, restore, unpack
 from learner.errors import LearnerError
 from learner.loop import Learner, learn
 from learner.metrics import LearnerMetrics
-from learner.rundir import RunDirectory
+from learner.runs.checkpoint import save_checkpoint
+from learner.runs.commit import Committer, Note, _copied, pack, restore, unpack
+from learner.runs.folder import RunDirectory
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair
 from stream.source import Cursor, IteratorSource

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from test_learner_report import Page, summary, write_lines
 
-from learner import report_command
-from learner.compare import write_comparison
+from learner.cli import report
 from learner.errors import LearnerError
-from learner.figures import MOST_RUNS
+from learner.report.compare import write_comparison
+from learner.report.figures import MOST_RUNS
 
 
 def write_run(folder: Path, *, rate: float, gain: float, **told: Any) -> Path:
@@ -95,8 +95,8 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path, ch
 
 def test_the_command_compares_where_several_runs_are_given(runs: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "both.html"
-    assert report_command.run([*map(str, runs), "--out", str(path)]) == str(path)
+    assert report.run([*map(str, runs), "--out", str(path)]) == str(path)
     assert "Settings that differ" in path.read_text()
-    report_command.run([str(runs[0]), "--out", str(path)])
+    report.run([str(runs[0]), "--out", str(path)])
     assert "Settings that differ" not in path.read_text()
     assert not (runs[0] / "report.html").exists()

@@ -10,19 +10,19 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learner.views.views import Augmentation
 from test_learner_loop import trained
 from tiny_learner import TINY as TINY_LEARNER
 from tiny_learner import make_pairs, tiny_learner
 from tiny_objective import gradient_at_crops
 from torch import Generator, Tensor, nn
 
-from learner.album import take_album
-from learner.command import parse
-from learner.encoder import EncoderConfig
+from learner.cli.main import parse
 from learner.errors import SettingsError
-from learner.objective import Batch, Objective
+from learner.networks.encoder import EncoderConfig
+from learner.objectives.contract import Batch, Objective
 from learner.objectives.contrastive import Contrastive, ContrastiveConfig
-from learner.views import Augmentation
+from learner.report.album import take_album
 
 ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
 TINY = ContrastiveConfig(

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
-from learner.control import load_control, stratified
 from learner.errors import ControlError
-from learner.packed import parse_cifar_binary, parse_cifar_python, parse_idx, read_file
+from learner.probes.control_sets import load_control, stratified
+from learner.probes.packed_files import parse_cifar_binary, parse_cifar_python, parse_idx, read_file
 
 CLASSES = ("ant", "bee", "cow")
 BLUE, GREEN, RED = (255, 0, 0), (0, 255, 0), (0, 0, 255)

@@ -14,11 +14,11 @@ from test_learner_commit import run as training
 from test_learner_loop import digest
 from tiny_learner import TINY, committed
 
-from learner import command
-from learner.cooldown import branch, cool_down
+from learner.cli import main
 from learner.errors import SettingsError
-from learner.rundir import RunDirectory
+from learner.runs.folder import RunDirectory
 from learner.schedule import cooldown_factor, learning_rate
+from learner.weights.cooldown import branch, cool_down
 
 CPU = torch.device("cpu")
 
@@ -40,7 +40,7 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
 
 def cool(run: Path, *words: str, stopped: bool = False) -> str:
     """What the command says."""
-    return command.run(["cooldown", str(run), *words], lambda: stopped)
+    return main.run(["cooldown", str(run), *words], lambda: stopped)
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -133,6 +133,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(run: Path) -> No
 
 def test_its_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        command.run(["cooldown", "--help"], lambda: False)
+        main.run(["cooldown", "--help"], lambda: False)
     assert ended.value.code == 0
     assert "beside the learner at work there" in " ".join(capsys.readouterr().out.split())

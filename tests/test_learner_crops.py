@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from tiny_objective import ENCODER, PLAIN, agent, numpy, seeded
 from torch import Tensor, nn
 
-from learner.encoder import Encoder
 from learner.memory import Memory, MemoryConfig
-from learner.objective import Batch, Look
+from learner.networks.encoder import Encoder
+from learner.objectives.contract import Batch, Look
 from stream.codec import decode, encode_pair
 
 Array = NDArray[np.float64]

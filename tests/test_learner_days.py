@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from learner.days import MOST_DAYS, START, by_day, by_rotation
+from learner.report.tables import MOST_DAYS, START, by_day, by_rotation
 
 DAY_NS = 86_400_000_000_000
 FIRST_NS = 20_000 * DAY_NS + 9 * 3_600_000_000_000

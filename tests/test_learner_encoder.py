@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from learner.encoder import Encoder, EncoderConfig
 from learner.errors import SettingsError
+from learner.networks.encoder import Encoder, EncoderConfig
 
 Array = NDArray[np.float64]
 

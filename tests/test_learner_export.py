@@ -13,8 +13,8 @@ import timm
 import torch
 from tiny_learner import TINY
 
-from learner.encoder import Encoder
-from learner.export import export_encoder
+from learner.networks.encoder import Encoder
+from learner.weights.export import export_encoder
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learner.views.views import to_rgb
 from numpy.typing import NDArray
 from seed_formulas import (
     AdamW,
@@ -37,10 +38,9 @@ from tiny_objective import PLAIN, TINY, agent, gradient_at_crops, numpy, seeded,
 from torch import Tensor, nn
 
 from learner.loop import Learner
-from learner.objective import Batch, Look, Outcome
 from learner.objectives.babyagent import BabyAgent, pairwise_cosines, repulsion, repulsion_from_others, sinkhorn
+from learner.objectives.contract import Batch, Look, Outcome
 from learner.schedule import learning_rate
-from learner.views import to_rgb
 
 Array = NDArray[np.float64]
 

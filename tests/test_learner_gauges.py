@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.gauges import alpha_req, entropy, mean_cosine, prototypes_in_use, rankme
+from learner.probes.spectrum import alpha_req, entropy, mean_cosine, prototypes_in_use, rankme
 
 
 def generator(seed: int) -> torch.Generator:

@@ -13,8 +13,8 @@ from test_learner_service import Run
 from tiny_learner import TINY, make_pairs, tiny_learner
 
 from learner.errors import LearnerError
-from learner.geometry import LEAST_PAIRS, cosine_distances, layout_of, tsne
-from learner.report import write_report
+from learner.report.layout import LEAST_PAIRS, cosine_distances, layout_of, tsne
+from learner.report.report import write_report
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ import torch
 from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
 from torch import Generator, Tensor
 
-from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.config import LearnerConfig
 from learner.errors import NonFiniteLoss, SettingsError
 from learner.loop import Learner, StepReport, Waiting, learn
-from learner.objective import Batch, Outcome
 from learner.objectives.babyagent import BabyAgent
+from learner.objectives.contract import Batch, Outcome
 from learner.pacing import PacingConfig
+from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from stream.codec import encode_pair
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber

@@ -26,8 +26,8 @@ import torch
 from tiny_learner import EPOCH, FLAGS, make_pairs
 
 from learner.__main__ import main
-from learner.checkpoint import load_checkpoint
 from learner.errors import Failed
+from learner.runs.checkpoint import load_checkpoint
 from stream.live.publisher import Publisher
 
 ROOT = Path(__file__).parents[1]
@@ -344,7 +344,7 @@ def test_what_fails_on_the_way_ends_with_1(
     def fails(_: object) -> str:
         raise Failed("student.onnx differs from PyTorch")
 
-    monkeypatch.setattr("learner.export_command.run", fails)
+    monkeypatch.setattr("learner.cli.export.run", fails)
     with pytest.raises(SystemExit) as ended:
         main(["export", "run"])
     assert (ended.value.code, capfd.readouterr().err) == (1, "error: student.onnx differs from PyTorch\n")

@@ -18,10 +18,10 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from test_learner_loop import leaves
 from tiny_learner import TINY, make_pairs, tiny_learner
 
-from learner.checkpoint import load_checkpoint, save_checkpoint
 from learner.errors import SettingsError
 from learner.loop import learn
 from learner.memory import Draw, Memory, MemoryConfig, on_canvas
+from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from stream.codec import decode, encode_pair
 from stream.pair import Codec, EncodedPair, Image, StereoPair
 from stream.source import IteratorSource

@@ -16,7 +16,7 @@ from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
 from learner.config import PRESETS
 from learner.loop import StepReport, learn
 from learner.metrics import LearnerMetrics, MemoryMetrics
-from learner.objective import Meaning
+from learner.objectives.contract import Meaning
 from stream.live.ledger import DeviceStats
 from stream.live.metrics import StreamMetrics
 from stream.live.publisher import Publisher

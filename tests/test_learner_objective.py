@@ -11,8 +11,8 @@ import torch
 from tiny_objective import ENCODER, TINY, agent, seeded, some_pairs
 
 from learner.errors import SettingsError
-from learner.objective import Batch, Objective
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig, sinkhorn
+from learner.objectives.contract import Batch, Objective
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

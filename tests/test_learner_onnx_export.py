@@ -20,16 +20,16 @@ from test_learner_commit import Acknowledging
 from tiny_learner import EPOCH, TINY, tiny_learner
 
 from buffer.store import Store
-from learner import export_command
-from learner.commit import Committer
+from learner.cli import export
 from learner.errors import Failed, LearnerError
-from learner.export import load_encoder
 from learner.loop import learn
 from learner.metrics import LearnerMetrics
-from learner.onnx_export import TOLERANCE, export_onnx
-from learner.outlet import Outlet
-from learner.rundir import RunDirectory
-from learner.stretch import newest
+from learner.report.recent_pairs import newest
+from learner.runs.commit import Committer
+from learner.runs.folder import RunDirectory
+from learner.weights.export import load_encoder
+from learner.weights.onnx import TOLERANCE, export_onnx
+from learner.weights.publish import Outlet
 from stream.codec import encode_pair
 from stream.pair import EncodedPair
 
@@ -68,7 +68,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
 def exported(run: Path) -> dict[str, Any]:
     """What the command said of the student; the exporter takes seconds, so once."""
     (run / "export" / "teacher.safetensors").unlink()
-    (said,) = json.loads(export_command.run([str(run), "--json"]))
+    (said,) = json.loads(export.run([str(run), "--json"]))
     found: dict[str, Any] = said
     return found
 
@@ -149,7 +149,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(
         (copy / name).write_bytes((run / name).read_bytes())
     spoil(copy)
     with pytest.raises(LearnerError, match=says) as raised:
-        export_command.run([str(copy), *words])
+        export.run([str(copy), *words])
     assert "\n" not in str(raised.value)
 
 

@@ -18,11 +18,11 @@ from test_learner_commit import Acknowledging
 from tiny_learner import TINY, make_pairs, tiny_learner
 
 from buffer.store import Store
-from learner.commit import Committer
 from learner.loop import Learner, learn
 from learner.metrics import LearnerMetrics
-from learner.outlet import Outlet
-from learner.rundir import RunDirectory
+from learner.runs.commit import Committer
+from learner.runs.folder import RunDirectory
+from learner.weights.publish import Outlet
 
 
 def export_names() -> set[str]:

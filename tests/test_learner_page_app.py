@@ -17,8 +17,8 @@ from starlette.routing import BaseRoute, Route
 
 from learner.errors import SettingsError
 from learner.page import health, metrics
+from learner.page.access import Door, door_for
 from learner.page.app import COOKIE, app_for
-from learner.page.door import Door, door_for
 from learner.page.health import HUNG_S, Pulse
 from learner.page.server import served
 

@@ -13,11 +13,11 @@ from tiny_learner import make_pairs, tiny_learner
 
 from learner.loop import StepReport, learn
 from learner.page import view
+from learner.page.access import Door
 from learner.page.app import app_for
-from learner.page.door import Door
 from learner.page.live import Live
 from learner.page.server import served
-from learner.rundir import RunDirectory
+from learner.runs.folder import RunDirectory
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 

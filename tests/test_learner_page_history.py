@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.page.history import CHUNK_BYTES, Column, Tail
-from learner.page.sketch import BOTTOM, LEFT, RIGHT, TOP, race, trace
-from learner.rundir import replace_file
+from learner.page.sparklines import BOTTOM, LEFT, RIGHT, TOP, race, trace
+from learner.runs.folder import replace_file
 
 FINITE = st.floats(-1e12, 1e12)
 

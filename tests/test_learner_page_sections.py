@@ -19,8 +19,8 @@ from test_learner_page_live import WAITING, Clock, pair_of
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 
 from learner.page import view
+from learner.page.access import Door
 from learner.page.app import app_for
-from learner.page.door import Door
 from learner.page.live import WATCHED_S, Live
 from learner.page.sections import CURVES_EVERY_S, Section, Shown, sections_of
 from learner.page.server import served

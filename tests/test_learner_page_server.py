@@ -23,8 +23,8 @@ from uvicorn.server import ServerState
 
 from learner.errors import PortInUse, SettingsError
 from learner.page import server
+from learner.page.access import Door
 from learner.page.app import app_for
-from learner.page.door import Door
 from learner.page.server import MOST_CONNECTIONS, _Patient, served
 
 LARGE = 32 << 20

@@ -16,10 +16,10 @@ import pytest
 from http_client import WAIT_S, free_port, get
 
 from learner.page import weights
+from learner.page.access import Door
 from learner.page.app import app_for
-from learner.page.door import Door
 from learner.page.server import served
-from learner.rundir import replace_file
+from learner.runs.folder import replace_file
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()
 TOKEN = "correct-horse-battery-staple"

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from learner import probe
-from learner.control import ControlSet, load_control, subset
-from learner.packed import Labels
-from learner.probe import ProbeResult, extract, knn_accuracy, linear_accuracy, rotate, run_probe, run_rotations
+from learner.probes import probe
+from learner.probes.control_sets import ControlSet, load_control, subset
+from learner.probes.packed_files import Labels
+from learner.probes.probe import ProbeResult, extract, knn_accuracy, linear_accuracy, rotate, run_probe, run_rotations
 
 
 def pixels(images: Tensor) -> Tensor:

@@ -25,13 +25,14 @@ from safetensors.torch import load_file
 from tiny_learner import CANVAS, EPOCH, TINY, make_pairs
 
 from buffer.store import Store
-from learner import command, ranks
-from learner.checkpoint import load_checkpoint
-from learner.commit import Note, unpack
+from learner.cli import main
+from learner.distributed import collectives
+from learner.distributed.collectives import World, world_of
 from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.memory import Memory
-from learner.ranks import World, world_of
+from learner.runs.checkpoint import load_checkpoint
+from learner.runs.commit import Note, unpack
 from stream.recording.writer import RecordingWriter
 
 ROOT = Path(__file__).parents[1]
@@ -249,7 +250,7 @@ def test_a_place_that_does_not_match_the_number_of_processes_is_refused(wrong: d
 def test_a_batch_or_a_memory_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match="capacity 24 and fresh_capacity 16 must be multiples of the 5 processes"):
         Memory(TINY.memory, seed=0, shard=1, shards=5)
-    monkeypatch.setattr(ranks, "count", lambda: 3)
+    monkeypatch.setattr(collectives, "count", lambda: 3)
     with pytest.raises(SettingsError, match=r"pacing.batch_size 8 must be a multiple of the 3 processes"):
         Learner(TINY, torch.device("cpu"))
 
@@ -261,7 +262,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     for name, value in {"WORLD_SIZE": 4, "RANK": 3, "LOCAL_WORLD_SIZE": 4, "LOCAL_RANK": 3}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(SettingsError, match="4 processes need as many GPUs, torch finds 2: lower --nproc-per-node"):
-        command.run(words, lambda: True)
+        main.run(words, lambda: True)
 
 
 def test_a_setting_that_is_refused_ends_all_processes_and_is_said_once(nursery: Nursery, tmp_path: Path) -> None:

@@ -18,10 +18,10 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
 from learner.errors import LearnerError
-from learner.figures import BINS, binned, race, trace
-from learner.html import number
-from learner.pictures import gaussian, heat, photo, window
-from learner.report import write_report
+from learner.report.figures import BINS, binned, race, trace
+from learner.report.html import number
+from learner.report.pictures import gaussian, heat, photo, window
+from learner.report.report import write_report
 
 HEIGHT, WIDTH, HEADS, CROPS = 40, 60, 3, 4
 VOID = {"meta", "br", "img", "link"}

@@ -35,7 +35,7 @@ SMALL = (
 NURSERY = """
 import itertools, json, os, resource, signal, sys, time
 
-import learner.commit, learner.command
+import learner.runs.commit, learner.cli.main
 from learner.__main__ import main
 
 def kill_at(owner, name, count):
@@ -48,21 +48,21 @@ def kill_at(owner, name, count):
 
 def fault(kind, count):
     if kind == "before the transaction":
-        kill_at(learner.commit.Store, "commit", count)
+        kill_at(learner.runs.commit.Store, "commit", count)
     elif kind == "in the transaction":
-        kill_at(learner.commit.Store, "_forget_unnamed", count)
+        kill_at(learner.runs.commit.Store, "_forget_unnamed", count)
     elif kind == "after the transaction":
-        kill_at(learner.commit, "_sweep", count)
+        kill_at(learner.runs.commit, "_sweep", count)
     elif kind == "disk full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
 
 def tell_when_restored(begins):
-    restore = learner.command.restore
+    restore = learner.cli.main.restore
     def told(*arguments):
         cursor = restore(*arguments)
         os.write(begins, b"!")
         return cursor
-    learner.command.restore = told
+    learner.cli.main.restore = told
 
 def live(task):
     said = os.open(task["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)

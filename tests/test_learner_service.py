@@ -20,18 +20,18 @@ from test_learner_loop import Poisonable, digest, poisonable, trained, white_pai
 from tiny_learner import EPOCH, TINY, committed, make_pairs, tiny_learner
 
 from buffer.store import Store
-from learner.commit import Committer, restore
-from learner.control import ControlSet, load_control
 from learner.errors import NonFiniteLoss
 from learner.guard import GuardConfig
 from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
-from learner.outlet import Outlet
 from learner.page.live import Live
-from learner.report import write_report
-from learner.rundir import RunDirectory
-from learner.screen import Screen
-from learner.service import Limits, Rhythm, Service, is_noted, probe_table
+from learner.probes.control_sets import ControlSet, load_control
+from learner.report.report import write_report
+from learner.runs.commit import Committer, restore
+from learner.runs.folder import RunDirectory
+from learner.service.screen import Screen
+from learner.service.service import Limits, Rhythm, Service, is_noted, probe_table
+from learner.weights.publish import Outlet
 from stream.errors import EndOfStream
 from stream.host.systemd import Supervisor
 from stream.live.publisher import Publisher

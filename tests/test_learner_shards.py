@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_learner import make_pair
 
 from buffer.reservoir import Reservoir
+from learner.distributed.reshard import resharded
 from learner.memory import Memory, MemoryConfig
-from learner.shards import resharded
 from stream.codec import decode
 
 CONFIG = MemoryConfig(capacity=12, fresh_capacity=12, canvas=(8, 8), stalest_share=0.2)

@@ -108,7 +108,7 @@ def test_a_faster_version_must_give_this_trace(changes: dict[str, Any], losses: 
     Without vector instructions the trace moves by 1e-6 and 2e-5 of itself, and by 2e-6 and 9e-5 when every weight is off by
     a millionth at the start: another CPU passes, another formula does not. Take a new trace only for a change that is meant
     to change what is learned, or the order in which random numbers are drawn, and say so. The last one: the image that the
-    attention is read from is rounded to whole numbers (`learner.views.shrink`), and with it where crops lie by a thousandth.
+    attention is read from is rounded to whole numbers (`shrink`), and with it where crops lie by a thousandth.
     """
     recording = recorded(tmp_path / "walk.mcap", map(made, range(40)))
     steps = reports(past_its_start(**changes), recording)

@@ -18,7 +18,7 @@ from seed_formulas import cut
 from torch import Tensor
 
 from learner.errors import SettingsError
-from learner.views import (
+from learner.views.views import (
     STUDENT_AUGMENTATION,
     TEACHER_AUGMENTATION,
     Augmentation,

@@ -20,10 +20,10 @@ import torch
 from tiny_learner import FLAGS
 
 from buffer.store import Store
-from learner.commit import restore
 from learner.config import from_plain
 from learner.loop import Learner
 from learner.memory import on_canvas
+from learner.runs.commit import restore
 from stream.pair import Image
 
 ROOT = Path(__file__).parents[1]

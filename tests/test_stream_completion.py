@@ -67,7 +67,7 @@ def test_bash_offers_what_fits(door: str, line: str, offered: list[str]) -> None
 
 
 def test_every_flag_that_help_lists_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
-    from learner.command import parse
+    from learner.cli.main import parse
 
     with pytest.raises(SystemExit):
         parse(["--help"])

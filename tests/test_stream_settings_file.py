@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from device.__main__ import main as device_main
 from device.cli.settings import StreamSettings
-from learner.command import Settings, parse
+from learner.cli.main import Settings, parse
 from learner.config import PRESETS
 from learner.errors import SettingsError
 from stream.host.settings_file import MAX_BYTES, SettingsFile, SettingsFileError, config_of

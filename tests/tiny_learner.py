@@ -9,14 +9,14 @@ import numpy as np
 import torch
 
 from buffer.store import Store
-from learner.commit import restore
 from learner.config import LearnerConfig
-from learner.encoder import EncoderConfig
 from learner.loop import Learner
 from learner.memory import MemoryConfig
+from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgentConfig
 from learner.pacing import PacingConfig
-from learner.rundir import RunDirectory
+from learner.runs.commit import restore
+from learner.runs.folder import RunDirectory
 from learner.schedule import ScheduleConfig
 from stream.codec import encode_pair
 from stream.pair import Codec, EncodedPair

@@ -22,9 +22,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator, Tensor, nn
 
-from learner import ranks
-from learner.encoder import Encoder, EncoderConfig
-from learner.objective import Batch, Meaning, Outcome
+from learner.distributed import collectives
+from learner.networks.encoder import Encoder, EncoderConfig
+from learner.objectives.contract import Batch, Meaning, Outcome
 from learner.objectives.guided import Guided, GuidedConfig, Network, require
 
 
@@ -128,9 +128,9 @@ class BabyAgent(Guided):
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
             # Centring is over the whole batch, whatever part of it this process has.
-            teacher_logits = ranks.gathered(self.teacher(view.teacher_view)[1])
+            teacher_logits = collectives.gathered(self.teacher(view.teacher_view)[1])
             everyones_target = self.target(teacher_logits)
-            target = ranks.own(everyones_target)
+            target = collectives.own(everyones_target)
             self._seen_mean = teacher_logits.mean(0)
         projection, logits = self.student(view.student_views.flatten(0, 1))
         log_student = F.log_softmax(logits / self.config.student_temperature, -1).view(count, crops, -1)
@@ -148,8 +148,8 @@ class BabyAgent(Guided):
         """[B], from the batch's projections [B, N, D] and the cosines in each pair."""
         if self.config.repelled_by == "crops":
             return repulsion(cosines, self.config.repulsion_temperature)
-        everyones = ranks.gathered(projections.detach())
-        own = ranks.own(torch.arange(len(everyones), device=everyones.device))
+        everyones = collectives.gathered(projections.detach())
+        own = collectives.own(torch.arange(len(everyones), device=everyones.device))
         return repulsion_from_others(projections, everyones, own, self.config.repulsion_temperature)
 
     def target(self, logits: Tensor) -> Tensor:

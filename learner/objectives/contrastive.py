@@ -21,9 +21,9 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator, Tensor, nn
 
-from learner import ranks
-from learner.encoder import Encoder, EncoderConfig
-from learner.objective import Batch, Meaning, Outcome
+from learner.distributed import collectives
+from learner.networks.encoder import Encoder, EncoderConfig
+from learner.objectives.contract import Batch, Meaning, Outcome
 from learner.objectives.guided import Guided, GuidedConfig, Network, require
 
 
@@ -86,11 +86,11 @@ class Contrastive(Guided):
         view = self.look(batch, generator)
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
-            keys = ranks.gathered(self.teacher(view.teacher_view))  # the negatives are those of the whole batch
+            keys = collectives.gathered(self.teacher(view.teacher_view))  # the negatives are those of the whole batch
         queries = self.student(view.student_views.flatten(0, 1))
         with torch.autocast(queries.device.type, enabled=False):
             cosines = queries @ keys.T
-        own = ranks.own(torch.arange(len(keys), device=cosines.device)).repeat_interleave(crops)
+        own = collectives.own(torch.arange(len(keys), device=cosines.device)).repeat_interleave(crops)
         cross_entropy = F.cross_entropy(cosines / self.config.temperature, own, reduction="none")
         losses = cross_entropy.view(count, crops).mean(1)
         priority = losses.detach()

@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Generator, Tensor, nn
 
-from learner.encoder import Encoder
 from learner.errors import SettingsError
-from learner.objective import Batch, Look, ObjectiveConfig, Outcome
-from learner.views import (
+from learner.networks.encoder import Encoder
+from learner.objectives.contract import Batch, Look, ObjectiveConfig, Outcome
+from learner.views.views import (
     STUDENT_AUGMENTATION,
     TEACHER_AUGMENTATION,
     Augmentation,

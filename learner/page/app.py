@@ -11,7 +11,7 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from learner.page.door import Door
+from learner.page.access import Door
 
 COOKIE = "babyagent_token"
 COOKIE_S = 30 * 24 * 3600

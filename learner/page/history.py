@@ -12,7 +12,7 @@ from typing import TypeGuard
 import msgspec
 import numpy as np
 
-from learner.figures import Points
+from learner.report.figures import Points
 
 CHUNK_BYTES = 1 << 20
 

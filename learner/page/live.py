@@ -14,10 +14,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from learner import ranks
-from learner.album import Album, looks_at
+from learner.distributed import collectives
 from learner.loop import Learner, StepReport, Waiting
 from learner.page.health import Pulse
+from learner.report.album import Album, looks_at
 from stream.pair import EncodedPair
 from stream.source import Source
 
@@ -56,7 +56,7 @@ class Snapshot:
     number: int
     step: int
     looks: tuple[Album, ...]
-    """Of a pair each, as `learner.album.looks_at` gives it: pairs of two devices may differ in aspect."""
+    """Of a pair each, as `learner.report.album.looks_at` gives it: pairs of two devices may differ in aspect."""
     rows: dict[str, Row]
     """highest, lowest, newest, oldest."""
     kept: NDArray[np.int64]
@@ -143,7 +143,7 @@ def _taken(learner: Learner, number: int) -> Snapshot:
         rows={name: _row(learner, chosen) for name, chosen in slots.items()},
         kept=memory.reservoir.keys(),
         arrived=memory.arrived,
-        processes=ranks.count(),
+        processes=collectives.count(),
     )
 
 

@@ -16,14 +16,14 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from learner.card import PROBES
-from learner.html import grid, missing, number
-from learner.looks import looks
 from learner.page.history import Column, Tail
 from learner.page.live import Live, Row, Snapshot
-from learner.page.sketch import race, trace
-from learner.pictures import photo
-from learner.report import TITLES
+from learner.page.sparklines import race, trace
+from learner.report.html import grid, missing, number
+from learner.report.panels import looks
+from learner.report.pictures import photo
+from learner.report.report import TITLES
+from learner.weights.card import PROBES
 from stream.codec import decode
 from stream.errors import MalformedMessage
 from stream.live.ledger import DeviceStats

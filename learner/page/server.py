@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from learner.errors import LearnerError, PortInUse
-from learner.page.door import Door
+from learner.page.access import Door
 
 MOST_CONNECTIONS = 64
 """More are answered with 503."""

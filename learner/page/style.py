@@ -1,4 +1,4 @@
-"""What the page looks like beyond the report (`learner.style`): devices, the contact sheet, curves drawn by the server."""
+"""What the page looks like beyond the report (`learner.report.style`): devices, the contact sheet, curves drawn by the server."""
 
 PAGE_STYLE = """
 header { padding-top: 28px; }

@@ -11,11 +11,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
-from learner.html import missing
 from learner.page.live import Live
 from learner.page.sections import Section, Shown, sections_of
 from learner.page.style import PAGE_STYLE
-from learner.style import STYLE
+from learner.report.html import missing
+from learner.report.style import STYLE
 
 SCRIPT = files("learner.page").joinpath("live.js").read_text("utf-8")
 ICON = (

@@ -1,0 +1,1 @@
+"""One run in several processes: collective operations, the leading process, and resharding."""

@@ -1,0 +1,1 @@
+"""The networks that objectives are built from."""

@@ -1,0 +1,1 @@
+"""Probes: what a frozen representation is worth, with labels and without."""

@@ -1,0 +1,299 @@
+"""Labelled control sets: what the representation is measured on, and never trained on.
+
+A set is named by where it lies: `digits` (scikit-learn's, always there), or a folder in one of the LAYOUTS, which is
+found by looking; classes of packed files are named by their numbers. Images are cut to their centre square and resized
+once, on load, to the side the probe asks for.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.datasets import load_digits
+
+from learner.errors import ControlError
+from learner.probes.packed_files import (
+    Labels,
+    pair_idx,
+    parse_cifar_binary,
+    parse_cifar_python,
+    parse_idx,
+    read_file,
+)
+from stream.pair import MAX_EYE_BYTES, Image
+
+LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, MNIST's idx files, CIFAR's batches"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+DIGITS_TRAIN_SHARE = 0.7
+FOLDER_TRAIN_SHARE = 0.75
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class ControlSet:
+    """A labelled set, in memory.
+
+    Images are uint8 [N, S, S, 3] BGR, labels int64 [N] indices into `classes`. Each class is in both halves. `skipped`
+    counts the images that could not be read. `name` is safe in a file name and as a metric's label.
+    """
+
+    name: str
+    train_images: Image
+    train_labels: Labels
+    test_images: Image
+    test_labels: Labels
+    classes: tuple[str, ...]
+    skipped: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class _Half:
+    """Train or test before it is read: items are paths, or images [H, W] or [H, W, 3] BGR, each with a label."""
+
+    items: Sequence[Path] | Image
+    labels: Labels
+
+
+_Halves = tuple[_Half, _Half, tuple[str, ...]]
+_Pixels = tuple[Image, Labels, int]
+
+
+@dataclass(frozen=True)
+class _CifarLayout:
+    """The files of one of CIFAR's four archives, as patterns, and what reads them."""
+
+    train: str
+    test: str
+    classes: int
+    parse: Callable[[bytes, str], tuple[Image, Labels]]
+
+
+_CIFAR_LAYOUTS = (
+    _CifarLayout("data_batch_*.bin", "test_batch.bin", 10, partial(parse_cifar_binary, label_bytes=1, classes=10)),
+    _CifarLayout("train.bin", "test.bin", 100, partial(parse_cifar_binary, label_bytes=2, classes=100)),
+    _CifarLayout("data_batch_[0-9]", "test_batch", 10, partial(parse_cifar_python, label_key=b"labels", classes=10)),
+    _CifarLayout("train", "test", 100, partial(parse_cifar_python, label_key=b"fine_labels", classes=100)),
+)
+
+
+def load_control(
+    spec: str, *, size: int, limit_train: int | None = None, limit_test: int | None = None, seed: int = 0
+) -> ControlSet:
+    """Load the set that `spec` names: `digits`, PATH or NAME=PATH; size is the side S of its images, pixels.
+
+    A limit keeps a class-balanced subset of so many images, drawn by `seed`. A split that the set does not bring itself
+    is the same at every seed, so that figures of different runs compare.
+
+    Raises ControlError where there is nothing to measure on: no classes, a missing half, a class nobody can read.
+    """
+    name, place = _name_and_place(spec)
+    train, test, classes = _digits() if place == "digits" else _open_folder(Path(place))
+    if len(classes) < 2:
+        raise ControlError(f"control set {place}: has {len(classes)} classes; expected at least 2, as {LAYOUTS}")
+    train_images, train_labels, train_skipped = _read(train, limit_train, size, [seed, 0], f"{place} train", classes)
+    test_images, test_labels, test_skipped = _read(test, limit_test, size, [seed, 1], f"{place} test", classes)
+    skipped = train_skipped + test_skipped
+    if skipped:
+        _log.warning("control set has unreadable images set=%s skipped=%d", name, skipped)
+    return ControlSet(name, train_images, train_labels, test_images, test_labels, classes, skipped)
+
+
+def subset(control: ControlSet, *, train: int, test: int, seed: int = 0) -> ControlSet:
+    """At most so many images of each half, balanced over its classes; at least as many as there are classes."""
+    rng = np.random.default_rng(seed)
+    kept_train = _balanced(control.train_labels, max(train, len(control.classes)), rng)
+    kept_test = _balanced(control.test_labels, max(test, len(control.classes)), rng)
+    return replace(
+        control,
+        train_images=control.train_images[kept_train],
+        train_labels=control.train_labels[kept_train],
+        test_images=control.test_images[kept_test],
+        test_labels=control.test_labels[kept_test],
+    )
+
+
+def stratified(labels: Labels, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """A mask [N] that holds `share` (0 to 1) of each class, chosen at random.
+
+    At least one of each class is in it, and at least one of each class of two or more is not.
+    """
+    mask = np.zeros(len(labels), np.bool_)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        count = max(1, min(round(share * len(members)), len(members) - 1))
+        mask[members[:count]] = True
+    return mask
+
+
+def _name_and_place(spec: str) -> tuple[str, str]:
+    given, equals, place = spec.partition("=")
+    name, place = (given, place) if equals and "/" not in given else (Path(spec).name, spec)
+    if not _NAME.fullmatch(name):
+        raise ControlError(
+            f"control set {spec!r}: has no usable name; write NAME=PATH with a name of letters and digits"
+        )
+    return name, place
+
+
+def _digits() -> _Halves:
+    bunch = load_digits()
+    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
+    return _split(
+        images, bunch.target.astype(np.int64), DIGITS_TRAIN_SHARE, tuple(str(name) for name in bunch.target_names)
+    )
+
+
+def _split(items: Sequence[Path] | Image, labels: Labels, train_share: float, classes: tuple[str, ...]) -> _Halves:
+    """Divide each class by the share: at random, but always the same."""
+    mask = stratified(labels, train_share, np.random.default_rng(0))
+    train, test = np.flatnonzero(mask), np.flatnonzero(~mask)
+    return _Half(_take(items, train), labels[train]), _Half(_take(items, test), labels[test]), classes
+
+
+def _take(items: Sequence[Path] | Image, indices: NDArray[np.intp]) -> Sequence[Path] | Image:
+    return items[indices] if isinstance(items, np.ndarray) else [items[i] for i in indices]
+
+
+def _open_folder(root: Path) -> _Halves:
+    """Find out which layout `root` has."""
+    if not root.is_dir():
+        raise ControlError(f"control set {root}: is no folder; expected `digits` or a folder as {LAYOUTS}")
+    if any(root.glob("train-images*idx3-ubyte*")):
+        return _mnist(root)
+    for layout in _CIFAR_LAYOUTS:
+        if any(path.is_file() for path in root.glob(layout.train)):
+            return _cifar(root, layout)
+    if any((root / half).is_dir() for half in ("train", "test", "val")):
+        return _split_folders(root)
+    items, labels, classes = _class_folders(root)
+    return _split(items, labels, FOLDER_TRAIN_SHARE, classes)
+
+
+def _split_folders(root: Path) -> _Halves:
+    halves = [root / name for name in ("train", "test", "val") if (root / name).is_dir()][:2]
+    if len(halves) < 2 or halves[0].name != "train":
+        raise ControlError(f"control set {root}: has only {halves[0].name}/; expected train/ beside test/ or val/")
+    (train, train_labels, classes), (test, test_labels, test_classes) = map(_class_folders, halves)
+    if classes != test_classes:
+        odd = sorted(set(classes) ^ set(test_classes))
+        raise ControlError(
+            f"control set {root}: class {odd[0]!r} is in only one of {halves[0].name}/ and {halves[1].name}/"
+        )
+    return _Half(train, train_labels), _Half(test, test_labels), classes
+
+
+def _class_folders(root: Path) -> tuple[list[Path], Labels, tuple[str, ...]]:
+    """The images of a folder with one folder a class, in the order of their names."""
+    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    images = [_image_paths(folder) for folder in folders]
+    labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in images])
+    return [path for paths in images for path in paths], labels, tuple(folder.name for folder in folders)
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    """The images in a class's folder or, as tiny-ImageNet has them, in its `images`. No deeper: a class is no tree."""
+    return sorted(p for p in [*folder.glob("*"), *folder.glob("images/*")] if p.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _mnist(root: Path) -> _Halves:
+    train, test = (_mnist_half(root, prefix) for prefix in ("train", "t10k"))
+    return train, test, _numbered(max(int(half.labels.max()) for half in (train, test)) + 1)
+
+
+def _mnist_half(root: Path, prefix: str) -> _Half:
+    images, labels = (_found(root, f"{prefix}-{kind}")[0] for kind in ("images*idx3-ubyte*", "labels*idx1-ubyte*"))
+    pixels, numbers = (parse_idx(read_file(path), str(path)) for path in (images, labels))
+    return _Half(*pair_idx(pixels, numbers, str(images)))
+
+
+def _cifar(root: Path, layout: _CifarLayout) -> _Halves:
+    def half(pattern: str) -> _Half:
+        parts = [layout.parse(read_file(path), str(path)) for path in _found(root, pattern)]
+        return _Half(np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts]))
+
+    return half(layout.train), half(layout.test), _numbered(layout.classes)
+
+
+def _found(root: Path, pattern: str) -> list[Path]:
+    paths = sorted(path for path in root.glob(pattern) if path.is_file())
+    if not paths:
+        raise ControlError(f"control set {root}: has no file {pattern}; expected all files of its layout")
+    return paths
+
+
+def _numbered(classes: int) -> tuple[str, ...]:
+    return tuple(str(label) for label in range(classes))
+
+
+def _read(half: _Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]) -> _Pixels:
+    """Images [N, S, S, 3] BGR, labels and the number skipped of the chosen part of a half."""
+    chosen = _chosen(half.labels, limit, np.random.default_rng(seed), where, classes)
+    images, labels = [], []
+    for index in chosen:
+        pixels = _pixels(half.items[index])
+        if pixels is not None:
+            images.append(_fit(pixels, size))
+            labels.append(half.labels[index])
+    _require_all(np.array(labels, np.int64), where, classes)
+    return np.stack(images), np.array(labels, np.int64), len(chosen) - len(images)
+
+
+def _chosen(
+    labels: Labels, limit: int | None, rng: np.random.Generator, where: str, classes: tuple[str, ...]
+) -> NDArray[np.intp]:
+    _require_all(labels, where, classes)
+    if limit is None or limit >= len(labels):
+        return np.arange(len(labels))
+    if limit < len(classes):
+        raise ControlError(
+            f"control set {where}: a limit of {limit} images leaves out some of its {len(classes)} classes"
+        )
+    return _balanced(labels, limit, rng)
+
+
+def _balanced(labels: Labels, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Sorted indices of `count` labels: as many of each class, within one, as long as the class lasts."""
+    order = rng.permutation(len(labels))
+    by_class = order[np.argsort(labels[order], kind="stable")]
+    rank_in_class = np.arange(len(labels)) - np.searchsorted(labels[by_class], labels[by_class])
+    return np.sort(by_class[np.argsort(rank_in_class, kind="stable")[:count]])
+
+
+def _require_all(labels: Labels, where: str, classes: tuple[str, ...]) -> None:
+    empty = sorted(set(range(len(classes))) - set(labels.tolist()))
+    if empty:
+        raise ControlError(
+            f"control set {where}: class {classes[empty[0]]!r} has no readable image; expected {LAYOUTS}"
+        )
+
+
+def _pixels(item: Path | Image) -> Image | None:
+    """The image of an item, None where it cannot be read."""
+    if isinstance(item, np.ndarray):
+        return item
+    try:
+        if item.stat().st_size > MAX_EYE_BYTES:
+            return None
+        pixels = cv2.imread(str(item), cv2.IMREAD_COLOR)
+    except (OSError, cv2.error):
+        return None
+    return None if pixels is None else np.asarray(pixels, np.uint8)
+
+
+def _fit(image: Image, size: int) -> Image:
+    """The centre square of [H, W] or [H, W, 3], resized to [size, size, 3]; grey is replicated."""
+    height, width = image.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    square = image[top : top + side, left : left + side]
+    resized = cv2.resize(square, (size, size), interpolation=cv2.INTER_AREA if side > size else cv2.INTER_LINEAR)
+    return np.asarray(cv2.cvtColor(resized, cv2.COLOR_GRAY2BGR) if resized.ndim == 2 else resized, np.uint8)

@@ -1,0 +1,1 @@
+"""Reports: one run, or several compared, as one HTML file."""

@@ -1,0 +1,158 @@
+"""Several runs in one HTML file: the settings that differ, figures and probes side by side, curves over each other."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from learner.errors import LearnerError
+from learner.report.figures import MOST_RUNS, overlay
+from learner.report.html import grid, legend, missing, number, page, percent, section, table
+from learner.report.report import NOT_CURVES, TILES, TITLES
+from learner.runs.folder import replace_file
+from learner.runs.reading import Line, is_number, points, read_lines, read_object
+from learner.weights.card import PROBES
+
+
+@dataclass(frozen=True)
+class Run:
+    """What is compared; None and empty where the file is missing or damaged."""
+
+    name: str
+    summary: Line | None
+    settings: dict[str, Any]
+    steps: list[Line]
+    probes: list[Line]
+
+
+def write_comparison(folders: Sequence[Path], path: Path) -> Path:
+    """Build `path` of the runs in these folders, and return it. Raises LearnerError for what cannot be compared."""
+    if len(folders) > MOST_RUNS:
+        raise LearnerError(
+            f"at most {MOST_RUNS} runs can be told apart in one figure, got {len(folders)}: compare fewer"
+        )
+    runs = [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    sections = [
+        section("The runs", "Each has its colour on this page.", _legend(runs) + _said_missing(runs)),
+        section("Figures", "", _figures(runs)),
+        section("Settings that differ", "All others are the same in every run.", _settings(runs)),
+        section(
+            "Probes side by side",
+            "Accuracy in percent: random start → last. Seeds alone make a difference too: compare several of each.",
+            _probe_table(runs),
+        ),
+        section("Probes over time", _legend(runs), _probe_curves(runs)),
+        section("Training", _legend(runs) + " Losses of different objectives do not compare.", _curves(runs)),
+    ]
+    replace_file(path, page("Runs compared", sections).encode())
+    return path
+
+
+def _read(folder: Path, name: str) -> Run:
+    if not folder.is_dir():
+        raise LearnerError(f"{folder} is no folder: give the folders of runs")
+    return Run(
+        name,
+        read_object(folder / "summary.json"),
+        dict(_flat(read_object(folder / "config.json") or {})),
+        read_lines(folder / "steps.jsonl") or [],
+        read_lines(folder / "probes.jsonl") or [],
+    )
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The folders' own names, with as much of their paths as tells them apart."""
+    paths = [folder.resolve() for folder in folders]
+    if len(set(paths)) < len(paths):
+        raise LearnerError("the same run is given twice: give each once")
+    for depth in range(1, max(len(path.parts) for path in paths) + 1):
+        names = ["/".join(path.parts[-depth:]) for path in paths]
+        if len(set(names)) == len(names):
+            return names
+    return [str(path) for path in paths]
+
+
+def _flat(settings: Line, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _legend(runs: Sequence[Run]) -> str:
+    return "".join(legend(run.name, f"run{index}") for index, run in enumerate(runs))
+
+
+def _said_missing(runs: Sequence[Run]) -> str:
+    files = {"summary.json": "summary", "config.json": "settings", "steps.jsonl": "steps", "probes.jsonl": "probes"}
+    return "".join(
+        missing(f"{run.name}: {file} is missing, empty or damaged.")
+        for run in runs
+        for file, part in files.items()
+        if not getattr(run, part)
+    )
+
+
+def _figures(runs: Sequence[Run]) -> str:
+    figures = TILES | {"seconds": "seconds", "loss_first": "first loss", "loss_last": "last loss"}
+    rows = [[text, *(number((run.summary or {}).get(key)) for run in runs)] for key, text in figures.items()]
+    return table(["", *(run.name for run in runs)], rows)
+
+
+def _settings(runs: Sequence[Run]) -> str:
+    known = [run for run in runs if run.settings]
+    names = list(dict.fromkeys(name for run in known for name in run.settings))
+    rows = [
+        [name, *(str(run.settings.get(name, "\N{EN DASH}")) for run in runs)]
+        for name in names
+        if len({str(run.settings.get(name)) for run in known}) > 1
+    ]
+    if not rows:
+        return missing("None, or the settings of too few runs can be read.")
+    return table(["setting", *(run.name for run in runs)], rows)
+
+
+def _probe_table(runs: Sequence[Run]) -> str:
+    rows = [
+        [f"{control}, {who}, {title}", *(_change(run, control, who, kind) for run in runs)]
+        for control, who in _columns(runs)
+        for kind, title in PROBES.items()
+    ]
+    return table(["probe", *(run.name for run in runs)], rows) if rows else missing("No control set was probed.")
+
+
+def _columns(runs: Sequence[Run]) -> list[tuple[str, str]]:
+    """Control sets and encoders of all runs."""
+    return list(dict.fromkeys((str(line.get("set")), str(line.get("who"))) for run in runs for line in run.probes))
+
+
+def _lines(run: Run, control: str, who: str) -> list[Line]:
+    return [line for line in run.probes if (str(line.get("set")), str(line.get("who"))) == (control, who)]
+
+
+def _change(run: Run, control: str, who: str, kind: str) -> str:
+    values = [line[kind] for line in _lines(run, control, who) if is_number(line.get(kind))]
+    if len(values) < 2:
+        return percent(values[0]) if values else "\N{EN DASH}"
+    return f"{percent(values[0])} → {percent(values[-1])} ({100 * (values[-1] - values[0]):+.1f})"
+
+
+def _probe_curves(runs: Sequence[Run]) -> str:
+    figures = []
+    for control, who in _columns(runs):
+        for kind, title in PROBES.items():
+            lines = [points(_lines(run, control, who), kind) for run in runs]
+            if any(len(x) for x, _ in lines):
+                figures.append(overlay(f"{control}, {who}: {title}, %", lines, scale=100))
+    return grid(figures) if figures else missing("No probe ran.")
+
+
+def _curves(runs: Sequence[Run]) -> str:
+    there = dict.fromkeys(key for run in runs for line in run.steps[:1] + run.steps[-1:] for key in line)
+    names = [name for name in TITLES if name in there] + [n for n in there if n not in TITLES.keys() | NOT_CURVES]
+    lines = {name: [points(run.steps, name) for run in runs] for name in names}
+    figures = [overlay(TITLES.get(name, name), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)]
+    return grid(figures) if figures else missing("No run took a step.")

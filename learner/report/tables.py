@@ -1,0 +1,84 @@
+"""The seed's tables: accuracy by day of the stream (seed 000, Tables B.1 and B.2), and of turned images (its section 3.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, date, datetime
+
+import numpy as np
+
+from learner.report.html import missing, percent, table
+from learner.runs.reading import Line, is_number
+from learner.weights.card import PROBES
+
+MOST_DAYS = 40
+"""Rows of a table: of a longer stream so many days are shown, evenly spread, the first and the last among them."""
+START = "0: random start"
+
+_Column = tuple[str, str]
+"""Control set and encoder."""
+
+
+def by_day(probes: Sequence[Line] | None) -> str:
+    """A table for each kind of probe: a row for each day on which pairs were captured (UTC), its last probe in each column."""
+    days = _days(probes or [])
+    if not days:
+        return missing(
+            "No probe has the capture time of what had been learned: an earlier version made them, or none ran."
+        )
+    first = min(day for day in days if day is not None) if any(days) else None
+    shown = _spread(sorted(days, key=lambda day: (day is not None, day)))
+    columns = list(dict.fromkeys(column for day in shown for column in days[day]))
+    head = ["day of the stream", *(f"{control}, {who}" for control, who in columns)]
+    tables = []
+    for kind, title in PROBES.items():
+        rows = [
+            [_label(day, first), *(percent(days[day].get(column, {}).get(kind)) for column in columns)] for day in shown
+        ]
+        tables.append(table(head, rows, caption=f"{title}, %"))
+    return "".join(tables)
+
+
+def _days(probes: Sequence[Line]) -> dict[date | None, dict[_Column, Line]]:
+    """The last line of each day and column; None is the day before the first pair."""
+    days: dict[date | None, dict[_Column, Line]] = {}
+    for line in probes:
+        column = str(line.get("set")), str(line.get("who"))
+        if "captured_ns" in line:
+            days.setdefault(_day(line["captured_ns"]), {})[column] = line
+    return days
+
+
+def _day(captured_ns: object) -> date | None:
+    if not is_number(captured_ns):
+        return None
+    assert isinstance(captured_ns, int | float)
+    try:
+        return datetime.fromtimestamp(captured_ns / 1e9, UTC).date()
+    except (ValueError, OverflowError, OSError):
+        return None
+
+
+def _label(day: date | None, first: date | None) -> str:
+    return START if day is None or first is None else f"{(day - first).days + 1}: {day.isoformat()}"
+
+
+def _spread(days: list[date | None]) -> list[date | None]:
+    chosen = np.linspace(0, len(days) - 1, min(MOST_DAYS, len(days))).round().astype(int)
+    return [days[index] for index in chosen]
+
+
+def by_rotation(rotation: Mapping[str, Mapping[str, Line]] | None) -> str:
+    """Accuracy of upright images' neighbours and lines on turned ones, and its standard deviation over the angles."""
+    rows: list[list[str]] = []
+    degrees: list[float] = []
+    for control, encoders in (rotation or {}).items():
+        for who, measured in encoders.items():
+            degrees = degrees or list(measured["degrees"])
+            for kind in ("knn", "linear"):
+                values = measured[kind]
+                spread = f"{np.std(values):.3f}"
+                rows.append([f"{control}, {who}, {PROBES[kind]}", *map(percent, values), spread])
+    if not rows:
+        return missing("Not measured: the run was stopped by hand, or an earlier version made it.")
+    return table(["probe, %", *(f"{angle:g}°" for angle in degrees), "deviation"], rows)

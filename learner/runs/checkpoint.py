@@ -1,0 +1,110 @@
+"""A learner's state in a folder: tensors as safetensors, the rest as JSON, never pickle.
+
+`SHA256SUMS` finds a damaged disk (and `sha256sum -c` reads it). A folder counts once a commit names it (`learner.runs.commit`), so
+nothing is made here of half a folder.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from errno import ENOSPC
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from learner.errors import LearnerError
+from stream.fsync import sync_path
+
+_TENSORS, _STATE, _SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
+
+
+class NoRoom(OSError):
+    """The disk is full."""
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) to the new folder `path`; then it is durable.
+
+    Raises OSError in one line where it cannot be written, NoRoom where that is for want of room; nothing of it is left then.
+    """
+    try:
+        path.mkdir()
+        _write(path, state)
+        for written in (*path.iterdir(), path, path.parent):
+            sync_path(written)
+    except (OSError, SafetensorError) as error:
+        said = f"{path} cannot be written ({error}): make room on its disk, then start again"
+        if getattr(error, "errno", None) != ENOSPC and f"os error {ENOSPC}" not in str(
+            error
+        ):  # the second: safetensors'
+            raise OSError(said) from error
+        shutil.rmtree(path, ignore_errors=True)
+        raise NoRoom(said) from error
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """The state of a checkpoint. Raises LearnerError in one line where a file is missing or damaged."""
+    try:
+        if (path / _SUMS).read_text() != _sums(path):
+            raise ValueError(f"its files do not match {_SUMS}")
+        tensors = load_file(path / _TENSORS)
+        state: dict[str, Any] = _restore(json.loads((path / _STATE).read_text()), tensors)
+    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+        raise LearnerError(f"checkpoint {path} is damaged ({error})") from error
+    return state
+
+
+def _write(path: Path, state: dict[str, Any]) -> None:
+    tensors: dict[str, Tensor] = {}
+    (path / _STATE).write_text(json.dumps(_strip(state, "", tensors)))
+    save_file(tensors, path / _TENSORS)
+    (path / _TENSORS).chmod(0o644)  # safetensors writes for the owner alone; a backup reads as another user
+    (path / _SUMS).write_text(_sums(path))
+
+
+def _sums(folder: Path) -> str:
+    """The lines that `sha256sum` would print."""
+    lines = []
+    for name in (_STATE, _TENSORS):
+        with (folder / name).open("rb") as file:
+            lines.append(f"{hashlib.file_digest(file, 'sha256').hexdigest()}  {name}\n")
+    return "".join(lines)
+
+
+def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    """Move tensors and arrays out of a nested state, leaving `{"$tensor": name}` or `{"$array": name}` in their places."""
+    if isinstance(value, Tensor):
+        tensors[path] = value.detach().cpu().contiguous()
+        return {"$tensor": path}
+    if isinstance(value, np.ndarray):
+        tensors[path] = torch.from_numpy(np.ascontiguousarray(value))
+        return {"$array": path}
+    if isinstance(value, dict):
+        # JSON has only string keys, the optimiser's state has integers: keep the pairs as they are.
+        items = [[key, _strip(item, f"{path}/{key}", tensors)] for key, item in value.items()]
+        return {"$dict": items}
+    if isinstance(value, (list, tuple)):
+        return [_strip(item, f"{path}/{index}", tensors) for index, item in enumerate(value)]
+    if isinstance(value, np.generic):
+        return value.item()
+    return value
+
+
+def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Undo `_strip`; what was a tuple comes back as a list."""
+    if isinstance(value, list):
+        return [_restore(item, tensors) for item in value]
+    if not isinstance(value, dict):
+        return value
+    if "$tensor" in value:
+        return tensors[value["$tensor"]]
+    if "$array" in value:
+        return tensors[value["$array"]].numpy()
+    return {key: _restore(item, tensors) for key, item in value["$dict"]}

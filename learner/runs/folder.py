@@ -1,0 +1,163 @@
+"""A run's folder: its settings, its lines of steps and probes, its commits, its summary.
+
+config.json    every setting that decides the weights; a run goes on only with the same ones
+steps.jsonl    one line a training step, late in a long run one of 2, 4, ...      probes.jsonl   one line a probe
+pairs.sqlite   the pairs in memory and the list of commits, see `buffer.store`
+checkpoints/   the rest of each commit, see `learner.runs.checkpoint`                  export/        weights for timm
+album.npz      pictures as arrays               summary.json   what the run came to       report.html
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from learner.report.album import Album
+from learner.config import LearnerConfig, differences, from_plain, to_plain
+from learner.errors import Failed, SettingsError
+from stream.fsync import sync_path
+
+EXPORT = "export"
+"""The folder of a run with the weights for others."""
+
+
+class RunDirectory:
+    """Creates or reopens `path`.
+
+    Raises SettingsError, before anything is written, where it holds something else or a run made with other settings.
+    """
+
+    def __init__(self, path: Path, config: LearnerConfig) -> None:
+        self.path = path
+        settings = path / "config.json"
+        if settings.is_file():
+            _check_same(settings, config)
+            _check_store(self)
+        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise SettingsError(f"--run-dir {path} is not an empty folder and holds no run: choose another one")
+        else:
+            _create(path, config)
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other learners out meanwhile; a killed one leaves no lock. Raises Failed where one is at work."""
+        descriptor = os.open(self.path, os.O_RDONLY)
+        try:
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                raise Failed(
+                    f"--run-dir {self.path} is in use by another learner: stop that one, or choose another --run-dir"
+                ) from error
+            yield
+        finally:
+            os.close(descriptor)
+
+    @property
+    def store(self) -> Path:
+        """The file of `buffer.store.Store`."""
+        return self.path / "pairs.sqlite"
+
+    @property
+    def checkpoints(self) -> Path:
+        """Where the states of the commits lie."""
+        return self.path / "checkpoints"
+
+    @property
+    def export(self) -> Path:
+        """Where weights for others lie."""
+        return self.path / EXPORT
+
+    def append(self, name: str, line: dict[str, Any]) -> None:
+        """Add a line to `name`.jsonl; where the disk is full, OSError, and no half of it stays for the next one to follow."""
+        data = f"{json.dumps(line)}\n".encode()
+        with (self.path / f"{name}.jsonl").open("ab", buffering=0) as file:
+            end = file.tell()
+            if file.write(data) < len(data):
+                file.truncate(end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+
+    def lines(self, name: str) -> list[dict[str, Any]]:
+        """The lines of `name`.jsonl; a last one that a crash cut is left out."""
+        path = self.path / f"{name}.jsonl"
+        if not path.is_file():
+            return []
+        whole = path.read_text().split("\n")[:-1]
+        return [json.loads(line) for line in whole]
+
+    def rewind(self, step: int) -> None:
+        """Drop the lines written after `step`, and a torn last one: the run goes on from there."""
+        for name in ("steps", "probes"):
+            kept = [line for line in self.lines(name) if line["step"] <= step]
+            text = "".join(json.dumps(line) + "\n" for line in kept)
+            replace_file(self.path / f"{name}.jsonl", text.encode())
+
+    def write_album(self, album: Album) -> None:
+        """Replace the pictures."""
+        draft = self.path / ".album.npz"
+        np.savez(draft, **album)  # type: ignore[arg-type]
+        draft.rename(self.path / "album.npz")
+
+    def write_summary(self, summary: dict[str, Any]) -> None:
+        """Replace the summary."""
+        replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def replace_file(path: Path, data: bytes) -> None:
+    """Write a file so that a reader finds the old or the new one, never a half."""
+    draft = path.with_name(f".{path.name}")
+    with draft.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    draft.rename(path)
+
+
+def _create(path: Path, config: LearnerConfig) -> None:
+    # Not by msgspec.json: it writes an infinite half-life as null, which is not a number when it is read again.
+    text = json.dumps(to_plain(config), indent=2)
+    missing = [folder for folder in (path, *path.parents) if not folder.exists()]
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        replace_file(path / "config.json", f"{text}\n".encode())
+        for folder in (path, *(made.parent for made in missing)):
+            sync_path(folder)
+    except OSError as error:
+        raise SettingsError(f"--run-dir {path} cannot be written ({error.strerror}): choose another one") from error
+
+
+def _check_store(directory: RunDirectory) -> None:
+    if not directory.store.is_file() and directory.checkpoints.is_dir() and any(directory.checkpoints.iterdir()):
+        raise SettingsError(
+            f"--run-dir {directory.path} has checkpoints but no {directory.store.name}, without which they cannot be "
+            "restored (an earlier version made the run, or the file was removed): choose another --run-dir"
+        )
+
+
+def settings_of(run: Path) -> LearnerConfig:
+    """The settings that the run in this folder was made with. Raises SettingsError."""
+    settings = run / "config.json"
+    try:
+        return from_plain(json.loads(settings.read_bytes()))
+    except (OSError, ValueError, SettingsError) as error:
+        raise SettingsError(
+            f"{settings} cannot be read as a run's settings ({error}): choose another --run-dir"
+        ) from error
+
+
+def _check_same(settings: Path, config: LearnerConfig) -> None:
+    changed = differences(config, settings_of(settings.parent))
+    if changed:
+        shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
+        raise SettingsError(
+            f"--run-dir {settings.parent} was made with other settings (now, then: {shown}): "
+            "choose another --run-dir, or give the same settings to go on"
+        )

@@ -1,0 +1,62 @@
+"""A run's files as a report reads them: what is missing or damaged is None or left out, and never stops it."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from math import isfinite
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.report.figures import Points
+
+Line = dict[str, Any]
+Album = Mapping[str, NDArray[Any]]
+
+
+def read_object(path: Path) -> Line | None:
+    """A JSON object."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def read_lines(path: Path) -> list[Line] | None:
+    """The lines of a .jsonl, without those that a crash cut."""
+    if not path.is_file():
+        return None
+    lines = []
+    for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except ValueError:
+            continue
+    return [line for line in lines if isinstance(line, dict)]
+
+
+def read_album(path: Path) -> Album:
+    """The arrays of the album; empty where the file is missing or damaged."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        return {}
+
+
+def points(lines: Sequence[Line], name: str) -> Points:
+    """Step and finite value of `name` in each line that has both."""
+    pairs = [(line["step"], line[name]) for line in lines if is_number(line.get("step")) and is_number(line.get(name))]
+    steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
+    return steps, values
+
+
+def is_number(value: object) -> bool:
+    """Whether it is a finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

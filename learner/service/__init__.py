@@ -1,0 +1,1 @@
+"""The service: drives the loop beside a live rig and says how it goes."""

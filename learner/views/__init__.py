@@ -1,0 +1,1 @@
+"""Views: the crops of a pair that an objective learns from."""

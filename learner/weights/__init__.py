@@ -1,0 +1,1 @@
+"""Weights for others: export, model card, ONNX, cool-down, publication."""

@@ -1,0 +1,57 @@
+"""The backbone for others: safetensors that `timm.create_model(..., checkpoint_path=...)` loads, and its model card."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save
+from torch import Tensor
+
+from learner.errors import LearnerError
+from learner.networks.encoder import Encoder, EncoderConfig
+from learner.runs.folder import replace_file
+from learner.weights.card import Card, card_of, markdown, plain
+
+
+def export_encoder(
+    encoder: Encoder,
+    path: Path,
+    *,
+    figures: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    weights: Mapping[str, Tensor] | None = None,
+) -> Card:
+    """Write a backbone to `path` (.safetensors), and its card to .json and .md; each file is replaced as a whole.
+
+    weights: the backbone's at an earlier instant; None takes those it has now. figures, settings: as in `card_of`. Returns
+    the card, whose sha256 tells which weights it is of. Raises OSError.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    tensors = encoder.backbone.state_dict() if weights is None else weights
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
+    replace_file(path, data)
+    card = card_of(path.stem, encoder, data, figures=figures, settings=settings)
+    write_card(path, card)
+    return card
+
+
+def write_card(path: Path, card: Card) -> None:
+    """Write the card of the weights `path`. Raises OSError."""
+    replace_file(path.with_suffix(".json"), (json.dumps(plain(card), indent=2, allow_nan=False) + "\n").encode())
+    replace_file(path.with_suffix(".md"), markdown(card).encode())
+
+
+def load_encoder(config: EncoderConfig, weights: Path) -> Encoder:
+    """The encoder with exported weights (.safetensors), on the CPU, for inference. Raises LearnerError."""
+    encoder = Encoder(config).eval().requires_grad_(False)
+    try:
+        encoder.backbone.load_state_dict(load_file(weights))
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise LearnerError(
+            f"{weights} cannot be read as weights of {config.backbone} ({' '.join(str(error).split())[:200]})"
+        ) from error
+    return encoder

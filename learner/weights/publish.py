@@ -1,0 +1,104 @@
+"""The newest good weights of a run, always at the same place: export/NAME.safetensors for each encoder, with its card.
+
+Each commit whose networks show no sign of collapse (`learner.guard`) brings new ones, in the thread that wrote it: training
+goes on. A commit in doubt leaves the ones before. Where the disk refuses them that is said, and the next commit tries again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from learner.config import to_plain
+from learner.loop import Learner
+from learner.metrics import LearnerMetrics
+from learner.weights.card import Card
+from learner.weights.export import export_encoder, write_card
+
+log = logging.getLogger(__name__)
+
+NAMED_DEVICES = 64
+"""Devices that a card names at most."""
+
+Figures = dict[str, Any]
+
+
+class Outlet:
+    """Writes the encoders of `learner` into `folder`; one call at a time, but for `probed`."""
+
+    def __init__(self, learner: Learner, folder: Path, *, metrics: LearnerMetrics) -> None:
+        self._learner = learner
+        self._folder = folder
+        self._metrics = metrics
+        self._settings = to_plain(learner.config)
+        names = {module: name for name, module in learner.objective.named_modules()}
+        self._encoders = {
+            name: (encoder, f"{names[encoder.backbone]}.") for name, encoder in learner.objective.encoders().items()
+        }
+        self._probes: Figures = {}
+        self._cards: dict[str, Card] = {}
+        self._step = -1
+
+    def probed(self, figures: Figures) -> None:
+        """What the next cards say of the probes."""
+        self._probes = figures
+
+    def offer(self, state: Mapping[str, Any]) -> None:
+        """Export the networks of a state (`Learner.state_dict`), unless they are in doubt. An error of the disk is said."""
+        counts = state["counts"]
+        if state["guard"]["doubt"]:
+            return
+        figures = {name: counts[name] for name in ("steps", "samples")} | {"pairs_received": counts["received"]}
+        figures |= {"rollbacks": state["guard"]["rollbacks"]} | self._probes | self._stream()
+        try:
+            self._write(state["objective"], figures)
+        except OSError as error:
+            log.warning("weights of step %d could not be exported: %s", counts["steps"], error)
+            return
+        self._step = counts["steps"]
+        self._metrics.exported_step.set(self._step)
+
+    def conclude(self, summary: Mapping[str, Any]) -> str:
+        """After the last offer: give the cards the figures of the whole run. Returns what is to be said, mostly nothing.
+
+        Where no networks were ever good the last ones are exported, and their card says so. Raises OSError.
+        """
+        if self._step == self._learner.steps:
+            for name, card in self._cards.items():
+                write_card(self._path(name), card | {"figures": {**summary, **self._stream()}})
+            return ""
+        if all(self._path(name).is_file() for name in self._encoders):
+            return f"export/ keeps earlier weights: those of step {self._learner.steps} are in doubt or could not be written"
+        self._write(self._learner.objective.state_dict(), {**summary, **self._stream(), "in_doubt": True})
+        return f"the weights of step {self._learner.steps} in export/ are in doubt: train longer before you use them"
+
+    def _write(self, state: Mapping[str, Tensor], figures: Mapping[str, Any]) -> None:
+        for name, (encoder, prefix) in self._encoders.items():
+            weights = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+            self._cards[name] = export_encoder(
+                encoder, self._path(name), figures=figures, settings=self._settings, weights=weights
+            )
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.safetensors"
+
+    def _stream(self) -> Figures:
+        """Which devices the pairs in memory are of, and when they were captured."""
+        captured = _captured(self._learner.memory.captured)
+        devices = sorted({device for device, _ in captured})[:NAMED_DEVICES]
+        times = [nanoseconds for _, nanoseconds in captured]
+        span = {"captured_from": _utc(min(times)), "captured_until": _utc(max(times))} if times else {}
+        return {"stream": {"devices": devices, **span}}
+
+
+def _captured(slots: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    return [(device, nanoseconds) for device, nanoseconds in slots if device]
+
+
+def _utc(nanoseconds: int) -> str:
+    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")
