@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from device.camera import CameraError
 from learner.errors import LearnerError
@@ -51,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             )
             return 0
         if name in QUESTIONS:
-            run: Callable[[Sequence[str]], int] = importlib.import_module(f"benchmarks.{name}").main
+            run: Callable[[Sequence[str]], int] = importlib.import_module(_module(name)).main
             return run(rest)
     except KeyboardInterrupt:
         print("error: interrupted", file=sys.stderr)
@@ -61,6 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     print(f"error: there is no benchmark {name!r}\n{USAGE}", file=sys.stderr)
     return 2
+
+
+def _module(question: str) -> str:
+    """A question is a file of this folder, or `bench.py` in a folder of its name; the backfill belongs to the faults."""
+    if question == "backfill":
+        return "benchmarks.faults.backfill"
+    folder = Path(__file__).parent / question
+    return f"benchmarks.{question}.bench" if folder.is_dir() else f"benchmarks.{question}"
 
 
 if __name__ == "__main__":

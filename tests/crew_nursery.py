@@ -23,7 +23,7 @@ from learner.__main__ import main
 from learner.loop import Learner
 from learner.objectives.contract import Batch, Look
 from learner.objectives.guided import Guided
-from learner.views.views import shrink, to_rgb
+from learner.views.crops import shrink, to_rgb
 from stream.codec import decode
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair, StereoPair

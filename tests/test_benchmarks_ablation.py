@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import ablation
-from benchmarks.ablation_figures import Runs, correlations, tables
-from benchmarks.ablation_rows import PRESET, RECIPE, ROWS, STREAM, changed, with_the_seeds_numbers
+from benchmarks.ablation import bench
+from benchmarks.ablation.figures import Runs, correlations, tables
+from benchmarks.ablation.rows import PRESET, RECIPE, ROWS, STREAM, changed, with_the_seeds_numbers
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
@@ -89,8 +89,8 @@ def test_shuffled_time_is_the_same_pairs_in_another_order(pairs: list[EncodedPai
 
 
 def test_without_dedupe_the_rig_sends_every_frame_of_as_long_a_walk() -> None:
-    kept = ablation._walk(4, None, 6, True)
-    every = ablation._walk(4, None, 6, False)
+    kept = bench._walk(4, None, 6, True)
+    every = bench._walk(4, None, 6, False)
     assert every[-1].header.left_ns == kept[-1].header.left_ns
     assert [pair.header.suppressed for pair in every] == [0] * len(every)
     assert len(every) == len(kept) + sum(pair.header.suppressed for pair in kept)
@@ -157,11 +157,11 @@ def test_the_bench_runs_each_row_once_and_tells_its_lines(
         {"encoder.embed_dim": 16, "encoder.depth": 1, "encoder.heads": 2, "objective.crops": 2, "pacing.batch_size": 8},
     )
     monkeypatch.setitem(PRESETS, "cpu", replace(small, memory=replace(small.memory, capacity=32, fresh_capacity=16)))
-    monkeypatch.setattr(ablation, "PLACE_SIZE", 16)
-    monkeypatch.setattr(ablation, "PER_PLACE", 2)
+    monkeypatch.setattr(bench, "PLACE_SIZE", 16)
+    monkeypatch.setattr(bench, "PER_PLACE", 2)
     words = ["--rows", "left eye only", "--seeds", "0", "--pairs", "20", "--steps", "4", "--json"]
     words += ["--results", str(tmp_path / "lines.jsonl"), "--report", str(tmp_path / "docs" / "table.md")]
-    assert ablation.main(words) == 0
+    assert bench.main(words) == 0
     lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [one["row"] for one in lines] == [PRESET, "left eye only"]
     assert [point["step"] for point in lines[0]["curve"]] == [0, 2, 4]
@@ -171,7 +171,7 @@ def test_the_bench_runs_each_row_once_and_tells_its_lines(
 
 def test_a_row_nobody_knows_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        ablation.main(["--rows", "larger moon"])
+        bench.main(["--rows", "larger moon"])
     assert stopped.value.code == 2
     assert "larger moon" in capsys.readouterr().err
 

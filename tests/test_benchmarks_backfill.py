@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.backfill import PAIR_BYTES, _first_s, _late_mb_per_s, _latencies_beside
+from benchmarks.faults.backfill import PAIR_BYTES, _first_s, _late_mb_per_s, _latencies_beside
 
 S = 1_000_000_000
 TRIPS = [

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 
-from benchmarks.buffer import BATCH, OPERATIONS, Figures, goals, main
-from benchmarks.buffer_contenders import CONTENDERS, Lars, Ours
+from benchmarks.buffer.bench import BATCH, OPERATIONS, Figures, goals, main
+from benchmarks.buffer.contenders import CONTENDERS, Lars, Ours
 
 
 def figures(**offer: dict[str, float]) -> Figures:
@@ -97,7 +97,7 @@ def test_the_benchmark_says_what_every_operation_costs_and_whom_it_left_out(caps
 def test_a_size_that_does_not_fit_into_memory_is_left_out_and_said(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("benchmarks.buffer._available_bytes", lambda: 499 * 400)
+    monkeypatch.setattr("benchmarks.buffer.bench._available_bytes", lambda: 499 * 400)
     assert main(["--sizes", "400", "--json"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert "not free" in result["left_out"]["400 keys"]

@@ -17,15 +17,15 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.faults_check import FAILURES, Entered, Harm, Journal, Verdict, check, owed
-from benchmarks.faults_rig import make_pair
-from benchmarks.link import Link
-from benchmarks.nemesis import HARMLESS, KINDS, LINK_KINDS, damage, plan
-from benchmarks.supervised import Supervised
+from benchmarks.faults.check import FAILURES, Entered, Harm, Journal, Verdict, check, owed
+from benchmarks.faults.nemesis import HARMLESS, KINDS, LINK_KINDS, damage, plan
+from benchmarks.faults.rig import make_pair
+from benchmarks.shared.link import Link
+from benchmarks.shared.processes import Supervised
 
 RIG, EPOCH = "rig0", "a" * 32
 CHILD = """
-from benchmarks.supervised import Orders, say
+from benchmarks.shared.processes import Orders, say
 said = []
 orders = Orders(said.append)
 say("here")

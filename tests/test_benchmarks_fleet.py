@@ -8,8 +8,8 @@ import msgspec
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.fleet import FleetSettings, Heard, _pair, fairness, paced_fleet
-from benchmarks.fleet_rigs import HeaderShelf
+from benchmarks.fleet.bench import FleetSettings, Heard, _pair, fairness, paced_fleet
+from benchmarks.fleet.rigs import HeaderShelf
 from stream.codec import from_parts
 from stream.pair import EncodedPair
 

@@ -18,10 +18,10 @@ from tiny_learner import TINY
 from torch import Generator
 
 from benchmarks.__main__ import main
-from benchmarks.auc import Auc, auc, over_seeds
-from benchmarks.junk_run import Scorings, Watched, held_out, memory_row, plain, run
-from benchmarks.junk_streams import Scenes, exam, photographs, walk, with_junk
-from benchmarks.spoiled import MISHAPS, Eyes
+from benchmarks.junk.auc import Auc, auc, over_seeds
+from benchmarks.junk.run import Scorings, Watched, held_out, memory_row, plain, run
+from benchmarks.junk.streams import Scenes, exam, photographs, walk, with_junk
+from benchmarks.shared.spoiled import MISHAPS, Eyes
 from buffer.priority import LossScale, Stubbornness
 from learner.objectives.contract import Batch, Outcome
 from stream.codec import decode

@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from benchmarks.page import Stretch, main, summarise
+from benchmarks.page.bench import Stretch, main, summarise
 
 
 def test_shares_are_of_the_watched_time_and_ratios_of_neighbours() -> None:

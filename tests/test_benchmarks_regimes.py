@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import regimes
-from benchmarks.regimes_days import Diary, Itinerary
-from benchmarks.regimes_figures import Runs, plot, tables
-from benchmarks.regimes_train import FIRST_DECAY, LAST_DECAY, REGIMES, Album, Day, Night, continuous, nightly, shuffled
+from benchmarks.regimes import bench
+from benchmarks.regimes.days import Diary, Itinerary
+from benchmarks.regimes.figures import Runs, plot, tables
+from benchmarks.regimes.train import FIRST_DECAY, LAST_DECAY, REGIMES, Album, Day, Night, continuous, nightly, shuffled
 from learner.config import PRESETS, LearnerConfig
 from learner.loop import Learner, StepReport
 from learner.memory import Draw, Keys
@@ -219,24 +219,24 @@ def test_the_bench_runs_each_regime_once_and_tells_a_line_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = replace(
-        regimes.SCALES["smoke"],
+        bench.SCALES["smoke"],
         itinerary=replace(ROAD, days=2),
         night=NIGHT,
         settings={"pacing.batch_size": BATCH},
         most_train=80,
         most_test=40,
     )
-    monkeypatch.setitem(regimes.SCALES, "smoke", small)
-    monkeypatch.setattr(regimes, "PLACE_SIZE", 32)
+    monkeypatch.setitem(bench.SCALES, "smoke", small)
+    monkeypatch.setattr(bench, "PLACE_SIZE", 32)
     words = ["--folder", str(tmp_path), "--json", "--report", str(tmp_path / "docs/regimes"), "--regimes"]
-    assert regimes.main([*words, "random", "continuous"]) == 0
+    assert bench.main([*words, "random", "continuous"]) == 0
     lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [(one["regime"], one["day"]) for one in lines] == [(n, d) for n in ("random", "continuous") for d in (1, 2)]
     assert lines[-1]["samples"] > 0
     assert set(lines[-1]["probes"]["student"]) == {"digits", "gauges", "places", "first day's places"}
     file = tmp_path / "smoke.jsonl"
     before = file.read_text()
-    assert regimes.main([*words, "random", "continuous"]) == 0
+    assert bench.main([*words, "random", "continuous"]) == 0
     assert file.read_text() == before
     assert "Turned images" in (tmp_path / "docs/regimes.md").read_text()
     assert (tmp_path / "docs/regimes.png").exists()
@@ -254,7 +254,7 @@ def test_a_wrong_setting_is_refused_by_its_name(
     words: list[str], said: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as stopped:
-        regimes.main(words)
+        bench.main(words)
     assert stopped.value.code == 2
     assert said in capsys.readouterr().err
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.results import Line, completed, fingerprint
+from benchmarks.shared.results import Line, completed, fingerprint
 from learner.config import PRESETS
 
 

@@ -15,11 +15,11 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.paired import holm, paired
-from benchmarks.retention import main
-from benchmarks.retention_figures import Group, groups, plot, tables
-from benchmarks.retention_policies import IID, POLICIES, Floats, Keys, Lars, MinimumRedundancy, Situation
-from benchmarks.retention_streams import Materials, stretch
+from benchmarks.retention.bench import main
+from benchmarks.retention.figures import Group, groups, plot, tables
+from benchmarks.retention.policies import IID, POLICIES, Floats, Keys, Lars, MinimumRedundancy, Situation
+from benchmarks.retention.streams import Materials, stretch
+from benchmarks.shared.paired import holm, paired
 from stream.codec import decode
 
 DIGITS = Materials("digits", None, ())

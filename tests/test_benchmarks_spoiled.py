@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.spoiled import MISHAPS, Eyes, Mishap, spoiled
+from benchmarks.shared.spoiled import MISHAPS, Eyes, Mishap, spoiled
 
 
 def eyes(shape: tuple[int, ...] = (48, 64, 3), seed: int = 0) -> Eyes:

@@ -16,10 +16,10 @@ from tiny_learner import CANVAS, TINY
 from torch import Tensor
 
 from benchmarks.__main__ import main
-from benchmarks.step import compared, missed
-from benchmarks.step_live import LiveLearner, Marks
-from benchmarks.step_peers import PEERS, DinoHead, Peer
-from benchmarks.step_rows import BARE, FROM_VIEWS, resting_steps
+from benchmarks.step.bench import compared, missed
+from benchmarks.step.live import LiveLearner, Marks
+from benchmarks.step.peers import PEERS, DinoHead, Peer
+from benchmarks.step.rows import BARE, FROM_VIEWS, resting_steps
 from learner.objectives.babyagent import BabyAgentConfig
 
 CPU = torch.device("cpu")

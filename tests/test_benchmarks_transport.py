@@ -9,12 +9,12 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.peers import plain_tcp
-from benchmarks.peers.contender import HOST, Contender
-from benchmarks.peers.lineup import CONTENDERS
-from benchmarks.relay import Relay
-from benchmarks.transport_figures import summarise, tables
-from benchmarks.trip import Plan, Received, Sent, Trip, TripError, free_port, travel
+from benchmarks.shared.relay import Relay
+from benchmarks.transport.figures import summarise, tables
+from benchmarks.transport.peers import plain_tcp
+from benchmarks.transport.peers.contender import HOST, Contender
+from benchmarks.transport.peers.lineup import CONTENDERS
+from benchmarks.transport.trip import Plan, Received, Sent, Trip, TripError, free_port, travel
 
 STARTED_NS = 5_000_000_000
 TINY = ("--rounds", "1", "--full-speed-s", "0.2", "--paced-s", "0.3", "--wire-s", "0.2", "--stall-s", "0.5")

@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from learner.views.views import Augmentation
 from test_learner_loop import trained
 from tiny_learner import TINY as TINY_LEARNER
 from tiny_learner import make_pairs, tiny_learner
@@ -23,6 +22,7 @@ from learner.networks.encoder import EncoderConfig
 from learner.objectives.contract import Batch, Objective
 from learner.objectives.contrastive import Contrastive, ContrastiveConfig
 from learner.report.album import take_album
+from learner.views.augment import Augmentation
 
 ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
 TINY = ContrastiveConfig(

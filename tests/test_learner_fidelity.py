@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from learner.views.views import to_rgb
 from numpy.typing import NDArray
 from seed_formulas import (
     AdamW,
@@ -41,6 +40,7 @@ from learner.loop import Learner
 from learner.objectives.babyagent import BabyAgent, pairwise_cosines, repulsion, repulsion_from_others, sinkhorn
 from learner.objectives.contract import Batch, Look, Outcome
 from learner.schedule import learning_rate
+from learner.views.crops import to_rgb
 
 Array = NDArray[np.float64]
 

@@ -18,20 +18,8 @@ from seed_formulas import cut
 from torch import Tensor
 
 from learner.errors import SettingsError
-from learner.views.views import (
-    STUDENT_AUGMENTATION,
-    TEACHER_AUGMENTATION,
-    Augmentation,
-    augment,
-    blur,
-    crop,
-    fit_gaussian,
-    focus_window,
-    hue_matrix,
-    shrink,
-    to_rgb,
-    windows_inside,
-)
+from learner.views.augment import STUDENT_AUGMENTATION, TEACHER_AUGMENTATION, Augmentation, augment, blur, hue_matrix
+from learner.views.crops import crop, fit_gaussian, focus_window, shrink, to_rgb, windows_inside
 
 Array = NDArray[np.float64]
 

@@ -32,7 +32,7 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @cache
 def script_of(door: str) -> str:
-    script: str = importlib.import_module(f"{door}.command")._completion("bash")
+    script: str = importlib.import_module(f"{door}.cli.main")._completion("bash")
     return script
 
 

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from learner.views.views import Augmentation
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
@@ -15,6 +14,7 @@ from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.objectives.contract import Batch
 from learner.objectives.guided import Guided
+from learner.views.augment import Augmentation
 
 ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
 TINY = BabyAgentConfig(

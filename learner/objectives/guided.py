@@ -19,18 +19,8 @@ from torch import Generator, Tensor, nn
 from learner.errors import SettingsError
 from learner.networks.encoder import Encoder
 from learner.objectives.contract import Batch, Look, ObjectiveConfig, Outcome
-from learner.views.views import (
-    STUDENT_AUGMENTATION,
-    TEACHER_AUGMENTATION,
-    Augmentation,
-    augment,
-    crop,
-    fit_gaussian,
-    focus_window,
-    shrink,
-    to_rgb,
-    windows_inside,
-)
+from learner.views.augment import STUDENT_AUGMENTATION, TEACHER_AUGMENTATION, Augmentation, augment
+from learner.views.crops import crop, fit_gaussian, focus_window, shrink, to_rgb, windows_inside
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,1 @@
+"""What is each choice of the recipe worth?"""

@@ -1,0 +1,1 @@
+"""What does a key cost in a prioritised buffer?"""

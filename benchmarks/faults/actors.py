@@ -1,0 +1,166 @@
+"""A rig with its disk and a learner, as real processes that are killed and stopped: what they were told, what they said."""
+
+from __future__ import annotations
+
+import resource
+import shutil
+import subprocess
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import msgspec
+
+from benchmarks.faults.check import Journal
+from benchmarks.faults.learner import LearnerPlan
+from benchmarks.faults.rig import RigPlan
+from benchmarks.shared.link import Link
+from benchmarks.shared.processes import Supervised
+from stream.source import Cursor
+
+
+class Disk:
+    """Where a rig's spool lies: a small file system of its own, where we may mount one, else a folder.
+
+    A full disk is then a file that takes all the room; or else no file of the rig may grow (RLIMIT_FSIZE).
+    """
+
+    def __init__(self, folder: Path, size_bytes: int) -> None:
+        self.spool = folder / "disk" / "spool"
+        self._folder = self.spool.parent
+        self._folder.mkdir(parents=True)
+        self.mounted = _runs("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(self._folder))
+
+    def fill(self, pid: int | None) -> None:
+        """Nothing more goes onto it, but for what the rig itself deletes."""
+        if not self.mounted:
+            _limit(pid, 0)
+            return
+        with (self._folder / "filler").open("ab", buffering=0) as file:
+            for chunk in (bytes(1 << 20), bytes(1 << 12)):
+                with suppress(OSError):  # full
+                    while file.write(chunk) == len(chunk):
+                        pass
+
+    def free(self, pid: int | None) -> None:
+        """There is room again."""
+        if not self.mounted:
+            _limit(pid, resource.RLIM_INFINITY)
+        (self._folder / "filler").unlink(missing_ok=True)
+
+    def close(self, keep: Path | None) -> None:
+        """Unmount it; keep: copy the spool there before."""
+        if keep is not None:
+            shutil.copytree(self.spool, keep, dirs_exist_ok=True)
+        if self.mounted:
+            self.mounted = not _runs("umount", str(self._folder))
+
+
+class Rig:
+    """A rig's process, its disk and the links to it."""
+
+    def __init__(
+        self,
+        device: str,
+        folder: Path,
+        links: Sequence[Link],
+        *,
+        spool_bytes: int,
+        pairs_per_s: float,
+        size: tuple[int, int],
+    ) -> None:
+        self.device = device
+        self.pairs_per_s = pairs_per_s
+        self.journal = Journal()
+        self.disk = Disk(folder, 2 * spool_bytes)
+        self.rests = False
+        self.goes = False
+        self.links = links
+        self._port: int | None = None
+        self._led_to: int | None = None
+        self._clock_s = 0.0
+        self._fills = 0
+        rig_plan = RigPlan(device, str(self.disk.spool), spool_bytes, pairs_per_s, size)
+        command = ["-m", "benchmarks.faults.rig", msgspec.json.encode(rig_plan).decode()]
+        self.process = Supervised(device, command, self._hear, folder / f"{device}.log")
+
+    def attend(self) -> None:
+        """What follows from what it said: links lead to it, and it is told what it cannot know."""
+        if not self.process.watch():
+            self._port = None
+        if self._port == self._led_to:
+            return
+        self._led_to = self._port
+        for link in self.links:
+            link.point_to(self._port)
+        if self._port is not None:
+            self.process.tell(f"clock {self._clock_s}")
+            self.process.tell("go" if self.goes else "rest")
+            if self._fills:
+                self.disk.fill(self.process.pid)
+
+    def take_down(self) -> None:
+        """Kill it."""
+        self.process.take_down()
+        self._port = None
+        self.attend()
+
+    def step_clock(self, seconds: float) -> None:
+        """Its clock is wrong by so much more."""
+        self._clock_s += seconds
+        self.process.tell(f"clock {self._clock_s}")
+
+    def fill(self, more: int) -> None:
+        """One more (1) or one less (-1) who says that its disk is full."""
+        self._fills += more
+        (self.disk.fill if self._fills else self.disk.free)(self.process.pid)
+
+    def go(self, goes: bool) -> None:
+        """Make pairs, or make none."""
+        self.goes, self.rests = goes, False
+        self.process.tell("go" if goes else "rest")
+
+    def _hear(self, line: str) -> None:
+        match line.split():
+            case ["listening", port]:
+                self._port = int(port)
+            case ["rests"]:
+                self.rests = True
+            case _:
+                self.journal.hear(line)
+
+
+class Learner:
+    """A learner's process, and the last cursor that it committed."""
+
+    def __init__(self, name: str, folder: Path, links: Sequence[Link]) -> None:
+        self.store = folder / f"{name}.sqlite"
+        self.cursor: Cursor = {}
+        self.ready = False
+        self.malformed: dict[str, int] = {}
+        learner_plan = LearnerPlan(str(self.store), [f"tcp://127.0.0.1:{link.port}" for link in links])
+        command = ["-m", "benchmarks.faults.learner", msgspec.json.encode(learner_plan).decode()]
+        self.process = Supervised(name, command, self._hear, folder / f"{name}.log")
+
+    def _hear(self, line: str) -> None:
+        word, _, value = line.partition(" ")
+        match word:
+            case "ready":
+                self.ready = True
+            case "committed":
+                self.cursor = msgspec.json.decode(value)
+            case "malformed":
+                self.malformed = msgspec.json.decode(value)
+
+
+def _limit(pid: int | None, size_bytes: int) -> None:
+    if pid is not None:
+        with suppress(ProcessLookupError):
+            resource.prlimit(pid, resource.RLIMIT_FSIZE, (size_bytes, resource.RLIM_INFINITY))
+
+
+def _runs(*command: str) -> bool:
+    """Whether a program of the system is there and does what it is told."""
+    with suppress(OSError):
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    return False

@@ -1,0 +1,121 @@
+"""A learner for the faults: the real subscriber and store, and no training. What entered is the list that it commits.
+
+An item of the store is the pair's header as it came, the checksum of the images as they came, and when. The cursor is committed
+with the list in one transaction, then acknowledged. A process that is started again goes on from the newest commit.
+"""
+
+from __future__ import annotations
+
+import logging
+import struct
+import sys
+import time
+import zlib
+from concurrent.futures import Future
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.faults.check import Entered
+from benchmarks.shared.processes import Orders, say
+from buffer.store import Store
+from stream import codec
+from stream.live.subscriber import Subscriber
+from stream.pair import EncodedPair, Header
+from stream.source import Cursor
+
+COMMIT_S = 0.3
+AT_ONCE = 64
+WORK_S = 0.01
+"""Between taking pairs and committing them, as a training step does: meanwhile others wait in the queue."""
+_TAIL = struct.Struct("<Iq")
+
+
+class LearnerPlan(msgspec.Struct, frozen=True):
+    """What it is started with, as JSON."""
+
+    store: str
+    endpoints: list[str]
+
+
+def outcome(store: Path) -> tuple[list[Entered], Cursor]:
+    """The list and the cursor of the newest commit."""
+    with Store(store) as opened:
+        commit = opened.commits()[0]
+        return [_entered(item) for item in opened.items(commit.keys)], msgspec.json.decode(commit.note)
+
+
+class Learner:
+    """Receives, lists and commits until told to stop."""
+
+    def __init__(self, plan: LearnerPlan) -> None:
+        self._orders = Orders()
+        self._store = Store(Path(plan.store))
+        commits = self._store.commits()
+        self._count = commits[0].keys.size if commits else 0
+        cursor: Cursor | None = msgspec.json.decode(commits[0].note) if commits else None
+        self._source = Subscriber(plan.endpoints, consumer=self._store.identity, cursor=cursor)
+        self._devices = len(plan.endpoints)
+        self._committing: tuple[Future[None], Cursor] | None = None
+
+    def run(self) -> None:
+        """One thread does everything; the store writes in its own."""
+        while len(self._source.stats().devices) < self._devices and not self._orders.stop.wait(0.01):
+            pass  # a pair of a rig that does not know us yet is not kept for us: it is not ours to have
+        self._commit()
+        self._finish_commit()
+        say("ready")
+        due_s = 0.0
+        while not self._orders.stop.is_set():
+            self._receive(0.05)
+            time.sleep(WORK_S)
+            if self._committing is not None and self._committing[0].done():
+                self._finish_commit()
+            if self._committing is None and time.monotonic() >= due_s:
+                self._commit()
+                due_s = time.monotonic() + COMMIT_S
+        while self._receive(0.0):
+            pass
+        self._finish_commit()
+        self._commit()
+        self._finish_commit()
+        stats = self._source.stats()
+        self._source.close()
+        self._store.close()
+        say("malformed", msgspec.json.encode(stats.malformed).decode())
+
+    def _receive(self, timeout_s: float) -> bool:
+        pairs = self._source.receive(AT_ONCE, timeout_s)
+        now_ns = time.monotonic_ns()
+        for pair in pairs:
+            self._store.put(self._count, _item(pair, now_ns))
+            self._count += 1
+        return bool(pairs)
+
+    def _commit(self) -> None:
+        cursor = self._source.cursor()
+        done = self._store.commit(np.arange(self._count), msgspec.json.encode(cursor))
+        self._committing = done, cursor
+
+    def _finish_commit(self) -> None:
+        if self._committing is None:
+            return
+        (done, cursor), self._committing = self._committing, None
+        done.result()
+        self._source.acknowledge(cursor)
+        say("committed", msgspec.json.encode(cursor).decode())
+
+
+def _entered(item: bytes) -> Entered:
+    header = msgspec.msgpack.decode(item[: -_TAIL.size - codec.CHECKSUM_BYTES], type=Header)
+    return Entered(header.device, header.epoch, header.seq, *_TAIL.unpack(item[-_TAIL.size :]))
+
+
+def _item(pair: EncodedPair, now_ns: int) -> bytes:
+    return codec.to_parts(pair)[1] + _TAIL.pack(zlib.crc32(pair.right, zlib.crc32(pair.left)), now_ns)
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    Learner(msgspec.json.decode(sys.argv[1], type=LearnerPlan)).run()

@@ -1,0 +1,113 @@
+"""A rig for the faults: the real spool and publisher, small pairs that nobody can mistake for each other, and a journal.
+
+It says `attempt` before a pair is kept, and `kept` or `refused` when the spool has answered: what was kept is known, whatever
+happens to the spool. Between them it may be killed; then the pair may have been kept or not.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from benchmarks.shared.processes import Orders, say
+from device.spool.spool import Spool
+from stream.codec import encode_pair
+from stream.live.publisher import Publisher
+from stream.pair import EncodedPair
+
+SMALL = (24, 32)
+"""Height and width of an image of noise: 2.3 kB that do not compress."""
+IDLE_S = 0.02
+GRACE_S = 8.0
+"""Longer than a learner is ever away here."""
+LATE_S = 0.1
+"""A rig that was held up for longer does not make up for it."""
+
+
+class RigPlan(msgspec.Struct, frozen=True):
+    """What it is started with, as JSON."""
+
+    device: str
+    spool: str
+    spool_bytes: int
+    pairs_per_s: float
+    size: tuple[int, int] = SMALL
+
+
+class Rig:
+    """What it is told while it runs: `go`, `rest`, `rate` in pairs a second, `clock` in seconds by which it is wrong."""
+
+    def __init__(self, plan: RigPlan) -> None:
+        self.plan = plan
+        self.going = False
+        self.clock_s = 0.0
+        self.pairs_per_s = plan.pairs_per_s
+        self.orders = Orders(self._take)
+
+    def wall_s(self) -> float:
+        """Seconds since 1970 by the rig's clock."""
+        return time.time() + self.clock_s
+
+    def run(self) -> None:
+        """Keep and publish until told to stop."""
+        plan = self.plan
+        with (
+            Spool(
+                Path(plan.spool),
+                device=plan.device,
+                max_bytes=plan.spool_bytes,
+                free_floor_bytes=0,
+                wall=self.wall_s,
+                grace_s=GRACE_S,
+            ) as spool,
+            Publisher(
+                "tcp://127.0.0.1:0", device=plan.device, epoch=spool.epoch, shelf=spool, linger_s=1.0
+            ) as publisher,
+        ):
+            say("listening", publisher.endpoint.rpartition(":")[2])
+            seq, due_s = 0, time.monotonic()
+            while not self.orders.stop.is_set():
+                if not self.going:
+                    say("rests")
+                    while not self.going and not self.orders.stop.wait(IDLE_S):
+                        publisher.subscribers()
+                    due_s = time.monotonic()
+                    continue
+                self._keep(seq, spool, publisher)
+                seq += 1
+                due_s = max(due_s + 1 / self.pairs_per_s, time.monotonic() - LATE_S)
+                time.sleep(max(0.0, due_s - time.monotonic()))
+
+    def _keep(self, seq: int, spool: Spool, publisher: Publisher) -> None:
+        pair = make_pair(self.plan.device, spool.epoch, seq, int(1e9 * self.wall_s()), self.plan.size)
+        say("attempt", spool.epoch, seq, pair.header.crc, time.monotonic_ns())
+        say("kept" if spool.append(pair) else "refused", spool.epoch, seq)
+        publisher.send(pair)
+
+    def _take(self, order: str) -> None:
+        word, _, value = order.partition(" ")
+        match word:
+            case "clock":
+                self.clock_s = float(value)
+            case "rate":
+                self.pairs_per_s = float(value)
+            case _:
+                self.going = word == "go"
+
+
+def make_pair(device: str, epoch: str, seq: int, captured_ns: int, size: tuple[int, int] = SMALL) -> EncodedPair:
+    """The images follow from epoch and number, so that a pair under another one's number is found."""
+    left, right = np.random.default_rng([int(epoch, 16), seq]).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+    return encode_pair(
+        left, right, device=device, epoch=epoch, seq=seq, left_ns=captured_ns, right_ns=captured_ns, codec="lz4"
+    )
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    Rig(msgspec.json.decode(sys.argv[1], type=RigPlan)).run()

@@ -1,0 +1,1 @@
+"""How many rigs can one learner receive?"""

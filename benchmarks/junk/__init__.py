@@ -1,0 +1,1 @@
+"""Does junk score high, so that a buffer ranked by loss fills with it?"""

@@ -1,0 +1,1 @@
+"""What does a watched live page cost training?"""

@@ -1,0 +1,1 @@
+"""Is continuous training better than nightly batches?"""

@@ -1,0 +1,1 @@
+"""Does it matter which pairs a learner remembers?"""

@@ -1,0 +1,1 @@
+"""How fast do pairs travel, compared with other ways to send them?"""

@@ -1,0 +1,139 @@
+"""What the trips of `benchmarks.transport.bench` amount to: medians, ratios, percentiles, goals, and the tables of them."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from rich.table import Column, Table
+
+from benchmarks.transport.trip import Trip
+
+RATIOS = ("imagezmq_req", "base64", "lerobot", "tcp")
+"""Whose pairs a second ours are divided by."""
+OURS = ("ours", "ours_curve", "ours_rig")
+AT_LEAST = {"ratio imagezmq_req": 2.2, "ratio lerobot": 18.0, "ratio tcp": 0.75, "curve_mb_s": 250.0}
+AT_MOST = {"lost": 0.0, "p99_ms": 30.0}
+WARM_UP_PAIRS = 10
+"""Of each trip; their latency is left out: libraries make their tables with the first images."""
+Trips = Mapping[str, Sequence[Trip]]
+"""Every contender's trips, one a round."""
+Rows = Mapping[str, Mapping[str, float]]
+"""Every contender's figures."""
+
+
+def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> dict[str, Any]:
+    """The figures of all parts and the goals among them; who was not measured is in none of them."""
+    ratios = {peer: _ratios(full_speed, peer) for peer in RATIOS if {"ours", peer} <= full_speed.keys()}
+    latency = {name: _latency(trips) for name, trips in paced.items()}
+    figures: dict[str, Any] = {"ratio": {peer: spread["median"] for peer, spread in ratios.items()}}
+    if "ours_curve" in full_speed:
+        figures["curve_mb_s"] = _median([trip.mb_per_s for trip in full_speed["ours_curve"]])
+    lost = [trip.lost for part in (full_speed, paced) for name in OURS for trip in part.get(name, ())]
+    lost += [round(stall[name]["lost"]) for name in OURS if name in stall]
+    if lost:
+        figures["lost"] = sum(lost)
+    if "ours" in latency:
+        figures["p99_ms"] = latency["ours"]["p99_ms"]
+    return figures | {
+        "goals": dict(_goals(figures)),
+        "ratio_spread": ratios,
+        "full_speed": {name: _speed(trips) for name, trips in full_speed.items()},
+        "paced": latency,
+        "wire": dict(wire),
+        "stall": dict(stall),
+    }
+
+
+def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
+    """A table for each part that was measured, and one of the goals."""
+    yield _table(
+        ("one core a side", "pairs/s", "min-max", "MB/s", "lost of sent", "CPU ms a pair"),
+        {name: _speed_cells(row) for name, row in figures["full_speed"].items()},
+    )
+    yield _table(
+        ("30 Hz, capture to decoded", "p50 ms", "p95 ms", "p99 ms", "pairs", "lost"),
+        {
+            name: [*(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), f"{row['pairs']}", f"{row['lost']}"]
+            for name, row in figures["paced"].items()
+        },
+    )
+    yield _table(
+        ("on the wire", "bytes a pair", "beyond the images"),
+        {
+            name: [f"{row['bytes_per_pair']:.0f}", f"{row['bytes_per_pair'] / row['image_bytes_per_pair'] - 1:.2%}"]
+            for name, row in figures["wire"].items()
+        },
+    )
+    yield _table(
+        ("receiver stopped", "sender grows by MB", "sent", "shots not taken", "lost"),
+        {
+            name: [f"{row['rss_growth_mb']:.1f}", *(f"{row[key]}" for key in ("sent", "skipped", "lost"))]
+            for name, row in figures["stall"].items()
+        },
+    )
+    yield _table(
+        ("goal of ours", "reached", "bound", ""),
+        {
+            what: [f"{row['reached']:.3g}", f"{row['goal']:g}", "met" if row["met"] else "missed"]
+            for what, row in figures["goals"].items()
+        },
+    )
+
+
+def _goals(figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    reached = {**figures, **{f"ratio {peer}": ratio for peer, ratio in figures["ratio"].items()}}
+    for what, bound in (AT_LEAST | AT_MOST).items():
+        if what in reached:
+            met = reached[what] >= bound if what in AT_LEAST else reached[what] <= bound
+            yield what, {"reached": reached[what], "goal": bound, "met": met}
+
+
+def _ratios(full_speed: Trips, peer: str) -> dict[str, float]:
+    """Ours divided by a peer's pairs a second, round by round; a peer that failed has fewer rounds."""
+    rounds = zip(full_speed["ours"], full_speed[peer], strict=False)
+    return _spread([ours.pairs_per_s / theirs.pairs_per_s for ours, theirs in rounds])
+
+
+def _speed(trips: Sequence[Trip]) -> dict[str, Any]:
+    return {
+        "pairs_per_s": _spread([trip.pairs_per_s for trip in trips]),
+        "mb_per_s": _median([trip.mb_per_s for trip in trips]),
+        "sent": sum(trip.sent.pairs for trip in trips),
+        "lost": sum(trip.lost for trip in trips),
+        "sender_cpu_ms_per_pair": _median([1e3 * trip.sent.cpu_s / trip.sent.pairs for trip in trips]),
+        "receiver_cpu_ms_per_pair": _median([1e3 * trip.received.cpu_s / trip.received.pairs for trip in trips]),
+    }
+
+
+def _latency(trips: Sequence[Trip]) -> dict[str, float]:
+    """Percentiles over all rounds together, in milliseconds; a trip too short to warm up counts whole."""
+    of_trips = [trip.received.latencies_ms for trip in trips]
+    latencies_ms = [latency_ms for one in of_trips for latency_ms in one[WARM_UP_PAIRS:] or one]
+    p50_ms, p95_ms, p99_ms = (float(f"{value:.4g}") for value in np.percentile(latencies_ms, [50, 95, 99]))
+    lost = sum(trip.lost for trip in trips)
+    return {"p50_ms": p50_ms, "p95_ms": p95_ms, "p99_ms": p99_ms, "pairs": len(latencies_ms), "lost": lost}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": _median(values), "min": float(f"{min(values):.4g}"), "max": float(f"{max(values):.4g}")}
+
+
+def _median(values: Sequence[float]) -> float:
+    return float(f"{statistics.median(values):.4g}")
+
+
+def _speed_cells(row: Mapping[str, Any]) -> list[str]:
+    rate = row["pairs_per_s"]
+    cpu = " + ".join(f"{row[f'{side}_cpu_ms_per_pair']:.2f}" for side in ("sender", "receiver"))
+    spread, lost = f"{rate['min']:.0f}-{rate['max']:.0f}", f"{row['lost']} of {row['sent']}"
+    return [f"{rate['median']:.0f}", spread, f"{row['mb_per_s']:.0f}", lost, cpu]
+
+
+def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
+    table = Table(Column(columns[0], no_wrap=True), *columns[1:])
+    for name, cells in rows.items():
+        table.add_row(name, *cells)
+    return table

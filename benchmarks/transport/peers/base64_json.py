@@ -1,0 +1,81 @@
+"""Base64 in JSON, as LeRobot's ZMQ camera does it: PUB of one string with the newest images, SUB that keeps the newest string.
+
+Its client gives decoded images only, so that is what `decodes` measures; without it, the same transport is compared with those
+that leave the JPEG as it is. One client takes both eyes out of a string, where LeRobot's two cameras would parse it twice.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from functools import partial
+
+import zmq
+
+from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, HOST, Arrival, decode_jpegs
+from stream.pair import EncodedPair
+
+QUEUED_STRINGS = 20
+
+
+class Sender:
+    """A PUB socket with a short queue; what does not fit is dropped."""
+
+    def __init__(self, port: int) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.PUB)
+        self._socket.set(zmq.SNDHWM, QUEUED_STRINGS)
+        self._socket.set(zmq.LINGER, 0)
+        self._socket.bind(f"tcp://{HOST}:{port}")
+
+    def send(self, pair: EncodedPair) -> None:
+        """See `contender.Sender`."""
+        header = pair.header
+        images = {"left": _text(pair.left), "right": _text(pair.right)}
+        self._put(
+            {"seq": header.seq, "timestamps": {"left": header.left_ns, "right": header.right_ns}, "images": images}
+        )
+
+    def end(self) -> None:
+        """See `contender.Sender`."""
+        for _ in range(ENDS):
+            time.sleep(END_EVERY_S)  # first: an end sent at once would replace the last pair
+            self._put({"images": {}})
+        self._context.destroy()
+
+    def _put(self, message: dict[str, object]) -> None:
+        with suppress(zmq.Again):
+            self._socket.send_string(json.dumps(message), zmq.NOBLOCK)
+
+
+class Receiver:
+    """A SUB socket that keeps the newest string only; with `decodes`, images come out of it as pixels."""
+
+    def __init__(self, port: int, *, decodes: bool) -> None:
+        self._decodes = decodes
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(zmq.SUB)
+        self._socket.set(zmq.SUBSCRIBE, b"")
+        self._socket.set(zmq.CONFLATE, 1)
+        self._socket.connect(f"tcp://{HOST}:{port}")
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """See `contender.Receiver`."""
+        while True:
+            message = json.loads(self._socket.recv_string())
+            images = message["images"]
+            if not images:
+                self._context.destroy()
+                return
+            left, right = base64.b64decode(images["left"]), base64.b64decode(images["right"])
+            decode = partial(decode_jpegs, left, right)
+            if self._decodes:
+                decode()
+            yield Arrival(message["seq"], message["timestamps"]["left"], len(left) + len(right), decode)
+
+
+def _text(image: bytes) -> str:
+    return base64.b64encode(image).decode()

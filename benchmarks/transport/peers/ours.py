@@ -1,0 +1,105 @@
+"""Ours: `stream.live.publisher` to `stream.live.subscriber`, every pair with its header, its checksums and its account."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+
+import zmq
+from zmq.utils import z85
+
+from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, HOST, Arrival
+from device.spool.spool import Spool
+from stream import codec
+from stream.errors import EndOfStream, StreamError
+from stream.live.publisher import Publisher
+from stream.live.subscriber import Subscriber
+from stream.pair import EncodedPair, Image
+from stream.transport.security import Security
+
+DEVICE = "bench"
+EPOCH = "0" * 32
+BATCH_PAIRS = 64
+SPOOL_BYTES = 4 << 30
+SECRET = b"it guards nothing, both know it."
+"""32 bytes; the two processes share one key."""
+
+
+class Sender:
+    """A publisher that waits for its subscriber and loses nothing."""
+
+    def __init__(self, port: int, *, curve: bool = False) -> None:
+        self._publisher = Publisher(
+            f"tcp://{HOST}:{port}",
+            device=DEVICE,
+            epoch=EPOCH,
+            on_full="wait",
+            security=_keys() if curve else None,
+        )
+
+    def send(self, pair: EncodedPair) -> None:
+        """See `contender.Sender`."""
+        if not self._publisher.send(pair):
+            raise StreamError(f"nobody took {pair.header.name}")
+
+    def end(self) -> None:
+        """See `contender.Sender`."""
+        self._publisher.bye()
+        self._publisher.close()
+
+
+class RigSender:
+    """What a rig does: each pair into the spool, then live, which waits for nobody; what it drops is pulled from the spool."""
+
+    def __init__(self, port: int) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="babyagent-")
+        self._spool = Spool(
+            Path(self._folder.name), device=DEVICE, epoch=EPOCH, max_bytes=SPOOL_BYTES, free_floor_bytes=0
+        )
+        self._publisher = Publisher(f"tcp://{HOST}:{port}", device=DEVICE, epoch=EPOCH, shelf=self._spool)
+
+    def send(self, pair: EncodedPair) -> None:
+        """See `contender.Sender`."""
+        self._spool.append(pair)
+        self._publisher.send(pair)
+
+    def end(self) -> None:
+        """See `contender.Sender`; until then the receiver pulls what it lacks."""
+        for _ in range(ENDS):
+            time.sleep(END_EVERY_S)
+            self._publisher.bye()
+        self._publisher.close()
+        self._spool.close()
+        self._folder.cleanup()
+
+
+class Receiver:
+    """A subscriber, emptied as fast as it fills."""
+
+    def __init__(self, port: int, *, curve: bool = False) -> None:
+        self._subscriber = Subscriber([f"tcp://{HOST}:{port}"], end_on_bye=True, security=_keys() if curve else None)
+
+    def arrivals(self) -> Iterator[Arrival]:
+        """See `contender.Receiver`."""
+        with self._subscriber:
+            while True:
+                try:
+                    pairs = self._subscriber.receive(BATCH_PAIRS, 1.0)
+                except EndOfStream:
+                    return
+                for pair in pairs:
+                    size_bytes = len(pair.left) + len(pair.right)
+                    yield Arrival(pair.header.seq, pair.header.left_ns, size_bytes, partial(_decode, pair))
+
+
+def _keys() -> Security:
+    public = zmq.curve_public(z85.encode(SECRET)).decode()
+    return Security(folder=Path(), public=public, secret=z85.encode(SECRET).decode(), trusted={DEVICE: public})
+
+
+def _decode(pair: EncodedPair) -> tuple[Image, Image]:
+    decoded = codec.decode(pair)
+    return decoded.left, decoded.right
