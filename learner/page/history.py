@@ -12,7 +12,7 @@ from typing import TypeGuard
 import msgspec
 import numpy as np
 
-from learner.report.figures import Points
+from learner.runs.reading import Points
 
 CHUNK_BYTES = 1 << 20
 

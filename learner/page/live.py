@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from learner.distributed import collectives
 from learner.loop import Learner, StepReport, Waiting
 from learner.page.health import Pulse
-from learner.report.album import Album, looks_at
+from learner.report.album import looks_at
+from learner.runs.reading import Album
 from stream.pair import EncodedPair
 from stream.source import Source
 

@@ -13,8 +13,9 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from learner.report.figures import ROLES, Points, binned
+from learner.report.figures import ROLES, binned
 from learner.report.html import number
+from learner.runs.reading import Points
 
 WIDTH, HEIGHT = 360, 180
 LEFT, RIGHT, TOP, BOTTOM = 50, 352, 34, 152

@@ -5,8 +5,6 @@ The report and the live page draw from these; labels and files play no part here
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 import torch
@@ -15,8 +13,7 @@ from torch import Tensor
 
 from learner.loop import Learner
 from learner.memory import Draw
-
-Album = dict[str, NDArray[Any]]
+from learner.runs.reading import Album
 
 WIDEST = 8.0
 """Aspect beyond which a picture stays squeezed: a device may send an image 8192 pixels wide and 1 high."""

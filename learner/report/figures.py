@@ -18,6 +18,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
+from learner.runs.reading import Points
+
 BINS = 150
 INCHES = (4.4, 2.3)
 """Small, so that the text is still readable where the page is one narrow column."""
@@ -31,9 +33,6 @@ ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": 
 }
 """What a line means, and the stand-in it is drawn in; the page's style gives each role a colour."""
 _RC: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "axes.titlesize": 9.5}
-
-Points = tuple[NDArray[np.float64], NDArray[np.float64]]
-"""x and y of a line, float64 [n] each."""
 
 
 def trace(title: str, points: Points, *, level: tuple[str, float] | None = None) -> str:

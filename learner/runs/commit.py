@@ -22,10 +22,10 @@ import torch
 from torch import Tensor
 
 from buffer.store import Commit, Store, StoreError, StoreReader
-from learner.runs.checkpoint import NoRoom, load_checkpoint, save_checkpoint
 from learner.errors import LearnerError
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics
+from learner.runs.checkpoint import NoRoom, load_checkpoint, save_checkpoint
 from stream import codec
 from stream.errors import MalformedMessage
 from stream.fsync import sync_path

@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from learner.report.album import Album
 from learner.config import LearnerConfig, differences, from_plain, to_plain
 from learner.errors import Failed, SettingsError
+from learner.runs.reading import Album
 from stream.fsync import sync_path
 
 EXPORT = "export"

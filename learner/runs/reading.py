@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.report.figures import Points
-
 Line = dict[str, Any]
-Album = Mapping[str, NDArray[Any]]
+Album = dict[str, NDArray[Any]]
+"""Pictures of a run by name, as `learner.report.album` takes them."""
+Points = tuple[NDArray[np.float64], NDArray[np.float64]]
+"""x and y of a line, float64 [n] each."""
 
 
 def read_object(path: Path) -> Line | None:

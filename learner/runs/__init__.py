@@ -1,0 +1,1 @@
+"""Run directories: settings, lines of steps and probes, commits and checkpoints."""
