@@ -1,10 +1,11 @@
-"""The arrows between the folders, read from the imports of every file."""
+"""The arrows between the folders and between their rooms, read from the imports of every file."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,50 @@ ARROWS: dict[str, set[str]] = {
     "learner": {"stream", "buffer"},
     "benchmarks": {"learner", "buffer", "stream", "device"},
 }
+ROOMS: dict[str, dict[str, set[str]]] = {
+    "stream": {
+        "transport": set(),
+        "host": set(),
+        "live": {"transport"},
+        "recording": set(),
+        "cli": {"host", "live", "recording", "transport"},
+    },
+    "device": {
+        "sim": set(),
+        "spool": set(),
+        "cameras": {"sim"},
+        "cli": {"cameras", "sim", "spool"},
+    },
+    "learner": {
+        "networks": set(),
+        "views": set(),
+        "distributed": set(),
+        "probes": set(),
+        "objectives": {"distributed", "networks", "views"},
+        "runs": set(),
+        "weights": {"networks", "runs"},
+        "report": {"probes", "runs", "weights"},
+        "page": {"distributed", "report", "runs", "weights"},
+        "service": {"networks", "page", "probes", "report", "runs", "weights"},
+        "cli": {"distributed", "page", "probes", "report", "runs", "service", "weights"},
+    },
+    "benchmarks": {
+        "shared": set(),
+        "ablation": {"shared"},
+        "buffer": set(),
+        "faults": {"shared"},
+        "fleet": set(),
+        "junk": {"shared"},
+        "page": set(),
+        "regimes": {"ablation", "shared"},
+        "retention": {"shared"},
+        "step": {"shared"},
+        "transport": {"shared"},
+    },
+}
+"""Which rooms of its own folder a room may import; files beside the rooms are free, but no two files may import in a circle."""
+MOST_FILES = 13
+"""In one room: what a reader can hold in the head."""
 HOMES = {
     "zmq": {"stream", "benchmarks"},  # there only to measure against what others do with it
     "torch": {"learner", "benchmarks"},
@@ -35,6 +80,23 @@ def imported(path: Path) -> Iterator[str]:
             yield (node.module or "").split(".")[0]
 
 
+def imported_modules(path: Path) -> Iterator[str]:
+    """The whole names of our modules that a file imports at its top."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+
+
+def module_name(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts)
+
+
+def rooms_of(folder: str) -> list[Path]:
+    return sorted(path.parent for path in (ROOT / folder).glob("*/__init__.py"))
+
+
 def files(folder: str) -> list[Path]:
     return sorted((ROOT / folder).rglob("*.py"))
 
@@ -45,6 +107,37 @@ def test_a_folder_imports_only_the_folders_its_arrows_point_to(folder: str) -> N
     for path in files(folder):
         ours = set(imported(path)) & {*ARROWS, "tests"} - {folder}
         assert ours <= ARROWS[folder], f"{path} imports {ours - ARROWS[folder]}"
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_a_room_imports_only_the_rooms_its_arrows_point_to(folder: str) -> None:
+    assert {room.name for room in rooms_of(folder)} == set(ROOMS[folder])
+    for room in rooms_of(folder):
+        for path in room.rglob("*.py"):
+            names = {module.split(".")[1] for module in imported_modules(path) if module.startswith(f"{folder}.")}
+            others = names & set(ROOMS[folder]) - {room.name}
+            assert others <= ROOMS[folder][room.name], f"{path} imports {others - ROOMS[folder][room.name]}"
+
+
+@pytest.mark.parametrize("folder", ROOMS)
+def test_the_arrows_between_rooms_make_no_circle(folder: str) -> None:
+    assert list(TopologicalSorter(ROOMS[folder]).static_order())
+
+
+def test_no_two_files_import_each_other_in_a_circle() -> None:
+    paths = [path for folder in ARROWS for path in files(folder) if path.name != "__init__.py"]
+    ours = {module_name(path): path for path in paths}
+    graph = {name: {module for module in imported_modules(path) if module in ours} for name, path in ours.items()}
+    assert list(TopologicalSorter(graph).static_order())
+
+
+@pytest.mark.parametrize("folder", ARROWS)
+def test_a_room_has_a_sentence_that_says_what_it_is_for_and_few_files(folder: str) -> None:
+    for init in (ROOT / folder).rglob("__init__.py"):
+        first = (ast.get_docstring(ast.parse(init.read_text(encoding="utf-8"))) or "").partition("\n")[0]
+        assert first.endswith((".", "?")), f"{init} does not say what its folder is for"
+        count = len([path for path in init.parent.glob("*.py") if path.name != "__init__.py"])
+        assert count <= MOST_FILES, f"{init.parent} has {count} files"
 
 
 @pytest.mark.parametrize("package", HOMES)

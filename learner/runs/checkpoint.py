@@ -1,6 +1,6 @@
 """A learner's state in a folder: tensors as safetensors, the rest as JSON, never pickle.
 
-`SHA256SUMS` finds a damaged disk (and `sha256sum -c` reads it). A folder counts once a commit names it (`learner.runs.commit`), so
+`SHA256SUMS` finds a damaged disk (and `sha256sum -c` reads it). A folder counts once a commit names it (`commit.py`), so
 nothing is made here of half a folder.
 """
 
