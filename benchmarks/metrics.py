@@ -44,7 +44,7 @@ LABELS = {
 """Every label there is, and what bounds it."""
 PAIRS_PER_S = 30.0
 SCRAPE_EVERY_S = 15.0
-MOST_SHARE = 0.005
+MAX_SHARE = 0.005
 """Of a core, that telling may cost."""
 
 
@@ -70,7 +70,7 @@ class Row(NamedTuple):
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the list, or the cost; returns 1 where it is above MOST_SHARE."""
+    """Print the list, or the cost; returns 1 where it is above MAX_SHARE."""
     settings = tyro.cli(MetricsSettings, args=list(arguments), prog="python -m benchmarks metrics")
     if settings.rounds < 1:
         raise ValueError(f"--rounds must be at least 1, got {settings.rounds}")
@@ -187,7 +187,7 @@ def _tell_cost(settings: MetricsSettings) -> int:
     else:
         said = (f"{name:20} {100 * share:.3f} % of a core" for name, share in shares.items())
         sys.stdout.write("\n".join(said) + "\n")
-    return int(max(shares.values()) > MOST_SHARE)
+    return int(max(shares.values()) > MAX_SHARE)
 
 
 def _rig_share() -> float:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from learner import legacy
 from learner.errors import SettingsError
 from learner.guard import GuardConfig
 from learner.memory import MemoryConfig
@@ -37,7 +38,7 @@ class LearnerConfig:
     """Seeds the weights, the views and the reservoir."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the backbone; bfloat16 pays on a GPU only."""
-    most_bad_steps: int = 3
+    max_refused_steps: int = 3
     """Steps in a row whose loss is not a number after which the learner stops."""
 
     def __post_init__(self) -> None:
@@ -114,7 +115,7 @@ def to_plain(config: LearnerConfig) -> dict[str, Any]:
 
 def from_plain(plain: object) -> LearnerConfig:
     """What `to_plain` described, read back from JSON. Raises ValueError or SettingsError for anything else."""
-    return msgspec.convert(plain, LearnerConfig, dec_hook=_objective)
+    return msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), LearnerConfig, dec_hook=_objective)
 
 
 def _objective(_kind: type, plain: Any) -> ObjectiveConfig:

@@ -23,11 +23,11 @@ from learner.errors import SettingsError
 class GuardConfig:
     """When the networks count as collapsed, and what follows; `docs/log.md` has the runs behind the numbers."""
 
-    least_teacher_information: float = 0.05
+    min_teacher_information: float = 0.05
     """Below it the teacher's targets are a sign of collapse; healthy runs stay above 0.15."""
-    least_student_information: float = 0.01
+    min_student_information: float = 0.01
     """Below it the student's answers are one, where the crops' cosine says so too."""
-    most_crop_cosine: float = 0.99
+    max_crop_cosine: float = 0.99
     """Mean cosine between the crops of a pair above which they are one point."""
     patience_steps: int = 200
     """Steps with a sign, less those without, that make a collapse: a random start has signs for some tens of steps."""
@@ -37,16 +37,16 @@ class GuardConfig:
     """Each rollback in a row multiplies the learning rate by it, after a new warm-up."""
     forgiven_after_steps: int = 2000
     """Steps since a rollback after which it counts no more and the rate is whole again."""
-    most_rollbacks: int = 3
+    max_rollbacks: int = 3
     """In a row; the next collapse stops the learner, since its settings or its pairs are at fault."""
 
     def __post_init__(self) -> None:
-        shares = (self.least_teacher_information, self.least_student_information, self.most_crop_cosine)
+        shares = (self.min_teacher_information, self.min_student_information, self.max_crop_cosine)
         if not all(0 <= share <= 1 for share in shares):
             raise SettingsError(f"guard: informations and cosine must be in [0, 1], got {self}")
-        if not 0 < self.rate_after_rollback <= 1 or self.most_rollbacks < 0:
+        if not 0 < self.rate_after_rollback <= 1 or self.max_rollbacks < 0:
             raise SettingsError(
-                f"guard: rate_after_rollback must be in (0, 1] and most_rollbacks at least 0, got {self}"
+                f"guard: rate_after_rollback must be in (0, 1] and max_rollbacks at least 0, got {self}"
             )
         if min(self.patience_steps, self.snapshot_every_steps, self.forgiven_after_steps) < 1:
             raise SettingsError(f"guard: patience_steps and the other steps must be at least 1, got {self}")
@@ -87,7 +87,7 @@ class Guard:
     @property
     def gives_up(self) -> bool:
         """Whether there were more rollbacks in a row than help."""
-        return self.setbacks > self.config.most_rollbacks
+        return self.setbacks > self.config.max_rollbacks
 
     @property
     def rate_factor(self) -> float:
@@ -109,9 +109,9 @@ _COUNTS = ("doubt", "since", "rollbacks", "setbacks")
 
 def sign(config: GuardConfig, gauges: Mapping[str, float]) -> str:
     """The sign of collapse in one step's gauges, in words; empty where there is none."""
-    if gauges.get("teacher_information", 1.0) < config.least_teacher_information:
+    if gauges.get("teacher_information", 1.0) < config.min_teacher_information:
         return "the teacher's target is the same for every pair"
-    knows = gauges.get("student_information", 1.0) >= config.least_student_information
-    if not knows and gauges.get("crop_cosine", 1.0) > config.most_crop_cosine:
+    knows = gauges.get("student_information", 1.0) >= config.min_student_information
+    if not knows and gauges.get("crop_cosine", 1.0) > config.max_crop_cosine:
         return "the student's answer is the same for every pair"
     return ""

@@ -40,7 +40,7 @@ POLL_S = 0.2
 """Longest wait for a pair before the loop reports that it waits: keeps Ctrl-C and the screen alive."""
 BESIDE_POLL_S = 0.005
 """How soon a pair that arrives beside a step is seen to."""
-MOST_AHEAD = 64
+MAX_AHEAD = 64
 """Pairs decoded beside one step at most: bounds what they take, some 40 MB on the largest preset's canvas."""
 
 
@@ -287,7 +287,7 @@ class Learner:
         names, good = report.refused, self._snapshots[0]["step"]
         if names:
             log.error("refused step=%d, loss or gradient not finite, pairs=%s", self.steps, ",".join(names[:8]))
-        if self.bad_steps >= self.config.most_bad_steps:
+        if self.bad_steps >= self.config.max_refused_steps:
             raise NonFiniteLoss(
                 f"{self.bad_steps} steps in a row were not finite, the last on {len(names)} pairs ({', '.join(names[:4])}, "
                 "...): the weights are those before them; lower schedule.learning_rate or look at these pairs"
@@ -427,7 +427,7 @@ def learn(
                 busy_s += clock() - came_s
                 yield Waiting(learner.received, learner.wanted(), waited_s)
                 continue
-            room = min(learner.room, MOST_AHEAD) if collectives.count() == 1 else 0  # others decode what is theirs
+            room = min(learner.room, MAX_AHEAD) if collectives.count() == 1 else 0  # others decode what is theirs
             step = stepper.submit(learner.step)
             for pair, opened in _opened_beside(step, learner, source, room):
                 take(pair, opened)  # also where the step has failed: a pair that was received is never forgotten

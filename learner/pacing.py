@@ -22,12 +22,12 @@ class PacingConfig:
     """Training samples per pair received; each pair is seen about that often while it is in memory."""
     batch_size: int = 128
     """Pairs in a training step."""
-    most_owed_steps: int = 32
+    max_owed_steps: int = 32
     """Steps that may be owed at most; what a burst of pairs would add beyond is forgone."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.replay_ratio < math.inf or self.batch_size < 2 or self.most_owed_steps < 1:
-            raise SettingsError(f"pacing needs replay_ratio > 0, batch_size >= 2 and most_owed_steps >= 1, got {self}")
+        if not 0 < self.replay_ratio < math.inf or self.batch_size < 2 or self.max_owed_steps < 1:
+            raise SettingsError(f"pacing needs replay_ratio > 0, batch_size >= 2 and max_owed_steps >= 1, got {self}")
 
 
 class Pacing:
@@ -41,7 +41,7 @@ class Pacing:
     def received(self, pairs: int) -> None:
         """`pairs` came in: owe their share."""
         owed = self.owed + pairs * self.config.replay_ratio
-        self.owed = min(owed, float(self.config.most_owed_steps * self.config.batch_size))
+        self.owed = min(owed, float(self.config.max_owed_steps * self.config.batch_size))
         self.forgone += owed - self.owed
 
     def wanted(self) -> int:

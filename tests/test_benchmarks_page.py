@@ -20,7 +20,7 @@ def test_shares_are_of_the_watched_time_and_ratios_of_neighbours() -> None:
     assert figures["handing_over_share"] == pytest.approx(0.01)
     assert figures["handing_over_share_alone"] == 0
     assert figures["ratio_of_busy_s"] == pytest.approx((0.11 + 0.18) / (0.1 + 0.2))
-    assert figures["least_ratio_of_neighbours"] == pytest.approx(0.9)
+    assert figures["min_ratio_of_neighbours"] == pytest.approx(0.9)
     assert figures["greatest_ratio_of_neighbours"] == pytest.approx(1.1)
     assert figures["ratio_of_cpu_s"] == pytest.approx(1.2)
     assert figures["steps"] == 30

@@ -223,8 +223,8 @@ def test_the_bench_runs_each_regime_once_and_tells_a_line_a_day(
         itinerary=replace(ROAD, days=2),
         night=NIGHT,
         settings={"pacing.batch_size": BATCH},
-        most_train=80,
-        most_test=40,
+        max_train=80,
+        max_test=40,
     )
     monkeypatch.setitem(bench.SCALES, "smoke", small)
     monkeypatch.setattr(bench, "PLACE_SIZE", 32)

@@ -12,7 +12,7 @@ from test_learner_report import Page, summary, write_lines
 from learner.cli import report
 from learner.errors import LearnerError
 from learner.report.compare import write_comparison
-from learner.report.figures import MOST_RUNS
+from learner.report.figures import MAX_RUNS
 
 
 def write_run(folder: Path, *, rate: float, gain: float, **told: Any) -> Path:
@@ -83,7 +83,7 @@ def test_folders_of_the_same_name_are_told_apart_and_no_name_becomes_markup(tmp_
     ("choose", "says"),
     [
         (lambda runs: [runs[0], runs[0]], "the same run is given twice"),
-        (lambda runs: runs * MOST_RUNS, f"at most {MOST_RUNS} runs"),
+        (lambda runs: runs * MAX_RUNS, f"at most {MAX_RUNS} runs"),
         (lambda runs: [runs[0], runs[0] / "nothing"], "is no folder"),
     ],
 )

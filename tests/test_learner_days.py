@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from learner.report.tables import MOST_DAYS, START, by_day, by_rotation
+from learner.report.tables import MAX_DAYS, START, by_day, by_rotation
 
 DAY_NS = 86_400_000_000_000
 FIRST_NS = 20_000 * DAY_NS + 9 * 3_600_000_000_000
@@ -43,7 +43,7 @@ def test_sets_and_encoders_have_columns_and_what_was_not_measured_that_day_is_a_
 
 def test_of_a_stream_of_years_a_bounded_number_of_days_is_shown_the_first_and_last_among_them() -> None:
     shown = rows(by_day([probe(None, 0.0), *(probe(day, day / 1000) for day in range(1000))]), "k-NN, %")
-    assert len(shown) == MOST_DAYS
+    assert len(shown) == MAX_DAYS
     assert (shown[0][0], shown[-1][0]) == (START, "1000: 2027-06-30")
 
 

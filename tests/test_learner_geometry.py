@@ -13,7 +13,7 @@ from test_learner_service import Run
 from tiny_learner import TINY, make_pairs, tiny_learner
 
 from learner.errors import LearnerError
-from learner.report.layout import LEAST_PAIRS, cosine_distances, layout_of, tsne
+from learner.report.layout import MIN_PAIRS, cosine_distances, layout_of, tsne
 from learner.report.report import write_report
 
 
@@ -90,6 +90,6 @@ def test_weights_that_are_not_finite_are_said_too(run: Path) -> None:
 
 
 def test_too_few_pairs_make_no_map(tmp_path: Path) -> None:
-    Run(tmp_path, make_pairs(LEAST_PAIRS - 1), [], learner=tiny_learner(replace(TINY))).run()
-    with pytest.raises(LearnerError, match=f"remembers {LEAST_PAIRS - 1} pairs, a stretch needs {LEAST_PAIRS}"):
+    Run(tmp_path, make_pairs(MIN_PAIRS - 1), [], learner=tiny_learner(replace(TINY))).run()
+    with pytest.raises(LearnerError, match=f"remembers {MIN_PAIRS - 1} pairs, a stretch needs {MIN_PAIRS}"):
         layout_of(tmp_path)

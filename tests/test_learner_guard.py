@@ -165,7 +165,7 @@ def test_a_sign_is_a_target_or_an_answer_that_is_the_same_for_every_pair(
 
 
 def test_each_rollback_in_a_row_lowers_the_rate_until_it_is_forgiven() -> None:
-    guard = Guard(GuardConfig(forgiven_after_steps=10, most_rollbacks=2, rate_after_rollback=0.5))
+    guard = Guard(GuardConfig(forgiven_after_steps=10, max_rollbacks=2, rate_after_rollback=0.5))
     factors = []
     for step in (1, 2):
         guard.rolled_back(step)
@@ -185,14 +185,14 @@ def test_each_rollback_in_a_row_lowers_the_rate_until_it_is_forgiven() -> None:
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"least_teacher_information": -0.1},
-        {"most_crop_cosine": math.nan},
-        {"least_student_information": 1.1},
+        {"min_teacher_information": -0.1},
+        {"max_crop_cosine": math.nan},
+        {"min_student_information": 1.1},
         {"patience_steps": 0},
         {"snapshot_every_steps": 0},
         {"forgiven_after_steps": 0},
         {"rate_after_rollback": 0.0},
-        {"most_rollbacks": -1},
+        {"max_rollbacks": -1},
     ],
 )
 def test_settings_that_cannot_guard_are_refused_in_one_line(wrong: dict[str, float]) -> None:
@@ -200,7 +200,7 @@ def test_settings_that_cannot_guard_are_refused_in_one_line(wrong: dict[str, flo
         GuardConfig(**wrong)  # type: ignore[arg-type]
 
 
-QUICK = replace(fast(), guard=GuardConfig(patience_steps=6, snapshot_every_steps=5, most_rollbacks=9))
+QUICK = replace(fast(), guard=GuardConfig(patience_steps=6, snapshot_every_steps=5, max_rollbacks=9))
 
 
 def blind(learner: Learner, after: int) -> None:
@@ -215,7 +215,7 @@ def blind(learner: Learner, after: int) -> None:
 
 def test_only_the_networks_go_back_to_the_last_but_one_snapshot(caplog: pytest.LogCaptureFixture) -> None:
     """Snapshots after steps 5, 10, ...; the first sign in step 12 or later, so that the one of step 5 is the last but one."""
-    learner, calm = tiny_learner(QUICK), replace(QUICK.guard, least_teacher_information=0.0, most_crop_cosine=1.0)
+    learner, calm = tiny_learner(QUICK), replace(QUICK.guard, min_teacher_information=0.0, max_crop_cosine=1.0)
     learner.guard.config = calm
     blind(learner, 11)
     seen: dict[int, dict[str, bytes]] = {}
@@ -247,7 +247,7 @@ def test_a_snapshot_is_never_taken_while_there_is_a_doubt() -> None:
 
 
 def test_a_collapse_after_every_rollback_stops_the_learner_with_the_last_good_networks() -> None:
-    learner = tiny_learner(replace(QUICK, guard=replace(QUICK.guard, most_rollbacks=2)))
+    learner = tiny_learner(replace(QUICK, guard=replace(QUICK.guard, max_rollbacks=2)))
     blind(learner, 0)
     start = dict(leaves(learner.objective.state_dict()))
     with pytest.raises(Collapsed, match=r"^the networks collapsed 3 times in a row, .* step 0 again; .*$"):

@@ -15,7 +15,7 @@ configs = st.builds(
     PacingConfig,
     replay_ratio=st.floats(0.05, 64),
     batch_size=st.integers(2, 256),
-    most_owed_steps=st.integers(1, 16),
+    max_owed_steps=st.integers(1, 16),
 )
 bursts = st.lists(st.integers(0, 300), max_size=40)
 
@@ -47,7 +47,7 @@ def test_a_ratio_below_one_trains_less_than_it_receives() -> None:
 
 
 def test_a_burst_is_owed_up_to_the_limit_and_the_rest_is_forgone() -> None:
-    pacing = Pacing(PacingConfig(replay_ratio=2, batch_size=10, most_owed_steps=3))
+    pacing = Pacing(PacingConfig(replay_ratio=2, batch_size=10, max_owed_steps=3))
     pacing.received(100)
     assert pacing.owed == 30
     assert pacing.forgone == 170
@@ -69,7 +69,7 @@ def test_every_sample_is_trained_owed_or_forgone(config: PacingConfig, pairs: li
     pacing, trained = Pacing(config), 0
     for count in pairs:
         pacing.received(count)
-        assert 0 <= pacing.owed <= config.most_owed_steps * config.batch_size
+        assert 0 <= pacing.owed <= config.max_owed_steps * config.batch_size
         trained += train_what_is_due(pacing) * config.batch_size
     assert trained + pacing.owed + pacing.forgone == pytest.approx(config.replay_ratio * sum(pairs), abs=1e-6)
 
@@ -105,7 +105,7 @@ def test_a_resumed_budget_goes_on_as_the_first_would_have(config: PacingConfig, 
         {"replay_ratio": math.nan},
         {"replay_ratio": math.inf},
         {"batch_size": 1},
-        {"most_owed_steps": 0},
+        {"max_owed_steps": 0},
     ],
 )
 def test_settings_that_would_never_train_are_refused_in_one_line(wrong: dict[str, float]) -> None:

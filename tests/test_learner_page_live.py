@@ -13,7 +13,7 @@ from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.page import live as handing_over
-from learner.page.live import EVERY_S, MOST_DEVICES, ROW, SHARE, WATCHED_S, Live
+from learner.page.live import EVERY_S, MAX_DEVICES, ROW, SHARE, WATCHED_S, Live
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
@@ -166,11 +166,11 @@ def events(learner: Learner, pairs: list[EncodedPair]) -> Iterator[StepReport | 
 
 def test_the_newest_pair_of_each_device_is_held_of_so_many_devices(learner: Learner, clock: Clock) -> None:
     live = Live(learner, clock)
-    pairs = [pair_of(f"rig{number}", seq) for seq in range(2) for number in range(MOST_DEVICES + 3)]
+    pairs = [pair_of(f"rig{number}", seq) for seq in range(2) for number in range(MAX_DEVICES + 3)]
     for pair in pairs:
         live.received(pair)
     latest = live.latest()
-    assert len(latest) == MOST_DEVICES
+    assert len(latest) == MAX_DEVICES
     assert {pair.header.seq for pair in latest.values()} == {1}
     assert all(name == pair.header.device for name, pair in latest.items())
 

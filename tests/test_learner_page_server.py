@@ -25,7 +25,7 @@ from learner.errors import PortInUse, SettingsError
 from learner.page import server
 from learner.page.access import Door
 from learner.page.app import app_for
-from learner.page.server import MOST_CONNECTIONS, _Patient, served
+from learner.page.server import MAX_CONNECTIONS, _Patient, served
 
 LARGE = 32 << 20
 """Bytes: more than a socket takes without a reader."""
@@ -192,7 +192,7 @@ def test_one_that_reads_slowly_is_not_cut_as_long_as_it_reads() -> None:
 def test_more_connections_than_there_is_room_for_are_turned_away_and_there_is_room_again() -> None:
     here = door()
     with served(APP, here):
-        held = [socket.create_connection(("127.0.0.1", here.port), WAIT_S) for _ in range(MOST_CONNECTIONS)]
+        held = [socket.create_connection(("127.0.0.1", here.port), WAIT_S) for _ in range(MAX_CONNECTIONS)]
         assert get(here.port, "/").status == 503
         for client in held:
             client.close()

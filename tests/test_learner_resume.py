@@ -189,7 +189,7 @@ COLLAPSING = ("--objective.teacher-temperature", "1", "--objective.repulsion", "
 
 
 def test_a_learner_that_rolls_back_ends_the_same_however_often_it_is_killed(nursery: Nursery, tmp_path: Path) -> None:
-    flags = (*COLLAPSING, "--guard.most-rollbacks", "9", "--guard.snapshot-every-steps", "5")
+    flags = (*COLLAPSING, "--guard.max-rollbacks", "9", "--guard.snapshot-every-steps", "5")
     assert nursery.learner(tmp_path / "whole", *flags)[0] == 0
     for count in (1, 0, 2, 1):
         code, said = nursery.learner(tmp_path / "killed", *flags, fault=("after the transaction", count))

@@ -39,7 +39,7 @@ from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.source import Cursor, Source
 
-SETTINGS = replace(TINY, most_bad_steps=1)
+SETTINGS = replace(TINY, max_refused_steps=1)
 
 
 @pytest.fixture(scope="module")

@@ -32,7 +32,7 @@ DRIVES = {"kitti_street_a": 51, "kitti_street_b": 60, "kitti_colour": 20}
 CANVAS = (96, 128)
 SMALL = (
     *(*FLAGS, "--memory.canvas", str(CANVAS[0]), str(CANVAS[1])),
-    *("--memory.capacity", "256", "--memory.fresh-capacity", "256", "--pacing.most-owed-steps", "32"),
+    *("--memory.capacity", "256", "--memory.fresh-capacity", "256", "--pacing.max-owed-steps", "32"),
 )
 """Room for all pairs, and a budget that a burst of them does not overflow."""
 

@@ -152,7 +152,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     [
         ("probe_every_s = -1", "--probe-every-s must be 0 or more"),
         ("pacing.batch_size = 1", "batch_size"),
-        ("most_owed = 1", "most_owed"),
+        ("max_owed = 1", "max_owed"),
         ('preset = "huge"', "preset must be one of cpu, contrastive, babyagent, got 'huge'"),
         ("preset = []", "preset must be one of"),
     ],

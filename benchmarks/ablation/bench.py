@@ -181,7 +181,7 @@ def _config(run: Run, sent: int) -> LearnerConfig:
     preset = PRESETS[run.preset]
     # Half a pair less than there are: the last step must not wait for a rounding error.
     pacing = replace(
-        preset.pacing, replay_ratio=preset.pacing.batch_size * run.steps / (sent - 0.5), most_owed_steps=10**6
+        preset.pacing, replay_ratio=preset.pacing.batch_size * run.steps / (sent - 0.5), max_owed_steps=10**6
     )
     return replace(preset, seed=run.seed, pacing=pacing)
 
@@ -205,7 +205,7 @@ def _sent(shots: Any, config: DedupeConfig, seed: int) -> Any:
 PLACE_SIZE = 96
 """Side in pixels a view of a place is probed at: about the scale that crops are trained at."""
 
-MOST_TRAIN, MOST_TEST = 5000, 2000
+MAX_TRAIN, MAX_TEST = 5000, 2000
 """Images of a control set that are probed, at most: there are many runs."""
 PER_PLACE = 50
 """Labelled views of each room, in each half of the places."""
@@ -213,7 +213,7 @@ PER_PLACE = 50
 
 @cache
 def _control(spec: str, size: int) -> ControlSet:
-    return load_control(spec, size=size, limit_train=MOST_TRAIN, limit_test=MOST_TEST)
+    return load_control(spec, size=size, limit_train=MAX_TRAIN, limit_test=MAX_TEST)
 
 
 @lru_cache(maxsize=1)

@@ -163,7 +163,7 @@ def _run(plans: Sequence[RigPlan], processes: int, duration_s: float) -> dict[st
         "pairs_per_s": round(in_window / heard.window_s, 1),
         "mb_per_s": round(in_window / heard.window_s * 2 * 3 * SIZE[0] * SIZE[1] / 1e6, 1),
         "fairness": round(fairness(steady), 4),
-        "least_to_most": round(min(steady) / max(1, max(steady)), 3),
+        "slowest_to_fastest": round(min(steady) / max(1, max(steady)), 3),
         "cpu_ms_per_pair": round(1e3 * heard.cpu_s / max(1, pairs), 3),
         "rss_before_mib": round(heard.rss_mib[0], 1),
         "rss_most_mib": round(max(heard.rss_mib), 1),

@@ -41,7 +41,7 @@ from learner.runs.folder import RunDirectory
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
-MOST_SHARE = 0.005
+MAX_SHARE = 0.005
 """Of the time, that a watcher may cost the training thread."""
 WALK = 64
 """Pairs that are rendered before, and given over and over."""
@@ -81,7 +81,7 @@ class Stretch:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Measure and tell; returns 1 where the training thread gave away more than MOST_SHARE of its time."""
+    """Measure and tell; returns 1 where the training thread gave away more than MAX_SHARE of its time."""
     settings = tyro.cli(PageSettings, args=list(arguments), prog="python -m benchmarks page")
     if settings.preset not in PRESETS or settings.stretches < 1 or not settings.stretch_s > 0 or settings.threads < 1:
         raise ValueError(f"--preset must be one of {', '.join(PRESETS)}; stretches, stretch-s and threads above 0")
@@ -93,7 +93,7 @@ def main(arguments: Sequence[str]) -> int:
         for name, value in figures.items():
             table.add_row(name.replace("_", " "), f"{value:.5g}")
         Console(highlight=False).print(table)
-    return int(figures["handing_over_share"] > MOST_SHARE)
+    return int(figures["handing_over_share"] > MAX_SHARE)
 
 
 def summarise(stretches: Sequence[Stretch]) -> dict[str, float]:
@@ -115,7 +115,7 @@ def summarise(stretches: Sequence[Stretch]) -> dict[str, float]:
         "busy_s_a_step_watched": step_s["watched"],
         "busy_s_a_step_alone": step_s["alone"],
         "ratio_of_busy_s": step_s["watched"] / step_s["alone"],
-        "least_ratio_of_neighbours": ratios[0],
+        "min_ratio_of_neighbours": ratios[0],
         "greatest_ratio_of_neighbours": ratios[-1],
         "cpu_s_a_step_watched": cpu_s["watched"],
         "cpu_s_a_step_alone": cpu_s["alone"],
@@ -154,13 +154,11 @@ def _stretches(settings: PageSettings) -> Iterator[Stretch]:
             watcher.join()
 
 
-def _stretch(
-    least_s: float, live: Live, directory: RunDirectory, events: Iterator[object], *, watched: bool
-) -> Stretch:
+def _stretch(min_s: float, live: Live, directory: RunDirectory, events: Iterator[object], *, watched: bool) -> Stretch:
     """Steps for at least so long, observed as the service does."""
     steps, busy_s, handing_over_s = 0, 0.0, 0.0
     began_s, began_cpu_s = time.monotonic(), time.process_time()
-    while steps == 0 or time.monotonic() - began_s < least_s:
+    while steps == 0 or time.monotonic() - began_s < min_s:
         event = next(events)
         if not isinstance(event, StepReport):
             continue

@@ -44,9 +44,9 @@ class Scale:
     night: Night
     settings: Mapping[str, Any]
     """What the preset has otherwise, by dotted names."""
-    most_train: int | None
+    max_train: int | None
     """Images of each control set's train half, at most."""
-    most_test: int | None
+    max_test: int | None
     seeds: tuple[int, ...]
 
 
@@ -58,8 +58,8 @@ SCALES = {
         itinerary=Itinerary(days=4, pairs_a_day=100, rooms_a_day=2, size=(120, 160), per_place=20),
         night=Night(trigger_pairs=150, epochs=10),
         settings={"pacing.batch_size": 32},
-        most_train=1000,
-        most_test=500,
+        max_train=1000,
+        max_test=500,
         seeds=(0,),
     ),
     "cpu": Scale(
@@ -67,8 +67,8 @@ SCALES = {
         itinerary=Itinerary(**_SEEDS_DAYS, rooms_a_day=4, size=(240, 320), per_place=50),
         night=_SEEDS_NIGHT,
         settings={"encoder.embed_dim": 64, "encoder.depth": 2, "encoder.heads": 2, "objective.crops": 2},
-        most_train=5000,
-        most_test=2000,
+        max_train=5000,
+        max_test=2000,
         seeds=(1, 2, 3),
     ),
     "gpu": Scale(
@@ -76,8 +76,8 @@ SCALES = {
         itinerary=Itinerary(**_SEEDS_DAYS, rooms_a_day=4, size=(480, 640), per_place=50),
         night=_SEEDS_NIGHT,
         settings={},
-        most_train=None,
-        most_test=None,
+        max_train=None,
+        max_test=None,
         seeds=(1, 2, 3),
     ),
 }
@@ -226,14 +226,14 @@ def _config(scale: Scale, seed: int) -> LearnerConfig:
 
 
 @cache
-def _control(spec: str, size: int, most_train: int | None, most_test: int | None) -> ControlSet:
-    return load_control(spec, size=size, limit_train=most_train, limit_test=most_test)
+def _control(spec: str, size: int, max_train: int | None, max_test: int | None) -> ControlSet:
+    return load_control(spec, size=size, limit_train=max_train, limit_test=max_test)
 
 
 def _controls(settings: RegimesSettings, seed: int, size: int) -> list[ControlSet]:
     """The sets asked for, then the places of the seed's days; these at a scale where a picture on a wall can be told."""
     scale = SCALES[settings.scale]
-    sets = [_control(spec, size, scale.most_train, scale.most_test) for spec in settings.control]
+    sets = [_control(spec, size, scale.max_train, scale.max_test) for spec in settings.control]
     return [*sets, _diary(settings, seed).places(max(size, PLACE_SIZE))]
 
 

@@ -79,7 +79,7 @@ def continuous(share: float) -> Regime:
 
     def run(config: LearnerConfig, diary: Diary, night: Night, device: torch.device) -> Iterator[Day]:
         pacing = replace(
-            config.pacing, replay_ratio=share * night.samples_a_pair, most_owed_steps=10**6
+            config.pacing, replay_ratio=share * night.samples_a_pair, max_owed_steps=10**6
         )  # the first batch comes late
         learner = Learner(replace(config, pacing=pacing), device)
         captured_h: dict[int, float] = {}

@@ -28,7 +28,7 @@ EVERY_S = 2.0
 """Least time between pictures."""
 WATCHED_S = 10.0
 """How long after it last asked somebody still counts as watching: a page asks every two seconds."""
-MOST_DEVICES = 16
+MAX_DEVICES = 16
 """Of so many devices, those heard of first, the latest pair is held."""
 LOOKS = 2
 ROW = 8
@@ -97,7 +97,7 @@ class Live:
     def received(self, pair: EncodedPair) -> None:
         """A pair was taken."""
         device = pair.header.device
-        if device in self._latest or len(self._latest) < MOST_DEVICES:
+        if device in self._latest or len(self._latest) < MAX_DEVICES:
             self._latest[device] = pair
 
     def alive(self, how: Callable[[], str]) -> None:

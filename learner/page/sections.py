@@ -34,7 +34,7 @@ CURVES_EVERY_S = 6.0
 """Curves are drawn at most so often: that is pure Python, beside a training loop that is too."""
 THUMB_WIDTH = 192
 PAIR_WIDTH = 480
-MOST_DEVICES = 64
+MAX_DEVICES = 64
 """In the table of devices; those beyond are counted."""
 BARS = 48
 """Of the histogram over arrivals."""
@@ -158,9 +158,9 @@ def _devices(live: Live, photographs: _Photographs) -> str:
     cards = "".join(
         f'<article class="device"><h3>{escape(name)}</h3>{photographs.of(latest.get(name))}'
         f"{_facts(_state(latest.get(name), stats.get(name), live.clock()))}</article>"
-        for name in names[:MOST_DEVICES]
+        for name in names[:MAX_DEVICES]
     )
-    rest = f'<p class="note">and {len(names) - MOST_DEVICES} more</p>' if len(names) > MOST_DEVICES else ""
+    rest = f'<p class="note">and {len(names) - MAX_DEVICES} more</p>' if len(names) > MAX_DEVICES else ""
     return f'<div class="devices">{cards}</div>{rest}'
 
 

@@ -16,7 +16,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from learner.errors import LearnerError, PortInUse
 from learner.page.access import Door
 
-MOST_CONNECTIONS = 64
+MAX_CONNECTIONS = 64
 """More are answered with 503."""
 PATIENCE_S = 30.0
 """A connection on which nothing moves for so long is cut."""
@@ -57,7 +57,7 @@ def served(app: ASGIApp, door: Door) -> Iterator[None]:
             log_config=None,
             log_level="critical",  # what strangers send is not worth a line each; the app logs its own errors
             server_header=False,
-            limit_concurrency=MOST_CONNECTIONS,
+            limit_concurrency=MAX_CONNECTIONS,
         )
     )
     thread = Thread(target=server.answer, args=(door, listener), name="http", daemon=True)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.errors import LearnerError
-from learner.report.figures import MOST_RUNS, overlay
+from learner.report.figures import MAX_RUNS, overlay
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
 from learner.report.report import NOT_CURVES, TILES, TITLES
 from learner.runs.folder import replace_file
@@ -29,9 +29,9 @@ class Run:
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
     """Build `path` of the runs in these folders, and return it. Raises LearnerError for what cannot be compared."""
-    if len(folders) > MOST_RUNS:
+    if len(folders) > MAX_RUNS:
         raise LearnerError(
-            f"at most {MOST_RUNS} runs can be told apart in one figure, got {len(folders)}: compare fewer"
+            f"at most {MAX_RUNS} runs can be told apart in one figure, got {len(folders)}: compare fewer"
         )
     runs = [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     sections = [

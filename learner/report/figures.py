@@ -26,10 +26,10 @@ INCHES = (4.4, 2.3)
 SQUARE_INCHES = (4.4, 4.4)
 MARGINS = {"left": 0.13, "right": 0.98, "top": 0.87, "bottom": 0.2}
 """The same in every figure, so that neighbours on the page line up."""
-MOST_RUNS = 8
+MAX_RUNS = 8
 """Runs that can be told apart in one figure."""
 ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": "#040404", "trace": "#050505"} | {
-    f"run{index}": f"#06{index:02x}06" for index in range(MOST_RUNS)
+    f"run{index}": f"#06{index:02x}06" for index in range(MAX_RUNS)
 }
 """What a line means, and the stand-in it is drawn in; the page's style gives each role a colour."""
 _RC: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "axes.titlesize": 9.5}

@@ -17,8 +17,8 @@ from learner.report.recent_pairs import Stretch, newest
 from learner.runs.folder import RunDirectory, settings_of
 from learner.weights.export import load_encoder
 
-MOST_PAIRS = 200
-LEAST_PAIRS = 8
+MAX_PAIRS = 200
+MIN_PAIRS = 8
 """Fewer make no map."""
 PERPLEXITY = 30.0
 
@@ -43,11 +43,11 @@ def layout_of(run: Path, who: str = "student") -> Layout:
     directory = RunDirectory(run, config)
     encoder = load_encoder(config.encoder, directory.export / f"{who}.safetensors")
     try:
-        stretch = newest(directory.store, MOST_PAIRS, size=config.objective.probe_size)
+        stretch = newest(directory.store, MAX_PAIRS, size=config.objective.probe_size)
     except StoreError as error:
         raise LearnerError(str(error)) from error
-    if len(stretch) < LEAST_PAIRS:
-        raise LearnerError(f"the run remembers {len(stretch)} pairs, a stretch needs {LEAST_PAIRS}")
+    if len(stretch) < MIN_PAIRS:
+        raise LearnerError(f"the run remembers {len(stretch)} pairs, a stretch needs {MIN_PAIRS}")
     features = extract(encoder, stretch.images, device=torch.device("cpu"))
     if not features.isfinite().all():
         raise LearnerError(f"the exported {who} gives features that are not finite")
@@ -64,7 +64,7 @@ def cosine_distances(features: Matrix) -> Matrix:
 
 
 def tsne(distances: Matrix, *, seed: int = 0) -> Matrix:
-    """Places [n, 2] whose neighbours are those of `distances` [n, n] (van der Maaten and Hinton 2008); n >= LEAST_PAIRS.
+    """Places [n, 2] whose neighbours are those of `distances` [n, n] (van der Maaten and Hinton 2008); n >= MIN_PAIRS.
 
     The exact algorithm, in one order of sums: the same distances give the same map.
     """

@@ -11,7 +11,7 @@ from learner.report.html import missing, percent, table
 from learner.runs.reading import Line, is_number
 from learner.weights.card import PROBES
 
-MOST_DAYS = 40
+MAX_DAYS = 40
 """Rows of a table: of a longer stream so many days are shown, evenly spread, the first and the last among them."""
 START = "0: random start"
 
@@ -64,7 +64,7 @@ def _label(day: date | None, first: date | None) -> str:
 
 
 def _spread(days: list[date | None]) -> list[date | None]:
-    chosen = np.linspace(0, len(days) - 1, min(MOST_DAYS, len(days))).round().astype(int)
+    chosen = np.linspace(0, len(days) - 1, min(MAX_DAYS, len(days))).round().astype(int)
     return [days[index] for index in chosen]
 
 

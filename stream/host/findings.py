@@ -15,7 +15,7 @@ from stream.errors import StreamError
 GIB = 1 << 30
 EARLIEST_S = 1_750_000_000
 """No clock that is right is before this code."""
-MOST_CLOCK_ERROR_S = 0.5
+MAX_CLOCK_ERROR_S = 0.5
 TIME_ERROR = 5
 """What adjtimex(2) returns where nobody keeps the clock right."""
 
@@ -106,7 +106,7 @@ def clock(read: Clock) -> Finding:
         return Finding(
             "clock", "warning", "nobody keeps the clock: sudo timedatectl set-ntp true (latencies will be wrong)"
         )
-    if read.error_s > MOST_CLOCK_ERROR_S:
+    if read.error_s > MAX_CLOCK_ERROR_S:
         return Finding(
             "clock", "warning", f"kept within {read.error_s:.1f} s only: wait for NTP (timedatectl timesync-status)"
         )
