@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import time
 from contextlib import suppress
 from functools import cache, partial
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from device.spool.spool import FULL_KEPT, Spool
+from device.spool.spool import Spool
 from stream.codec import encode_pair, to_parts
 from stream.live.backfill_messages import Reading, Row
 from stream.pair import EncodedPair
@@ -48,10 +47,11 @@ def row_of(seq: int, epoch: str, *, side: int = 64) -> Row:
 
 
 def fill(spool: Spool, count: int, *, side: int = 64) -> None:
-    """Append the next `count` pairs; each must be taken."""
+    """Append the next `count` pairs; each must be taken. Sealing keeps pace, as it decides how much fits."""
     head = spool.spans()[-1].head
     for seq in range(head, head + count):
         assert spool.append(make_pair(seq, spool.epoch, side=side))
+        settle(spool)
 
 
 def pull(spool: Spool, epoch: str, first: int, last: int, *, credit_bytes: int = 1 << 20) -> tuple[list[int], Ranges]:
@@ -92,15 +92,11 @@ def bytes_in(folder: Path) -> int:
     return total
 
 
-def settle(folder: Path) -> None:
+def settle(spool: Spool) -> None:
     """Wait until nothing is being sealed: the open and the newest full segment stay unsealed."""
-    deadline_s = time.monotonic() + 60.0
-    while sum(path.name.count("-") == 2 and path.suffix == ".sqlite" for path in folder.iterdir()) > 1 + FULL_KEPT:
-        assert time.monotonic() < deadline_s, "full segments are not sealed"
-        time.sleep(0.002)
+    assert spool.wait_sealed(60.0), "full segments are not sealed"
 
 
 def copied(folder: Path, to: Path) -> Path:
-    """The folder as another process would find it, had this one been killed now: its files are of one moment."""
-    settle(folder)
+    """The folder as another process would find it, had this one been killed now; nothing may be being sealed in it."""
     return Path(shutil.copytree(folder, to))

@@ -221,9 +221,9 @@ def test_pairs_differ_by_epoch_and_number_and_are_made_again_alike() -> None:
 
 
 def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 20
+    deadline_s = time.monotonic() + 60
     while not condition():
-        assert time.monotonic() < deadline_s, "it did not come to pass within 20 s"
+        assert time.monotonic() < deadline_s, "it did not come to pass within 60 s"
         time.sleep(0.005)
 
 
@@ -258,7 +258,7 @@ def reached(link: Link) -> socket.socket:
 
     def connects() -> bool:
         try:
-            found.append(socket.create_connection(("127.0.0.1", link.port), 20))
+            found.append(socket.create_connection(("127.0.0.1", link.port), 60))
         except ConnectionRefusedError:
             return False
         return True
@@ -270,7 +270,7 @@ def reached(link: Link) -> socket.socket:
 def test_a_link_forwards_counts_and_refuses_while_it_leads_nowhere_or_is_cut(echo: int) -> None:
     with Link() as link:
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", link.port), 20)
+            socket.create_connection(("127.0.0.1", link.port), 60)
         link.point_to(echo)
         with reached(link) as connection:
             connection.sendall(b"hello")
@@ -279,7 +279,7 @@ def test_a_link_forwards_counts_and_refuses_while_it_leads_nowhere_or_is_cut(ech
             link.cut()
             assert connection.recv(5) == b""
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", link.port), 20)
+            socket.create_connection(("127.0.0.1", link.port), 60)
         link.heal()
         with reached(link) as connection:
             connection.sendall(b"again")
@@ -298,7 +298,7 @@ def test_a_frozen_link_holds_everything_back_and_closes_nothing(echo: int) -> No
             with pytest.raises(TimeoutError):
                 connection.recv(5)
             link.heal()
-            connection.settimeout(20)
+            connection.settimeout(60)
             assert connection.recv(5) == b"after"
 
 
@@ -322,7 +322,7 @@ def test_a_supervised_process_hears_orders_and_is_heard_up_to_its_kill(child: tu
     assert process.pid is None
     process.bring_up()
     until(lambda: lines == ["here", "heard one", "here"])
-    assert process.end(20.0) == 0
+    assert process.end(60.0) == 0
     assert (process.starts, process.crashes) == (2, 0)
 
 

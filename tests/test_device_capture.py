@@ -191,7 +191,7 @@ def test_metrics_are_served_on_the_loopback_under_their_documented_names() -> No
     metrics.threshold.set(16)
     captured([shot(view(1)), shot(view(1)), shot(DARK), BadShot("x")], metrics=metrics)
     port = free_port()
-    with metrics.served(port), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as answer:
+    with metrics.served(port), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
         text = answer.read().decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value

@@ -12,7 +12,6 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from functools import partial
@@ -319,7 +318,6 @@ def test_damage_under_a_running_spool_stops_neither_reading_nor_appending(
     folder = tmp_path_factory.mktemp("running")
     with open_spool(folder, epoch=A) as spool:
         fill(spool, 25)
-        settle(folder)
         files = [path for path in segment_files(folder) if path.stat().st_size]
         path = files[which % len(files)]
         path.chmod(0o644)
@@ -337,7 +335,6 @@ def test_damage_under_a_running_spool_stops_neither_reading_nor_appending(
 
 def test_files_deleted_under_a_running_spool_are_lost_pairs_and_no_error(spool: Spool, tmp_path: Path) -> None:
     fill(spool, 35)
-    settle(tmp_path)
     for path in segment_files(tmp_path):
         path.unlink()
     got, lost = pull(spool, A, 0, 35)
@@ -355,10 +352,10 @@ def test_its_files_never_take_more_than_the_bound_and_what_goes_is_the_oldest_an
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), open_spool(tmp_path, epoch=A) as spool:
-        for _ in range(600):
-            fill(spool, 1)
+        for seq in range(600):
+            assert spool.append(make_pair(seq, A))
             assert bytes_in(tmp_path) <= MAX_BYTES
-            settle(tmp_path)
+            settle(spool)
         (span,) = spool.spans()
         assert span.head == 600
         assert 0 < span.tail < 600
@@ -385,12 +382,12 @@ def test_an_epoch_that_was_evicted_whole_is_named_until_every_learner_knows_it(t
         spool.register("one")
         fill(spool, 30)
     with open_spool(tmp_path, epoch=B) as spool:
-        fill(spool, 300)
+        fill(spool, 400)
         assert spool.spans()[0] == Span(A, 30, 30, False)
         assert pull(spool, A, 0, 30) == ([], Ranges([(0, 30)]))
         tail = spool.spans()[1].tail
     with open_spool(tmp_path) as spool:  # it is known after a restart too
-        assert spool.spans()[:2] == [Span(A, 30, 30, False), Span(B, tail, 300, False)]
+        assert spool.spans()[:2] == [Span(A, 30, 30, False), Span(B, tail, 400, False)]
         spool.register("two")
         spool.acknowledge("one", {A: 30})
         assert spool.spans()[0].epoch == A
@@ -417,7 +414,7 @@ def test_of_epochs_that_were_evicted_whole_only_the_newest_are_named(
         with open_spool(tmp_path, epoch=epoch) as spool:
             fill(spool, 5)
     with open_spool(tmp_path, epoch=A) as spool:
-        fill(spool, 300)
+        fill(spool, 400)
         assert [span.epoch for span in spool.spans()] == [*epochs[2:], A]
 
 
@@ -426,6 +423,7 @@ def test_what_is_acknowledged_when_it_opens_is_gone_and_no_reason_not_to_open(tm
         spool.register("one")
         fill(spool, 30)
         spool.acknowledge("one", {A: 20})
+        settle(spool)
         folder = copied(tmp_path / "origin", tmp_path / "killed")
         spool.acknowledge("one", {A: 30})
         shutil.copy(tmp_path / "origin" / "consumers.json", folder)  # as if killed before the segments were deleted
@@ -539,17 +537,18 @@ def test_a_disk_that_is_full_from_the_start_is_no_reason_not_to_start(
 
 LIMITED = """
 import resource, sys
-from functools import partial
 from pathlib import Path
+from device.spool import RETRY_S
 from spooled import fill, make_pair, open_spool, pull
-spool = open_spool(Path(sys.argv[1]), epoch="a" * 32)
+now_s = 1000.0
+spool = open_spool(Path(sys.argv[1]), epoch="a" * 32, clock=lambda: now_s)
 fill(spool, 5)
 resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, resource.RLIM_INFINITY))
 assert spool.append(make_pair(5, spool.epoch))  # the open file may not grow, a new one may
 resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, resource.RLIM_INFINITY))
 assert not spool.append(make_pair(6, spool.epoch))
 resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-import time; time.sleep(1.1)
+now_s += RETRY_S
 assert spool.append(make_pair(7, spool.epoch))
 given, lost = pull(spool, spool.epoch, 0, 8)
 assert given == [0, 1, 2, 3, 4, 5, 7], given
@@ -605,6 +604,7 @@ def test_acknowledgements_are_remembered_over_a_restart_and_what_all_have_is_gon
         assert spool.spans() == [Span(B, 0, 0, True)]
         fill(spool, 25)
         spool.acknowledge("one", {B: 24})
+        settle(spool)
         killed = copied(tmp_path, tmp_path.with_name("killed"))
     with open_spool(killed) as spool:
         assert spool.awaited(1e9) == {"one": 1}
@@ -727,7 +727,7 @@ def test_reading_and_acknowledging_beside_appending_sees_every_pair_once(tmp_pat
         learner.start()
         for seq in range(total):
             while seq - len(seen) > 60 and learner.is_alive():
-                time.sleep(0.001)
+                learner.join(0.001)
             assert spool.append(make_pair(seq, A))
         learner.join(WAIT_S)
         assert not failures
@@ -755,6 +755,7 @@ def test_random_work_keeps_the_account(tmp_path: Path) -> None:
                 spool.close()
                 spool = open_spool(folder, max_bytes=ROOMY_BYTES)
             case 4:
+                settle(spool)
                 killed = copied(folder, tmp_path / str(step + 1))
                 spool.close()
                 folder, spool = killed, open_spool(killed, max_bytes=ROOMY_BYTES)
@@ -824,7 +825,7 @@ def sealed_files(folder: Path) -> list[Path]:
 def test_full_segments_become_plain_databases_that_nobody_writes(tmp_path: Path) -> None:
     with open_spool(tmp_path, epoch=A) as spool:
         fill(spool, 45)
-        assert wait_for(lambda: sealed_files(tmp_path))
+        assert sealed_files(tmp_path)
     assert sealed_files(tmp_path) == segment_files(tmp_path)
     for path in segment_files(tmp_path):
         assert path.stat().st_mode & 0o222 == 0
@@ -837,8 +838,6 @@ def test_the_newest_full_segment_is_sealed_only_when_the_next_one_is_full(tmp_pa
     """A learner that keeps up has it acknowledged before, so that nothing is written twice."""
     with open_spool(tmp_path, epoch=A) as spool:
         fill(spool, 45)
-        wait_for(lambda: sealed_files(tmp_path)[1:])
-        time.sleep(0.5)  # one that is sealed too soon is seen; this is not waited for in vain
         assert len(sealed_files(tmp_path)) == 2
         spool.register("one")
         for upto in range(50, 400, 5):
@@ -855,16 +854,6 @@ def test_a_deleted_segment_gives_its_room_back_though_it_is_still_open(tmp_path:
         assert os.fstat(log.fileno()).st_size == 0
     segment.close()
     assert list(tmp_path.iterdir()) == []
-
-
-def wait_for(condition: Callable[[], list[Path]]) -> list[Path]:
-    found = condition()
-    for _ in range(int(WAIT_S / 0.01)):
-        if found:
-            break
-        threading.Event().wait(0.01)
-        found = condition()
-    return found
 
 
 def test_closing_ends_its_threads_and_may_be_done_twice(tmp_path: Path) -> None:

@@ -92,9 +92,9 @@ class Learner:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Tend the socket until it comes to pass."""
-        deadline_s = time.monotonic() + 20
+        deadline_s = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline_s, f"it did not come to pass within 20 s: {self.dialer.failures()}"
+            assert time.monotonic() < deadline_s, f"it did not come to pass within 60 s: {self.dialer.failures()}"
             self.dialer.tend()
             self.socket.poll(5)  # as a learner does: it is what makes ZeroMQ subscribe again
 
@@ -146,11 +146,11 @@ def test_those_who_trust_each_other_talk_on_every_socket_of_a_rig() -> None:
         learner.hears(rig)
         with open_learner(LEARNER, bind(rig.backfill, LOOPBACK), kind=zmq.DEALER) as asking:
             asking.socket.send(b"question")
-            assert rig.backfill.poll(10_000)
+            assert rig.backfill.poll(60_000)
             asker, question = rig.backfill.recv_multipart(copy=False)
             assert (question.bytes, question.get("User-Id")) == (b"question", "learner")
             rig.backfill.send_multipart([asker.bytes, b"answer"])
-            assert asking.socket.poll(10_000)
+            assert asking.socket.poll(60_000)
             assert asking.socket.recv() == b"answer"
         assert set(rig.door.failures().values()) == set(learner.dialer.failures().values()) == {0}
 
@@ -288,7 +288,7 @@ class Relay:
     def close(self) -> None:
         self._server.shutdown(tcp.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(60)
             assert not thread.is_alive()
         self._server.close()
 
@@ -456,7 +456,7 @@ def test_ten_thousand_strangers_with_garbage_leave_a_rig_serving() -> None:
                 peer.sendall(beginnings[number % len(beginnings)] + garbage[number % len(garbage)])
         learner.until(lambda: sum(rig.door.failures().values()) > 2000)
         rig.live.send(b"still here")
-        assert learner.socket.poll(10_000)
+        assert learner.socket.poll(60_000)
         assert learner.socket.recv() == b"still here"
         with open_learner(LEARNER, rig.endpoint) as newcomer:
             newcomer.hears(rig)
@@ -465,7 +465,7 @@ def test_ten_thousand_strangers_with_garbage_leave_a_rig_serving() -> None:
 def test_a_stranger_that_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "HANDSHAKE_TIMEOUT_MS", 100)
     with open_rig(RIG) as rig, tcp.create_connection(port_of(rig.endpoint)) as peer:
-        peer.settimeout(10)
+        peer.settimeout(60)
         while peer.recv(4096):  # its greeting, then the end
             pass
 
@@ -475,7 +475,7 @@ def test_a_part_of_the_largest_size_passes_under_keys() -> None:
         learner.hears(rig)
         with open_learner(LEARNER, bind(rig.backfill, LOOPBACK), kind=zmq.DEALER) as asking:
             asking.socket.send(bytes(1000))
-            assert rig.backfill.poll(10_000)
+            assert rig.backfill.poll(60_000)
             assert rig.backfill.recv_multipart()[1] == bytes(1000)
             asking.socket.send(bytes(1001))
             assert not rig.backfill.poll(300)
@@ -487,7 +487,7 @@ def test_a_quiet_connection_with_keys_outlives_many_heartbeats() -> None:
         learner.rest(1.5)  # 30 pings of the rig
         assert not rig.live.poll(0)  # nobody left, nobody came again
         rig.live.send(b"news")
-        assert learner.socket.poll(10_000)
+        assert learner.socket.poll(60_000)
 
 
 def test_rigs_and_learners_leave_no_thread_and_no_file_behind() -> None:

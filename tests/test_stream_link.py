@@ -50,7 +50,7 @@ def test_pairs_arrive_in_order_and_byte_for_byte(kind: Codec) -> None:
         for seq, (left, right) in enumerate(images)
     ]
     with Publisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher, Subscriber([publisher.endpoint]) as source:
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         assert all(publisher.send(pair) for pair in pairs)
         assert received(source, 20) == pairs
         assert (publisher.sent, publisher.unsent, publisher.next_seq) == (20, 0, 20)
@@ -62,7 +62,7 @@ def test_pairs_arrive_in_order_and_byte_for_byte(kind: Codec) -> None:
 def test_a_late_joiner_is_told_where_it_joined_and_counts_no_gap() -> None:
     with Publisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher:
         with Subscriber([publisher.endpoint]) as first:
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             for seq in range(5):
                 publisher.send(make_pair(seq))
             with Subscriber([publisher.endpoint]) as late:
@@ -93,7 +93,7 @@ def test_joining_a_stream_at_full_speed_counts_no_gap() -> None:
         Publisher(LOOPBACK, device="baby", epoch=EPOCH, on_full="wait") as publisher,
         Subscriber([publisher.endpoint], capacity_pairs=1_000_000) as steady,
     ):
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         with in_background(publish):
             try:
                 for _ in range(5):
@@ -112,7 +112,7 @@ def test_a_device_that_starts_after_the_subscriber_is_heard_from_its_first_pair(
     with Subscriber([endpoint]) as source:
         assert source.receive(1, 0.3) == []
         with Publisher(endpoint, device="baby", epoch=EPOCH) as publisher:
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             publisher.send(make_pair(0))
             assert received(source, 1) == [make_pair(0)]
 
@@ -120,11 +120,11 @@ def test_a_device_that_starts_after_the_subscriber_is_heard_from_its_first_pair(
 def test_a_device_restarted_on_its_port_is_reconnected_to_and_counted_afresh() -> None:
     with Publisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher:
         source = Subscriber([publisher.endpoint])
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         publisher.send(make_pair(0))
         assert len(received(source, 1)) == 1
     with source, Publisher(publisher.endpoint, device="baby", epoch=NEXT_EPOCH) as publisher:
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         for seq in range(3):
             publisher.send(make_pair(seq, epoch=NEXT_EPOCH))
         assert [pair.header.epoch for pair in received(source, 3)] == [NEXT_EPOCH] * 3
@@ -134,7 +134,7 @@ def test_a_device_restarted_on_its_port_is_reconnected_to_and_counted_afresh() -
 
 def test_holes_and_repetitions_are_counted_and_repetitions_dropped() -> None:
     with Publisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher, Subscriber([publisher.endpoint]) as source:
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         for seq in (0, 1, 4, 4, 5):
             publisher.send(make_pair(seq))
         assert [pair.header.seq for pair in received(source, 4)] == [0, 1, 4, 5]
@@ -151,7 +151,7 @@ def test_two_devices_come_through_one_subscriber() -> None:
         Subscriber([baby.endpoint, toddler.endpoint], end_on_bye=True) as source,
     ):
         for publisher in (baby, toddler):
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             for seq in range(3):
                 publisher.send(make_pair(seq, device=publisher.device))
             publisher.bye()
@@ -166,7 +166,7 @@ def test_bye_ends_the_source_and_tells_what_was_missed_at_the_end() -> None:
         Publisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher,
         Subscriber([publisher.endpoint], end_on_bye=True) as source,
     ):
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         publisher.send(make_pair(0))
         publisher.next_seq = 4  # as if three more had been dropped on their way
         assert publisher.bye()
@@ -200,7 +200,7 @@ def test_malformed_messages_are_dropped_and_counted_by_reason_and_the_good_ones_
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
         port = socket.bind_to_random_port("tcp://127.0.0.1")
         with Subscriber([f"tcp://127.0.0.1:{port}"]) as source:
-            assert socket.poll(10_000)
+            assert socket.poll(60_000)
             for parts in itertools.chain(*bad.values()):
                 socket.send_multipart(parts)
             socket.send_multipart(to_parts(make_pair(0)))
@@ -220,7 +220,7 @@ def test_a_message_beyond_all_bounds_costs_its_sender_the_connection_and_nobody_
             assert hostile.recv() == b"\x01"
             hostile.send(bytes(subscriber.MAX_PART_BYTES + 1))
             assert hostile.recv() == b"\x00"  # it is cut off
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             publisher.send(make_pair(0))
             assert received(source, 1) == [make_pair(0)]
             assert source.stats().malformed == {}
@@ -268,7 +268,7 @@ def test_a_live_publisher_never_waits_and_what_a_slow_subscriber_misses_is_count
         Publisher(LOOPBACK, device="baby", epoch=EPOCH, high_water=2) as publisher,
         Subscriber([publisher.endpoint], capacity_pairs=2, high_water=2, end_on_bye=True) as source,
     ):
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         assert all(publisher.send(pair) for pair in make_pairs(600, big=True))
         seqs = [pair.header.seq for pair in until_quiet(source)]
         publisher.bye()
@@ -281,7 +281,7 @@ def test_a_waiting_publisher_gives_up_after_its_time_and_says_so() -> None:
     with Publisher(LOOPBACK, device="baby", epoch=EPOCH, on_full="wait", wait_s=0.05, high_water=2) as publisher:
         assert not publisher.send(make_pair(0))
         with Subscriber([publisher.endpoint], capacity_pairs=1, high_water=1) as source:
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             last = next(pair for pair in make_pairs(2000, big=True)[1:] if not publisher.send(pair)).header.seq
             assert publisher.unsent == 2
             received(source, last - 1)
@@ -325,7 +325,7 @@ def test_an_open_address_can_be_bound_with_consent() -> None:
         Publisher("tcp://*:*", device="baby", epoch=EPOCH, insecure=True) as publisher,
         Subscriber([publisher.endpoint.replace("0.0.0.0", "127.0.0.1")]) as source,
     ):
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         publisher.send(make_pair(0))
         assert received(source, 1) == [make_pair(0)]
 
@@ -348,7 +348,7 @@ def test_a_failure_while_receiving_is_raised_to_the_caller_after_the_pairs_befor
         Publisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher,
         Subscriber([publisher.endpoint]) as source,
     ):
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         publisher.send(make_pair(0))
         until(lambda: source.backlog() == 1)
         failed = threading.Event()
@@ -359,10 +359,10 @@ def test_a_failure_while_receiving_is_raised_to_the_caller_after_the_pairs_befor
 
         monkeypatch.setattr(Account, "pair", fail)
         publisher.send(make_pair(1))
-        assert failed.wait(10)
+        assert failed.wait(60)
         assert received(source, 1) == [make_pair(0)]
         with pytest.raises(StreamError, match="receiving has stopped: as anything might fail"):
-            source.receive(1, 10.0)
+            source.receive(1, 60.0)
 
 
 def test_a_closed_subscriber_has_ended_and_closing_again_is_harmless() -> None:
@@ -370,7 +370,7 @@ def test_a_closed_subscriber_has_ended_and_closing_again_is_harmless() -> None:
     source.close()
     source.close()
     with pytest.raises(EndOfStream, match="closed"):
-        source.receive(1, 10.0)
+        source.receive(1, 60.0)
     with pytest.raises(ValueError, match="at least 1"):
         source.receive(0, 0.0)
 
@@ -381,7 +381,7 @@ def run_beside(code: str) -> int:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(codec.__file__).parents[1]), str(Path(__file__).parent)]),
     }
-    return subprocess.run([sys.executable, "-c", code], env=env, check=False, timeout=60).returncode
+    return subprocess.run([sys.executable, "-c", code], env=env, check=False, timeout=150).returncode
 
 
 def test_a_learner_that_rests_with_full_queues_survives_the_death_of_its_rig() -> None:
@@ -396,7 +396,7 @@ from stream.live.subscriber import Subscriber
 shelf = MemoryShelf()
 with Publisher(LOOPBACK, device="baby", epoch=EPOCH, shelf=shelf, high_water=4, linger_s=0.1) as publisher:
     source = Subscriber([publisher.endpoint], capacity_pairs=2, high_water=2)
-    assert publisher.wait_for_subscriber(10)
+    assert publisher.wait_for_subscriber(60)
     for pair in make_pairs(300, big=True):
         shelf.append([pair])
         publisher.send(pair)

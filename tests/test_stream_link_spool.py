@@ -73,7 +73,7 @@ def test_what_the_live_stream_drops_is_pulled_from_the_spool() -> None:
         rig(shelf, high_water=2) as publisher,
         Subscriber([publisher.endpoint], capacity_pairs=2, high_water=2, end_on_bye=True) as source,
     ):
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         kept_and_sent(publisher, shelf, pairs)
         publisher.bye()
         assert sorted(all_received(source), key=lambda pair: pair.header.seq) == pairs
@@ -88,7 +88,7 @@ def test_a_learner_that_comes_late_has_everything_that_the_spool_holds() -> None
         kept_and_sent(publisher, shelf, make_pairs(100))
         shelf.evict(10)
         with Subscriber([publisher.endpoint], end_on_bye=True) as source:
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             kept_and_sent(publisher, shelf, make_pairs(50, first=100))
             publisher.bye()
             assert names(all_received(source)) == [(EPOCH, seq) for seq in range(10, 150)]
@@ -98,7 +98,7 @@ def test_a_learner_that_comes_late_has_everything_that_the_spool_holds() -> None
 def test_what_came_while_the_link_was_down_comes_when_it_is_back() -> None:
     shelf = MemoryShelf()
     with rig(shelf) as publisher, Subscriber([publisher.endpoint]) as source:
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         kept_and_sent(publisher, shelf, make_pairs(3))
         pairs = received(source, 3)
         endpoint = publisher.endpoint
@@ -106,7 +106,7 @@ def test_what_came_while_the_link_was_down_comes_when_it_is_back() -> None:
         shelf.append(make_pairs(40, first=3))
         with rig(shelf, endpoint) as publisher:
             pairs += received(source, 40)
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             kept_and_sent(publisher, shelf, make_pairs(2, first=43))
             pairs += received(source, 2)
             assert names(pairs) == [(EPOCH, seq) for seq in range(45)]
@@ -121,7 +121,7 @@ def test_live_pairs_come_before_a_backlog_of_thousands_and_the_queue_stays_withi
         until(lambda: source.backlog() >= 50)
         time.sleep(0.3)  # the learner rests, and both answers that are under way come
         assert 50 <= source.backlog() < 50 + MAX_PAIRS
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         kept_and_sent(publisher, shelf, make_pairs(1, first=4000))
         deepest = 0
         while len(pairs) < 4001:
@@ -150,7 +150,7 @@ def test_what_is_rotten_or_evicted_is_lost_and_counted_and_the_rest_comes() -> N
         until(lambda: "baby" in source.stats().devices)
         shelf.trouble = OSError("nothing can be read yet")
         shelf.append(make_pairs(60))
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         publisher.send(make_pair(59))
         publisher.bye()
         until(lambda: source.stats().pending == 59)
@@ -167,7 +167,7 @@ def test_what_is_rotten_or_evicted_is_lost_and_counted_and_the_rest_comes() -> N
 def test_the_end_waits_for_what_is_missing_however_long_the_spool_cannot_be_read() -> None:
     shelf = MemoryShelf()
     with rig(shelf) as publisher, Subscriber([publisher.endpoint], end_on_bye=True) as source:
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         shelf.trouble = OSError("the card is busy")
         shelf.append(make_pairs(10))
         publisher.send(make_pair(9))
@@ -182,14 +182,14 @@ def test_a_rig_that_starts_again_gives_the_rest_of_its_last_run_and_all_of_the_n
     shelf = MemoryShelf()
     with rig(shelf) as publisher:
         source = Subscriber([publisher.endpoint], end_on_bye=True)
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         kept_and_sent(publisher, shelf, make_pairs(5))
         pairs = received(source, 5)
         endpoint = publisher.endpoint
     shelf.append(make_pairs(20, first=5))  # the link was down, then the rig died
     shelf.begin(NEXT_EPOCH)
     with source, rig(shelf, endpoint, epoch=NEXT_EPOCH) as publisher:
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         kept_and_sent(publisher, shelf, make_pairs(30, epoch=NEXT_EPOCH))
         publisher.bye()
         pairs += all_received(source)
@@ -205,7 +205,7 @@ def test_two_rigs_with_a_spool_each_come_through_one_subscriber() -> None:
             shelf.append(make_pairs(300, device=shelf.device))
         with Subscriber([baby.endpoint, toddler.endpoint], capacity_pairs=40, end_on_bye=True) as source:
             for publisher, shelf in zip((baby, toddler), shelves, strict=True):
-                assert publisher.wait_for_subscriber(10)
+                assert publisher.wait_for_subscriber(60)
                 kept_and_sent(publisher, shelf, make_pairs(5, first=300, device=shelf.device))
                 publisher.bye()
             pairs = all_received(source)
@@ -270,7 +270,7 @@ def test_the_last_acknowledgement_is_confirmed_when_a_subscriber_has_closed(capa
     shelf = MemoryShelf()
     with rig(shelf) as publisher:
         source = Subscriber([publisher.endpoint], consumer="run-1", capacity_bytes=capacity_bytes)
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         until(lambda: any(device.clock_offset_ns for device in source.stats().devices.values()))  # the spool is known
         kept_and_sent(publisher, shelf, make_pairs(20, big=True))
         received(source, 10)
@@ -286,7 +286,7 @@ def test_a_learner_that_died_between_its_commit_and_the_acknowledgement_makes_up
     shelf = MemoryShelf()
     with rig(shelf) as publisher:
         with Subscriber([publisher.endpoint], consumer="run-1") as source:
-            assert publisher.wait_for_subscriber(10)
+            assert publisher.wait_for_subscriber(60)
             kept_and_sent(publisher, shelf, make_pairs(20))
             received(source, 20)
             cursor = committed(source)
@@ -299,7 +299,7 @@ def test_closing_does_not_hang_on_a_rig_that_is_away() -> None:
     shelf = MemoryShelf()
     with rig(shelf) as publisher:
         source = Subscriber([publisher.endpoint], consumer="run-1")
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         kept_and_sent(publisher, shelf, make_pairs(5))
         received(source, 5)
         until(lambda: shelf.consumers == {"run-1": {}})
@@ -329,7 +329,7 @@ def test_a_learner_that_floods_the_rig_with_questions_does_not_keep_the_others_f
     with rig(shelf) as publisher, in_background(flood):
         try:
             with Subscriber([publisher.endpoint], end_on_bye=True) as source:
-                assert publisher.wait_for_subscriber(10)
+                assert publisher.wait_for_subscriber(60)
                 kept_and_sent(publisher, shelf, make_pairs(20, first=500))
                 publisher.bye()
                 assert names(all_received(source)) == [(EPOCH, seq) for seq in range(520)]
@@ -458,7 +458,7 @@ def test_a_rig_that_lies_leaves_the_learner_running_within_its_bounds_and_the_pa
         rig(shelf) as publisher,
         Subscriber([publisher.endpoint, evil], consumer="run-1", capacity_pairs=64) as source,
     ):
-        assert publisher.wait_for_subscriber(10)
+        assert publisher.wait_for_subscriber(60)
         mine: list[EncodedPair] = []
         deepest = 0
         while len(mine) < 2100:

@@ -100,8 +100,13 @@ def find(folder: Path) -> tuple[list[Segment], dict[str, PastHead]]:
         key=lambda segment: (segment.run, segment.first),
     )
     unsealed = [segment for segment in segments if not segment.sealed]
-    for segment in unsealed:
-        _recover(segment)
+    try:
+        for segment in unsealed:
+            _recover(segment)
+    except SpoolError:
+        for segment in unsealed:
+            segment.close()
+        raise
     for segment, following in pairwise(segments):
         if segment in unsealed and segment.epoch == following.epoch:
             _reach(segment, following.first)

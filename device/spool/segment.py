@@ -251,22 +251,28 @@ def is_not_now(error: sqlite3.Error) -> bool:
 
 def _connect(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
-    connection.execute("PRAGMA locking_mode=EXCLUSIVE")
-    return _bounded(connection)
+    return _bounded(connection, "locking_mode=EXCLUSIVE")
 
 
 def _connect_plain(path: Path) -> sqlite3.Connection:
     connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True, timeout=BUSY_S)
-    connection.execute("PRAGMA writable_schema=ON")  # SQLite would refuse a file that was cut off, whole pairs included
-    return _bounded(connection)
+    # Else SQLite would refuse a file that was cut off, whole pairs included.
+    return _bounded(connection, "writable_schema=ON")
 
 
-def _bounded(connection: sqlite3.Connection) -> sqlite3.Connection:
-    """Damaged bytes may say anything: no text is decoded, no length beyond a pair's believed, nothing mapped."""
+def _bounded(connection: sqlite3.Connection, setting: str) -> sqlite3.Connection:
+    """Damaged bytes may say anything: no text is decoded, no length beyond a pair's believed, nothing mapped.
+
+    Closed again where the first thing that is asked of it fails.
+    """
     connection.text_factory = bytes
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_BYTES)
-    connection.execute("PRAGMA mmap_size=0").fetchall()
-    connection.execute(f"PRAGMA cache_size=-{_CACHE_KIB}")
+    try:
+        for pragma in (setting, "mmap_size=0", f"cache_size=-{_CACHE_KIB}"):
+            connection.execute(f"PRAGMA {pragma}").fetchall()
+    except BaseException:
+        connection.close()
+        raise
     return connection
 
 

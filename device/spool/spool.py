@@ -141,6 +141,7 @@ class Spool:
         self._closing = False
         self._changed = threading.Condition()  # guards all of the above
         self._saving = threading.Lock()
+        self._segments: list[Segment] = []
         self._lock = take(folder, device)
         try:
             self._segments, self._past = find(folder)
@@ -156,6 +157,8 @@ class Spool:
             with self._changed:
                 self._free_acknowledged()
         except BaseException:
+            for segment in self._segments:
+                segment.close()
             os.close(self._lock)
             raise
         self._threads = [
@@ -259,6 +262,11 @@ class Spool:
                 lost=dict(self._lost),
                 unspooled=self._unspooled,
             )
+
+    def wait_sealed(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to be sealed or closed but what is being filled and kept; whether it came to that."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._next_to_seal() is None, timeout_s)
 
     def disk_free_bytes(self) -> int:
         """What is free on its disk. Raises OSError."""
@@ -463,6 +471,7 @@ class Spool:
                     segment.close()
                 if sealed or segment.dropped:
                     self._full.remove(segment)
+                    self._changed.notify_all()
                 else:
                     self._changed.wait_for(lambda: self._closing, SEAL_RETRY_S)
 
