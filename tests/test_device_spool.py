@@ -538,7 +538,7 @@ def test_a_disk_that_is_full_from_the_start_is_no_reason_not_to_start(
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from device.spool import RETRY_S
+from device.spool.spool import RETRY_S
 from spooled import fill, make_pair, open_spool, pull
 now_s = 1000.0
 spool = open_spool(Path(sys.argv[1]), epoch="a" * 32, clock=lambda: now_s)
