@@ -105,8 +105,16 @@ def files(folder: str) -> list[Path]:
 def test_a_folder_imports_only_the_folders_its_arrows_point_to(folder: str) -> None:
     assert files(folder)
     for path in files(folder):
-        ours = set(imported(path)) & {*ARROWS, "tests"} - {folder}
+        ours = set(imported(path)) & {*ARROWS, "examples", "tests"} - {folder}
         assert ours <= ARROWS[folder], f"{path} imports {ours - ARROWS[folder]}"
+
+
+def test_an_example_uses_what_anybody_may_use_and_no_other_example() -> None:
+    assert files("examples")
+    for path in files("examples"):
+        names = {name for module in imported_modules(path) for name in module.split(".")}
+        assert not names & {"examples", "tests"}, path
+        assert not any(name.startswith("_") for name in names), path
 
 
 @pytest.mark.parametrize("folder", ROOMS)

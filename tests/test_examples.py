@@ -1,0 +1,138 @@
+"""The examples, run as a person runs them: each is a process of its own, with small arguments."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from recorded import made, recorded
+
+from stream.errors import EndOfStream
+from stream.live.subscriber import Subscriber
+from stream.pair import EncodedPair
+from stream.source import Source
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
+MAX_LINES = 40
+WAIT_S = 120.0
+
+
+def start(name: str, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, f"examples/{name}.py", *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def output(name: str, *words: str) -> str:
+    with start(name, *words) as process:
+        printed, _ = process.communicate(timeout=WAIT_S)
+    assert process.returncode == 0, printed
+    return printed
+
+
+def to_the_end(source: Source) -> list[EncodedPair]:
+    pairs: list[EncodedPair] = []
+    try:
+        while True:
+            pairs += source.receive(16, WAIT_S)
+    except EndOfStream:
+        return pairs
+
+
+def picture(number: int, *, width: int = 64) -> np.ndarray:
+    """An image that no other number has: uint8 [48, width, 3]."""
+    coarse = np.random.default_rng(number).integers(0, 256, (6, 8, 3), np.uint8)
+    return np.asarray(cv2.resize(coarse, (width, 48), interpolation=cv2.INTER_NEAREST), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return recorded(tmp_path_factory.mktemp("recording") / "walk.mcap", [made(seq) for seq in range(12)])
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    root = tmp_path_factory.mktemp("folders")
+    for side, first in (("left", 0), ("right", 100)):
+        (root / side).mkdir()
+        for number in range(10):
+            cv2.imwrite(str(root / side / f"{number:02}.png"), picture(first + number))
+    return root / "left", root / "right"
+
+
+@pytest.fixture(scope="module")
+def learned(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+    """What `learn_from_folders` printed, and the weights it exported."""
+    weights = tmp_path_factory.mktemp("export") / "student.safetensors"
+    return output("learn_from_folders", *map(str, folders), "--out", str(weights), "--batch-size", "8"), weights
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_an_example_is_short_and_says_what_it_shows_and_how_it_is_run(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) < MAX_LINES
+    assert f"Run it with: python examples/{path.name} " in text or f"python examples/{path.name} walk" in text
+    assert f"def test_{path.stem}" in Path(__file__).read_text(encoding="utf-8"), (
+        "each example has a test of its name here"
+    )
+
+
+def test_learn_from_recording_trains_and_measures_before_and_after(recording: Path) -> None:
+    printed = output("learn_from_recording", str(recording), "--steps", "2", "--batch-size", "8")
+    assert re.findall(r"^step (\d+) +pairs 8 +loss [\d.]+$", printed, re.MULTILINE) == ["1", "2"]
+    assert len(re.findall(r"k-NN on digits .*: 0\.\d+$", printed, re.MULTILINE)) == 2
+
+
+def test_learn_from_folders_trains_on_every_pair_and_exports(learned: tuple[str, Path]) -> None:
+    printed, weights = learned
+    assert "10 pairs, 20 steps; load the weights with: timm.create_model(" in printed
+    assert {path.suffix for path in weights.parent.iterdir()} == {".safetensors", ".json", ".md"}
+
+
+def test_use_weights_compares_images_with_each_other(learned: tuple[str, Path], folders: tuple[Path, Path]) -> None:
+    images = [str(path) for path in sorted(folders[0].iterdir())[:3]]
+    rows = [line.split() for line in output("use_weights", str(learned[1]), *images, "--side", "32").splitlines()]
+    assert [row[0] for row in rows] == ["00.png", "01.png", "02.png"]
+    table = np.array([[float(cell) for cell in row[1:]] for row in rows])
+    assert np.allclose(np.diag(table), 1.0)
+    assert np.allclose(table, table.T)
+
+
+def test_own_camera_publishes_what_a_subscriber_receives(tmp_path: Path) -> None:
+    film = str(tmp_path / "both.avi")
+    video = cv2.VideoWriter(film, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (128, 48))
+    for number in range(6):
+        video.write(picture(number, width=128))
+    video.release()
+    with start("own_camera", film, "--bind", "tcp://127.0.0.1:0") as process:
+        assert process.stdout is not None
+        endpoint = process.stdout.readline().split()[-1]
+        with Subscriber([endpoint], end_on_bye=True) as subscriber:
+            pairs = to_the_end(subscriber)
+        printed = process.stdout.read()
+        assert process.wait(WAIT_S) == 0, printed
+    assert [pair.header.seq for pair in pairs] == list(range(6))
+    assert {(pair.header.device, pair.header.width, pair.header.height) for pair in pairs} == {("mine", 64, 48)}
+    assert printed.count("sent True") == 6
+
+
+def test_read_recording_lists_the_topics_and_saves_the_first_pair(recording: Path, tmp_path: Path) -> None:
+    printed = output("read_recording", str(recording), "--out", str(tmp_path))
+    for topic in ("/stereo/meta", "/stereo/left/image", "/stereo/right/image"):
+        assert re.search(rf"^{topic} +12 messages$", printed, re.MULTILINE)
+    assert printed.count("2023-11-14 22:13:20+00:00") == 2
+    first = made(0)
+    assert ((tmp_path / "left.jpeg").read_bytes(), (tmp_path / "right.jpeg").read_bytes()) == (first.left, first.right)
