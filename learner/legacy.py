@@ -12,7 +12,11 @@ SETTINGS = {
     "least_teacher_information": "min_teacher_information",
     "least_student_information": "min_student_information",
 }
-"""Settings of 0.1.0 in `config.json` and TOML files, and their names today."""
+"""Settings of 0.1.0 in `config.json`, TOML files and flags, and their names today."""
+PROBES = {"who": "encoder"}
+"""Keys of a line of `probes.jsonl` in 0.1.0, and their names today."""
+ALBUM = {"high_loss": "high_priority", "low_loss": "low_priority"}
+"""Arrays of `album.npz` in 0.1.0, and their names today."""
 
 
 def renamed(plain: Any, names: dict[str, str]) -> Any:

@@ -49,9 +49,9 @@ def test_the_looks_have_the_shapes_that_the_report_draws(learner: Learner) -> No
     assert np.allclose(album["attention"].sum((-2, -1)), 1, atol=1e-5)
 
 
-def test_highest_and_lowest_losses_come_in_their_order(learner: Learner) -> None:
+def test_highest_and_lowest_priorities_come_in_their_order(learner: Learner) -> None:
     album = take_album(learner, extremes=5)
-    high, low = album["high_loss"], album["low_loss"]
+    high, low = album["high_priority"], album["low_priority"]
     assert list(high) == sorted(high, reverse=True)
     assert list(low) == sorted(low)
     assert low[-1] <= high[-1]
@@ -70,12 +70,12 @@ def test_a_learner_that_received_nothing_has_an_empty_album() -> None:
     assert take_album(tiny_learner()) == {}
 
 
-def test_pairs_that_wait_for_their_first_step_are_shown_without_a_loss() -> None:
+def test_pairs_that_wait_for_their_first_step_are_shown_without_a_priority() -> None:
     fresh = tiny_learner()
     trained(fresh, make_pairs(3))
     album = take_album(fresh)
     assert len(album["received_left"]) == len(album["looks_left"]) == 3
-    assert len(album["high_left"]) == len(album["high_loss"]) == 0
+    assert len(album["high_left"]) == len(album["high_priority"]) == 0
 
 
 @pytest.mark.parametrize(("size", "width"), [((12, 48), 96), ((1, 4000), round(24 * WIDEST)), ((4000, 1), 1)])

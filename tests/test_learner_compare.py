@@ -20,7 +20,7 @@ def write_run(folder: Path, *, rate: float, gain: float, **told: Any) -> Path:
     (folder / "summary.json").write_text(json.dumps(summary() | told))
     (folder / "config.json").write_text(json.dumps({"seed": 5, "schedule": {"learning_rate": rate}}))
     write_lines(folder / "steps.jsonl", [{"step": s, "loss": 5 - s * rate, "refused": []} for s in range(1, 9)])
-    probes = [{"step": s, "set": "digits", "who": "student", "knn": 0.25 + gain * s, "linear": 0.5} for s in (0, 1)]
+    probes = [{"step": s, "set": "digits", "encoder": "student", "knn": 0.25 + gain * s, "linear": 0.5} for s in (0, 1)]
     write_lines(folder / "probes.jsonl", probes)
     return folder
 

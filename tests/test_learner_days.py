@@ -16,7 +16,7 @@ FIRST_NS = 20_000 * DAY_NS + 9 * 3_600_000_000_000
 
 def probe(day: float | None, knn: float, **more: Any) -> dict[str, Any]:
     captured_ns = None if day is None else int(FIRST_NS + day * DAY_NS)
-    return {"set": "digits", "who": "student", "captured_ns": captured_ns, "knn": knn, "linear": knn + 0.5} | more
+    return {"set": "digits", "encoder": "student", "captured_ns": captured_ns, "knn": knn, "linear": knn + 0.5} | more
 
 
 def rows(html: str, caption: str) -> list[list[str]]:
@@ -33,7 +33,7 @@ def test_each_day_of_the_stream_has_its_last_probe_below_the_random_start() -> N
 
 
 def test_sets_and_encoders_have_columns_and_what_was_not_measured_that_day_is_a_dash() -> None:
-    html = by_day([probe(0, 0.1), probe(0, 0.2, who="teacher"), probe(1, 0.3, set="<b>")])
+    html = by_day([probe(0, 0.1), probe(0, 0.2, encoder="teacher"), probe(1, 0.3, set="<b>")])
     assert "<th>digits, student</th><th>digits, teacher</th><th>&lt;b&gt;, student</th>" in html
     assert rows(html, "k-NN, %") == [
         ["1: 2024-10-04", "10.0", "20.0", "\N{EN DASH}"],
@@ -49,12 +49,12 @@ def test_of_a_stream_of_years_a_bounded_number_of_days_is_shown_the_first_and_la
 
 @pytest.mark.parametrize("captured_ns", [None, True, "now", [1], 1e300, -1e300, float("nan"), 1 << 70])
 def test_no_line_of_a_damaged_file_breaks_the_tables(captured_ns: object) -> None:
-    damaged = {"set": None, "who": [1], "captured_ns": captured_ns, "knn": "much"}
+    damaged = {"set": None, "encoder": [1], "captured_ns": captured_ns, "knn": "much"}
     assert rows(by_day([damaged, {}, probe(0, 0.1)]), "k-NN, %")[-1][-1] == "10.0"
 
 
 def test_runs_of_before_there_were_capture_times_say_so() -> None:
-    for lines in (None, [], [{"set": "digits", "who": "student", "knn": 0.5}]):
+    for lines in (None, [], [{"set": "digits", "encoder": "student", "knn": 0.5}]):
         assert "No probe has the capture time" in by_day(lines)
 
 

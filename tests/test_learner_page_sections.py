@@ -58,7 +58,7 @@ def run(tmp_path: Path) -> Path:
         {
             "step": step,
             "set": name,
-            "who": who,
+            "encoder": who,
             "knn": 0.25 + step / 100,
             "knn_10pct": 0.2,
             "linear": 0.5,

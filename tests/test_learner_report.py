@@ -66,9 +66,9 @@ def album() -> dict[str, NDArray[Any]]:
         "teacher_view": images(2, 16, 16),
         "student_views": images(2, CROPS, 8, 8),
         "high_left": images(*eye),
-        "high_loss": np.array([4.0, np.nan], np.float32),
+        "high_priority": np.array([4.0, np.nan], np.float32),
         "low_left": images(*eye),
-        "low_loss": np.array([0.125, 0.5], np.float32),
+        "low_priority": np.array([0.125, 0.5], np.float32),
     }
 
 
@@ -88,13 +88,31 @@ def run(tmp_path: Path) -> Path:
     ]
     write_lines(folder / "steps.jsonl", [{"step": 0, "loss": float("nan"), "kl": float("inf")}, *steps])
     probes = [
-        {"step": s, "set": "cifar10", "who": who, "knn": 0.2 + s / 500, "knn_10pct": 0.2, "linear": 0.3, "rankme": 20.0}
+        {
+            "step": s,
+            "set": "cifar10",
+            "encoder": who,
+            "knn": 0.2 + s / 500,
+            "knn_10pct": 0.2,
+            "linear": 0.3,
+            "rankme": 20.0,
+        }
         for s in (0, 25, 50)
         for who in ("student", "teacher")
     ]
     write_lines(folder / "probes.jsonl", probes)
     np.savez(folder / "album.npz", allow_pickle=False, **album())
     return folder
+
+
+def test_the_files_of_earlier_versions_give_the_same_report(run: Path) -> None:
+    """Until 0.1.0 the album had `high_loss` and the lines of probes `who`."""
+    html = write_report(run).read_text()
+    old_names = {"high_priority": "high_loss", "low_priority": "low_loss"}
+    np.savez(run / "album.npz", allow_pickle=False, **{old_names.get(n, n): a for n, a in album().items()})
+    lines = (run / "probes.jsonl").read_text()
+    (run / "probes.jsonl").write_text(lines.replace('"encoder"', '"who"'))
+    assert write_report(run).read_text() == html
 
 
 class Page(HTMLParser):
@@ -162,8 +180,8 @@ def test_every_picture_of_the_album_is_on_the_page(run: Path) -> None:
     assert len(re.findall(r'<rect [^>]*style="stroke:hsl|<rect [^>]*style="stroke:#fff', html)) == 2 * (
         1 + 1 + CROPS
     ), "the window on both sides, the crops on the right"
-    assert "KL 4" in page.text
-    assert "KL 0.125" in page.text
+    assert "priority 4" in page.text
+    assert "priority 0.125" in page.text
 
 
 def test_every_numeric_gauge_has_a_curve_and_counters_have_none(run: Path) -> None:
@@ -224,7 +242,7 @@ def test_no_string_of_a_run_becomes_markup(run: Path) -> None:
     told["probe"] = {evil: told["probe"]["cifar10"]}
     (run / "summary.json").write_text(json.dumps(told))
     (run / "config.json").write_text(json.dumps({evil: evil}))
-    write_lines(run / "probes.jsonl", [{"step": 1, "set": evil, "who": evil, "knn": 0.5}])
+    write_lines(run / "probes.jsonl", [{"step": 1, "set": evil, "encoder": evil, "knn": 0.5}])
     write_lines(run / "steps.jsonl", [{"step": 1, evil: 2.0, "$\\frac$": 1.0}])
     moved = run.rename(run.with_name("<img src=x>"))
     html, page = page_of(moved)

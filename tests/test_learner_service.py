@@ -29,8 +29,11 @@ from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
 from learner.runs.commit import Committer, restore
 from learner.runs.folder import RunDirectory
+from learner.service.observers import Observers
 from learner.service.screen import Screen
-from learner.service.service import Limits, Rhythm, Service, is_noted, probe_table
+from learner.service.service import Service
+from learner.service.summary import probe_table
+from learner.service.timing import Limits, Rhythm, is_logged
 from learner.weights.publish import Outlet
 from stream.errors import EndOfStream
 from stream.host.systemd import Supervisor
@@ -89,10 +92,12 @@ class Run:
                     committer=committer,
                     outlet=outlet,
                     limits=self.limits,
-                    metrics=metrics,
-                    screen=Screen(Console(file=self.text), clock),
-                    supervisor=Supervisor({}, clock),
-                    live=self.live,
+                    observers=Observers(
+                        screen=Screen(Console(file=self.text), clock),
+                        live=self.live,
+                        supervisor=Supervisor({}, clock),
+                        metrics=metrics,
+                    ),
                     clock=clock,
                     stop=self.stop,
                 )
@@ -113,7 +118,7 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, digits: ControlSe
     assert summary["samples_per_s"] > 0
     assert 0 < summary["duty_cycle"] <= 1
     assert summary["loss_first"] > 0
-    assert summary["reservoir"] == {"kept": 20, "capacity": 24, "waiting": 0, "untrained": 0, "quarantined": 0}
+    assert summary["reservoir"] == {"kept": 20, "capacity": 24, "fresh": 0, "untrained": 0, "quarantined": 0}
     accuracies = {f"{kind}_{who}" for kind in ("knn", "knn_10pct", "linear") for who in ("student", "teacher")}
     assert set(summary["probe"]) == {"digits"}
     assert summary["probed_steps"] == [0, 10]
@@ -128,8 +133,8 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, digits: ControlSe
     assert digest(committed(tmp_path)) == digest(run.learner)
 
 
-def test_a_long_run_notes_all_its_early_steps_and_ever_fewer_of_the_late_ones() -> None:
-    noted = [step for step in range(1 << 18) if is_noted(step)]
+def test_a_long_run_logs_all_its_early_steps_and_ever_fewer_of_the_late_ones() -> None:
+    noted = [step for step in range(1 << 18) if is_logged(step)]
     assert noted[: 1 << 14] == list(range(1 << 14))
     for doubling in range(14, 18):
         assert sum(1 << doubling <= step < 2 << doubling for step in noted) == 1 << 13
@@ -195,12 +200,12 @@ def test_a_run_killed_after_its_commit_forgets_the_lines_of_the_lost_steps(tmp_p
 
 def test_a_run_killed_before_its_first_commit_begins_anew(tmp_path: Path, digits: ControlSet) -> None:
     directory = RunDirectory(tmp_path, TINY)
-    directory.append("probes", {"step": 0, "set": "digits", "who": "student"})
+    directory.append("probes", {"step": 0, "set": "digits", "encoder": "student"})
     directory.append("steps", {"step": 1})
     run = Run(tmp_path, make_pairs(8), [digits])
     run.run()
     assert [line["step"] for line in run.directory.lines("steps")] == [1, 2, 3, 4]
-    assert [line["who"] for line in run.directory.lines("probes")] == ["student", "teacher"] * 2
+    assert [line["encoder"] for line in run.directory.lines("probes")] == ["student", "teacher"] * 2
 
 
 def test_a_control_set_that_is_new_to_a_run_is_measured_when_it_comes(tmp_path: Path, digits: ControlSet) -> None:
@@ -293,7 +298,7 @@ def test_a_probe_that_fails_is_said_counted_and_left_out_and_training_goes_on(
         tmp_path, make_pairs(80), [broken, digits], stop=stop, clock=lambda: float(next(ticks)), probe_every_s=0.0
     )
     assert run.run()["steps"] == 40
-    failed = re.findall(r"probe failed step=(\d+) set=broken who=student: \w+Error", caplog.text)
+    failed = re.findall(r"probe failed step=(\d+) set=broken encoder=student: \w+Error", caplog.text)
     assert len(failed) > 1
     assert int(failed[0]) < 40 == int(failed[-1])
     lines = run.directory.lines("probes")
@@ -323,7 +328,7 @@ def test_a_full_disk_for_the_probes_does_not_stop_training(
 ) -> None:
     stop = full_disk(tmp_path / "probes.jsonl", look=12)
     assert Run(tmp_path, make_pairs(20), [digits], stop=stop, probe_every_s=0.0).run()["steps"] == 10
-    assert "probe failed step=10 set=digits who=student: OSError(28" in caplog.text
+    assert "probe failed step=10 set=digits encoder=student: OSError(28" in caplog.text
 
 
 def test_a_full_disk_for_the_steps_does_not_stop_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -456,7 +461,7 @@ def test_under_json_the_screen_says_nothing() -> None:
 
 
 def lines_of(steps: Iterator[tuple[str, str, float]]) -> list[dict[str, Any]]:
-    return [{"set": s, "who": w, "knn": v, "knn_10pct": v, "linear": v} for s, w, v in steps]
+    return [{"set": s, "encoder": w, "knn": v, "knn_10pct": v, "linear": v} for s, w, v in steps]
 
 
 def test_the_probe_table_is_the_first_and_the_last_of_each() -> None:
@@ -468,23 +473,11 @@ def test_the_probe_table_is_the_first_and_the_last_of_each() -> None:
 
 
 def test_what_interrupts_training_comes_again_only_after_a_step_and_takes_a_twentieth_of_the_time_at_most() -> None:
-    now_s = 0.0
-
-    def clock() -> float:
-        return now_s
-
-    def slow() -> None:
-        nonlocal now_s
-        now_s += 6.0
-
-    rhythm = Rhythm(60.0, clock, step=0)
-    assert not rhythm.is_due(1)
-    now_s = 60.0
-    assert not rhythm.is_due(0)
-    assert rhythm.is_due(1)
-    rhythm.timed(1, slow)
-    now_s = 185.0
-    assert not rhythm.is_due(2)
-    now_s = 186.0
-    assert rhythm.is_due(2)
-    assert not rhythm.is_due(1)
+    rhythm = Rhythm(60.0, step=0, now_s=0.0)
+    assert not rhythm.is_due(1, now_s=59.0)
+    assert not rhythm.is_due(0, now_s=60.0)
+    assert rhythm.is_due(1, now_s=60.0)
+    rhythm.interrupted(1, began_s=60.0, ended_s=66.0)
+    assert not rhythm.is_due(2, now_s=185.0)
+    assert rhythm.is_due(2, now_s=186.0)
+    assert not rhythm.is_due(1, now_s=186.0)

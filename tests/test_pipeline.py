@@ -105,8 +105,8 @@ def test_every_pair_of_three_drives_is_learned_from_once_with_its_colours_and_ey
     assert (summary["pairs_received"], summary["pairs_lost"]) == (131, 0)
     assert (summary["malformed"], summary["undecodable"], summary["reservoir"]["untrained"]) == ({}, 0, 0)
     assert summary["steps"] >= 131 // 8
-    assert summary["reservoir"]["kept"] + summary["reservoir"]["waiting"] == 131
-    assert summary["reservoir"]["waiting"] < 8
+    assert summary["reservoir"]["kept"] + summary["reservoir"]["fresh"] == 131
+    assert summary["reservoir"]["fresh"] < 8
     assert summary["loss_last"] > 0
     check_memory(run, shared_data)
 

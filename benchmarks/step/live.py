@@ -24,7 +24,7 @@ from learner.metrics import LearnerMetrics
 from learner.probes.control_sets import load_control
 from learner.probes.probe import run_probe
 from learner.runs.commit import Committer
-from learner.service.service import PAUSE_SHARE, Limits
+from learner.service.timing import PAUSE_SHARE, Limits
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 

@@ -44,8 +44,11 @@ from learner.report.html import number
 from learner.report.report import write_report
 from learner.runs.commit import Committer, restore
 from learner.runs.folder import EXPORT, RunDirectory
+from learner.service.observers import Observers
 from learner.service.screen import Screen, log_to
-from learner.service.service import Limits, Service, Summary
+from learner.service.service import Service
+from learner.service.summary import Summary
+from learner.service.timing import Limits
 from learner.weights.publish import Outlet
 from stream.host import completion
 from stream.host.settings_file import SettingsFile, config_of
@@ -256,10 +259,12 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
             committer=stack.enter_context(committer),
             outlet=outlet,
             limits=process.limits,
-            metrics=metrics,
-            screen=screen,
-            supervisor=stack.enter_context(closing(Supervisor(os.environ, time.monotonic))),
-            live=live,
+            observers=Observers(
+                screen=screen,
+                live=live,
+                supervisor=stack.enter_context(closing(Supervisor(os.environ, time.monotonic))),
+                metrics=metrics,
+            ),
             clock=time.monotonic,
             stop=stop,
         )

@@ -22,8 +22,7 @@ from learner.page.sparklines import race, trace
 from learner.report.html import grid, missing, number
 from learner.report.panels import looks
 from learner.report.pictures import photo
-from learner.report.report import TITLES
-from learner.weights.card import PROBES
+from learner.runs.titles import ACCURACIES, CURVES
 from stream.codec import decode
 from stream.errors import MalformedMessage
 from stream.live.ledger import DeviceStats
@@ -293,10 +292,10 @@ class _Curves:
             if line is None:
                 self._steps.clear()
                 continue
-            for name in TITLES.keys() & line.keys():
+            for name in CURVES.keys() & line.keys():
                 self._steps.setdefault(name, Column()).add(line.get("step"), line[name])
-        points = {name: self._steps[name].points for name in TITLES if name in self._steps}
-        figures = [trace(TITLES[name], drawn) for name, drawn in points.items() if len(drawn[0])]
+        points = {name: self._steps[name].points for name in CURVES if name in self._steps}
+        figures = [trace(CURVES[name], drawn) for name, drawn in points.items() if len(drawn[0])]
         return grid(figures) if figures else missing("There was no step yet.")
 
     def probes(self) -> str:
@@ -305,9 +304,9 @@ class _Curves:
             if line is None:
                 self._probes.clear()
                 continue
-            for kind in (*PROBES, "rankme"):
+            for kind in (*ACCURACIES, "rankme"):
                 lines = self._probes.setdefault((str(line.get("set")), kind), {})
-                lines.setdefault(str(line.get("who")), Column()).add(line.get("step"), line.get(kind))
+                lines.setdefault(str(line.get("encoder")), Column()).add(line.get("step"), line.get(kind))
         figures = [_probe(name, kind, columns) for (name, kind), columns in self._probes.items()]
         return grid(figures) if figures else missing("Nothing was probed yet.")
 
@@ -319,4 +318,4 @@ def _probe(name: str, kind: str, columns: Mapping[str, Column]) -> str:
         return missing(f"{name}: {kind} has no number.")
     if kind == "rankme":
         return race(f"{name}: effective rank", drawn)
-    return race(f"{name}: {PROBES[kind]}, %", drawn, scale=100.0)
+    return race(f"{name}: {ACCURACIES[kind]}, %", drawn, scale=100.0)

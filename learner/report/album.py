@@ -23,7 +23,7 @@ def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes:
     """Look at memory without disturbing training: the generator is a fresh one, the networks are only read.
 
     Keys: received_left/right, looks_left/right [n, H, W, 3]; attention [n, heads, h, w], head [n], gauss, window [n, 4],
-    crops [n, N, 4] as in `Look`; teacher_view, student_views; high_left, low_left with high_loss, low_loss.
+    crops [n, N, 4] as in `Look`; teacher_view, student_views; high_left, low_left with high_priority, low_priority.
     """
     memory = learner.memory
     seen = memory.over_time(received)
@@ -36,7 +36,7 @@ def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes:
     high, low = memory.extremes(extremes)
     for name, slots in (("high", high), ("low", low)):
         album[f"{name}_left"] = _unsqueezed(learner, memory.left, slots)
-        album[f"{name}_loss"] = memory.kl[slots].astype(np.float32)
+        album[f"{name}_priority"] = memory.kl[slots].astype(np.float32)
     return album
 
 

@@ -10,10 +10,10 @@ from typing import Any
 from learner.errors import LearnerError
 from learner.report.figures import MAX_RUNS, overlay
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
-from learner.report.report import NOT_CURVES, TILES, TITLES
+from learner.report.report import NOT_CURVES
 from learner.runs.folder import replace_file
 from learner.runs.reading import Line, is_number, points, read_lines, read_object
-from learner.weights.card import PROBES
+from learner.runs.titles import ACCURACIES, CURVES, FIGURES
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ def _said_missing(runs: Sequence[Run]) -> str:
 
 
 def _figures(runs: Sequence[Run]) -> str:
-    figures = TILES | {"seconds": "seconds", "loss_first": "first loss", "loss_last": "last loss"}
+    figures = FIGURES | {"seconds": "seconds", "loss_first": "first loss", "loss_last": "last loss"}
     rows = [[text, *(number((run.summary or {}).get(key)) for run in runs)] for key, text in figures.items()]
     return table(["", *(run.name for run in runs)], rows)
 
@@ -119,18 +119,18 @@ def _probe_table(runs: Sequence[Run]) -> str:
     rows = [
         [f"{control}, {who}, {title}", *(_change(run, control, who, kind) for run in runs)]
         for control, who in _columns(runs)
-        for kind, title in PROBES.items()
+        for kind, title in ACCURACIES.items()
     ]
     return table(["probe", *(run.name for run in runs)], rows) if rows else missing("No control set was probed.")
 
 
 def _columns(runs: Sequence[Run]) -> list[tuple[str, str]]:
     """Control sets and encoders of all runs."""
-    return list(dict.fromkeys((str(line.get("set")), str(line.get("who"))) for run in runs for line in run.probes))
+    return list(dict.fromkeys((str(line.get("set")), str(line.get("encoder"))) for run in runs for line in run.probes))
 
 
 def _lines(run: Run, control: str, who: str) -> list[Line]:
-    return [line for line in run.probes if (str(line.get("set")), str(line.get("who"))) == (control, who)]
+    return [line for line in run.probes if (str(line.get("set")), str(line.get("encoder"))) == (control, who)]
 
 
 def _change(run: Run, control: str, who: str, kind: str) -> str:
@@ -143,7 +143,7 @@ def _change(run: Run, control: str, who: str, kind: str) -> str:
 def _probe_curves(runs: Sequence[Run]) -> str:
     figures = []
     for control, who in _columns(runs):
-        for kind, title in PROBES.items():
+        for kind, title in ACCURACIES.items():
             lines = [points(_lines(run, control, who), kind) for run in runs]
             if any(len(x) for x, _ in lines):
                 figures.append(overlay(f"{control}, {who}: {title}, %", lines, scale=100))
@@ -152,7 +152,7 @@ def _probe_curves(runs: Sequence[Run]) -> str:
 
 def _curves(runs: Sequence[Run]) -> str:
     there = dict.fromkeys(key for run in runs for line in run.steps[:1] + run.steps[-1:] for key in line)
-    names = [name for name in TITLES if name in there] + [n for n in there if n not in TITLES.keys() | NOT_CURVES]
+    names = [name for name in CURVES if name in there] + [n for n in there if n not in CURVES.keys() | NOT_CURVES]
     lines = {name: [points(run.steps, name) for run in runs] for name in names}
-    figures = [overlay(TITLES.get(name, name), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)]
+    figures = [overlay(CURVES.get(name, name), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)]
     return grid(figures) if figures else missing("No run took a step.")

@@ -25,33 +25,8 @@ from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation
 from learner.runs.folder import replace_file
 from learner.runs.reading import Album, Line, is_number, points, read_album, read_lines, read_object
-from learner.weights.card import PROBES
+from learner.runs.titles import ACCURACIES, CURVES, FIGURES
 
-TILES = {
-    "pairs_received": "pairs kept by the rig and received",
-    "pairs_suppressed": "seen before, suppressed",
-    "pairs_junk": "dark or covered, dropped",
-    "pairs_lost": "lost on the way",
-    "steps": "training steps",
-    "rollbacks": "rollbacks after a collapse",
-    "samples_per_s": "samples a second, waiting included",
-    "replay_ratio": "samples trained per pair",
-    "duty_cycle": "share of the time training",
-}
-"""The figures at the head of the page, and what they are."""
-TITLES = {
-    "loss": "Loss",
-    "kl": "KL of student from teacher, nats",
-    "teacher_entropy": "Teacher entropy, nats",
-    "prototypes_in_use": "Prototypes in use",
-    "crop_cosine": "Cosine between the crops of a pair",
-    "teacher_information": "What the target tells of its pair, share",
-    "student_information": "What of it the student knows, share",
-    "grad_norm": "Gradient norm",
-    "learning_rate": "Learning rate",
-    "busy_s": "Seconds a step",
-}
-"""Curves in their order; any other number of a step follows under its own name."""
 STRIP = 12
 """Pictures of a stretch, evenly spread over it."""
 NOT_CURVES = {"step", "samples", "received", "seconds", "waited_s"}
@@ -122,7 +97,7 @@ _LOOKS = (
 
 
 def _headline(summary: Line) -> str:
-    tiles = [f"<div><b>{number(summary.get(key))}</b><span>{what}</span></div>" for key, what in TILES.items()]
+    tiles = [f"<div><b>{number(summary.get(key))}</b><span>{what}</span></div>" for key, what in FIGURES.items()]
     loss = f"loss {number(summary.get('loss_first'))} → {number(summary.get('loss_last'))}"
     lead = f"<p class=lead>{number(summary.get('seconds'))} s, {number(summary.get('samples'))} samples trained, {loss}</p>"
     return f'<section>{lead}<div class="tiles">{"".join(tiles)}</div></section>'
@@ -130,13 +105,13 @@ def _headline(summary: Line) -> str:
 
 def _probe_table(summary: Line) -> str:
     rows = [
-        f"<tr><th>{escape(name)}</th><th>{who}</th>{''.join(_change(change, kind, who) for kind in PROBES)}</tr>"
+        f"<tr><th>{escape(name)}</th><th>{who}</th>{''.join(_change(change, kind, who) for kind in ACCURACIES)}</tr>"
         for name, change in (summary.get("probe") or {}).items()
         for who in ("student", "teacher")
     ]
     if not rows:
         return missing("No control set was probed.")
-    head = "".join(f"<th>{title}</th>" for title in ("control set", "encoder", *PROBES.values()))
+    head = "".join(f"<th>{title}</th>" for title in ("control set", "encoder", *ACCURACIES.values()))
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
@@ -157,9 +132,9 @@ def _probe_curves(probes: Sequence[Line] | None) -> str:
     figures = []
     for name in dict.fromkeys(str(line.get("set")) for line in probes):
         lines = [line for line in probes if str(line.get("set")) == name]
-        encoders = dict.fromkeys(str(line.get("who")) for line in lines)
-        for kind, title in PROBES.items():
-            curves = {who: points([line for line in lines if line.get("who") == who], kind) for who in encoders}
+        encoders = dict.fromkeys(str(line.get("encoder")) for line in lines)
+        for kind, title in ACCURACIES.items():
+            curves = {who: points([line for line in lines if line.get("encoder") == who], kind) for who in encoders}
             drawn = {who: points for who, points in curves.items() if len(points[0])}
             if drawn:
                 figures.append(race(f"{name}: {title}, %", drawn))
@@ -170,12 +145,12 @@ def _curves(steps: Sequence[Line] | None, config: Line | None) -> str:
     if not steps:
         return missing("steps.jsonl is missing or empty: the run stopped before its first step.")
     numeric = dict.fromkeys(key for line in steps for key, value in line.items() if is_number(value))
-    names = [name for name in TITLES if name in numeric] + [n for n in numeric if n not in TITLES.keys() | NOT_CURVES]
+    names = [name for name in CURVES if name in numeric] + [n for n in numeric if n not in CURVES.keys() | NOT_CURVES]
     prototypes = ((config or {}).get("objective") or {}).get("prototypes")
     levels = {"teacher_entropy": ("uniform: ln K", log(prototypes))} if prototypes else {}
     curves = {name: points(steps, name) for name in names}
     return grid(
-        [trace(TITLES.get(n, n), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
+        [trace(CURVES.get(n, n), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
     )
 
 
@@ -188,10 +163,10 @@ def _received(album: Album) -> str:
 
 
 def _extremes(album: Album, which: str) -> str:
-    pairs = zip(album.get(f"{which}_left", ()), album.get(f"{which}_loss", ()), strict=False)
+    pairs = zip(album.get(f"{which}_left", ()), album.get(f"{which}_priority", ()), strict=False)
     figures = [
-        f"{photo(image, 'a pair of the reservoir, left')}<figcaption>KL {number(float(loss))}</figcaption>"
-        for image, loss in pairs
+        f"{photo(image, 'a pair of the reservoir, left')}<figcaption>priority {number(float(priority))}</figcaption>"
+        for image, priority in pairs
     ]
     return grid(figures, "thumbs") if figures else missing("album.npz has no scored pairs.")
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from learner.report.html import missing, percent, table
 from learner.runs.reading import Line, is_number
-from learner.weights.card import PROBES
+from learner.runs.titles import ACCURACIES
 
 MAX_DAYS = 40
 """Rows of a table: of a longer stream so many days are shown, evenly spread, the first and the last among them."""
@@ -31,7 +31,7 @@ def by_day(probes: Sequence[Line] | None) -> str:
     columns = list(dict.fromkeys(column for day in shown for column in days[day]))
     head = ["day of the stream", *(f"{control}, {who}" for control, who in columns)]
     tables = []
-    for kind, title in PROBES.items():
+    for kind, title in ACCURACIES.items():
         rows = [
             [_label(day, first), *(percent(days[day].get(column, {}).get(kind)) for column in columns)] for day in shown
         ]
@@ -43,7 +43,7 @@ def _days(probes: Sequence[Line]) -> dict[date | None, dict[_Column, Line]]:
     """The last line of each day and column; None is the day before the first pair."""
     days: dict[date | None, dict[_Column, Line]] = {}
     for line in probes:
-        column = str(line.get("set")), str(line.get("who"))
+        column = str(line.get("set")), str(line.get("encoder"))
         if "captured_ns" in line:
             days.setdefault(_day(line["captured_ns"]), {})[column] = line
     return days
@@ -78,7 +78,7 @@ def by_rotation(rotation: Mapping[str, Mapping[str, Line]] | None) -> str:
             for kind in ("knn", "linear"):
                 values = measured[kind]
                 spread = f"{np.std(values):.3f}"
-                rows.append([f"{control}, {who}, {PROBES[kind]}", *map(percent, values), spread])
+                rows.append([f"{control}, {who}, {ACCURACIES[kind]}", *map(percent, values), spread])
     if not rows:
         return missing("Not measured: the run was stopped by hand, or an earlier version made it.")
     return table(["probe, %", *(f"{angle:g}°" for angle in degrees), "deviation"], rows)

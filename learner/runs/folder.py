@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from learner import legacy
 from learner.config import LearnerConfig, differences, from_plain, to_plain
 from learner.errors import Failed, SettingsError
 from learner.runs.reading import Album
@@ -91,7 +92,7 @@ class RunDirectory:
         if not path.is_file():
             return []
         whole = path.read_text().split("\n")[:-1]
-        return [json.loads(line) for line in whole]
+        return [legacy.renamed(json.loads(line), legacy.PROBES) for line in whole]
 
     def rewind(self, step: int) -> None:
         """Drop the lines written after `step`, and a torn last one: the run goes on from there."""

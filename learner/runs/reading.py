@@ -13,6 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from learner import legacy
+
 Line = dict[str, Any]
 Album = dict[str, NDArray[Any]]
 """Pictures of a run by name, as `learner.report.album` takes them."""
@@ -39,14 +41,14 @@ def read_lines(path: Path) -> list[Line] | None:
             lines.append(json.loads(text))
         except ValueError:
             continue
-    return [line for line in lines if isinstance(line, dict)]
+    return [legacy.renamed(line, legacy.PROBES) for line in lines if isinstance(line, dict)]
 
 
 def read_album(path: Path) -> Album:
     """The arrays of the album; empty where the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return dict(arrays)
+            return {legacy.ALBUM.get(name, name): array for name, array in arrays.items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}
 

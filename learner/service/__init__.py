@@ -1,1 +1,1 @@
-"""The service: drives the loop beside a live rig and says how it goes."""
+"""The service: it drives the loop on a source, probes, commits, and reports how the run goes."""

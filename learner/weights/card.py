@@ -11,10 +11,9 @@ from math import isfinite
 from typing import Any
 
 from learner.networks.encoder import Encoder
+from learner.runs.titles import ACCURACIES
 
 Card = dict[str, Any]
-PROBES = {"knn": "k-NN", "knn_10pct": "k-NN, 10 % bank", "linear": "linear"}
-"""The accuracies of a probe, and what a person calls them."""
 COUNTS = {
     "steps": "training steps",
     "pairs_received": "pairs received",
@@ -111,7 +110,7 @@ def _probes(who: str, table: Mapping[str, Any], steps: list[int]) -> str:
     rows = [
         (f"{control}, {title}", *(f"{100 * row[when][key]:.1f} %" if key in row[when] else "" for when in _WHEN))
         for control, row in table.items()
-        for kind, title in PROBES.items()
+        for kind, title in ACCURACIES.items()
         if (key := f"{kind}_{who}") in row["before"]
     ]
     last = f"last (step {steps[-1]})" if steps else "last"

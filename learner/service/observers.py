@@ -1,0 +1,63 @@
+"""Everybody who watches a run: the screen, the live page, the service manager and Prometheus."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from learner.loop import StepReport, Waiting
+from learner.metrics import LearnerMetrics
+from learner.page.live import Live
+from learner.runs.titles import ACCURACIES
+from learner.service.screen import Screen
+from learner.service.status import RunStatus
+from stream.host.systemd import Supervisor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observers:
+    """Passes each event of a run on to all who watch it."""
+
+    screen: Screen
+    live: Live
+    supervisor: Supervisor
+    metrics: LearnerMetrics
+
+    def alive(self, describe: Callable[[], str]) -> None:
+        """Report that the training thread is alive; `describe` is called only where somebody wants the words."""
+        self.supervisor.alive(describe)
+        self.live.alive(describe)
+
+    def working(self, text: str) -> None:
+        """Report work that takes a while, in place of steps."""
+        self.alive(lambda: text)
+        self.screen.doing(text)
+
+    def stopping(self, text: str) -> None:
+        """Report that the run takes no more pairs."""
+        self.supervisor.stopping()
+        self.live.pulse.stopping()
+        self.screen.doing(text)
+
+    def waiting(self, event: Waiting, status: RunStatus) -> None:
+        """Report that no step is due."""
+        self.alive(lambda: status.describe(event))
+        self.live.observe(event)
+        self.screen.waiting(event, status.missing(event))
+
+    def step(self, report: StepReport, status: RunStatus, *, batch_size: int, stalest_steps: int) -> None:
+        """Report a training step."""
+        self.alive(lambda: status.describe(report))
+        self.live.observe(report)
+        self.metrics.step(report, batch_size)
+        self.metrics.stalest.set(stalest_steps)
+        if report.debuts and status.stats is not None:
+            self.metrics.debuted(report.debuts, status.stats.devices)
+        self.screen.step(report, batch_size, str(status))
+
+    def probed(self, step: int, control: str, encoder: str, result: Mapping[str, Any]) -> None:
+        """Report the result of a probe."""
+        accuracies = {kind: result[kind] for kind in ACCURACIES}
+        self.metrics.probed(step, control, encoder, accuracies, result["rankme"])
+        self.screen.probed(step, control, encoder, result)

@@ -1,0 +1,63 @@
+"""The words for how far a run is and what it waits for. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from learner.loop import StepReport, Waiting
+from stream.live.ledger import SubscriberStats
+
+SILENT_S = 15.0
+"""A device sends something at least every 10 s; after this time it is named as silent."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """A run at one moment. Times are seconds; those of devices are of the same clock as `now_s`."""
+
+    now_s: float
+    started_s: float
+    trained_s: float
+    """Since the first pair of this process."""
+    limit_s: float | None
+    """When training ends by itself."""
+    received: int
+    """Pairs."""
+    stats: SubscriberStats | None = None
+    """Of a live stream; None for another source."""
+    backlog: int = 0
+    """Pairs that have arrived and wait to be received."""
+    endpoints: Sequence[str] = ()
+    """Addresses of the devices of a live stream."""
+
+    def describe(self, event: StepReport | Waiting) -> str:
+        """Return one line about the last event."""
+        if isinstance(event, Waiting):
+            return f"waiting for {self.missing(event)}"
+        return f"step {event.step}  loss {event.loss:.3f}  {self}"
+
+    def missing(self, event: Waiting) -> str:
+        """Return what the learner waits for, and which devices are silent."""
+        pairs = f"{event.wanted} more pair{'s' if event.wanted != 1 else ''}"
+        if self.stats is None:
+            return pairs
+        if not self.stats.devices:
+            return f"a device at {', '.join(self.endpoints)}"
+        silent = [
+            f"{name} for {quiet_s:.0f} s"
+            for name, device in self.stats.devices.items()
+            if (quiet_s := self.now_s - (device.last_received_s or self.started_s)) >= SILENT_S
+        ]
+        return f"{pairs}; nothing from {', '.join(silent[:4])}" if silent else pairs
+
+    def __str__(self) -> str:
+        limit = "" if self.limit_s is None else f"/{self.limit_s:.0f}"
+        return f"{self.trained_s:.0f}{limit} s  pairs {self.received}{self._elsewhere()}"
+
+    def _elsewhere(self) -> str:
+        if self.stats is None:
+            return ""
+        counts = {"lost": self.stats.lost, "to come": self.stats.pending, "waiting here": self.backlog}
+        some = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+        return f" ({some})" if some else ""

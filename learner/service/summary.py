@@ -1,0 +1,75 @@
+"""The figures of a whole run, made of its learner, its lines and the counts of its source. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from learner.loop import Learner
+from learner.runs.reading import Line
+from learner.runs.titles import ACCURACIES
+from learner.service.timing import Times
+from stream.live.ledger import SubscriberStats
+
+Summary = dict[str, Any]
+
+
+def summarise(
+    learner: Learner, steps: Sequence[Line], probes: Sequence[Line], stats: SubscriberStats | None
+) -> Summary:
+    """Return the figures of a run. steps, probes: its lines; stats: of a live stream, None for another source."""
+    trained = [line for line in steps if not line["refused"]]
+    first, last = (trained[0], trained[-1]) if trained else ({}, {})
+    tally = learner.tally()
+    return {
+        "pairs_received": learner.received,
+        "pairs_suppressed": learner.suppressed,
+        "pairs_junk": learner.junk,
+        "pairs_lost": stats.lost if stats else 0,
+        "pairs_repeated": stats.repeated if stats else 0,
+        "malformed": dict(stats.malformed) if stats else {},
+        "undecodable": tally.undecodable,
+        "steps": learner.steps,
+        "rollbacks": learner.guard.rollbacks,
+        "samples": learner.samples,
+        "replay_ratio": round(learner.samples / learner.received, 3) if learner.received else 0.0,
+        "loss_first": first.get("loss"),
+        "loss_last": last.get("loss"),
+        "gauges_last": {name: last[name] for name in learner.objective.meanings if name in last},
+        "reservoir": {
+            "kept": tally.kept,
+            "capacity": learner.config.memory.capacity,
+            "fresh": tally.waiting,
+            "untrained": tally.untrained,
+            "quarantined": tally.quarantined,
+        },
+    } | probe_figures(probes)
+
+
+def pace(times: Times, samples: int, now_s: float) -> Summary:
+    """Return how fast a process trained. samples: those that it trained on itself."""
+    active_s = times.busy_s + times.waited_s
+    return {
+        "seconds": times.elapsed_s(now_s),
+        "samples_per_s": round(samples / active_s, 2) if active_s else 0.0,
+        "duty_cycle": round(times.busy_s / active_s, 4) if active_s else 0.0,
+    }
+
+
+def probe_figures(lines: Sequence[Line]) -> dict[str, Any]:
+    """Return the first and the last probe of each set, and the steps of the first and the last of all, as figures of a run."""
+    return {"probe": probe_table(lines), "probed_steps": [line["step"] for line in (*lines[:1], *lines[-1:])]}
+
+
+def probe_table(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]:
+    """Return the first and the last accuracies on each control set: {set: {before|after: {knn_student: ...}}}.
+
+    `after` is empty where there was only one probe, since a run that is stopped by hand is not probed again.
+    """
+    table: dict[str, dict[str, dict[str, float]]] = {}
+    for line in lines:
+        row = table.setdefault(line["set"], {"before": {}, "after": {}})
+        for kind in ACCURACIES:
+            name = f"{kind}_{line['encoder']}"
+            row["after" if name in row["before"] else "before"][name] = line[kind]
+    return table

@@ -1,0 +1,92 @@
+"""When the service interrupts training, writes a line and stops. Pure: the time is passed in, in seconds of any clock."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+
+from learner.errors import SettingsError
+from learner.loop import StepReport
+
+PAUSE_SHARE = 0.05
+"""Largest share of the time that probing, and that committing, may take from training."""
+DENSE_STEPS_LOG2 = 14
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """When the service probes, commits and stops; times in seconds."""
+
+    train_s: float | None = None
+    """Stop after this many seconds, counted from the first pair that this process receives; None trains until it is stopped."""
+    max_steps: int | None = None
+    """Stop at this step; None sets no last step."""
+    probe_every_s: float = 60.0
+    """Shortest time between two probes, in seconds. Probes take at most 5 % of the time; one runs at the start and one at the
+    end in any case."""
+    commit_every_s: float = 60.0
+    """Shortest time between two commits, in seconds. Training stops for them at most 5 % of the time; one is made at the end
+    in any case."""
+
+    def __post_init__(self) -> None:
+        for name, value in dataclasses.asdict(self).items():
+            if value is not None and not value >= 0:  # NaN neither
+                raise SettingsError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
+
+    def are_reached(self, step: int, trained_s: float | None) -> bool:
+        """Return whether the run stops here; trained_s: seconds since the first pair, None before it."""
+        at_last_step = self.max_steps is not None and step >= self.max_steps
+        return at_last_step or (self.train_s is not None and trained_s is not None and trained_s >= self.train_s)
+
+
+class Rhythm:
+    """Decides when training is interrupted again: at most every `every_s`, after new steps only, for PAUSE_SHARE of the time."""
+
+    def __init__(self, every_s: float, *, step: int, now_s: float) -> None:
+        self._every_s = every_s
+        self._step = step
+        self._next_s = now_s + every_s
+
+    def is_due(self, step: int, now_s: float) -> bool:
+        """Return whether the time has come and there were steps since the last interruption."""
+        return step != self._step and now_s >= self._next_s
+
+    def interrupted(self, step: int, began_s: float, ended_s: float) -> None:
+        """Record an interruption; the longer it took, the later is the next one."""
+        self._step, self._next_s = step, ended_s + max(self._every_s, (ended_s - began_s) / PAUSE_SHARE)
+
+
+class Times:
+    """Counts the seconds of a run. before_s: seconds of the run in its earlier processes."""
+
+    def __init__(self, now_s: float, before_s: float = 0.0) -> None:
+        self.started_s = now_s - before_s
+        self.busy_s = 0.0
+        self.waited_s = 0.0
+        self._first_pair_s: float | None = None
+
+    def pair_received(self, now_s: float) -> None:
+        """Record that this process has received a pair; only the first one counts."""
+        if self._first_pair_s is None:
+            self._first_pair_s = now_s
+
+    def add(self, report: StepReport) -> None:
+        """Count the seconds of a step."""
+        self.busy_s += report.busy_s
+        self.waited_s += report.waited_s
+
+    def elapsed_s(self, now_s: float) -> float:
+        """Return the seconds of the run, its earlier processes included up to their last step."""
+        return round(now_s - self.started_s, 3)
+
+    def trained_s(self, now_s: float) -> float | None:
+        """Return the seconds since the first pair that this process received; None before it."""
+        return None if self._first_pair_s is None else now_s - self._first_pair_s
+
+
+def is_logged(step: int) -> bool:
+    """Return whether a step gets a line: each of the first 16384 does, then every 2nd, 4th, ...: 8192 of each doubling.
+
+    A run of months is read as a whole when it is resumed or reported: 100 million steps are then 123 thousand lines.
+    """
+    return step % (1 << max(0, step.bit_length() - DENSE_STEPS_LOG2)) == 0
