@@ -7,15 +7,18 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from stream.codec import Shape, jpeg_shape
+from stream.errors import ReportedError
 from stream.pair import Image
 
 
-class CameraError(Exception):
+class CameraError(ReportedError):
     """A camera that cannot be opened or used; the message names it and says what to do."""
 
 
 class CameraMissing(CameraError):
     """Hardware that is not there, is busy, or has stopped: the same settings may work later."""
+
+    exit_code = 1
 
 
 class BadShot(Exception):

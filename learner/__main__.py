@@ -9,12 +9,12 @@ from typing import NoReturn
 
 from learner.errors import Failed, LearnerError
 from stream.errors import StreamError
-from stream.host.interrupt import stop_on_signals
+from stream.host.program import Stop
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and exit with its code: 0 done, 1 failed on the way, 2 wrong settings."""
-    stop = stop_on_signals("stopping after a commit")
+    stop = Stop.on_signals("stopping after a commit")
     try:
         from learner.cli import doctor
         from learner.cli.main import run

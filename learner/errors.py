@@ -12,8 +12,10 @@ LearnerError                base of this tree; one line that a person can act on
 
 from __future__ import annotations
 
+from stream.errors import ReportedError
 
-class LearnerError(Exception):
+
+class LearnerError(ReportedError):
     """Base of all errors of `learner`."""
 
 
@@ -23,6 +25,8 @@ class SettingsError(LearnerError):
 
 class Failed(LearnerError):
     """It failed on the way, with settings that can work."""
+
+    exit_code = 1
 
 
 class PortInUse(Failed):

@@ -1,28 +1,41 @@
-"""`python -m stream`: hears Ctrl-C from its first moment, then runs the command."""
+"""`python -m stream`: record and replay streams, look at recordings, exchange keys."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from stream.errors import EndpointTaken, StreamError
-from stream.host.interrupt import stop_on_signals
+from stream.host.program import Program
+
+USAGE = """usage: python -m stream COMMAND ...; COMMAND --help explains its flags
+
+  python -m stream record --connect tcp://RIG:5555 --out walk.mcap
+      record what rigs publish, until Ctrl-C; the same command again continues in walk-2.mcap
+  python -m stream replay walk.mcap
+      publish it again as the rig did, for a learner on this machine; --speed 0: as fast as it learns
+  python -m stream info walk.mcap
+      list what it holds, and check whether it is complete
+  python -m stream recover cut.mcap whole.mcap
+      write the readable part of a damaged file into a clean one
+  python -m stream keys
+      exchange the keys by which rigs and learners recognise each other
+
+Recordings are MCAP files that Foxglove and Rerun open as they are. Exit codes: 0 done, 1 failed on the way or not possible now
+(disk full, port in use, nothing to recover), 2 wrong settings.
+Tab completes flags after: source <(babyagent-stream --print-completion bash), or zsh."""
+
+PROGRAM = Program(
+    package="stream",
+    script="babyagent-stream",
+    commands={name: f"stream.cli.{name}" for name in ("record", "replay", "info", "recover", "keys")},
+    usage=USAGE,
+    stop_message="ending",
+)
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code: 0 done, 1 failed on the way or not now, 2 wrong settings."""
-    stop = stop_on_signals("ending")
-    from stream.cli.main import run  # OpenCV takes seconds to load on a Pi
-
-    try:
-        print(run(sys.argv[1:] if arguments is None else arguments, stop))
-    except (OSError, EndpointTaken) as error:  # a full disk, a file that cannot be written, a port that somebody has
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    except (StreamError, ValueError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code."""
+    return PROGRAM.main(words)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """What can go wrong on the way of a pair.
 
-StreamError                 base of this tree; a person reads its message
+ReportedError               base of the errors of all our packages; a person reads its message, which is one line
+StreamError                 a ReportedError, and the base of this tree
  +- EndpointError           an address that cannot be used: taken, malformed, or open to the network without consent
      +- EndpointTaken       by another process; or it is not this machine's, perhaps not yet
  +- KeysError               (stream.transport.keys) keys that are missing, damaged, or open to others
@@ -10,8 +11,17 @@ StreamError                 base of this tree; a person reads its message
 
 from __future__ import annotations
 
+from typing import ClassVar
 
-class StreamError(Exception):
+
+class ReportedError(Exception):
+    """An error that a program reports in one line before it ends with the exit code of this class."""
+
+    exit_code: ClassVar[int] = 2
+    """2: a setting cannot be used; 1: it failed on the way, and the same settings may work later."""
+
+
+class StreamError(ReportedError):
     """Base of all errors of `stream`."""
 
 
@@ -20,7 +30,9 @@ class EndpointError(StreamError):
 
 
 class EndpointTaken(EndpointError):
-    """An address that another process has, or that this machine does not have (yet): the same settings may work later."""
+    """An address that another process has, or that this machine does not have (yet)."""
+
+    exit_code = 1
 
 
 class EndOfStream(StreamError):

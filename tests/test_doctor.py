@@ -22,13 +22,12 @@ from stream.host.findings import (
     GIB,
     Clock,
     Finding,
-    clock,
-    disk,
-    exit_code,
+    check_clock,
+    check_disk,
+    existing_folder,
     read_clock,
-    said,
-    standing,
-    tried,
+    report,
+    run_check,
 )
 from stream.live.publisher import Publisher
 from stream.transport.keys import make_keys, trust
@@ -46,14 +45,18 @@ def shot(apart_ms: float = 0.0, size: tuple[int, int] = (48, 64), right: tuple[i
 @pytest.mark.parametrize(
     ("finding", "level", "text"),
     [
-        (clock(Clock(EARLIEST_S - 1, kept=True, error_s=0.0)), "problem", "set it"),
-        (clock(Clock(EARLIEST_S, kept=False, error_s=0.0)), "warning", "set-ntp true"),
-        (clock(Clock(EARLIEST_S, kept=True, error_s=2.0)), "warning", "within 2.0 s only"),
-        (clock(Clock(EARLIEST_S, kept=True, error_s=0.02)), "ok", "within 20 ms"),
-        (disk(Path("/d"), 9 * GIB, writable=True, floor_bytes=GIB, wanted_bytes=8 * GIB), "ok", "9.0 GiB free"),
-        (disk(Path("/d"), 9 * GIB - 1, writable=True, floor_bytes=GIB, wanted_bytes=8 * GIB), "warning", "make room"),
-        (disk(Path("/d"), GIB, writable=True, floor_bytes=GIB, wanted_bytes=0), "problem", "make room"),
-        (disk(Path("/d"), 9 * GIB, writable=False, floor_bytes=0, wanted_bytes=0), "problem", "chown"),
+        (check_clock(Clock(EARLIEST_S - 1, synchronised=True, error_s=0.0)), "problem", "set it"),
+        (check_clock(Clock(EARLIEST_S, synchronised=False, error_s=0.0)), "warning", "set-ntp true"),
+        (check_clock(Clock(EARLIEST_S, synchronised=True, error_s=2.0)), "warning", "within 2.0 s only"),
+        (check_clock(Clock(EARLIEST_S, synchronised=True, error_s=0.02)), "ok", "within 20 ms"),
+        (check_disk(Path("/d"), 9 * GIB, writable=True, floor_bytes=GIB, wanted_bytes=8 * GIB), "ok", "9.0 GiB free"),
+        (
+            check_disk(Path("/d"), 9 * GIB - 1, writable=True, floor_bytes=GIB, wanted_bytes=8 * GIB),
+            "warning",
+            "make room",
+        ),
+        (check_disk(Path("/d"), GIB, writable=True, floor_bytes=GIB, wanted_bytes=0), "problem", "make room"),
+        (check_disk(Path("/d"), 9 * GIB, writable=False, floor_bytes=0, wanted_bytes=0), "problem", "chown"),
         (eyes("cam", [shot()] * 30, 1.0), "ok", "cam: 64x48, 30 shots/s"),
         (eyes("cam", [shot(), BadShot("torn")], 1.0), "warning", r"1 of 2 shots cannot be read \(torn\)"),
         (eyes("cam", [BadShot("torn")], 1.0), "problem", "no shot can be read"),
@@ -80,20 +83,21 @@ def test_facts_become_findings_that_say_what_to_do(finding: Finding, level: str,
     assert "\n" not in finding.text
 
 
-def test_only_a_problem_makes_the_exit_code_1() -> None:
+def test_only_a_problem_makes_the_exit_code_1(capsys: pytest.CaptureFixture[str]) -> None:
     fine, odd, bad = (Finding("disk", level, "x") for level in ("ok", "warning", "problem"))
-    assert [exit_code(found) for found in ([], [fine, odd], [fine, bad, odd])] == [0, 0, 1]
-    assert said([fine, bad], as_json=False).splitlines() == ["ok       disk         x", "problem  disk         x"]
-    assert json.loads(said([bad], as_json=True)) == [{"what": "disk", "level": "problem", "text": "x"}]
+    assert [report(found, as_json=True).code for found in ([], [fine, odd], [fine, bad, odd])] == [0, 0, 1]
+    report([fine, bad], as_json=False)
+    assert capsys.readouterr().out.splitlines() == ["ok       disk         x", "problem  disk         x"]
+    assert report([bad], as_json=True).figures == [{"what": "disk", "level": "problem", "text": "x"}]
 
 
 def test_a_refusal_is_a_problem_in_its_own_words_and_a_defect_is_not_hidden() -> None:
     def refuse() -> Finding:
         raise EndpointError("taken: choose another")
 
-    assert tried("port", refuse) == Finding("port", "problem", "taken: choose another")
+    assert run_check("port", refuse) == Finding("port", "problem", "taken: choose another")
     with pytest.raises(ZeroDivisionError):
-        tried("port", lambda: Finding("port", "ok", str(1 / 0)))
+        run_check("port", lambda: Finding("port", "ok", str(1 / 0)))
 
 
 def test_the_clock_of_this_machine_can_be_asked() -> None:
@@ -103,7 +107,7 @@ def test_the_clock_of_this_machine_can_be_asked() -> None:
 
 
 def test_of_a_folder_that_is_not_there_the_nearest_one_stands(tmp_path: Path) -> None:
-    assert standing(tmp_path / "a" / "b") == tmp_path
+    assert existing_folder(tmp_path / "a" / "b") == tmp_path
 
 
 def found(capfd: pytest.CaptureFixture[str], *words: str) -> tuple[int, dict[str, list[str]]]:

@@ -10,8 +10,10 @@ from functools import cache
 
 import pytest
 
+from stream.__main__ import PROGRAM
 from stream.errors import StreamError
 from stream.host.completion import script, shell_of
+from stream.host.program import Stop
 
 BASH = shutil.which("bash")
 
@@ -32,6 +34,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @cache
 def script_of(door: str) -> str:
+    if door == "stream":
+        return PROGRAM.run(["--print-completion", "bash"], Stop()).text
     script: str = importlib.import_module(f"{door}.cli.main")._completion("bash")
     return script
 

@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from zmq.utils import z85
 
-from stream.cli import keys
+from stream.cli.keys import COMMAND
+from stream.host.program import Stop
 from stream.transport.keys import (
     MAX_TRUSTED,
     KeysError,
@@ -253,6 +254,10 @@ def test_every_32_bytes_are_a_key_and_no_character_of_it_can_be_left_out(data: b
             parse_key(key[:at] + key[at + 1 :])
 
 
+def printed(words: list[str]) -> str:
+    return COMMAND.execute(words, "python -m stream keys", Stop()).text
+
+
 def typed(line: str) -> list[str]:
     """The words after `python -m stream keys`, as a shell takes a printed line apart."""
     command, words = line.split("python -m stream keys ")
@@ -263,29 +268,29 @@ def typed(line: str) -> list[str]:
 
 def test_typing_what_is_printed_makes_two_machines_trust_each_other(tmp_path: Path) -> None:
     rig, learner = (["--keys", str(tmp_path / name)] for name in ("rig", "learner"))
-    on_rig = keys.run(rig).splitlines()
-    on_learner = keys.run([*typed(on_rig[-1]), *learner]).splitlines()
-    keys.run([*typed(on_learner[-1]), *rig])
+    on_rig = printed(rig).splitlines()
+    on_learner = printed([*typed(on_rig[-1]), *learner]).splitlines()
+    printed([*typed(on_learner[-1]), *rig])
     assert list(trusted_keys(tmp_path / "rig").values()) == [make_keys(tmp_path / "learner")]
     assert list(trusted_keys(tmp_path / "learner").values()) == [make_keys(tmp_path / "rig")]
-    assert keys.run(rig).splitlines() == on_rig  # the same keys, every time
+    assert printed(rig).splitlines() == on_rig  # the same keys, every time
 
 
 def test_the_command_lists_and_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BABYAGENT_KEYS", str(tmp_path / "keys"))
-    assert keys.run(["list"]) == "nobody is trusted yet"
-    keys.run(["trust", "baby", KEY])
-    assert keys.run(["list"]) == f"baby {KEY}"
-    assert "started again" in keys.run(["forget", "baby"])
+    assert printed(["list"]) == "nobody is trusted yet"
+    printed(["trust", "baby", KEY])
+    assert printed(["list"]) == f"baby {KEY}"
+    assert "started again" in printed(["forget", "baby"])
     assert trusted_keys(tmp_path / "keys") == {}
     with pytest.raises(KeysError, match="cannot be a name"):
-        keys.run(["trust", "../baby", KEY])
+        printed(["trust", "../baby", KEY])
     with pytest.raises(SystemExit) as caught:
-        keys.run(["burn"])
+        printed(["burn"])
     assert caught.value.code == 2
 
 
 def test_a_host_name_that_is_no_name_is_made_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for host, name in (("rig 1.local", "rig-1.local"), ("", "NAME"), ("..", "NAME"), ("x" * 80, "x" * 64)):
         monkeypatch.setattr("socket.gethostname", lambda host=host: host)
-        assert keys.run(["--keys", str(tmp_path)]).split()[-2] == name
+        assert printed(["--keys", str(tmp_path)]).split()[-2] == name

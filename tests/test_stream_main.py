@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import threading
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -16,11 +15,12 @@ from recorded import EPOCH, NEXT_EPOCH, made, names, recorded, some
 from running import WAIT_S, running
 
 from device.spool.spool import Spool
-from stream.cli.main import COMMANDS, run
+from stream.__main__ import PROGRAM
 from stream.cli.record import consumer_name, record
 from stream.cli.replay import replay
 from stream.cursor import Given
-from stream.errors import EndOfStream, StreamError
+from stream.errors import EndOfStream, ReportedError, StreamError
+from stream.host.program import Stop
 from stream.host.progress import Progress
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
@@ -39,7 +39,7 @@ command = partial(running, "stream")
 
 def said(*words: str) -> str:
     """What a command prints, run here."""
-    return run(words, threading.Event())
+    return PROGRAM.run(words, Stop()).text
 
 
 def received(subscriber: Subscriber) -> list[EncodedPair]:
@@ -105,7 +105,7 @@ def test_a_stream_recorded_and_replayed_is_what_a_learner_got_live(tmp_path: Pat
         assert learner.stats().lost == 0
         code, output = replayer.end()
     assert code == 0
-    assert output == "replayed 200 pairs, 200 of them to somebody\n"
+    assert output == "replayed 200 pairs, 200 of them to at least one subscriber\n"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
@@ -331,7 +331,7 @@ def test_ctrl_c_while_a_replay_waits_for_a_learner_ends_it(tmp_path: Path) -> No
     with command("replay", str(path), "--speed", "0", "--bind", LOOPBACK) as replayer:
         replayer.saying(r"at (tcp://\S+)")
         code, output = replayer.end(signal.SIGINT)
-    assert (code, output) == (0, "replayed 0 pairs, 0 of them to somebody\n")
+    assert (code, output) == (0, "replayed 0 pairs, 0 of them to at least one subscriber\n")
 
 
 def test_with_json_each_ends_with_one_line_for_a_program(tmp_path: Path) -> None:
@@ -408,10 +408,10 @@ def test_recover_writes_over_nothing_and_says_where_there_is_nothing_to_recover(
 
 def test_a_stop_leaves_no_half_recovered_file(tmp_path: Path) -> None:
     whole = recorded(tmp_path / "walk.mcap", some(3))
-    stop = threading.Event()
+    stop = Stop()
     stop.set()
     with pytest.raises(InterruptedError):
-        run(["recover", str(whole), str(tmp_path / "out.mcap")], stop)
+        PROGRAM.run(["recover", str(whole), str(tmp_path / "out.mcap")], stop)
     assert list(tmp_path.iterdir()) == [whole]
 
 
@@ -432,7 +432,7 @@ def test_a_stop_leaves_no_half_recovered_file(tmp_path: Path) -> None:
 def test_a_wrong_setting_is_one_line(words: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("BABYAGENT_KEYS", str(tmp_path / "keys"))
-    with pytest.raises((StreamError, ValueError)) as caught:
+    with pytest.raises((ReportedError, ValueError)) as caught:
         said(*words)
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
@@ -448,7 +448,7 @@ def test_exit_codes_tell_wrong_settings_from_what_failed_on_the_way(tmp_path: Pa
         assert "".join(reader.said).splitlines()[-1].startswith("error: ")
 
 
-@pytest.mark.parametrize("name", [*COMMANDS, "keys"])
+@pytest.mark.parametrize("name", PROGRAM.commands)
 def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         said(name, "--help")

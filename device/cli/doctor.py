@@ -13,7 +13,7 @@ from itertools import islice
 from device.camera import BadShot, Camera, CameraError, Shot
 from device.cli.settings import StreamSettings
 from device.spool.place import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
-from stream.host.findings import Finding, can_write, clock, disk, read_clock, standing, tried
+from stream.host.findings import Finding, can_write, check_clock, check_disk, existing_folder, read_clock, run_check
 from stream.live.backfill_server import backfill_endpoint
 from stream.live.publisher import Publisher
 from stream.transport.endpoint import security_for
@@ -25,12 +25,12 @@ DEFAULT_FPS = 30.0
 
 def examine(settings: StreamSettings, device: str, opened: Callable[[], Camera]) -> Iterator[Finding]:
     """Findings one by one; the camera, which takes longest, comes last. opened: opens the camera of the settings."""
-    yield clock(read_clock(time.time()))
-    yield tried("keys", lambda: _keys(settings))
+    yield check_clock(read_clock(time.time()))
+    yield run_check("keys", lambda: _keys(settings))
     any_will_do = settings.bind.endswith(":0")
     for endpoint in (settings.bind,) if any_will_do else (settings.bind, backfill_endpoint(settings.bind)):
-        yield tried("port", partial(_port, settings, device, endpoint))
-    yield tried("disk", lambda: _disk(settings, device), OSError)
+        yield run_check("port", partial(_port, settings, device, endpoint))
+    yield run_check("disk", lambda: _disk(settings, device))
     yield from _look(settings, opened)
 
 
@@ -59,8 +59,8 @@ def _disk(settings: StreamSettings, device: str) -> Finding:
     if settings.spool == "none":
         return Finding("disk", "warning", "no spool: what the link drops is lost (leave out --spool none)")
     folder, lasts = parent_of(settings.spool, device, settings.lasting, os.environ)
-    folder = standing(folder)
-    return disk(
+    folder = existing_folder(folder)
+    return check_disk(
         folder,
         shutil.disk_usage(folder).free,
         writable=can_write(folder),

@@ -32,10 +32,10 @@ from device.sim.control_set import write_walk
 from device.spool.folder import SpoolError, SpoolTaken
 from device.spool.place import open_spool
 from device.spool.spool import Spool
-from device.stop import Stop
 from device.vitals import Sensors
 from stream.errors import EndpointTaken, StreamError
 from stream.host import completion, findings
+from stream.host.program import Stop
 from stream.host.settings_file import SettingsFile, config_of
 from stream.host.systemd import Supervisor
 from stream.live.publisher import Publisher
@@ -295,7 +295,7 @@ def _watched(
     """The first `count` shots, until a stop is requested."""
     progress.restart()
     for number, shot in enumerate(shots, start=1):
-        if stop.requested:
+        if stop.is_set():
             return
         yield shot
         progress.tick()
@@ -304,14 +304,14 @@ def _watched(
 
 
 def _wait_for_learner(settings: StreamSettings, publisher: Publisher, progress: Progress, stop: Stop) -> None:
-    while settings.waits and not stop.requested and not publisher.wait_for_subscriber(SEND_WAIT_S):
+    while settings.waits and not stop.is_set() and not publisher.wait_for_subscriber(SEND_WAIT_S):
         progress.tick(f"waiting for a learner at {publisher.endpoint}")
 
 
 def _deliver(pair: EncodedPair, publisher: Publisher, lossless: bool, progress: Progress, stop: Stop) -> bool:
     """Send; where nothing may be lost, again and again until a learner took it."""
     while not publisher.send(pair):
-        if not lossless or stop.requested:
+        if not lossless or stop.is_set():
             return False
         progress.tick()
     return True
@@ -320,7 +320,7 @@ def _deliver(pair: EncodedPair, publisher: Publisher, lossless: bool, progress: 
 def _linger(spool: Spool, linger_s: float, progress: Progress, stop: Stop) -> None:
     """Answer learners until those that are there have made everything durable, and nobody is reading."""
     tell: Callable[[str], None] = progress.tell
-    while not stop.requested:
+    while not stop.is_set():
         awaited = spool.awaited(linger_s)
         if not awaited and not spool.read_within(min(QUIET_S, linger_s)):
             return
@@ -331,14 +331,11 @@ def _linger(spool: Spool, linger_s: float, progress: Progress, stop: Stop) -> No
 
 
 def _doctor(settings: StreamSettings) -> int:
-    found = []
-    for finding in examine(settings, settings.name or _host_name(), lambda: _camera(settings)):
-        found.append(finding)
-        if not settings.json:
-            print(findings.said([finding], as_json=False), flush=True)
+    found = examine(settings, settings.name or _host_name(), lambda: _camera(settings))
+    result = findings.report(found, as_json=settings.json)
     if settings.json:
-        print(findings.said(found, as_json=True))
-    return findings.exit_code(found)
+        print(json.dumps(result.figures))
+    return result.code
 
 
 def _walk(settings: WalkSettings) -> int:

@@ -22,6 +22,7 @@ from pathlib import Path
 from device.spool.checked_line import from_line, to_line
 from device.spool.epoch_end import PastHead, find_heads
 from device.spool.segment import Segment, is_full
+from stream.errors import ReportedError
 
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
@@ -32,12 +33,14 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 log = logging.getLogger(__name__)
 
 
-class SpoolError(Exception):
+class SpoolError(ReportedError):
     """A folder that cannot be a spool; the message says what to do."""
 
 
 class SpoolTaken(SpoolError):
     """A spool that another process has, or that has no room now: the same settings may work later."""
+
+    exit_code = 1
 
 
 def take(folder: Path, device: str) -> int:

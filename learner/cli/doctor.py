@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import time
@@ -13,10 +14,20 @@ import torch
 
 from learner.cli.main import ProcessConfig, Settings, parse
 from learner.distributed.collectives import require_alone
-from learner.errors import PortInUse, SettingsError
+from learner.errors import PortInUse
 from learner.footprint import free_bytes
 from learner.page.access import door_for
-from stream.host.findings import GIB, Finding, can_write, clock, disk, exit_code, read_clock, said, standing, tried
+from stream.host.findings import (
+    GIB,
+    Finding,
+    can_write,
+    check_clock,
+    check_disk,
+    existing_folder,
+    read_clock,
+    report,
+    run_check,
+)
 from stream.live.subscriber import Subscriber
 from stream.transport.endpoint import security_for
 
@@ -37,24 +48,24 @@ def run(words: Sequence[str]) -> tuple[str, int]:
     """What is found with these flags, and the exit code. Raises what `parse` does."""
     require_alone("doctor")
     settings = parse(words, prog="python -m learner doctor", description=DESCRIPTION)
-    findings = list(examine(settings))
-    return said(findings, as_json=settings.process.json), exit_code(findings)
+    result = report(examine(settings), as_json=settings.process.json)
+    return json.dumps(result.figures) if settings.process.json else "", result.code
 
 
 def examine(settings: Settings) -> Iterator[Finding]:
     """Findings one by one; rigs, which are waited for, come last."""
     process = settings.process
-    yield clock(read_clock(time.time()))
+    yield check_clock(read_clock(time.time()))
     yield processor(process.device, settings.learner.precision, _gpu())
-    yield tried("disk", lambda: _disk(process.run_dir, settings.learner.memory.capacity), OSError)
+    yield run_check("disk", lambda: _disk(process.run_dir, settings.learner.memory.capacity))
     if process.http_port:
-        yield tried("port", lambda: _port(process), SettingsError)
+        yield run_check("port", lambda: _port(process))
     for path in process.replay:
         yield recording(path, readable=os.access(path, os.R_OK))
     if not process.replay:
-        yield tried("keys", lambda: _keys(settings))
+        yield run_check("keys", lambda: _keys(settings))
         for endpoint in process.connect:
-            yield tried("rig", partial(_rig, settings, endpoint))
+            yield run_check("rig", partial(_rig, settings, endpoint))
 
 
 def _gpu() -> tuple[str, int] | None:
@@ -85,9 +96,11 @@ def recording(path: Path, *, readable: bool) -> Finding:
 
 
 def _disk(run_dir: Path, capacity: int) -> Finding:
-    folder = standing(run_dir.absolute())
+    folder = existing_folder(run_dir.absolute())
     free = shutil.disk_usage(folder).free
-    return disk(folder, free, writable=can_write(folder), floor_bytes=FLOOR_BYTES, wanted_bytes=capacity * PAIR_BYTES)
+    return check_disk(
+        folder, free, writable=can_write(folder), floor_bytes=FLOOR_BYTES, wanted_bytes=capacity * PAIR_BYTES
+    )
 
 
 def _port(process: ProcessConfig) -> Finding:

@@ -179,7 +179,7 @@ def parse(words: Sequence[str], *, prog: str = "python -m learner", description:
     default = Settings(process=ProcessConfig(), learner=PRESETS[name])
     if file is not None:
         try:
-            default = file.over(default, inline=("process", "learner", "limits"), but=("preset",))
+            default = file.over(default, inline=("process", "learner", "limits"), other_keys=("preset",))
         except (LearnerError, ValueError) as error:
             raise SettingsError(f"{config}: {error}") from error
     presets = f"--preset {{{','.join(PRESETS)}}} (now {name}) sets the defaults below."

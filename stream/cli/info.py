@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,7 +10,9 @@ from typing import Annotated
 import tyro
 
 from stream.errors import StreamError
-from stream.host.progress import Progress, amount
+from stream.host.command import Command
+from stream.host.program import Result, Stop
+from stream.host.progress import Progress, format_bytes
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 from stream.recording.reader import Eyes, RecordingReader, opened
@@ -77,9 +76,8 @@ class FileInfo:
     epochs: list[EpochInfo] = field(default_factory=list)
 
 
-def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Read the recordings; returns what is in them. Raises as `stream.cli.main.run`."""
-    settings = tyro.cli(InfoSettings, prog="python -m stream info", args=list(words), description=DESCRIPTION)
+def run(settings: InfoSettings, stop: Stop) -> Result:
+    """Read recordings to their ends and describe them."""
     if not settings.files:
         raise StreamError("info needs a recording: python -m stream info FILE")
     infos = []
@@ -87,10 +85,10 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
         for path in settings.files:
             with opened(path, Eyes(settings.left, settings.right)) as recording:
                 infos.append(look(recording, progress, stop))
-    return json.dumps([asdict(info) for info in infos]) if settings.json else "\n".join(map(_said, infos))
+    return Result("\n".join(map(_describe, infos)), [asdict(info) for info in infos])
 
 
-def look(recording: RecordingReader, progress: Progress, stop: threading.Event) -> FileInfo:
+def look(recording: RecordingReader, progress: Progress, stop: Stop) -> FileInfo:
     """Read a recording to its end; raises InterruptedError on `stop`."""
     info = FileInfo(file=recording.name, file_bytes=recording.mcap.size)
     epochs: dict[tuple[str, str], tuple[EpochInfo, Ranges]] = {}
@@ -103,7 +101,7 @@ def look(recording: RecordingReader, progress: Progress, stop: threading.Event) 
         _count(pair, *epochs[key])
         info.pairs += 1
         info.image_bytes += len(pair.left) + len(pair.right)
-        progress.tick(lambda: f"{info.file}: {info.pairs} pairs")
+        progress.update(lambda: f"{info.file}: {info.pairs} pairs")
     for epoch, seqs in epochs.values():
         epoch.first_seq, epoch.last_seq = next(iter(seqs))[0], seqs.end - 1
         epoch.missing = epoch.last_seq + 1 - epoch.first_seq - seqs.count
@@ -125,9 +123,11 @@ def _count(pair: EncodedPair, epoch: EpochInfo, seqs: Ranges) -> None:
     epoch.kinds[kind] = epoch.kinds.get(kind, 0) + 1
 
 
-def _said(info: FileInfo) -> str:
-    """What a person reads of a recording."""
-    lines = [f"{info.file}: {info.pairs} pairs, {amount(info.image_bytes)} of images in {amount(info.file_bytes)}"]
+def _describe(info: FileInfo) -> str:
+    """The lines that a person reads."""
+    lines = [
+        f"{info.file}: {info.pairs} pairs, {format_bytes(info.image_bytes)} of images in {format_bytes(info.file_bytes)}"
+    ]
     for epoch in info.epochs:
         start = datetime.fromtimestamp(epoch.start_ns // 10**9, UTC)
         lines.append(
@@ -143,7 +143,10 @@ def _said(info: FileInfo) -> str:
 def _wrong(info: FileInfo) -> str:
     wrong = {
         "its end is missing": info.cut,
-        f"{info.skipped} damaged or unknown records of {amount(info.skipped_bytes)}": info.skipped,
+        f"{info.skipped} damaged or unknown records of {format_bytes(info.skipped_bytes)}": info.skipped,
         f"{info.unreadable} messages or pairs that are not read": info.unreadable,
     }
     return ", ".join(text for text, so in wrong.items() if so)
+
+
+COMMAND = Command(run=run, settings=InfoSettings, description=DESCRIPTION)

@@ -6,13 +6,14 @@ import os
 import re
 import shlex
 import socket
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
+from stream.host.command import Command
+from stream.host.program import Result, Stop
 from stream.transport.keys import forget, keys_folder, make_keys, trust, trusted_keys
 
 DESCRIPTION = """Keys by which a rig and a learner know each other; without them a stream stays on its own machine.
@@ -62,28 +63,19 @@ class Forget(_Command):
     """As `list` shows it."""
 
 
-def run(words: Sequence[str]) -> str:
-    """Run `keys` with these words after it; returns what is to be printed. Raises KeysError in one line."""
-    if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
-        words = ["own", *words]
-    command = tyro.cli(
-        Own | Trust | List | Forget,
-        prog="python -m stream keys",
-        args=list(words),
-        description=DESCRIPTION,
-        default=Own(),
-    )
+def run(command: Own | Trust | List | Forget, _stop: Stop) -> Result:
+    """Make, trust, list or forget keys. Raises KeysError."""
     match command:
         case Own():
-            return f"On the other machine, type (the name is yours to choose):\n  {_invitation(command.folder)}"
+            return Result(f"On the other machine, type (the name is yours to choose):\n  {_invitation(command.folder)}")
         case Trust():
-            return _trust(command)
+            return Result(_trust(command))
         case List():
             keys = trusted_keys(command.folder)
-            return "\n".join(f"{name} {key}" for name, key in keys.items()) or "nobody is trusted yet"
+            return Result("\n".join(f"{name} {key}" for name, key in keys.items()) or "nobody is trusted yet")
         case Forget():
             forget(command.folder, command.name)
-            return f"{command.name} is forgotten. {RESTART}"
+            return Result(f"{command.name} is forgotten. {RESTART}")
 
 
 def _trust(command: Trust) -> str:
@@ -99,3 +91,6 @@ def _invitation(folder: Path) -> str:
     """The line that makes another machine trust this one."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64].lstrip("._-") or "NAME"
     return f"python -m stream keys trust {name} {shlex.quote(make_keys(folder))}"
+
+
+COMMAND = Command(run=run, settings=Own | Trust | List | Forget, description=DESCRIPTION)

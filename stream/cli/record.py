@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import platform
 import re
-import threading
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -19,7 +17,9 @@ import tyro
 
 from stream.cursor import Given
 from stream.errors import EndOfStream, MalformedMessage, StreamError
-from stream.host.progress import Progress, amount
+from stream.host.command import Command
+from stream.host.program import Result, Stop
+from stream.host.progress import Progress, format_bytes
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.recording.reader import opened
@@ -63,9 +63,8 @@ class RecordSettings:
     """End with one line of JSON on the standard output."""
 
 
-def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Record until `stop`; returns the summary. Raises as `stream.cli.main.run`."""
-    settings = tyro.cli(RecordSettings, prog="python -m stream record", args=list(words), description=DESCRIPTION)
+def run(settings: RecordSettings, stop: Stop) -> Result:
+    """Record until `stop`, or until every rig has ended its stream."""
     with Progress() as progress:
         path, recorded = _continue(settings.out, progress, stop)
         with Subscriber(
@@ -76,24 +75,23 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
             insecure=settings.insecure,
         ) as source:
             writer = _create(path)
-            progress.say(f"recording {', '.join(source.endpoints)} to {path}")
+            progress.log(f"recording {', '.join(source.endpoints)} to {path}")
 
             def state() -> str:
                 stats = source.stats()
-                return f"{writer.pairs} pairs, {amount(writer.file_bytes)}, lost {stats.lost}, missing {stats.pending}"
+                return f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)}, lost {stats.lost}, missing {stats.pending}"
 
             try:
-                record(source, writer, recorded, stop=stop.is_set, tick=lambda: progress.tick(state))
+                record(source, writer, recorded, stop=stop.is_set, on_round=lambda: progress.update(state))
             except OSError as error:
                 raise OSError(f"{path}: {error.strerror or error}; {_end(writer)}") from error
             except BaseException:
                 _end(writer)
                 raise
-            said, lost = _end(writer), source.stats().lost
-            if not settings.json:
-                return f"{said}; lost on the way: {lost}"
+            summary, lost = _end(writer), source.stats().lost
             file = str(writer.path) if writer.pairs else None
-            return json.dumps({"file": file, "pairs": writer.pairs, "file_bytes": writer.file_bytes, "lost": lost})
+            figures = {"file": file, "pairs": writer.pairs, "file_bytes": writer.file_bytes, "lost": lost}
+            return Result(f"{summary}; lost on the way: {lost}", figures)
 
 
 def record(
@@ -102,7 +100,7 @@ def record(
     recorded: Given,
     *,
     stop: Callable[[], bool],
-    tick: Callable[[], None] = lambda: None,
+    on_round: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
     """Write what `source` gives and `recorded` does not name, until its end or `stop`, and acknowledge what is durable.
@@ -117,7 +115,7 @@ def record(
             if clock() - committed_s >= SYNC_S:
                 _commit(source, writer)
                 committed_s = clock()
-            tick()
+            on_round()
         left = source.backlog()
         while left > 0 and (pairs := source.receive(left, 0.0)):
             _write(pairs, writer, recorded)
@@ -148,7 +146,7 @@ def _commit(source: Source, writer: RecordingWriter) -> None:
     source.acknowledge(cursor)
 
 
-def _continue(out: Path, progress: Progress, stop: threading.Event) -> tuple[Path, Given]:
+def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, Given]:
     """The first free file of FILE, FILE-2, FILE-3 ..., and the pairs in those before it."""
     name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
     try:
@@ -157,7 +155,7 @@ def _continue(out: Path, progress: Progress, stop: threading.Event) -> tuple[Pat
         raise StreamError(f"{out.parent}: {error.strerror}: make the folder first, or choose another --out") from error
     recorded = Given()
     for _, path in sorted(found.items()):
-        progress.say(f"reading which pairs {path} has")
+        progress.log(f"reading which pairs {path} has")
         with opened(path) as recording:
             for pair in recording:
                 recorded.add(pair.header)
@@ -181,4 +179,7 @@ def _end(writer: RecordingWriter) -> str:
     if not writer.pairs:
         writer.path.unlink(missing_ok=True)
         return "no pair came, so there is no file"
-    return f"{writer.pairs} pairs, {amount(writer.file_bytes)} in {writer.path}"
+    return f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)} in {writer.path}"
+
+
+COMMAND = Command(run=run, settings=RecordSettings, description=DESCRIPTION)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -12,7 +9,9 @@ from typing import Annotated
 import tyro
 
 from stream.errors import StreamError
-from stream.host.progress import Progress, amount
+from stream.host.command import Command
+from stream.host.program import Result, Stop
+from stream.host.progress import Progress, format_bytes
 from stream.recording.reader import Eyes, RecordingReader, opened
 from stream.recording.writer import RecordingWriter
 
@@ -38,9 +37,8 @@ class RecoverSettings:
     """End with one line of JSON on the standard output."""
 
 
-def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Recover; returns the summary. Raises as `stream.cli.main.run`."""
-    settings = tyro.cli(RecoverSettings, prog="python -m stream recover", args=list(words), description=DESCRIPTION)
+def run(settings: RecoverSettings, stop: Stop) -> Result:
+    """Recover a recording. Raises StreamError where the clean file cannot be made, or is there already."""
     with opened(settings.damaged, Eyes(settings.left, settings.right)) as recording, Progress() as progress:
         try:
             writer = RecordingWriter(settings.out)
@@ -51,12 +49,11 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
         except BaseException:
             settings.out.unlink()
             raise
-    if settings.json:
-        return json.dumps({"file": str(settings.out), "pairs": pairs, "file_bytes": writer.file_bytes})
-    return f"{pairs} pairs, {amount(writer.file_bytes)} in {settings.out}"
+    figures = {"file": str(settings.out), "pairs": pairs, "file_bytes": writer.file_bytes}
+    return Result(f"{pairs} pairs, {format_bytes(writer.file_bytes)} in {settings.out}", figures)
 
 
-def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progress, stop: threading.Event) -> int:
+def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progress, stop: Stop) -> int:
     """Copy all pairs and close the new file; returns their number.
 
     Raises InterruptedError on `stop`, and OSError where there is no room or nothing to copy.
@@ -66,7 +63,10 @@ def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progr
             if stop.is_set():
                 raise InterruptedError("interrupted, nothing was written")
             writer.write(pair)
-            progress.tick(lambda: f"{writer.pairs} pairs")
+            progress.update(lambda: f"{writer.pairs} pairs")
     if not writer.pairs:
         raise OSError(f"{recording.name}: no pair can be read of it, so nothing was written")
     return writer.pairs
+
+
+COMMAND = Command(run=run, settings=RecoverSettings, description=DESCRIPTION)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -14,6 +12,8 @@ from typing import Annotated
 import tyro
 
 from stream.errors import EndOfStream, StreamError
+from stream.host.command import Command
+from stream.host.program import Result, Stop
 from stream.host.progress import Progress
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair, Header
@@ -62,9 +62,8 @@ class ReplaySettings:
     """End with one line of JSON on the standard output."""
 
 
-def run(words: Sequence[str], stop: threading.Event) -> str:
-    """Replay until the end or `stop`; returns the summary. Raises as `stream.cli.main.run`."""
-    settings = tyro.cli(ReplaySettings, prog="python -m stream replay", args=list(words), description=DESCRIPTION)
+def run(settings: ReplaySettings, stop: Stop) -> Result:
+    """Replay until the end or `stop`. Raises StreamError for recordings without a pair, or with pairs of several devices."""
     if not settings.files:
         raise StreamError("replay needs a recording: python -m stream replay FILE")
     eyes = Eyes(settings.left, settings.right)
@@ -78,11 +77,10 @@ def run(words: Sequence[str], stop: threading.Event) -> str:
             of = f" of {settings.device}" if settings.device else ""
             raise StreamError(f"{', '.join(map(str, settings.files))}: there is no pair{of} to replay")
         with _publisher(settings, first.header) as publisher:
-            progress.say(f"replaying {publisher.device} at {publisher.endpoint}")
+            progress.log(f"replaying {publisher.device} at {publisher.endpoint}")
             replayed = replay(chain([first], pairs), publisher, settings.speed == 0, stop.is_set, progress)
-    if settings.json:
-        return json.dumps({"replayed": replayed, "sent": publisher.sent})
-    return f"replayed {replayed} pairs, {publisher.sent} of them to somebody"
+    figures = {"replayed": replayed, "sent": publisher.sent}
+    return Result(f"replayed {replayed} pairs, {publisher.sent} of them to at least one subscriber", figures)
 
 
 def replay(
@@ -106,11 +104,11 @@ def replay(
         if pair.header.epoch != publisher.epoch:
             publisher.begin(pair.header.epoch, pair.header.seq)
         while not publisher.send(pair) and lossless and not stop():
-            progress.tick(state)
+            progress.update(state)
         if stop():
             break
         replayed += 1
-        progress.tick(state)
+        progress.update(state)
     publisher.bye()
     return replayed
 
@@ -136,3 +134,6 @@ def _pairs(source: RecordingSource, device: str | None, stop: Callable[[], bool]
         except EndOfStream:
             return
         yield from (pair for pair in pairs if device in (None, pair.header.device))
+
+
+COMMAND = Command(run=run, settings=ReplaySettings, description=DESCRIPTION)

@@ -1,70 +1,69 @@
-"""What a doctor finds, and what both sides have checked alike: disk and clock. Facts come in, findings go out."""
+"""The findings of `doctor`, and the checks that rig and learner share: disk and clock."""
 
 from __future__ import annotations
 
 import ctypes
-import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from stream.errors import StreamError
+from stream.errors import ReportedError
+from stream.host.program import ExitCode, Result, write
 
 GIB = 1 << 30
 EARLIEST_S = 1_750_000_000
-"""No clock that is right is before this code."""
+"""A clock that shows an earlier time is wrong: this code did not exist then."""
 MAX_CLOCK_ERROR_S = 0.5
 TIME_ERROR = 5
-"""What adjtimex(2) returns where nobody keeps the clock right."""
+"""The state that adjtimex(2) returns for a clock that is not synchronised."""
 
 Level = Literal["ok", "warning", "problem"]
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at; `text` says what is, and where it is not ok what to do."""
+    """The result of one check. text: what was found and, where the level is not "ok", what to do."""
 
     what: str
     level: Level
     text: str
 
 
-def tried(what: str, check: Callable[[], Finding], *refusals: type[Exception]) -> Finding:
-    """What the check finds; a StreamError and other refusals are a problem, in their own line."""
+def run_check(what: str, check: Callable[[], Finding]) -> Finding:
+    """The finding of a check; a ReportedError or OSError that it raises becomes a problem."""
     try:
         return check()
-    except Exception as error:
-        if isinstance(error, (StreamError, *refusals)):
-            return Finding(what, "problem", str(error))
-        raise
+    except (ReportedError, OSError) as error:
+        return Finding(what, "problem", str(error))
 
 
-def said(findings: Sequence[Finding], *, as_json: bool) -> str:
-    """A line for each, or all of them as JSON."""
-    if as_json:
-        return json.dumps([asdict(finding) for finding in findings])
-    return "\n".join(f"{finding.level:8} {finding.what:12} {finding.text}" for finding in findings)
+def report(findings: Iterable[Finding], *, as_json: bool) -> Result:
+    """Print each finding when it is there, or collect them as JSON values. A problem makes the exit code 1."""
+    reported = []
+    for finding in findings:
+        reported.append(finding)
+        if not as_json:
+            write(f"{finding.level:8} {finding.what:12} {finding.text}")
+    problem = any(finding.level == "problem" for finding in reported)
+    return Result(figures=[asdict(finding) for finding in reported], code=ExitCode.FAILED if problem else ExitCode.DONE)
 
 
-def exit_code(findings: Sequence[Finding]) -> int:
-    """1 where there is a problem."""
-    return int(any(finding.level == "problem" for finding in findings))
+def existing_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that exists."""
+    return next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path.cwd())
 
 
-def standing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next((place for place in (folder, *folder.parents) if place.is_dir()), Path.cwd())
-
-
-def disk(folder: Path, free_bytes: int, *, writable: bool, floor_bytes: int, wanted_bytes: int) -> Finding:
-    """Whether `wanted_bytes` fit into a folder beside the `floor_bytes` that stay free."""
+def check_disk(folder: Path, free_bytes: int, *, writable: bool, floor_bytes: int, wanted_bytes: int) -> Finding:
+    """Check that `wanted_bytes` fit into a folder while `floor_bytes` stay free."""
     free = f"{folder}: {free_bytes / GIB:.1f} GiB free"
     if not writable:
-        return Finding("disk", "problem", f"{folder} is not ours to write: chown it, or choose another folder")
+        return Finding(
+            "disk", "problem", f"{folder} cannot be written by this user: chown it, or choose another folder"
+        )
     if free_bytes <= floor_bytes:
-        return Finding("disk", "problem", f"{free}, {floor_bytes / GIB:.1f} have to stay free: make room")
+        return Finding("disk", "problem", f"{free}, {floor_bytes / GIB:.1f} must stay free: make room")
     if free_bytes < floor_bytes + wanted_bytes:
         return Finding("disk", "warning", f"{free}, up to {wanted_bytes / GIB:.1f} are wanted: make room")
     return Finding("disk", "ok", free)
@@ -72,10 +71,10 @@ def disk(folder: Path, free_bytes: int, *, writable: bool, floor_bytes: int, wan
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """now_s: since 1970. kept: whether something like NTP keeps it. error_s: the kernel's bound on its error."""
+    """The system clock. now_s: seconds since 1970. synchronised: by NTP or the like. error_s: the kernel's bound on its error."""
 
     now_s: float
-    kept: bool
+    synchronised: bool
     error_s: float
 
 
@@ -92,27 +91,29 @@ class _Timex(ctypes.Structure):
 
 
 def read_clock(now_s: float) -> Clock:
-    """What the kernel says of its clock; nothing is changed, which anybody may ask."""
+    """Ask the kernel about its clock (adjtimex(2)), which every user may do; nothing is changed."""
     timex = _Timex()
     state = ctypes.CDLL(None).adjtimex(ctypes.byref(timex))
-    return Clock(now_s, kept=0 <= state != TIME_ERROR, error_s=timex.maxerror / 1e6)
+    return Clock(now_s, synchronised=0 <= state != TIME_ERROR, error_s=timex.maxerror / 1e6)
 
 
-def clock(read: Clock) -> Finding:
-    """Whether capture times can be compared across machines."""
-    if read.now_s < EARLIEST_S:
+def check_clock(clock: Clock) -> Finding:
+    """Check that capture times can be compared across machines."""
+    if clock.now_s < EARLIEST_S:
         return Finding("clock", "problem", "the clock is years behind: set it, or wait for NTP (timedatectl)")
-    if not read.kept:
+    if not clock.synchronised:
         return Finding(
-            "clock", "warning", "nobody keeps the clock: sudo timedatectl set-ntp true (latencies will be wrong)"
+            "clock", "warning", "the clock is not synchronised: sudo timedatectl set-ntp true (latencies will be wrong)"
         )
-    if read.error_s > MAX_CLOCK_ERROR_S:
+    if clock.error_s > MAX_CLOCK_ERROR_S:
         return Finding(
-            "clock", "warning", f"kept within {read.error_s:.1f} s only: wait for NTP (timedatectl timesync-status)"
+            "clock",
+            "warning",
+            f"synchronised within {clock.error_s:.1f} s only: wait for NTP (timedatectl timesync-status)",
         )
-    return Finding("clock", "ok", f"kept within {read.error_s * 1e3:.0f} ms")
+    return Finding("clock", "ok", f"synchronised within {clock.error_s * 1e3:.0f} ms")
 
 
 def can_write(folder: Path) -> bool:
-    """Whether this user may make files there."""
+    """Whether this user may make files in a folder."""
     return os.access(folder, os.W_OK | os.X_OK)

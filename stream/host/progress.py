@@ -1,4 +1,4 @@
-"""Tells a person how a command goes: a live line on a terminal, a plain one every few seconds elsewhere."""
+"""Shows a person the progress of a command: a live line on a terminal, a plain line every few seconds elsewhere."""
 
 from __future__ import annotations
 
@@ -8,36 +8,52 @@ from types import TracebackType
 from typing import Self
 
 from rich.console import Console
+from rich.markup import escape
 
 LIVE_S = 0.2
+"""Seconds between two updates of the live line."""
 PLAIN_S = 5.0
+"""Seconds between two plain lines where there is no terminal."""
 
 
 class Progress:
-    """Writes to standard error; a context manager. clock: seconds, monotonic."""
+    """A context manager. console: where to write, by default the standard error. clock: seconds, monotonic."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        console = Console(stderr=True, highlight=False, markup=False)
-        self._console = console
-        self._live = console.status("") if console.is_terminal else None
+    def __init__(
+        self,
+        console: Console | None = None,
+        *,
+        quiet: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console or Console(stderr=True, highlight=False, markup=False)
+        self._live = self._console.status("") if self._console.is_terminal and not quiet else None
         self._interval_s = LIVE_S if self._live else PLAIN_S
+        self._quiet = quiet
         self._clock = clock
-        self._told_s = clock()
+        self._updated_s = clock()
 
-    def say(self, text: str) -> None:
-        """Tell now, and let it stand."""
-        self._console.print(text, soft_wrap=True)
+    def log(self, text: str) -> None:
+        """Print a line that stays."""
+        if not self._quiet:
+            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
-    def tick(self, text: Callable[[], str]) -> None:
-        """Tell this, if it is time to."""
+    def update(self, text: Callable[[], str]) -> bool:
+        """Show the state, if the last update is long enough ago; returns whether it did. text: called only then."""
         now_s = self._clock()
-        if now_s - self._told_s < self._interval_s:
-            return
-        self._told_s = now_s
+        if now_s - self._updated_s < self._interval_s:
+            return False
+        self._updated_s = now_s
         if self._live:
-            self._live.update(text())
+            self._live.update(escape(text()))
         else:
-            self.say(text())
+            self.log(text())
+        return True
+
+    def show(self, text: str) -> None:
+        """Show slow work in place of the state, at once; on a terminal only."""
+        if self._live:
+            self._live.update(escape(text))
 
     def __enter__(self) -> Self:
         if self._live:
@@ -51,6 +67,6 @@ class Progress:
             self._live.stop()
 
 
-def amount(count: int) -> str:
+def format_bytes(count: int) -> str:
     """A number of bytes as a person reads it."""
     return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

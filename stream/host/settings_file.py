@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import re
+import sys
 import tomllib
 import types
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -62,8 +63,11 @@ class SettingsFile:
     table: dict[str, Any]
 
     @classmethod
-    def read(cls, path: Path) -> Self:
-        """Raises SettingsFileError for a file that cannot be read, is larger than MAX_BYTES, or is not TOML."""
+    def read(cls, path: Path, old_names: Mapping[str, str] | None = None) -> Self:
+        """Read a file; keys that are among the old names get their present ones.
+
+        Raises SettingsFileError for a file that cannot be read, is larger than MAX_BYTES, or is not TOML.
+        """
         try:
             with path.open("rb") as file:
                 data = file.read(MAX_BYTES + 1)
@@ -73,7 +77,7 @@ class SettingsFile:
             raise SettingsFileError(f"{path} is larger than {MAX_BYTES} bytes: no file of settings")
         try:
             text = data.decode()
-            return cls(path, text, tomllib.loads(text))
+            return cls(path, text, _translated(tomllib.loads(text), (), old_names or {}))
         except UnicodeDecodeError as error:
             raise SettingsFileError(f"{path} is not UTF-8 text (at byte {error.start})") from error
         except (ValueError, RecursionError) as error:  # of tomllib, with line and column
@@ -86,14 +90,14 @@ class SettingsFile:
             raise self._error((name,), f"{name} must be one of {', '.join(among)}, got {value!r}")
         return str(value)
 
-    def over(self, default: Settings, *, inline: Collection[str] = (), but: Collection[str] = ()) -> Settings:
+    def over(self, default: Settings, *, inline: Collection[str] = (), other_keys: Collection[str] = ()) -> Settings:
         """The settings, a tree of dataclasses, with what the file says in the places of the defaults.
 
-        inline: fields whose own fields stand in the same table as they. but: keys that somebody else reads.
+        inline: fields whose own fields stand in the same table as they. other_keys: top-level keys that are no settings.
         Raises SettingsFileError for a key that is no setting, and a value of another type; ValueError and whatever else the
         settings raise at what they refuse.
         """
-        table = {name: value for name, value in self.table.items() if name not in but}
+        table = {name: value for name, value in self.table.items() if name not in other_keys}
         settings: Settings = self._merged(default, table, (), inline)
         return settings
 
@@ -133,6 +137,27 @@ class SettingsFile:
     def _error(self, key: tuple[str, ...], text: str) -> SettingsFileError:
         line = next((f":{number}" for number, found in _lines(self.text) if found[: len(key)] == key), "")
         return SettingsFileError(f"{self.path}{line}: {text}"[:500])
+
+
+def present_name(name: str, old_names: Mapping[str, str]) -> str:
+    """The present name of a setting. A warning on the standard error names an old one.
+
+    name: dotted, with underscores. old_names: present names by old ones; either whole dotted names or last parts.
+    """
+    within, dot, last = name.rpartition(".")
+    now = old_names.get(name, f"{within}{dot}{old_names.get(last, last)}")
+    if now != name:
+        sys.stderr.write(f"the setting {name} is called {now} now\n")
+    return now
+
+
+def _translated(table: dict[str, Any], within: tuple[str, ...], old_names: Mapping[str, str]) -> dict[str, Any]:
+    translated = {}
+    for key, value in table.items():
+        path = (*within, key)
+        now = present_name(".".join(path), old_names).rpartition(".")[2]
+        translated[now] = _translated(value, path, old_names) if isinstance(value, dict) else value
+    return translated
 
 
 def _keys(default: Any, inline: Collection[str]) -> Iterator[str]:

@@ -1,0 +1,167 @@
+"""What the four `python -m` programs share: the stop signal, the choice of a command, and the exit code.
+
+This module imports nothing heavy, so that Ctrl-C works from the first moment. A command's module is imported when it is chosen.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from types import FrameType
+from typing import TYPE_CHECKING, Any, Self
+
+from stream.errors import ReportedError
+
+if TYPE_CHECKING:
+    from stream.host.command import Command
+
+SLEEP_S = 0.1
+"""How long a sleeping program takes at most to notice a request to stop."""
+
+
+class ExitCode(IntEnum):
+    """How a program ended."""
+
+    DONE = 0
+    FAILED = 1
+    """It failed on the way, or cannot run now: the same settings may work later."""
+    WRONG_SETTINGS = 2
+
+
+class Stop:
+    """The request to end a program, which can be read at any time and is never withdrawn.
+
+    It has no lock, unlike threading.Event: a signal handler that sets an Event can wait forever for the thread it interrupted.
+    """
+
+    def __init__(self) -> None:
+        self._requested = False
+
+    @classmethod
+    def on_signals(cls, message: str) -> Self:
+        """The first SIGINT or SIGTERM sets it, and prints `message` on a terminal; a second one kills the process."""
+        stop = cls()
+
+        def handle(number: int, _frame: FrameType | None) -> None:
+            stop.set()
+            signal.signal(number, signal.SIG_DFL)
+            if os.isatty(2):
+                os.write(2, f"{message}; the same signal again ends at once\n".encode())  # print is not safe here
+
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, handle)
+        return stop
+
+    def set(self) -> None:
+        """Request the end."""
+        self._requested = True
+
+    def is_set(self) -> bool:
+        """Whether the end has been requested."""
+        return self._requested
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep until the time is over or the end is requested."""
+        end_s = time.monotonic() + seconds
+        while not self._requested and (left_s := end_s - time.monotonic()) > 0:
+            time.sleep(min(left_s, SLEEP_S))
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What a command has to report at its end."""
+
+    text: str = ""
+    """For a person."""
+    figures: Any = None
+    """For a program, as JSON values; printed instead of the text under `--json`."""
+    code: int = ExitCode.DONE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Program:
+    """A package that is run as `python -m PACKAGE [COMMAND] [flags]`."""
+
+    package: str
+    script: str
+    """Name of its console script, for which the shell completes words."""
+    commands: Mapping[str, str]
+    """Names of commands, and for each the module whose `COMMAND` it is. The command named "" needs no word."""
+    usage: str = ""
+    """The text of --help where no command is named "" (that one has a help text of its own)."""
+    stop_message: str = "stopping"
+    extra: str = ""
+    """The optional dependencies (`pip install -e '.[EXTRA]'`) that its commands import."""
+    log_format: str | None = "%(levelname)s %(name)s: %(message)s"
+    """Format of warnings on the standard error. None: the commands configure the logging."""
+    wrong_settings: tuple[type[Exception], ...] = (ValueError,)
+    """Errors, beside ReportedError, that mean that a setting cannot be used."""
+
+    def main(self, words: Sequence[str] | None = None) -> int:
+        """Run the command that the words name (None: those of this process), print its result and return the exit code."""
+        stop = Stop.on_signals(self.stop_message)
+        if self.log_format is not None:
+            logging.basicConfig(level=logging.WARNING, format=self.log_format)
+        try:
+            result = self.run(sys.argv[1:] if words is None else words, stop)
+            if result.text:
+                print(result.text)
+            return result.code
+        except ReportedError as error:
+            return _report(error, error.exit_code)
+        except OSError as error:  # a full disk, a file that cannot be written, a process that has ended
+            return _report(error, ExitCode.FAILED)
+        except self.wrong_settings as error:
+            return _report(error, ExitCode.WRONG_SETTINGS)
+        except KeyboardInterrupt:
+            return _report("interrupted", ExitCode.FAILED)
+
+    def run(self, words: Sequence[str], stop: Stop) -> Result:
+        """Run a command until it is done or `stop` is set. Raises what the command raises."""
+        from stream.host import completion
+
+        if (shell := completion.shell_of(words)) is not None:
+            commands = {name: self.command(name).options(name) for name in self.commands}
+            return Result(completion.script(shell, self.script, commands).removesuffix("\n"))
+        named = bool(words) and not words[0].startswith("-")
+        name, flags = (words[0], words[1:]) if named else ("", words)
+        if not named and "" not in self.commands:
+            if not words or words[0] in ("-h", "--help"):
+                return Result(self.usage)
+            name = words[0]
+        if name not in self.commands:
+            others = [f"`{command}`" for command in self.commands if command]
+            no_word = ["flags alone"] if "" in self.commands else []
+            raise ReportedError(
+                f"there is no command {name!r}: use {', '.join(others + no_word)} (--help explains them)"
+            )
+        return self.command(name).execute(flags, f"python -m {self.package} {name}".rstrip(), stop)
+
+    def command(self, name: str) -> Command:
+        """Import a command. Raises ReportedError where an optional dependency is not installed."""
+        try:
+            command: Command = importlib.import_module(self.commands[name]).COMMAND
+        except ModuleNotFoundError as error:
+            if not self.extra:
+                raise
+            hint = f"pip install -e '.[{self.extra}]' in the checkout"
+            raise ReportedError(f"{error.name} is not installed here: {hint}") from error
+        return command
+
+
+def write(text: str) -> None:
+    """Print a line before the command has ended."""
+    print(text, flush=True)
+
+
+def _report(error: Exception | str, code: int) -> int:
+    if os.environ.get("RANK", "0") == "0":  # an error that ends all processes of torchrun is printed by the first one
+        print(f"error: {error}", file=sys.stderr)
+    return code

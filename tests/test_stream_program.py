@@ -1,0 +1,222 @@
+"""From words to settings to exit code: what the four programs have in common."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from stream.errors import EndpointTaken, ReportedError, StreamError
+from stream.host.command import Command
+from stream.host.program import ExitCode, Program, Result, Stop
+from stream.host.settings_file import SettingsFileError
+
+
+@dataclass(frozen=True, kw_only=True)
+class Greeting:
+    """Greet somebody."""
+
+    config: Path | None = None
+    """A file."""
+    name: str = "world"
+    """Whom."""
+    times: int = 1
+    """How often."""
+    json: bool = False
+    """Print JSON."""
+
+
+RAISED: list[BaseException] = []
+
+
+def greet(settings: Greeting, _stop: Stop) -> Result:
+    if RAISED:
+        raise RAISED[0]
+    return Result(f"hello {settings.name} {settings.times}", {"name": settings.name})
+
+
+def at_least_once(settings: Greeting) -> None:
+    if settings.times < 1:
+        raise ValueError("--times must be at least 1")
+
+
+GREET = Command(
+    run=greet,
+    settings=Greeting,
+    description="Greet.",
+    config_file=True,
+    check=at_least_once,
+    old_names={"count": "times"},
+)
+
+
+@pytest.fixture
+def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
+    for name, command in (("greeting", GREET), ("preset_greeting", PRESETS)):
+        module = ModuleType(name)
+        module.__dict__["COMMAND"] = command
+        monkeypatch.setitem(sys.modules, name, module)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    commands = {"": "greeting", "more": "preset_greeting", "missing": "no_such_module"}
+    yield Program(package="greet", script="babyagent-greet", commands=commands, extra="learner", log_format=None)
+    RAISED.clear()
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+PRESETS = Command(
+    run=greet,
+    settings=Greeting,
+    description="Greet.",
+    config_file=True,
+    presets={"one": Greeting(), "five": Greeting(times=5)},
+)
+
+
+@pytest.mark.parametrize(
+    ("words", "printed"),
+    [
+        ([], "hello world 1\n"),
+        (["--name", "you", "--times", "2"], "hello you 2\n"),
+        (["--name", "you", "--json"], '{"name": "you"}\n'),
+        (["more"], "hello world 1\n"),
+        (["more", "--preset", "five", "--name", "you"], "hello you 5\n"),
+        (["more", "--preset=five", "--times", "3"], "hello world 3\n"),
+    ],
+)
+def test_the_words_choose_the_command_and_its_settings(
+    words: list[str], printed: str, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(words) == ExitCode.DONE
+    assert capsys.readouterr() == (printed, "")
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (OSError("disk full"), 1),
+        (InterruptedError("interrupted"), 1),
+        (EndpointTaken("port in use"), 1),
+        (KeyboardInterrupt(), 1),
+        (StreamError("wrong"), 2),
+        (ValueError("wrong"), 2),
+    ],
+)
+def test_an_error_is_one_line_and_its_exit_code(
+    error: BaseException, code: int, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    RAISED.append(error)
+    assert program.main([]) == code
+    assert capsys.readouterr() == ("", f"error: {str(error) or 'interrupted'}\n")
+
+
+def test_of_several_processes_only_the_first_one_reports_the_error(
+    program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("RANK", "1")
+    RAISED.append(StreamError("wrong"))
+    assert program.main([]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_a_defect_is_not_hidden(program: Program) -> None:
+    RAISED.append(ZeroDivisionError())
+    with pytest.raises(ZeroDivisionError):
+        program.main([])
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["les"], "there is no command 'les': use `more`, `missing`, flags alone"),
+        (["missing"], "no_such_module is not installed here: pip install -e '.[learner]'"),
+        (["--times", "0"], "--times must be at least 1"),
+        (["more", "--preset", "six"], "--preset must be one of one, five, got 'six'"),
+        (["--print-completion", "fish"], "bash, zsh"),
+    ],
+)
+def test_wrong_words_are_one_line_and_exit_code_2(
+    words: list[str], message: str, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert program.main(words) == ExitCode.WRONG_SETTINGS
+    out, errors = capsys.readouterr()
+    assert (out, errors.count("\n")) == ("", 1)
+    assert message in errors
+
+
+def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) -> None:
+    path = tmp_path / "greet.toml"
+    path.write_text('preset = "five"\nname = "file"\n')
+    assert PRESETS.parse(["--config", str(path)]) == Greeting(config=path, name="file", times=5)
+    assert PRESETS.parse(["--config", str(path), "--preset", "one", "--name", "flag"]) == Greeting(
+        config=path, name="flag"
+    )
+    path.write_text("times = 0")
+    with pytest.raises(SettingsFileError, match=r"greet\.toml: --times must be"):
+        GREET.parse(["--config", str(path)])
+
+
+@pytest.mark.parametrize("words", [["--count", "3"], ["--count=3"]])
+def test_a_flag_by_its_old_name_still_works_and_the_new_name_is_reported(
+    words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert GREET.parse(words).times == 3
+    assert capsys.readouterr().err == "the setting count is called times now\n"
+
+
+def test_a_key_of_a_file_by_its_old_name_still_works_and_the_new_name_is_reported(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "greet.toml"
+    path.write_text("count = 3")
+    assert GREET.parse(["--config", str(path)]).times == 3
+    assert capsys.readouterr().err == "the setting count is called times now\n"
+
+
+def test_a_program_without_a_command_of_no_name_prints_its_usage() -> None:
+    program = Program(
+        package="greet", script="babyagent-greet", commands={"more": "preset_greeting"}, usage="usage: ..."
+    )
+    for words in ([], ["-h"], ["--help"]):
+        assert program.run(words, Stop()) == Result("usage: ...")
+    with pytest.raises(ReportedError, match="there is no command '--moer'"):
+        program.run(["--moer"], Stop())
+
+
+def test_the_first_signal_asks_for_the_end_and_the_second_one_kills() -> None:
+    code = """
+import os, signal
+from stream.host.program import Stop
+stop = Stop.on_signals("ending")
+assert not stop.is_set()
+os.kill(os.getpid(), signal.SIGTERM)
+assert stop.is_set()
+print("still here", flush=True)
+os.kill(os.getpid(), signal.SIGTERM)
+print("never printed")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "still here\n", "")
+
+
+def test_a_request_ends_a_long_sleep() -> None:
+    stop = Stop()
+    timer = threading.Timer(0.05, stop.set)
+    timer.start()
+    stop.sleep(3600)
+    timer.join()
+    assert stop.is_set()
+
+
+def test_a_program_is_ready_for_signals_before_anything_heavy_is_loaded() -> None:
+    code = "import sys, stream.host.program; print(*(name for name in ('cv2', 'zmq', 'tyro', 'numpy') if name in sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
+    assert done.stdout == "\n"
