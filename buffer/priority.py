@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.border import PHI_LIMIT, is_whole, key_vector, number_vector, require
+from buffer.validation import PHI_LIMIT, is_whole, key_vector, number_vector, require
 
 LOSS_LIMIT = 1e100
 """Largest absolute loss that is taken for one; its square must be a number too."""

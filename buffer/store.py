@@ -26,7 +26,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.border import key_vector, require, rises
+from buffer.validation import key_vector, require, rises
 
 log = logging.getLogger(__name__)
 

@@ -22,9 +22,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from buffer.border import PHI_LIMIT
 from buffer.priority import LOSS_LIMIT, LossScale, Stubbornness
 from buffer.reservoir import Reservoir
+from buffer.validation import PHI_LIMIT
 from learner.distributed import collectives
 from learner.errors import SettingsError
 from learner.objectives.contract import Batch

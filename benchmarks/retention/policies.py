@@ -49,22 +49,17 @@ class Sequential(Reservoir, ABC):
     def placed(self, slot: int, key: int) -> None:
         """Newcomer `key` took the slot."""
 
-    def offer(self, keys: ArrayLike, phi: ArrayLike) -> Offer:
-        """As Reservoir.offer."""
-        self._offered = self._new_keys(keys)
-        return super().offer(keys, phi)
-
-    def _compete(self, ranks: NDArray[np.complex128]) -> tuple[NDArray[np.bool_], Any]:
+    def compete(self, keys: Keys, ranks: NDArray[np.complex128]) -> tuple[NDArray[np.bool_], Any]:
+        """As Reservoir.compete, one new key after the other."""
         before = self._held.copy()
-        for number, key in enumerate(self._offered.tolist()):
+        for number, key in enumerate(keys.tolist()):
             free = np.flatnonzero(self._held < 0)
             slot = int(free[0]) if free.size else self.victim(key, self.arrivals + number)
             if slot is not None:
                 self._held[slot] = key
                 self.placed(slot, key)
-        kept = np.isin(self._offered, self._held)
         leaving = np.setdiff1d(before[before >= 0], self._held)
-        return kept, self._index.find(leaving)
+        return np.isin(keys, self._held), self.slots(leaving)
 
 
 class Lars(Sequential):

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.distributed.rendezvous import rendezvous
 
-from buffer.border import MAX_SHARDS
+from buffer.validation import MAX_SHARDS
 from learner.errors import SettingsError
 
 _T = TypeVar("_T")

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from buffer import sharding
 from buffer.reservoir import Reservoir
 
 State = dict[str, Any]
@@ -31,7 +32,7 @@ def merged(states: Sequence[State]) -> State:
     )
     order = np.argsort(keys)
     parts = [_reservoir(state["reservoir"]) for state in states]
-    whole = Reservoir.merged(parts, sum(part.settings.capacity for part in parts))
+    whole = sharding.merged(parts, sum(part.settings.capacity for part in parts))
     return {
         "keys": keys[order],
         "kl": kl[order],
@@ -53,7 +54,7 @@ def merged(states: Sequence[State]) -> State:
 def split(whole: State, shards: int) -> list[State]:
     """A memory dealt out over `shards`, each of its share of the capacity; what was counted stays with the first."""
     fresh = whole["fresh"]
-    reservoirs = _reservoir(whole["reservoir"]).split(shards)
+    reservoirs = sharding.split(_reservoir(whole["reservoir"]), shards)
     return [_share(whole, reservoir, fresh[number::shards]) for number, reservoir in enumerate(reservoirs)]
 
 

@@ -12,15 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from buffer import scores
-from buffer.scores import Cuts, MinTree, SumTree, uniforms
+from buffer import trees
+from buffer.scoring import Cuts, uniforms
+from buffer.trees import MinTree, SumTree
 
 
-@pytest.fixture(scope="class", params=[scores.TOP_NODES, 2], ids=["flat trees", "deep trees"])
+@pytest.fixture(scope="class", params=[trees.TOP_NODES, 2], ids=["flat trees", "deep trees"])
 def _depth(request: pytest.FixtureRequest) -> Iterator[None]:
     """A few slots fit into one level of a tree; with so small a top they make many. (A scope that hypothesis allows.)"""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(scores, "TOP_NODES", request.param)
+        patch.setattr(trees, "TOP_NODES", request.param)
         yield
 
 
@@ -125,7 +126,7 @@ def test_a_tree_rebuilt_from_its_leaves_is_the_old_one_bit_for_bit(
 
 
 def test_a_tree_of_many_leaves_is_as_deep_as_it_must_be_and_holds_them() -> None:
-    size = 2 * scores.TOP_NODES * scores.FAN_OUT**2 // 3
+    size = 2 * trees.TOP_NODES * trees.FAN_OUT**2 // 3
     values = np.random.default_rng(1).permutation(size).astype(np.float64)
     low, total = MinTree(size, np.float64), SumTree(size)
     low[arange(size)] = total[arange(size)] = values
@@ -136,8 +137,8 @@ def test_a_tree_of_many_leaves_is_as_deep_as_it_must_be_and_holds_them() -> None
     points = np.random.default_rng(3).uniform(0, values.sum(), 300)
     assert total.locate(points, 1.0, 0.0, size).tolist() == np.searchsorted(np.cumsum(values), points, "right").tolist()
     sizes = [level.size for level in total._levels]
-    assert all(below == scores.FAN_OUT * above for below, above in pairwise(sizes))
-    assert sizes[-1] <= scores.TOP_NODES < sizes[-2]
+    assert all(below == trees.FAN_OUT * above for below, above in pairwise(sizes))
+    assert sizes[-1] <= trees.TOP_NODES < sizes[-2]
 
 
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(-9, 9)), max_size=30))

@@ -1,9 +1,9 @@
-"""The structures over the slots' scores: vectorised trees, counted random numbers, and the cuts an item has survived.
+"""Vectorised trees over the slots of a reservoir: one finds the smallest values, the other draws by weight.
 
-A node of a tree has FAN_OUT children, the leaves are the slots. A batch of k leaves is written level by level, so Python runs
-a few steps a level for the whole batch and none for each key; a node's children lie in one or two lines of the cache.
-Parents are always computed anew from their children, never adjusted by a difference: sums do not drift, and a tree
-rebuilt from its leaves is equal to the old one bit for bit.
+A node has FAN_OUT children, the leaves are the slots. A batch of k leaves is written level by level, so that Python runs a few
+steps for each level and none for each key; the children of a node lie in one or two lines of the cache. A parent is always
+computed from all its children and never adjusted by a difference: sums do not drift, and a tree that is rebuilt from its
+leaves equals the old one bit for bit.
 """
 
 from __future__ import annotations
@@ -20,22 +20,11 @@ Floats = NDArray[np.float64]
 
 FAN_OUT = 8
 TOP_NODES = 4096
-"""A level of at most so many nodes has no parents: it is looked at as a whole."""
-
-
-def uniforms(seed: int, stream: int, start: int, count: int, step: int = 1) -> Floats:
-    """`count` numbers of an endless row of uniforms in (0, 1): number `start` and every `step`-th behind it, float64.
-
-    Each is a pure function of (seed, stream, its number), by the counter of Philox (Salmon et al. 2011): it can be
-    looked at ahead of time, does not depend on how arrivals fall into batches, and leaves no generator state to save.
-    """
-    # One counter value makes four words; using only the first keeps the numbering simple and costs nanoseconds.
-    words = np.random.Philox(key=seed + (stream << 64), counter=start).random_raw(4 * step * count)[:: 4 * step]
-    return ((words >> np.uint64(12)).astype(np.float64) + 0.5) * 2.0**-52  # 52 bits: the largest value is still below 1
+"""A level of at most so many nodes has no parents; it is searched as a whole."""
 
 
 class _Tree:
-    """Each node combines its FAN_OUT children, in their order; empty slots hold the operation's neutral element."""
+    """A tree whose nodes combine their FAN_OUT children in order; empty slots hold the neutral element of the operation."""
 
     def __init__(self, capacity: int, combine: np.ufunc, neutral: float, dtype: type[np.generic]) -> None:
         self._combine = combine
@@ -46,14 +35,14 @@ class _Tree:
 
     @property
     def root(self) -> Any:
-        """All leaves combined."""
+        """The combination of all leaves."""
         return self._combine.reduce(self._levels[-1])
 
     def __getitem__(self, slots: Slots) -> NDArray[Any]:
         return self._levels[0].take(slots)
 
     def __setitem__(self, slots: Slots, values: NDArray[Any]) -> None:
-        """Write leaves; where a slot is repeated the last value stays."""
+        """Write leaves. Where a slot is repeated, its last value stays."""
         self._levels[0][slots] = values
         nodes = slots
         for level, parents in itertools.pairwise(self._levels):
@@ -66,18 +55,18 @@ class _Tree:
 
 
 class MinTree(_Tree):
-    """Slots by value, smallest first. Values are float64, or complex128 where a tie needs a second number.
+    """Finds the slots with the smallest values. Values are float64, or complex128 where a tie needs a second number.
 
-    numpy orders complex numbers by real, then imaginary part: one array holds "score, then arrival".
+    numpy orders complex numbers by their real part, then by their imaginary part: one array holds "score, then arrival".
     """
 
     def __init__(self, capacity: int, dtype: type[np.float64] | type[np.complex128]) -> None:
         super().__init__(capacity, np.minimum, np.inf, dtype)
 
     def smallest(self, count: int) -> Slots:
-        """The slots of the `count` smallest leaves, smallest first, of equal ones the lowest slots: int64 [count].
+        """Return the slots of the `count` smallest leaves, smallest first: int64 [count]. Of equal leaves the lowest slots win.
 
-        Those leaves lie under the `count` smallest nodes of every level, so one descent with a front of about that many
+        Those leaves lie under the `count` smallest nodes of every level, so that one descent with a front of about as many
         nodes finds them. `count` must not exceed the number of filled slots.
         """
         nodes, values, bound = np.arange(self._levels[-1].size), self._levels[-1], np.inf
@@ -93,13 +82,16 @@ class MinTree(_Tree):
 
 
 class SumTree(_Tree):
-    """Slots by weight, for drawing a slot with the probability of its share. The filled slots are the first `count`."""
+    """Draws a slot with the probability of its share of all weights. The filled slots are the first `count`."""
 
     def __init__(self, capacity: int) -> None:
         super().__init__(capacity, np.add, 0.0, np.float64)
 
     def locate(self, points: Floats, scale: float, floor: float, count: int) -> Slots:
-        """The slots under `points` on a line where slot i < count takes `scale * weight_i + floor`: int64 [k]."""
+        """Find the slots under `points`, float64 [k], on a line where slot i < count takes `scale * weight_i + floor`.
+
+        Returns int64 [k].
+        """
         span = FAN_OUT ** (len(self._levels) - 1)
         # A mass is exact where the node is full; where it is not, nothing is filled to its right.
         edges = np.append(0.0, np.cumsum(scale * self._levels[-1] + floor * span))
@@ -118,12 +110,12 @@ class SumTree(_Tree):
 
 
 def _children(level: NDArray[Any], nodes: Slots) -> NDArray[Any]:
-    """The values of the nodes' children, which lie in this level: [k, FAN_OUT]."""
+    """Return the values of the children of the nodes, which lie in this level: [k, FAN_OUT]."""
     return level.reshape(-1, FAN_OUT).take(nodes, axis=0)
 
 
 def _smallest(values: NDArray[Any], count: int) -> Slots:
-    """Where the min(count, k) smallest of k values stand, of equal ones the first: int64, rising."""
+    """Return the positions of the min(count, k) smallest of k values, rising: int64. Of equal values the first ones win."""
     if not 0 < count < values.size:
         return np.arange(min(count, values.size))
     major = values.real  # of plain floats too; many times as fast as comparing complex numbers
@@ -135,34 +127,3 @@ def _smallest(values: NDArray[Any], count: int) -> Slots:
         ties = ties[np.argsort(values.imag[ties], kind="stable")[:missing]]
     chosen[ties] = True
     return np.flatnonzero(chosen)
-
-
-class Cuts:
-    """The largest score turned away since a given step: what an item had to beat to be still here.
-
-    A stack of suffix maxima: steps rise, scores fall. Where scores never change it holds one number, the (n + 1)-th
-    largest score of all; after `update` lowers some scores, later cuts may be lower than earlier ones.
-    """
-
-    def __init__(self) -> None:
-        self.steps: list[int] = []
-        self.scores: list[float] = []
-
-    @property
-    def latest(self) -> float:
-        """The newest entry, -inf while nothing has been turned away."""
-        return self.scores[-1] if self.scores else -np.inf
-
-    def add(self, step: int, score: float) -> None:
-        """Note a score turned away at `step` (never before the last one)."""
-        while self.scores and self.scores[-1] <= score:
-            self.steps.pop()
-            self.scores.pop()
-        if not self.steps or self.steps[-1] != step:
-            self.steps.append(step)
-            self.scores.append(score)
-
-    def since(self, steps: Floats) -> Floats:
-        """The largest score turned away at or after each step, -inf where none was: float64 [k]."""
-        first = np.searchsorted(np.asarray(self.steps, np.float64), steps)
-        return np.asarray([*self.scores, -np.inf])[first]
