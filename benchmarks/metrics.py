@@ -27,8 +27,8 @@ from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contrastive import Contrastive
 from stream.live.backfill_messages import Vitals
-from stream.live.ledger import DeviceStats, SubscriberStats
 from stream.live.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.stats import DeviceStats, SourceStats
 from stream.transport import handshake
 
 LABELS = {
@@ -170,8 +170,9 @@ def _stream(devices: int) -> StreamMetrics:
     device = DeviceStats(
         epoch="0" * 32, next_seq=1, received=1, clock_offset_ns=0, clock_error_ns=0, battery=1.0, temperature_c=20.0
     )
-    stats = SubscriberStats(devices={f"rig{number}": device for number in range(devices)})
-    return StreamMetrics(lambda: stats, lambda: 0, endpoints=devices, before=SubscriberStats())
+    names = tuple(f"rig{number}" for number in range(devices))
+    stats = SourceStats(devices=dict.fromkeys(names, device), endpoints=names)
+    return StreamMetrics(lambda: stats, lambda: 0)
 
 
 def _tell_cost(settings: MetricsSettings) -> int:

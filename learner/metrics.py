@@ -19,7 +19,7 @@ from prometheus_client.registry import Collector
 
 from learner.loop import Learner, StepReport
 from learner.objectives.contract import Meaning
-from stream.live.ledger import DeviceStats
+from stream.stats import DeviceStats
 
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
 _PAUSE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)

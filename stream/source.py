@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair
+from stream.stats import SourceStats
 
 Cursor = dict[str, Any]
 """Which pairs a source has given so far, as JSON values; only a source of the same kind understands it."""
@@ -34,6 +35,9 @@ class Source(Protocol):
 
     def acknowledge(self, cursor: Cursor) -> None:
         """Everything that `cursor` names is durable now: where it came from may forget it. Returns at once."""
+
+    def stats(self) -> SourceStats | None:
+        """What has been received, lost and dropped, by device; None where a source keeps no such statistics."""
 
     def close(self) -> None:
         """Free what the source holds; idempotent."""
@@ -73,6 +77,9 @@ class IteratorSource:
 
     def acknowledge(self, cursor: Cursor) -> None:
         """Nobody holds a pair for us."""
+
+    def stats(self) -> None:
+        """There are no statistics: nothing travels."""
 
     def close(self) -> None:
         """Close the iterator where it can be closed (a generator runs its `finally`)."""

@@ -17,11 +17,11 @@ from learner.config import PRESETS
 from learner.loop import StepReport, learn
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objectives.contract import Meaning
-from stream.live.ledger import DeviceStats
 from stream.live.metrics import StreamMetrics
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
+from stream.stats import DeviceStats
 
 NAME = re.compile(r"(babyagent_(learner|stream|buffer)|process)_[a-z_]+")
 
@@ -110,7 +110,7 @@ def test_what_came_and_what_is_held_is_read_when_it_is_asked_for() -> None:
         Subscriber([publisher.endpoint], end_on_bye=True) as source,
     ):
         registry.register(MemoryMetrics(learner))
-        registry.register(StreamMetrics.of(source))
+        registry.register(StreamMetrics(source.stats, source.backlog))
         empty = values(generate_latest(registry).decode())
         assert empty["babyagent_stream_received_pairs_total"] == 0
         for pair in pairs:
@@ -138,7 +138,7 @@ def test_every_name_is_the_houses_and_every_count_is_a_counter() -> None:
     trained(learner, make_pairs(8))
     with Subscriber(["tcp://127.0.0.1:9"]) as source:
         metrics.registry.register(MemoryMetrics(learner))
-        metrics.registry.register(StreamMetrics.of(source))
+        metrics.registry.register(StreamMetrics(source.stats, source.backlog))
         families = list(text_string_to_metric_families(generate_latest(metrics.registry).decode()))
     assert len(families) > 20
     for family in families:

@@ -24,9 +24,9 @@ from learner.page.app import app_for
 from learner.page.live import WATCHED_S, Live
 from learner.page.sections import CURVES_EVERY_S, Section, Shown, sections_of
 from learner.page.server import served
-from stream.live.ledger import DeviceStats, SubscriberStats
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
+from stream.stats import DeviceStats, SourceStats
 
 PICTURE = re.compile(r'href="data:image/jpeg;base64,([^"]+)"')
 
@@ -163,7 +163,7 @@ def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_hea
         temperature_c=61.4,
         last_received_s=live.clock() - 42,
     )
-    stats = SubscriberStats(
+    stats = SourceStats(
         devices={
             "baby": known,
             "silent": replace(known, last_received_s=None, battery=None),
@@ -172,7 +172,7 @@ def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_hea
     )
 
     class Stub(Subscriber):
-        def stats(self) -> SubscriberStats:
+        def stats(self) -> SourceStats:
             return stats
 
     with Stub(["tcp://127.0.0.1:9"]) as source:

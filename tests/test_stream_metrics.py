@@ -2,29 +2,32 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from prometheus_client import CollectorRegistry
 from rig_model import pair
 
 from stream import pair as datum
 from stream.live.announcements import Bye, Hello
-from stream.live.ledger import Account, DeviceStats, SubscriberStats
+from stream.live.ledger import Account
 from stream.live.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.stats import DeviceStats, SourceStats
 from stream.transport import handshake
 
 EPOCH = "0" * 32
 
 
-def told(
-    stats: SubscriberStats | Account, *, before: SubscriberStats | None = None, now_s: float = 0.0
-) -> CollectorRegistry:
+def told(stats: SourceStats | Account, *, before: SourceStats | None = None, now_s: float = 0.0) -> CollectorRegistry:
     """A registry with the metrics of an account, begun at time 0."""
     now = [0.0]
     registry = CollectorRegistry()
-    read = stats.stats if isinstance(stats, Account) else lambda: stats
-    metrics = StreamMetrics(
-        read, lambda: 3, endpoints=2, before=before if before is not None else SubscriberStats(), clock=lambda: now[0]
-    )
+
+    def read() -> SourceStats:
+        present = stats.stats() if isinstance(stats, Account) else stats
+        return replace(present, endpoints=("tcp://a:1", "tcp://b:1"), before={} if before is None else before.devices)
+
+    metrics = StreamMetrics(read, lambda: 3, clock=lambda: now[0])
     now[0] = now_s
     registry.register(metrics)
     return registry
@@ -75,7 +78,7 @@ def test_silence_is_counted_from_the_last_pair_or_from_the_start_and_ends_with_t
 
 def test_a_clock_that_is_not_known_is_left_out_and_one_that_is_tells_its_error() -> None:
     known = DeviceStats(epoch=EPOCH, next_seq=0, clock_offset_ns=-1_500_000_000, clock_error_ns=2_000_000)
-    registry = told(SubscriberStats(devices={"a": known, "b": DeviceStats(epoch=EPOCH, next_seq=0)}))
+    registry = told(SourceStats(devices={"a": known, "b": DeviceStats(epoch=EPOCH, next_seq=0)}))
     assert value(registry, "device_clock_offset_seconds", device="a") == -1.5
     assert value(registry, "device_clock_error_seconds", device="a") == 0.002
     assert value(registry, "device_clock_offset_seconds", device="b") is None
@@ -83,7 +86,7 @@ def test_a_clock_that_is_not_known_is_left_out_and_one_that_is_tells_its_error()
 
 def test_battery_and_temperature_are_told_where_they_are_known() -> None:
     known = DeviceStats(epoch=EPOCH, next_seq=0, battery=0.25, temperature_c=71.5)
-    registry = told(SubscriberStats(devices={"a": known, "b": DeviceStats(epoch=EPOCH, next_seq=0)}))
+    registry = told(SourceStats(devices={"a": known, "b": DeviceStats(epoch=EPOCH, next_seq=0)}))
     assert value(registry, "device_battery_ratio", device="a") == 0.25
     assert value(registry, "device_temperature_celsius", device="a") == 71.5
     assert value(registry, "device_battery_ratio", device="b") is None
@@ -92,7 +95,7 @@ def test_battery_and_temperature_are_told_where_they_are_known() -> None:
 
 def test_devices_beyond_the_bound_are_in_the_totals_and_counted_but_have_no_series() -> None:
     devices = {f"rig{n}": DeviceStats(epoch=EPOCH, next_seq=1, received=1) for n in range(MAX_DEVICES_TOLD + 5)}
-    registry = told(SubscriberStats(devices=devices))
+    registry = told(SourceStats(devices=devices))
     names = [
         sample.labels["device"]
         for family in registry.collect()
@@ -105,7 +108,7 @@ def test_devices_beyond_the_bound_are_in_the_totals_and_counted_but_have_no_seri
 
 
 def test_every_reason_is_there_from_the_start_so_that_its_first_count_is_an_increase() -> None:
-    registry = told(SubscriberStats(malformed={"crc": 2}, failed_handshakes={"refused": 1}))
+    registry = told(SourceStats(malformed={"crc": 2}, failed_handshakes={"refused": 1}))
     malformed = {reason: value(registry, "malformed_messages_total", reason=reason) for reason in datum.REASONS}
     assert malformed == dict.fromkeys(datum.REASONS, 0) | {"crc": 2}
     failed = {reason: value(registry, "failed_handshakes_total", reason=reason) for reason in handshake.REASONS}

@@ -239,8 +239,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         source = stack.enter_context(closing(_opened(open_source, store.identity, cursor)))
         live.source = source
         metrics.registry.register(MemoryMetrics(learner))
-        if isinstance(source, Subscriber):
-            metrics.registry.register(StreamMetrics.of(source))
+        metrics.registry.register(StreamMetrics(source.stats, source.backlog))
         outlet = Outlet(learner, directory.export, metrics=metrics)
         committer = Committer(
             learner,

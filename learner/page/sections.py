@@ -25,9 +25,8 @@ from learner.report.pictures import photo
 from learner.runs.titles import ACCURACIES, CURVES
 from stream.codec import decode
 from stream.errors import MalformedMessage
-from stream.live.ledger import DeviceStats
-from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair, Image
+from stream.stats import DeviceStats
 
 CURVES_EVERY_S = 6.0
 """Curves are drawn at most so often: that is pure Python, beside a training loop that is too."""
@@ -129,7 +128,7 @@ def _number(live: Live) -> int:
 
 def _now(live: Live) -> str:
     learner, report = live.learner, live.report
-    stats = live.source.stats() if isinstance(live.source, Subscriber) else None
+    stats = live.source.stats() if live.source else None
     tally = learner.tally()
     capacity = learner.config.memory.capacity
     tiles = {
@@ -150,7 +149,8 @@ def _now(live: Live) -> str:
 
 def _devices(live: Live, photographs: _Photographs) -> str:
     latest = live.latest()
-    stats = live.source.stats().devices if isinstance(live.source, Subscriber) else {}
+    received = live.source.stats() if live.source else None
+    stats = received.devices if received else {}
     names = list(dict.fromkeys((*stats, *latest)))
     if not names:
         return missing("No device has been heard of yet.")

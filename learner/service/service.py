@@ -21,8 +21,6 @@ from learner.service.summary import Summary, pace, summarise
 from learner.service.timing import Limits, Rhythm, Times
 from learner.weights.publish import Outlet
 from stream.errors import StreamError
-from stream.live.ledger import SubscriberStats
-from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.source import Source
 
@@ -143,13 +141,9 @@ class Service:
             trained_s=self._times.trained_s(now_s) or 0.0,
             limit_s=self._limits.train_s,
             received=self._learner.received,
-            stats=self._stats(),
+            stats=self._source.stats(),
             backlog=self._source.backlog(),
-            endpoints=self._source.endpoints if isinstance(self._source, Subscriber) else (),
         )
-
-    def _stats(self) -> SubscriberStats | None:
-        return self._source.stats() if isinstance(self._source, Subscriber) else None
 
     def _elapsed_s(self) -> float:
         return self._times.elapsed_s(self._clock())
@@ -164,7 +158,7 @@ class Service:
         learner, directory = self._learner, self._directory
         rotation = self._prober.rotations()
         directory.write_album(take_album(learner))
-        summary = summarise(learner, directory.lines("steps"), directory.lines("probes"), self._stats())
+        summary = summarise(learner, directory.lines("steps"), directory.lines("probes"), self._source.stats())
         summary |= pace(self._times, learner.samples - self._samples_before, self._clock())
         summary["rotation"] = rotation
         self._observers.screen.doing("writing pictures and weights")

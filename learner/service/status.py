@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from learner.loop import StepReport, Waiting
-from stream.live.ledger import SubscriberStats
+from stream.stats import SourceStats
 
 SILENT_S = 15.0
 """A device sends something at least every 10 s; after this time it is named as silent."""
@@ -24,12 +23,10 @@ class RunStatus:
     """When training ends by itself."""
     received: int
     """Pairs."""
-    stats: SubscriberStats | None = None
+    stats: SourceStats | None = None
     """Of a live stream; None for another source."""
     backlog: int = 0
     """Pairs that have arrived and wait to be received."""
-    endpoints: Sequence[str] = ()
-    """Addresses of the devices of a live stream."""
 
     def describe(self, event: StepReport | Waiting) -> str:
         """Return one line about the last event."""
@@ -43,7 +40,7 @@ class RunStatus:
         if self.stats is None:
             return pairs
         if not self.stats.devices:
-            return f"a device at {', '.join(self.endpoints)}"
+            return f"a device at {', '.join(self.stats.endpoints)}"
         silent = [
             f"{name} for {quiet_s:.0f} s"
             for name, device in self.stats.devices.items()

@@ -9,14 +9,12 @@ from learner.loop import Learner
 from learner.runs.reading import Line
 from learner.runs.titles import ACCURACIES
 from learner.service.timing import Times
-from stream.live.ledger import SubscriberStats
+from stream.stats import SourceStats
 
 Summary = dict[str, Any]
 
 
-def summarise(
-    learner: Learner, steps: Sequence[Line], probes: Sequence[Line], stats: SubscriberStats | None
-) -> Summary:
+def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], stats: SourceStats | None) -> Summary:
     """Return the figures of a run. steps, probes: its lines; stats: of a live stream, None for another source."""
     trained = [line for line in steps if not line["refused"]]
     first, last = (trained[0], trained[-1]) if trained else ({}, {})

@@ -24,6 +24,7 @@ from stream.live.backfill_messages import MAX_EPOCHS, Device, Epoch, Gave, Here,
 from stream.pair import EncodedPair, Header
 from stream.ranges import Ranges
 from stream.source import Cursor
+from stream.stats import DeviceStats, SourceStats
 
 MAX_DEVICES = 1024
 """A device further is refused as a malformed header: a name on the network must not take memory without end."""
@@ -40,57 +41,6 @@ _GIVEN = ("received", "suppressed", "junk")
 _COUNTS = (*_GIVEN, "lost", "returned", "repeated", "clock_steps")
 _MAX_COUNT = (1 << 63) - 1
 """In a cursor; what a rig says must not make one that cannot be read again."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeviceStats:
-    """One device as its learner knows it. The counts go on over epochs and over the learner's restarts."""
-
-    epoch: str
-    """The newest one."""
-    next_seq: int
-    """One past the newest pair it is known to have made in that epoch."""
-    received: int = 0
-    lost: int = 0
-    """Pairs that will never come: dropped where there is no spool, evicted from it, or rotten in it."""
-    returned: int = 0
-    """Pairs that were counted as lost before, and came all the same."""
-    pending: int = 0
-    """Pairs that are missing and can still be pulled."""
-    repeated: int = 0
-    suppressed: int = 0
-    junk: int = 0
-    clock_steps: int = 0
-    """Times its clock went back between two pairs."""
-    clock_offset_ns: int | None = None
-    """Its clock minus ours, where it has a spool to ask."""
-    clock_error_ns: int | None = None
-    """Bound of that: half the time the question took."""
-    battery: float | None = None
-    """Charge, 0 to 1, as it told last, where it knows it and has a spool to ask."""
-    temperature_c: float | None = None
-    """Of its hottest sensor in degrees Celsius, likewise."""
-    ended: bool = False
-    """It has said that its stream is over, and nothing of it is missing."""
-    last_received_s: float | None = None
-    """When its last pair came, by the learner's clock; None before the first."""
-
-
-@dataclass(frozen=True, slots=True)
-class SubscriberStats:
-    """Everything that came, counted over the learner's restarts, but for `bytes` and `malformed`: those of this process."""
-
-    received: int = 0
-    bytes: int = 0
-    """Encoded images of the received pairs."""
-    lost: int = 0
-    pending: int = 0
-    repeated: int = 0
-    malformed: Mapping[str, int] = field(default_factory=dict)
-    """Messages dropped, by reason of `stream.pair.REASONS`."""
-    failed_handshakes: Mapping[str, int] = field(default_factory=dict)
-    """By reason of `stream.transport.handshake.REASONS`."""
-    devices: Mapping[str, DeviceStats] = field(default_factory=dict)
 
 
 class _KeptBook(msgspec.Struct, forbid_unknown_fields=True):
@@ -291,10 +241,10 @@ class Account:
         heard = [device for device in self._devices.values() if device.live]
         return len(heard) >= devices and all(device.ended() for device in heard)
 
-    def stats(self) -> SubscriberStats:
+    def stats(self) -> SourceStats:
         """The account as of now."""
         devices = {name: _stats(device) for name, device in self._devices.items() if device.books}
-        return SubscriberStats(
+        return SourceStats(
             received=sum(device.received for device in devices.values()),
             bytes=self._bytes,
             lost=sum(device.lost for device in devices.values()),

@@ -9,15 +9,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
-from typing import Self
 
 from prometheus_client import disable_created_metrics
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from stream.live.ledger import DeviceStats, SubscriberStats
-from stream.live.subscriber import Subscriber
 from stream.pair import REASONS as MESSAGE_REASONS
+from stream.stats import DeviceStats, SourceStats
 from stream.transport.handshake import REASONS as HANDSHAKE_REASONS
 
 # A second series for each count, which nothing here asks for. The switch is one for the process; device and learner import this.
@@ -30,31 +28,24 @@ MAX_DEVICES_TOLD = 64
 class StreamMetrics(Collector):
     """Reads the account when Prometheus asks, so that no count is kept twice.
 
-    stats: the account now. backlog: pairs that wait to be taken. endpoints: addresses that devices are expected at.
-    before: the account as this process took it over. clock: seconds, that of `DeviceStats.last_received_s`.
+    stats: of the source; None, and then there are no metrics, where it keeps none. backlog: pairs that wait to be received by
+    the learner. clock: seconds, that of `DeviceStats.last_received_s`.
     """
 
     def __init__(
         self,
-        stats: Callable[[], SubscriberStats],
+        stats: Callable[[], SourceStats | None],
         backlog: Callable[[], int],
-        *,
-        endpoints: int,
-        before: SubscriberStats,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stats, self._backlog, self._clock = stats, backlog, clock
-        self._endpoints, self._before = endpoints, before
         self._started_s = clock()
-
-    @classmethod
-    def of(cls, source: Subscriber) -> Self:
-        """The metrics of a subscriber."""
-        return cls(source.stats, source.backlog, endpoints=len(source.endpoints), before=source.resumed)
 
     def collect(self) -> Iterator[Metric]:
         """The present values."""
         stats = self._stats()
+        if stats is None:
+            return
         yield from self._totals(stats)
         malformed = {reason: stats.malformed.get(reason, 0) for reason in MESSAGE_REASONS}
         failed = {reason: stats.failed_handshakes.get(reason, 0) for reason in HANDSHAKE_REASONS}
@@ -66,16 +57,16 @@ class StreamMetrics(Collector):
         )
         yield _gauge("backlog_pairs", "Pairs received, not yet taken by the learner.", self._backlog())
         yield _gauge("pending_pairs", "Pairs missing that can still be pulled from a spool.", stats.pending)
-        yield _gauge("endpoints", "Addresses where devices are expected.", self._endpoints)
+        yield _gauge("endpoints", "Addresses where devices are expected.", len(stats.endpoints))
         yield _gauge("devices", "Devices heard of, in this run's earlier processes too.", len(stats.devices))
         untold = max(0, len(stats.devices) - MAX_DEVICES_TOLD)
         yield _gauge("untold_devices", f"Devices beyond the first {MAX_DEVICES_TOLD}: in the totals only.", untold)
         told = dict(islice(stats.devices.items(), MAX_DEVICES_TOLD))
-        yield from self._device_counts(told)
+        yield from self._device_counts(told, stats.before)
         yield from self._device_gauges(told)
 
-    def _totals(self, stats: SubscriberStats) -> Iterator[Metric]:
-        devices, before = stats.devices.values(), self._before.devices.values()
+    def _totals(self, stats: SourceStats) -> Iterator[Metric]:
+        devices, before = stats.devices.values(), stats.before.values()
 
         def total(name: str, text: str, count: Callable[[DeviceStats], int]) -> Metric:
             return CounterMetricFamily(f"{_PREFIX}_{name}", text, sum(map(count, devices)) - sum(map(count, before)))
@@ -89,13 +80,13 @@ class StreamMetrics(Collector):
         yield total("junk_pairs", "Pairs the devices left out as dark or covered.", lambda device: device.junk)
         yield total("clock_steps", "Times a device's clock went back.", lambda device: device.clock_steps)
 
-    def _device_counts(self, devices: Mapping[str, DeviceStats]) -> Iterator[Metric]:
+    def _device_counts(self, devices: Mapping[str, DeviceStats], before: Mapping[str, DeviceStats]) -> Iterator[Metric]:
         nothing = DeviceStats(epoch="", next_seq=0)
 
         def counted(name: str, text: str, count: Callable[[DeviceStats], int]) -> Metric:
             family = CounterMetricFamily(f"{_PREFIX}_device_{name}", text, labels=["device"])
             for device, stats in devices.items():
-                family.add_metric([device], count(stats) - count(self._before.devices.get(device, nothing)))
+                family.add_metric([device], count(stats) - count(before.get(device, nothing)))
             return family
 
         yield counted("received_pairs", "Pairs received from a device.", lambda device: device.received)

@@ -27,9 +27,10 @@ from stream.live import announcements
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_client import HIGH_WATER, BackfillClient
 from stream.live.backfill_server import backfill_endpoint
-from stream.live.ledger import Account, SubscriberStats
+from stream.live.ledger import Account
 from stream.pair import MAX_EYE_BYTES, EncodedPair
 from stream.source import Cursor
+from stream.stats import SourceStats
 from stream.transport.dialer import Dialer
 from stream.transport.endpoint import (
     CONNECT_TIMEOUT_MS,
@@ -103,8 +104,7 @@ class Subscriber:
         self._devices_to_end = len(addresses) if end_on_bye else None
         self._clock = clock
         self._account = Account(cursor)
-        self.resumed = self._account.stats()
-        """What the processes before this one had counted."""
+        self._before = self._account.stats().devices
         self._acknowledged: Cursor | None = None
         self._queue: deque[EncodedPair] = deque()
         self._queued_bytes = 0
@@ -163,13 +163,18 @@ class Subscriber:
         """Pairs that wait in the queue."""
         return len(self._queue)
 
-    def stats(self) -> SubscriberStats:
+    def stats(self) -> SourceStats:
         """What came so far; received pairs include those that wait in the queue."""
         failures = Counter[str]()
         for dialer in self._dialers:
             failures.update(dialer.failures())
         with self._changed:
-            return replace(self._account.stats(), failed_handshakes=dict(failures))
+            return replace(
+                self._account.stats(),
+                failed_handshakes=dict(failures),
+                before=self._before,
+                endpoints=self.endpoints,
+            )
 
     def close(self) -> None:
         """Stop receiving, tell the rigs the last acknowledgement, and free the sockets; idempotent."""

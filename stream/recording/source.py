@@ -81,6 +81,9 @@ class RecordingSource:
     def acknowledge(self, cursor: Cursor) -> None:
         """A recording forgets nothing."""
 
+    def stats(self) -> None:
+        """There are no statistics: nothing travels."""
+
     def close(self) -> None:
         """Close the file; idempotent."""
         self._ended = self._ended or EndOfStream("the recording is closed")
