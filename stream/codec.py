@@ -20,6 +20,7 @@ from zlib_ng import zlib_ng
 
 from stream.errors import MalformedMessage
 from stream.pair import (
+    CHECKSUM_BYTES,
     MAX_EYE_BYTES,
     MAX_SIDE,
     WIRE_VERSION,
@@ -29,12 +30,13 @@ from stream.pair import (
     Image,
     Kept,
     StereoPair,
+    checksum,
+    encode_header,
 )
 
 TOPIC = b"pair"
 MAX_HEADER_BYTES = 512
 """A header with the longest device name and the largest numbers takes less than 256."""
-CHECKSUM_BYTES = 4
 MAX_JPEG_SEGMENTS = 1024
 MAX_JPEG_SCANS = 32
 """Progressive files have about ten; thousands of empty scans are a known way to keep a decoder busy for minutes."""
@@ -44,7 +46,6 @@ LZ4_MAX_RATIO = 255
 Shape = tuple[int, int, int]
 """Height, width, channels (1 or 3)."""
 
-_encoder = msgspec.msgpack.Encoder()
 _decoder = msgspec.msgpack.Decoder(Header)
 
 
@@ -102,7 +103,8 @@ def encode_pair(
         crc=_crc(left_data, right_data),
     )
     try:  # msgspec validates while it decodes; better refused here than by every receiver
-        return EncodedPair(_decoder.decode(_encoder.encode(header)), left_data, right_data)
+        part = encode_header(header)
+        return EncodedPair(_decoder.decode(part[:-CHECKSUM_BYTES]), left_data, right_data, part)
     except (msgspec.MsgspecError, OverflowError) as error:
         raise ValueError(f"the header of pair {seq} of {device!r} cannot travel: {error}") from error
 
@@ -120,12 +122,8 @@ def decode(pair: EncodedPair) -> StereoPair:
 
 
 def to_parts(pair: EncodedPair) -> list[bytes]:
-    """The message on the wire: topic, header as msgpack with its own checksum behind it, left, right.
-
-    The header holds the checksum of the images, so its own one covers the whole pair; spool and store keep these parts.
-    """
-    header = _encoder.encode(pair.header)
-    return [TOPIC, header + _checksum(header), pair.left, pair.right]
+    """The message on the wire: topic, header (`stream.pair.encode_header`), left, right; nothing is copied."""
+    return [TOPIC, pair.header_part, pair.left, pair.right]
 
 
 def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
@@ -139,7 +137,8 @@ def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
     if sizes[1] > MAX_HEADER_BYTES or not all(1 <= size <= MAX_EYE_BYTES for size in sizes[2:]):
         raise MalformedMessage("size", f"header {sizes[1]}, left {sizes[2]}, right {sizes[3]} bytes are out of bounds")
     header = _decode_header(parts[1])
-    pair = EncodedPair(header, bytes(parts[2]), bytes(parts[3]))  # no copy where it is bytes already
+    part, left, right = map(bytes, parts[1:])  # no copy where it is bytes already
+    pair = EncodedPair(header, left, right, part)
     if _crc(pair.left, pair.right) != header.crc:
         raise MalformedMessage("crc", f"{header.name} was damaged on its way")
     return pair
@@ -243,8 +242,8 @@ def _decode_lz4(data: bytes, shape: Shape) -> Image:
 
 def _decode_header(part: bytes | memoryview) -> Header:
     """The header in its part; its checksum comes first, so that a flipped bit is never taken for another header."""
-    data, checksum = part[:-CHECKSUM_BYTES], part[-CHECKSUM_BYTES:]
-    if checksum != _checksum(data):
+    data = part[:-CHECKSUM_BYTES]
+    if part[-CHECKSUM_BYTES:] != checksum(data):
         _check_version(part)  # the first wire version had no checksum
         raise MalformedMessage("crc", "a header was damaged on its way")
     try:
@@ -286,10 +285,6 @@ def _array_shape(shape: Shape) -> tuple[int, ...]:
 
 def _said(shape: Shape) -> str:
     return f"{shape[1]}x{shape[0]} {'colour' if shape[2] == 3 else 'grey'}"
-
-
-def _checksum(header: bytes | memoryview) -> bytes:
-    return zlib_ng.crc32(header).to_bytes(CHECKSUM_BYTES)
 
 
 def _crc(left: bytes, right: bytes) -> int:

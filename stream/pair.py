@@ -7,21 +7,25 @@ camera to the learner's batch: the one flip to RGB happens there, on the compute
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+from zlib_ng import zlib_ng
 
 WIRE_VERSION = 2
 MAX_SIDE = 8192
 """Largest width or height accepted from anybody, pixels."""
 MAX_EYE_BYTES = 64 << 20
 """Largest encoded image accepted from anybody."""
+CHECKSUM_BYTES = 4
 REASONS = ("parts", "size", "header", "version", "crc", "image")
 """Everything a message is refused for: wrong number of parts, too many bytes, a header that does not decode, another wire
 version, a checksum that differs, an image that is not what its header declares."""
+
+_encoder = msgspec.msgpack.Encoder()
 
 Image = NDArray[np.uint8]
 Codec = Literal["jpeg", "lz4"]
@@ -84,8 +88,31 @@ class StereoPair:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A pair as it travels; `stream.codec` makes and reads it."""
+    """A pair as it travels; `stream.codec` makes and reads it. Spool, recording and store keep these bytes as they are.
+
+    Two pairs are equal where their headers and images are.
+    """
 
     header: Header
     left: bytes
     right: bytes
+    header_part: bytes = field(default=b"", compare=False, repr=False)
+    """The header as it was received or first encoded (see `encode_header`); made here where it is not given."""
+
+    def __post_init__(self) -> None:
+        if not self.header_part:
+            object.__setattr__(self, "header_part", encode_header(self.header))
+
+
+def encode_header(header: Header) -> bytes:
+    """The header's part of a message: msgpack, and behind it the CRC-32 of that in CHECKSUM_BYTES bytes, big-endian.
+
+    The header holds the checksum of the images, so this one covers the whole pair.
+    """
+    data = _encoder.encode(header)
+    return data + checksum(data)
+
+
+def checksum(data: bytes | memoryview) -> bytes:
+    """CRC-32 of an encoded header."""
+    return zlib_ng.crc32(data).to_bytes(CHECKSUM_BYTES)

@@ -273,3 +273,16 @@ def test_any_bytes_have_a_bounded_jpeg_shape_or_a_value_error(
     assert 1 <= height <= MAX_SIDE
     assert 1 <= width <= MAX_SIDE
     assert channels in (1, 3)
+
+
+def test_a_pair_keeps_the_bytes_of_the_header_that_it_was_received_with() -> None:
+    """A foreign encoder may write a number in more bytes than it needs; what is stored and sent on is what was received."""
+    topic, _, left, right = to_parts(COLOUR)
+    data = msgspec.msgpack.encode(COLOUR.header)
+    at = data.index(b"\x02", 0, 4)
+    longer = data[:at] + b"\xcd\x00\x02" + data[at + 1 :]
+    part = longer + zlib.crc32(longer).to_bytes(4)
+    received = from_parts([topic, part, left, right])
+    assert received == COLOUR
+    assert to_parts(received)[1] == part
+    assert to_parts(EncodedPair(COLOUR.header, left, right)) == to_parts(COLOUR)

@@ -22,7 +22,7 @@ from benchmarks.shared.processes import Orders, say
 from buffer.store import Store
 from stream import codec
 from stream.live.subscriber import Subscriber
-from stream.pair import EncodedPair, Header
+from stream.pair import CHECKSUM_BYTES, EncodedPair, Header
 from stream.source import Cursor
 
 COMMIT_S = 0.3
@@ -108,7 +108,7 @@ class Learner:
 
 
 def _entered(item: bytes) -> Entered:
-    header = msgspec.msgpack.decode(item[: -_TAIL.size - codec.CHECKSUM_BYTES], type=Header)
+    header = msgspec.msgpack.decode(item[: -_TAIL.size - CHECKSUM_BYTES], type=Header)
     return Entered(header.device, header.epoch, header.seq, *_TAIL.unpack(item[-_TAIL.size :]))
 
 
