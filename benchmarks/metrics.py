@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 
 from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
-from device.spool.spool import SpoolStats
+from device.spool.rules import SpoolStats
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics

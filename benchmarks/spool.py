@@ -33,6 +33,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import encode_pair, to_parts
 from stream.fsync import sync_path
@@ -231,7 +232,7 @@ class Ours:
         # The epoch can be written once: a store that is opened again reads it and frees.
         again = any(folder.iterdir())
         epoch = None if again else EPOCH
-        self._spool = Spool(folder, device=DEVICE, max_bytes=8 << 30, free_floor_bytes=0, epoch=epoch)
+        self._spool = Spool(folder, SpoolLimits(8 << 30, free_floor_bytes=0), device=DEVICE, epoch=epoch)
 
     def append(self, pair: EncodedPair) -> None:
         """Kill -9 loses nothing, a power cut what was not synced."""

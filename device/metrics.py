@@ -19,7 +19,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metri
 from prometheus_client.registry import Collector
 
 from device.dedupe import Junk, Verdict
-from device.spool.spool import SpoolStats
+from device.spool.rules import SpoolStats
 from stream.errors import EndpointError
 from stream.live.backfill_messages import Vitals
 from stream.live.metrics import by_reason

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from contextlib import suppress
-from functools import cache, partial
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
 
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import encode_pair, to_parts
 from stream.live.backfill_messages import Reading, Row
@@ -22,10 +24,22 @@ SEGMENT_BYTES = 256 << 10
 MAX_BYTES = 16 * SEGMENT_BYTES
 ROOMY_BYTES = 8 * MAX_BYTES
 """Where nothing is to be evicted, though sealing may lag."""
-open_spool = partial(
-    Spool, device=DEVICE, max_bytes=MAX_BYTES, free_floor_bytes=0, segment_bytes=SEGMENT_BYTES, grace_s=0.0
-)
-"""What is acknowledged goes at once, but for where a test is about that."""
+
+
+def open_spool(
+    folder: Path,
+    *,
+    device: str = DEVICE,
+    max_bytes: int = MAX_BYTES,
+    free_floor_bytes: int = 0,
+    segment_bytes: int = SEGMENT_BYTES,
+    max_evicted_epochs: int = 256,
+    grace_s: float = 0.0,
+    **others: Any,
+) -> Spool:
+    """A small spool that deletes acknowledged pairs at once, unless a test is about that."""
+    limits = SpoolLimits(max_bytes, free_floor_bytes, segment_bytes, max_evicted_epochs=max_evicted_epochs)
+    return Spool(folder, limits, device=device, grace_s=grace_s, **others)
 
 
 def make_pair(seq: int, epoch: str, *, side: int = 64, device: str = DEVICE) -> EncodedPair:

@@ -22,7 +22,8 @@ import pytest
 from running import ROOT, WAIT_S, Running, environment, running
 
 from device.__main__ import main
-from device.spool.epoch_end import find_heads
+from device.spool.epoch_end import find_epoch_ends
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import decode
 from stream.errors import EndOfStream
@@ -155,22 +156,22 @@ def test_what_a_killed_rig_had_kept_comes_to_the_learner_from_the_next_one(tmp_p
     """Nobody listens to the first rig; the second one has its folder."""
     flags = ("--camera", "sim", *SMALL, "--spool", str(tmp_path), "--name", "rig-1", "--dedupe-threshold", "5")
     with rig(*flags, "--fps", "50") as device:
-        wait_until(lambda: any(past.head >= 10 for past in find_heads(tmp_path).values()))
+        wait_until(lambda: any(found.end >= 10 for found in find_epoch_ends(tmp_path).values()))
         device.process.kill()
         device.process.wait()
-    ((epoch, past),) = find_heads(tmp_path).items()
+    ((epoch, earlier),) = find_epoch_ends(tmp_path).items()
     with rig(*flags) as device:
         with Subscriber([address(device)], consumer="one") as subscriber:
             pairs: list[EncodedPair] = []
-            while sum(pair.header.epoch == epoch for pair in pairs) < past.head:
+            while sum(pair.header.epoch == epoch for pair in pairs) < earlier.end:
                 pairs += received(subscriber, at_least=1)
             assert subscriber.stats().lost == 0
         device.process.send_signal(signal.SIGINT)
         assert device.end()[0] == 0
     found = [pair.header.seq for pair in pairs if pair.header.epoch == epoch]
     assert found == list(range(len(found)))
-    # The kill may fall between a pair's append and the file that tells the head.
-    assert len(found) - past.head in (0, 1)
+    # The kill may fall between a pair's append and the file that holds the end of the epoch.
+    assert len(found) - earlier.end in (0, 1)
 
 
 FINITE = ("--camera", "sim", *SMALL, "--fps", "0", "--count", "30", "--dedupe-threshold", "5", "--json")
@@ -320,7 +321,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     check_one_line(capfd, said.format(data=unequal))
 
 
-open_small = partial(Spool, device="rig-1", max_bytes=1 << 24, free_floor_bytes=0)
+open_small = partial(Spool, limits=SpoolLimits(1 << 24, free_floor_bytes=0), device="rig-1")
 
 
 def check_one_line(capfd: pytest.CaptureFixture[str], said: str) -> None:

@@ -42,8 +42,10 @@ from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
 from device.spool.folder import SpoolError
-from device.spool.segment import Segment
-from device.spool.spool import RETRY_S, Spool
+from device.spool.rules import RETRY_S
+from device.spool.segment import Segment, State
+from device.spool.segment_file import SegmentFile
+from device.spool.spool import Spool
 from stream.codec import to_parts
 from stream.live.backfill_messages import Span
 from stream.ranges import Ranges
@@ -52,6 +54,10 @@ ROOT = Path(__file__).parents[1]
 WAIT_S = 60.0  # generous: the machine may be busy; nothing here is judged by its speed
 A, B, C = "a" * 32, "b" * 32, "d" * 32
 NOBODY = "c" * 32
+
+
+def new_segment() -> Segment:
+    return Segment(run=1, epoch=A, first=0, end=0, state=State.OPEN)
 
 
 class Clock:
@@ -182,7 +188,7 @@ def test_after_kill_9_every_pair_whose_append_returned_is_there(tmp_path: Path) 
 
 
 def test_a_segment_that_held_no_pair_yet_leaves_nothing(tmp_path: Path) -> None:
-    Segment.create(tmp_path, run=1, epoch=A, first=0, begun_s=0.0).close()
+    SegmentFile.create(tmp_path, new_segment()).close()
     with open_spool(tmp_path, epoch=B) as spool:
         assert spool.spans() == [Span(B, 0, 0, True)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["device.lock"]
@@ -405,15 +411,12 @@ def test_an_epoch_that_was_acknowledged_whole_is_not_named_after_a_restart(tmp_p
     assert not list(tmp_path.glob("*.head"))
 
 
-def test_of_epochs_that_were_evicted_whole_only_the_newest_are_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("device.spool.spool.MAX_GONE", 2)
+def test_of_epochs_that_were_evicted_whole_only_the_newest_are_named(tmp_path: Path) -> None:
     epochs = [f"{number:032x}" for number in range(4)]
     for epoch in epochs:
         with open_spool(tmp_path, epoch=epoch) as spool:
             fill(spool, 5)
-    with open_spool(tmp_path, epoch=A) as spool:
+    with open_spool(tmp_path, epoch=A, max_evicted_epochs=2) as spool:
         fill(spool, 400)
         assert [span.epoch for span in spool.spans()] == [*epochs[2:], A]
 
@@ -463,18 +466,18 @@ def test_a_pair_larger_than_a_segment_is_live_only_and_takes_nothing_with_it(spo
 
 def failing(times: int, code: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The next appends to segments fail as SQLite does."""
-    real, left = Segment.append, times
+    real, left = SegmentFile.append, times
 
-    def append(segment: Segment, row: tuple[bytes, bytes, bytes]) -> None:
+    def append(file: SegmentFile, seq: int, row: tuple[bytes, bytes, bytes]) -> None:
         nonlocal left
         if left > 0:
             left -= 1
             error = sqlite3.OperationalError("as injected")
             error.sqlite_errorcode = code
             raise error
-        real(segment, row)
+        real(file, seq, row)
 
-    monkeypatch.setattr(Segment, "append", append)
+    monkeypatch.setattr(SegmentFile, "append", append)
 
 
 def test_a_full_disk_costs_the_oldest_segment_and_the_pair_goes_in(
@@ -538,7 +541,7 @@ def test_a_disk_that_is_full_from_the_start_is_no_reason_not_to_start(
 LIMITED = """
 import resource, sys
 from pathlib import Path
-from device.spool.spool import RETRY_S
+from device.spool.rules import RETRY_S
 from spooled import fill, make_pair, open_spool, pull
 now_s = 1000.0
 spool = open_spool(Path(sys.argv[1]), epoch="a" * 32, clock=lambda: now_s)
@@ -671,7 +674,7 @@ def test_a_learner_that_was_silent_for_too_long_is_not_kept_for_any_more(
         clock.now_s += 60
         spool.acknowledge("one", {A: 25})
         assert (spool.stats().consumers, spool.stats().backlog) == (1, 0)
-        assert "learner two is forgotten" in caplog.text
+        assert "consumer two is forgotten" in caplog.text
     wall.now_s += 101
     with open_spool(tmp_path, wall=wall, forget_after_s=100.0) as spool:  # silent while the rig was off
         assert spool.stats().consumers == 0
@@ -847,12 +850,12 @@ def test_the_newest_full_segment_is_sealed_only_when_the_next_one_is_full(tmp_pa
 
 
 def test_a_deleted_segment_gives_its_room_back_though_it_is_still_open(tmp_path: Path) -> None:
-    segment = Segment.create(tmp_path, run=1, epoch=A, first=0, begun_s=0.0)
-    segment.append(row_of(0, A))
-    with segment.log_path.open("rb") as log:
-        segment.drop()
+    file = SegmentFile.create(tmp_path, new_segment())
+    file.append(0, row_of(0, A))
+    with file.log_path.open("rb") as log:
+        file.delete()
         assert os.fstat(log.fileno()).st_size == 0
-    segment.close()
+    file.close()
     assert list(tmp_path.iterdir()) == []
 
 

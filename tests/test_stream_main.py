@@ -14,6 +14,7 @@ import pytest
 from recorded import EPOCH, NEXT_EPOCH, made, names, recorded, some
 from running import WAIT_S, running
 
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.__main__ import PROGRAM
 from stream.cli.record import consumer_name, record
@@ -151,7 +152,7 @@ def test_a_rig_that_starts_again_goes_on_in_the_same_recording(tmp_path: Path) -
 def test_a_recorder_that_is_killed_goes_on_in_another_file_without_a_loss_or_a_repetition(tmp_path: Path) -> None:
     """The rig has a spool: what was not acknowledged comes again, what was recorded is not recorded twice."""
     out = tmp_path / "walk.mcap"
-    spool = Spool(tmp_path / "spool", device="baby", max_bytes=64 << 20, free_floor_bytes=0)
+    spool = Spool(tmp_path / "spool", SpoolLimits(64 << 20, free_floor_bytes=0), device="baby")
     with Publisher(LOOPBACK, device="baby", epoch=spool.epoch, shelf=spool) as publisher:
         words = ("record", "--out", str(out), "--connect", publisher.endpoint)
 

@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.shared.processes import Orders, say
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import encode_pair
 from stream.live.publisher import Publisher
@@ -59,9 +60,8 @@ class Rig:
         with (
             Spool(
                 Path(plan.spool),
+                SpoolLimits(plan.spool_bytes, free_floor_bytes=0),
                 device=plan.device,
-                max_bytes=plan.spool_bytes,
-                free_floor_bytes=0,
                 wall=self.wall_s,
                 grace_s=GRACE_S,
             ) as spool,

@@ -12,7 +12,7 @@ from itertools import islice
 
 from device.camera import BadShot, Camera, CameraError, Shot
 from device.cli.settings import StreamSettings
-from device.spool.place import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
+from device.cli.spool_location import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
 from stream.host.findings import Finding, can_write, check_clock, check_disk, existing_folder, read_clock, run_check
 from stream.live.backfill_server import backfill_endpoint
 from stream.live.publisher import Publisher

@@ -25,12 +25,12 @@ from device.cameras.open import HARDWARE, camera_kind, open_camera
 from device.capture import capture, paced
 from device.cli.doctor import examine
 from device.cli.settings import StreamSettings, WalkSettings, parse_size
+from device.cli.spool_location import open_spool
 from device.dedupe import Dedupe, DedupeConfig
 from device.metrics import DeviceMetrics
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_walk
 from device.spool.folder import SpoolError, SpoolTaken
-from device.spool.place import open_spool
 from device.spool.spool import Spool
 from device.vitals import Sensors
 from stream.errors import EndpointTaken, StreamError

@@ -1,82 +1,79 @@
-"""From a segment to the answer that a learner gets: every row is verified before it is given, the others are lost."""
+"""An answer to a consumer that asks for a range of pairs. Pure rules: the rows come from a function that is passed in."""
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Callable
-from dataclasses import dataclass, field
 
-from device.spool.segment import Segment, is_not_now
 from stream.codec import TOPIC, from_parts
 from stream.errors import MalformedMessage
 from stream.live.backfill_messages import MAX_LOST_RANGES, MAX_ROWS, Reading, Row
 from stream.ranges import Ranges
 
 
-@dataclass(slots=True)
-class Answer:
-    """An answer as it comes about: everything from its first number to `next` is among the rows, or lost.
+class NotNow(Exception):
+    """A row cannot be read at this moment; the answer to the same question may be another one later."""
 
-    credit_bytes: of images, that may still be given.
+
+class Answer:
+    """An answer that grows: everything in [first, next) is among its rows, or in its lost ranges.
+
+    credit_bytes: the sum of image bytes that it may carry; the first row is given whatever its size.
     """
 
-    device: str
-    next: int
-    credit_bytes: int
-    rows: list[Row] = field(default_factory=list)
-    lost: Ranges = field(default_factory=Ranges)
-    _looked_at: int = 0
+    def __init__(self, device: str, epoch: str, first: int, credit_bytes: int) -> None:
+        self.next = first
+        self.complete = False
+        """Whether nothing more can be added to it: its credit is used up, or a row cannot be read now."""
+        self._device, self._epoch, self._credit_bytes = device, epoch, credit_bytes
+        self._rows: list[Row] = []
+        self._lost = Ranges()
+        self._looked_at = 0
 
     def reading(self) -> Reading:
-        """The answer as it is."""
-        return Reading(self.next, list(self.lost), self.rows)
+        """The answer as `Shelf.read` returns it."""
+        return Reading(self.next, list(self._lost), self._rows)
 
-    def lose(self, upto: int) -> None:
-        """What is below `upto` will never be there."""
-        self.lost.add(self.next, upto)
-        self.next = max(self.next, upto)
+    def lose(self, end: int) -> None:
+        """All pairs from `next` up to `end` are lost."""
+        self._lost.add(self.next, end)
+        self.next = max(self.next, end)
 
-    def take(self, segment: Segment, upto: int) -> tuple[bool, Ranges]:
-        """Add the pairs of a segment below `upto`.
+    def extend(self, end: int, row_of: Callable[[int], Row | None]) -> Ranges:
+        """Add the pairs from `next` up to `end`, as many as the credit allows; returns those that are unreadable.
 
-        Returns whether to go on: not where the credit is used up, or the segment cannot be read at this moment; and which of
-        its pairs turned out to be rotten.
+        row_of: from a number to its row, None for one that is unreadable; raises NotNow.
         """
-        rotten = Ranges()
-        with segment.reading() as row_of:
-            while self.next < upto:
-                if self.credit_bytes <= 0 or self._looked_at == MAX_ROWS or len(self.lost) == MAX_LOST_RANGES:
-                    return False, rotten
-                self._looked_at += 1
-                try:
-                    row = self._verified(row_of, segment)
-                except sqlite3.Error as error:
-                    if segment.dropped or (is_not_now(error) and segment.path.exists()):
-                        return False, rotten
-                    row = None
-                if row is None:
-                    rotten.add(self.next, self.next + 1)
-                    self.lose(self.next + 1)
-                elif not self._give(row):
-                    return False, rotten
-        return True, rotten
+        unreadable = Ranges()
+        while self.next < end and not self.complete:
+            if self._credit_bytes <= 0 or self._looked_at == MAX_ROWS or len(self._lost) == MAX_LOST_RANGES:
+                self.complete = True
+                break
+            self._looked_at += 1
+            try:
+                row = row_of(self.next)
+            except NotNow:
+                self.complete = True
+                break
+            if row is None or not self._is_valid(row):
+                unreadable.add(self.next, self.next + 1)
+                self.lose(self.next + 1)
+            else:
+                self._add(row)
+        return unreadable
 
-    def _verified(self, row_of: Callable[[int], Row | None], segment: Segment) -> Row | None:
-        row = row_of(self.next)
-        if row is None:
-            return None
+    def _is_valid(self, row: Row) -> bool:
+        """Whether a row passes its own checksums and is the pair that was asked for."""
         try:
             header = from_parts([TOPIC, *row]).header
         except MalformedMessage:
-            return None
-        asked = (self.device, segment.epoch, self.next)
-        return row if (header.device, header.epoch, header.seq) == asked else None
-
-    def _give(self, row: Row) -> bool:
-        size = len(row[1]) + len(row[2])
-        if self.rows and size > self.credit_bytes:
             return False
-        self.rows.append(row)
-        self.credit_bytes -= size
+        return (header.device, header.epoch, header.seq) == (self._device, self._epoch, self.next)
+
+    def _add(self, row: Row) -> None:
+        size = len(row[1]) + len(row[2])
+        if self._rows and size > self._credit_bytes:
+            self.complete = True
+            return
+        self._rows.append(row)
+        self._credit_bytes -= size
         self.next += 1
-        return True

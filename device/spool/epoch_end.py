@@ -1,8 +1,8 @@
 """How far an epoch had come, in a small file beside its segments: RUN-EPOCH.head.
 
-Rewritten in place with each pair, so that it survives kill -9 as the pair does. If the newest segment is cut off later, it
-tells how many pairs are lost with it, which nobody else may know. If all segments were evicted, it tells that there was
-such an epoch. It goes when every learner has acknowledged all of it.
+The file is rewritten in place with each pair, so it survives kill -9 as the pair does. If the newest segment is cut off
+later, the file says how many pairs are lost with it. If all segments were evicted, the file says that the epoch existed.
+It is deleted when every consumer has acknowledged the whole epoch.
 """
 
 from __future__ import annotations
@@ -19,47 +19,40 @@ _NAME = re.compile(r"(?P<run>\d{8})-(?P<epoch>[0-9a-f]{32})\.head", re.ASCII)
 _MAX_BYTES = 64
 
 
-class Head:
-    """One past the last number of an epoch that is being written. Raises OSError where the file cannot be made."""
+class EpochEndFile:
+    """The file of the epoch that is being written. Raises OSError if it cannot be made."""
 
     def __init__(self, folder: Path, *, run: int, epoch: str) -> None:
-        self._path = folder / f"{run:08}-{epoch}.head"
-        self._descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.path = folder / f"{run:08}-{epoch}.head"
+        self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
-    def write(self, seq: int) -> None:
-        """Everything below `seq` was appended or refused; where this cannot be written, what was written before stays."""
+    def write(self, end: int) -> None:
+        """Every number below `end` was appended or refused. If the disk refuses this, the file keeps the number before."""
         with suppress(OSError):
-            os.pwrite(self._descriptor, to_line(f"{seq:019}"), 0)  # as long as every other one
+            os.pwrite(self._descriptor, to_line(f"{end:019}"), 0)  # every line has the same length
 
-    def close(self, *, delete: bool) -> None:
-        """Close the file, and delete it where nobody has to be told any more."""
+    def close(self) -> None:
+        """Close the file; it stays in the folder."""
         os.close(self._descriptor)
-        if delete:
-            with suppress(OSError):
-                self._path.unlink(missing_ok=True)
 
 
 @dataclass(frozen=True, slots=True)
-class PastHead:
-    """What the file of an earlier run says: 0 for a damaged one."""
+class EpochEnd:
+    """The end of an epoch of an earlier run, read from its file."""
 
     path: Path
     run: int
-    head: int
-
-    def delete(self) -> None:
-        """Nobody has to be told any more."""
-        with suppress(OSError):
-            self.path.unlink(missing_ok=True)
+    end: int
+    """One past the last number of the epoch; 0 if the file is damaged."""
 
 
-def find_heads(folder: Path) -> dict[str, PastHead]:
+def find_epoch_ends(folder: Path) -> dict[str, EpochEnd]:
     """The files of earlier runs by epoch, oldest first."""
     found = {}
     for path in sorted(folder.iterdir()):
         match = _NAME.fullmatch(path.name)
         if match is not None:
-            found[match["epoch"]] = PastHead(path, int(match["run"]), _read(path))
+            found[match["epoch"]] = EpochEnd(path, int(match["run"]), _read(path))
     return found
 
 

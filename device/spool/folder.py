@@ -1,11 +1,11 @@
-"""The folder of a spool: one process has it at a time, it belongs to one device, and what lies in it is found again.
+"""The folder of a spool. One process uses it at a time, and it belongs to one device.
 
-    device.lock       locked while a process has the spool; holds the name of the device
-    consumers.json    see `device.spool.consumers`
-    *.sqlite          see `device.spool.segment`; with -wal and -journal beside the unsealed ones
+    device.lock       locked while a process uses the spool; holds the name of the device
+    consumers.json    see `device.spool.consumers_file`
+    *.sqlite          see `device.spool.segment_file`; with -wal and -journal beside the unsealed ones
     *.head            see `device.spool.epoch_end`
 
-Anything else is left alone.
+All other files are left alone.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ import logging
 import os
 import re
 import sqlite3
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
 from device.spool.checked_line import from_line, to_line
-from device.spool.epoch_end import PastHead, find_heads
-from device.spool.segment import Segment, is_full
+from device.spool.epoch_end import EpochEndFile, find_epoch_ends
+from device.spool.segment import Removal, Segment, State
+from device.spool.segment_file import SegmentFile, is_disk_full, segment_of
 from stream.errors import ReportedError
 
 DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -38,41 +40,113 @@ class SpoolError(ReportedError):
 
 
 class SpoolTaken(SpoolError):
-    """A spool that another process has, or that has no room now: the same settings may work later."""
+    """A spool that another process uses, or that has no room now: the same settings may work later."""
 
     exit_code = 1
 
 
-def take(folder: Path, device: str) -> int:
-    """Make the folder and lock it for this process; returns the descriptor whose closing gives it back.
+class SpoolFolder:
+    """The files of a spool, found again and locked for this process. Not thread-safe.
 
-    Raises SpoolError where it cannot be written, another process has it, or it holds another device's pairs.
+    Unsealed segments of earlier processes are opened. An empty one is deleted, and so are the remains of a deleted one.
+    epoch: the one that this process writes.
+    Raises SpoolError if the folder cannot be written, another process uses it, it holds another device's pairs, or a segment
+    cannot be opened.
     """
-    descriptor = -1
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _check_owner(descriptor, folder, device)
-    except BlockingIOError as error:
-        os.close(descriptor)
-        raise SpoolTaken(
-            f"another process has the spool {folder}: stop it, or give this one a --name or --spool of its own"
-        ) from error
-    except OSError as error:
-        if descriptor >= 0:
-            os.close(descriptor)
-        raise (SpoolTaken if error.errno in _NO_ROOM else SpoolError)(
-            f"cannot keep pairs in {folder}: {error.strerror}; choose a folder with --spool, none: live only"
-        ) from error
-    except SpoolError:
-        os.close(descriptor)
-        raise
-    return descriptor
+
+    def __init__(self, path: Path, device: str, epoch: str) -> None:
+        self.path, self._epoch = path, epoch
+        self.files: dict[Segment, SegmentFile] = {}
+        """The files of each segment; oldest first when the folder is opened."""
+        self.to_close: list[SegmentFile] = []
+        """Deleted files whose connections are still open: closing one may have to wait for a reader."""
+        self.earlier_ends: dict[str, int] = {}
+        """One past the last number of each earlier epoch that has a file of its own, oldest first."""
+        self._end_paths: dict[str, Path] = {}
+        self._end_file: EpochEndFile | None = None
+        self._lock = _lock(path, device)
+        try:
+            runs = self._find()
+        except BaseException:
+            self.close()
+            raise
+        self.run = 1 + max(runs, default=0)
+
+    def create(self, segment: Segment) -> None:
+        """Make the files of a new segment of this run; raises sqlite3.Error or OSError."""
+        if self._end_file is None:
+            self._end_file = EpochEndFile(self.path, run=self.run, epoch=self._epoch)
+            self._end_paths[self._epoch] = self._end_file.path
+        self.files[segment] = SegmentFile.create(self.path, segment)
+
+    def write_end(self, end: int) -> None:
+        """Every number of this epoch below `end` was appended or refused."""
+        if self._end_file is not None:
+            self._end_file.write(end)
+
+    def remove(self, removal: Removal) -> None:
+        """Delete files; the segments' connections stay open, in `to_close`."""
+        for segment in removal.segments:
+            file = self.files.pop(segment)
+            file.delete()
+            self.to_close.append(file)
+        for epoch in removal.epochs:
+            if epoch in self._end_paths:
+                _delete(self._end_paths.pop(epoch))
+
+    def close(self) -> None:
+        """Close all files and give the folder back."""
+        for file in (*self.files.values(), *self.to_close):
+            file.close()
+        if self._end_file is not None:
+            self._end_file.close()
+        os.close(self._lock)
+
+    def _find(self) -> list[int]:
+        """Find what earlier processes left; returns the numbers of their runs."""
+        names = {path.name for path in self.path.iterdir()}
+        for name in names:
+            database = re.sub(r"-(wal|journal|shm)\Z", "", name)
+            if database not in names and segment_of(self.path / database) is not None:
+                (self.path / name).unlink()
+        found = {path: segment for name in names if (segment := segment_of(path := self.path / name)) is not None}
+        for path, segment in sorted(found.items(), key=lambda item: (item[1].run, item[1].first)):
+            file = self.files[segment] = SegmentFile(path)
+            segment.size = file.size()
+        unsealed = [segment for segment in self.files if segment.state is State.FULL]
+        for segment in unsealed:
+            _recover(segment, self.files[segment])
+        for segment, following in pairwise(self.files):
+            if segment in unsealed and segment.epoch == following.epoch:
+                self._extend(segment, following.first)
+        runs = self._find_ends() + [segment.run for segment in self.files]
+        for segment in [segment for segment in self.files if segment.empty]:
+            file = self.files.pop(segment)
+            file.delete()
+            file.close()
+        return runs
+
+    def _find_ends(self) -> list[int]:
+        """Apply the files that say how far each epoch had come; returns the numbers of their runs."""
+        newest = {segment.epoch: segment for segment in self.files}
+        ends = find_epoch_ends(self.path)
+        for epoch, found in ends.items():
+            if epoch in newest:
+                self._extend(newest[epoch], found.end)
+            elif not found.end:
+                _delete(found.path)
+                continue
+            self.earlier_ends[epoch], self._end_paths[epoch] = found.end, found.path
+        return [found.run for epoch, found in ends.items() if epoch in self.earlier_ends]
+
+    def _extend(self, segment: Segment, end: int) -> None:
+        """If pairs were appended beyond the end that a segment shows, it was cut off."""
+        if missing := segment.extend(end):
+            log.warning("%s is cut off: %d pairs are missing at its end", self.files[segment].path, missing)
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether a process had a spool there and has it no more; not where it is only being made."""
+    """Whether a process had a spool in a folder and has ended; False while the spool is being made."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -86,57 +160,27 @@ def is_abandoned(folder: Path) -> bool:
         os.close(descriptor)
 
 
-def find(folder: Path) -> tuple[list[Segment], dict[str, PastHead]]:
-    """The segments in a folder, in the order they were written, and how far each epoch had come.
-
-    Segments that were not sealed are opened.
-
-    An empty one is deleted, and so are the leavings of a deleted one. Raises SpoolError for one that cannot be opened.
-    """
-    names = {path.name for path in folder.iterdir()}
-    for name in names:
-        database = re.sub(r"-(wal|journal|shm)\Z", "", name)
-        if database not in names and Segment.found(folder / database) is not None:
-            (folder / name).unlink()
-    segments = sorted(
-        (segment for name in names if (segment := Segment.found(folder / name)) is not None),
-        key=lambda segment: (segment.run, segment.first),
-    )
-    unsealed = [segment for segment in segments if not segment.sealed]
+def _lock(folder: Path, device: str) -> int:
+    """Make the folder and lock it for this process; returns the descriptor whose closing unlocks it."""
+    descriptor = -1
     try:
-        for segment in unsealed:
-            _recover(segment)
-    except SpoolError:
-        for segment in unsealed:
-            segment.close()
-        raise
-    for segment, following in pairwise(segments):
-        if segment in unsealed and segment.epoch == following.epoch:
-            _reach(segment, following.first)
-    heads = _apply_heads(folder, {segment.epoch: segment for segment in segments})
-    for segment in segments:
-        if segment.empty:
-            segment.drop()
-            segment.close()
-    return [segment for segment in segments if not segment.dropped], heads
-
-
-def _apply_heads(folder: Path, newest: dict[str, Segment]) -> dict[str, PastHead]:
-    """How far an epoch had come is told by its newest segment, or by the file beside it; returns what the files tell."""
-    heads = find_heads(folder)
-    for epoch, past in heads.items():
-        if epoch in newest:
-            _reach(newest[epoch], past.head)
-        elif not past.head:
-            past.delete()
-    return {epoch: past for epoch, past in heads.items() if past.head or epoch in newest}
-
-
-def _reach(segment: Segment, end: int) -> None:
-    """Where pairs went on to be appended beyond what a segment tells, it was cut off, and they are rotten."""
-    if segment.end < end:
-        log.warning("%s is cut off: %d pairs are missing at its end", segment.path, end - segment.end)
-        segment.end, segment.damaged = end, True
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _check_owner(descriptor, folder, device)
+    except (SpoolError, OSError) as error:
+        if descriptor >= 0:
+            os.close(descriptor)
+        if isinstance(error, SpoolError):
+            raise
+        if isinstance(error, BlockingIOError):
+            raise SpoolTaken(
+                f"another process has the spool {folder}: stop it, or give this one a --name or --spool of its own"
+            ) from error
+        raise (SpoolTaken if error.errno in _NO_ROOM else SpoolError)(
+            f"cannot keep pairs in {folder}: {error.strerror}; choose a folder with --spool, none: live only"
+        ) from error
+    return descriptor
 
 
 def _check_owner(descriptor: int, folder: Path, device: str) -> None:
@@ -150,17 +194,22 @@ def _check_owner(descriptor: int, folder: Path, device: str) -> None:
         os.pwrite(descriptor, to_line(device), 0)
         os.fsync(descriptor)
     except OSError as error:
-        if not is_full(error):
+        if not is_disk_full(error):
             raise
         log.warning("%s has no room for its owner's name: %s", folder, error.strerror)
 
 
-def _recover(segment: Segment) -> None:
+def _recover(segment: Segment, file: SegmentFile) -> None:
     try:
-        segment.recover()
+        file.recover(segment)
     except (sqlite3.Error, OSError) as error:
         raise SpoolError(
-            f"cannot open {segment.path}: {error}; let this user read and write it, or move it away"
+            f"cannot open {file.path}: {error}; let this user read and write it, or move it away"
         ) from error
     if segment.damaged:
-        log.warning("%s is damaged: what can be read of it is given", segment.path)
+        log.warning("%s is damaged: its readable pairs are given", file.path)
+
+
+def _delete(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink(missing_ok=True)

@@ -12,6 +12,7 @@ import zmq
 from zmq.utils import z85
 
 from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, HOST, Arrival
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream import codec
 from stream.errors import EndOfStream, StreamError
@@ -57,7 +58,7 @@ class RigSender:
     def __init__(self, port: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="babyagent-")
         self._spool = Spool(
-            Path(self._folder.name), device=DEVICE, epoch=EPOCH, max_bytes=SPOOL_BYTES, free_floor_bytes=0
+            Path(self._folder.name), SpoolLimits(SPOOL_BYTES, free_floor_bytes=0), device=DEVICE, epoch=EPOCH
         )
         self._publisher = Publisher(f"tcp://{HOST}:{port}", device=DEVICE, epoch=EPOCH, shelf=self._spool)
 

@@ -12,6 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from device.spool.folder import SpoolError, is_abandoned
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 
 log = logging.getLogger(__name__)
@@ -47,9 +48,8 @@ def open_spool(
     try:
         with Spool(
             folder,
+            SpoolLimits(max_bytes=int(max_gib * GIB), free_floor_bytes=int(free_floor_gib * GIB)),
             device=device,
-            max_bytes=int(max_gib * GIB),
-            free_floor_bytes=int(free_floor_gib * GIB),
             on_sync=on_sync,
         ) as spool:
             yield spool

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from spooled import make_pair
 
+from device.cli.spool_location import open_spool
 from device.spool.folder import SpoolError
-from device.spool.place import open_spool
 from device.spool.spool import Spool
 
 

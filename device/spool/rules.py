@@ -1,0 +1,236 @@
+"""The rules of the spool: when it takes a pair, what is deleted to make room, what is sealed, what a consumer still lacks.
+
+Pure: no files, threads, locks or clocks. Times, free bytes and sizes of files are passed in; what has to be done to files is
+returned as a `Removal`. `Spool` carries it out, and so can a simulation.
+
+- A segment is deleted when every consumer has acknowledged all of its pairs.
+- When there is no room, the oldest segment is evicted, acknowledged or not.
+- The open segment is never deleted, unless it holds no pair.
+- After the disk has refused a pair, it is left alone for a second. While others keep it full, one segment at most is evicted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from device.spool.consumers import Consumers
+from device.spool.inventory import Inventory
+from device.spool.segment import Removal, Segment, Size, State
+
+SEGMENT_BYTES = 64 << 20
+FULL_KEPT = 1
+"""The newest full segment is sealed only when the next one is full: a consumer that keeps up has acknowledged it by then, so
+that it is deleted unsealed and the card is written once, not twice."""
+RETRY_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolLimits:
+    """How much a spool may hold. Raises ValueError for limits that contradict each other."""
+
+    max_bytes: int
+    """Of all files together; at least four segments."""
+    free_floor_bytes: int
+    """Bytes that must stay free on the disk."""
+    segment_bytes: int = 0
+    """Of one segment; 0: 64 MiB, but between 1/1024 and 1/16 of `max_bytes`."""
+    max_segments: int = 3072
+    """Many short runs make many files: an epoch takes at least one, and an answer can name 4096 epochs."""
+    max_evicted_epochs: int = 256
+    """Epochs of which no pair is left and that are still named, so that a consumer that missed them counts what is lost."""
+
+    def __post_init__(self) -> None:
+        if not self.segment_bytes:
+            size_bytes = min(max(SEGMENT_BYTES, self.max_bytes // 1024), self.max_bytes // 16)
+            object.__setattr__(self, "segment_bytes", size_bytes)
+        if self.free_floor_bytes < 0 or not 0 < 4 * self.segment_bytes <= self.max_bytes:
+            raise ValueError(
+                f"no spool of {self.max_bytes} bytes in segments of {self.segment_bytes} bytes, with {self.free_floor_bytes} "
+                "bytes left free on the disk, is possible: it must hold four segments"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class SpoolStats:
+    """The spool as it is now; `lost` and `unspooled` are counted since it was opened."""
+
+    pairs: int
+    """Pairs in the spool."""
+    backlog: int
+    """Pairs in the spool that not every consumer has acknowledged; all of them if it knows no consumer."""
+    bytes: int
+    """Bytes that its segments take on the disk."""
+    max_bytes: int
+    free_floor_bytes: int
+    """Bytes that must stay free on its disk."""
+    segments: int
+    consumers: int
+    oldest_age_s: float
+    """Since the oldest segment was begun (or last written, if an earlier process wrote it); 0 if there is none."""
+    lost: Mapping[str, int]
+    """Pairs that not every consumer has acknowledged, by cause: evicted (there was no room), rot (they cannot be read)."""
+    unspooled: int
+    """Pairs that the disk refused."""
+
+
+class Disk(Enum):
+    """What the attempts to write have shown."""
+
+    ACCEPTS = auto()
+    STAYS_FULL = auto()
+    """A segment was evicted because the disk was full, and no pair could be written since."""
+
+
+class SpoolRules:
+    """The rules over an inventory and its consumers. Not thread-safe. Times are monotonic seconds."""
+
+    def __init__(self, limits: SpoolLimits, inventory: Inventory, consumers: Consumers) -> None:
+        self.limits, self.inventory, self.consumers = limits, inventory, consumers
+        self.open: Segment | None = None
+        self.unspooled = 0
+        self._disk = Disk.ACCEPTS
+        self._refused_s = float("-inf")
+
+    def may_write(self, now_s: float) -> bool:
+        """Whether the disk is asked to take a pair; shortly after it refused one, it is not."""
+        return now_s - self._refused_s >= RETRY_S
+
+    def make_room(self, more_bytes: int, free_bytes: int, now_s: float) -> tuple[bool, Removal]:
+        """Delete what is acknowledged, then evict, until so many more bytes fit; returns whether they do.
+
+        free_bytes: on the disk, before the removal.
+        """
+        removal = self.free(now_s) if self._is_short(more_bytes, free_bytes) else Removal()
+        while self._is_short(more_bytes, free_bytes + removal.disk_bytes):
+            evicted = self._evict_oldest()
+            if not evicted.segments:
+                return False, removal
+            removal += evicted
+        return True, removal
+
+    def fits_open(self, seq: int, pair_bytes: int) -> bool:
+        """Whether pair `seq` goes into the open segment: it has room, and its numbers go on without a hole."""
+        segment = self.open
+        if segment is None or segment.end != seq:
+            return False
+        return segment.empty or segment.size.log_bytes + pair_bytes <= self.limits.segment_bytes
+
+    def begin(self, segment: Segment) -> None:
+        """Pairs go into this new segment from now on."""
+        self.open = segment
+        self.inventory.segments.append(segment)
+
+    def close_open(self) -> Removal:
+        """Nothing more goes into the open segment; one without pairs is deleted."""
+        segment, self.open = self.open, None
+        if segment is None:
+            return Removal()
+        if segment.empty:
+            return self.inventory.remove([segment])
+        segment.state = State.FULL
+        return Removal()
+
+    def appended(self, segment: Segment, size: Size) -> None:
+        """The pair `segment.end` was written, and the segment's files have this size now."""
+        segment.end, segment.size = segment.end + 1, size
+        self._disk = Disk.ACCEPTS
+
+    def write_failed(self, *, disk_full: bool) -> Removal:
+        """A pair could not be written: a damaged file is given up for a new one; on a full disk the oldest segment goes."""
+        removal = self.close_open()
+        if disk_full and self._disk is Disk.ACCEPTS:
+            self._disk = Disk.STAYS_FULL
+            removal += self._evict_oldest()
+        return removal
+
+    def refused(self, now_s: float) -> None:
+        """All attempts to write a pair have failed."""
+        self._refused_s = now_s
+
+    def offered(self, seq: int, *, spooled: bool) -> None:
+        """Pair `seq` is in the spool, or counts as refused; the next number is higher."""
+        self.inventory.end = seq + 1
+        self.unspooled += not spooled
+
+    def acknowledge(self, consumer: str, upto: Mapping[str, int], now_s: float) -> Removal:
+        """A registered consumer has made all pairs below `upto[epoch]` durable.
+
+        Epochs and numbers that are not in the spool are ignored.
+        """
+        ends = self.inventory.epoch_ends()
+        known = {epoch: min(seq, ends[epoch]) for epoch, seq in upto.items() if epoch in ends}
+        return self.free(now_s) if self.consumers.acknowledge(consumer, known) else Removal()
+
+    def free(self, now_s: float) -> Removal:
+        """Delete what every consumer has acknowledged, and forget silent consumers. Without a consumer all pairs are kept."""
+        self.consumers.forget(self.inventory.epoch_ends().keys(), now_s)
+        if not len(self.consumers):
+            return Removal()
+        removal = self.inventory.remove(
+            segment
+            for segment in self.inventory.segments
+            if segment is not self.open and not segment.count_from(self.consumers.deletable(segment.epoch, now_s))
+        )
+        evicted = self.inventory.evicted_epochs()
+        return removal + self.inventory.forget(
+            [epoch for epoch, end in evicted.items() if self.consumers.deletable(epoch, now_s) >= end]
+        )
+
+    def is_done_with_epoch(self, now_s: float) -> bool:
+        """Whether no consumer needs to hear of the open epoch after a restart: all of it is acknowledged and deleted."""
+        there = any(segment.epoch == self.inventory.epoch for segment in self.inventory.segments)
+        return not there and self.consumers.deletable(self.inventory.epoch, now_s) >= self.inventory.end
+
+    def next_to_seal(self) -> Segment | None:
+        """The oldest full segment, if it is not the newest one too."""
+        full = [segment for segment in self.inventory.segments if segment.state is State.FULL]
+        return full[0] if len(full) > FULL_KEPT else None
+
+    def sealed(self, segment: Segment, state: State, size: Size) -> None:
+        """Sealing is over: the segment is SEALED or UNSEALABLE, and its files have this size."""
+        if segment.state is not State.DELETED:
+            segment.state, segment.size = state, size
+
+    def awaited(self, since_s: float) -> dict[str, int]:
+        """How many pairs each consumer that was heard from since then has still to acknowledge, where that is any."""
+        heard = self.consumers.heard_since(since_s)
+        return {name: pairs for name, upto in heard.items() if (pairs := self.inventory.count_beyond(upto))}
+
+    def stats(self, wall_s: float) -> SpoolStats:
+        """The spool as it is now; wall_s: seconds since 1970."""
+        segments = self.inventory.segments
+        acknowledged = {segment.epoch: self.consumers.acknowledged(segment.epoch) for segment in segments}
+        return SpoolStats(
+            pairs=self.inventory.count_beyond({}),
+            backlog=self.inventory.count_beyond(acknowledged),
+            bytes=sum(segment.size.disk_bytes for segment in segments),
+            max_bytes=self.limits.max_bytes,
+            free_floor_bytes=self.limits.free_floor_bytes,
+            segments=len(segments),
+            consumers=len(self.consumers),
+            oldest_age_s=max(0.0, wall_s - segments[0].begun_s) if segments else 0.0,
+            lost=dict(self.inventory.lost),
+            unspooled=self.unspooled,
+        )
+
+    def _is_short(self, more_bytes: int, free_bytes: int) -> bool:
+        """Whether a limit would be broken; the bytes that sealing will write count as taken."""
+        segments = self.inventory.segments
+        claimed_bytes = sum(segment.claimed_bytes for segment in segments)
+        to_write_bytes = more_bytes + sum(segment.size.log_bytes for segment in segments)
+        return (
+            claimed_bytes + more_bytes > self.limits.max_bytes
+            or free_bytes - to_write_bytes < self.limits.free_floor_bytes
+            or len(segments) >= self.limits.max_segments
+        )
+
+    def _evict_oldest(self) -> Removal:
+        """Delete the oldest segment except for the open one, and forget the oldest of too many evicted epochs."""
+        segment = next((segment for segment in self.inventory.segments if segment is not self.open), None)
+        if segment is None:
+            return Removal()
+        removal = self.inventory.evict(segment, self.consumers.acknowledged(segment.epoch))
+        evicted = list(self.inventory.evicted_epochs())
+        return removal + self.inventory.forget(evicted[: max(0, len(evicted) - self.limits.max_evicted_epochs)])

@@ -1,0 +1,145 @@
+"""The two threads of a spool: one makes appended pairs survive a power cut, one seals full segments."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+
+from device.spool.folder import SpoolFolder
+from device.spool.rules import SpoolRules
+from device.spool.segment import Segment, State
+from device.spool.segment_file import SegmentFile, is_disk_full
+
+SYNC_S = 0.5
+SYNC_PAIRS = 16
+"""A power cut can take the pairs of the last half second or the last 16, and those appended while they were being synced."""
+SEAL_RETRY_S = 30.0
+"""After the disk had no room for a sealed segment, the next attempt is made so much later."""
+
+
+class SyncThread:
+    """Syncs files after every few pairs, and no pair waits for longer than half a second.
+
+    files: to be synced first. clock: monotonic seconds.
+    on_sync: called by this thread with the seconds that each sync took. on_error: with a file that could not be synced, and why.
+    """
+
+    def __init__(
+        self,
+        files: Iterable[SegmentFile],
+        *,
+        clock: Callable[[], float],
+        on_sync: Callable[[float], None],
+        on_error: Callable[[SegmentFile, OSError], None],
+    ) -> None:
+        self._clock, self._on_sync, self._on_error = clock, on_sync, on_error
+        self._waiting = list(files)  # one entry for each pair
+        self._closing = False
+        self._changed = threading.Condition()  # guards the two above
+        self._thread = threading.Thread(target=self._run, name="spool-sync", daemon=True)
+        self._thread.start()
+
+    def add(self, file: SegmentFile) -> None:
+        """A pair was appended to this file."""
+        with self._changed:
+            self._waiting.append(file)
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Sync what waits, and end the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        self._thread.join()
+
+    def _run(self) -> None:
+        closing = False
+        while not closing:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting or self._closing)
+                self._changed.wait_for(lambda: len(self._waiting) >= SYNC_PAIRS or self._closing, SYNC_S)
+                files, self._waiting = dict.fromkeys(self._waiting), []
+                closing = self._closing
+            for file in files:
+                self._sync(file)
+
+    def _sync(self, file: SegmentFile) -> None:
+        started_s = self._clock()
+        try:
+            file.sync()
+        except OSError as error:
+            self._on_error(file, error)
+        self._on_sync(self._clock() - started_s)
+
+
+class SealThread:
+    """Seals full segments when the rules say so, and closes the files of deleted ones.
+
+    changed: guards rules and files, and is notified when they change.
+    on_error: called without the lock by this thread with a file that could not be sealed, and why.
+    """
+
+    def __init__(
+        self,
+        rules: SpoolRules,
+        files: SpoolFolder,
+        *,
+        changed: threading.Condition,
+        on_error: Callable[[SegmentFile, Exception], None],
+    ) -> None:
+        self._rules, self._files, self._changed, self._on_error = rules, files, changed, on_error
+        self._closing = False
+        self._thread = threading.Thread(target=self._run, name="spool-seal", daemon=True)
+        self._thread.start()
+
+    def wait_idle(self, timeout_s: float) -> bool:
+        """Wait until nothing is left to be sealed or closed; returns whether that happened in time."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._has_work(), timeout_s)
+
+    def close(self) -> None:
+        """End the thread after the segment that it works on."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+
+    def seal(self, segment: Segment) -> bool:
+        """Seal a segment; False if the disk is full, so that a later attempt may succeed."""
+        with self._changed:
+            file = self._files.files.get(segment)
+        if file is None:
+            return True
+        state = State.SEALED
+        try:
+            file.seal(segment.end)
+        except (sqlite3.Error, OSError) as error:
+            if segment.state is not State.DELETED:
+                self._on_error(file, error)
+            if is_disk_full(error):
+                return False
+            state = State.UNSEALABLE
+        with self._changed:
+            self._rules.sealed(segment, state, file.size())
+            self._changed.notify_all()
+        return True
+
+    def _run(self) -> None:
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._closing or self._has_work())
+                if self._closing:
+                    return
+                deleted, segment = self._files.to_close[:], self._rules.next_to_seal()
+            for file in deleted:
+                file.close()
+            with self._changed:
+                del self._files.to_close[: len(deleted)]
+                self._changed.notify_all()
+            if segment is not None and not self.seal(segment):
+                with self._changed:
+                    self._changed.wait_for(lambda: self._closing, SEAL_RETRY_S)
+
+    def _has_work(self) -> bool:
+        return bool(self._files.to_close) or self._rules.next_to_seal() is not None
