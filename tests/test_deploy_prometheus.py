@@ -1,4 +1,4 @@
-"""The shipped configuration, alarms and dashboard in a real Prometheus that scrapes a real rig and a real learner."""
+"""The shipped configuration, alerts and dashboard in a real Prometheus that scrapes a real rig and a real learner."""
 
 from __future__ import annotations
 
