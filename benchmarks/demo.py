@@ -25,7 +25,7 @@ from rich.console import Console
 from rich.table import Table
 
 from device.sim.camera import SimConfig
-from device.sim.control_set import write_walk
+from device.sim.control_set import write_control_set
 from learner.errors import LearnerError
 
 PLACES = "places"
@@ -59,7 +59,7 @@ def main(arguments: Sequence[str]) -> int:
         places = Path(folder) / PLACES
         console.print("writing the control set: the same rooms, seen on two other walks")
         config = SimConfig(seed=settings.seed, textures=settings.textures)
-        write_walk(places, config=config, count=20_000, per_place=settings.per_place)
+        write_control_set(places, config=config, count=20_000, per_place=settings.per_place)
         summary = _train(settings, run, places, console)
     return _tell(summary, run, console)
 

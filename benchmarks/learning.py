@@ -32,7 +32,7 @@ from rich.table import Table
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from device.sim.control_set import write_walk
+from device.sim.control_set import write_control_set
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport, learn
 from learner.probes.control_sets import ControlSet, load_control
@@ -169,7 +169,7 @@ def _controls(settings: LearningSettings, world: SimConfig, size: int) -> list[C
     """The sets asked for, and the places of this world."""
     sets = [load_control(spec, size=size, limit_train=None, limit_test=None) for spec in settings.control]
     with tempfile.TemporaryDirectory() as folder:
-        write_walk(Path(folder) / PLACES, config=world, count=30_000, every=3, per_place=settings.per_place)
+        write_control_set(Path(folder) / PLACES, config=world, count=30_000, every=3, per_place=settings.per_place)
         sets.append(load_control(f"{PLACES}={folder}/{PLACES}", size=PLACES_SIZE, limit_train=None, limit_test=None))
     return sets
 

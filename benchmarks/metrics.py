@@ -151,9 +151,9 @@ def _device() -> DeviceMetrics:
         lost={"evicted": 0, "rot": 0},
         unspooled=0,
     )
-    metrics.watch(lambda: spool, lambda: 0)
+    metrics.watch_spool(lambda: spool, lambda: 0)
     metrics.watch_sensors(lambda: Vitals(battery=1.0, temperature_c=20.0))
-    metrics.watch_door(lambda: dict.fromkeys(handshake.REASONS, 0))
+    metrics.watch_handshakes(lambda: dict.fromkeys(handshake.REASONS, 0))
     return metrics
 
 

@@ -22,7 +22,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from device.camera import Eye, Shot
+from device.camera import EyeImage, Shot
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera
@@ -81,10 +81,10 @@ def _rig_rows(count: int) -> dict[str, Row]:
     """From shot to wire at 720p: all new, all duplicates, and the camera's own JPEG; and the simulator itself."""
     walk = SimCamera(size=HD, start_ns=0)
     views = [_pixels(shot) for shot in islice(iter(walk), 0, 8 * 10, 8)]
-    fresh = [Shot(Eye(n, left), Eye(n, right)) for n, (left, right) in _numbered(views, count)]
-    still = [Shot(Eye(n, left), Eye(n, right)) for n, (left, right) in _numbered(views[:1], count)]
+    fresh = [Shot(EyeImage(n, left), EyeImage(n, right)) for n, (left, right) in _numbered(views, count)]
+    still = [Shot(EyeImage(n, left), EyeImage(n, right)) for n, (left, right) in _numbered(views[:1], count)]
     packed = [(_jpeg(left), _jpeg(right)) for left, right in views]
-    own = [Shot(Eye(n, jpeg=left), Eye(n, jpeg=right)) for n, (left, right) in _numbered(packed, count)]
+    own = [Shot(EyeImage(n, jpeg=left), EyeImage(n, jpeg=right)) for n, (left, right) in _numbered(packed, count)]
     return {
         "rig: 720p pixels, all new, encoded": lambda: _rate(fresh, threshold=0.0),
         "rig: 720p pixels, all duplicates": lambda: _rate(still, threshold=16.0),

@@ -1,19 +1,27 @@
-"""`python -m device`: hears Ctrl-C from its first moment, then loads the rig and runs the command."""
+"""`python -m device`: publish a camera, check a rig, write a labelled control set."""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
 
-from stream.host.program import Stop
+from stream.host.program import Program
+
+PROGRAM = Program(
+    package="device",
+    script="babyagent-device",
+    commands={
+        "": "device.cli.stream",
+        "stream": "device.cli.stream",
+        "doctor": "device.cli.doctor",
+        "walk": "device.cli.walk",
+    },
+)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    stop = Stop.on_signals("stopping")
-    from device.cli.main import run  # OpenCV takes seconds to load on a Pi
-
-    return run(list(sys.argv[1:] if argv is None else argv), stop)
+def main(words: Sequence[str] | None = None) -> int:
+    """Run a command and return the exit code."""
+    return PROGRAM.main(words)
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ class BadShot(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Eye:
+class EyeImage:
     """One image as a camera gives it; at least one of `pixels` and `jpeg` is there.
 
     pixels: uint8 [H, W] or [H, W, 3] BGR. jpeg: the camera's own compressed bytes, forwarded untouched. luma: a small
@@ -51,7 +51,7 @@ class Eye:
 
 
 @dataclass(frozen=True, slots=True)
-class Labels:
+class SimLabels:
     """What a simulated shot shows. For probes only: labels never travel and never reach training."""
 
     place: int
@@ -62,9 +62,9 @@ class Labels:
 class Shot:
     """Both eyes at one moment."""
 
-    left: Eye
-    right: Eye
-    labels: Labels | None = None
+    left: EyeImage
+    right: EyeImage
+    labels: SimLabels | None = None
 
 
 class Camera(Protocol):

@@ -10,7 +10,7 @@ from functools import partial
 import cv2
 import numpy as np
 
-from device.camera import BadShot, Eye, Shot
+from device.camera import BadShot, EyeImage, Shot
 from device.dedupe import Dedupe, Verdict, luma_of
 from device.metrics import DeviceMetrics
 from device.spool.spool import Spool
@@ -57,7 +57,7 @@ def capture(
             left, right = _payload(shot.left, codec), _payload(shot.right, codec)
         except BadShot as bad:
             metrics.bad.inc()
-            _report(bad, metrics.tally().bad)
+            _report(bad, metrics.counts().bad)
             continue
         pair = encode(
             left,
@@ -98,7 +98,7 @@ def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
     return dedupe.judge(luma_of(shot.left), luma_of(shot.right), shot.left.captured_ns)
 
 
-def _payload(eye: Eye, codec: Codec) -> Image | bytes:
+def _payload(eye: EyeImage, codec: Codec) -> Image | bytes:
     """What is to be encoded: the camera's own JPEG where it may travel as it is, else pixels."""
     if eye.jpeg is not None and codec == "jpeg":
         return eye.jpeg

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from device.camera import BadShot, Eye
+from device.camera import BadShot, EyeImage
 from stream.pair import Image, Kept
 
 Junk = Literal["dark", "covered"]
@@ -113,7 +113,7 @@ class Dedupe:
 
     def __init__(self, config: DedupeConfig, *, seed: int = 0) -> None:
         self._config = config
-        self._memory = Memory(1 + config.ring)
+        self._ring = PairRing(1 + config.ring)
         self._log_threshold = math.log(config.threshold)
         self._random = np.random.default_rng(seed)
         self._kept_ns: int | None = None
@@ -130,19 +130,19 @@ class Dedupe:
         junk = self._junk(tiles, means)
         if junk is not None:
             return Verdict(None, junk, 0.0)
-        score = self._memory.distance_to_last(tiles, means)
+        score = self._ring.distance_to_last(tiles, means)
         kept = self._reason(tiles, means, score, now_ns)
         self._adapt(kept is not None, now_ns)
         if kept is None:
             return Verdict(None, None, score)
         self._kept_ns = now_ns
         if kept == "new":
-            self._memory.remember(tiles, means)
+            self._ring.remember(tiles, means)
         blurred = min(_sharpness(left_luma), _sharpness(right_luma)) < self._config.blur_variance
         return Verdict(kept, None, score, blurred)
 
     def _reason(self, tiles: _Float, means: _Float, score: float, now_ns: int) -> Kept | None:
-        if score > self.threshold and not self._memory.holds(tiles, means, self.threshold):
+        if score > self.threshold and not self._ring.holds(tiles, means, self.threshold):
             return "new"
         # abs: after a step of the clock backwards the rule must not sleep until the old time is reached again
         if self._kept_ns is not None and abs(now_ns - self._kept_ns) >= self._config.max_silence_s * 1e9:
@@ -170,7 +170,7 @@ class Dedupe:
         self._log_threshold = min(max(wanted, math.log(_LOWEST)), math.log(_HIGHEST))
 
 
-class Memory:
+class PairRing:
     """The last `capacity` pairs that were new, as tiles of mean 1, each with the difference that trembling explains.
 
     The search is exact and cheap: the mean of a block cannot differ by more than its largest tile does, so an entry
@@ -212,7 +212,7 @@ class Memory:
         return max(0.0, float(differences.max()))
 
 
-def luma_of(eye: Eye) -> Image:
+def luma_of(eye: EyeImage) -> Image:
     """A small grey image of an eye, uint8 [h, w], by the cheapest way there is.
 
     The hardware's own where it gives one; else a JPEG decoded at 1/8 to 1/1 of its size; else the pixels, made small

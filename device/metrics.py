@@ -34,7 +34,7 @@ SYNC_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 
 
 @dataclass(frozen=True, slots=True)
-class Tally:
+class CaptureCounts:
     """Counts so far: captured = kept + suppressed + junk + bad."""
 
     captured: int
@@ -86,7 +86,7 @@ class DeviceMetrics:
             self.kept.labels(verdict.kept).inc()
             self.blurred.inc(verdict.blurred)
 
-    def watch(self, spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[], int]) -> None:
+    def watch_spool(self, spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[], int]) -> None:
         """Report a spool and its disk as they are whenever somebody asks."""
         self.registry.register(_SpoolCollector(spool, disk_free_bytes))
 
@@ -94,14 +94,14 @@ class DeviceMetrics:
         """Report battery and temperature, where they are known, whenever somebody asks."""
         self.registry.register(_SensorCollector(vitals))
 
-    def watch_door(self, failed_handshakes: Callable[[], Mapping[str, int]]) -> None:
+    def watch_handshakes(self, failed_handshakes: Callable[[], Mapping[str, int]]) -> None:
         """Report handshakes that failed, by reason, whenever somebody asks."""
-        self.registry.register(_DoorCollector(failed_handshakes))
+        self.registry.register(_HandshakeCollector(failed_handshakes))
 
-    def tally(self) -> Tally:
+    def counts(self) -> CaptureCounts:
         """The counts as they are now."""
         counters = (self.captured, self.kept, self.suppressed, self.junk, self.bad)
-        return Tally(*(_total(counter) for counter in counters))
+        return CaptureCounts(*(_total(counter) for counter in counters))
 
     @contextmanager
     def served(self, port: int | None) -> Iterator[None]:
@@ -170,7 +170,7 @@ class _SensorCollector(Collector):
         yield _known(f"{name}_temperature_celsius", "The hottest sensor, where there is one.", vitals.temperature_c)
 
 
-class _DoorCollector(Collector):
+class _HandshakeCollector(Collector):
     """The handshakes that failed at the rig's door."""
 
     def __init__(self, failed_handshakes: Callable[[], Mapping[str, int]]) -> None:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import tyro
 
-from device.camera import Eye, Shot
+from device.camera import EyeImage, Shot
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from stream.live.publisher import Publisher
@@ -24,7 +24,7 @@ class SideBySideCamera:
     def __iter__(self) -> Iterator[Shot]:
         while (frame := self.video.read()[1]) is not None:  # uint8 [H, 2 W, 3] BGR
             left, right = np.split(np.asarray(frame, np.uint8), 2, axis=1)
-            yield Shot(Eye(time.time_ns(), pixels=left), Eye(time.time_ns(), pixels=right))
+            yield Shot(EyeImage(time.time_ns(), pixels=left), EyeImage(time.time_ns(), pixels=right))
 
 
 def main(camera: tyro.conf.Positional[str], bind: str = "tcp://127.0.0.1:5555") -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from device.camera import BadShot, Camera, CameraError, CameraMissing, Shot
 from device.cameras.files import open_folders, open_side_by_side, open_videos
-from device.cameras.open import camera_kind, open_camera
+from device.cameras.open import CAMERAS, camera_kind, open_camera
+from device.cameras.settings import CameraSettings
 from stream.pair import Image
 
 START_NS = 1_700_000_000_000_000_000
@@ -74,7 +75,7 @@ def test_other_formats_are_decoded_and_grey_stays_grey(tmp_path: Path, colour: b
 def test_files_are_stamped_at_the_rate_they_are_played(tmp_path: Path) -> None:
     left, right = write_folders(tmp_path, ["0.png", "1.png", "2.png"])
     for fps, period_ns in ((None, 100_000_000), (20.0, 50_000_000)):
-        camera = open_camera(f"dir:{left},{right}", fps=fps, start_ns=START_NS)
+        camera = open_camera(f"dir:{left},{right}", CameraSettings(fps=fps, start_ns=START_NS))
         assert camera.fps is None
         stamps = [(shot.left.captured_ns, shot.right.captured_ns) for shot in shots_of(camera)]
         assert stamps == [(START_NS + index * period_ns,) * 2 for index in range(3)]
@@ -82,7 +83,7 @@ def test_files_are_stamped_at_the_rate_they_are_played(tmp_path: Path) -> None:
 
 def test_a_repeated_recording_begins_again_while_its_time_goes_on(tmp_path: Path) -> None:
     left, right = write_folders(tmp_path, ["0.jpg", "1.jpg"])
-    shots = shots_of(open_camera(f"dir:{left},{right}", repeat=True, start_ns=0), limit=5)
+    shots = shots_of(open_camera(f"dir:{left},{right}", CameraSettings(repeat=True, start_ns=0)), limit=5)
     assert [shot.left.jpeg for shot in shots] == [(left / f"{index % 2}.jpg").read_bytes() for index in range(5)]
     assert [shot.left.captured_ns for shot in shots] == [index * 100_000_000 for index in range(5)]
 
@@ -142,14 +143,14 @@ def test_a_recording_without_one_readable_pair_is_refused(tmp_path: Path) -> Non
     left, right = write_folders(tmp_path, ["0.jpg", "1.jpg"])
     for file in left.iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(CameraError, match="not one readable pair"):
+    with pytest.raises(CameraError, match="holds no readable pair"):
         open_folders(left, right)
 
 
 def test_two_videos_give_their_frames_side_by_side_in_time(tmp_path: Path) -> None:
     left = write_video(tmp_path / "left.avi", [20, 40, 60])
     right = write_video(tmp_path / "right.avi", [120, 140, 160])
-    camera = open_camera(f"video:{left},{right}", start_ns=START_NS)
+    camera = open_camera(f"video:{left},{right}", CameraSettings(start_ns=START_NS))
     assert camera.fps == 25.0
     shots = shots_of(camera)
     assert [shot.left.captured_ns - START_NS for shot in shots] == [0, 40_000_000, 80_000_000]
@@ -224,7 +225,7 @@ def test_without_picamera2_it_is_said_how_to_install_it() -> None:
 
 
 def test_the_simulated_camera_opens_with_its_settings() -> None:
-    camera = open_camera("sim", fps=5, size=(96, 128), seed=3, walk=1, places=2, start_ns=START_NS)
+    camera = open_camera("sim", CameraSettings(fps=5, size=(96, 128), seed=3, walk=1, places=2, start_ns=START_NS))
     shots = shots_of(camera, limit=2)
     assert camera.fps == 5
     assert shots[0].left.shape() == (96, 128, 3)
@@ -232,7 +233,11 @@ def test_the_simulated_camera_opens_with_its_settings() -> None:
 
 
 def test_the_kind_of_a_camera_is_the_word_before_the_colon() -> None:
-    assert [camera_kind(spec) for spec in ("sim", "dir:a,b", "v4l2:0,2")] == ["sim", "dir", "v4l2"]
+    assert [camera_kind(spec) for spec in ("sim", "dir:a,b", "v4l2:0,2")] == [
+        CAMERAS["sim"],
+        CAMERAS["dir"],
+        CAMERAS["v4l2"],
+    ]
 
 
 @pytest.mark.parametrize("name", ["kitti_street_a", "kitti_colour", "euroc_still"])

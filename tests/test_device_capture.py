@@ -15,11 +15,12 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from device.camera import BadShot, Eye, Labels, Shot
+from device.camera import BadShot, EyeImage, Shot, SimLabels
 from device.cameras.files import open_folders
+from device.cameras.settings import CameraSettings
 from device.capture import capture, paced
 from device.dedupe import Dedupe, DedupeConfig
-from device.metrics import DeviceMetrics, Tally
+from device.metrics import CaptureCounts, DeviceMetrics
 from device.sim.camera import SimCamera
 from stream.codec import decode
 from stream.errors import EndOfStream, EndpointError
@@ -37,7 +38,7 @@ def view(seed: int) -> Image:
 
 
 def shot(left: Image, right: Image | None = None, at_ns: int = 0, skew_ns: int = 0) -> Shot:
-    return Shot(Eye(at_ns, pixels=left), Eye(at_ns + skew_ns, pixels=left if right is None else right))
+    return Shot(EyeImage(at_ns, pixels=left), EyeImage(at_ns + skew_ns, pixels=left if right is None else right))
 
 
 def jpeg(image: Image) -> bytes:
@@ -74,7 +75,7 @@ def test_left_stays_left_and_each_eye_keeps_its_time() -> None:
 
 def test_a_cameras_own_jpeg_is_forwarded_untouched() -> None:
     left, right = jpeg(view(1)), jpeg(view(2))
-    (pair,) = captured([Shot(Eye(0, jpeg=left), Eye(0, jpeg=right))])
+    (pair,) = captured([Shot(EyeImage(0, jpeg=left), EyeImage(0, jpeg=right))])
     assert (pair.left, pair.right) == (left, right)
 
 
@@ -82,7 +83,7 @@ def test_a_cameras_own_jpeg_is_forwarded_untouched() -> None:
 def test_with_lz4_a_cameras_jpeg_travels_as_the_pixels_it_decodes_to(grey: bool) -> None:
     image = view(1)[:, :, 0] if grey else view(1)
     data = jpeg(np.ascontiguousarray(image))
-    (pair,) = captured([Shot(Eye(0, jpeg=data), Eye(0, jpeg=data))], codec="lz4")
+    (pair,) = captured([Shot(EyeImage(0, jpeg=data), EyeImage(0, jpeg=data))], codec="lz4")
     expected = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_GRAYSCALE if grey else cv2.IMREAD_COLOR)
     assert np.array_equal(decode(pair).left, np.asarray(expected))
     assert pair.header.channels == (1 if grey else 3)
@@ -92,16 +93,16 @@ def test_shots_that_cannot_be_read_are_left_out_and_counted() -> None:
     good = jpeg(view(1))
     metrics = DeviceMetrics()
     shots: list[Shot | BadShot] = [
-        Shot(Eye(0, jpeg=good), Eye(0, jpeg=good)),
+        Shot(EyeImage(0, jpeg=good), EyeImage(0, jpeg=good)),
         BadShot("a failed grab"),
-        Shot(Eye(0, jpeg=good), Eye(0, jpeg=good[:-40])),  # cut off: OpenCV would fill it with grey
-        Shot(Eye(0, jpeg=b"\xff\xd8\xff nonsense \xff\xd9"), Eye(0, jpeg=good)),
-        Shot(Eye(0, pixels=view(2)), Eye(0, pixels=view(2)[:, :60])),  # sizes that differ later on
-        Shot(Eye(0), Eye(0, jpeg=good)),
+        Shot(EyeImage(0, jpeg=good), EyeImage(0, jpeg=good[:-40])),  # cut off: OpenCV would fill it with grey
+        Shot(EyeImage(0, jpeg=b"\xff\xd8\xff nonsense \xff\xd9"), EyeImage(0, jpeg=good)),
+        Shot(EyeImage(0, pixels=view(2)), EyeImage(0, pixels=view(2)[:, :60])),  # sizes that differ later on
+        Shot(EyeImage(0), EyeImage(0, jpeg=good)),
         shot(view(3)),
     ]
     assert [pair.header.seq for pair in captured(shots, metrics=metrics)] == [0, 1]
-    assert metrics.tally() == Tally(captured=7, kept=2, suppressed=0, junk=0, bad=5)
+    assert metrics.counts() == CaptureCounts(captured=7, kept=2, suppressed=0, junk=0, bad=5)
 
 
 def test_everything_captured_is_accounted_for() -> None:
@@ -112,7 +113,7 @@ def test_everything_captured_is_accounted_for() -> None:
         for kind in random.integers(0, 6, 200)
     ]
     pairs = captured(shots, metrics=metrics)
-    tally = metrics.tally()
+    tally = metrics.counts()
     assert tally.captured == 200 == tally.kept + tally.suppressed + tally.junk + tally.bad
     assert min(tally.kept, tally.suppressed, tally.junk, tally.bad) > 0
     assert tally.kept == len(pairs)
@@ -121,7 +122,7 @@ def test_everything_captured_is_accounted_for() -> None:
 
 def test_labels_of_the_simulator_never_travel() -> None:
     plain = shot(view(1))
-    labelled = Shot(plain.left, plain.right, Labels(place=3, objects=(7,)))
+    labelled = Shot(plain.left, plain.right, SimLabels(place=3, objects=(7,)))
     assert captured([plain]) == captured([labelled])
 
 
@@ -155,8 +156,10 @@ def test_a_truncated_file_among_real_ones_costs_only_itself(shared_data: Path, t
     cut = tmp_path / "right" / "000002.jpg"
     cut.write_bytes(cut.read_bytes()[:30_000])
     metrics = DeviceMetrics()
-    pairs = captured(list(open_folders(tmp_path / "left", tmp_path / "right", start_ns=0)), metrics=metrics)
-    assert metrics.tally() == Tally(captured=5, kept=4, suppressed=0, junk=0, bad=1)
+    pairs = captured(
+        list(open_folders(tmp_path / "left", tmp_path / "right", CameraSettings(start_ns=0))), metrics=metrics
+    )
+    assert metrics.counts() == CaptureCounts(captured=5, kept=4, suppressed=0, junk=0, bad=1)
     assert decode(pairs[2]).left.shape == (376, 1241, 3)
 
 

@@ -12,10 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from device.camera import BadShot, Eye
+from device.camera import BadShot, EyeImage
 from device.cameras.files import open_folders
+from device.cameras.settings import CameraSettings
 from device.capture import capture
-from device.dedupe import GRID, Dedupe, DedupeConfig, Memory, Verdict, luma_of
+from device.dedupe import GRID, Dedupe, DedupeConfig, PairRing, Verdict, luma_of
 from stream.pair import Image
 
 HEIGHT, WIDTH = 180, 320  # a tile is 5 x 5 pixels
@@ -136,7 +137,7 @@ def test_the_pruned_search_of_the_ring_equals_brute_force(seed: int, count: int,
     spread = random.uniform(0, 40)
     entries = [base + random.uniform(-spread, spread, (2, 1)).astype(np.float32) * (random.random(base.shape) < 0.01)
                for _ in range(count)]  # fmt: skip
-    memory = Memory(8)
+    memory = PairRing(8)
     for entry in entries:
         memory.remember(entry.astype(np.float32), entry.mean(axis=1, dtype=np.float32))
     means = base.mean(axis=1, dtype=np.float32)
@@ -240,7 +241,7 @@ def test_luma_is_small_and_the_same_from_pixels_and_from_a_jpeg(height: int, wid
     big = as_image(cv2.resize(scene(4), (width, height), interpolation=cv2.INTER_CUBIC))
     colour = np.stack([big, big, big], axis=2)
     jpeg = cv2.imencode(".jpg", colour)[1].tobytes()
-    from_pixels, from_jpeg = luma_of(Eye(0, pixels=colour)), luma_of(Eye(0, jpeg=jpeg))
+    from_pixels, from_jpeg = luma_of(EyeImage(0, pixels=colour)), luma_of(EyeImage(0, jpeg=jpeg))
     for luma in (from_pixels, from_jpeg):
         assert luma.dtype == np.uint8
         assert min(height, 2 * GRID[1]) <= luma.shape[0] <= 4 * GRID[1] + 180
@@ -250,15 +251,15 @@ def test_luma_is_small_and_the_same_from_pixels_and_from_a_jpeg(height: int, wid
 
 def test_the_hardwares_own_luma_is_taken_as_it_is() -> None:
     luma = scene(1)
-    assert luma_of(Eye(0, pixels=np.zeros((720, 1280, 3), np.uint8), luma=luma)) is luma
+    assert luma_of(EyeImage(0, pixels=np.zeros((720, 1280, 3), np.uint8), luma=luma)) is luma
 
 
 def test_a_jpeg_that_does_not_decode_is_a_bad_shot() -> None:
     jpeg = cv2.imencode(".jpg", scene(1))[1].tobytes()
     with pytest.raises(BadShot, match="cut off"):
-        luma_of(Eye(0, jpeg=jpeg[: len(jpeg) // 2]))
+        luma_of(EyeImage(0, jpeg=jpeg[: len(jpeg) // 2]))
     with pytest.raises(BadShot, match="no frame"):
-        luma_of(Eye(0, jpeg=b"\xff\xd8\xff\xd9"))
+        luma_of(EyeImage(0, jpeg=b"\xff\xd8\xff\xd9"))
 
 
 @pytest.mark.parametrize("name", ["kitti_street_a", "kitti_street_b", "kitti_colour"])
@@ -274,7 +275,7 @@ def test_of_a_still_view_at_most_two_pairs_of_forty_are_kept(shared_data: Path) 
 
 
 def kept_of(folder: Path) -> list[str]:
-    camera = open_folders(folder / "left", folder / "right", start_ns=0)
+    camera = open_folders(folder / "left", folder / "right", CameraSettings(start_ns=0))
     return [pair.header.kept for pair in capture(camera, Dedupe(DedupeConfig()), device="rig", epoch="0" * 32)]
 
 

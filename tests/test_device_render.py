@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from device.sim.furnish import build_world
 from device.sim.render import DOORS_DEEP, Pose, Renderer
-from device.sim.trajectory import walk
+from device.sim.trajectory import generate_poses
 from device.sim.world import NOTHING, Floats, Room, World, upright
 
 SIZE = (120, 160)
@@ -161,7 +161,7 @@ def test_every_pixel_shows_what_a_ray_through_it_meets_first(small_world: World)
     renderer = Renderer(small_world, SIZE, FOCAL_PX)
     generator = np.random.default_rng(0)
     checked = 0
-    for pose in islice(walk(small_world, 1, 10.0), 0, 1500, 15):
+    for pose in islice(generate_poses(small_world, 1, 10.0), 0, 1500, 15):
         _, ids = renderer.labelled_view(pose)
         for row, column in generator.integers(2, (SIZE[0] - 2, SIZE[1] - 2), (30, 2)):
             around = ids[row - 2 : row + 3, column - 2 : column + 3]
@@ -175,7 +175,7 @@ def test_every_pixel_shows_what_a_ray_through_it_meets_first(small_world: World)
 
 def test_no_view_has_a_hole_even_from_within_a_door(small_world: World) -> None:
     renderer = Renderer(small_world, SIZE, FOCAL_PX)
-    poses = list(islice(walk(small_world, 2, 10.0), 0, 600, 30))
+    poses = list(islice(generate_poses(small_world, 2, 10.0), 0, 600, 30))
     generator = np.random.default_rng(1)
     doors = [(place, door) for place, room in enumerate(small_world.rooms) for door in room.doors]
     for place, door in doors:

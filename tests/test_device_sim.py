@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 
-from device.camera import Camera, CameraError, Eye, Shot
+from device.camera import Camera, CameraError, EyeImage, Shot
 from device.sim.camera import SimCamera, SimConfig
 from device.sim.trajectory import EYE_M
 from stream.pair import Image
@@ -22,7 +22,7 @@ from stream.pair import Image
 SMALL = SimConfig(size=(96, 128), places=4, seed=5)
 
 
-def pixels(eye: Eye) -> Image:
+def pixels(eye: EyeImage) -> Image:
     assert eye.pixels is not None
     return eye.pixels
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from device.__main__ import main as device_main
-from device.camera import BadShot, Eye, Shot
-from device.cli.doctor import eyes, skew
+from device.camera import BadShot, EyeImage, Shot
+from device.cli.doctor import check_images, check_skew
 from learner.cli.doctor import answer, examine, processor, recording
 from learner.cli.main import parse
 from stream.errors import EndpointError
@@ -39,7 +39,7 @@ SIM = ("--camera", "sim", "--size", "64x48", "--places", "1", "--fps", "200")
 def shot(apart_ms: float = 0.0, size: tuple[int, int] = (48, 64), right: tuple[int, int] | None = None) -> Shot:
     left_ns, eye = 10**18, np.zeros(size, np.uint8)
     other = eye if right is None else np.zeros(right, np.uint8)
-    return Shot(Eye(left_ns, eye), Eye(left_ns + round(apart_ms * 1e6), other))
+    return Shot(EyeImage(left_ns, eye), EyeImage(left_ns + round(apart_ms * 1e6), other))
 
 
 @pytest.mark.parametrize(
@@ -57,15 +57,19 @@ def shot(apart_ms: float = 0.0, size: tuple[int, int] = (48, 64), right: tuple[i
         ),
         (check_disk(Path("/d"), GIB, writable=True, floor_bytes=GIB, wanted_bytes=0), "problem", "make room"),
         (check_disk(Path("/d"), 9 * GIB, writable=False, floor_bytes=0, wanted_bytes=0), "problem", "chown"),
-        (eyes("cam", [shot()] * 30, 1.0), "ok", "cam: 64x48, 30 shots/s"),
-        (eyes("cam", [shot(), BadShot("torn")], 1.0), "warning", r"1 of 2 shots cannot be read \(torn\)"),
-        (eyes("cam", [BadShot("torn")], 1.0), "problem", "no shot can be read"),
-        (eyes("cam", [], 1.0), "problem", "it gives nothing"),
-        (eyes("cam", [shot(right=(48, 70))], 1.0), "problem", "64x48 left and 70x48 right.*--size"),
-        (eyes("cam", [shot(), shot(size=(50, 64))], 1.0), "problem", "64x48, 64x50"),
-        (skew([shot(1), shot(-2), shot(3), BadShot("torn")], 30), "ok", "2.0 ms apart in the middle, 3.0 at most"),
-        (skew([shot(17)] * 3, 30), "warning", "common trigger"),
-        (skew([shot(16)] * 3, 30), "ok", "16.0 ms"),
+        (check_images("cam", [shot()] * 30, 1.0), "ok", "cam: 64x48, 30 shots/s"),
+        (check_images("cam", [shot(), BadShot("torn")], 1.0), "warning", r"1 of 2 shots cannot be read \(torn\)"),
+        (check_images("cam", [BadShot("torn")], 1.0), "problem", "no shot can be read"),
+        (check_images("cam", [], 1.0), "problem", "it gives no shot"),
+        (check_images("cam", [shot(right=(48, 70))], 1.0), "problem", "64x48 left and 70x48 right.*--size"),
+        (check_images("cam", [shot(), shot(size=(50, 64))], 1.0), "problem", "64x48, 64x50"),
+        (
+            check_skew([shot(1), shot(-2), shot(3), BadShot("torn")], 30),
+            "ok",
+            r"2.0 ms apart \(median\), 3.0 at most",
+        ),
+        (check_skew([shot(17)] * 3, 30), "warning", "common trigger"),
+        (check_skew([shot(16)] * 3, 30), "ok", "16.0 ms"),
         (processor("auto", "float32", None), "ok", "CPU"),
         (processor("auto", "bfloat16", None), "warning", "--preset cpu"),
         (processor("cuda", "bfloat16", None), "problem", "no GPU"),

@@ -23,6 +23,7 @@ from memory_shelf import MemoryShelf
 
 from device.camera import BadShot, Shot
 from device.cameras.files import open_folders
+from device.cameras.settings import CameraSettings
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
@@ -116,7 +117,7 @@ def read_from_a_folder(count: int, cursor: Cursor | None) -> Iterator[Source]:
             for seq, jpegs in enumerate(JPEGS):
                 (path / f"{seq}.jpg").write_bytes(jpegs[eye])
         with (
-            closing(open_folders(*eyes, start_ns=0)) as camera,
+            closing(open_folders(eyes[0], eyes[1], CameraSettings(start_ns=0))) as camera,
             closing(IteratorSource(captured(camera, count), cursor=cursor)) as source,
         ):
             yield source

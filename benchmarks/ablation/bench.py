@@ -31,7 +31,7 @@ from benchmarks.shared.results import Line, completed, fingerprint
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from device.sim.control_set import write_walk
+from device.sim.control_set import write_control_set
 from learner.config import PRESETS, LearnerConfig
 from learner.loop import Learner, StepReport, learn
 from learner.networks.encoder import Encoder
@@ -221,7 +221,9 @@ def _places(seed: int, textures: Path | None) -> ControlSet:
     """The rooms of the seed's world as two other walks see them."""
     with tempfile.TemporaryDirectory() as folder:
         views = Path(folder) / "places"
-        write_walk(views, config=SimConfig(seed=seed, textures=textures), count=30_000, every=3, per_place=PER_PLACE)
+        write_control_set(
+            views, config=SimConfig(seed=seed, textures=textures), count=30_000, every=3, per_place=PER_PLACE
+        )
         return load_control(f"places={views}", size=PLACE_SIZE, limit_train=None, limit_test=None)
 
 

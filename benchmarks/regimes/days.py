@@ -19,7 +19,7 @@ import numpy as np
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from device.sim.control_set import write_walk
+from device.sim.control_set import write_control_set
 from learner.probes.control_sets import ControlSet, load_control
 from stream.pair import EncodedPair
 from stream.recording.source import RecordingSource
@@ -78,7 +78,7 @@ class Diary:
         with RecordingWriter(self._recording(day)) as writer:
             for pair in islice(rig, self.itinerary.pairs_a_day):
                 writer.write(pair)
-        write_walk(self._views(day), config=world, count=30_000, every=3, per_place=self.itinerary.per_place)
+        write_control_set(self._views(day), config=world, count=30_000, every=3, per_place=self.itinerary.per_place)
 
     def _recording(self, day: int) -> Path:
         return self._folder / f"day_{day:02d}.mcap"

@@ -22,7 +22,7 @@ from benchmarks.shared.spoiled import MISHAPS, Eyes, Mishap, spoiled
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from device.sim.control_set import write_walk
+from device.sim.control_set import write_control_set
 from learner.probes.control_sets import ControlSet, load_control
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair, Image
@@ -150,7 +150,7 @@ def _walk(materials: Materials, count: int, seed: int) -> Stretch:
 @cache
 def _places(world: SimConfig) -> ControlSet:
     with tempfile.TemporaryDirectory() as folder:
-        write_walk(Path(folder) / "places", config=world, count=20_000, every=5, per_place=60)
+        write_control_set(Path(folder) / "places", config=world, count=20_000, every=5, per_place=60)
         return load_control(f"places={folder}/places", size=PLACE_SIZE, limit_train=None, limit_test=None)
 
 

@@ -1,7 +1,7 @@
-"""Recordings as cameras: two folders of images, two videos, one side-by-side video.
+"""Recordings as cameras: two folders of images, two videos, or one side-by-side video.
 
-A file says nothing about when its image was taken, so a shot's time is start + index / fps: the same files give the
-same times, and with them the same verdicts of dedupe, at whatever speed they are played.
+A file does not say when its image was taken, so the capture time of a shot is start + index / rate. The same files then have
+the same times, and dedupe makes the same decisions, at whatever speed they are played.
 """
 
 from __future__ import annotations
@@ -16,80 +16,72 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.camera import BadShot, CameraError, Eye, Shot
+from device.camera import BadShot, CameraError, EyeImage, Shot
+from device.cameras.settings import DEFAULTS, CameraSettings
+from stream.codec import Shape
 from stream.pair import MAX_EYE_BYTES, Image
 
 FOLDER_FPS = 10.0
-"""The rate a folder is played at where none is asked for; KITTI's."""
+"""The rate of a recording that has none of its own, Hz; as in KITTI."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 Picture = Image | bytes
-"""Pixels, or a JPEG file as it is."""
-Film = Callable[[], Iterator[tuple[Picture, Picture] | BadShot]]
-"""Plays a recording once, from its beginning."""
+"""Pixels, or the bytes of a JPEG file."""
+Play = Callable[[], Iterator[tuple[Picture, Picture] | BadShot]]
+"""Plays a recording once, from its beginning: a left and a right picture for each shot."""
 
 log = logging.getLogger(__name__)
 
 
-class FilmCamera:
+class RecordedCamera:
     """A recording played as a camera, once or endlessly.
 
-    The first readable pair is looked at when the camera is made, so that a recording that cannot be used is refused
-    before anything is sent: raises CameraError.
+    The first readable pair is checked when the camera is made, so that a recording that cannot be used is refused before
+    anything is sent: raises CameraError. name: for messages. fps: the recording's own rate, if it has one.
     """
 
-    def __init__(
-        self, name: str, film: Film, *, fps: float | None, rate_fps: float, repeat: bool, start_ns: int | None
-    ) -> None:
+    def __init__(self, name: str, play: Play, settings: CameraSettings, *, fps: float | None = None) -> None:
         self.fps = fps
-        self._film = film
-        self._period_ns = 1e9 / rate_fps
-        self._repeat = repeat
-        self._start_ns = start_ns
+        self._play = play
+        self._settings = settings
+        self._period_ns = 1e9 / (settings.fps or fps or FOLDER_FPS)
         self._check_first(name)
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
-        """Shots at start + index / rate, the start being now where none was given; when it repeats, time goes on."""
-        start_ns = time.time_ns() if self._start_ns is None else self._start_ns
+        """Shots with capture times start + index / rate; time goes on when the recording begins again."""
+        start_ns = time.time_ns() if self._settings.start_ns is None else self._settings.start_ns
         index = count()
         while True:
-            for pictures in self._film():
+            for pictures in self._play():
                 captured_ns = start_ns + round(next(index) * self._period_ns)
                 yield pictures if isinstance(pictures, BadShot) else _shot(pictures, captured_ns)
-            if not self._repeat:
+            if not self._settings.repeat:
                 return
 
     def close(self) -> None:
-        """Nothing to free: only a running iteration holds files, and it closes them itself."""
+        """Do nothing: only a running iteration holds files, and it closes them itself."""
 
     def _check_first(self, name: str) -> None:
-        for pictures in self._film():
+        for pictures in self._play():
             try:
-                left, right = self._shapes(pictures)
+                left, right = _shapes(pictures)
             except BadShot:
                 continue
             if left != right:
                 raise CameraError(
-                    f"{name}: left is {_said(left)} and right is {_said(right)}; both eyes need one size: "
+                    f"{name}: left is {_format_shape(left)} and right is {_format_shape(right)}; both eyes need one size: "
                     "crop or scale one of them first"
                 )
             return
-        raise CameraError(f"{name}: not one readable pair in it")
-
-    def _shapes(self, pictures: tuple[Picture, Picture] | BadShot) -> tuple[tuple[int, int, int], ...]:
-        if isinstance(pictures, BadShot):
-            raise pictures
-        shot = _shot(pictures, 0)
-        return shot.left.shape(), shot.right.shape()
+        raise CameraError(f"{name}: it holds no readable pair")
 
 
-def open_folders(
-    left: Path, right: Path, *, rate_fps: float | None = None, repeat: bool = False, start_ns: int | None = None
-) -> FilmCamera:
-    """Two folders with the same file names, in whose order time runs; JPEG files are forwarded untouched.
+def open_folders(left: Path | str, right: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
+    """Open two folders with the same file names, sorted by time; JPEG files are forwarded untouched.
 
-    Raises CameraError where a folder is missing or empty, or their names differ.
+    Raises CameraError if a folder is missing or empty, or if their names differ.
     """
+    left, right = Path(left), Path(right)
     names, others = _image_names(left), _image_names(right)
     if names != others:
         odd = min(set(names) ^ set(others))
@@ -99,68 +91,42 @@ def open_folders(
             f"but {odd} is only in {where}"
         )
 
-    def film() -> Iterator[tuple[Picture, Picture] | BadShot]:
+    def play() -> Iterator[tuple[Picture, Picture] | BadShot]:
         for name in names:
             try:
                 yield _read(left / name), _read(right / name)
             except BadShot as bad:
                 yield bad
 
-    return FilmCamera(
-        f"dir:{left},{right}",
-        film,
-        fps=None,
-        rate_fps=rate_fps or FOLDER_FPS,
-        repeat=repeat,
-        start_ns=start_ns,
-    )
+    return RecordedCamera(f"dir:{left},{right}", play, settings)
 
 
-def open_videos(
-    left: Path, right: Path, *, rate_fps: float | None = None, repeat: bool = False, start_ns: int | None = None
-) -> FilmCamera:
-    """Two videos whose frames belong together by number; the shorter one ends it. Raises CameraError."""
-    fps = _video_fps(left)
-    _video_fps(right)
+def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
+    """Open two videos, whose frames form pairs by their numbers; the shorter one ends both. Raises CameraError."""
+    left, right = Path(left), Path(right)
 
-    def film() -> Iterator[tuple[Picture, Picture] | BadShot]:
+    def play() -> Iterator[tuple[Picture, Picture] | BadShot]:
         for one, other in zip_longest(_frames(left), _frames(right)):
             if one is None or other is None:
-                log.warning(
-                    "unequal videos: %s ends first, the other's rest is left out", left if one is None else right
-                )
+                shorter = left if one is None else right
+                log.warning("unequal videos: %s ends first, the rest of the other one is left out", shorter)
                 return
             yield one, other
 
-    return FilmCamera(
-        f"video:{left},{right}",
-        film,
-        fps=fps,
-        rate_fps=rate_fps or fps or FOLDER_FPS,
-        repeat=repeat,
-        start_ns=start_ns,
-    )
+    fps, _ = _video_fps(left), _video_fps(right)
+    return RecordedCamera(f"video:{left},{right}", play, settings, fps=fps)
 
 
-def open_side_by_side(
-    path: Path, *, rate_fps: float | None = None, repeat: bool = False, start_ns: int | None = None
-) -> FilmCamera:
-    """One video with the left eye in the left half of each frame. Raises CameraError."""
-    fps = _video_fps(path)
+def open_side_by_side(path: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
+    """Open one video with the left eye in the left half of each frame. Raises CameraError."""
+    path = Path(path)
 
-    def film() -> Iterator[tuple[Picture, Picture] | BadShot]:
+    def play() -> Iterator[tuple[Picture, Picture] | BadShot]:
         for frame in _frames(path):
             middle = frame.shape[1] // 2
             yield frame[:, :middle], frame[:, middle:]  # an odd width makes unequal eyes, which is refused
 
-    return FilmCamera(
-        f"sbs:{path}",
-        film,
-        fps=fps,
-        rate_fps=rate_fps or fps or FOLDER_FPS,
-        repeat=repeat,
-        start_ns=start_ns,
-    )
+    return RecordedCamera(f"sbs:{path}", play, settings, fps=_video_fps(path))
 
 
 def _image_names(folder: Path) -> list[str]:
@@ -183,7 +149,7 @@ def _read(path: Path) -> Picture:
 
 
 def _decode(data: bytes, path: Path) -> Image:
-    """Any other format; 16 bits become 8, transparency is dropped, grey stays grey."""
+    """Decode any other format; 16 bits become 8, transparency is dropped, grey stays grey."""
     try:
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR) if data else None
     except cv2.error as error:
@@ -194,7 +160,7 @@ def _decode(data: bytes, path: Path) -> Image:
 
 
 def _video_fps(path: Path) -> float | None:
-    """The rate a video declares, or None; raises CameraError where it is not a video."""
+    """The rate that a video declares, or None; raises CameraError if it is not a video."""
     if not path.is_file():
         raise CameraError(f"no video {path}")
     video = cv2.VideoCapture(str(path))
@@ -221,11 +187,18 @@ def _frames(path: Path) -> Iterator[Image]:
 
 def _shot(pictures: tuple[Picture, Picture], captured_ns: int) -> Shot:
     left, right = (
-        Eye(captured_ns, jpeg=picture) if isinstance(picture, bytes) else Eye(captured_ns, pixels=picture)
+        EyeImage(captured_ns, jpeg=picture) if isinstance(picture, bytes) else EyeImage(captured_ns, pixels=picture)
         for picture in pictures
     )
     return Shot(left, right)
 
 
-def _said(shape: tuple[int, int, int]) -> str:
+def _shapes(pictures: tuple[Picture, Picture] | BadShot) -> tuple[Shape, Shape]:
+    if isinstance(pictures, BadShot):
+        raise pictures
+    shot = _shot(pictures, 0)
+    return shot.left.shape(), shot.right.shape()
+
+
+def _format_shape(shape: Shape) -> str:
     return f"{shape[1]}x{shape[0]} {'colour' if shape[2] == 3 else 'grey'}"

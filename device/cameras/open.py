@@ -1,87 +1,95 @@
-"""From the words `--camera sim`, `dir:LEFT,RIGHT`, ... to a camera."""
+"""The table of all cameras. A new camera is one file in this folder and one row here."""
 
 from __future__ import annotations
 
 import time
-from pathlib import Path
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum, auto
 
 from device.camera import Camera, CameraError
 from device.cameras.files import open_folders, open_side_by_side, open_videos
 from device.cameras.picamera import Picamera2Camera
+from device.cameras.settings import DEFAULTS, CameraSettings
 from device.cameras.v4l2 import V4l2Camera
-from device.sim.camera import SimCamera
-
-FORMS = {
-    "sim": "sim",
-    "dir": "dir:LEFT,RIGHT",
-    "video": "video:LEFT,RIGHT",
-    "sbs": "sbs:FILE",
-    "v4l2": "v4l2:0,2",
-    "picamera2": "picamera2:0,1",
-}
-FINITE = frozenset({"dir", "video", "sbs"})
-"""They end, unless they repeat."""
-HARDWARE = frozenset({"v4l2", "picamera2"})
-"""They set the pace themselves and cannot wait."""
-
-SIM_FPS = 10.0
-SIM_SIZE = (240, 320)
-HARDWARE_FPS = 30.0
-HARDWARE_SIZE = (720, 1280)
+from device.sim.camera import SimCamera, SimConfig
 
 
-def camera_kind(spec: str) -> str:
-    """The word before the colon; raises CameraError where there is no such camera."""
-    kind = spec.partition(":")[0]
-    if kind not in FORMS:
-        raise CameraError(f"no camera {spec!r}: expected one of {', '.join(FORMS.values())}")
-    return kind
+class Origin(Enum):
+    """Where the shots of a camera come from, which decides whether it can wait for a learner."""
+
+    SIMULATION = auto()
+    """Shots are made when they are asked for, without end."""
+    RECORDING = auto()
+    """Shots are read when they are asked for, until the recording ends, unless it repeats."""
+    HARDWARE = auto()
+    """Shots come at the hardware's own pace, and nothing can bring back one that was not taken."""
 
 
-def open_camera(
-    spec: str,
-    *,
-    fps: float | None = None,
-    repeat: bool = False,
-    size: tuple[int, int] | None = None,
-    seed: int = 0,
-    walk: int = 0,
-    textures: Path | None = None,
-    places: int = 16,
-    start_ns: int | None = None,
-) -> Camera:
-    """Open the camera that `spec` names.
+@dataclass(frozen=True, slots=True)
+class CameraKind:
+    """A row of the table.
 
-    fps: asked of the hardware, or the distance of a recording's times; None or 0: the camera's own rate.
-    repeat: a recording begins again at its end. size: height, width, asked of sim and hardware.
-    seed, walk, textures, places: of sim. start_ns: time of the first shot where there is no real one; now by default.
-    Raises CameraError with a sentence for a person, ValueError for a setting of sim that cannot be.
+    form: the word for `--camera`, with a colon and one name for each thing that it opens. text: what it is, for --help.
+    open: called with these names, as strings, and the settings; raises CameraError, or ValueError for a setting.
     """
-    kind, rest = camera_kind(spec), spec.partition(":")[2]
-    if kind == "sim":
-        return SimCamera(
-            size=size or SIM_SIZE,
-            seed=seed,
-            walk=walk,
-            textures=textures,
-            places=places,
-            fps=fps or SIM_FPS,
-            start_ns=time.time_ns() if start_ns is None else start_ns,
+
+    form: str
+    text: str
+    origin: Origin
+    open: Callable[..., Camera]
+
+    @property
+    def word(self) -> str:
+        """The word before the colon."""
+        return self.form.partition(":")[0]
+
+    def names_in(self, spec: str) -> list[str]:
+        """The names behind the colon of `spec`. Raises CameraError unless they are as many as in `form`."""
+        expected, given = (text.partition(":")[2] for text in (self.form, spec))
+        if not expected:
+            return []
+        names = given.split(",") if "," in expected else [given]
+        if not all(names) or len(names) != len(expected.split(",")):
+            raise CameraError(f"{spec!r} does not name what to open: expected {self.form}")
+        return names
+
+
+def open_sim(settings: CameraSettings) -> SimCamera:
+    """Open the simulated camera. Raises CameraError if the folder of textures holds no photograph, ValueError for a setting."""
+    return SimCamera(
+        SimConfig(
+            size=settings.size or SimConfig.size,
+            seed=settings.seed,
+            walk=settings.walk,
+            textures=settings.textures,
+            places=settings.places,
+            fps=settings.fps or SimConfig.fps,
+            start_ns=time.time_ns() if settings.start_ns is None else settings.start_ns,
         )
-    if kind == "sbs":
-        if not rest:
-            raise CameraError(f"{spec!r} names no file: expected {FORMS[kind]}")
-        return open_side_by_side(Path(rest), rate_fps=fps, repeat=repeat, start_ns=start_ns)
-    left, right = _two(spec, rest, kind)
-    if kind in FINITE:
-        opened = open_folders if kind == "dir" else open_videos
-        return opened(Path(left), Path(right), rate_fps=fps, repeat=repeat, start_ns=start_ns)
-    hardware = V4l2Camera if kind == "v4l2" else Picamera2Camera
-    return hardware(left, right, size=size or HARDWARE_SIZE, rate_fps=fps or HARDWARE_FPS)
+    )
 
 
-def _two(spec: str, rest: str, kind: str) -> tuple[str, str]:
-    parts = rest.split(",")
-    if len(parts) != 2 or not all(parts):
-        raise CameraError(f"{spec!r} does not name a left and a right one: expected {FORMS[kind]}")
-    return parts[0], parts[1]
+_KINDS = (
+    CameraKind("sim", "a walk through a simulated world", Origin.SIMULATION, open_sim),
+    CameraKind("dir:LEFT,RIGHT", "two folders of images with the same names", Origin.RECORDING, open_folders),
+    CameraKind("video:LEFT,RIGHT", "two videos", Origin.RECORDING, open_videos),
+    CameraKind("sbs:FILE", "one video with both eyes side by side", Origin.RECORDING, open_side_by_side),
+    CameraKind("v4l2:0,2", "two USB cameras", Origin.HARDWARE, V4l2Camera),
+    CameraKind("picamera2:0,1", "two cameras of a Raspberry Pi", Origin.HARDWARE, Picamera2Camera),
+)
+CAMERAS = {kind.word: kind for kind in _KINDS}
+
+
+def camera_kind(spec: str) -> CameraKind:
+    """The kind of a camera such as "v4l2:0,2"; raises CameraError if there is no such kind."""
+    word = spec.partition(":")[0]
+    if word not in CAMERAS:
+        raise CameraError(f"no camera {spec!r}: expected one of {', '.join(kind.form for kind in _KINDS)}")
+    return CAMERAS[word]
+
+
+def open_camera(spec: str, settings: CameraSettings = DEFAULTS) -> Camera:
+    """Open the camera that `spec` names. Raises CameraError, or ValueError for a setting of the simulator."""
+    kind = camera_kind(spec)
+    return kind.open(*kind.names_in(spec), settings)

@@ -1,9 +1,8 @@
-"""Two Raspberry Pi cameras by picamera2, for example `picamera2:0,1` (a Pi 5 or a Compute Module takes two at once).
+"""Two Raspberry Pi cameras by picamera2, for example `picamera2:0,1` (a Pi 5 or a Compute Module can have two).
 
-Each camera gives two streams of the same moment from its image processor: `main` for the learner and `lores`, whose
-first plane is the luma that dedupe wants, for nothing. `main` is asked for as "RGB888", which is B, G, R in memory: the
-hardware converts the colours of every frame, so that the processor converts none. Written after picamera2's manual and
-source; not yet run on a Pi.
+The image processor of each camera gives two streams of the same moment: `main` for the learner, and `lores`, whose first plane is
+the luma that dedupe needs, at no cost. `main` is asked for as "RGB888", which is B, G, R in memory: the hardware converts the
+colours, so the processor does not have to. This is written after picamera2's manual and source, and has not run on a Pi yet.
 """
 
 from __future__ import annotations
@@ -14,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from device.camera import CameraError, CameraMissing, Eye, Shot
+from device.camera import CameraError, CameraMissing, EyeImage, Shot
+from device.cameras.settings import DEFAULTS, CameraSettings
 from stream.pair import Image
 
 LORES = (320, 180)
@@ -22,14 +22,14 @@ LORES = (320, 180)
 
 
 class Picamera2Camera:
-    """Two CSI cameras by number, `size` (height, width) at `rate_fps`. Raises CameraError where there are none."""
+    """Two CSI cameras by their numbers. Raises CameraError without the package picamera2, CameraMissing without a camera."""
 
-    def __init__(self, left: str, right: str, *, size: tuple[int, int] = (720, 1280), rate_fps: float = 30.0) -> None:
-        self.fps: float | None = rate_fps
+    def __init__(self, left: str, right: str, settings: CameraSettings = DEFAULTS) -> None:
+        self.fps: float | None = settings.hardware_fps
         self._eyes: list[Any] = []
         try:
             for number in (left, right):
-                self._eyes.append(_start(number, size, rate_fps))
+                self._eyes.append(_start(number, settings))
         except CameraError:
             self.close()
             raise
@@ -37,14 +37,14 @@ class Picamera2Camera:
     def __iter__(self) -> Iterator[Shot]:
         """Shots at the pace of the cameras."""
         while True:
-            # ask both before waiting for either: the eyes are then at most one frame apart
+            # both are asked before either is awaited, so that the eyes are at most one frame apart
             jobs = [eye.capture_request(wait=False) for eye in self._eyes]
             requests = [eye.wait(job) for eye, job in zip(self._eyes, jobs, strict=True)]
             try:
-                left, right = (_eye(request) for request in requests)
+                left, right = (_image(request) for request in requests)
             finally:
                 for request in requests:
-                    request.release()  # or the camera runs out of buffers
+                    request.release()  # otherwise the camera runs out of buffers
             yield Shot(left, right)
 
     def close(self) -> None:
@@ -55,7 +55,7 @@ class Picamera2Camera:
         self._eyes.clear()
 
 
-def _start(number: str, size: tuple[int, int], rate_fps: float) -> Any:
+def _start(number: str, settings: CameraSettings) -> Any:
     try:
         from picamera2 import Picamera2
     except ImportError as error:
@@ -70,9 +70,9 @@ def _start(number: str, size: tuple[int, int], rate_fps: float) -> Any:
         eye = Picamera2(int(number))
         eye.configure(
             eye.create_video_configuration(
-                main={"size": (size[1], size[0]), "format": "RGB888"},
+                main={"size": settings.hardware_size[::-1], "format": "RGB888"},
                 lores={"size": LORES, "format": "YUV420"},
-                controls={"FrameRate": rate_fps},
+                controls={"FrameRate": settings.hardware_fps},
             )
         )
         eye.start()
@@ -81,13 +81,13 @@ def _start(number: str, size: tuple[int, int], rate_fps: float) -> Any:
     return eye
 
 
-def _eye(request: Any) -> Eye:
+def _image(request: Any) -> EyeImage:
     captured_ns = _utc_ns(request.get_metadata()["SensorTimestamp"])
-    return Eye(captured_ns, pixels=request.make_array("main"), luma=_luma(request.make_array("lores")))
+    return EyeImage(captured_ns, pixels=request.make_array("main"), luma=_luma(request.make_array("lores")))
 
 
 def _luma(planes: Image) -> Image:
-    """The Y plane of YUV420 [h * 3 / 2, stride]: its rows are padded to the stride."""
+    """The Y plane of YUV420 [h * 3 / 2, stride], whose rows are padded to the stride."""
     return np.ascontiguousarray(planes[: LORES[1], : LORES[0]])
 
 

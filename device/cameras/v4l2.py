@@ -1,8 +1,8 @@
 """Two USB cameras by Video4Linux, for example `v4l2:0,2`.
 
-They are asked for MJPG, and the JPEG that a camera makes itself is forwarded untouched: it costs the rig nothing and
-loses nothing by a second compression. USB cameras have no common shutter: both are grabbed before either is read, which
-keeps the skew small, and each eye carries the time at which the driver filled its buffer.
+They are asked for MJPG, and the JPEG that a camera makes itself is forwarded untouched: this costs the rig no time, and there is
+no loss from a second compression. USB cameras have no common shutter. Both are grabbed before either is read, which keeps the
+skew small, and each eye carries the time at which the driver filled its buffer.
 """
 
 from __future__ import annotations
@@ -14,32 +14,33 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.camera import BadShot, CameraError, CameraMissing, Eye, Shot
+from device.camera import BadShot, CameraError, CameraMissing, EyeImage, Shot
+from device.cameras.settings import DEFAULTS, CameraSettings
 
 MAX_FAILURES = 10
-"""Failed grabs in a row after which the camera is gone; the driver waits seconds for each."""
-_STALE_NS = 10_000_000_000  # a driver's timestamp further from now than this is of another clock
+"""After so many failed grabs in a row the camera counts as gone; the driver waits seconds for each."""
+_STALE_NS = 10_000_000_000  # a driver's timestamp that is further from now comes from another clock
 
 
 class V4l2Camera:
-    """Two devices (a number or a path each), asked for `size` (height, width) at `rate_fps`; they may give another.
+    """Two devices, a number or a path each. They are asked for a size and a rate, and may give others.
 
-    Raises CameraError where one is missing, busy or no camera.
+    Raises CameraMissing if one is missing, busy or not a camera.
     """
 
-    def __init__(self, left: str, right: str, *, size: tuple[int, int] = (720, 1280), rate_fps: float = 30.0) -> None:
+    def __init__(self, left: str, right: str, settings: CameraSettings = DEFAULTS) -> None:
         self._eyes: list[cv2.VideoCapture] = []
         self._name = f"v4l2:{left},{right}"
         try:
             for device in (left, right):
-                self._eyes.append(_open(_path(device), size, rate_fps))
+                self._eyes.append(_open(_path(device), settings))
         except CameraError:
             self.close()
             raise
         self.fps: float | None = self._eyes[0].get(cv2.CAP_PROP_FPS) or None
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
-        """Shots at the pace of the cameras; raises CameraError when they stop giving images."""
+        """Shots at the pace of the cameras; raises CameraMissing when they stop giving images."""
         failures = 0
         while failures < MAX_FAILURES:
             shot = self._shot()
@@ -69,21 +70,24 @@ def _path(device: str) -> Path:
     return Path(f"/dev/video{device}" if device.isdigit() else device)
 
 
-def _open(path: Path, size: tuple[int, int], rate_fps: float) -> cv2.VideoCapture:
+def _open(path: Path, settings: CameraSettings) -> cv2.VideoCapture:
     if not path.exists():
         raise CameraMissing(
             f"no camera at {path}: there is no such device (plug it in, or see v4l2-ctl --list-devices)"
         )
     eye = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
     if not eye.isOpened():
-        raise CameraMissing(f"no camera at {path}: it is busy, not a camera, or not yours to read (group video)")
+        raise CameraMissing(
+            f"no camera at {path}: it is busy, not a camera, or not readable for this user (group video)"
+        )
     eye.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
-    eye.set(cv2.CAP_PROP_FRAME_WIDTH, size[1])
-    eye.set(cv2.CAP_PROP_FRAME_HEIGHT, size[0])
-    eye.set(cv2.CAP_PROP_FPS, rate_fps)
+    height, width = settings.hardware_size
+    eye.set(cv2.CAP_PROP_FRAME_WIDTH, width)
+    eye.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
+    eye.set(cv2.CAP_PROP_FPS, settings.hardware_fps)
     eye.set(cv2.CAP_PROP_BUFFERSIZE, 2)  # one being filled, one being read: an older frame would be late
     if int(eye.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG"):
-        eye.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # the JPEG as it is; a camera without MJPG is converted to BGR instead
+        eye.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # gives the JPEG itself; the driver converts a camera without MJPG to BGR
     return eye
 
 
@@ -94,11 +98,11 @@ def _captured_ns(eye: cv2.VideoCapture) -> int:
     return now_ns - age_ns if 0 <= age_ns < _STALE_NS else now_ns
 
 
-def _retrieve(eye: cv2.VideoCapture, captured_ns: int) -> Eye:
+def _retrieve(eye: cv2.VideoCapture, captured_ns: int) -> EyeImage:
     read, frame = eye.retrieve()
     if not read:
         raise BadShot("a camera gave a frame that cannot be read")
     image = np.asarray(frame, np.uint8)
     if 1 in image.shape[:2]:  # unconverted: one row of bytes
-        return Eye(captured_ns, jpeg=image.tobytes())
-    return Eye(captured_ns, pixels=image)
+        return EyeImage(captured_ns, jpeg=image.tobytes())
+    return EyeImage(captured_ns, pixels=image)

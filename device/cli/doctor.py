@@ -1,4 +1,4 @@
-"""`python -m device doctor`: would the rig run with these settings? Looks at everything outside, changes nothing."""
+"""`python -m device doctor`: would the rig run with these settings? It looks at everything outside and changes nothing."""
 
 from __future__ import annotations
 
@@ -11,54 +11,80 @@ from functools import partial
 from itertools import islice
 
 from device.camera import BadShot, Camera, CameraError, Shot
+from device.cameras.open import open_camera
+from device.cli.opencv import configure_opencv
 from device.cli.settings import StreamSettings
 from device.cli.spool_location import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
-from stream.host.findings import Finding, can_write, check_clock, check_disk, existing_folder, read_clock, run_check
+from stream.host.command import Command
+from stream.host.findings import (
+    Finding,
+    can_write,
+    check_clock,
+    check_disk,
+    existing_folder,
+    read_clock,
+    report,
+    run_check,
+)
+from stream.host.program import Result, Stop
 from stream.live.backfill_server import backfill_endpoint
 from stream.live.publisher import Publisher
 from stream.transport.endpoint import security_for
 
 SHOTS = 30
-"""A second of a usual camera."""
+"""One second of a usual camera."""
 DEFAULT_FPS = 30.0
+DESCRIPTION = """Would the rig run with these flags? Checks clock, keys, ports, disk, cameras and their skew; changes nothing.
+
+  python -m device doctor --config /etc/babyagent/device.toml
+
+A running rig occupies its ports and cameras: stop it first.
+Exit codes: 0 no problem, 1 a problem, 2 wrong settings."""
 
 
-def examine(settings: StreamSettings, device: str, opened: Callable[[], Camera]) -> Iterator[Finding]:
-    """Findings one by one; the camera, which takes longest, comes last. opened: opens the camera of the settings."""
+def run(settings: StreamSettings, stop: Stop) -> Result:
+    """Print the findings, and give them as figures."""
+    configure_opencv()
+    camera = partial(open_camera, settings.camera, settings.camera_settings)
+    return report(examine(settings, camera), as_json=settings.json)
+
+
+def examine(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:
+    """The findings one by one; the camera takes longest and comes last. open_it: opens the camera of the settings."""
     yield check_clock(read_clock(time.time()))
-    yield run_check("keys", lambda: _keys(settings))
-    any_will_do = settings.bind.endswith(":0")
-    for endpoint in (settings.bind,) if any_will_do else (settings.bind, backfill_endpoint(settings.bind)):
-        yield run_check("port", partial(_port, settings, device, endpoint))
-    yield run_check("disk", lambda: _disk(settings, device))
-    yield from _look(settings, opened)
+    yield run_check("keys", lambda: _check_keys(settings))
+    any_port = settings.bind.endswith(":0")
+    for endpoint in (settings.bind,) if any_port else (settings.bind, backfill_endpoint(settings.bind)):
+        yield run_check("port", partial(_check_port, settings, endpoint))
+    yield run_check("disk", lambda: _check_disk(settings))
+    yield from _check_camera(settings, open_it)
 
 
-def _keys(settings: StreamSettings) -> Finding:
+def _check_keys(settings: StreamSettings) -> Finding:
     if settings.insecure:
-        return Finding("keys", "warning", "--insecure: anybody on the network sees the images")
+        return Finding("keys", "warning", "--insecure: everybody on the network can see the images")
     security = security_for([settings.bind], keys=settings.keys)
     if security is None:
-        return Finding("keys", "ok", "none are needed: only this machine can listen")
+        return Finding("keys", "ok", "no keys are needed: only this machine can connect")
     if not security.trusted:
         return Finding(
-            "keys", "problem", "no learner is trusted yet: `python -m stream keys` on both sides says what to type"
+            "keys", "problem", "no learner is trusted yet: `python -m stream keys` on both sides prints what to type"
         )
     return Finding("keys", "ok", f"trusted: {', '.join(list(security.trusted)[:8])}")
 
 
-def _port(settings: StreamSettings, device: str, endpoint: str) -> Finding:
+def _check_port(settings: StreamSettings, endpoint: str) -> Finding:
     security = security_for([endpoint], keys=settings.keys, insecure=settings.insecure)
     with Publisher(
-        endpoint, device=device, epoch="0" * 32, security=security, insecure=settings.insecure, linger_s=0
+        endpoint, device=settings.device, epoch="0" * 32, security=security, insecure=settings.insecure, linger_s=0
     ) as publisher:
         return Finding("port", "ok", f"{publisher.endpoint} is free")
 
 
-def _disk(settings: StreamSettings, device: str) -> Finding:
+def _check_disk(settings: StreamSettings) -> Finding:
     if settings.spool == "none":
-        return Finding("disk", "warning", "no spool: what the link drops is lost (leave out --spool none)")
-    folder, lasts = parent_of(settings.spool, device, settings.lasting, os.environ)
+        return Finding("disk", "warning", "no spool: pairs that the link drops are lost (leave out --spool none)")
+    folder, lasts = parent_of(settings.spool, settings.device, settings.lasting, os.environ)
     folder = existing_folder(folder)
     return check_disk(
         folder,
@@ -69,9 +95,9 @@ def _disk(settings: StreamSettings, device: str) -> Finding:
     )
 
 
-def _look(settings: StreamSettings, opened: Callable[[], Camera]) -> Iterator[Finding]:
+def _check_camera(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:
     try:
-        camera = opened()
+        camera = open_it()
         try:
             started_s = time.monotonic()
             shots = list(islice(camera, SHOTS))
@@ -81,13 +107,13 @@ def _look(settings: StreamSettings, opened: Callable[[], Camera]) -> Iterator[Fi
     except (CameraError, ValueError, OSError) as error:
         yield Finding("camera", "problem", str(error))
         return
-    yield eyes(settings.camera, shots, took_s)
+    yield check_images(settings.camera, shots, took_s)
     if any(isinstance(shot, Shot) for shot in shots):
-        yield skew(shots, camera.fps or DEFAULT_FPS)
+        yield check_skew(shots, camera.fps or DEFAULT_FPS)
 
 
-def eyes(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> Finding:
-    """Whether shots of a camera, taken in `took_s` seconds, can be read and have one size."""
+def check_images(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> Finding:
+    """Check that the shots of a camera, taken in `took_s` seconds, can be read and have one size."""
     bad = [str(shot) for shot in shots if isinstance(shot, BadShot)]
     sizes: set[str] = set()
     for shot in shots:
@@ -98,12 +124,14 @@ def eyes(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> Finding:
             except BadShot as error:
                 bad.append(str(error))
     if not sizes:
-        why = bad[0] if bad else "it gives nothing"
+        why = bad[0] if bad else "it gives no shot"
         return Finding(
-            "camera", "problem", f"{name}: no shot can be read ({why}): look at its cable and the other programs"
+            "camera", "problem", f"{name}: no shot can be read ({why}): check its cable, and which programs use it"
         )
     if bad:
-        text = f"{name}: {len(bad)} of {len(shots)} shots cannot be read ({bad[0]}): look at cables, power and USB bandwidth"
+        text = (
+            f"{name}: {len(bad)} of {len(shots)} shots cannot be read ({bad[0]}): check cables, power and USB bandwidth"
+        )
         return Finding("camera", "warning", text)
     if len(sizes) > 1 or " " in next(iter(sizes)):
         text = f"{name}: {', '.join(sorted(sizes)[:4])}: both eyes need one size, choose it with --size"
@@ -111,10 +139,17 @@ def eyes(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> Finding:
     return Finding("camera", "ok", f"{name}: {sizes.pop()}, {len(shots) / max(took_s, 1e-9):.0f} shots/s")
 
 
-def skew(shots: Sequence[Shot | BadShot], fps: float) -> Finding:
-    """Whether both eyes see the same moment: half a frame apart, the world has moved between them."""
+def check_skew(shots: Sequence[Shot | BadShot], fps: float) -> Finding:
+    """Check that both eyes see the same moment: when they are half a frame apart, the world has moved between them."""
     apart_s = [abs(s.right.captured_ns - s.left.captured_ns) / 1e9 for s in shots if isinstance(s, Shot)]
-    text = f"right and left are {statistics.median(apart_s) * 1e3:.1f} ms apart in the middle, {max(apart_s) * 1e3:.1f} at most"
+    text = (
+        f"right and left are {statistics.median(apart_s) * 1e3:.1f} ms apart (median), {max(apart_s) * 1e3:.1f} at most"
+    )
     if statistics.median(apart_s) > 0.5 / fps:
         return Finding("skew", "warning", f"{text}: use cameras of one kind at one rate, or with a common trigger")
     return Finding("skew", "ok", text)
+
+
+COMMAND = Command(
+    run=run, settings=StreamSettings, description=DESCRIPTION, config_file=True, check=StreamSettings.check
+)

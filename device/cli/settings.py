@@ -1,13 +1,16 @@
-"""What can be set on the command line of the rig; each field's text is its help."""
+"""The settings of a rig, for its command line and its TOML file. The text under each field is its help."""
 
 from __future__ import annotations
 
 import re
+import socket
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from device.cameras.open import FINITE, HARDWARE, camera_kind
+from device.cameras.open import Origin, camera_kind
+from device.cameras.settings import CameraSettings
 from device.dedupe import DedupeConfig
 from stream.pair import MAX_SIDE, Codec
 
@@ -22,20 +25,21 @@ class StreamSettings:
     """Publish the stereo pairs of a camera over ZeroMQ, without those that show nothing new."""
 
     config: Path | None = None
-    """A TOML file with any of these settings, as in deploy/device.toml; a flag wins over it."""
+    """A TOML file with any of these settings, such as deploy/device.toml; a flag wins over it."""
     camera: str = "sim"
-    """sim | dir:LEFT,RIGHT | video:LEFT,RIGHT | sbs:FILE | v4l2:0,2 | picamera2:0,1"""
+    """Kind of camera, and after a colon what to open, such as v4l2:0,2; `python -m device --help` lists the kinds."""
     bind: str = "tcp://127.0.0.1:5555"
-    """Where learners connect to, and at the port after it for the spool; port 0 takes any two, * as host is every network."""
+    """Where learners connect to. The port after it is used too, for the spool. Port 0 takes any two free ports, and * as host
+    means every network."""
     keys: Path | None = None
-    """Folder of the keys (`python -m stream keys` makes them). Off the loopback they are needed, and looked for in the usual
-    place; on it they are used where this is given."""
+    """Folder of the keys (`python -m stream keys` makes them). Across a network keys are needed, by default those in the usual
+    folder; on this machine alone they are used only if a folder is given."""
     insecure: bool = False
-    """Do without keys: anybody on the network sees the images."""
+    """Work without keys: everybody on the network can see the images."""
     name: str | None = None
     """Name of this device in every pair; the host's name by default."""
     fps: float | None = None
-    """Pairs a second; 0: as fast as the learner takes them; by default the camera's own rate, 10 for a folder."""
+    """Pairs per second; 0: as fast as the learner takes them; by default the camera's own rate, 10 for a folder."""
     repeat: bool = False
     """Begin a recording again at its end."""
     count: int | None = None
@@ -43,49 +47,50 @@ class StreamSettings:
     codec: Codec = "jpeg"
     """jpeg forwards a camera's own JPEG untouched; lz4 is lossless and large, for simulated images."""
     quality: int = 92
-    """Of the JPEG (1-100) where the camera gives pixels."""
+    """Quality of the JPEG (1-100) if the camera gives pixels."""
     size: str | None = None
-    """WIDTHxHEIGHT of sim (320x240) or asked of the hardware (1280x720)."""
+    """WIDTHxHEIGHT of the simulated images (320x240), or asked of the hardware (1280x720)."""
     seed: int = 0
-    """Of the simulated world and of the audit."""
+    """Decides the simulated world, and which suppressed pairs are kept for the audit."""
     walk: int = 0
-    """Which way sim walks through its world."""
+    """Decides the path and the light in the simulated world."""
     textures: Path | None = None
-    """A folder of photographs to hang into the simulated world."""
+    """A folder of photographs that hang in the simulated world."""
     places: int = 16
-    """Rooms of the simulated world."""
+    """Number of rooms of the simulated world."""
     dedupe_threshold: float = _DEDUPE.threshold
-    """Grey levels by which some tile must differ for a pair to be new; raise it on a vibrating mount."""
+    """A pair is new if some tile differs by more grey levels than this; raise it on a vibrating mount."""
     target_per_hour: float | None = None
-    """Move the threshold so that this many pairs an hour are kept: for a link, a card or a battery with a budget."""
+    """Move the threshold so that this many pairs are kept per hour: for a link, a card or a battery with a budget."""
     max_silence_s: float = _DEDUPE.max_silence_s
-    """Keep a pair at the latest this long after the last one; inf: never for that reason."""
+    """Keep a pair if none was kept for this long; inf: never for that reason."""
     audit_share: float = _DEDUPE.audit_share
     """Keep this share of the suppressed pairs at random, to measure what suppression loses."""
     ring: int = _DEDUPE.ring
-    """Earlier pairs remembered, so that coming back to a place is no news."""
+    """Number of earlier pairs that are remembered, so that a return to a place is not new."""
     spool: str = "auto"
-    """Where pairs lie until learners have them: auto | none | FOLDER. auto: a real camera's pairs outlast the process
-    ($STATE_DIRECTORY, or babyagent/NAME in $XDG_STATE_HOME), others go with it; none: what the link drops is lost."""
+    """Where pairs are stored until learners have them: auto | none | FOLDER. auto: pairs of a real camera stay after the process
+    has ended (in $STATE_DIRECTORY, or in babyagent/NAME in $XDG_STATE_HOME), others are deleted with it. none: pairs that the
+    link drops are lost."""
     spool_gib: float | None = None
-    """GiB that the spool may take, then the oldest pairs go; 8 by default, 2 where it goes with the process."""
+    """GiB that the spool may take before the oldest pairs are evicted; 8 by default, 2 if it is deleted with the process."""
     disk_floor_gib: float = 1.0
     """GiB of the disk that stay free."""
     linger_s: float = 60.0
-    """After the last pair, wait for learners to make all pairs durable; not for one that is silent for longer than this."""
+    """After the last pair, wait until learners have made all pairs durable, but not for one that is silent for this long."""
     metrics_port: int = 0
     """Prometheus metrics at http://127.0.0.1:PORT/metrics; 0: none."""
     wait_for_learner: Literal["auto", "yes", "no"] = "auto"
-    """Whether to wait for a learner before the first shot; auto: yes for a recording, for --count with sim and with
-    --fps 0, and then also for every pair to be taken; no: a pair that nobody takes is dropped."""
+    """Whether to wait for a learner before the first shot. auto: yes for a recording, for --count with sim and for --fps 0; then
+    the rig also waits until every pair is taken. no: a pair that no learner takes is dropped."""
     json: bool = False
     """End with one line of JSON on the standard output."""
 
     def check(self) -> None:
-        """Raise ValueError in one line for a setting that cannot be (not on construction: tyro would put it in a box)."""
+        """Raise ValueError in one line for a setting that cannot be used (in the constructor tyro would draw a box around it)."""
         if self.name is not None and not _NAME.fullmatch(self.name):
             raise ValueError(
-                f"--name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with one of the first, got {self.name!r}"
+                f"--name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit, got {self.name!r}"
             )
         if self.fps is not None and not 0 <= self.fps <= 1000:
             raise ValueError(f"--fps must be 0 (as fast as possible) to 1000, got {self.fps}")
@@ -105,47 +110,56 @@ class StreamSettings:
             raise ValueError(f"--metrics-port must be 0 (none) to 65535, got {self.metrics_port}")
 
     @property
+    def device(self) -> str:
+        """The name of the device in the header of each pair."""
+        return self.name or host_name()
+
+    @property
     def lossless(self) -> bool:
-        """Whether the stream waits for its learner, rather than let a pair go: what ends, or has no pace, can wait."""
-        kind = camera_kind(self.camera)
-        ends = (kind in FINITE and not self.repeat) or self.count is not None
-        return kind not in HARDWARE and (ends or self.fps == 0) and self.wait_for_learner != "no"
+        """Whether the stream waits for its learner instead of dropping a pair: it can, if it ends or has no pace."""
+        origin = camera_kind(self.camera).origin
+        ends = (origin is Origin.RECORDING and not self.repeat) or self.count is not None
+        return origin is not Origin.HARDWARE and (ends or self.fps == 0) and self.wait_for_learner != "no"
 
     @property
     def lasting(self) -> bool:
-        """Whether the pairs of this camera are to outlast the process: those of the others can be made again."""
-        return camera_kind(self.camera) in HARDWARE
+        """Whether the pairs must outlast the process: those of hardware cannot be made again."""
+        return camera_kind(self.camera).origin is Origin.HARDWARE
 
     @property
     def waits(self) -> bool:
         """Whether to wait for a learner before the first shot."""
         return self.lossless if self.wait_for_learner == "auto" else self.wait_for_learner == "yes"
 
+    @property
+    def camera_settings(self) -> CameraSettings:
+        """The settings that concern the camera. Raises ValueError for a size that cannot be used."""
+        return CameraSettings(
+            fps=self.fps,
+            repeat=self.repeat,
+            size=parse_size(self.size),
+            seed=self.seed,
+            walk=self.walk,
+            textures=self.textures,
+            places=self.places,
+        )
 
-@dataclass(frozen=True, kw_only=True)
-class WalkSettings:
-    """Write a labelled control set from the simulated world: OUT/train|test/place_XX/*.png."""
+    @property
+    def dedupe(self) -> DedupeConfig:
+        """The settings that concern dedupe. Raises ValueError for one that cannot be used."""
+        return DedupeConfig(
+            threshold=self.dedupe_threshold,
+            target_per_hour=self.target_per_hour,
+            max_silence_s=self.max_silence_s,
+            audit_share=self.audit_share,
+            ring=self.ring,
+        )
 
-    out: Path
-    """A folder that is empty or not there yet."""
-    size: str | None = None
-    """WIDTHxHEIGHT of the images; 320x240 by default."""
-    seed: int = 0
-    """Of the world: the same as the stream's, so that the places are the same."""
-    walk: int = 0
-    """The streamed walk; training and test images come from the two walks after it."""
-    textures: Path | None = None
-    """A folder of photographs to hang into the world."""
-    places: int = 16
-    """Rooms, which are the classes."""
-    count: int = 6000
-    """Frames walked at most for each split."""
-    every: int = 5
-    """Take each n-th frame."""
-    per_place: int = 40
-    """Images of a place in each split, at most."""
-    json: bool = False
-    """End with one line of JSON on the standard output."""
+
+def host_name() -> str:
+    """The host's name, with characters replaced that may not stand in a header."""
+    name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).lstrip("._-")[:64]
+    return name or "baby"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
@@ -156,3 +170,8 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
     if match is None or not all(1 <= int(side) <= MAX_SIDE for side in match.groups()):
         raise ValueError(f"--size is WIDTHxHEIGHT with sides of 1 to {MAX_SIDE}, for example 320x240, got {text!r}")
     return int(match[2]), int(match[1])
+
+
+def format_counts(counts: Mapping[str, object]) -> str:
+    """Named numbers in one line for a person."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items())

@@ -17,11 +17,11 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from device.camera import Eye, Labels, Shot
+from device.camera import EyeImage, Shot, SimLabels
 from device.sim.furnish import build_world
 from device.sim.render import Ids, Pose, Renderer
 from device.sim.textures import Photographs
-from device.sim.trajectory import walk as walk_through
+from device.sim.trajectory import generate_poses
 from device.sim.world import NOTHING, World
 from stream.pair import MAX_SIDE, Image
 
@@ -149,7 +149,7 @@ class SimCamera:
 
     def poses(self) -> Iterator[Pose]:
         """Where the left eye is at each frame: cheap, nothing is painted."""
-        return walk_through(self.world, self.config.walk, self.config.fps)
+        return generate_poses(self.world, self.config.walk, self.config.fps)
 
     def __iter__(self) -> Iterator[Shot]:
         """All shots from the first on."""
@@ -161,7 +161,7 @@ class SimCamera:
         right = self._renderer.view(pose, self.config.baseline_m)
         left, right = self._sensor.expose(left, right, index)
         captured_ns = self.config.start_ns + int(index * 10**9 / Fraction(self.config.fps))
-        return Shot(Eye(captured_ns, left), Eye(captured_ns, right), Labels(pose.place, _things_in(ids)))
+        return Shot(EyeImage(captured_ns, left), EyeImage(captured_ns, right), SimLabels(pose.place, _things_in(ids)))
 
     def close(self) -> None:
         """Nothing is held open."""

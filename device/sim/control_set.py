@@ -22,7 +22,7 @@ _Frame = tuple[int, Pose]
 
 
 @dataclass(frozen=True, slots=True)
-class WalkSummary:
+class ControlSetSummary:
     """What was written: `<folder>/train|test/place_XX/NNNNNN.png`, `per_place` images in each folder."""
 
     folder: Path
@@ -35,7 +35,7 @@ class WalkSummary:
         return 2 * self.places * self.per_place
 
 
-def write_walk(
+def write_control_set(
     folder: Path,
     *,
     config: SimConfig | None = None,
@@ -44,7 +44,7 @@ def write_walk(
     per_place: int = 40,
     train_walk: int | None = None,
     test_walk: int | None = None,
-) -> WalkSummary:
+) -> ControlSetSummary:
     """Write left images labelled by place, the same number for every place and split.
 
     config: the world and the streamed walk; the two walks default to the next ones after it. count: frames walked at
@@ -74,7 +74,7 @@ def write_walk(
         raise CameraError(f"cannot write {folder}: {error.strerror}") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
-    return WalkSummary(folder, config.places, enough)
+    return ControlSetSummary(folder, config.places, enough)
 
 
 def _frames(camera: SimCamera, count: int, every: int) -> list[list[_Frame]]:

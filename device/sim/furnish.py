@@ -23,7 +23,7 @@ from device.sim.world import (
     LANE_END_M,
     NOTHING,
     WALL_M,
-    Door,
+    Doorway,
     Floats,
     Room,
     World,
@@ -120,7 +120,7 @@ class _Furnisher:
         openings = [
             patch(walls[wall], left, WALL_M - DOOR_HEIGHT_M, DOOR_WIDTH_M, DOOR_HEIGHT_M) for wall, left in gaps
         ]
-        doors = tuple(Door(to, opening) for (_, to, _), opening in zip(plan.doors(place), openings, strict=True))
+        doors = tuple(Doorway(to, opening) for (_, to, _), opening in zip(plan.doors(place), openings, strict=True))
         self._add_shell(walls, low, high)
         for index, wall in enumerate(walls):
             self._add_gallery(wall, [left for at, left in gaps if at == index])
@@ -152,7 +152,7 @@ class _Furnisher:
         return colour[0] + blue, colour[1] + green, colour[2] + red
 
     def _add_gallery(self, wall: Floats, doors: list[float]) -> None:
-        """Door frames, and two rows of pictures wherever there is no door; doors: metres from the wall's left end."""
+        """Doorway frames, and two rows of pictures wherever there is no door; doors: metres from the wall's left end."""
         above, edge = WALL_M - DOOR_HEIGHT_M, DOOR_FRAME_M
         for left in doors:
             leaf = patch(wall, left - edge, above - edge, DOOR_WIDTH_M + 2 * edge, DOOR_HEIGHT_M + edge)
@@ -184,7 +184,7 @@ class _Furnisher:
         grey = int(self._draw.choice([25, 60, 235]))
         self._add(base, partial(_poster, self._hang(), aspect, grey), next(self._ids))
 
-    def _add_things(self, low: Floats, high: Floats, doors: tuple[Door, ...]) -> None:
+    def _add_things(self, low: Floats, high: Floats, doors: tuple[Doorway, ...]) -> None:
         """Six to twelve boxes and panels in disjoint discs, off the lanes that people walk; fewer where none fits."""
         centre = (low + high) / 2
         lanes = [np.stack([centre, door.middle - LANE_END_M * door.outward, door.middle]) for door in doors]

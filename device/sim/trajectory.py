@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.sim.render import Pose
-from device.sim.world import FREE_M, LANE_END_M, Door, Floats, Room, World
+from device.sim.world import FREE_M, LANE_END_M, Doorway, Floats, Room, World
 
 EYE_M = 1.4
 """Height of the rig when it does not bob."""
@@ -28,7 +28,7 @@ _Gaze = tuple[float, float]
 """Yaw and pitch of the head, radians."""
 
 
-def walk(world: World, seed: int, fps: float) -> Iterator[Pose]:
+def generate_poses(world: World, seed: int, fps: float) -> Iterator[Pose]:
     """Poses of an endless walk, `fps` per second; the seed decides all of it."""
     generator = np.random.default_rng([seed, 7])
     place = int(generator.integers(len(world.rooms)))
@@ -56,7 +56,7 @@ def _stop(room: Room, generator: np.random.Generator) -> Floats:
     return np.asarray(room.centre + distance * np.array([np.cos(angle), np.sin(angle)]))
 
 
-def _next_door(world: World, place: int, left_at: NDArray[np.int64], generator: np.random.Generator) -> Door | None:
+def _next_door(world: World, place: int, left_at: NDArray[np.int64], generator: np.random.Generator) -> Doorway | None:
     """Mostly towards the place left longest ago, sometimes anywhere; None in a world of one room."""
     doors = world.rooms[place].doors
     if not doors:
@@ -117,7 +117,7 @@ def _turning_s(angle: float) -> float:
     return 0.4 + abs(angle) / TURN_RAD_S
 
 
-def _curve(start: Floats, door: Door | None, end: Floats) -> Floats:
+def _curve(start: Floats, door: Doorway | None, end: Floats) -> Floats:
     """Points [n, 2] of a smooth way from start to end, straight through the middle of the door."""
     if door is None:
         return np.asarray(start + np.linspace(0, 1, 33)[:, None] * (end - start))

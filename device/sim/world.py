@@ -31,7 +31,7 @@ NOTHING = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
+class Doorway:
     """An opening as one of its two rooms sees it: `surface` faces that room."""
 
     to: int
@@ -69,7 +69,7 @@ class Room:
     owner: NDArray[np.int64]
     centres: Floats
     radii: Floats
-    doors: tuple[Door, ...]
+    doors: tuple[Doorway, ...]
     targets: Floats
 
     @property

@@ -1,0 +1,190 @@
+"""`python -m device`: publish the pairs of a camera. This file makes the parts of a rig and connects them."""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
+from dataclasses import asdict
+
+from device.camera import BadShot, Camera, Shot
+from device.cameras.open import CAMERAS, Origin, camera_kind, open_camera
+from device.capture import capture, paced
+from device.cli.opencv import configure_opencv
+from device.cli.settings import StreamSettings, format_counts
+from device.cli.spool_location import open_spool
+from device.cli.status import Status
+from device.dedupe import Dedupe
+from device.metrics import DeviceMetrics
+from device.spool.spool import Spool
+from device.vitals import Sensors
+from stream.host.command import Command
+from stream.host.program import Result, Stop
+from stream.host.progress import Progress
+from stream.host.systemd import Supervisor
+from stream.live.publisher import Publisher
+from stream.pair import EncodedPair
+from stream.transport.endpoint import security_for
+
+SEND_WAIT_S = 0.5
+"""While a queue is full or a learner is missing, Ctrl-C is noticed this soon."""
+QUIET_S = 1.0
+"""A learner without a name has everything it wants when it has read nothing for so long."""
+_CAMERAS = "\n".join(f"  {kind.form:18} {kind.text}" for kind in CAMERAS.values())
+DESCRIPTION = f"""Publish the stereo pairs of a camera over ZeroMQ, without those that show nothing new.
+
+  python -m device                                          the simulated world, for learners on this machine
+  python -m device --camera v4l2:0,2 --bind 'tcp://*:5555' --name rig1
+  python -m device --config /etc/babyagent/device.toml      all settings in a file, as deploy/device.toml explains them
+  python -m device --camera dir:LEFT,RIGHT --fps 0          a recording, as fast as the learner takes it
+  python -m device doctor --camera v4l2:0,2                 check cameras, keys, ports, disk and clock
+  python -m device walk --out DIR                           write a labelled control set of the simulated world
+
+Cameras:
+{_CAMERAS}
+
+Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 1 not possible now (camera missing, port or spool in
+use, disk full) or failed on the way, 2 wrong settings.
+Tab completes flags after: source <(babyagent-device --print-completion bash), or zsh."""
+
+
+def run(settings: StreamSettings, stop: Stop) -> Result:
+    """Publish until the camera ends, `settings.count` shots were taken, or `stop` is set.
+
+    Raises CameraError, SpoolError, StreamError, OSError or ValueError.
+    """
+    configure_opencv()
+    _raise_file_limit()
+    metrics, sensors = DeviceMetrics(), Sensors()
+    dedupe = Dedupe(settings.dedupe, seed=settings.seed)
+    metrics.threshold.set_function(lambda: dedupe.threshold)
+    metrics.watch_sensors(sensors.read)
+    with (
+        closing(open_camera(settings.camera, settings.camera_settings)) as camera,
+        _open_spool(settings, metrics) as spool,
+        _open_publisher(settings, spool, sensors) as publisher,
+        metrics.served(settings.metrics_port),
+        closing(Supervisor(os.environ, time.monotonic)) as supervisor,
+        Progress() as progress,
+    ):
+        progress.log(_format_settings(settings, publisher.endpoint, spool))
+        metrics.watch_handshakes(publisher.failed_handshakes)
+        if spool is not None:
+            metrics.watch_spool(spool.stats, spool.disk_free_bytes)
+        status = Status(metrics, publisher, spool, supervisor=supervisor, progress=progress)
+        while settings.waits and not stop.is_set() and not publisher.wait_for_subscriber(SEND_WAIT_S):
+            status.update(f"waiting for a learner at {publisher.endpoint}")
+        pairs = capture(
+            _shots(camera, settings, status, stop),
+            dedupe,
+            device=settings.device,
+            epoch=publisher.epoch,
+            codec=settings.codec,
+            quality=settings.quality,
+            spool=spool,
+            metrics=metrics,
+        )
+        for pair in pairs:
+            metrics.sent.inc(_send(pair, publisher, settings.lossless, status, stop))
+        summary = status.summary()
+        publisher.bye()
+        if spool is not None and settings.lossless:
+            _linger(spool, settings.linger_s, status, progress, stop)
+        supervisor.stopping()
+    return Result(format_counts(summary), summary)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system permits.
+
+    Each stranger who connects and sends nothing holds one, and must not keep the spool from opening a file.
+    """
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _open_spool(settings: StreamSettings, metrics: DeviceMetrics) -> AbstractContextManager[Spool | None]:
+    return open_spool(
+        settings.spool,
+        device=settings.device,
+        lasting=settings.lasting,
+        max_gib=settings.spool_gib,
+        free_floor_gib=settings.disk_floor_gib,
+        on_sync=metrics.sync_seconds.observe,
+    )
+
+
+def _open_publisher(settings: StreamSettings, spool: Spool | None, sensors: Sensors) -> Publisher:
+    return Publisher(
+        settings.bind,
+        device=settings.device,
+        epoch=uuid.uuid4().hex if spool is None else spool.epoch,
+        on_full="wait" if settings.lossless else "drop",
+        wait_s=SEND_WAIT_S,
+        shelf=spool,
+        vitals=sensors.read,
+        security=security_for([settings.bind], keys=settings.keys, insecure=settings.insecure),
+        insecure=settings.insecure,
+    )
+
+
+def _format_settings(settings: StreamSettings, endpoint: str, spool: Spool | None) -> str:
+    folder = "none" if spool is None else spool.folder
+    known = asdict(settings) | {
+        "name": settings.device,
+        "bind": endpoint,
+        "lossless": settings.lossless,
+        "spool": folder,
+    }
+    return " ".join(f"{name}={value}" for name, value in known.items())
+
+
+def _shots(camera: Camera, settings: StreamSettings, status: Status, stop: Stop) -> Iterator[Shot | BadShot]:
+    """The first `settings.count` shots at the wanted pace, until `stop` is set.
+
+    Hardware has its own pace: sleeping would only let its buffers overflow.
+    """
+    fps = settings.fps if settings.fps is not None else camera.fps or 10.0
+    hardware = camera_kind(settings.camera).origin is Origin.HARDWARE
+    shots = iter(camera) if hardware or fps == 0 else paced(camera, fps, time.monotonic, stop.sleep)
+    status.restart()
+    for number, shot in enumerate(shots, start=1):
+        if stop.is_set():
+            return
+        yield shot
+        status.update()
+        if number == settings.count:
+            return
+
+
+def _send(pair: EncodedPair, publisher: Publisher, lossless: bool, status: Status, stop: Stop) -> bool:
+    """Send a pair; a lossless stream tries again until a learner has taken it."""
+    while not publisher.send(pair):
+        if not lossless or stop.is_set():
+            return False
+        status.update()
+    return True
+
+
+def _linger(spool: Spool, linger_s: float, status: Status, progress: Progress, stop: Stop) -> None:
+    """Answer learners until all that are there have made everything durable, and nobody reads any more."""
+    first = True
+    while not stop.is_set():
+        awaited = spool.awaited(linger_s)
+        if not awaited and not spool.read_within(min(QUIET_S, linger_s)):
+            return
+        who = ", ".join(f"{name} ({pairs} pairs)" for name, pairs in awaited.items()) or "one that still reads"
+        text = f"all pairs are sent; Ctrl-C, or wait until they are durable with: {who}"
+        if first:
+            progress.log(text)
+        status.update(text)
+        first = False
+        stop.sleep(QUIET_S / 4)
+
+
+COMMAND = Command(
+    run=run, settings=StreamSettings, description=DESCRIPTION, config_file=True, check=StreamSettings.check
+)
