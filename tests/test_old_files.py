@@ -20,6 +20,8 @@ from torch import Tensor
 
 from buffer.store import Store, StoreReader
 from device.spool.consumers import Consumers
+from device.spool.consumers_file import load_consumers
+from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from learner import legacy
 from learner.cli import main as learner_command
@@ -255,9 +257,8 @@ def opened_spool(folder: Path, *, epoch: str | None = None) -> Spool:
     """The spool at the time it was written: a learner that was silent for a week is forgotten."""
     return Spool(
         folder,
+        SpoolLimits(64 << 20, free_floor_bytes=0),
         device="rig1",
-        max_bytes=64 << 20,
-        free_floor_bytes=0,
         epoch=epoch,
         grace_s=0.0,
         wall=lambda: float(EXPECTED["spool_written_s"]),
@@ -291,13 +292,13 @@ def test_a_spool_knows_its_learners_and_how_far_each_has_come(name: str) -> None
 
 def consumers(folder: Path) -> dict[str, dict[str, int]]:
     known = Consumers(
-        folder / "consumers.json",
-        clock=lambda: 0.0,
-        wall=lambda: float(EXPECTED["spool_written_s"]),
+        load_consumers(folder / "consumers.json"),
+        now_s=0.0,
+        wall_s=float(EXPECTED["spool_written_s"]),
         forget_after_s=3600.0,
         grace_s=0.0,
     )
-    return {name: dict(upto) for name, upto in known.heard_within(3600.0).items()}
+    return {name: dict(upto) for name, upto in known.heard_since(-3600.0).items()}
 
 
 @pytest.mark.parametrize("name", SPOOLS)

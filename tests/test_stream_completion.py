@@ -10,7 +10,8 @@ from functools import cache
 
 import pytest
 
-from stream.__main__ import PROGRAM
+from device.__main__ import PROGRAM as DEVICE
+from stream.__main__ import PROGRAM as STREAM
 from stream.errors import StreamError
 from stream.host.completion import script, shell_of
 from stream.host.program import Stop
@@ -34,8 +35,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @cache
 def script_of(door: str) -> str:
-    if door == "stream":
-        return PROGRAM.run(["--print-completion", "bash"], Stop()).text
+    if program := {"stream": STREAM, "device": DEVICE}.get(door):
+        return program.run(["--print-completion", "bash"], Stop()).text
     script: str = importlib.import_module(f"{door}.cli.main")._completion("bash")
     return script
 
