@@ -162,7 +162,7 @@ def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus) -> No
     assert [query for query in queries if not prometheus.values(query)] == []
 
 
-def test_every_alarm_can_be_evaluated_on_series_that_are_there_and_none_fires(prometheus: Prometheus) -> None:
+def test_every_alert_can_be_evaluated_on_series_that_are_there_and_none_fires(prometheus: Prometheus) -> None:
     rules = prometheus.rules()
     assert len(rules) > 8
     for rule in rules:
