@@ -33,7 +33,7 @@ from learner.loop import Learner
 from learner.memory import MemoryConfig
 from learner.metrics import LearnerMetrics
 from learner.page import weights
-from learner.page.access import Door
+from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.server import served
 from learner.runs.commit import Committer
@@ -131,9 +131,9 @@ def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learne
     config = replace(PRESETS[settings.preset], memory=MemoryConfig(capacity=256, fresh_capacity=256, canvas=(24, 32)))
     learner, directory, metrics = Learner(config, torch.device("cpu")), RunDirectory(folder, config), LearnerMetrics()
     handouts = Handouts(Outlet(learner, directory.export, metrics=metrics), [], [])
-    door = Door("127.0.0.1", settings.port, None)
+    access = Access("127.0.0.1", settings.port, None)
     with (
-        served(app_for(door, weights.routes(directory.export)), door),
+        served(app_for(access, weights.routes(directory.export)), access),
         Store(directory.store) as store,
         Committer(
             learner,

@@ -15,7 +15,12 @@ SETTINGS = {
 """Settings of 0.1.0 in `config.json`, TOML files and flags, and their names today."""
 PROBES = {"who": "encoder"}
 """Keys of a line of `probes.jsonl` in 0.1.0, and their names today."""
-ALBUM = {"high_loss": "high_priority", "low_loss": "low_priority"}
+ALBUM = {
+    "high_loss": "high_priority",
+    "low_loss": "low_priority",
+    "looks_left": "viewed_left",
+    "looks_right": "viewed_right",
+}
 """Arrays of `album.npz` in 0.1.0, and their names today."""
 
 

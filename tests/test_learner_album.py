@@ -8,7 +8,7 @@ from test_learner_loop import digest, trained
 from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner
-from learner.report.album import WIDEST, take_album
+from learner.report.album import WIDEST, make_album
 from stream.codec import decode
 
 
@@ -20,7 +20,7 @@ def learner() -> Learner:
 
 
 def test_the_received_pairs_are_spread_over_memory_newest_first_with_their_eyes_and_colours(learner: Learner) -> None:
-    album = take_album(learner, received=3)
+    album = make_album(learner, received=3)
     seqs = [int(learner.memory.names[slot].rpartition("/")[2]) for slot in learner.memory.over_time(3)]
     assert seqs == sorted(seqs, reverse=True)
     for row, seq in enumerate(seqs):
@@ -30,12 +30,12 @@ def test_the_received_pairs_are_spread_over_memory_newest_first_with_their_eyes_
     assert len(album["received_left"]) == 3
 
 
-def test_the_looks_have_the_shapes_that_the_report_draws(learner: Learner) -> None:
-    album = take_album(learner, looks=4)
+def test_the_views_have_the_shapes_that_the_report_draws(learner: Learner) -> None:
+    album = make_album(learner, viewed=4)
     crops, heads, small = 2, 2, 16
     shapes = {
-        "looks_left": (4, *CANVAS, 3),
-        "looks_right": (4, *CANVAS, 3),
+        "viewed_left": (4, *CANVAS, 3),
+        "viewed_right": (4, *CANVAS, 3),
         "attention": (4, heads, 3, 3),
         "head": (4,),
         "gauss": (4, 4),
@@ -45,12 +45,12 @@ def test_the_looks_have_the_shapes_that_the_report_draws(learner: Learner) -> No
         "student_views": (4, crops, small, small, 3),
     }
     assert {name: album[name].shape for name in shapes} == shapes
-    assert {album[name].dtype for name in ("looks_left", "teacher_view", "student_views")} == {np.dtype(np.uint8)}
+    assert {album[name].dtype for name in ("viewed_left", "teacher_view", "student_views")} == {np.dtype(np.uint8)}
     assert np.allclose(album["attention"].sum((-2, -1)), 1, atol=1e-5)
 
 
 def test_highest_and_lowest_priorities_come_in_their_order(learner: Learner) -> None:
-    album = take_album(learner, extremes=5)
+    album = make_album(learner, extremes=5)
     high, low = album["high_priority"], album["low_priority"]
     assert list(high) == sorted(high, reverse=True)
     assert list(low) == sorted(low)
@@ -60,21 +60,21 @@ def test_highest_and_lowest_priorities_come_in_their_order(learner: Learner) -> 
 
 def test_taking_pictures_changes_nothing_of_the_learner_and_gives_the_same_ones_again(learner: Learner) -> None:
     before = digest(learner)
-    first, second = take_album(learner), take_album(learner)
+    first, second = make_album(learner), make_album(learner)
     assert digest(learner) == before
     assert first.keys() == second.keys()
     assert all(np.array_equal(first[name], second[name]) for name in first)
 
 
 def test_a_learner_that_received_nothing_has_an_empty_album() -> None:
-    assert take_album(tiny_learner()) == {}
+    assert make_album(tiny_learner()) == {}
 
 
 def test_pairs_that_wait_for_their_first_step_are_shown_without_a_priority() -> None:
     fresh = tiny_learner()
     trained(fresh, make_pairs(3))
-    album = take_album(fresh)
-    assert len(album["received_left"]) == len(album["looks_left"]) == 3
+    album = make_album(fresh)
+    assert len(album["received_left"]) == len(album["viewed_left"]) == 3
     assert len(album["high_left"]) == len(album["high_priority"]) == 0
 
 
@@ -82,4 +82,4 @@ def test_pairs_that_wait_for_their_first_step_are_shown_without_a_priority() -> 
 def test_pictures_have_the_aspect_of_the_scene_but_bounded(size: tuple[int, int], width: int) -> None:
     learner = tiny_learner()
     trained(learner, [make_pair(0, size)])
-    assert take_album(learner)["received_left"].shape == (1, 24, width, 3)
+    assert make_album(learner)["received_left"].shape == (1, 24, width, 3)

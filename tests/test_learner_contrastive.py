@@ -21,7 +21,7 @@ from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.contract import Batch, Objective
 from learner.objectives.contrastive import Contrastive, ContrastiveConfig
-from learner.report.album import take_album
+from learner.report.album import make_album
 from learner.views.augment import Augmentation
 
 ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
@@ -197,7 +197,7 @@ def test_a_learner_trains_on_it_draws_its_pictures_and_goes_on_from_its_state() 
     reports = [trained(one, pairs[16:]) for one in (learner, again)]
     assert [report.loss for report in reports[0]] == [report.loss for report in reports[1]]
     assert len(reports[0]) > 0
-    assert take_album(learner)["student_views"].shape[1] == 3
+    assert make_album(learner)["student_views"].shape[1] == 3
 
 
 def test_its_settings_are_flags_of_the_preset() -> None:

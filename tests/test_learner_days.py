@@ -1,4 +1,4 @@
-"""The seed's tables: a row for each day of the stream, and accuracies of turned images."""
+"""The tables of the original experiment: a row for each day of the stream, and accuracies of rotated images."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ def test_runs_of_before_there_were_capture_times_say_so() -> None:
         assert "No probe has the capture time" in by_day(lines)
 
 
-def test_turned_images_have_an_accuracy_for_each_angle_and_their_deviation() -> None:
+def test_rotated_images_have_an_accuracy_for_each_angle_and_their_deviation() -> None:
     measured = {"degrees": [0.0, 40.0], "knn": [0.5, 0.4], "linear": [0.9, 0.9]}
     html = by_rotation({"digits": {"student": measured}})
     assert "<th>0°</th><th>40°</th><th>deviation</th>" in html
     assert "<th>digits, student, k-NN</th><td>50.0</td><td>40.0</td><td>0.050</td>" in html
     assert "<td>0.000</td>" in html
-    assert "Not measured" in by_rotation(None)
-    assert "Not measured" in by_rotation({})
+    assert "This was not measured" in by_rotation(None)
+    assert "This was not measured" in by_rotation({})

@@ -1,4 +1,4 @@
-"""A stretch of the stream as a matrix and a map: neighbours stay neighbours, the same run gives the same picture."""
+"""The newest pairs as a matrix and a map: neighbours stay neighbours, the same run gives the same picture."""
 
 from __future__ import annotations
 
@@ -48,14 +48,14 @@ def test_the_map_keeps_what_is_alike_together_and_is_the_same_each_time() -> Non
     assert np.array_equal(places, tsne(distances))
 
 
-def test_the_stretch_of_a_run_is_its_newest_pairs_as_its_exported_weights_see_them(run: Path) -> None:
+def test_the_layout_is_that_of_the_newest_pairs_by_the_exported_weights(run: Path) -> None:
     layout = layout_of(run)
-    assert layout.stretch.captured_ns.tolist() == list(range(20))
+    assert layout.pairs.captured_ns.tolist() == list(range(20))
     assert layout.distances.shape == (20, 20)
-    assert layout.places.shape == (20, 2)
-    assert np.isfinite(layout.places).all()
+    assert layout.positions.shape == (20, 2)
+    assert np.isfinite(layout.positions).all()
     assert layout.distances.max() > 0
-    assert np.array_equal(layout.places, layout_of(run).places)
+    assert np.array_equal(layout.positions, layout_of(run).positions)
     html = write_report(run).read_text()
     assert "20 pairs, captured from 1970-01-01 00:00:00 to" in html
     assert "Not drawn" not in html
@@ -91,5 +91,5 @@ def test_weights_that_are_not_finite_are_said_too(run: Path) -> None:
 
 def test_too_few_pairs_make_no_map(tmp_path: Path) -> None:
     Run(tmp_path, make_pairs(MIN_PAIRS - 1), [], learner=tiny_learner(replace(TINY))).run()
-    with pytest.raises(LearnerError, match=f"remembers {MIN_PAIRS - 1} pairs, a stretch needs {MIN_PAIRS}"):
+    with pytest.raises(LearnerError, match=f"has {MIN_PAIRS - 1} pairs, a map needs {MIN_PAIRS}"):
         layout_of(tmp_path)

@@ -96,14 +96,13 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
             wait_until(lambda: has_steps(run))
             with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
-            with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/sections", timeout=WAIT_S) as answer:
-                page = json.load(answer)
+            wait_until(lambda: "<dt>received</dt><dd>24</dd>" in devices_on_the_page(http_port))
+            page = devices_on_the_page(http_port)
             assert process.signal(signal.SIGINT) == 0
         said = "".join(process.said)
     assert re.search(r"^babyagent_learner_steps_total [1-9]", text, re.MULTILINE)
     assert re.search(r"^babyagent_stream_received_pairs_total 24", text, re.MULTILINE)
-    assert "<h3>baby</h3>" in page["devices"][1]
-    assert "<dt>received</dt><dd>24</dd>" in page["devices"][1]
+    assert "<h3>baby</h3>" in page
     first = summary_of(run)
     assert (first["pairs_received"], first["pairs_lost"]) == (24, 0)
     assert f"stopped at step {first['steps']}, which is committed" in said
@@ -120,6 +119,12 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
     second = summary_of(run)
     assert second["pairs_received"] == 24
     assert second["steps"] >= first["steps"]
+
+
+def devices_on_the_page(http_port: int) -> str:
+    with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/sections", timeout=WAIT_S) as answer:
+        markup: str = json.load(answer)["devices"][1]
+    return markup
 
 
 def has_steps(run: Path) -> bool:

@@ -17,7 +17,7 @@ from starlette.routing import BaseRoute, Route
 
 from learner.errors import SettingsError
 from learner.page import health, metrics
-from learner.page.access import Door, door_for
+from learner.page.access import Access, access_for
 from learner.page.app import COOKIE, app_for
 from learner.page.health import HUNG_S, Pulse
 from learner.page.server import served
@@ -36,10 +36,10 @@ def fails(_: Request) -> Response:
 @contextmanager
 def serving(routes: Sequence[BaseRoute], token: str | None = None) -> Iterator[int]:
     """The port of an app with these routes, a page at / and one that fails."""
-    door = Door("127.0.0.1", free_port(), token)
+    access = Access("127.0.0.1", free_port(), token)
     own = [Route("/", hello), Route("/other", hello), Route("/fails", fails)]
-    with served(app_for(door, [*own, *routes]), door):
-        yield door.port
+    with served(app_for(access, [*own, *routes]), access):
+        yield access.port
 
 
 @pytest.fixture(scope="module")
@@ -193,21 +193,21 @@ def token_file(folder: Path, text: str, mode: int = 0o600) -> Path:
 
 
 def test_a_token_is_read_from_a_file_that_only_its_owner_can_read(tmp_path: Path) -> None:
-    door = door_for("0.0.0.0", 9632, token_file(tmp_path, f"{TOKEN}\n"))
-    assert door == Door("0.0.0.0", 9632, TOKEN)
-    assert TOKEN not in repr(door)
-    assert (door.admits(TOKEN), door.admits("x"), door.admits(None)) == (True, False, False)
+    access = access_for("0.0.0.0", 9632, token_file(tmp_path, f"{TOKEN}\n"))
+    assert access == Access("0.0.0.0", 9632, TOKEN)
+    assert TOKEN not in repr(access)
+    assert (access.admits(TOKEN), access.admits("x"), access.admits(None)) == (True, False, False)
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost", "::1", "127.3.2.1"])
 def test_the_loopback_needs_no_token(host: str) -> None:
-    assert door_for(host, 9632, None).admits(None)
+    assert access_for(host, 9632, None).admits(None)
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1"])
 def test_any_other_address_needs_one(host: str) -> None:
     with pytest.raises(SettingsError, match=r"can be reached from the network: give --http-token FILE"):
-        door_for(host, 9632, None)
+        access_for(host, 9632, None)
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_any_other_address_needs_one(host: str) -> None:
 )
 def test_a_token_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, text: str, mode: int, said: str) -> None:
     with pytest.raises(SettingsError, match=said) as refused:
-        door_for("0.0.0.0", 9632, token_file(tmp_path, text, mode))
+        access_for("0.0.0.0", 9632, token_file(tmp_path, text, mode))
     assert "\n" not in str(refused.value)
     assert text not in str(refused.value) or not text
 
@@ -232,10 +232,10 @@ def test_a_token_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, text
 def test_a_token_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:
     for path in (tmp_path / "none", tmp_path):
         with pytest.raises(SettingsError, match="--http-token"):
-            door_for("127.0.0.1", 9632, path)
+            access_for("127.0.0.1", 9632, path)
 
 
 @pytest.mark.parametrize("port", [-1, 65536])
 def test_a_port_that_there_is_not_is_refused(port: int) -> None:
     with pytest.raises(SettingsError, match=rf"--http-port must be 0 \(none\) to 65535, got {port}"):
-        door_for("127.0.0.1", port, None)
+        access_for("127.0.0.1", port, None)

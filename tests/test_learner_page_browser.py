@@ -13,7 +13,7 @@ from tiny_learner import make_pairs, tiny_learner
 
 from learner.loop import StepReport, learn
 from learner.page import view
-from learner.page.access import Door
+from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.live import Live
 from learner.page.server import served
@@ -68,14 +68,14 @@ def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tab]:
 
 
 def test_pictures_appear_numbers_move_and_the_console_stays_empty(tab: Tab, tmp_path: Path) -> None:
-    watched, door = Watched(tmp_path / "run"), Door("127.0.0.1", free_port())
-    address = f"http://127.0.0.1:{door.port}/"
-    with served(app_for(door, view.routes(watched.live, tmp_path / "run")), door):
+    watched, access = Watched(tmp_path / "run"), Access("127.0.0.1", free_port())
+    address = f"http://127.0.0.1:{access.port}/"
+    with served(app_for(access, view.routes(watched.live, tmp_path / "run")), access):
         tab.open(address)
         tab.until("document.querySelectorAll('.missing').length === 5")  # there is nothing yet
         assert tab.value(PICTURES) == []
         watched.step()
-        tab.until("document.querySelectorAll('.look').length === 2")
+        tab.until("document.querySelectorAll('.panel').length === 2")
         tab.until("document.querySelectorAll('.missing').length === 1")  # nothing was probed
         shown = tab.value(PICTURES)
         assert len(shown) == 2 + 2 * (2 + 2 + 1 + 2) + 4 * 8
@@ -95,21 +95,21 @@ def test_pictures_appear_numbers_move_and_the_console_stays_empty(tab: Tab, tmp_
 
 
 def test_a_learner_that_went_away_is_said_on_the_page(tab: Tab, tmp_path: Path) -> None:
-    watched, door = Watched(tmp_path / "run"), Door("127.0.0.1", free_port())
-    app = app_for(door, view.routes(watched.live, tmp_path / "run"))
-    with served(app, door):
-        tab.open(f"http://127.0.0.1:{door.port}/")
+    watched, access = Watched(tmp_path / "run"), Access("127.0.0.1", free_port())
+    app = app_for(access, view.routes(watched.live, tmp_path / "run"))
+    with served(app, access):
+        tab.open(f"http://127.0.0.1:{access.port}/")
         tab.until("document.querySelectorAll('.missing').length === 5")
     tab.until("!document.getElementById('silence').hidden")
     assert "does not answer" in tab.value("document.getElementById('silence').innerText")
-    with served(app, door):
+    with served(app, access):
         tab.until("document.getElementById('silence').hidden")
 
 
 def test_a_token_typed_into_the_form_opens_the_page(tab: Tab, tmp_path: Path) -> None:
-    watched, door = Watched(tmp_path / "run"), Door("127.0.0.1", free_port(), TOKEN)
-    with served(app_for(door, view.routes(watched.live, tmp_path / "run")), door):
-        tab.open(f"http://127.0.0.1:{door.port}/")
+    watched, access = Watched(tmp_path / "run"), Access("127.0.0.1", free_port(), TOKEN)
+    with served(app_for(access, view.routes(watched.live, tmp_path / "run")), access):
+        tab.open(f"http://127.0.0.1:{access.port}/")
         tab.until("document.querySelector('input[name=token]') !== null")
         tab.value(f"document.querySelector('input').value = '{TOKEN}'; document.querySelector('button').click()")
         tab.until("document.querySelectorAll('.missing').length === 5")

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.page.history import CHUNK_BYTES, Column, Tail
-from learner.page.sparklines import BOTTOM, LEFT, RIGHT, TOP, race, trace
+from learner.page.sparklines import BOTTOM, LEFT, RIGHT, TOP, curve, encoder_curves
 from learner.runs.folder import replace_file
 
 FINITE = st.floats(-1e12, 1e12)
@@ -85,7 +85,10 @@ def places(markup: str) -> list[tuple[float, float]]:
 @given(st.lists(st.tuples(st.integers(0, 10**9), FINITE), min_size=1, max_size=400, unique_by=lambda point: point[0]))
 def test_every_curve_is_sound_markup_and_lies_within_its_axes(drawn: list[tuple[int, float]]) -> None:
     steps, values = np.array(sorted(drawn), np.float64).T
-    for markup in (trace("loss & <more>", (steps, values)), race("digits", {"student": (steps, values)}, scale=100.0)):
+    for markup in (
+        curve("loss & <more>", (steps, values)),
+        encoder_curves("digits", {"student": (steps, values)}, scale=100.0),
+    ):
         assert places(markup)
         for x, y in places(markup):
             assert LEFT - 0.06 <= x <= RIGHT + 0.06
@@ -94,17 +97,17 @@ def test_every_curve_is_sound_markup_and_lies_within_its_axes(drawn: list[tuple[
 
 def test_a_curve_says_its_last_value_and_rises_where_the_values_do() -> None:
     steps = np.arange(1000.0)
-    markup = trace("Loss", (steps, steps / 100))
+    markup = curve("Loss", (steps, steps / 100))
     assert ">9.99<" in markup
     assert ">step 0<" in markup or "step" in markup
-    curve = [float(y) for y in re.findall(r" ([\d.]+)(?=L|\")", markup.split('class="curve')[1])]
-    assert curve == sorted(curve, reverse=True)  # y grows downwards
-    assert len(curve) == 150
+    heights = [float(y) for y in re.findall(r" ([\d.]+)(?=L|\")", markup.split('class="curve')[1])]
+    assert heights == sorted(heights, reverse=True)  # y grows downwards
+    assert len(heights) == 150
 
 
 def test_both_encoders_have_their_colour_their_start_and_their_last_value() -> None:
     points = np.array([0.0, 10.0]), np.array([0.25, 0.5])
-    markup = race("digits: k-NN, %", {"student": points, "teacher": (points[0], points[1] / 2)}, scale=100.0)
+    markup = encoder_curves("digits: k-NN, %", {"student": points, "teacher": (points[0], points[1] / 2)}, scale=100.0)
     assert markup.count("var(--student)") == markup.count("var(--teacher)") == 2
     assert ">50 / 25<" in markup
 
@@ -113,7 +116,7 @@ def test_both_encoders_have_their_colour_their_start_and_their_last_value() -> N
 def test_neighbouring_lines_of_the_grid_say_different_values_that_fit_beside_it(scale: float) -> None:
     for spread in (0.01, 1.0):
         values = scale * np.array([1.0, 1.0 + spread])
-        markup = trace("Loss", (np.array([0.0, 1.0]), values))
+        markup = curve("Loss", (np.array([0.0, 1.0]), values))
         ticks = re.findall(r'class="rule"[^>]*/><text[^>]*>([^<]*)<', markup)
         assert len(ticks) >= 2
         assert max(map(len, ticks)) <= 7

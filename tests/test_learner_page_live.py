@@ -13,7 +13,7 @@ from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.page import live as handing_over
-from learner.page.live import EVERY_S, MAX_DEVICES, ROW, SHARE, WATCHED_S, Live
+from learner.page.live import EVERY_S, MAX_DEVICES, ROW_PAIRS, SHARE, WATCHED_S, Live
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
@@ -65,13 +65,13 @@ def test_pictures_are_taken_only_while_somebody_watches(learner: Learner, clock:
 
 def test_pictures_that_take_long_come_rarely(learner: Learner, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
     live, took_s = Live(learner, clock), 0.1
-    taken = handing_over._taken
+    taken = handing_over._snapshot
 
     def slow(learner: Learner, number: int) -> handing_over.Snapshot:
         clock.now_s += took_s
         return taken(learner, number)
 
-    monkeypatch.setattr(handing_over, "_taken", slow)
+    monkeypatch.setattr(handing_over, "_snapshot", slow)
     began_s = clock.now_s
     while clock.now_s < began_s + 300:
         live.watch()
@@ -85,15 +85,15 @@ def test_pictures_that_take_long_come_rarely(learner: Learner, clock: Clock, mon
 def test_words_are_asked_for_only_while_somebody_watches(learner: Learner, clock: Clock) -> None:
     live, asked = Live(learner, clock), itertools.count(1)
     live.alive(lambda: f"asked {next(asked)}")
-    assert live.said == "starting"
+    assert live.status == "starting"
     assert live.pulse.is_ready
     live.watch()
     for _ in range(3):
         live.alive(lambda: f"asked {next(asked)}")
-    assert live.said == "asked 1"  # once a second
+    assert live.status == "asked 1"  # once a second
     clock.now_s += EVERY_S
     live.alive(lambda: f"asked {next(asked)}")
-    assert live.said == "asked 2"
+    assert live.status == "asked 2"
 
 
 def test_a_snapshot_shows_the_ends_of_memory_and_never_changes(learner: Learner, clock: Clock) -> None:
@@ -104,19 +104,19 @@ def test_a_snapshot_shows_the_ends_of_memory_and_never_changes(learner: Learner,
     assert snapshot is not None
     rows = snapshot.rows
     assert rows.keys() == {"highest", "lowest", "newest", "oldest"}
-    assert {row.left.shape for row in rows.values()} == {(ROW, *CANVAS, 3)}
+    assert {row.left.shape for row in rows.values()} == {(ROW_PAIRS, *CANVAS, 3)}
     assert (
-        list(rows["newest"].captured_ns) == sorted(snapshot.kept.tolist(), reverse=True)[:ROW]
+        list(rows["newest"].captured_ns) == sorted(snapshot.kept.tolist(), reverse=True)[:ROW_PAIRS]
     )  # each pair's own number
-    assert list(rows["oldest"].captured_ns) == sorted(snapshot.kept.tolist())[:ROW]
-    assert list(rows["highest"].kl) == sorted(rows["highest"].kl, reverse=True)
-    assert min(rows["highest"].kl) >= max(rows["lowest"].kl)
+    assert list(rows["oldest"].captured_ns) == sorted(snapshot.kept.tolist())[:ROW_PAIRS]
+    assert list(rows["highest"].priority) == sorted(rows["highest"].priority, reverse=True)
+    assert min(rows["highest"].priority) >= max(rows["lowest"].priority)
     assert np.array_equal(rows["oldest"].left[0], decode(make_pair(rows["oldest"].captured_ns[0])).left)
-    before = [row.left.copy() for row in rows.values()], copy.deepcopy(snapshot.looks)
+    before = [row.left.copy() for row in rows.values()], copy.deepcopy(snapshot.views)
     trained(learner, make_pairs(40, first=22))
     learner.memory.left.fill_(0)
     assert all(np.array_equal(row.left, was) for row, was in zip(rows.values(), before[0], strict=True))
-    for look, was in zip(snapshot.looks, before[1], strict=True):
+    for look, was in zip(snapshot.views, before[1], strict=True):
         assert all(np.array_equal(look[name], was[name]) for name in was)
 
 
@@ -143,7 +143,7 @@ def test_a_learner_that_received_nothing_can_be_watched(clock: Clock) -> None:
     live.watch()
     live.observe(WAITING)
     assert live.snapshot is not None
-    assert live.snapshot.looks == ()
+    assert live.snapshot.views == ()
     assert [len(row.left) for row in live.snapshot.rows.values()] == [0, 0, 0, 0]
 
 

@@ -19,10 +19,10 @@ from test_learner_page_live import WAITING, Clock, pair_of
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 
 from learner.page import view
-from learner.page.access import Door
+from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.live import WATCHED_S, Live
-from learner.page.sections import CURVES_EVERY_S, Section, Shown, sections_of
+from learner.page.sections import CURVES_EVERY_S, Section, SectionCache, sections_of
 from learner.page.server import served
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
@@ -74,7 +74,7 @@ def run(tmp_path: Path) -> Path:
 
 
 def drawn(live: Live, run: Path) -> dict[str, str]:
-    return {name: markup for name, (_, markup) in Shown(sections_of(live, run)).newer({}).items()}
+    return {name: markup for name, (_, markup) in SectionCache(sections_of(live, run)).newer({}).items()}
 
 
 def pictures(markup: str) -> list[np.ndarray]:
@@ -84,7 +84,7 @@ def pictures(markup: str) -> list[np.ndarray]:
 
 def test_a_run_at_work_is_shown_whole(live: Live, run: Path) -> None:
     parts = drawn(live, run)
-    assert list(parts) == ["now", "devices", "looks", "memory", "curves", "probes"]
+    assert list(parts) == ["now", "devices", "views", "memory", "curves", "probes"]
     for name, markup in parts.items():
         ElementTree.fromstring(
             f"<part>{markup.replace('<br>', '<br/>').replace('&ndash;', '')}</part>"
@@ -92,9 +92,9 @@ def test_a_run_at_work_is_shown_whole(live: Live, run: Path) -> None:
         assert "missing" not in markup, name
     assert len(pictures(parts["devices"])) == 2
     heads, crops, looks = 2, 2, 2
-    assert len(pictures(parts["looks"])) == looks * (2 + heads + 1 + crops)
+    assert len(pictures(parts["views"])) == looks * (2 + heads + 1 + crops)
     assert len(pictures(parts["memory"])) == 4 * 8
-    assert parts["looks"].count('class="gauss"') == looks
+    assert parts["views"].count('class="gauss"') == looks
     assert all(picture.size for markup in parts.values() for picture in pictures(markup))
     titles = re.findall(r'class="title"[^>]*>([^<]*)<', parts["curves"] + parts["probes"])
     assert {"Loss", "KL of student from teacher, nats", "digits: k-NN, %", "digits: effective rank"} <= set(titles)
@@ -149,7 +149,8 @@ def test_a_run_that_has_nothing_yet_says_so_everywhere(tmp_path: Path) -> None:
     assert "\N{EN DASH}" in parts["now"]  # no loss yet; 0 would look perfect
 
 
-def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_heard(live: Live, run: Path) -> None:
+def test_devices_are_shown_with_their_missing_pairs_their_clocks_and_the_time_since_the_last_pair(run: Path) -> None:
+    watched = Live(tiny_learner(), Clock())
     known = DeviceStats(
         epoch=EPOCH,
         next_seq=9,
@@ -161,7 +162,7 @@ def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_hea
         clock_error_ns=400_000,
         battery=0.834,
         temperature_c=61.4,
-        last_received_s=live.clock() - 42,
+        last_received_s=watched.clock() - 42,
     )
     stats = SourceStats(
         devices={
@@ -171,39 +172,31 @@ def test_devices_are_told_with_their_gaps_and_clocks_and_when_they_were_last_hea
         }
     )
 
-    class Stub(Subscriber):
-        def stats(self) -> SourceStats:
-            return stats
-
-    with Stub(["tcp://127.0.0.1:9"]) as source:
-        live.source = source
-        try:
-            markup = drawn(live, run)["devices"]
-        finally:
-            live.source = None
+    watched.watch()
+    watched.alive(lambda: "", lambda: stats)
+    markup = drawn(watched, run)["devices"]
     cards = dict(zip(("baby", "silent", "over"), markup.split("<article")[1:], strict=True))
     for said in (
-        "2 lost, 3 to be pulled",
+        "2 lost, 3 to come",
         "+2.0 ms, to within 0.4 ms",
-        "1\u202f234 seen before",
+        "1\u202f234 suppressed",
         "42 s ago",
         "83%",
         "61 °C",
     ):
         assert said in cards["baby"], said
-    assert "No pair since this process began" in cards["silent"]
-    assert "last heard" not in cards["silent"]
+    assert "No pair was received since this process began" in cards["silent"]
+    assert "last received" not in cards["silent"]
     assert "battery" not in cards["silent"]
     assert "its stream is over" in cards["over"]
 
 
-def test_a_real_device_is_on_the_page_when_it_has_spoken(run: Path) -> None:
+def test_a_real_device_is_on_the_page_once_it_has_sent_a_pair(run: Path) -> None:
     watched = Live(tiny_learner(), Clock())
     with (
         Publisher("tcp://127.0.0.1:0", device="baby", epoch=EPOCH, on_full="wait") as publisher,
         Subscriber([publisher.endpoint], end_on_bye=True) as source,
     ):
-        watched.source = source
         for pair in make_pairs(3):
             publisher.send(pair)
         taken = 0
@@ -211,6 +204,8 @@ def test_a_real_device_is_on_the_page_when_it_has_spoken(run: Path) -> None:
             for pair in source.receive(3, 1.0):
                 watched.received(pair)
                 taken += 1
+        watched.watch()
+        watched.alive(lambda: "", source.stats)
         markup = drawn(watched, run)["devices"]
     assert "<dt>received</dt><dd>3</dd>" in markup
     assert "2 of bbbbbbbb" in markup
@@ -226,7 +221,7 @@ def test_only_what_is_new_is_sent_and_drawn_again(run: Path) -> None:
 
         return Section(f"part{number}", "", "", lambda: count[number], draw)
 
-    shown = Shown([section(0), section(1)])
+    shown = SectionCache([section(0), section(1)])
     known = {name: version for name, (version, _) in shown.newer({}).items()}
     assert shown.newer(known) == {}
     assert times == [1, 1]
@@ -240,7 +235,7 @@ def test_only_what_is_new_is_sent_and_drawn_again(run: Path) -> None:
 
 def test_curves_go_on_with_the_lines_of_the_run_a_few_seconds_later(run: Path) -> None:
     clock = Clock()
-    shown = Shown(sections_of(Live(tiny_learner(), clock), run))
+    shown = SectionCache(sections_of(Live(tiny_learner(), clock), run))
     known = {name: version for name, (version, _) in shown.newer({}).items()}
     with (run / "steps.jsonl").open("a") as file:
         file.write('{"step": 12, "loss": 0.125}\n')
@@ -250,9 +245,9 @@ def test_curves_go_on_with_the_lines_of_the_run_a_few_seconds_later(run: Path) -
 
 @pytest.fixture(scope="module")
 def port(live: Live, tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
-    door = Door("127.0.0.1", free_port())
-    with served(app_for(door, view.routes(live, tmp_path_factory.mktemp("<my run>"))), door):
-        yield door.port
+    access = Access("127.0.0.1", free_port())
+    with served(app_for(access, view.routes(live, tmp_path_factory.mktemp("<my run>"))), access):
+        yield access.port
 
 
 def test_the_page_takes_nothing_from_outside_and_escapes_the_name_of_its_run(port: int) -> None:
@@ -268,9 +263,9 @@ def test_the_page_takes_nothing_from_outside_and_escapes_the_name_of_its_run(por
 def test_who_asks_for_the_parts_watches_and_knows_what_is_known(port: int, live: Live) -> None:
     live.snapshot = None
     answer = json.loads(get(port, "/sections").text)
-    assert answer.keys() == {"now", "devices", "looks", "memory", "curves", "probes"}
+    assert answer.keys() == {"now", "devices", "views", "memory", "curves", "probes"}
     assert isinstance(live.clock, Clock)
     live.clock.now_s += WATCHED_S / 2
     live.observe(WAITING)
     known = "&".join(f"{name}={version}" for name, (version, _) in answer.items())
-    assert json.loads(get(port, f"/sections?{known}").text).keys() == {"looks", "memory"}
+    assert json.loads(get(port, f"/sections?{known}").text).keys() == {"views", "memory"}

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,8 +23,7 @@ from starlette.routing import Route
 from uvicorn.server import ServerState
 
 from learner.errors import PortInUse, SettingsError
-from learner.page import server
-from learner.page.access import Door
+from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.server import MAX_CONNECTIONS, _Patient, served
 
@@ -39,15 +39,15 @@ def large(_: Request) -> Response:
     return PlainTextResponse("x" * LARGE)
 
 
-def door() -> Door:
-    return Door("127.0.0.1", free_port())
+def access() -> Access:
+    return Access("127.0.0.1", free_port())
 
 
-APP = app_for(door(), [Route("/", hello), Route("/large", large)])
+APP = app_for(access(), [Route("/", hello), Route("/large", large)])
 
 
 def test_it_answers_meanwhile_and_the_port_is_free_again_afterwards() -> None:
-    here = door()
+    here = access()
     for _ in range(2):
         with served(APP, here):
             assert get(here.port, "/").text == "hello"
@@ -57,19 +57,16 @@ def test_it_answers_meanwhile_and_the_port_is_free_again_afterwards() -> None:
 
 def test_port_0_serves_nothing() -> None:
     before = threading.active_count()
-    with served(APP, Door("127.0.0.1", 0)):
+    with served(APP, Access("127.0.0.1", 0)):
         assert threading.active_count() == before
 
 
-def test_a_port_that_somebody_has_is_said_in_one_line_and_answered_on_once_it_is_free(
-    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    monkeypatch.setattr(server, "AGAIN_S", 0.05)
+def test_a_port_in_use_is_logged_in_one_line_and_served_once_it_is_free(caplog: pytest.LogCaptureFixture) -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         port = taken.getsockname()[1]
         taken.listen()
-        with served(APP, Door("127.0.0.1", port)):
+        with served(APP, Access("127.0.0.1", port), retry_s=0.05):
             said = caplog.messages[0]
             assert re.fullmatch(rf"http port {port} on 127.0.0.1 cannot be used .*--http-port, 0 for none; .*", said)
             taken.close()
@@ -80,8 +77,7 @@ def test_a_port_that_somebody_has_is_said_in_one_line_and_answered_on_once_it_is
 def test_who_waits_for_a_port_goes_on_waiting_when_the_machine_has_no_socket_left(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server, "AGAIN_S", 0.02)
-    here, real, failures = door(), socket.create_server, [errno.EADDRINUSE, errno.EMFILE, errno.ENOBUFS]
+    here, real, failures = access(), socket.create_server, [errno.EADDRINUSE, errno.EMFILE, errno.ENOBUFS]
 
     def failing_first(*arguments: Any, **settings: Any) -> socket.socket:
         if failures:
@@ -89,18 +85,17 @@ def test_who_waits_for_a_port_goes_on_waiting_when_the_machine_has_no_socket_lef
         return real(*arguments, **settings)
 
     monkeypatch.setattr(socket, "create_server", failing_first)
-    with served(APP, here):
+    with served(APP, here, retry_s=0.02):
         until(lambda: "free now" in caplog.text)
         assert failures == []
         assert get(here.port, "/").text == "hello"
 
 
-def test_who_waits_for_a_port_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(server, "AGAIN_S", 3600.0)
+def test_a_server_that_waits_for_a_port_ends_at_once() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
-        with served(APP, Door("127.0.0.1", taken.getsockname()[1])):
+        with served(APP, Access("127.0.0.1", taken.getsockname()[1]), retry_s=3600.0):
             pass
     assert "http" not in {thread.name for thread in threading.enumerate()}
 
@@ -108,7 +103,7 @@ def test_who_waits_for_a_port_ends_at_once(monkeypatch: pytest.MonkeyPatch) -> N
 def test_an_address_that_is_not_there_yet_is_waited_for_and_a_port_for_others_is_refused(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with served(APP, Door("192.0.2.1", free_port())):  # RFC 5737: nobody's
+    with served(APP, Access("192.0.2.1", free_port())):  # RFC 5737: nobody's
         assert "192.0.2.1 cannot be used" in caplog.text
 
     def forbidden(*_: object, **__: object) -> socket.socket:
@@ -116,7 +111,7 @@ def test_an_address_that_is_not_there_yet_is_waited_for_and_a_port_for_others_is
 
     monkeypatch.setattr(socket, "create_server", forbidden)
     with pytest.raises(SettingsError, match=r"http port 80 .*Permission denied") as refused:
-        Door("127.0.0.1", 80).listen()
+        Access("127.0.0.1", 80).listen()
     assert not isinstance(refused.value, PortInUse)
 
 
@@ -130,12 +125,9 @@ def asking(port: int, path: str) -> socket.socket:
     return client
 
 
-def test_clients_that_never_read_or_never_end_their_request_are_cut_and_others_answered_meanwhile(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(server, "PATIENCE_S", 0.3)
-    here = door()
-    with served(APP, here):
+def test_clients_that_never_read_or_never_end_their_request_are_disconnected_while_others_are_answered() -> None:
+    here = access()
+    with served(APP, here, patience_s=0.3):
         deaf = asking(here.port, "/large")
         mute = socket.create_connection(("127.0.0.1", here.port), WAIT_S)
         mute.sendall(b"GET / HTTP/1.1\r\nHost:")
@@ -145,8 +137,15 @@ def test_clients_that_never_read_or_never_end_their_request_are_cut_and_others_a
             with client:
                 assert drained(client) == b""
         with deaf:
-            time.sleep(2.0)  # it begins to read only when it was cut
+            until(lambda: not is_established(here.port, deaf))  # it reads only after it was disconnected
             assert len(drained(deaf)) < LARGE
+
+
+def is_established(port: int, client: socket.socket) -> bool:
+    """Whether the server, on this port, still has its connection to the client open."""
+    ends = f":{port:04X}", f":{client.getsockname()[1]:04X}"
+    lines = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    return any((local[-5:], remote[-5:], state) == (*ends, "01") for _, local, remote, state, *_ in lines)
 
 
 def drained(client: socket.socket) -> bytes:
@@ -190,7 +189,7 @@ def test_one_that_reads_slowly_is_not_cut_as_long_as_it_reads() -> None:
 
 
 def test_more_connections_than_there_is_room_for_are_turned_away_and_there_is_room_again() -> None:
-    here = door()
+    here = access()
     with served(APP, here):
         held = [socket.create_connection(("127.0.0.1", here.port), WAIT_S) for _ in range(MAX_CONNECTIONS)]
         assert get(here.port, "/").status == 503
@@ -203,7 +202,7 @@ def test_more_connections_than_there_is_room_for_are_turned_away_and_there_is_ro
 
 
 def test_the_end_waits_for_no_client() -> None:
-    here = door()
+    here = access()
     with served(APP, here):
         deaf = asking(here.port, "/large")
         deaf.recv(1)

@@ -16,7 +16,7 @@ import pytest
 from http_client import WAIT_S, free_port, get
 
 from learner.page import weights
-from learner.page.access import Door
+from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.server import served
 from learner.runs.folder import replace_file
@@ -38,9 +38,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, token: str | None) -> Path:
 
 @pytest.fixture(scope="module")
 def port(folder: Path, token: str | None) -> Iterator[int]:
-    door = Door("127.0.0.1", free_port(), token)
-    with served(app_for(door, weights.routes(folder)), door):
-        yield door.port
+    access = Access("127.0.0.1", free_port(), token)
+    with served(app_for(access, weights.routes(folder)), access):
+        yield access.port
 
 
 @pytest.fixture

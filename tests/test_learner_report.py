@@ -17,8 +17,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 
+from learner import legacy
 from learner.errors import LearnerError
-from learner.report.figures import BINS, binned, race, trace
+from learner.report.figures import BINS, binned, curve, encoder_curves
 from learner.report.html import number
 from learner.report.pictures import gaussian, heat, photo, window
 from learner.report.report import write_report
@@ -56,8 +57,8 @@ def album() -> dict[str, NDArray[Any]]:
     return {
         "received_left": images(*eye),
         "received_right": images(*eye),
-        "looks_left": images(*eye),
-        "looks_right": images(*eye),
+        "viewed_left": images(*eye),
+        "viewed_right": images(*eye),
         "attention": rng.random((2, HEADS, 5, 7), dtype=np.float32),
         "head": np.array([0, 2]),
         "gauss": np.full((2, 4), 0.25, np.float32),
@@ -106,9 +107,8 @@ def run(tmp_path: Path) -> Path:
 
 
 def test_the_files_of_earlier_versions_give_the_same_report(run: Path) -> None:
-    """Until 0.1.0 the album had `high_loss` and the lines of probes `who`."""
     html = write_report(run).read_text()
-    old_names = {"high_priority": "high_loss", "low_priority": "low_loss"}
+    old_names = {today: name for name, today in legacy.ALBUM.items()}
     np.savez(run / "album.npz", allow_pickle=False, **{old_names.get(n, n): a for n, a in album().items()})
     lines = (run / "probes.jsonl").read_text()
     (run / "probes.jsonl").write_text(lines.replace('"encoder"', '"who"'))
@@ -196,7 +196,7 @@ def test_every_numeric_gauge_has_a_curve_and_counters_have_none(run: Path) -> No
 @pytest.mark.parametrize(
     ("missing", "says"),
     [
-        ("album.npz", ["no looks", "no received pairs", "no scored pairs"]),
+        ("album.npz", ["no views", "no received pairs", "no scored pairs"]),
         ("steps.jsonl", ["stopped before its first step"]),
         ("probes.jsonl", ["no probe ran"]),
         ("config.json", ["Settings: the file is missing"]),
@@ -307,12 +307,12 @@ def test_a_long_curve_is_drawn_in_few_bins_whose_band_loses_no_extreme(y: NDArra
 def test_values_that_are_not_finite_leave_no_trace_in_a_curve() -> None:
     y = np.array([1.0, np.nan, 3.0, np.inf])
     assert binned(np.arange(4.0), y)[1].tolist() == [1.0, 3.0]
-    assert "nan" not in trace("title", (np.arange(4.0), y)).lower()
+    assert "nan" not in curve("title", (np.arange(4.0), y)).lower()
 
 
 def test_a_curve_takes_its_colours_from_the_page() -> None:
     points = (np.array([0.0, 1.0]), np.array([0.2, 0.3]))
-    svg = race("set: k-NN", {"student": points, "teacher": points})
+    svg = encoder_curves("set: k-NN", {"student": points, "teacher": points})
     assert "var(--student)" in svg
     assert "var(--teacher)" in svg
     assert not re.search(r"#0[1-5]0[1-5]0[1-5]", svg), "no stand-in is left"
@@ -320,7 +320,9 @@ def test_a_curve_takes_its_colours_from_the_page() -> None:
 
 def test_a_race_of_many_probes_draws_a_bounded_number_of_points() -> None:
     steps = np.arange(20_000.0)
-    long, short = (race("title", {"student": (steps[:count], steps[:count] / 20_000)}) for count in (20_000, BINS))
+    long, short = (
+        encoder_curves("title", {"student": (steps[:count], steps[:count] / 20_000)}) for count in (20_000, BINS)
+    )
     assert long.count("<use") == short.count("<use") > BINS / 2
 
 

@@ -93,6 +93,7 @@ class Run:
                     outlet=outlet,
                     limits=self.limits,
                     observers=Observers(
+                        source=source,
                         screen=Screen(Console(file=self.text), clock),
                         live=self.live,
                         supervisor=Supervisor({}, clock),

@@ -33,7 +33,7 @@ from device.sim.camera import SimCamera, SimConfig
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport, learn
 from learner.page import view
-from learner.page.access import Door
+from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.live import WATCHED_S, Live
 from learner.page.server import served
@@ -137,9 +137,9 @@ def _stretches(settings: PageSettings) -> Iterator[Stretch]:
     context = multiprocessing.get_context("spawn")
     looks = context.Event()
     with tempfile.TemporaryDirectory() as folder:
-        directory, door = RunDirectory(Path(folder), config), Door("127.0.0.1", _free_port())
-        with served(app_for(door, view.routes(live, directory.path)), door):
-            watcher = context.Process(target=watch, args=(door.port, looks), daemon=True)
+        directory, access = RunDirectory(Path(folder), config), Access("127.0.0.1", _free_port())
+        with served(app_for(access, view.routes(live, directory.path)), access):
+            watcher = context.Process(target=watch, args=(access.port, looks), daemon=True)
             watcher.start()
             events = learn(learner, IteratorSource(_pairs(settings.seed)), clock=time.monotonic, keep=_keeping(live))
             for number in range(2 * settings.stretches):

@@ -16,7 +16,7 @@ from learner.cli.main import ProcessConfig, Settings, parse
 from learner.distributed.collectives import require_alone
 from learner.errors import PortInUse
 from learner.footprint import free_bytes
-from learner.page.access import door_for
+from learner.page.access import access_for
 from stream.host.findings import (
     GIB,
     Finding,
@@ -104,14 +104,14 @@ def _disk(run_dir: Path, capacity: int) -> Finding:
 
 
 def _port(process: ProcessConfig) -> Finding:
-    door = door_for(process.http_host, process.http_port, process.http_token)
+    access = access_for(process.http_host, process.http_port, process.http_token)
     try:
-        door.listen().close()
+        access.listen().close()
     except PortInUse as error:
         return Finding("port", "warning", f"{error}; the learner trains without it meanwhile")
-    if door.token is not None:
-        return Finding("port", "ok", f"{door.host}:{door.port} is free, a token is asked for")
-    return Finding("port", "ok", f"{door.host}:{door.port} is free")
+    if access.token is not None:
+        return Finding("port", "ok", f"{access.host}:{access.port} is free, a token is asked for")
+    return Finding("port", "ok", f"{access.host}:{access.port} is free")
 
 
 def _keys(settings: Settings) -> Finding:

@@ -15,7 +15,7 @@ import torch
 import tyro
 
 from learner.errors import SettingsError
-from learner.report.recent_pairs import newest
+from learner.report.recent_pairs import recent_pairs
 from learner.runs.folder import RunDirectory, settings_of
 from learner.weights.export import load_encoder
 from learner.weights.onnx import export_onnx
@@ -76,7 +76,7 @@ def _export(settings: ExportSettings) -> list[dict[str, Any]]:
     weights = sorted(directory.export.glob("*.safetensors"))
     if not weights:
         raise SettingsError(f"{directory.export} has no weights yet: wait for a commit without signs of collapse")
-    images = newest(directory.store, CHECKED_PAIRS, size=size).images
+    images = recent_pairs(directory.store, CHECKED_PAIRS, size=size).images
     if len(images) < 2:
         raise SettingsError(f"{settings.run} remembers no two pairs to compare on: let it receive some first")
     exported = []

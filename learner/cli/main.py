@@ -35,7 +35,7 @@ from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.page import health, view, weights
 from learner.page import metrics as exposition
-from learner.page.access import door_for
+from learner.page.access import access_for
 from learner.page.app import app_for
 from learner.page.live import Live
 from learner.page.server import served
@@ -222,8 +222,8 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         open_source = _origin(process)
         metrics = LearnerMetrics(meanings=learner.objective.meanings)
         live = Live(learner, time.monotonic)
-        door = door_for(process.http_host, process.http_port, process.http_token)
-        stack.enter_context(served(app_for(door, _routes(process.run_dir, live, metrics)), door))
+        access = access_for(process.http_host, process.http_port, process.http_token)
+        stack.enter_context(served(app_for(access, _routes(process.run_dir, live, metrics)), access))
         controls = _controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
@@ -237,7 +237,6 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
         store = stack.enter_context(Store(directory.store, patience_s=FULL_DISK_S))
         cursor = restore(learner, store, directory.checkpoints)
         source = stack.enter_context(closing(_opened(open_source, store.identity, cursor)))
-        live.source = source
         metrics.registry.register(MemoryMetrics(learner))
         metrics.registry.register(StreamMetrics(source.stats, source.backlog))
         outlet = Outlet(learner, directory.export, metrics=metrics)
@@ -259,6 +258,7 @@ def _learn(settings: Settings, stop: Callable[[], bool], learner: Learner) -> Su
             outlet=outlet,
             limits=process.limits,
             observers=Observers(
+                source=source,
                 screen=screen,
                 live=live,
                 supervisor=stack.enter_context(closing(Supervisor(os.environ, time.monotonic))),

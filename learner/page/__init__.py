@@ -1,1 +1,1 @@
-"""The learner over HTTP: metrics, health, and a page that shows what it sees; one port, one app, one thread of its own."""
+"""The learner over HTTP: a live page, metrics, health and weights, on one port and in one thread of its own."""

@@ -1,4 +1,4 @@
-"""The one app of the learner's port: its parts each bring their routes, and in front of all stands the guard."""
+"""The one ASGI app of the learner's port: routes of several parts, behind one check of every request."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from learner.page.access import Door
+from learner.page.access import Access
 
 COOKIE = "babyagent_token"
 COOKIE_S = 30 * 24 * 3600
 OPEN_TO_ALL = ("/healthz", "/readyz")
-"""Paths that need no token: they say yes or no, to whoever starts and restarts the learner."""
+"""Paths that need no token: they tell a service manager yes or no, and nothing else."""
 OWN_HOSTS = ("localhost", "127.0.0.1", "::1")
 HEADERS = {
     "content-security-policy": "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'self'; "
@@ -25,7 +25,7 @@ HEADERS = {
     "referrer-policy": "no-referrer",
     "cache-control": "no-store",
 }
-"""Of every answer that does not say otherwise."""
+"""Headers of every response that does not set them itself."""
 FORM = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>babyagent</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>:root { color-scheme: light dark }
@@ -37,60 +37,62 @@ body { font: 16px/1.5 system-ui, sans-serif; display: grid; place-items: center;
 log = logging.getLogger(__name__)
 
 
-def app_for(door: Door, routes: Sequence[BaseRoute]) -> ASGIApp:
-    """The app behind this door. Handlers that are plain functions run in threads beside the server's."""
-    return Guard(Router(routes), door)
+def app_for(access: Access, routes: Sequence[BaseRoute]) -> ASGIApp:
+    """Return the app with these routes. Handlers that are plain functions run in threads beside the server's."""
+    return AccessCheck(Router(routes), access)
 
 
-class Guard:
-    """Lets in who may, and turns what fails into an answer: neither a stranger nor a defect reaches the training thread.
+class AccessCheck:
+    """Refuses requests that are not allowed, and answers with an error where a handler raises.
 
-    The token comes as `Authorization: Bearer`, in the cookie, or once as ?token=, which becomes the cookie. Where there is
-    none, only names of the loopback are answered to: else a foreign site could read the page through its visitor's browser
-    by letting its own name point here (DNS rebinding).
+    A request carries the token as `Authorization: Bearer`, in the cookie, or once as ?token=, which becomes the cookie. Where
+    no token is set, only requests to a name of the loopback are answered: otherwise a foreign site could read the page through
+    its visitor's browser, by pointing its own name to this address (DNS rebinding).
     """
 
-    def __init__(self, app: ASGIApp, door: Door) -> None:
+    def __init__(self, app: ASGIApp, access: Access) -> None:
         self._app = app
-        self._door = door
+        self._access = access
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI has it."""
+        """Handle one request, as ASGI defines it."""
         if scope["type"] != "http":
             return
-        begun = False
+        has_begun = False
 
         async def send_safely(message: Message) -> None:
-            nonlocal begun
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                begun = True
+                has_begun = True
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
             await send(message)
 
-        answer = self._instead(Request(scope)) or self._app
+        handler = self._refusal(Request(scope)) or self._app
         try:
-            await answer(scope, receive, send_safely)
-        except Exception as error:  # whatever it is: the page's defects are the page's
+            await handler(scope, receive, send_safely)
+        except Exception as error:  # of any kind: a defect of the page must not reach training
             log.warning("%s failed: %s", scope["path"], repr(error).partition("\n")[0])
-            if not begun:
-                await PlainTextResponse("it failed; the learner's log says why\n", 500)(scope, receive, send_safely)
+            if not has_begun:
+                await PlainTextResponse("the request failed; the learner's log has the reason\n", 500)(
+                    scope, receive, send_safely
+                )
 
-    def _instead(self, request: Request) -> Response | None:
-        """What is answered in place of the app."""
-        if self._door.token is None:
+    def _refusal(self, request: Request) -> Response | None:
+        """Return the response in place of the app's; None: the request is allowed."""
+        if self._access.token is None:
             if request.url.hostname in OWN_HOSTS:
                 return None
-            return PlainTextResponse("ask for this by 127.0.0.1 or localhost\n", 400)
+            return PlainTextResponse("use the name 127.0.0.1 or localhost for this address\n", 400)
         if request.url.path in OPEN_TO_ALL:
             return None
         given = request.query_params.get("token")
-        if self._door.admits(given):
-            answer = RedirectResponse("/", 303)
-            answer.set_cookie(COOKIE, self._door.token, max_age=COOKIE_S, httponly=True, samesite="lax")
-            return answer
-        if given is None and any(map(self._door.admits, _tokens(request))):
+        if self._access.admits(given):
+            response = RedirectResponse("/", 303)
+            response.set_cookie(COOKIE, self._access.token, max_age=COOKIE_S, httponly=True, samesite="lax")
+            return response
+        if given is None and any(map(self._access.admits, _tokens(request))):
             return None
         if request.url.path == "/":
             return HTMLResponse(FORM, 401)

@@ -1,4 +1,4 @@
-"""/healthz: does the training loop still go round; /readyz: did it begin to. For systemd's likes, Kubernetes, a proxy."""
+"""/healthz tells whether the training loop is alive, /readyz whether it takes pairs: for service managers and proxies."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
 HUNG_S = 600.0
-"""Without a sign of life for so long it hangs: the WatchdogSec of deploy/babyagent-learner.service."""
+"""A loop without a sign of life for this time hangs; WatchdogSec of deploy/babyagent-learner.service has the same value."""
 
 
 class Pulse:
-    """Signs of life, given by the training thread. clock: seconds, monotonic."""
+    """Signs of life of the training thread. clock: seconds, monotonic."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._last_s = clock()
         self.is_ready = False
-        """Whether pairs are taken: after the last commit was read back, before the last one is written."""
+        """Whether the learner takes pairs: from the end of the restore to the beginning of the last commit."""
 
     def beat(self) -> None:
-        """The loop went round."""
+        """Record a sign of life."""
         self._last_s = self._clock()
         self.is_ready = True
 
     def stopping(self) -> None:
-        """It takes no more pairs."""
+        """Record that the learner takes no more pairs."""
         self.is_ready = False
 
     @property
     def silent_s(self) -> float:
-        """Since the last sign, or since this process began."""
+        """Seconds since the last sign of life, or since this process began."""
         return self._clock() - self._last_s
 
 
 def routes(pulse: Pulse) -> list[Route]:
-    """200 where it is so, else 503."""
+    """Return the two routes; each answers 200 for yes and 503 for no."""
 
     def healthz(_: Request) -> Response:
         if pulse.silent_s < HUNG_S:

@@ -1,37 +1,35 @@
-"""The lines of a run as columns of numbers, read on as they grow: a page that is open for months reads each line once."""
+"""The lines of a run as columns of numbers. A file is read on as it grows: a page open for months reads each line once."""
 
 from __future__ import annotations
 
 import os
 from array import array
 from collections.abc import Iterator
-from math import isfinite
 from pathlib import Path
-from typing import TypeGuard
 
 import msgspec
 import numpy as np
 
-from learner.runs.reading import Points
+from learner.runs.reading import Points, is_number
 
 CHUNK_BYTES = 1 << 20
 
 
 class Tail:
-    """The objects of a .jsonl, each once; from the beginning again where the file was replaced. A line without its end waits."""
+    """Gives each object of a .jsonl file once. Where the file was replaced it begins again; a line without its end waits."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._place = 0, 0  # inode, bytes read
+        self._position = 0, 0  # inode, bytes read
 
     def lines(self) -> Iterator[dict[str, object] | None]:
-        """What came since the last time; None first where it begins anew. A line that cannot be read is left out."""
+        """Return the new lines since the last call, after a None where it began again. A damaged line is left out."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
             return
         with file:
-            inode, done = self._place
+            inode, done = self._position
             status = os.fstat(file.fileno())
             if status.st_ino != inode or status.st_size < done:
                 done = 0
@@ -40,7 +38,7 @@ class Tail:
             while whole := _whole_lines(file.read(CHUNK_BYTES)):
                 done += len(whole)
                 file.seek(done)
-                self._place = status.st_ino, done
+                self._position = status.st_ino, done
                 for line in whole.splitlines():
                     try:
                         yield msgspec.json.decode(line, type=dict[str, object])
@@ -53,23 +51,18 @@ def _whole_lines(data: bytes) -> bytes:
 
 
 class Column:
-    """One quantity over steps."""
+    """A quantity over steps."""
 
     def __init__(self) -> None:
         self._steps, self._values = array("d"), array("d")
 
     def add(self, step: object, value: object) -> None:
-        """One more, where both are finite numbers."""
+        """Append a point, if both are finite numbers."""
         if is_number(step) and is_number(value):
             self._steps.append(step)
             self._values.append(value)
 
     @property
     def points(self) -> Points:
-        """Copies, of what there is now."""
+        """Copies of the present points."""
         return np.array(self._steps), np.array(self._values)
-
-
-def is_number(value: object) -> TypeGuard[float]:
-    """Whether it can be drawn."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

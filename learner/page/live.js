@@ -1,11 +1,11 @@
 "use strict";
-// Asks every two seconds, while it is seen, for the parts of the page that are new, and puts them in their places.
+// While the page is visible, asks every two seconds for the sections that changed and replaces them.
 const EVERY_MS = 2000;
 const PATIENCE_MS = 20000;
 const known = {};
-let heard = new Date();
+let lastAnswer = new Date();
 
-// Decoded before they are shown: else a part would flicker each time it is replaced.
+// Pictures are decoded before they are shown: otherwise a section would flicker each time it is replaced.
 function decoded(markup) {
   const pictures = [...markup.matchAll(/href="(data:image\/[^"]+)"/g)].map(([, address]) => {
     const picture = new Image();
@@ -18,7 +18,7 @@ function decoded(markup) {
 async function update() {
   const answer = await fetch(`sections?${new URLSearchParams(known)}`, { signal: AbortSignal.timeout(PATIENCE_MS) });
   if (answer.status === 401) {
-    location.reload(); // the token is another one: the page asks for it
+    location.reload(); // the token has changed: the page asks for the new one
     return;
   }
   if (!answer.ok) throw new Error(`${answer.status}`);
@@ -27,10 +27,10 @@ async function update() {
     document.getElementById(name).innerHTML = markup;
     known[name] = version;
   }
-  heard = new Date();
+  lastAnswer = new Date();
 }
 
-function say(silence) {
+function showSilence(silence) {
   const line = document.getElementById("silence");
   line.hidden = !silence;
   line.textContent = silence;
@@ -42,9 +42,9 @@ async function watch() {
     if (!document.hidden) {
       try {
         await update();
-        say("");
+        showSilence("");
       } catch {
-        say(`The learner does not answer; what is shown is of ${heard.toLocaleTimeString()}.`);
+        showSilence(`The learner does not answer; the page shows its state of ${lastAnswer.toLocaleTimeString()}.`);
       }
     }
     await new Promise((resolve) => setTimeout(resolve, EVERY_MS));

@@ -1,7 +1,7 @@
-"""What the training thread hands to those who watch: words, counts, and now and then pictures that never change afterwards.
+"""The state of a learner for those who watch it: words, counts, and from time to time an unchanging copy of its pictures.
 
-Nothing here decides what is trained. While nobody watches, a step costs it one look at a clock; while somebody does, pictures
-are taken between two steps, so rarely that they take at most SHARE of the time. All drawing happens in the server's threads.
+Nothing here decides what is trained. While nobody watches, a step costs one reading of a clock. While somebody watches,
+pictures are copied between two steps, so rarely that they take at most SHARE of the time. The server's threads draw them.
 """
 
 from __future__ import annotations
@@ -17,34 +17,35 @@ from numpy.typing import NDArray
 from learner.distributed import collectives
 from learner.loop import Learner, StepReport, Waiting
 from learner.page.health import Pulse
-from learner.report.album import looks_at
+from learner.report.album import views_of
 from learner.runs.reading import Album
 from stream.pair import EncodedPair
-from stream.source import Source
+from stream.stats import SourceStats
 
 SHARE = 0.001
-"""Most of the time that taking pictures may cost."""
+"""Largest share of the time that copying pictures may take."""
 EVERY_S = 2.0
-"""Least time between pictures."""
+"""Shortest time between two copies of pictures."""
 WATCHED_S = 10.0
-"""How long after it last asked somebody still counts as watching: a page asks every two seconds."""
+"""A page counts as watching for this time after its last request; it asks every two seconds."""
 MAX_DEVICES = 16
-"""Of so many devices, those heard of first, the latest pair is held."""
-LOOKS = 2
-ROW = 8
+"""The newest pair is kept of this many devices, the first ones that sent something."""
+VIEWED_PAIRS = 2
+"""Pairs whose views are shown."""
+ROW_PAIRS = 8
 """Pairs in each row of the contact sheet."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """Pairs of the reservoir: left images uint8 [n, H, W, 3] BGR as memory has them, squeezed, and what is known of each."""
+class ReservoirRow:
+    """Some pairs of the reservoir. left: uint8 [n, H, W, 3] BGR, on the canvas of memory; the other fields have n entries."""
 
     left: NDArray[np.uint8]
     aspect: tuple[float, ...]
     """Width / height before squeezing."""
-    kl: tuple[float, ...]
+    priority: tuple[float, ...]
     device: tuple[str, ...]
     captured_ns: tuple[int, ...]
     """Nanoseconds since 1970 by the device's clock."""
@@ -52,76 +53,82 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Memory and networks at one instant; only copies, so that training cannot change it."""
+    """Memory and networks at one moment; it holds copies only, so that training cannot change it."""
 
     number: int
     step: int
-    looks: tuple[Album, ...]
-    """Of a pair each, as `learner.report.album.looks_at` gives it: pairs of two devices may differ in aspect."""
-    rows: dict[str, Row]
-    """highest, lowest, newest, oldest."""
+    views: tuple[Album, ...]
+    """The views of one pair each (`learner.report.album.views_of`): pairs of two devices may differ in aspect."""
+    rows: dict[str, ReservoirRow]
+    """Keys: highest, lowest, newest, oldest."""
     kept: NDArray[np.int64]
-    """Arrival numbers of what the reservoir keeps."""
+    """Arrival numbers of the pairs in the reservoir."""
     arrived: int
     processes: int
-    """Each holds an equal share of memory: this is that of the first."""
+    """Number of processes. Each holds an equal share of memory; this snapshot is of the first one's."""
 
 
 class Live:
-    """One learner as it is watched. clock: seconds, monotonic."""
+    """One learner as others watch it. clock: seconds, monotonic."""
 
     def __init__(self, learner: Learner, clock: Callable[[], float]) -> None:
         self.learner = learner
         self.pulse = Pulse(clock)
         self.clock = clock
-        self.source: Source | None = None
-        """Set once it is open."""
         self.report: StepReport | None = None
-        """Of the last step."""
+        """The last step; None before the first one."""
         self.samples_per_s = 0.0
-        """Lately, waiting included."""
-        self.said = "starting"
+        """A moving average, waiting included."""
+        self.status = "starting"
+        self.stats: SourceStats | None = None
+        """Of the live stream, while somebody watches; None for another source."""
+        self.stats_s = 0.0
+        """When `stats` was read, on `clock`."""
         self.snapshot: Snapshot | None = None
         self._latest: dict[str, EncodedPair] = {}
         self._watched_until_s = -np.inf
-        self._pictures_s = self._words_s = -np.inf
+        self._next_pictures_s = self._next_status_s = -np.inf
 
     def watch(self) -> None:
-        """Somebody looks; called by the server."""
+        """Record that somebody watches; called by the server's threads."""
         self._watched_until_s = self.clock() + WATCHED_S
 
     def latest(self) -> dict[str, EncodedPair]:
-        """The newest pair of each device, as it came; called by the server."""
+        """Return the newest received pair of each device; called by the server's threads."""
         return self._latest.copy()
 
     def received(self, pair: EncodedPair) -> None:
-        """A pair was taken."""
+        """Record a received pair."""
         device = pair.header.device
         if device in self._latest or len(self._latest) < MAX_DEVICES:
             self._latest[device] = pair
 
-    def alive(self, how: Callable[[], str]) -> None:
-        """The loop went round, between two steps; `how` says what it does."""
+    def alive(self, describe: Callable[[], str], stats: Callable[[], SourceStats | None] = lambda: None) -> None:
+        """Record a sign of life between two steps.
+
+        describe: returns what the loop does now; stats: returns those of the source. Both are called only while somebody
+        watches.
+        """
         self.pulse.beat()
         now_s = self.clock()
-        if now_s < self._watched_until_s and now_s >= self._words_s:
-            self._words_s = now_s + EVERY_S / 2
-            self.said = how()
+        if now_s < self._watched_until_s and now_s >= self._next_status_s:
+            self._next_status_s = now_s + EVERY_S / 2
+            self.status, self.stats, self.stats_s = describe(), stats(), now_s
 
     def observe(self, event: StepReport | Waiting) -> None:
-        """A step was taken, or none was due: take pictures where it is time."""
+        """Record a step, or that none was due, and copy pictures when it is time."""
         if isinstance(event, StepReport):
             self._measure(event)
         now_s = self.clock()
-        if now_s < self._watched_until_s and now_s >= self._pictures_s:
-            self._take()
-            taken_s = self.clock()
-            self._pictures_s = taken_s + max(EVERY_S, (taken_s - now_s) / SHARE)
+        if now_s < self._watched_until_s and now_s >= self._next_pictures_s:
+            self._copy_pictures()
+            copied_s = self.clock()
+            self._next_pictures_s = copied_s + max(EVERY_S, (copied_s - now_s) / SHARE)
 
-    def _take(self) -> None:
+    def _copy_pictures(self) -> None:
         try:
-            self.snapshot = _taken(self.learner, self.snapshot.number + 1 if self.snapshot else 1)
-        except Exception as error:  # whatever it is: training does not depend on its pictures
+            self.snapshot = _snapshot(self.learner, self.snapshot.number + 1 if self.snapshot else 1)
+        except Exception as error:  # of any kind: training does not depend on pictures
             log.warning("no pictures of step=%d: %s", self.learner.steps, repr(error).partition("\n")[0])
 
     def _measure(self, report: StepReport) -> None:
@@ -132,15 +139,15 @@ class Live:
         self.report = report
 
 
-def _taken(learner: Learner, number: int) -> Snapshot:
+def _snapshot(learner: Learner, number: int) -> Snapshot:
     memory = learner.memory
-    highest, lowest = memory.extremes(ROW)
-    newest, oldest = memory.ends(ROW)
+    highest, lowest = memory.extremes(ROW_PAIRS)
+    newest, oldest = memory.ends(ROW_PAIRS)
     slots = {"highest": highest, "lowest": lowest, "newest": newest, "oldest": oldest}
     return Snapshot(
         number=number,
         step=learner.steps,
-        looks=tuple(looks_at(learner, slots) for slots in memory.over_time(LOOKS).reshape(-1, 1)),
+        views=tuple(views_of(learner, slots) for slots in memory.over_time(VIEWED_PAIRS).reshape(-1, 1)),
         rows={name: _row(learner, chosen) for name, chosen in slots.items()},
         kept=memory.reservoir.keys(),
         arrived=memory.arrived,
@@ -148,14 +155,14 @@ def _taken(learner: Learner, number: int) -> Snapshot:
     )
 
 
-def _row(learner: Learner, slots: NDArray[np.intp]) -> Row:
+def _row(learner: Learner, slots: NDArray[np.intp]) -> ReservoirRow:
     memory = learner.memory
     known = [memory.captured[slot] for slot in slots]
     index = torch.from_numpy(slots.copy())  # torch takes no array that runs backwards
-    return Row(
+    return ReservoirRow(
         left=memory.left[index].numpy(),  # a copy, since indexed by a tensor
         aspect=tuple(memory.aspect[index].tolist()),
-        kl=tuple(memory.kl[slots].tolist()),
+        priority=tuple(memory.kl[slots].tolist()),
         device=tuple(device for device, _ in known),
         captured_ns=tuple(time_ns for _, time_ns in known),
     )

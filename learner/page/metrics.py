@@ -1,4 +1,4 @@
-"""/metrics, as Prometheus wants it."""
+"""/metrics: the metrics of the learner in the format of Prometheus."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from starlette.routing import Route
 
 
 def routes(registry: CollectorRegistry) -> list[Route]:
-    """One, which reads the registry each time it is asked."""
+    """Return the route, which reads the registry at each request."""
 
     def metrics(request: Request) -> Response:
         encode, kind = choose_encoder(request.headers.get("accept", ""))

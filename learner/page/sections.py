@@ -1,6 +1,6 @@
-"""The parts of the page as markup, each from what the training thread handed over or what may be read beside it.
+"""The sections of the page as markup, drawn from the state that the training thread handed over and from the run's files.
 
-Every part says what its markup depends on, so that it is drawn once for all who watch and sent only where it is new.
+Each section names what its markup depends on, so that it is drawn once for all who watch and sent only where it changed.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 
 from learner.page.history import Column, Tail
-from learner.page.live import Live, Row, Snapshot
-from learner.page.sparklines import race, trace
+from learner.page.live import Live, ReservoirRow, Snapshot
+from learner.page.sparklines import curve, encoder_curves
 from learner.report.html import grid, missing, number
-from learner.report.panels import looks
+from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo
 from learner.runs.titles import ACCURACIES, CURVES
 from stream.codec import decode
@@ -29,16 +29,16 @@ from stream.pair import EncodedPair, Image
 from stream.stats import DeviceStats
 
 CURVES_EVERY_S = 6.0
-"""Curves are drawn at most so often: that is pure Python, beside a training loop that is too."""
+"""Shortest time between two drawings of the curves: drawing is Python code, beside a training loop that needs the interpreter."""
 THUMB_WIDTH = 192
 PAIR_WIDTH = 480
 MAX_DEVICES = 64
-"""In the table of devices; those beyond are counted."""
+"""Devices that are shown; further ones are only counted."""
 BARS = 48
-"""Of the histogram over arrivals."""
+"""Bars of the histogram over arrivals."""
 ROWS = {
-    "highest": "Highest loss: what the student understands least",
-    "lowest": "Lowest loss: what it finds easy",
+    "highest": "Highest priority: most is left to learn from these pairs",
+    "lowest": "Lowest priority: these pairs are easy",
     "newest": "Newest",
     "oldest": "Oldest",
 }
@@ -46,18 +46,18 @@ ROWS = {
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page."""
+    """A part of the page. title and note are markup."""
 
     name: str
     title: str
     note: str
     depends_on: Callable[[], Hashable]
-    """The same value: the same markup."""
+    """While it returns an equal value, the markup stays the same."""
     draw: Callable[[], str]
 
 
-class Shown:
-    """The sections as they were last drawn; safe to ask from many threads, which wait for each other's drawing."""
+class SectionCache:
+    """The sections as they were last drawn. Safe to call from many threads, which wait for each other's drawing."""
 
     def __init__(self, sections: Iterable[Section]) -> None:
         self.sections = {section.name: section for section in sections}
@@ -65,27 +65,27 @@ class Shown:
         self._lock = threading.Lock()
 
     def newer(self, known: Mapping[str, str]) -> dict[str, tuple[str, str]]:
-        """Version and markup of each section that differs from the version somebody knows."""
+        """Return version and markup of each section whose version differs from the known one."""
         with self._lock:
-            drawn = {name: self._now(section) for name, section in self.sections.items()}
+            drawn = {name: self._current(section) for name, section in self.sections.items()}
         return {name: each for name, each in drawn.items() if known.get(name) != each[0]}
 
-    def _now(self, section: Section) -> tuple[str, str]:
-        before, what = self._drawn.get(section.name), section.depends_on()
-        if before is None or before[0] != what:
+    def _current(self, section: Section) -> tuple[str, str]:
+        cached, dependency = self._drawn.get(section.name), section.depends_on()
+        if cached is None or cached[0] != dependency:
             markup = section.draw()
             version = hashlib.sha256(markup.encode()).hexdigest()[:16]
-            self._drawn[section.name] = before = (what, version, markup)
-        return before[1], before[2]
+            self._drawn[section.name] = cached = (dependency, version, markup)
+        return cached[1], cached[2]
 
 
 def sections_of(live: Live, run: Path) -> list[Section]:
-    """All of the page, in its order. run: the folder of the run, which may not be there yet."""
+    """Return all sections of the page in their order. run: the run directory, which may not exist yet."""
     photographs, curves = _Photographs(), _Curves(run)
     return [
         Section("now", "", "", _always(), lambda: _now(live)),
         Section("devices", "Devices", _DEVICES, _always(), lambda: _devices(live, photographs)),
-        Section("looks", "Where the teacher looks", _LOOKS, lambda: _number(live), lambda: _looks(live)),
+        Section("views", "Where the teacher looks", VIEWS_NOTE, lambda: _number(live), lambda: _views(live)),
         Section("memory", "What the reservoir holds", _MEMORY, lambda: _number(live), lambda: _memory(live)),
         Section("curves", "Training", _CURVES, _each(CURVES_EVERY_S, live), curves.steps),
         Section("probes", "Probes", _PROBES, _each(CURVES_EVERY_S, live), curves.probes),
@@ -93,22 +93,17 @@ def sections_of(live: Live, run: Path) -> list[Section]:
 
 
 _DEVICES = (
-    "The newest pair of each, left and right eye, as it came; battery and temperature as it told them last, where it knows "
-    "them and has a spool."
-)
-_LOOKS = (
-    "On the left image the Gaussian fitted to one attention head (cross: mean; rings: one and two deviations) places the "
-    "teacher's window; the student's crops lie at the same place of the right image. Below: each head from its least to its "
-    "greatest attention, the chosen one framed, and the augmented views the networks were given."
+    "The newest received pair of each device, left and right eye. Battery and temperature are the last values that it sent, "
+    "where it measures them and has a spool."
 )
 _MEMORY = "The pairs that stay longest in training, and where in time they come from."
 _NO_PICTURES = (
-    "No pictures yet: they are taken while somebody watches, every ten seconds or so, "
-    "once a pair had its first training step."
+    "There are no pictures yet: they are copied while somebody watches, about every ten seconds, "
+    "after the first training step."
 )
-_CURVES = "The mean of each stretch of steps, in the band of its least and greatest."
+_CURVES = "Each curve is the mean over some steps, in a band from their lowest to their highest value."
 _PROBES = (
-    "Labelled images, never trained on; dashed: at the start."
+    "Accuracy on labelled images that are never trained on. The dashed line is the value at the start."
     '<span class="legend" style="color:var(--student)">student</span>'
     '<span class="legend" style="color:var(--teacher)">teacher</span>'
 )
@@ -128,35 +123,33 @@ def _number(live: Live) -> int:
 
 def _now(live: Live) -> str:
     learner, report = live.learner, live.report
-    stats = live.source.stats() if live.source else None
-    tally = learner.tally()
+    stats, tally = live.stats, learner.tally()
     capacity = learner.config.memory.capacity
     tiles = {
         "training steps": number(learner.steps),
         "pairs received": number(learner.received),
-        "samples a second lately, waiting included": number(live.samples_per_s),
+        "samples a second at present, waiting included": number(live.samples_per_s),
         "loss of the last step": number(report.loss if report else None),
         f"pairs in the reservoir, of {number(capacity)}": number(tally.kept),
         "pairs that wait for their first step": number(tally.waiting),
-        "seen before or dark, left out by the rig": number(learner.suppressed + learner.junk),
+        "pairs suppressed or left out by the rig": number(learner.suppressed + learner.junk),
         "rollbacks after a collapse": number(learner.guard.rollbacks),
     }
     if stats is not None:
         tiles |= {"pairs lost on the way": number(stats.lost), "pairs still to come": number(stats.pending)}
-    boxes = "".join(f"<div><b>{value}</b><span>{what}</span></div>" for what, value in tiles.items())
-    return f'<p class="lead">{escape(live.said).replace("  ", " · ")}</p><div class="tiles">{boxes}</div>'
+    boxes = "".join(f"<div><b>{value}</b><span>{words}</span></div>" for words, value in tiles.items())
+    return f'<p class="lead">{escape(live.status).replace("  ", " · ")}</p><div class="tiles">{boxes}</div>'
 
 
 def _devices(live: Live, photographs: _Photographs) -> str:
     latest = live.latest()
-    received = live.source.stats() if live.source else None
-    stats = received.devices if received else {}
+    stats = live.stats.devices if live.stats else {}
     names = list(dict.fromkeys((*stats, *latest)))
     if not names:
-        return missing("No device has been heard of yet.")
+        return missing("No device is known yet.")
     cards = "".join(
         f'<article class="device"><h3>{escape(name)}</h3>{photographs.of(latest.get(name))}'
-        f"{_facts(_state(latest.get(name), stats.get(name), live.clock()))}</article>"
+        f"{_facts(_state(latest.get(name), stats.get(name), live.stats_s))}</article>"
         for name in names[:MAX_DEVICES]
     )
     rest = f'<p class="note">and {len(names) - MAX_DEVICES} more</p>' if len(names) > MAX_DEVICES else ""
@@ -164,7 +157,7 @@ def _devices(live: Live, photographs: _Photographs) -> str:
 
 
 def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float) -> dict[str, str]:
-    """What is known of a device, as a person reads it."""
+    """Return the state of a device in words. now_s: when `stats` was read."""
     state = {}
     if pair is not None:
         header = pair.header
@@ -174,18 +167,18 @@ def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float) ->
         state["size"] = f"{header.width} x {header.height}, {header.codec}, kept as {header.kept}"
     if stats is not None:
         state["received"] = number(stats.received)
-        state["gap"] = f"{number(stats.lost)} lost, {number(stats.pending)} to be pulled"
+        state["missing"] = f"{number(stats.lost)} lost, {number(stats.pending)} to come"
         if stats.clock_offset_ns is not None and stats.clock_error_ns is not None:
             state["clock"] = f"{stats.clock_offset_ns / 1e6:+.1f} ms, to within {stats.clock_error_ns / 1e6:.1f} ms"
         if stats.battery is not None:
             state["battery"] = f"{stats.battery:.0%}"
         if stats.temperature_c is not None:
             state["temperature"] = f"{stats.temperature_c:.0f} °C"
-        state["left out"] = f"{number(stats.suppressed)} seen before, {number(stats.junk)} dark"
+        state["left out"] = f"{number(stats.suppressed)} suppressed, {number(stats.junk)} junk"
         if stats.ended:
-            state["last heard"] = "its stream is over"
+            state["last received"] = "its stream is over"
         elif stats.last_received_s is not None:
-            state["last heard"] = f"{max(0.0, now_s - stats.last_received_s):.0f} s ago"
+            state["last received"] = f"{max(0.0, now_s - stats.last_received_s):.0f} s ago"
     return state
 
 
@@ -194,33 +187,33 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 
 class _Photographs:
-    """The newest pair of each device as markup, drawn once."""
+    """The newest pair of each device as markup; each pair is drawn once."""
 
     def __init__(self) -> None:
         self._drawn: dict[str, tuple[str, str]] = {}
 
     def of(self, pair: EncodedPair | None) -> str:
-        """Both eyes, small; what does not decode is said."""
+        """Return both eyes as small images, or a note where the pair does not decode."""
         if pair is None:
-            return missing("No pair since this process began.")
+            return missing("No pair was received since this process began.")
         name, device = pair.header.name, pair.header.device
         if self._drawn.get(device, ("", ""))[0] != name:
-            self._drawn[device] = name, _eyes(pair)
+            self._drawn[device] = name, _both_eyes(pair)
         return self._drawn[device][1]
 
 
-def _eyes(pair: EncodedPair) -> str:
+def _both_eyes(pair: EncodedPair) -> str:
     try:
-        opened = decode(pair)
+        decoded = decode(pair)
     except MalformedMessage as error:
         return missing(f"The newest pair does not decode: {error}")
-    eyes = {"left": opened.left, "right": opened.right}
+    eyes = {"left": decoded.left, "right": decoded.right}
     figures = [photo(_small(image, PAIR_WIDTH), f"{pair.header.device}, {eye} eye") for eye, image in eyes.items()]
     return grid(figures, "both")
 
 
 def _small(image: Image, width: int, aspect: float | None = None) -> Image:
-    """At most so wide, in the aspect of the scene, colours repeated where there are none."""
+    """Return the image at most `width` wide, in the aspect of the scene, a grey one with its channel repeated."""
     height = image.shape[0]
     aspect = min(image.shape[1] / height if aspect is None else aspect, 8.0)
     width = max(1, min(width, round(height * aspect)))
@@ -229,8 +222,8 @@ def _small(image: Image, width: int, aspect: float | None = None) -> Image:
     return np.asarray(small if small.ndim == 3 else cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
-def _looks(live: Live) -> str:
-    drawn = "".join(map(looks, live.snapshot.looks)) if live.snapshot else ""
+def _views(live: Live) -> str:
+    drawn = "".join(map(view_panels, live.snapshot.views)) if live.snapshot else ""
     return drawn or missing(_NO_PICTURES)
 
 
@@ -241,45 +234,45 @@ def _memory(live: Live) -> str:
     rows = "".join(
         f'<h3>{title}</h3><div class="sheet">{_thumbs(snapshot.rows[name])}</div>' for name, title in ROWS.items()
     )
-    shared = f'<p class="note">The share of the first of {snapshot.processes} processes.</p>'
+    shared = f'<p class="note">This is the memory of the first of {snapshot.processes} processes.</p>'
     return f"{shared if snapshot.processes > 1 else ''}{_origins(snapshot)}{rows}"
 
 
-def _thumbs(row: Row) -> str:
-    columns = zip(row.left, row.aspect, row.kl, row.device, row.captured_ns, strict=True)
+def _thumbs(row: ReservoirRow) -> str:
+    columns = zip(row.left, row.aspect, row.priority, row.device, row.captured_ns, strict=True)
     return "".join(
         f"<figure>{photo(_small(image, THUMB_WIDTH, aspect), f'a pair of {device}, left eye')}"
-        f"<figcaption>KL {number(kl)}<br>{escape(device)}<br>{_time(time_ns)[5:]}</figcaption></figure>"
-        for image, aspect, kl, device, time_ns in columns
+        f"<figcaption>priority {number(priority)}<br>{escape(device)}<br>{_time(time_ns)[5:]}</figcaption></figure>"
+        for image, aspect, priority, device, time_ns in columns
     )
 
 
 def _origins(snapshot: Snapshot) -> str:
-    """A bar for each stretch of arrivals: how many of its pairs are still here, of those that came to this process."""
+    """Draw a bar for each range of arrival numbers: the share of its pairs that this process received and still keeps."""
     arrived = snapshot.arrived
     edges = np.linspace(0, arrived, min(BARS, arrived) + 1)
     counts, _ = np.histogram(snapshot.kept, edges)
-    came = np.diff(np.ceil(edges))
-    shares = np.minimum(1, counts * snapshot.processes / np.maximum(came, 1))
+    received = np.diff(np.ceil(edges))
+    shares = np.minimum(1, counts * snapshot.processes / np.maximum(received, 1))
     bars = "".join(
         f'<rect x="{index}.1" y="{1 - share:.4f}" width="0.8" height="{share:.4f}"/>'
         for index, share in enumerate(shares.tolist())
     )
-    said = f"share of the pairs received that is still kept, from the first to number {arrived - 1}"
+    label = f"share of the received pairs that are still kept, from the first to number {arrived - 1}"
     return (
         f'<figure class="origins"><svg viewBox="0 0 {len(counts)} 1" preserveAspectRatio="none" role="img" '
-        f'aria-label="{said}">{bars}</svg><figcaption><span>pair 0</span><span>full height: all of that stretch are '
+        f'aria-label="{label}">{bars}</svg><figcaption><span>pair 0</span><span>full height: all of these pairs are '
         f"kept</span><span>pair {number(arrived - 1)}</span></figcaption></figure>"
     )
 
 
 def _time(time_ns: int) -> str:
-    """To the second, in UTC."""
+    """Return a time in nanoseconds since 1970 to the second, in UTC."""
     return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 class _Curves:
-    """The lines of a run, read on whenever somebody looks."""
+    """Curves of a run; its files are read on whenever they are drawn."""
 
     def __init__(self, run: Path) -> None:
         self._step_lines, self._probe_lines = Tail(run / "steps.jsonl"), Tail(run / "probes.jsonl")
@@ -287,7 +280,7 @@ class _Curves:
         self._probes: dict[tuple[str, str], dict[str, Column]] = {}
 
     def steps(self) -> str:
-        """A figure for each quantity of a step."""
+        """Return a figure for each number of a step."""
         for line in self._step_lines.lines():
             if line is None:
                 self._steps.clear()
@@ -295,11 +288,11 @@ class _Curves:
             for name in CURVES.keys() & line.keys():
                 self._steps.setdefault(name, Column()).add(line.get("step"), line[name])
         points = {name: self._steps[name].points for name in CURVES if name in self._steps}
-        figures = [trace(CURVES[name], drawn) for name, drawn in points.items() if len(drawn[0])]
+        figures = [curve(CURVES[name], drawn) for name, drawn in points.items() if len(drawn[0])]
         return grid(figures) if figures else missing("There was no step yet.")
 
     def probes(self) -> str:
-        """For each labelled set a figure for each probe and for the rank of its features."""
+        """Return, for each control set, a figure for each accuracy and one for the rank of the features."""
         for line in self._probe_lines.lines():
             if line is None:
                 self._probes.clear()
@@ -308,7 +301,7 @@ class _Curves:
                 lines = self._probes.setdefault((str(line.get("set")), kind), {})
                 lines.setdefault(str(line.get("encoder")), Column()).add(line.get("step"), line.get(kind))
         figures = [_probe(name, kind, columns) for (name, kind), columns in self._probes.items()]
-        return grid(figures) if figures else missing("Nothing was probed yet.")
+        return grid(figures) if figures else missing("No probe has run yet.")
 
 
 def _probe(name: str, kind: str, columns: Mapping[str, Column]) -> str:
@@ -317,5 +310,5 @@ def _probe(name: str, kind: str, columns: Mapping[str, Column]) -> str:
     if not drawn:
         return missing(f"{name}: {kind} has no number.")
     if kind == "rankme":
-        return race(f"{name}: effective rank", drawn)
-    return race(f"{name}: {ACCURACIES[kind]}, %", drawn, scale=100.0)
+        return encoder_curves(f"{name}: effective rank", drawn)
+    return encoder_curves(f"{name}: {ACCURACIES[kind]}, %", drawn, scale=100.0)

@@ -1,4 +1,4 @@
-"""The HTTP server in a thread of its own, bounded: whoever hangs on it costs a connection for a while, never training."""
+"""The HTTP server in a thread of its own. Connections are bounded in number and time, so that no client disturbs training."""
 
 from __future__ import annotations
 
@@ -7,60 +7,61 @@ import logging
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from threading import Event, Thread
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from learner.errors import LearnerError, PortInUse
-from learner.page.access import Door
+from learner.page.access import Access
 
 MAX_CONNECTIONS = 64
-"""More are answered with 503."""
+"""Further connections are answered with 503."""
 PATIENCE_S = 30.0
-"""A connection on which nothing moves for so long is cut."""
-
-AGAIN_S = 10.0
-"""How often a port that somebody else has is tried again."""
+"""How long a connection may be without any traffic."""
+RETRY_S = 10.0
+"""Time between two attempts to listen on a port that another process uses."""
 
 log = logging.getLogger(__name__)
 
-Moved = tuple[int, int]
-"""How often something came or went on, and the bytes that wait to go."""
+Traffic = tuple[int, int]
+"""Number of events on a connection, and bytes that wait to be sent."""
 
 
 @contextmanager
-def served(app: ASGIApp, door: Door) -> Iterator[None]:
-    """Answer at the door meanwhile, where it has a port.
+def served(app: ASGIApp, access: Access, *, retry_s: float = RETRY_S, patience_s: float = PATIENCE_S) -> Iterator[None]:
+    """Serve the app inside this context, unless the port is 0.
 
-    One that somebody else has is said, and tried again every AGAIN_S: training does not wait for it. Raises SettingsError in
-    one line for one that can never be had.
+    A port that another process uses is logged and tried again every `retry_s`, and training does not wait for it. A connection
+    without any traffic for `patience_s` is closed. Raises SettingsError for a port that can never be used.
     """
-    if not door.port:
+    if not access.port:
         yield
         return
     try:
-        listener = door.listen()
+        listener = access.listen()
     except PortInUse as error:
         log.warning(
-            "%s; until it is free there is no page, /metrics or /weights here; tried again every %g s", error, AGAIN_S
+            "%s; there is no page, /metrics or /weights until it is free; it is tried again every %g s", error, retry_s
         )
         listener = None
     server = _Server(
         uvicorn.Config(
             app,
-            http=_Patient,
+            http=partial(_Patient, patience_s=patience_s),  # type: ignore[arg-type]
             loop="asyncio",
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="critical",  # what strangers send is not worth a line each; the app logs its own errors
+            log_level="critical",  # bad requests of strangers are not worth a line each; the app logs its own errors
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
         )
     )
-    thread = Thread(target=server.answer, args=(door, listener), name="http", daemon=True)
+    thread = Thread(target=server.serve_on, args=(access, listener, retry_s), name="http", daemon=True)
     thread.start()
     try:
         yield
@@ -74,54 +75,58 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._ended = Event()
 
-    def answer(self, door: Door, listener: socket.socket | None) -> None:
-        """Until `end`, as soon as there is a listener."""
-        while listener is None and not self._ended.wait(AGAIN_S):
+    def serve_on(self, access: Access, listener: socket.socket | None, retry_s: float) -> None:
+        """Serve until `end`; without a listener, try to get one first."""
+        while listener is None and not self._ended.wait(retry_s):
             with suppress(LearnerError):
-                listener = door.listen()
-                log.warning("http port %d on %s is free now: the page is there", door.port, door.host)
+                listener = access.listen()
+                log.warning("http port %d on %s is free now: the page is served", access.port, access.host)
         if listener is not None:
             with listener:
                 self.run([listener])
 
     def end(self) -> None:
-        """From any thread."""
+        """Stop serving; may be called from any thread."""
         self._ended.set()
         self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """At once: a learner that stops waits for no client."""
+        """Close all connections at once: a learner that stops waits for no client."""
         for connection in list(self.server_state.connections):
             connection.transport.abort()
         await super().shutdown(sockets)
 
 
 class _Patient(H11Protocol):
-    """Cuts a connection once nothing moved on it for PATIENCE_S: half a request, or an answer that nobody reads.
+    """Closes a connection without traffic: one with half a request, or with a response that nobody reads.
 
-    uvicorn itself has a limit for the pause between two requests only.
+    uvicorn itself limits only the pause between two requests.
     """
+
+    def __init__(self, *arguments: Any, patience_s: float = PATIENCE_S, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._patience_s = patience_s
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._moves = 0
-        self._look(None)
+        self._events = 0
+        self._check(None)
 
     def data_received(self, data: bytes) -> None:
-        self._moves += 1
+        self._events += 1
         super().data_received(data)
 
     def resume_writing(self) -> None:
-        self._moves += 1
+        self._events += 1
         super().resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._timer.cancel()
         super().connection_lost(exc)
 
-    def _look(self, before: Moved | None) -> None:
-        now = self._moves, self.transport.get_write_buffer_size()
+    def _check(self, before: Traffic | None) -> None:
+        now = self._events, self.transport.get_write_buffer_size()
         if now == before:
             self.transport.abort()
         else:
-            self._timer = self.loop.call_later(PATIENCE_S, self._look, now)
+            self._timer = self.loop.call_later(self._patience_s, self._check, now)

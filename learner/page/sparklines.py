@@ -1,6 +1,6 @@
-"""Curves as small SVG elements, without matplotlib: drawn every few seconds they must not hold the interpreter from training.
+"""Curves as small SVG elements. They are drawn every few seconds beside training, for which matplotlib would be too slow.
 
-Colours are the CSS variables of `learner.report.style`, so that one curve serves light and dark.
+Colours are the CSS variables of `learner.report.style`, so that the same curve fits a light and a dark page.
 """
 
 from __future__ import annotations
@@ -19,28 +19,26 @@ from learner.runs.reading import Points
 
 WIDTH, HEIGHT = 360, 180
 LEFT, RIGHT, TOP, BOTTOM = 50, 352, 34, 152
-"""The plot within, in units that are about a pixel on a phone."""
-
-Numbers = NDArray[np.float64]
+"""Borders of the plot, in units of about a pixel on a phone."""
 
 
-def trace(title: str, points: Points) -> str:
-    """One quantity over steps as the means of bins, in a band from the least to the greatest of each; its last value above."""
-    steps, mean, least, greatest = binned(*points)
-    axes = _Axes(steps, (least, greatest))
-    band = axes.path(np.concatenate([steps, steps[::-1]]), np.concatenate([greatest, least[::-1]]))
-    curve = f'<path class="band" d="{band}z"/>{axes.line(steps, mean, "trace")}'
+def curve(title: str, points: Points) -> str:
+    """Draw a quantity over steps as means of bins, in a band from the lowest to the highest value, with its last value above."""
+    steps, mean, lowest, highest = binned(*points)
+    axes = _Axes(steps, (lowest, highest))
+    band = axes.path(np.concatenate([steps, steps[::-1]]), np.concatenate([highest, lowest[::-1]]))
+    drawn = f'<path class="band" d="{band}z"/>{axes.line(steps, mean, "trace")}'
     last = points[1][np.isfinite(points[1])][-1]
-    return _svg(title, number(float(last)), axes, curve)
+    return _svg(title, number(float(last)), axes, drawn)
 
 
-def race(title: str, lines: Mapping[str, Points], *, scale: float = 1.0) -> str:
-    """A line for each encoder over steps, from its first value, which is dashed; the last values above."""
-    scaled = {who: (steps, scale * values) for who, (steps, values) in lines.items()}
+def encoder_curves(title: str, lines: Mapping[str, Points], *, scale: float = 1.0) -> str:
+    """Draw a line for each encoder over steps, a dashed one at its first value, with the last values above."""
+    scaled = {encoder: (steps, scale * values) for encoder, (steps, values) in lines.items()}
     axes = _Axes(*(np.concatenate(some) for some in zip(*scaled.values(), strict=True)))
     drawn = []
-    for who, (steps, values) in scaled.items():
-        role = who if who in ROLES else "trace"
+    for encoder, (steps, values) in scaled.items():
+        role = encoder if encoder in ROLES else "trace"
         thin = np.unique(np.linspace(0, len(steps) - 1, 150).round().astype(np.intp))
         start = axes.line(np.array([axes.first, axes.last]), values[[0, 0]], role, "start")
         drawn.append(start + axes.line(steps[thin], values[thin], role, "probes"))
@@ -49,33 +47,33 @@ def race(title: str, lines: Mapping[str, Points], *, scale: float = 1.0) -> str:
 
 
 class _Axes:
-    """Where numbers lie in the picture. values: arrays whose whole range is to be seen."""
+    """Maps numbers to places in the picture. values: arrays whose whole range is visible."""
 
-    def __init__(self, steps: Numbers, values: Iterable[Numbers]) -> None:
+    def __init__(self, steps: NDArray[np.float64], values: Iterable[NDArray[np.float64]]) -> None:
         every = np.concatenate([np.ravel(some) for some in values])
         self.first, self.last = float(steps.min()), float(steps.max())
         low, high = float(every.min()), float(every.max())
         margin = 0.06 * (high - low) or 0.1 * abs(high) or 1.0
         self._low, self._high = low - margin, high + margin
 
-    def x(self, steps: Numbers) -> Numbers:
+    def x(self, steps: NDArray[np.float64]) -> NDArray[np.float64]:
         share = (steps - self.first) / (self.last - self.first or 1.0)
         return np.asarray(LEFT + share * (RIGHT - LEFT))
 
-    def y(self, values: Numbers) -> Numbers:
+    def y(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(BOTTOM - (values - self._low) / (self._high - self._low) * (BOTTOM - TOP))
 
-    def path(self, steps: Numbers, values: Numbers) -> str:
+    def path(self, steps: NDArray[np.float64], values: NDArray[np.float64]) -> str:
         places = zip(self.x(steps).tolist(), self.y(values).tolist(), strict=True)
         return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
 
-    def line(self, steps: Numbers, values: Numbers, role: str, classes: str = "") -> str:
-        """One point alone is a dot: its path goes nowhere and has round ends."""
+    def line(self, steps: NDArray[np.float64], values: NDArray[np.float64], role: str, classes: str = "") -> str:
+        """Return a line; a single point becomes a dot, since its path has no length and round ends."""
         d = self.path(steps, values) + ("h0" if len(steps) == 1 else "")
         return f'<path class="curve {classes}" style="stroke:var(--{role})" d="{d}"/>'
 
     def grid(self) -> str:
-        """Lines at round values with their numbers, and the first and the last step."""
+        """Return lines at round values with their numbers, and the numbers of the first and the last step."""
         ticks = np.asarray(MaxNLocator(nbins=4).tick_values(self._low, self._high))
         inside = ticks[(ticks >= self._low) & (ticks <= self._high)]
         rows = "".join(
@@ -89,8 +87,8 @@ class _Axes:
         return rows + ends
 
 
-def _rounded(ticks: Numbers) -> list[str]:
-    """With as many places as tell neighbours apart."""
+def _rounded(ticks: NDArray[np.float64]) -> list[str]:
+    """Return the values as text, with as many decimals as distinguish neighbours."""
     largest = float(np.abs(ticks).max(initial=0.0))
     if not 1e-3 <= largest < 1e6:
         return [f"{tick:.1e}" if tick else "0" for tick in ticks.tolist()]

@@ -1,4 +1,4 @@
-"""What the page looks like beyond the report (`learner.report.style`): devices, the contact sheet, curves drawn by the server."""
+"""Style of the page in addition to that of the report (`learner.report.style`): devices, contact sheet, small curves."""
 
 PAGE_STYLE = """
 header { padding-top: 28px; }

@@ -1,4 +1,4 @@
-"""/ the page, /live.js its one script, /sections what has changed of it since somebody looked."""
+"""The page: / is the document, /live.js its only script, and /sections gives the sections that changed."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from learner.page.live import Live
-from learner.page.sections import Section, Shown, sections_of
+from learner.page.sections import Section, SectionCache, sections_of
 from learner.page.style import PAGE_STYLE
 from learner.report.html import missing
 from learner.report.style import STYLE
@@ -25,9 +25,9 @@ ICON = (
 
 
 def routes(live: Live, run: Path) -> list[Route]:
-    """Three. run: the folder of the run."""
-    shown = Shown(sections_of(live, run))
-    document = _document(run.resolve().name, shown.sections.values())
+    """Return the routes of the page. run: the run directory."""
+    cache = SectionCache(sections_of(live, run))
+    document = _document(run.resolve().name, cache.sections.values())
 
     def page(_: Request) -> Response:
         return HTMLResponse(document)
@@ -37,25 +37,25 @@ def routes(live: Live, run: Path) -> list[Route]:
 
     def sections(request: Request) -> Response:
         live.watch()
-        return JSONResponse(shown.newer(request.query_params))
+        return JSONResponse(cache.newer(request.query_params))
 
     return [Route("/", page), Route("/live.js", script), Route("/sections", sections)]
 
 
 def _document(run: str, sections: Iterable[Section]) -> str:
-    """The page before anything is known; the script fills its parts."""
-    parts = "".join(_part(section) for section in sections)
+    """Return the document with empty sections, which the script fills."""
+    empty = "".join(_section(section) for section in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(run)} - babyagent</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f'<link rel="icon" href="{ICON}"><style>{STYLE}{PAGE_STYLE}</style>'
         f'<script src="live.js" defer></script></head><body><header><p>babyagent</p><h1>{escape(run)}</h1>'
         '<div id="silence" role="status" hidden></div></header>'
-        f"<main>{parts}</main><noscript>{missing('This page needs its script.')}</noscript></body></html>\n"
+        f"<main>{empty}</main><noscript>{missing('This page needs its script.')}</noscript></body></html>\n"
     )
 
 
-def _part(section: Section) -> str:
+def _section(section: Section) -> str:
     head = f"<h2>{section.title}</h2>" if section.title else ""
     note = f'<p class="note">{section.note}</p>' if section.note else ""
     return f'<section>{head}{note}<div id="{section.name}"></div></section>'

@@ -1,4 +1,4 @@
-"""/weights/NAME: the files of a run's export folder. A robot asks often, by its ETag, and takes only what is new."""
+"""/weights/NAME: the files in the export folder of a run. A robot asks often with its ETag, and downloads only new files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TYPES = {
     "json": "application/json",
     "md": "text/markdown; charset=utf-8",
 }
-"""What is served, by the end of its name, and as what."""
+"""The content type of the files that are served, by the suffix of their names."""
 CHUNK_BYTES = 1 << 18
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}\.({'|'.join(TYPES)})")
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
@@ -29,35 +29,35 @@ _Version = tuple[int, int, int]
 
 
 def routes(folder: Path) -> list[Route]:
-    """One for the files of `folder`, each of which is only ever replaced as a whole."""
+    """Return the route for the files in `folder`, each of which is replaced as a whole only."""
     tags: dict[str, tuple[_Version, str]] = {}
 
     def weights(request: Request) -> Response:
         name = request.path_params["name"]
         try:
-            file = _opened(folder, name)
+            file = _open(folder, name)
         except OSError:
             there = ", ".join(sorted(path.name for path in folder.glob("*") if _NAME.fullmatch(path.name)))
             return PlainTextResponse(f"no such weights; there are: {there or 'none yet'}\n", 404)
         tag = _tag(file, name, tags)
         headers = {"etag": tag, "cache-control": "no-cache", "content-type": TYPES[name.rpartition(".")[2]]}
-        if _knows(request.headers.get("if-none-match", ""), tag):
+        if _has(request.headers.get("if-none-match", ""), tag):
             file.close()
             return Response(status_code=304, headers=headers)
-        return _Sent(file, headers)
+        return _OpenFileResponse(file, headers)
 
     return [Route("/weights/{name}", weights)]
 
 
-def _opened(folder: Path, name: str) -> BufferedReader:
-    """The file as it is now: what replaces it under its name does not change what was opened. Raises OSError."""
+def _open(folder: Path, name: str) -> BufferedReader:
+    """Open the present file; a new file of the same name does not change the open one. Raises OSError."""
     if not _NAME.fullmatch(name):
         raise FileNotFoundError(name)
     return (folder / name).open("rb")
 
 
 def _tag(file: BufferedReader, name: str, tags: dict[str, tuple[_Version, str]]) -> str:
-    """The strong ETag of an open file, the hash of its bytes: it is the sha256 in the card, and survives a restart."""
+    """Return the strong ETag of an open file, its sha256 as in the model card: a restart does not change it."""
     status = os.fstat(file.fileno())
     version = status.st_ino, status.st_mtime_ns, status.st_size
     known = tags.get(name)
@@ -69,13 +69,13 @@ def _tag(file: BufferedReader, name: str, tags: dict[str, tuple[_Version, str]])
     return tag
 
 
-def _knows(if_none_match: str, tag: str) -> bool:
-    """Whether a client has this already (RFC 9110, section 13.1.2)."""
+def _has(if_none_match: str, tag: str) -> bool:
+    """Return whether a client already has this file (RFC 9110, section 13.1.2)."""
     return if_none_match.strip() == "*" or tag in _TAG.findall(if_none_match)
 
 
-class _Sent(Response):
-    """An open file; starlette's own would open it by its name once more, after it may have been replaced."""
+class _OpenFileResponse(Response):
+    """Sends an open file. Starlette's FileResponse opens a file by its name, which may belong to a newer file by then."""
 
     def __init__(self, file: BufferedReader, headers: dict[str, str]) -> None:
         super().__init__(headers=headers | {"content-length": str(os.fstat(file.fileno()).st_size)})

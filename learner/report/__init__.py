@@ -1,1 +1,1 @@
-"""Reports: one run, or several compared, as one HTML file."""
+"""Reports: one run, or several runs compared, as one HTML file."""

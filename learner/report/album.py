@@ -1,6 +1,6 @@
-"""Pictures of a run, as arrays: what the learner saw, where the teacher looked, what the reservoir holds.
+"""Pictures of a run as arrays: received pairs, views of the objective, and pairs of the reservoir.
 
-The report and the live page draw from these; labels and files play no part here. Images are uint8 BGR.
+The report and the live page draw them. Images are uint8 BGR.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from learner.memory import Draw
 from learner.runs.reading import Album
 
 WIDEST = 8.0
-"""Aspect beyond which a picture stays squeezed: a device may send an image 8192 pixels wide and 1 high."""
+"""Largest aspect of a picture: a device may send an image that is 8192 pixels wide and 1 high."""
 
 
-def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes: int = 8) -> Album:
-    """Look at memory without disturbing training: the generator is a fresh one, the networks are only read.
+def make_album(learner: Learner, *, received: int = 8, viewed: int = 6, extremes: int = 8) -> Album:
+    """Return pictures of so many pairs in memory. Training is not changed: the generator is a new one.
 
-    Keys: received_left/right, looks_left/right [n, H, W, 3]; attention [n, heads, h, w], head [n], gauss, window [n, 4],
-    crops [n, N, 4] as in `Look`; teacher_view, student_views; high_left, low_left with high_priority, low_priority.
+    Keys: received_left and received_right [received, H, W, 3]; those of `views_of`; high_left, low_left [extremes, H, W, 3],
+    the pairs of the highest and lowest priority, with high_priority, low_priority [extremes]. Empty without a pair.
     """
     memory = learner.memory
     seen = memory.over_time(received)
@@ -32,7 +32,7 @@ def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes:
         return album
     album["received_left"] = _unsqueezed(learner, memory.left, seen)
     album["received_right"] = _unsqueezed(learner, memory.right, seen)
-    album |= looks_at(learner, memory.over_time(looks))
+    album |= views_of(learner, memory.over_time(viewed))
     high, low = memory.extremes(extremes)
     for name, slots in (("high", high), ("low", low)):
         album[f"{name}_left"] = _unsqueezed(learner, memory.left, slots)
@@ -40,15 +40,19 @@ def take_album(learner: Learner, *, received: int = 8, looks: int = 6, extremes:
     return album
 
 
-def looks_at(learner: Learner, slots: NDArray[np.intp]) -> Album:
-    """How the objective looks at the pairs in these slots: the album's keys from looks_left to student_views."""
+def views_of(learner: Learner, slots: NDArray[np.intp]) -> Album:
+    """Return how the objective views the pairs in these slots.
+
+    Keys: viewed_left, viewed_right [n, H, W, 3]; attention [n, heads, h, w], head [n], gauss [n, 4], window [n, 4],
+    crops [n, N, 4] as in `learner.objectives.contract.Look`; teacher_view [n, s, s, 3], student_views [n, N, s, s, 3].
+    """
     draw = Draw(np.zeros(len(slots), np.int64), slots, 0)
     generator = torch.Generator(learner.device).manual_seed(learner.config.seed)
     look = learner.objective.look(learner.memory.batch(draw, learner.device), generator)
     arrays = {name: getattr(look, name).float().cpu().numpy() for name in ("attention", "gauss", "window", "crops")}
     return arrays | {
-        "looks_left": _unsqueezed(learner, learner.memory.left, slots),
-        "looks_right": _unsqueezed(learner, learner.memory.right, slots),
+        "viewed_left": _unsqueezed(learner, learner.memory.left, slots),
+        "viewed_right": _unsqueezed(learner, learner.memory.right, slots),
         "head": look.head.cpu().numpy(),
         "teacher_view": _bgr(look.teacher_view),
         "student_views": _bgr(look.student_views),
@@ -56,14 +60,14 @@ def looks_at(learner: Learner, slots: NDArray[np.intp]) -> Album:
 
 
 def _bgr(rgb: Tensor) -> NDArray[np.uint8]:
-    """Float RGB [..., 3, S, S] in [0, 1] to uint8 BGR [..., S, S, 3]."""
+    """Convert float RGB [..., 3, S, S] in [0, 1] to uint8 BGR [..., S, S, 3]."""
     images = (rgb.clamp(0, 1) * 255).round().byte().flip(-3).movedim(-3, -1)
     array: NDArray[np.uint8] = images.cpu().numpy()
     return array
 
 
 def _unsqueezed(learner: Learner, images: Tensor, slots: NDArray[np.intp]) -> NDArray[np.uint8]:
-    """Images of memory in the aspect of the scene (that of the first: an array has one shape)."""
+    """Return images of memory in the aspect of the scene, which is that of the first one: an array has one shape."""
     height, width = learner.config.memory.canvas
     if not len(slots):
         return np.empty((0, height, width, 3), np.uint8)

@@ -1,4 +1,4 @@
-"""Several runs in one HTML file: the settings that differ, figures and probes side by side, curves over each other."""
+"""Several runs in one HTML file: different settings, figures and probes side by side, and curves in common figures."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from learner.errors import LearnerError
-from learner.report.figures import MAX_RUNS, overlay
+from learner.report.figures import MAX_RUNS, run_curves
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
 from learner.report.report import NOT_CURVES
 from learner.runs.folder import replace_file
@@ -17,8 +17,8 @@ from learner.runs.titles import ACCURACIES, CURVES, FIGURES
 
 
 @dataclass(frozen=True)
-class Run:
-    """What is compared; None and empty where the file is missing or damaged."""
+class ComparedRun:
+    """The files of a run; None or empty where a file is missing or damaged."""
 
     name: str
     summary: Line | None
@@ -28,32 +28,30 @@ class Run:
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
-    """Build `path` of the runs in these folders, and return it. Raises LearnerError for what cannot be compared."""
+    """Compare the runs in these folders in the file `path`, and return it. Raises LearnerError where that is not possible."""
     if len(folders) > MAX_RUNS:
-        raise LearnerError(
-            f"at most {MAX_RUNS} runs can be told apart in one figure, got {len(folders)}: compare fewer"
-        )
+        raise LearnerError(f"one figure can show at most {MAX_RUNS} runs, got {len(folders)}: compare fewer")
     runs = [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
     sections = [
-        section("The runs", "Each has its colour on this page.", _legend(runs) + _said_missing(runs)),
+        section("The runs", "Each run has its colour on this page.", _legend(runs) + _missing_files(runs)),
         section("Figures", "", _figures(runs)),
-        section("Settings that differ", "All others are the same in every run.", _settings(runs)),
+        section("Settings that differ", "All other settings are the same in every run.", _settings(runs)),
         section(
             "Probes side by side",
-            "Accuracy in percent: random start → last. Seeds alone make a difference too: compare several of each.",
+            "Accuracy in percent: random start → last. Seeds alone make a difference: compare several runs of each kind.",
             _probe_table(runs),
         ),
         section("Probes over time", _legend(runs), _probe_curves(runs)),
-        section("Training", _legend(runs) + " Losses of different objectives do not compare.", _curves(runs)),
+        section("Training", _legend(runs) + " Losses of different objectives cannot be compared.", _curves(runs)),
     ]
     replace_file(path, page("Runs compared", sections).encode())
     return path
 
 
-def _read(folder: Path, name: str) -> Run:
+def _read(folder: Path, name: str) -> ComparedRun:
     if not folder.is_dir():
-        raise LearnerError(f"{folder} is no folder: give the folders of runs")
-    return Run(
+        raise LearnerError(f"{folder} is no folder: give run directories")
+    return ComparedRun(
         name,
         read_object(folder / "summary.json"),
         dict(_flat(read_object(folder / "config.json") or {})),
@@ -63,10 +61,10 @@ def _read(folder: Path, name: str) -> Run:
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
-    """The folders' own names, with as much of their paths as tells them apart."""
+    """Return the names of the folders, with as much of their paths as distinguishes them."""
     paths = [folder.resolve() for folder in folders]
     if len(set(paths)) < len(paths):
-        raise LearnerError("the same run is given twice: give each once")
+        raise LearnerError("the same run is given twice: give each run once")
     for depth in range(1, max(len(path.parts) for path in paths) + 1):
         names = ["/".join(path.parts[-depth:]) for path in paths]
         if len(set(names)) == len(names):
@@ -82,11 +80,11 @@ def _flat(settings: Line, prefix: str = "") -> Iterable[tuple[str, Any]]:
             yield f"{prefix}{name}", value
 
 
-def _legend(runs: Sequence[Run]) -> str:
+def _legend(runs: Sequence[ComparedRun]) -> str:
     return "".join(legend(run.name, f"run{index}") for index, run in enumerate(runs))
 
 
-def _said_missing(runs: Sequence[Run]) -> str:
+def _missing_files(runs: Sequence[ComparedRun]) -> str:
     files = {"summary.json": "summary", "config.json": "settings", "steps.jsonl": "steps", "probes.jsonl": "probes"}
     return "".join(
         missing(f"{run.name}: {file} is missing, empty or damaged.")
@@ -96,13 +94,13 @@ def _said_missing(runs: Sequence[Run]) -> str:
     )
 
 
-def _figures(runs: Sequence[Run]) -> str:
+def _figures(runs: Sequence[ComparedRun]) -> str:
     figures = FIGURES | {"seconds": "seconds", "loss_first": "first loss", "loss_last": "last loss"}
     rows = [[text, *(number((run.summary or {}).get(key)) for run in runs)] for key, text in figures.items()]
     return table(["", *(run.name for run in runs)], rows)
 
 
-def _settings(runs: Sequence[Run]) -> str:
+def _settings(runs: Sequence[ComparedRun]) -> str:
     known = [run for run in runs if run.settings]
     names = list(dict.fromkeys(name for run in known for name in run.settings))
     rows = [
@@ -111,48 +109,50 @@ def _settings(runs: Sequence[Run]) -> str:
         if len({str(run.settings.get(name)) for run in known}) > 1
     ]
     if not rows:
-        return missing("None, or the settings of too few runs can be read.")
+        return missing("No setting differs, or the settings of too few runs can be read.")
     return table(["setting", *(run.name for run in runs)], rows)
 
 
-def _probe_table(runs: Sequence[Run]) -> str:
+def _probe_table(runs: Sequence[ComparedRun]) -> str:
     rows = [
-        [f"{control}, {who}, {title}", *(_change(run, control, who, kind) for run in runs)]
-        for control, who in _columns(runs)
+        [f"{control}, {encoder}, {title}", *(_change(run, control, encoder, kind) for run in runs)]
+        for control, encoder in _columns(runs)
         for kind, title in ACCURACIES.items()
     ]
     return table(["probe", *(run.name for run in runs)], rows) if rows else missing("No control set was probed.")
 
 
-def _columns(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """Control sets and encoders of all runs."""
+def _columns(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
+    """Return the control sets and encoders of all runs."""
     return list(dict.fromkeys((str(line.get("set")), str(line.get("encoder"))) for run in runs for line in run.probes))
 
 
-def _lines(run: Run, control: str, who: str) -> list[Line]:
-    return [line for line in run.probes if (str(line.get("set")), str(line.get("encoder"))) == (control, who)]
+def _lines(run: ComparedRun, control: str, encoder: str) -> list[Line]:
+    return [line for line in run.probes if (str(line.get("set")), str(line.get("encoder"))) == (control, encoder)]
 
 
-def _change(run: Run, control: str, who: str, kind: str) -> str:
-    values = [line[kind] for line in _lines(run, control, who) if is_number(line.get(kind))]
+def _change(run: ComparedRun, control: str, encoder: str, kind: str) -> str:
+    values = [line[kind] for line in _lines(run, control, encoder) if is_number(line.get(kind))]
     if len(values) < 2:
         return percent(values[0]) if values else "\N{EN DASH}"
     return f"{percent(values[0])} → {percent(values[-1])} ({100 * (values[-1] - values[0]):+.1f})"
 
 
-def _probe_curves(runs: Sequence[Run]) -> str:
+def _probe_curves(runs: Sequence[ComparedRun]) -> str:
     figures = []
-    for control, who in _columns(runs):
+    for control, encoder in _columns(runs):
         for kind, title in ACCURACIES.items():
-            lines = [points(_lines(run, control, who), kind) for run in runs]
+            lines = [points(_lines(run, control, encoder), kind) for run in runs]
             if any(len(x) for x, _ in lines):
-                figures.append(overlay(f"{control}, {who}: {title}, %", lines, scale=100))
+                figures.append(run_curves(f"{control}, {encoder}: {title}, %", lines, scale=100))
     return grid(figures) if figures else missing("No probe ran.")
 
 
-def _curves(runs: Sequence[Run]) -> str:
+def _curves(runs: Sequence[ComparedRun]) -> str:
     there = dict.fromkeys(key for run in runs for line in run.steps[:1] + run.steps[-1:] for key in line)
     names = [name for name in CURVES if name in there] + [n for n in there if n not in CURVES.keys() | NOT_CURVES]
     lines = {name: [points(run.steps, name) for run in runs] for name in names}
-    figures = [overlay(CURVES.get(name, name), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)]
+    figures = [
+        run_curves(CURVES.get(name, name), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)
+    ]
     return grid(figures) if figures else missing("No run took a step.")

@@ -1,7 +1,7 @@
-"""Curves of a run as inline SVG, drawn by matplotlib without pyplot, so that nothing global is opened or left open.
+"""Curves of a run as inline SVG, drawn by matplotlib without pyplot, which would keep global state.
 
-Ink and series are drawn in stand-in colours and handed to the page as CSS variables: one figure serves light and dark.
-A long trace is shown as its mean over at most BINS bins, in a band from the bin's least to its greatest value.
+Ink and series are drawn in stand-in colours that become CSS variables, so that the same figure fits a light and a dark page.
+A long curve is shown as its mean over at most BINS bins, in a band from each bin's lowest to its highest value.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from learner.runs.reading import Points
 
 BINS = 150
 INCHES = (4.4, 2.3)
-"""Small, so that the text is still readable where the page is one narrow column."""
+"""Small, so that the text remains readable on a narrow page."""
 SQUARE_INCHES = (4.4, 4.4)
 MARGINS = {"left": 0.13, "right": 0.98, "top": 0.87, "bottom": 0.2}
 """The same in every figure, so that neighbours on the page line up."""
 MAX_RUNS = 8
-"""Runs that can be told apart in one figure."""
+"""Runs that a reader can distinguish in one figure."""
 ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": "#040404", "trace": "#050505"} | {
     f"run{index}": f"#06{index:02x}06" for index in range(MAX_RUNS)
 }
-"""What a line means, and the stand-in it is drawn in; the page's style gives each role a colour."""
+"""The role of a line, and the stand-in colour in which it is drawn; the style of the page gives each role its colour."""
 _RC: dict[Any, Any] = {"svg.fonttype": "none", "font.size": 9.0, "font.family": "sans-serif", "axes.titlesize": 9.5}
 
 
-def trace(title: str, points: Points, *, level: tuple[str, float] | None = None) -> str:
-    """A figure of one quantity over steps; points that are not finite are left out; `level` names a dashed line."""
+def curve(title: str, points: Points, *, level: tuple[str, float] | None = None) -> str:
+    """Draw a quantity over steps. Points that are not finite are left out; level: name and value of a dashed line."""
     figure, axes = _canvas(title)
-    steps, mean, least, greatest = binned(*points)
-    axes.fill_between(steps, least, greatest, color=ROLES["trace"], alpha=0.22, linewidth=0)
+    steps, mean, lowest, highest = binned(*points)
+    axes.fill_between(steps, lowest, highest, color=ROLES["trace"], alpha=0.22, linewidth=0)
     axes.plot(steps, mean, color=ROLES["trace"], linewidth=1.5)
     if level is not None:
         _dashed(axes, level[1], "ink")
@@ -49,22 +49,22 @@ def trace(title: str, points: Points, *, level: tuple[str, float] | None = None)
     return _svg(figure)
 
 
-def race(title: str, lines: Mapping[str, Points]) -> str:
-    """A figure of accuracy in percent over steps, a line for each encoder, in its role's colour; its first value is dashed.
+def encoder_curves(title: str, lines: Mapping[str, Points]) -> str:
+    """Draw accuracies, 0 to 1, in percent over steps: a line for each encoder, and a dashed one at its first value.
 
-    Of more than BINS points so many are drawn, evenly spread, the first and the last among them.
+    At most BINS points are drawn, evenly spread, with the first and the last among them.
     """
     figure, axes = _canvas(title)
-    for who, (steps, accuracy) in lines.items():
-        role = who if who in ROLES else "trace"
+    for encoder, (steps, accuracy) in lines.items():
+        role = encoder if encoder in ROLES else "trace"
         _dashed(axes, 100 * accuracy[0], role)
         drawn = np.linspace(0, len(steps) - 1, min(BINS, len(steps))).round().astype(np.intp)
         axes.plot(steps[drawn], 100 * accuracy[drawn], color=ROLES[role], linewidth=1.8, marker="o", markersize=3.5)
     return _svg(figure)
 
 
-def overlay(title: str, lines: Sequence[Points], *, scale: float = 1.0) -> str:
-    """A figure of one quantity over steps in several runs, each in its number's colour, as the means of at most BINS bins."""
+def run_curves(title: str, lines: Sequence[Points], *, scale: float = 1.0) -> str:
+    """Draw a quantity over steps in several runs, each in its own colour, as the means of at most BINS bins."""
     figure, axes = _canvas(title)
     for index, points in enumerate(lines):
         steps, mean, _, _ = binned(*points)
@@ -72,14 +72,14 @@ def overlay(title: str, lines: Sequence[Points], *, scale: float = 1.0) -> str:
     return _svg(figure)
 
 
-def journey(title: str, places: NDArray[np.float64]) -> str:
-    """A map of moments, [n, 2], in the order of time: a thin line through all, dots from violet (first) to yellow (last)."""
+def time_map(title: str, positions: NDArray[np.float64]) -> str:
+    """Draw positions [n, 2] in the order of time: a thin line through all, and dots from violet (first) to yellow (last)."""
     figure, axes = _canvas(title)
     figure.set_size_inches(SQUARE_INCHES)
     figure.subplots_adjust(left=0.03, right=0.97, top=0.93, bottom=0.03)
-    axes.plot(places[:, 0], places[:, 1], color=ROLES["faint"], linewidth=0.8)
-    shades = mpl.colormaps["plasma"](np.linspace(0.25, 0.88, len(places)))
-    axes.scatter(places[:, 0], places[:, 1], c=shades, s=14, linewidths=0, zorder=2)
+    axes.plot(positions[:, 0], positions[:, 1], color=ROLES["faint"], linewidth=0.8)
+    shades = mpl.colormaps["plasma"](np.linspace(0.25, 0.88, len(positions)))
+    axes.scatter(positions[:, 0], positions[:, 1], c=shades, s=14, linewidths=0, zorder=2)
     axes.grid(visible=False)
     axes.set(xticks=[], yticks=[], xlabel="")
     axes.set_aspect("equal", adjustable="datalim")
@@ -88,7 +88,7 @@ def journey(title: str, places: NDArray[np.float64]) -> str:
 
 
 def binned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.float64], ...]:
-    """Mean x and the mean, least and greatest y of at most BINS bins of equally many finite points, to one."""
+    """Return mean x and mean, lowest and highest y [n] of n <= BINS bins with equally many finite points, to within one."""
     finite = np.isfinite(x) & np.isfinite(y)
     x, y = x[finite], y[finite]
     bins = min(BINS, len(x))
@@ -121,12 +121,14 @@ def _dashed(axes: Axes, y: float, role: str) -> None:
 
 
 def _svg(figure: Figure) -> str:
-    """The figure as an `<svg>` element in the page's own font and colours."""
+    """Return the figure as an `<svg>` element in the font and colours of the page."""
     buffer = io.StringIO()
     with mpl.rc_context(_RC | {"svg.hashsalt": "babyagent"}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()
-    svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])  # ids nobody refers to would repeat on the page
+    svg = re.sub(
+        r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :]
+    )  # nothing refers to these ids, which would repeat on the page
     svg = re.sub(
         r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
     )

@@ -1,4 +1,4 @@
-"""How the objective looked at a pair, as one element of a page: both eyes with their windows, the heads, the views."""
+"""The views of a pair as an element of a page: both eyes with their windows, the attention heads, the crops."""
 
 from __future__ import annotations
 
@@ -13,11 +13,16 @@ from learner.report.html import grid
 from learner.report.pictures import crop_colour, gaussian, heat, photo, window
 from stream.pair import Image
 
+VIEWS_NOTE = (
+    "On the left image, the Gaussian fitted to one attention head (cross: mean; rings: one and two standard deviations) "
+    "places the teacher's window. The student's crops lie at the same place of the right image. Below: every head from its "
+    "lowest to its highest attention, with a frame around the chosen one, and the augmented views that the networks received."
+)
 HEAD_WIDTH = 240
-"""Of the picture of a head, pixels: several stand beside each other."""
+"""Width of the picture of an attention head, pixels: several stand beside each other."""
 _COLUMNS = (
-    "looks_left",
-    "looks_right",
+    "viewed_left",
+    "viewed_right",
     "attention",
     "head",
     "gauss",
@@ -30,51 +35,38 @@ _COLUMNS = (
 Arrays = NDArray[Any]
 
 
-def looks(album: Mapping[str, Arrays]) -> str:
-    """All looks of an album (`learner.report.album.looks_at`); empty where it has none."""
+def view_panels(album: Mapping[str, Arrays]) -> str:
+    """Return a panel for each viewed pair of an album (`learner.report.album.views_of`); empty where it has none."""
     if not all(name in album for name in _COLUMNS):
         return ""
-    return "".join(_look(*columns) for columns in zip(*(album[name] for name in _COLUMNS), strict=False))
+    rows = zip(*(album[name] for name in _COLUMNS), strict=False)
+    return "".join(_panel(dict(zip(_COLUMNS, row, strict=True))) for row in rows)
 
 
-def _look(
-    left: Arrays,
-    right: Arrays,
-    attention: Arrays,
-    chosen: int,
-    gauss: Arrays,
-    focus: Arrays,
-    crops: Arrays,
-    teacher_view: Arrays,
-    student_views: Arrays,
-) -> str:
+def _panel(pair: Mapping[str, Arrays]) -> str:
+    left, right, focus, crops = (pair[name] for name in ("viewed_left", "viewed_right", "window", "crops"))
     colours = [crop_colour(i, len(crops)) for i in range(len(crops))]
+    left_marks = [gaussian(pair["gauss"], left), window(focus, left, "#fff")]
+    right_marks = [window(crop, right, colour) for crop, colour in zip(crops, colours, strict=True)]
     eyes = [
-        photo(left, "left image and the teacher's window", [gaussian(gauss, left), window(focus, left, "#fff")]),
-        photo(
-            right,
-            "right image and the student's crops",
-            [
-                window(focus, right, "#fff8"),
-                *(window(c, right, colour) for c, colour in zip(crops, colours, strict=True)),
-            ],
-        ),
+        photo(left, "left image and the teacher's window", left_marks),
+        photo(right, "right image and the student's crops", [window(focus, right, "#fff8"), *right_marks]),
     ]
     small = _narrow(left)
     heads = [
-        photo(heat(small, one), f"attention of head {i}", classes="chosen" if i == chosen else "")
-        for i, one in enumerate(attention)
+        photo(heat(small, one), f"attention of head {i}", classes="chosen" if i == pair["head"] else "")
+        for i, one in enumerate(pair["attention"])
     ]
-    views = [photo(teacher_view, "the teacher's view", classes="teacher")] + [
+    views = [photo(pair["teacher_view"], "the teacher's view", classes="teacher")] + [
         f'<div style="border-color:{colour}">{photo(view, "a view of the student")}</div>'
-        for view, colour in zip(student_views, colours, strict=True)
+        for view, colour in zip(pair["student_views"], colours, strict=True)
     ]
     below = grid(heads, "heads") + grid(views, "views")
-    return f'<article class="look">{grid(eyes, "eyes")}<div class="below">{below}</div></article>'
+    return f'<article class="panel">{grid(eyes, "eyes")}<div class="below">{below}</div></article>'
 
 
 def _narrow(image: Arrays) -> Image:
-    """At most HEAD_WIDTH wide."""
+    """Return the image at most HEAD_WIDTH wide."""
     scale = min(1.0, HEAD_WIDTH / image.shape[1])
     size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
     return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

@@ -1,6 +1,6 @@
-"""Pictures of a run as elements of a page: photographs, where the teacher looked, the crops at the same place on the right.
+"""Pictures of a run as elements of a page: photographs, attention, windows and crops.
 
-Each is one `<svg>` that holds the photograph and, above it, lines in the photograph's own coordinates: sharp at every
+Each picture is one `<svg>` with a photograph and, above it, lines in the coordinates of the photograph, sharp at every
 size. Images are uint8 [H, W, 3] BGR; a window is (centre_x, centre_y, half_width, half_height) and a Gaussian
 (mean_x, mean_y, std_x, std_y), both in fractions of the image's width and height.
 """
@@ -23,13 +23,11 @@ MAX_SIDE = 720
 """Longest side of a photograph in the page, pixels."""
 JPEG_QUALITY = 88
 HEAT_SHARE = 0.6
-"""How much of a head's picture is heat; the rest is the photograph in grey."""
-
-Numbers = NDArray[np.float32]
+"""Share of the attention in the picture of a head; the rest is the photograph in grey."""
 
 
 def photo(image: Image, title: str, marks: Sequence[str] = (), *, classes: str = "") -> str:
-    """An image with marks drawn over it; `title` is what a screen reader says."""
+    """Return an image with marks (markup) drawn over it; title: text for screen readers."""
     height, width = image.shape[:2]
     return (
         f'<svg class="photo {classes}" viewBox="0 0 {width} {height}" role="img" aria-label="{escape(title)}">'
@@ -38,8 +36,8 @@ def photo(image: Image, title: str, marks: Sequence[str] = (), *, classes: str =
     )
 
 
-def gaussian(gauss: Numbers, image: Image) -> str:
-    """The fitted Gaussian: a cross at its mean, ellipses at one and two standard deviations."""
+def gaussian(gauss: NDArray[np.float32], image: Image) -> str:
+    """Return the mark of a fitted Gaussian [4]: a cross at its mean, ellipses at one and two standard deviations."""
     height, width = image.shape[:2]
     x, y, sx, sy = np.nan_to_num(gauss.astype(float)) * (width, height, width, height)
     arm = 0.04 * min(height, width)
@@ -50,18 +48,18 @@ def gaussian(gauss: Numbers, image: Image) -> str:
     return f'<g class="gauss">{rings}<path d="{cross}"/></g>'
 
 
-def window(box: Numbers, image: Image, colour: str) -> str:
-    """A window's outline; `colour` is any CSS colour."""
+def window(bounds: NDArray[np.float32], image: Image, colour: str) -> str:
+    """Return the outline of a window [4]; colour: any CSS colour."""
     height, width = image.shape[:2]
-    x, y, half_x, half_y = np.nan_to_num(box.astype(float)) * (width, height, width, height)
+    x, y, half_x, half_y = np.nan_to_num(bounds.astype(float)) * (width, height, width, height)
     return (
         f'<rect x="{x - half_x:.2f}" y="{y - half_y:.2f}" width="{2 * half_x:.2f}" height="{2 * half_y:.2f}" '
         f'style="stroke:{colour}"/>'
     )
 
 
-def heat(image: Image, attention: Numbers) -> Image:
-    """Attention [h, w] in colours over the grey photograph, from its least (dark) to its greatest (bright)."""
+def heat(image: Image, attention: NDArray[np.float32]) -> Image:
+    """Return attention [h, w] in colours over the grey photograph, from its lowest (dark) to its highest value (bright)."""
     height, width = image.shape[:2]
     smooth = np.clip(cv2.resize(_share(attention), (width, height), interpolation=cv2.INTER_CUBIC), 0, 1)
     grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)[..., None]
@@ -69,12 +67,12 @@ def heat(image: Image, attention: Numbers) -> Image:
 
 
 def shades(values: NDArray[Any]) -> Image:
-    """Numbers [h, w] in colours, from their least (dark) to their greatest (bright): uint8 [h, w, 3]."""
+    """Return numbers [h, w] in colours, uint8 [h, w, 3], from the lowest (dark) to the highest (bright)."""
     return np.asarray(_inferno(_share(values)), np.uint8)
 
 
-def _share(values: NDArray[Any]) -> Numbers:
-    """From 0, the least, to 1, the greatest."""
+def _share(values: NDArray[Any]) -> NDArray[np.float32]:
+    """Scale values to 0 for the lowest and 1 for the highest."""
     share = np.nan_to_num(values.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0)
     share -= share.min()
     share /= max(float(share.max()), 1e-12)
@@ -82,13 +80,13 @@ def _share(values: NDArray[Any]) -> Numbers:
 
 
 def _inferno(share: NDArray[Any]) -> NDArray[np.float64]:
-    """BGR, 0 to 255."""
+    """Return colours of shares, 0 to 1: BGR, 0 to 255."""
     colours: NDArray[np.float64] = mpl.colormaps["inferno"](share)[..., 2::-1] * 255
     return colours
 
 
 def crop_colour(index: int, count: int) -> str:
-    """The colour of crop `index` of `count`, the same for its outline and its view."""
+    """Return the colour of crop `index` of `count`, used for its outline and its view."""
     return f"hsl({index * 360 / count:.0f} 90% 62%)"
 
 

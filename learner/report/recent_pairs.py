@@ -1,4 +1,4 @@
-"""A stretch of the stream, read back from a run's folder: its newest pairs in memory, in the order of their capture."""
+"""The newest pairs in the memory of a run, read from its run directory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,11 @@ from stream.pair import Image, StereoPair
 
 
 @dataclass(frozen=True, eq=False)
-class Stretch:
-    """images: the left ones, uint8 [n, S, S, 3] BGR, squeezed to a square; captured_ns: int64 [n], rising, since 1970."""
+class RecentPairs:
+    """Pairs in the order of their capture.
+
+    images: the left ones, uint8 [n, S, S, 3] BGR, squeezed to a square. captured_ns: int64 [n], nanoseconds since 1970.
+    """
 
     images: Image
     captured_ns: NDArray[np.int64]
@@ -28,22 +31,23 @@ class Stretch:
         return len(self.images)
 
 
-def newest(store: Path, count: int, *, size: int) -> Stretch:
-    """The `count` pairs that arrived last, of the newest commit of a store; fewer where it has fewer or some are damaged.
+def recent_pairs(store: Path, count: int, *, size: int) -> RecentPairs:
+    """Return the last `count` pairs of the newest commit of a store; fewer where it has fewer or some are damaged.
 
-    May be read beside the learner that writes it. Raises StoreError where there is no store or it cannot be read.
+    size: side S of the images, pixels. A learner may write the store at the same time. Raises StoreError where there is no
+    store or it cannot be read.
     """
     reader = StoreReader(store)
     commits = reader.commits()
     keys = commits[0].keys[-count:].tolist() if commits else []
     pairs = sorted(_decoded(reader, keys), key=lambda pair: pair.header.left_ns)
     images = np.array([on_canvas(pair.left, (size, size)) for pair in pairs], np.uint8).reshape(-1, size, size, 3)
-    return Stretch(images, np.array([pair.header.left_ns for pair in pairs], np.int64))
+    return RecentPairs(images, np.array([pair.header.left_ns for pair in pairs], np.int64))
 
 
 def _decoded(reader: StoreReader, keys: list[int]) -> Iterator[StereoPair]:
     for key in keys:
         try:
             yield decode(unpack(next(reader.items([key]))))
-        except (StoreError, MalformedMessage):  # damaged, or gone since the learner beside us has committed again
+        except (StoreError, MalformedMessage):  # damaged, or removed by a new commit of a learner at work
             continue

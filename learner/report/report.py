@@ -1,7 +1,7 @@
-"""A run as one HTML file that needs nothing else: no script, no outside resource, light and dark, readable on a phone.
+"""A run as one HTML file without scripts and outside resources, for light and dark screens and for phones.
 
-It is built from the run's folder alone (see `learner.runs.folder`), so it can be built again at any time. Only `summary.json`
-must be there; where a run stopped too early for the rest, the report says what is missing in its place.
+It is built from the run directory alone (see `learner.runs.folder`), so it can be built again at any time. Only `summary.json`
+is required; where a run stopped too early for another file, the report has a note in its place.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ import cv2
 import numpy as np
 
 from learner.errors import LearnerError
-from learner.report.figures import journey, race, trace
+from learner.report.figures import curve, encoder_curves, time_map
 from learner.report.html import grid, legend, missing, number, page, section
 from learner.report.layout import Layout, layout_of
-from learner.report.panels import looks
+from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation
 from learner.runs.folder import replace_file
@@ -28,14 +28,14 @@ from learner.runs.reading import Album, Line, is_number, points, read_album, rea
 from learner.runs.titles import ACCURACIES, CURVES, FIGURES
 
 STRIP = 12
-"""Pictures of a stretch, evenly spread over it."""
+"""Pictures of the recent pairs, evenly spread over them."""
 NOT_CURVES = {"step", "samples", "received", "seconds", "waited_s"}
 
 
 def write_report(run: Path, path: Path | None = None) -> Path:
-    """Build `path`, by default `run`/report.html, and return it.
+    """Write the report of a run directory to `path`, by default `run`/report.html, and return its path.
 
-    Raises LearnerError where `run` holds no readable summary.json.
+    Raises LearnerError where the directory has no readable summary.json.
     """
     summary = read_object(run / "summary.json")
     if summary is None:
@@ -50,26 +50,32 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         _headline(summary),
         section(
             "What it learned",
-            "Accuracy on labelled images it never trains on, before and after.",
+            "Accuracy on labelled images that are never trained on, before and after.",
             _probe_table(summary),
         ),
         section("Probes over time", _PROBE_CURVES, _probe_curves(probes)),
         section("Day by day", _DAYS, by_day(probes)),
-        section("Turned images", _TURNED, by_rotation(summary.get("rotation"))),
-        section("Training", "Each curve is a mean, in the band of its least and greatest.", _curves(steps, config)),
-        section("Where the teacher looks", _LOOKS, _looks(album)),
+        section("Rotated images", _ROTATED, by_rotation(summary.get("rotation"))),
+        section(
+            "Training", "Each curve is a mean, in a band from the lowest to the highest value.", _curves(steps, config)
+        ),
+        section("Where the teacher looks", VIEWS_NOTE, _views(album)),
         section(
             "What the rig sent",
-            "Pairs as received, left and right eye, from the newest back over all that is remembered.",
+            "Received pairs, left and right eye, from the newest to the oldest in memory.",
             _received(album),
         ),
         section(
             "What the reservoir ranks highest",
-            "Pairs the student understands least: largest KL.",
+            "Pairs of the highest priority: most is left to learn from them.",
             _extremes(album, "high"),
         ),
-        section("What it ranks lowest", "Pairs the student finds easy: smallest KL.", _extremes(album, "low")),
-        section("A stretch of the stream", _STRETCH, _layout(run)),
+        section(
+            "What it ranks lowest",
+            "Pairs of the lowest priority: the student finds them easy.",
+            _extremes(album, "low"),
+        ),
+        section("The newest pairs", _NEWEST, _layout(run)),
         section("All figures and settings", "", _details("Summary", summary) + _details("Settings", config)),
     ]
     path = run / "report.html" if path is None else path
@@ -81,13 +87,14 @@ _PROBE_CURVES = (
     "The dashed line is the value before the first step." + legend("student", "student") + legend("teacher", "teacher")
 )
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
-_TURNED = (
-    "Upright training images, test images turned counter-clockwise, after the run; at most 2000 and 1000 images of a set. "
-    "The last column is the standard deviation over the angles, of 1."
+_ROTATED = (
+    "Accuracy after the run with upright training images and test images rotated counter-clockwise; at most 2000 and 1000 "
+    "images of a set. The last column is the standard deviation of the accuracies (0 to 1) over the angles."
 )
-_STRETCH = (
-    "The newest pairs in memory in the order of their capture, as the student sees their left images. Matrix: the cosine of "
-    "any two moments, time running right and down, bright where they are alike. Map: the same by t-SNE, from violet to yellow."
+_NEWEST = (
+    "The newest pairs in memory in the order of their capture, by the student's features of their left images. Matrix: the "
+    "cosine of any two pairs, in the order of time, bright where they are similar. Map: the same distances by t-SNE, from "
+    "violet (first) to yellow (last)."
 )
 _LOOKS = (
     "On the left image, the Gaussian fitted to one attention head (cross: mean; rings: one and two deviations) places the "
@@ -97,17 +104,17 @@ _LOOKS = (
 
 
 def _headline(summary: Line) -> str:
-    tiles = [f"<div><b>{number(summary.get(key))}</b><span>{what}</span></div>" for key, what in FIGURES.items()]
+    tiles = [f"<div><b>{number(summary.get(key))}</b><span>{words}</span></div>" for key, words in FIGURES.items()]
     loss = f"loss {number(summary.get('loss_first'))} → {number(summary.get('loss_last'))}"
-    lead = f"<p class=lead>{number(summary.get('seconds'))} s, {number(summary.get('samples'))} samples trained, {loss}</p>"
+    lead = f"<p class=lead>{number(summary.get('seconds'))} s, {number(summary.get('samples'))} training samples, {loss}</p>"
     return f'<section>{lead}<div class="tiles">{"".join(tiles)}</div></section>'
 
 
 def _probe_table(summary: Line) -> str:
     rows = [
-        f"<tr><th>{escape(name)}</th><th>{who}</th>{''.join(_change(change, kind, who) for kind in ACCURACIES)}</tr>"
+        f"<tr><th>{escape(name)}</th><th>{encoder}</th>{''.join(_change(change, kind, encoder) for kind in ACCURACIES)}</tr>"
         for name, change in (summary.get("probe") or {}).items()
-        for who in ("student", "teacher")
+        for encoder in ("student", "teacher")
     ]
     if not rows:
         return missing("No control set was probed.")
@@ -115,8 +122,8 @@ def _probe_table(summary: Line) -> str:
     return f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table></div>'
 
 
-def _change(change: Line, kind: str, who: str) -> str:
-    before, after = (change.get(when, {}).get(f"{kind}_{who}") for when in ("before", "after"))
+def _change(change: Line, kind: str, encoder: str) -> str:
+    before, after = (change.get(when, {}).get(f"{kind}_{encoder}") for when in ("before", "after"))
     if before is None:
         return "<td>&ndash;</td>"
     if after is None:
@@ -130,14 +137,14 @@ def _probe_curves(probes: Sequence[Line] | None) -> str:
     if not probes:
         return missing("probes.jsonl is missing or empty: no probe ran.")
     figures = []
-    for name in dict.fromkeys(str(line.get("set")) for line in probes):
-        lines = [line for line in probes if str(line.get("set")) == name]
+    for control in dict.fromkeys(str(line.get("set")) for line in probes):
+        lines = [line for line in probes if str(line.get("set")) == control]
         encoders = dict.fromkeys(str(line.get("encoder")) for line in lines)
         for kind, title in ACCURACIES.items():
-            curves = {who: points([line for line in lines if line.get("encoder") == who], kind) for who in encoders}
-            drawn = {who: points for who, points in curves.items() if len(points[0])}
+            curves = {name: points([line for line in lines if line.get("encoder") == name], kind) for name in encoders}
+            drawn = {name: points for name, points in curves.items() if len(points[0])}
             if drawn:
-                figures.append(race(f"{name}: {title}, %", drawn))
+                figures.append(encoder_curves(f"{control}: {title}, %", drawn))
     return grid(figures)
 
 
@@ -150,7 +157,7 @@ def _curves(steps: Sequence[Line] | None, config: Line | None) -> str:
     levels = {"teacher_entropy": ("uniform: ln K", log(prototypes))} if prototypes else {}
     curves = {name: points(steps, name) for name in names}
     return grid(
-        [trace(CURVES.get(n, n), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
+        [curve(CURVES.get(n, n), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
     )
 
 
@@ -171,8 +178,8 @@ def _extremes(album: Album, which: str) -> str:
     return grid(figures, "thumbs") if figures else missing("album.npz has no scored pairs.")
 
 
-def _looks(album: Album) -> str:
-    return looks(album) or missing("album.npz has no looks: the run stopped before there was a pair to look at.")
+def _views(album: Album) -> str:
+    return view_panels(album) or missing("album.npz has no views: the run stopped before it received a pair.")
 
 
 def _layout(run: Path) -> str:
@@ -180,26 +187,28 @@ def _layout(run: Path) -> str:
         layout = layout_of(run)
     except LearnerError as error:
         return missing(f"Not drawn: {error}.")
-    images = layout.stretch.images
+    images = layout.pairs.images
     shown = np.linspace(0, len(images) - 1, min(STRIP, len(images))).round().astype(int)
-    strip = grid([photo(images[i], f"moment {i}, left") for i in shown], "strip")
-    return f'<p class="note">{_span(layout)}</p>{strip}{grid([_matrix(layout), journey("t-SNE", layout.places)], "layout")}'
+    strip = grid([photo(images[i], f"recent pair {i}, left") for i in shown], "strip")
+    return f'<p class="note">{_span(layout)}</p>{strip}{grid([_matrix(layout), time_map("t-SNE", layout.positions)], "layout")}'
 
 
 def _matrix(layout: Layout) -> str:
     count = len(layout.distances)
     side = max(1, round(480 / count)) * count
-    alike = cv2.resize(shades(-layout.distances), (side, side), interpolation=cv2.INTER_NEAREST)
-    return photo(np.asarray(alike, np.uint8), "cosine between any two moments")
+    cosines = cv2.resize(shades(-layout.distances), (side, side), interpolation=cv2.INTER_NEAREST)
+    return photo(np.asarray(cosines, np.uint8), "cosine between any two pairs")
 
 
 def _span(layout: Layout) -> str:
     first, last = (
         datetime.fromtimestamp(int(time_ns) // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        for time_ns in layout.stretch.captured_ns[[0, -1]]
+        for time_ns in layout.pairs.captured_ns[[0, -1]]
     )
-    least, most = 1 - layout.distances.max(), 1 - layout.distances[~np.eye(len(layout.distances), dtype=bool)].min()
-    return f"{len(layout.stretch)} pairs, captured from {first} to {last} UTC; cosines from {least:.3f} to {most:.3f}."
+    lowest, highest = 1 - layout.distances.max(), 1 - layout.distances[~np.eye(len(layout.distances), dtype=bool)].min()
+    return (
+        f"{len(layout.pairs)} pairs, captured from {first} to {last} UTC; cosines from {lowest:.3f} to {highest:.3f}."
+    )
 
 
 def _details(title: str, values: Line | None) -> str:

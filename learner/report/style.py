@@ -1,4 +1,4 @@
-"""How the report looks: one column on a phone, a wide page on a desk, light or dark as the reader's system says."""
+"""Style of the report: one column on a phone, a wide page on a desk, light or dark as the reader's system is set."""
 
 STYLE = """
 :root { color-scheme: light dark;
@@ -26,7 +26,7 @@ header + main > section:first-child { margin-top: 8px; }
 .missing { color: var(--soft); border: 1px dashed var(--faint); border-radius: 10px; padding: 18px; margin-top: 12px; }
 .tiles { display: grid; grid-template-columns: repeat(4, 1fr); gap: 12px; margin-top: 20px; }
 @media (max-width: 640px) { .tiles { grid-template-columns: 1fr 1fr; } }
-.tiles div, .curves figure, .look { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; }
+.tiles div, .curves figure, .panel { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; }
 .tiles div { padding: 14px 16px; }
 .tiles b { display: block; font-size: 27px; line-height: 1.2; letter-spacing: -.02em; font-variant-numeric: tabular-nums; }
 .tiles span, figcaption { color: var(--soft); font-size: 13px; line-height: 1.35; }
@@ -52,7 +52,7 @@ figure > svg { display: block; width: 100%; height: auto; }
 .layout text { font-family: system-ui, sans-serif !important; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); gap: 6px; margin-bottom: 14px; }
 .thumbs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 46%), 1fr)); gap: 14px; }
-.look { padding: 14px; margin-top: 16px; }
+.panel { padding: 14px; margin-top: 16px; }
 .eyes, .below { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 10px; }
 .below { align-items: start; margin-top: 10px; }
 .heads, .views { display: grid; gap: 8px; }

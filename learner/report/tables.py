@@ -1,4 +1,4 @@
-"""The seed's tables: accuracy by day of the stream (seed 000, Tables B.1 and B.2), and of turned images (its section 3.2)."""
+"""Tables of the original experiment (2021): accuracy by day of the stream (B.1, B.2), and on rotated images (section 3.2)."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from learner.runs.reading import Line, is_number
 from learner.runs.titles import ACCURACIES
 
 MAX_DAYS = 40
-"""Rows of a table: of a longer stream so many days are shown, evenly spread, the first and the last among them."""
+"""Largest number of rows: of a longer stream the days are evenly spread, with the first and the last among them."""
 START = "0: random start"
 
 _Column = tuple[str, str]
-"""Control set and encoder."""
+"""A control set and an encoder."""
 
 
 def by_day(probes: Sequence[Line] | None) -> str:
-    """A table for each kind of probe: a row for each day on which pairs were captured (UTC), its last probe in each column."""
+    """Return a table for each accuracy: a row for each day (UTC) on which pairs were captured, with its last probe."""
     days = _days(probes or [])
     if not days:
         return missing(
-            "No probe has the capture time of what had been learned: an earlier version made them, or none ran."
+            "No probe has the capture time of its newest pair: an earlier version made the probes, or none ran."
         )
     first = min(day for day in days if day is not None) if any(days) else None
     shown = _spread(sorted(days, key=lambda day: (day is not None, day)))
     columns = list(dict.fromkeys(column for day in shown for column in days[day]))
-    head = ["day of the stream", *(f"{control}, {who}" for control, who in columns)]
+    head = ["day of the stream", *(f"{control}, {encoder}" for control, encoder in columns)]
     tables = []
     for kind, title in ACCURACIES.items():
         rows = [
@@ -40,7 +40,7 @@ def by_day(probes: Sequence[Line] | None) -> str:
 
 
 def _days(probes: Sequence[Line]) -> dict[date | None, dict[_Column, Line]]:
-    """The last line of each day and column; None is the day before the first pair."""
+    """Return the last line of each day and column; None stands for the time before the first pair."""
     days: dict[date | None, dict[_Column, Line]] = {}
     for line in probes:
         column = str(line.get("set")), str(line.get("encoder"))
@@ -52,7 +52,6 @@ def _days(probes: Sequence[Line]) -> dict[date | None, dict[_Column, Line]]:
 def _day(captured_ns: object) -> date | None:
     if not is_number(captured_ns):
         return None
-    assert isinstance(captured_ns, int | float)
     try:
         return datetime.fromtimestamp(captured_ns / 1e9, UTC).date()
     except (ValueError, OverflowError, OSError):
@@ -69,16 +68,16 @@ def _spread(days: list[date | None]) -> list[date | None]:
 
 
 def by_rotation(rotation: Mapping[str, Mapping[str, Line]] | None) -> str:
-    """Accuracy of upright images' neighbours and lines on turned ones, and its standard deviation over the angles."""
+    """Return a table of accuracies on rotated test images with upright training images, and their standard deviation."""
     rows: list[list[str]] = []
     degrees: list[float] = []
     for control, encoders in (rotation or {}).items():
-        for who, measured in encoders.items():
+        for encoder, measured in encoders.items():
             degrees = degrees or list(measured["degrees"])
             for kind in ("knn", "linear"):
                 values = measured[kind]
                 spread = f"{np.std(values):.3f}"
-                rows.append([f"{control}, {who}, {ACCURACIES[kind]}", *map(percent, values), spread])
+                rows.append([f"{control}, {encoder}, {ACCURACIES[kind]}", *map(percent, values), spread])
     if not rows:
-        return missing("Not measured: the run was stopped by hand, or an earlier version made it.")
+        return missing("This was not measured: the run was stopped by hand, or an earlier version made it.")
     return table(["probe, %", *(f"{angle:g}°" for angle in degrees), "deviation"], rows)

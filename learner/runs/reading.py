@@ -8,7 +8,7 @@ import zlib
 from collections.abc import Sequence
 from math import isfinite
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,6 +60,6 @@ def points(lines: Sequence[Line], name: str) -> Points:
     return steps, values
 
 
-def is_number(value: object) -> bool:
-    """Whether it is a finite number."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Return whether the value is a finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and isfinite(value)

@@ -13,12 +13,14 @@ from learner.runs.titles import ACCURACIES
 from learner.service.screen import Screen
 from learner.service.status import RunStatus
 from stream.host.systemd import Supervisor
+from stream.source import Source
 
 
 @dataclass(frozen=True, kw_only=True)
 class Observers:
     """Passes each event of a run on to all who watch it."""
 
+    source: Source
     screen: Screen
     live: Live
     supervisor: Supervisor
@@ -27,7 +29,7 @@ class Observers:
     def alive(self, describe: Callable[[], str]) -> None:
         """Report that the training thread is alive; `describe` is called only where somebody wants the words."""
         self.supervisor.alive(describe)
-        self.live.alive(describe)
+        self.live.alive(describe, self.source.stats)
 
     def working(self, text: str) -> None:
         """Report work that takes a while, in place of steps."""

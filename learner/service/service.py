@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from learner.errors import Diverged
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.probes.control_sets import ControlSet
-from learner.report.album import take_album
+from learner.report.album import make_album
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
 from learner.service.observers import Observers
@@ -157,7 +157,7 @@ class Service:
     def _conclude(self) -> Summary:
         learner, directory = self._learner, self._directory
         rotation = self._prober.rotations()
-        directory.write_album(take_album(learner))
+        directory.write_album(make_album(learner))
         summary = summarise(learner, directory.lines("steps"), directory.lines("probes"), self._source.stats())
         summary |= pace(self._times, learner.samples - self._samples_before, self._clock())
         summary["rotation"] = rotation
