@@ -133,7 +133,14 @@ def asking(port: int, path: str) -> socket.socket:
 def test_clients_that_never_read_or_never_end_their_request_are_cut_and_others_answered_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(server, "PATIENCE_S", 0.3)
+    cut, lost = list[object](), server._Patient.connection_lost
+
+    def noted(connection: server._Patient, error: Exception | None) -> None:
+        cut.append(connection.client)
+        lost(connection, error)
+
+    monkeypatch.setattr(server, "PATIENCE_S", 1.0)
+    monkeypatch.setattr(server._Patient, "connection_lost", noted)
     here = door()
     with served(APP, here):
         deaf = asking(here.port, "/large")
@@ -145,7 +152,10 @@ def test_clients_that_never_read_or_never_end_their_request_are_cut_and_others_a
             with client:
                 assert drained(client) == b""
         with deaf:
-            time.sleep(2.0)  # it begins to read only when it was cut
+            deadline_s = time.monotonic() + WAIT_S
+            while deaf.getsockname() not in cut:  # it begins to read only when it was cut
+                assert time.monotonic() < deadline_s
+                time.sleep(0.01)
             assert len(drained(deaf)) < LARGE
 
 
