@@ -33,6 +33,7 @@ from stream.publisher import Publisher
 from stream.source import Cursor
 from stream.subscriber import Subscriber
 
+
 @pytest.fixture
 def patient_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
     """A subscriber that closes waits for its rig to confirm, however busy the machine is."""
