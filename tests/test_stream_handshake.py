@@ -215,6 +215,7 @@ def test_nothing_passes_between_those_who_do_not_trust_each_other_and_both_say_s
             rig.live.send(b"secret")
             learner.rest(0.02)
         learner.until(lambda: bool(reasons(rig.door) and reasons(learner.dialer)))
+        learner.until(lambda: all(re.search(says, caplog.text) for says in (rig_says, learner_says)))  # then it is said
         assert not rig.live.poll(0)
         assert not learner.socket.poll(0)
         assert reasons(rig.door) <= rig_counts
