@@ -204,7 +204,8 @@ def test_a_full_queue_blocks_until_there_is_room_again(path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         thread = threading.Thread(target=put)
         thread.start()
-        thread.join(0.3)
+        wait_for(lambda: len(accepted) >= 5)
+        thread.join(0.3)  # one that is accepted too many is seen; this is not waited for in vain
         assert accepted == [0, 1, 2, 3, 4]
         other.execute("ROLLBACK")
         other.close()
@@ -396,14 +397,16 @@ def child(path: Path, limit_bytes: int = 0) -> subprocess.Popen[str]:
 def test_a_process_killed_at_any_moment_leaves_its_newest_commit_whole(path: Path) -> None:
     """Each next process goes on from what the last one left."""
     draw = random.Random(5)
-    newest = -1
+    newest, durable = -1, 0
     for _ in range(12):
         process = child(path)
         assert process.stdout is not None
-        process.stdout.readline()
-        time.sleep(draw.uniform(0, 0.15))
+        _, *said = [process.stdout.readline() for _ in range(draw.randrange(1, 10))]
+        time.sleep(draw.uniform(0, 0.02))  # somewhere between two commits; nothing below depends on how far it came
         process.send_signal(signal.SIGKILL)
-        said = process.communicate(timeout=WAIT_S)[0].split("\n")[:-1]
+        said += process.stdout.readlines()
+        process.communicate(timeout=WAIT_S)
+        durable += len(said)
         copy = path.with_name("copy")
         copy.mkdir()
         for file in path.parent.glob(f"{path.name}*"):
@@ -413,7 +416,7 @@ def test_a_process_killed_at_any_moment_leaves_its_newest_commit_whole(path: Pat
         shutil.rmtree(copy)
         reached = [int(note) for note, _ in found]
         assert found == expected(*((b"%d" % key, list(items)) for key, (_, items) in zip(reached, found, strict=True)))
-        assert len(reached) == RESTORABLE or not said
+        assert len(reached) >= min(RESTORABLE, durable)
         assert not reached or reached[0] >= max([newest, *map(int, said)])
         newest = reached[0] if reached else newest
     assert newest > 100
@@ -447,7 +450,7 @@ def test_a_patient_store_waits_for_room_and_loses_nothing(path: Path, caplog: py
         with pytest.raises(TimeoutError):
             done.result(0.1)
         assert [commit.note for commit in store.commits()] == [b"before"]
-        assert "is full): make room on its disk" in caplog.text
+        wait_for(lambda: "is full): make room on its disk" in caplog.text)
         store._connection.execute("PRAGMA max_page_count = 100000")
         done.result(WAIT_S)
         assert store.put(key, bytes(3000), timeout_s=WAIT_S)

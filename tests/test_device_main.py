@@ -34,7 +34,7 @@ SMALL = ("--size", "128x96", "--places", "2")
 
 
 def rig(*arguments: str) -> AbstractContextManager[Running]:
-    return running("device", "--bind", "tcp://127.0.0.1:0", *arguments)
+    return running("device", "--bind", "tcp://127.0.0.1:0", "--disk-floor-gib", "0", *arguments)
 
 
 def address(device: Running) -> str:
@@ -200,7 +200,7 @@ def test_a_learner_that_comes_back_after_the_end_of_a_recording_gets_what_it_had
 
 @pytest.mark.parametrize("way", ["ctrl-c", "silence"])
 def test_a_recording_does_not_wait_for_its_learner_after_ctrl_c_or_a_long_silence(way: str) -> None:
-    with rig(*FINITE, "--linger-s", "3600" if way == "ctrl-c" else "1") as device:
+    with rig(*FINITE, "--linger-s", "3600" if way == "ctrl-c" else "5") as device:
         with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
             assert received(subscriber)
             wait_until(lambda: "durable with: one" in "".join(device.said))

@@ -109,7 +109,7 @@ def test_a_disk_that_is_full_is_one_line_whichever_file_it_refuses(tmp_path: Pat
         env=os.environ | {"PYTHONPATH": paths},
         capture_output=True,
         text=True,
-        timeout=170,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr

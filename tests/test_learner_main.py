@@ -93,7 +93,7 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
         with Publisher(endpoint, device="baby", epoch=EPOCH, on_full="wait") as publisher:
             for pair in make_pairs(24):
                 publisher.send(pair)
-            wait_until(lambda: has_steps(run))
+            wait_until(lambda: has_steps(run, received=24))
             with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
             wait_until(lambda: "<dt>received</dt><dd>24</dd>" in devices_on_the_page(http_port))
@@ -127,9 +127,11 @@ def devices_on_the_page(http_port: int) -> str:
     return markup
 
 
-def has_steps(run: Path) -> bool:
+def has_steps(run: Path, received: int) -> bool:
+    """Whether a few steps are noted, the last of them after so many pairs."""
     path = run / "steps.jsonl"
-    return path.is_file() and path.read_text().count("\n") >= 3
+    lines = path.read_text().split("\n")[:-1] if path.is_file() else []
+    return len(lines) >= 3 and json.loads(lines[-1])["received"] >= received
 
 
 def wait_until(holds: Callable[[], bool]) -> None:

@@ -127,7 +127,7 @@ def asking(port: int, path: str) -> socket.socket:
 
 def test_clients_that_never_read_or_never_end_their_request_are_disconnected_while_others_are_answered() -> None:
     here = access()
-    with served(APP, here, patience_s=0.3):
+    with served(APP, here, patience_s=1.0):
         deaf = asking(here.port, "/large")
         mute = socket.create_connection(("127.0.0.1", here.port), WAIT_S)
         mute.sendall(b"GET / HTTP/1.1\r\nHost:")

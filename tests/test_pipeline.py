@@ -46,7 +46,8 @@ def python(module: str, *arguments: str, **pipes: Any) -> subprocess.Popen[str]:
 def rig(name: str, folder: Path, fps: str, log: Path) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """A device over a folder with left/ and right/: its process and its address."""
     camera = f"dir:{folder / 'left'},{folder / 'right'}"
-    arguments = ("--camera", camera, "--fps", fps, "--name", name, "--bind", "tcp://127.0.0.1:0", "--json")
+    words = ("--camera", camera, "--fps", fps, "--name", name, "--bind", "tcp://127.0.0.1:0", "--json")
+    arguments = (*words, "--disk-floor-gib", "0")
     with log.open("w") as errors:
         process = python("device", *arguments, stdout=subprocess.PIPE, stderr=errors)
     try:

@@ -34,6 +34,13 @@ from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.source import Cursor
 
+
+@pytest.fixture
+def patient_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A subscriber that closes waits for its rig to confirm, however busy the machine is."""
+    monkeypatch.setattr(subscriber, "FAREWELL_S", 60.0)
+
+
 PAIR_BYTES = sum(len(eye) for eye in (make_pair(0, big=True).left, make_pair(0, big=True).right))
 
 
@@ -217,6 +224,7 @@ def test_two_rigs_with_a_spool_each_come_through_one_subscriber() -> None:
 # Learners that die, and what the rig keeps for them
 
 
+@pytest.mark.usefixtures("patient_farewell")
 def test_a_learner_that_is_killed_goes_on_behind_its_last_commit_and_has_every_pair_once() -> None:
     shelf = MemoryShelf()
     learned: list[EncodedPair] = []
@@ -264,6 +272,7 @@ def test_the_rig_keeps_a_pair_until_every_learner_it_knows_has_acknowledged_it()
         assert shelf.held() == 5
 
 
+@pytest.mark.usefixtures("patient_farewell")
 @pytest.mark.parametrize("capacity_bytes", [1 << 20, PAIR_BYTES])
 def test_the_last_acknowledgement_is_confirmed_when_a_subscriber_has_closed(capacity_bytes: int) -> None:
     """Also where its queue is full by then."""

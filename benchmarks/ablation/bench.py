@@ -167,7 +167,7 @@ def run_row(run: Run, materials: Materials) -> Line:
             continue
         cpu_s += time.process_time() - resumed_s
         recent = {name: round(float(np.mean(values[-RECENT:])), 4) for name, values in gauges.items()}
-        point = {"step": learner.steps, "cpu_s": round(cpu_s, 1), "gauges": recent}
+        point = {"step": learner.steps, "cpu_s": round(cpu_s, 3), "gauges": recent}
         curve.append(point | {"student": _probe(_student(learner), controls, materials.device)})
         if not due[1:]:
             break

@@ -42,7 +42,7 @@ SETTLE_S = 0.5
 LEAVE_S = 1.0
 PORT_TRIES = 100
 START_TIMEOUT_S = 60.0
-END_TIMEOUT_S = 30.0
+END_TIMEOUT_S = 120.0
 """Longest wait for the end of a trip beyond its own length."""
 Eyes = tuple[Image, Image]
 Load = Sequence[Eyes] | Sequence[EncodedPair]
