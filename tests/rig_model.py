@@ -12,7 +12,7 @@ import msgspec
 
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_messages import Gave, Here, Span
-from stream.live.ledger import Account
+from stream.live.ledger import Ledger
 from stream.pair import EncodedPair, Header
 from stream.source import Cursor
 
@@ -51,7 +51,7 @@ class World:
         self.epochs: list[Epoch] = []
         self.link: deque[EncodedPair | Hello | Bye] = deque()
         self.answers: deque[Callable[[], None]] = deque()
-        self.account = Account()
+        self.ledger = Ledger()
         self.queue: deque[EncodedPair] = deque()
         self.hands: list[Name] = []
         self.committed: list[Name] = []
@@ -146,14 +146,14 @@ class World:
         for _ in range(min(1 + count, len(self.link))):
             match self.link.popleft():
                 case Hello() as hello:
-                    self.account.hello(hello, self.now_s)
+                    self.ledger.receive_hello(hello, self.now_s)
                     self.tell(hello.epoch, hello.next_seq)
                 case Bye() as bye:
-                    self.account.bye(bye, self.now_s)
+                    self.ledger.receive_bye(bye, self.now_s)
                     self.tell(bye.epoch, bye.next_seq)
                 case EncodedPair(header) as live:
                     new = name_of(live) not in [*self.hands, *map(name_of, self.queue)]
-                    assert self.account.pair(live, self.now_s) == new
+                    assert self.ledger.receive(live, self.now_s) == new
                     self.tell(header.epoch, header.seq + 1)
                     self.accept([live] * new)
 
@@ -163,7 +163,7 @@ class World:
             self.answers.append(partial(self.hear_where, Here(2, "baby", spans, 0, 0), self.now_s))
 
     def ask_for_a_hole(self, count: int) -> None:
-        wanted = self.account.wanted(0, 1 + count, self.now_s, {}) if self.spooled else None
+        wanted = self.ledger.next_request(0, 1 + count, self.now_s, {}) if self.spooled else None
         if wanted is not None:
             self.answers.append(self.answer(*wanted))
 
@@ -173,14 +173,14 @@ class World:
         upto = min(last, epoch.head) if epoch.open else last
         rows = [pair(seq, epoch=name) for seq in range(first, upto) if seq in epoch.there]
         gave = Gave(2, "baby", name, first, max(first, upto), [])
-        return lambda: self.accept(self.account.gave(gave, rows, 0))
+        return lambda: self.accept(self.ledger.receive_gave(gave, rows, 0))
 
     def hear_answers(self, count: int) -> None:
         for _ in range(min(1 + count, len(self.answers))):
             self.answers.popleft()()
 
     def hear_where(self, here: Here, asked_s: float) -> None:
-        self.account.here(here, 0, asked_s, 0)
+        self.ledger.receive_here(here, 0, asked_s, 0)
         self.met = True
         for span in here.spans:
             self.tell(span.epoch, span.head)
@@ -190,11 +190,11 @@ class World:
 
     def take(self, count: int) -> None:
         pairs = [self.queue.popleft() for _ in range(min(1 + count, len(self.queue)))]
-        self.account.given(pairs)
+        self.ledger.deliver(pairs)
         self.hands += map(name_of, pairs)
 
     def commit(self, _: int) -> None:
-        self.cursor = json.loads(json.dumps(self.account.cursor()))
+        self.cursor = json.loads(json.dumps(self.ledger.cursor()))
         self.committed = self.hands.copy()
         self.committed_told, self.committed_met = self.told.copy(), self.met
 
@@ -203,14 +203,14 @@ class World:
         if self.cursor is None:
             return
         lost = self.lost(self.cursor)
-        for name, upto in self.account.acknowledgement(self.cursor, 0).items():
+        for name, upto in self.ledger.acknowledgement(self.cursor, 0).items():
             epoch = next(epoch for epoch in self.epochs if epoch.name == name)
             freed = {(name, seq) for seq in epoch.there if seq < upto}
             assert freed <= {*self.committed, *lost}
             self.free(epoch, min(upto, epoch.head))
 
     def kill_the_learner(self, _: int) -> None:
-        self.account = Account(self.cursor)
+        self.ledger = Ledger(self.cursor)
         self.hands = self.committed.copy()
         self.told, self.met = self.committed_told.copy(), self.committed_met
         self.queue.clear()
@@ -244,7 +244,7 @@ class World:
 
     def compare(self) -> None:
         """The counts are those of the ranges, and nothing is lost that the learner or the spool has."""
-        stats, lost = self.account.stats(), self.lost(self.account.cursor())
+        stats, lost = self.ledger.stats(), self.lost(self.ledger.cursor())
         assert (stats.lost, stats.received) == (len(lost), len(self.hands) + len(self.queue))
         assert not {*self.hands, *map(name_of, self.queue)} & {*lost}
         assert not {(epoch.name, seq) for epoch in self.epochs for seq in epoch.there} & {*lost}
@@ -257,14 +257,14 @@ class World:
         self.now_s += 1
         self.act("ask_where", 0)
         self.act("hear_answers", 0)
-        while self.spooled and self.account.wanted(0, 4, self.now_s, {}) is not None:
+        while self.spooled and self.ledger.next_request(0, 4, self.now_s, {}) is not None:
             self.act("ask_for_a_hole", 3)
             self.act("hear_answers", 0)
         while self.queue:
             self.act("take", 7)
         self.act("commit", 0)
         assert self.cursor is not None
-        assert self.account.stats().pending == 0
+        assert self.ledger.stats().pending == 0
         accounted = {*self.committed, *self.lost(self.cursor)}
         for epoch in self.epochs:
             for seq in range(epoch.made):

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 from running import ROOT, environment
 
+from device.cameras.open import CAMERAS
+
 FOLDERS = ("stream", "device", "buffer", "learner", "benchmarks", "examples", "tests", "deploy", "docs")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 HISTORY = {"log.md", "renamed.md", "CHANGELOG.md"}
@@ -74,6 +76,11 @@ def test_every_new_module_of_the_list_of_renames_exists() -> None:
     assert len(new) > 100
     missing = [name for name in new if not (ROOT / f"{name.replace('.', '/')}.py").is_file()]
     assert not missing
+
+
+def test_readme_lists_every_camera() -> None:
+    table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| camera |")[2].partition("\n\n")[0]
+    assert set(re.findall(r"`(\w+)(?=[:`])", table)) >= set(CAMERAS)
 
 
 def test_every_flag_that_a_page_names_is_a_flag() -> None:

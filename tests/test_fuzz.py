@@ -48,7 +48,7 @@ from stream.live.backfill_messages import (
     read_question,
     to_body,
 )
-from stream.live.ledger import Account
+from stream.live.ledger import Ledger
 from stream.pair import MAX_SIDE, REASONS, EncodedPair, Header, Image
 from stream.recording.reader import read_pairs
 from stream.recording.writer import RecordingWriter
@@ -131,9 +131,9 @@ def cursor_in(parts: Parts) -> Cursor | None:
 def take_cursor(parts: Parts) -> None:
     cursor = cursor_in(parts)
     if cursor is not None:
-        account = Account(cursor)
-        use(account)
-        Account(json.loads(json.dumps(account.cursor())))
+        ledger = Ledger(cursor)
+        use(ledger)
+        Ledger(json.loads(json.dumps(ledger.cursor())))
 
 
 def take_cursor_of_a_recording(parts: Parts) -> None:
@@ -157,27 +157,27 @@ def take_key(parts: Parts) -> None:
     assert len(parse_key(b"".join(parts).decode("utf-8", "surrogateescape"))) == 40
 
 
-def use(account: Account) -> None:
-    """What an account is asked all the time."""
-    account.stats()
-    account.all_ended(1)
+def use(ledger: Ledger) -> None:
+    """What an ledger is asked all the time."""
+    ledger.stats()
+    ledger.all_ended(1)
     for place in (0, 1):
-        wanted = account.wanted(place, 256, 1e9, {EPOCHS[0]: [(0, 9)]})
+        wanted = ledger.next_request(place, 256, 1e9, {EPOCHS[0]: [(0, 9)]})
         if wanted is not None:
             to_body(Get(2, "me", *wanted, 1))
-        acknowledged = account.acknowledgement(account.cursor(), place)
+        acknowledged = ledger.acknowledgement(ledger.cursor(), place)
         read_question([to_body(Ack(2, "me", acknowledged, 0))])
 
 
-def account_with_holes() -> Account:
-    account = Account()
+def ledger_with_holes() -> Ledger:
+    ledger = Ledger()
     spans = [Span(EPOCHS[0], 2, 40, False), Span(EPOCHS[1], 0, 9, True)]
-    account.here(Here(2, "baby", spans, 0, 0), 0, 1.0, 0)
+    ledger.receive_here(Here(2, "baby", spans, 0, 0), 0, 1.0, 0)
     for seq in (7, 9, 8, 30, 1 << 20, 1 << 40):
-        account.pair(EncodedPair(msgspec.structs.replace(PAIRS[0].header, seq=seq), b"l", b"r"), 2.0)
-    account.given([EncodedPair(msgspec.structs.replace(PAIRS[0].header, seq=7), b"l", b"r")])
-    account.gave(Gave(2, "baby", EPOCHS[0], 20, 25, []), [], 0)
-    return account
+        ledger.receive(EncodedPair(msgspec.structs.replace(PAIRS[0].header, seq=seq), b"l", b"r"), 2.0)
+    ledger.deliver([EncodedPair(msgspec.structs.replace(PAIRS[0].header, seq=7), b"l", b"r")])
+    ledger.receive_gave(Gave(2, "baby", EPOCHS[0], 20, 25, []), [], 0)
+    return ledger
 
 
 def recording(*, checked: bool) -> bytes:
@@ -246,8 +246,8 @@ TARGETS = {
     "cursor": Target(
         take_cursor,
         [
-            [msgspec.msgpack.encode(account_with_holes().cursor())],
-            [msgspec.msgpack.encode(Account().cursor())],
+            [msgspec.msgpack.encode(ledger_with_holes().cursor())],
+            [msgspec.msgpack.encode(Ledger().cursor())],
         ],
         ValueError,
     ),
@@ -490,29 +490,29 @@ cursors = st.fixed_dictionaries({"devices": st.dictionaries(device_names, kept_d
 def test_an_account_bears_every_cursor_and_every_message_that_can_come(
     cursor: Cursor, script: list[tuple[object, int, float]]
 ) -> None:
-    account, waiting = Account(cursor), list[EncodedPair]()
+    ledger, waiting = Ledger(cursor), list[EncodedPair]()
     for message, place, now_s in script:
         pair = EncodedPair(message, b"l", b"r") if isinstance(message, Header) else None
         try:
             match message:
                 case Hello():
-                    account.hello(message, now_s)
+                    ledger.receive_hello(message, now_s)
                 case Bye():
-                    account.bye(message, now_s)
+                    ledger.receive_bye(message, now_s)
                 case Here():
-                    account.here(message, place, now_s, 7)
+                    ledger.receive_here(message, place, now_s, 7)
                 case Gave():
-                    waiting += account.gave(message, [], place)
+                    waiting += ledger.receive_gave(message, [], place)
                 case "given":
-                    account.given(waiting)
+                    ledger.deliver(waiting)
                     waiting.clear()
                 case "killed":
-                    account = Account(json.loads(json.dumps(account.cursor())))
+                    ledger = Ledger(json.loads(json.dumps(ledger.cursor())))
                     waiting.clear()
                 case _:
                     assert pair is not None
-                    waiting += [pair] * account.pair(pair, now_s)
+                    waiting += [pair] * ledger.receive(pair, now_s)
         except MalformedMessage:
             pass
-        use(account)
-    assert min(account.stats().lost, account.stats().pending, account.stats().received) >= 0
+        use(ledger)
+    assert min(ledger.stats().lost, ledger.stats().pending, ledger.stats().received) >= 0

@@ -48,7 +48,7 @@ from stream.live.backfill_messages import (
     to_body,
 )
 from stream.live.backfill_server import BackfillServer, backfill_endpoint
-from stream.live.ledger import Account
+from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.pair import MAX_EYE_BYTES, EncodedPair
 
@@ -414,12 +414,12 @@ class Rig:
 
 
 class Learner:
-    """A client with its account and a clock that stands."""
+    """A client with its ledger and a clock that stands."""
 
     def __init__(self, socket: zmq.Socket[bytes], **changes: object) -> None:
         self.now_s = 0.0
         self.stamps = itertools.count(1)
-        self.account = Account()
+        self.ledger = Ledger()
         options: dict[str, object] = {"consumer": "me", "durable": None, **changes}
         self.client = BackfillClient(
             socket,
@@ -430,14 +430,14 @@ class Learner:
         )
 
     def asks(self, *, has_room: bool = True) -> None:
-        self.client.ask(self.account, has_room=has_room)
+        self.client.ask(self.ledger, has_room=has_room)
 
     def takes(self) -> list[int]:
         """The numbers of the pairs that are new in the next answer."""
         assert self.client.socket.poll(60_000), "no answer came within 60 s"
         answered = self.client.receive()
         assert answered is not None
-        return [pair.header.seq for pair in self.client.take(answered, self.account)]
+        return [pair.header.seq for pair in self.client.take(answered, self.ledger)]
 
 
 @contextmanager
@@ -539,7 +539,7 @@ def test_a_question_is_asked_again_once_a_later_one_was_answered_and_never_becau
         learner.asks()
         assert asked(rig, 1) == ranges[1:]
         gives(learner, rig, ranges[1:])
-        assert learner.account.stats().pending == 0
+        assert learner.ledger.stats().pending == 0
 
 
 def test_an_answer_to_where_is_taken_however_long_it_was_on_its_way() -> None:
@@ -550,7 +550,7 @@ def test_an_answer_to_where_is_taken_however_long_it_was_on_its_way() -> None:
         first = rig.hears(Where)
         rig.says(Here(2, "baby", [Span(EPOCH, 0, 9, True)], first.sent_ns, 0))
         learner.takes()
-        assert learner.account.stats().pending == 9
+        assert learner.ledger.stats().pending == 9
 
 
 def test_an_answer_that_comes_after_its_question_was_asked_again_is_taken_and_the_second_one_is_not() -> None:
@@ -565,7 +565,7 @@ def test_an_answer_that_comes_after_its_question_was_asked_again_is_taken_and_th
         gives(learner, rig, ranges)
         rig.says(Gave(2, "baby", EPOCH, 0, 3, []), rows(make_pairs(0, 3)))
         assert learner.takes() == []
-        assert learner.account.stats().received == 3
+        assert learner.ledger.stats().received == 3
 
 
 def test_a_rig_that_gives_nothing_now_is_asked_again_after_a_pause() -> None:
@@ -603,8 +603,8 @@ def test_a_row_that_is_not_the_pair_it_should_be_is_refused_and_lost_and_the_res
         answered = learner.client.receive() if learner.client.socket.poll(60_000) else None
         assert answered is not None
         assert [error.reason for error in answered.refused] == ["crc", "crc", "size", "header", "header", "header"]
-        assert [pair.header.seq for pair in learner.client.take(answered, learner.account)] == [0, 6]
-        assert (learner.account.stats().lost, learner.account.stats().pending) == (5, 0)
+        assert [pair.header.seq for pair in learner.client.take(answered, learner.ledger)] == [0, 6]
+        assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (5, 0)
 
 
 def test_an_answer_that_is_too_large_is_refused_and_the_question_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -631,7 +631,7 @@ def test_an_answer_to_where_that_was_not_asked_is_not_taken() -> None:
         rig.hears(Where)
         rig.says(Here(2, "baby", [Span(EPOCH, 0, 9, True)], 12345, 0))
         assert learner.takes() == []
-        assert learner.account.stats().pending == 0
+        assert learner.ledger.stats().pending == 0
 
 
 def owes(learner: Learner) -> bool:
@@ -643,8 +643,8 @@ def committed(learner: Learner, rig: Rig, first: int, last: int) -> None:
     learner.asks()
     assert asked(rig, 1) == [(first, last)]
     gives(learner, rig, [(first, last)])
-    learner.account.given(make_pairs(first, last))
-    learner.client.acknowledge(learner.account, learner.account.cursor())
+    learner.ledger.deliver(make_pairs(first, last))
+    learner.client.acknowledge(learner.ledger, learner.ledger.cursor())
 
 
 def test_an_acknowledgement_is_told_once_and_again_only_where_its_answer_was_lost() -> None:
@@ -679,8 +679,8 @@ def test_a_confirmation_of_an_older_acknowledgement_is_none_of_the_newer_one() -
         rig.hears(Ack)
         rig.hears(Get)
         gives(learner, rig, [(3, 5)])
-        learner.account.given(make_pairs(3, 5))
-        learner.client.acknowledge(learner.account, learner.account.cursor())
+        learner.ledger.deliver(make_pairs(3, 5))
+        learner.client.acknowledge(learner.ledger, learner.ledger.cursor())
         learner.asks()
         second = rig.hears(Ack)
         assert second.upto == {EPOCH: 5}
@@ -696,9 +696,9 @@ def test_what_the_last_process_committed_is_acknowledged_as_soon_as_the_spool_is
     with linked() as (learner, rig):
         told(learner, rig, Span(EPOCH, 0, 3, True))
         committed(learner, rig, 0, 3)
-    cursor = learner.account.cursor()
+    cursor = learner.ledger.cursor()
     with linked(durable=cursor) as (after, rig):
-        after.account = Account(cursor)
+        after.ledger = Ledger(cursor)
         told(after, rig, Span(EPOCH, 0, 3, True))
         after.asks()
         question = rig.hears(Ack)
@@ -709,9 +709,9 @@ def test_a_commit_from_before_a_new_epoch_was_named_is_acknowledged_in_full_once
     with linked() as (learner, rig):
         told(learner, rig, Span(EPOCH, 0, 0, True))
         (pair,) = make_pairs(0, 1, epoch=OTHER_EPOCH)
-        assert learner.account.pair(pair, 0.5)
-        learner.account.given([pair])
-        learner.client.acknowledge(learner.account, learner.account.cursor())
+        assert learner.ledger.receive(pair, 0.5)
+        learner.ledger.deliver([pair])
+        learner.client.acknowledge(learner.ledger, learner.ledger.cursor())
         learner.asks()
         question = rig.hears(Ack)
         assert question.upto == {EPOCH: 0}

@@ -34,7 +34,7 @@ from stream import codec
 from stream.codec import encode_pair, to_parts
 from stream.errors import EndOfStream, EndpointError, StreamError
 from stream.live import subscriber
-from stream.live.ledger import Account
+from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import Codec
@@ -357,7 +357,7 @@ def test_a_failure_while_receiving_is_raised_to_the_caller_after_the_pairs_befor
             failed.set()
             raise RuntimeError("as anything might fail")
 
-        monkeypatch.setattr(Account, "pair", fail)
+        monkeypatch.setattr(Ledger, "receive", fail)
         publisher.send(make_pair(1))
         assert failed.wait(60)
         assert received(source, 1) == [make_pair(0)]

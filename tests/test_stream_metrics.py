@@ -10,7 +10,7 @@ from rig_model import pair
 
 from stream import pair as datum
 from stream.live.announcements import Bye, Hello
-from stream.live.ledger import Account
+from stream.live.ledger import Ledger
 from stream.live.metrics import MAX_DEVICES_TOLD, StreamMetrics
 from stream.stats import DeviceStats, SourceStats
 from stream.transport import handshake
@@ -18,13 +18,13 @@ from stream.transport import handshake
 EPOCH = "0" * 32
 
 
-def told(stats: SourceStats | Account, *, before: SourceStats | None = None, now_s: float = 0.0) -> CollectorRegistry:
-    """A registry with the metrics of an account, begun at time 0."""
+def told(stats: SourceStats | Ledger, *, before: SourceStats | None = None, now_s: float = 0.0) -> CollectorRegistry:
+    """A registry with the metrics of an ledger, begun at time 0."""
     now = [0.0]
     registry = CollectorRegistry()
 
     def read() -> SourceStats:
-        present = stats.stats() if isinstance(stats, Account) else stats
+        present = stats.stats() if isinstance(stats, Ledger) else stats
         return replace(present, endpoints=("tcp://a:1", "tcp://b:1"), before={} if before is None else before.devices)
 
     metrics = StreamMetrics(read, lambda: 3, clock=lambda: now[0])
@@ -39,41 +39,41 @@ def value(registry: CollectorRegistry, name: str, **labels: str) -> float | None
 
 
 def test_a_pair_that_comes_after_it_was_given_up_does_not_make_a_count_fall() -> None:
-    account = Account()
+    ledger = Ledger()
     for seq in (0, 3):
-        account.pair(pair(seq), 0.0)
-    account.hello(Hello(device="baby", epoch=EPOCH, next_seq=4), 0.0)
-    registry = told(account)
+        ledger.receive(pair(seq), 0.0)
+    ledger.receive_hello(Hello(device="baby", epoch=EPOCH, next_seq=4), 0.0)
+    registry = told(ledger)
     assert value(registry, "lost_pairs_total") == value(registry, "device_lost_pairs_total", device="baby") == 2
-    account.pair(pair(1), 0.0)
-    assert account.stats().lost == 1
+    ledger.receive(pair(1), 0.0)
+    assert ledger.stats().lost == 1
     assert value(registry, "lost_pairs_total") == value(registry, "device_lost_pairs_total", device="baby") == 2
     assert value(registry, "returned_pairs_total") == 1
 
 
 def test_counts_are_those_of_this_process_since_a_crash_would_make_the_others_fall() -> None:
-    earlier = Account()
-    earlier.hello(Hello(device="baby", epoch=EPOCH, next_seq=0), 0.0)
+    earlier = Ledger()
+    earlier.receive_hello(Hello(device="baby", epoch=EPOCH, next_seq=0), 0.0)
     pairs = [pair(seq) for seq in (0, 5)]
-    earlier.given([one for one in pairs if earlier.pair(one, 0.0)])
-    account = Account(earlier.cursor())
-    registry = told(account, before=account.stats())
-    assert account.stats().received == 2
+    earlier.deliver([one for one in pairs if earlier.receive(one, 0.0)])
+    ledger = Ledger(earlier.cursor())
+    registry = told(ledger, before=ledger.stats())
+    assert ledger.stats().received == 2
     assert value(registry, "received_pairs_total") == value(registry, "lost_pairs_total") == 0
-    account.pair(pair(6), 1.0)
+    ledger.receive(pair(6), 1.0)
     assert value(registry, "received_pairs_total") == 1
     assert value(registry, "device_received_pairs_total", device="baby") == 1
 
 
 def test_silence_is_counted_from_the_last_pair_or_from_the_start_and_ends_with_the_stream() -> None:
-    account = Account()
-    account.pair(pair(0), 4.0)
-    assert value(told(account, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(6.0)
-    known = Account(account.cursor())
+    ledger = Ledger()
+    ledger.receive(pair(0), 4.0)
+    assert value(told(ledger, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(6.0)
+    known = Ledger(ledger.cursor())
     assert value(told(known, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(10.0)
-    account.bye(Bye(device="baby", epoch=EPOCH, next_seq=1), 5.0)
-    assert value(told(account, now_s=10.0), "device_silent_seconds", device="baby") is None
-    assert value(told(account), "devices") == 1
+    ledger.receive_bye(Bye(device="baby", epoch=EPOCH, next_seq=1), 5.0)
+    assert value(told(ledger, now_s=10.0), "device_silent_seconds", device="baby") is None
+    assert value(told(ledger), "devices") == 1
 
 
 def test_a_clock_that_is_not_known_is_left_out_and_one_that_is_tells_its_error() -> None:

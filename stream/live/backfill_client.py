@@ -1,6 +1,6 @@
 """The learner's end of one rig's second socket: asks what is there, pulls what is missing, acknowledges what is durable.
 
-Used by the subscriber's thread, between live messages. It decides when to ask; what to ask for is the account's to say.
+Used by the subscriber's thread, between live messages. It decides when to ask; what to ask for is the ledger's to say.
 Two questions are under way at a time, so that the rig reads the next pairs while the last ones travel; each asks for
 little, so that a live pair waits behind little.
 
@@ -19,7 +19,7 @@ import zmq
 from stream import codec
 from stream.errors import MalformedMessage
 from stream.live.backfill_messages import MAX_ROWS, Ack, Acked, Gave, Get, Here, Row, Where, read_answer, to_body
-from stream.live.ledger import Account
+from stream.live.ledger import Ledger
 from stream.pair import MAX_EYE_BYTES, EncodedPair
 from stream.source import Cursor
 
@@ -71,7 +71,7 @@ class BackfillClient:
     """One rig's spool as seen from the learner.
 
     socket: a fresh DEALER, connected, whose security is set; it belongs to the client.
-    place: the number of this endpoint in the account.
+    place: the number of this endpoint in the ledger.
     consumer: name under which the rig keeps pairs for us; empty: it does not.
     durable: the cursor that the last process left.
     """
@@ -107,12 +107,12 @@ class BackfillClient:
         """Whether the rig has not confirmed the last acknowledgement yet."""
         return self._owed != self._confirmed
 
-    def acknowledge(self, account: Account, cursor: Cursor) -> None:
+    def acknowledge(self, ledger: Ledger, cursor: Cursor) -> None:
         """From now on tell the rig what `cursor` made durable, until it has heard it."""
         self._durable = cursor
-        self._owe(account)
+        self._owe(ledger)
 
-    def ask(self, account: Account, *, has_room: bool) -> None:
+    def ask(self, ledger: Ledger, *, has_room: bool) -> None:
         """Send what is due: the question where everything is, acknowledgements, and while there is room, for holes."""
         now_s = self._clock()
         if now_s >= self._where_due_s:
@@ -120,7 +120,7 @@ class BackfillClient:
         if self.owes_acknowledgement and (self._told is None or self._told.upto != self._owed):
             self._acknowledge(now_s)
         while has_room and now_s >= self._get_due_s and len(self._asked) < UNDER_WAY:
-            if not self._ask_for_hole(account, now_s):
+            if not self._ask_for_hole(ledger, now_s):
                 return
 
     def receive(self) -> Answered | None:
@@ -139,14 +139,14 @@ class BackfillClient:
                 refused.append(error)
         return Answered(answer, tuple(pairs), tuple(refused))
 
-    def take(self, answered: Answered, account: Account) -> list[EncodedPair]:
-        """Enter an answer into the account; returns the pairs that are new."""
+    def take(self, answered: Answered, ledger: Ledger) -> list[EncodedPair]:
+        """Enter an answer into the ledger; returns the pairs that are new."""
         now_s = self._clock()
         match answer := answered.answer:
             case Here():
                 asked_s = self._wheres.pop(answer.asked_ns, None)
                 if asked_s is not None:
-                    self._here(answer, asked_s, account)
+                    self._here(answer, asked_s, ledger)
                 return []
             case Acked():
                 if self._told is not None and self._told.sent_ns == answer.asked_ns:
@@ -157,27 +157,27 @@ class BackfillClient:
                     asked for asked in self._asked if (asked.epoch, asked.first) != (answer.epoch, answer.first)
                 ]
                 self._get_due_s = now_s + PAUSE_S  # unless this one brings us on
-                new = account.gave(answer, answered.pairs, self.place)
+                new = ledger.receive_gave(answer, answered.pairs, self.place)
                 if answer.next > answer.first:
                     self._get_due_s = now_s
                 for pair in answered.pairs:
                     self._pair_bytes += (len(pair.left) + len(pair.right) - self._pair_bytes) / 8
                 return new
 
-    def _here(self, here: Here, asked_s: float, account: Account) -> None:
+    def _here(self, here: Here, asked_s: float, ledger: Ledger) -> None:
         self._answered = True
         self._asked = [asked for asked in self._asked if asked.sent_s >= asked_s]  # the others were overtaken
         if self._told is not None and self._told.sent_s < asked_s:
             self._told = None
-        account.here(here, self.place, asked_s, self._clock_ns())
+        ledger.receive_here(here, self.place, asked_s, self._clock_ns())
         named = {span.epoch for span in here.spans}
         if named != self._named:
             self._named = named
-            self._owe(account)
+            self._owe(ledger)
 
-    def _owe(self, account: Account) -> None:
+    def _owe(self, ledger: Ledger) -> None:
         if self._consumer and self._durable is not None:
-            self._owed = account.acknowledgement(self._durable, self.place)
+            self._owed = ledger.acknowledgement(self._durable, self.place)
 
     def _acknowledge(self, now_s: float) -> None:
         sent_ns = self._clock_ns()
@@ -192,12 +192,12 @@ class BackfillClient:
                 self._wheres.pop(next(iter(self._wheres)))
         self._where_due_s = now_s + (WHERE_INTERVAL_S if self._answered else WHERE_FIRST_INTERVAL_S)
 
-    def _ask_for_hole(self, account: Account, now_s: float) -> bool:
+    def _ask_for_hole(self, ledger: Ledger, now_s: float) -> bool:
         under_way: dict[str, list[tuple[int, int]]] = {}
         for asked in self._asked:
             under_way.setdefault(asked.epoch, []).append((asked.first, asked.last))
         limit = min(max(1, int(CREDIT_BYTES / self._pair_bytes)), MAX_PAIRS)
-        wanted = account.wanted(self.place, limit, now_s, under_way)
+        wanted = ledger.next_request(self.place, limit, now_s, under_way)
         if wanted is None or not self._send(to_body(Get(2, self._consumer, *wanted, CREDIT_BYTES))):
             return False
         self._asked.append(_Asked(*wanted, now_s))

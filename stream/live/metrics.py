@@ -26,7 +26,7 @@ MAX_DEVICES_TOLD = 64
 
 
 class StreamMetrics(Collector):
-    """Reads the account when Prometheus asks, so that no count is kept twice.
+    """Reads the ledger when Prometheus asks, so that no count is kept twice.
 
     stats: of the source; None, and then there are no metrics, where it keeps none. backlog: pairs that wait to be received by
     the learner. clock: seconds, that of `DeviceStats.last_received_s`.

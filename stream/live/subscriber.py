@@ -27,7 +27,7 @@ from stream.live import announcements
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_client import HIGH_WATER, BackfillClient
 from stream.live.backfill_server import backfill_endpoint
-from stream.live.ledger import Account
+from stream.live.ledger import Ledger
 from stream.pair import MAX_EYE_BYTES, EncodedPair
 from stream.source import Cursor
 from stream.stats import SourceStats
@@ -103,8 +103,8 @@ class Subscriber:
         self._capacity_bytes = capacity_bytes
         self._devices_to_end = len(addresses) if end_on_bye else None
         self._clock = clock
-        self._account = Account(cursor)
-        self._before = self._account.stats().devices
+        self._ledger = Ledger(cursor)
+        self._before = self._ledger.stats().devices
         self._acknowledged: Cursor | None = None
         self._queue: deque[EncodedPair] = deque()
         self._queued_bytes = 0
@@ -138,7 +138,7 @@ class Subscriber:
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._is_over(), timeout_s)
             pairs = [self._queue.popleft() for _ in range(min(limit, len(self._queue)))]
-            self._account.given(pairs)
+            self._ledger.deliver(pairs)
             self._queued_bytes -= sum(_size(pair) for pair in pairs)
             self._changed.notify_all()
             if pairs:
@@ -152,7 +152,7 @@ class Subscriber:
     def cursor(self) -> Cursor:
         """See Source."""
         with self._changed:
-            return self._account.cursor()
+            return self._ledger.cursor()
 
     def acknowledge(self, cursor: Cursor) -> None:
         """See Source: the rigs are told soon, and again until they confirm it."""
@@ -170,7 +170,7 @@ class Subscriber:
             failures.update(dialer.failures())
         with self._changed:
             return replace(
-                self._account.stats(),
+                self._ledger.stats(),
                 failed_handshakes=dict(failures),
                 before=self._before,
                 endpoints=self.endpoints,
@@ -193,7 +193,7 @@ class Subscriber:
         self.close()
 
     def _is_over(self) -> bool:
-        ended = self._devices_to_end is not None and self._account.all_ended(self._devices_to_end)
+        ended = self._devices_to_end is not None and self._ledger.all_ended(self._devices_to_end)
         return ended or self._closing or self._failure is not None
 
     def _has_room(self) -> bool:
@@ -245,12 +245,12 @@ class Subscriber:
             cursor, self._acknowledged = self._acknowledged, None
             if cursor is not None:
                 for spool in self._spools:
-                    spool.acknowledge(self._account, cursor)
+                    spool.acknowledge(self._ledger, cursor)
         for spool in self._spools:
             if self._has_room():
                 self._guarded(self._take_answer, spool)
             with self._changed:
-                spool.ask(self._account, has_room=self._has_room() and not self._closing)
+                spool.ask(self._ledger, has_room=self._has_room() and not self._closing)
 
     def _say_farewell(self) -> None:
         deadline_s = time.monotonic() + FAREWELL_S
@@ -272,7 +272,7 @@ class Subscriber:
 
     def _refuse(self, error: MalformedMessage) -> None:
         with self._changed:
-            self._account.malformed(error.reason)
+            self._ledger.count_malformed(error.reason)
             self._log_malformed(error, self._clock())
 
     def _take(self, parts: list[bytes]) -> None:
@@ -280,12 +280,12 @@ class Subscriber:
         with self._changed:
             match message:
                 case Hello():
-                    self._account.hello(message, now_s)
+                    self._ledger.receive_hello(message, now_s)
                 case Bye():
-                    self._account.bye(message, now_s)
+                    self._ledger.receive_bye(message, now_s)
                     self._confirm(message)
                 case EncodedPair():
-                    if self._account.pair(message, now_s):
+                    if self._ledger.receive(message, now_s):
                         self._enqueue([message])
             self._changed.notify_all()
 
@@ -302,7 +302,7 @@ class Subscriber:
         for error in answered.refused:
             self._refuse(error)
         with self._changed:
-            self._enqueue(spool.take(answered, self._account))
+            self._enqueue(spool.take(answered, self._ledger))
             self._changed.notify_all()
 
     def _enqueue(self, pairs: Sequence[EncodedPair]) -> None:
@@ -315,7 +315,7 @@ class Subscriber:
         last_s = self._logged_s.get(error.reason)
         if last_s is None or now_s - last_s >= LOG_INTERVAL_S:
             self._logged_s[error.reason] = now_s
-            log.warning("message dropped: %s count=%d", error, self._account.stats().malformed[error.reason])
+            log.warning("message dropped: %s count=%d", error, self._ledger.stats().malformed[error.reason])
 
     def _free(self) -> None:
         for dialer in self._dialers:

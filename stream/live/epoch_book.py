@@ -1,0 +1,182 @@
+"""One epoch of a device as its consumer knows it: which pairs were received, delivered or lost, and which are missing.
+
+Pure. A number is *known* once its pair was received or is lost for good, and *done* once its pair was delivered to the learner
+or is lost for good. A number below the head that is not known is a hole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import Self
+
+import msgspec
+
+from stream.live.backfill_messages import Seq, Span
+from stream.ranges import Ranges
+
+
+class EpochState(Enum):
+    """Whether the holes of an epoch can be filled."""
+
+    HEARD = auto()
+    """Announced on the live stream. No spool has named it yet, so its holes wait."""
+    SPOOLED = auto()
+    """A spool has named it: its holes can be pulled."""
+    UNSPOOLED = auto()
+    """Its rig keeps no spool: a hole is a loss at once."""
+    GONE = auto()
+    """No spool has it any more, and no rig publishes it."""
+
+
+class Arrival(Enum):
+    """What a received pair is to its epoch."""
+
+    NEW = auto()
+    RETURNED = auto()
+    """It had been counted as lost."""
+    REPEATED = auto()
+    """It was received before, and is to be dropped."""
+
+
+@dataclass(slots=True)
+class RangeBudget:
+    """How many ranges all epochs together may keep, and how many they do keep."""
+
+    max_ranges: int
+    known: int = 0
+    lost: int = 0
+
+
+class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"first": "joined"}):
+    """An epoch in a cursor."""
+
+    first: Seq
+    head: Seq
+    done: list[tuple[Seq, Seq]]
+    lost: list[tuple[Seq, Seq]]
+    gone: bool
+
+
+@dataclass(slots=True)
+class EpochBook:
+    """The numbers of an epoch, and the rules by which they become known.
+
+    since_s: when the epoch was first heard of. endpoint: number of the endpoint whose spool named it.
+    """
+
+    budget: RangeBudget
+    first: int
+    """The first number that this consumer is to receive."""
+    head: int
+    """One past the largest number that is known to exist."""
+    since_s: float
+    known: Ranges = field(default_factory=Ranges)
+    done: Ranges = field(default_factory=Ranges)
+    lost: Ranges = field(default_factory=Ranges)
+    state: EpochState = EpochState.HEARD
+    endpoint: int | None = None
+    closed: bool = False
+    """No number from `head` on will ever exist."""
+    superseded: bool = False
+    """Another epoch of its device was published after it."""
+    _counted: tuple[int, int] = (0, 0)
+    """The known and lost ranges that are counted in the budget."""
+
+    @classmethod
+    def restore(cls, cursor: EpochCursor, budget: RangeBudget) -> Self:
+        """The book of an earlier process. Raises ValueError for a cursor that contradicts itself."""
+        done, lost = Ranges(cursor.done), Ranges(cursor.lost)
+        if done.end > cursor.head or any(done.overlap(first, last) < last - first for first, last in lost):
+            raise ValueError("this is not the cursor of a live stream (it contradicts itself)")
+        state = EpochState.GONE if cursor.gone else EpochState.HEARD
+        book = cls(budget, cursor.first, cursor.head, float("-inf"), done.copy(), done, lost, state)
+        book._count_ranges()
+        return book
+
+    def cursor(self, *, live: bool) -> EpochCursor:
+        """The book for a cursor. live: whether the epoch is being published."""
+        gone = self.state is EpochState.GONE or (self.state is EpochState.UNSPOOLED and not live)
+        return EpochCursor(self.first, self.head, list(self.done), list(self.lost), gone)
+
+    def holes(self, upto: int | None = None) -> Iterator[tuple[int, int]]:
+        """The ranges [a, b) that are missing, in order; below `upto` where it is given."""
+        return self.known.missing(self.first, self.head if upto is None else min(upto, self.head))
+
+    def is_complete(self) -> bool:
+        """Whether no pair is missing, or waits to be delivered."""
+        return self.done == self.known and not any(self.holes())
+
+    def is_forgettable(self) -> bool:
+        """Whether it can be forgotten, once it is not live: it is complete, and nobody will send a pair of it again."""
+        return self.state in (EpochState.GONE, EpochState.UNSPOOLED) and self.is_complete()
+
+    def has_room_for(self, first: int, last: int) -> bool:
+        """Whether [first, last) can become known within the budget: it touches known numbers, or there is room."""
+        touches = first <= self.first or first - 1 in self.known or last in self.known
+        return touches or self.budget.known < self.budget.max_ranges
+
+    def receive(self, seq: int) -> Arrival:
+        """Make the number of a received pair known."""
+        returned = seq in self.lost
+        if seq in self.known and not returned:
+            return Arrival.REPEATED
+        if returned:
+            self.lost.remove(seq, seq + 1)
+            self.done.remove(seq, seq + 1)
+        self.head = max(self.head, seq + 1)
+        self.known.add(seq, seq + 1)
+        self._count_ranges()
+        return Arrival.RETURNED if returned else Arrival.NEW
+
+    def announce(self, head: int, *, backfill: bool) -> None:
+        """The rig says how far it is, and whether it keeps a spool."""
+        self.head = max(self.head, head)
+        if not backfill:
+            self.state = EpochState.UNSPOOLED
+        elif self.state is EpochState.UNSPOOLED:
+            self.state = EpochState.HEARD if self.endpoint is None else EpochState.SPOOLED
+
+    def read_span(self, span: Span, endpoint: int) -> int:
+        """A spool says which pairs it has. Returns how many numbers are lost by that."""
+        self.first = min(
+            self.first, span.tail
+        )  # the first pair that was received live may not be the first one there is
+        self.endpoint, self.state, self.head = endpoint, EpochState.SPOOLED, max(self.head, span.head)
+        lost = self.give_up(self.known.missing(self.first, span.tail))
+        if not span.open:
+            self.closed = True
+            lost += self.give_up(self.known.missing(span.head, self.head))
+        return lost
+
+    def dismiss(self) -> int:
+        """Nobody will send a missing pair of it. Returns how many numbers are lost by that."""
+        if self.state is not EpochState.UNSPOOLED:
+            self.state = EpochState.GONE
+        return self.give_up(self.holes())
+
+    def give_up(self, holes: Iterable[tuple[int, int]]) -> int:
+        """The pairs of these holes will never be received. Returns how many numbers are lost by that."""
+        lost = 0
+        for first, last in list(holes):
+            lost += self.known.add(first, last)
+            self.done.add(first, last)
+            self.lost.add(first, last)
+            self._count_ranges()
+        return lost
+
+    def forget(self) -> None:
+        """Give its ranges back to the budget."""
+        self.budget.known -= self._counted[0]
+        self.budget.lost -= self._counted[1]
+
+    def _count_ranges(self) -> None:
+        """Bring the budget up to date. Where there are too many lost ranges, the oldest ones are only counted from now on."""
+        known, lost = self._counted
+        self.budget.known += len(self.known) - known
+        self.budget.lost += len(self.lost) - lost
+        while self.budget.lost > self.budget.max_ranges and len(self.lost):
+            self.lost.remove(*next(iter(self.lost)))
+            self.budget.lost -= 1
+        self._counted = len(self.known), len(self.lost)
