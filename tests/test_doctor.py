@@ -166,7 +166,7 @@ def test_wrong_flags_of_a_doctor_are_exit_code_2(capfd: pytest.CaptureFixture[st
 def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("learner.doctor.PATIENCE_S", 60.0)
+    monkeypatch.setattr("learner.cli.doctor.PATIENCE_S", 60.0)
     with Publisher("tcp://127.0.0.1:0", device="rig-1", epoch=EPOCH) as rig:
         words = [
             "--connect",
