@@ -1,4 +1,4 @@
-"""What every camera gives: shots of two eyes. The contract of `device`; cameras satisfy it, capture consumes it."""
+"""The contract between cameras and capture: a camera gives shots of two eyes."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from stream.pair import Image
 
 
 class CameraError(ReportedError):
-    """A camera that cannot be opened or used; the message names it and says what to do."""
+    """A camera that cannot be opened or used; the message names the camera and says what to do."""
 
 
 class CameraMissing(CameraError):
-    """Hardware that is not there, is busy, or has stopped: the same settings may work later."""
+    """Hardware that is missing, busy, or has stopped: the same settings may work later."""
 
     exit_code = 1
 
 
 class BadShot(Exception):
-    """A shot that could not be read (a truncated file, a failed grab): dropped and counted, the camera goes on."""
+    """A shot that could not be read (a truncated file, a failed grab). It is dropped and counted, and the camera goes on."""
 
 
 @dataclass(frozen=True, slots=True)
 class EyeImage:
-    """One image as a camera gives it; at least one of `pixels` and `jpeg` is there.
+    """The image of one eye as a camera gives it, with `pixels`, `jpeg` or both.
 
-    pixels: uint8 [H, W] or [H, W, 3] BGR. jpeg: the camera's own compressed bytes, forwarded untouched. luma: a small
-    grey copy, uint8 [h, w], where the hardware gives one for nothing. captured_ns: nanoseconds since 1970.
+    captured_ns: nanoseconds since 1970. pixels: uint8 [H, W] or [H, W, 3] BGR. jpeg: the camera's own compressed bytes, which are
+    forwarded untouched. luma: a small grey copy, uint8 [h, w], if the hardware gives one at no cost.
     """
 
     captured_ns: int
@@ -39,7 +39,7 @@ class EyeImage:
     luma: Image | None = None
 
     def shape(self) -> Shape:
-        """Height, width, channels, without decoding; raises BadShot where there is no whole image."""
+        """Height, width and channels, without decoding; raises BadShot if there is no complete image."""
         if self.jpeg is not None:
             try:
                 return jpeg_shape(self.jpeg)
@@ -52,15 +52,17 @@ class EyeImage:
 
 @dataclass(frozen=True, slots=True)
 class SimLabels:
-    """What a simulated shot shows. For probes only: labels never travel and never reach training."""
+    """What a simulated shot shows, for probes only: labels are never sent and never used in training."""
 
     place: int
+    """Index of the room."""
     objects: tuple[int, ...]
+    """Ids of the visible pictures and things, sorted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """Both eyes at one moment."""
+    """The images of both eyes at one moment."""
 
     left: EyeImage
     right: EyeImage
@@ -68,15 +70,13 @@ class Shot:
 
 
 class Camera(Protocol):
-    """A source of shots, in the order of time.
-
-    fps is the camera's own rate in Hz, or None where it has none (a folder of files).
-    """
+    """A source of shots, in the order of time."""
 
     fps: float | None
+    """The camera's own rate in Hz; None if it has none, as a folder of files."""
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
-        """Shots until the camera ends; an unreadable one is *yielded* as a BadShot, so that a generator survives it."""
+        """Shots until the camera ends. A BadShot is *yielded*, not raised, because a generator that raises is finished."""
 
     def close(self) -> None:
         """Free the hardware or the files; idempotent."""

@@ -1,4 +1,4 @@
-"""The way of a pair on the rig, in one place: shot -> luma -> verdict -> encoded pair -> spool."""
+"""The path of a pair on the rig, in one place: shot -> luma -> verdict -> encoded pair -> spool."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def capture(
     metrics: DeviceMetrics | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[EncodedPair]:
-    """The kept pairs of a camera (or of any shots), encoded, numbered from 0 without holes.
+    """Yield the kept pairs of a camera (or of any shots), encoded, and numbered from 0 without holes.
 
-    A camera's own JPEG is forwarded untouched with codec "jpeg". What cannot be read is counted and left out; so are
-    pairs seen before and junk, whose counts travel in the next header. spool: of that device and epoch, where each pair
-    lies before it is given. clock: seconds, for the encoding time.
-    Raises ValueError for a device, epoch, codec or quality that cannot travel.
+    With codec "jpeg" a camera's own JPEG is forwarded untouched. Shots that cannot be read are counted and left out. So are
+    suppressed pairs and junk, whose counts are sent in the next header.
+    spool: of this device and epoch; it holds each pair before the pair is yielded. clock: seconds, to measure the encoding.
+    Raises ValueError for a device, epoch, codec or quality that cannot be sent.
     """
     metrics = DeviceMetrics() if metrics is None else metrics
     encode = partial(encode_pair, device=device, epoch=epoch, codec=codec, quality=quality)
@@ -57,7 +57,7 @@ def capture(
             left, right = _payload(shot.left, codec), _payload(shot.right, codec)
         except BadShot as bad:
             metrics.bad.inc()
-            _report(bad, metrics.counts().bad)
+            _log(bad, metrics.counts().bad)
             continue
         pair = encode(
             left,
@@ -80,7 +80,10 @@ def capture(
 def paced(
     shots: Iterable[Shot | BadShot], fps: float, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Iterator[Shot | BadShot]:
-    """The shots, at most `fps` a second by `clock`; after a delay they go on at that rate, without a burst."""
+    """Yield shots at most `fps` times per second of `clock`; a delay is not made up for by a burst.
+
+    clock: monotonic seconds. sleep: waits for so many seconds.
+    """
     due_s = clock()
     for shot in shots:
         now_s = clock()
@@ -91,7 +94,7 @@ def paced(
 
 
 def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
-    """The verdict on a shot; raises BadShot where it is not two readable images of one size."""
+    """Judge a shot; raises BadShot unless it is two readable images of one size."""
     left, right = shot.left.shape(), shot.right.shape()
     if left != right:
         raise BadShot(f"left is {left[1]}x{left[0]}x{left[2]} and right is {right[1]}x{right[0]}x{right[2]}")
@@ -99,7 +102,7 @@ def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
 
 
 def _payload(eye: EyeImage, codec: Codec) -> Image | bytes:
-    """What is to be encoded: the camera's own JPEG where it may travel as it is, else pixels."""
+    """The image for the encoder: the camera's own JPEG if the codec forwards it, otherwise pixels."""
     if eye.jpeg is not None and codec == "jpeg":
         return eye.jpeg
     if eye.pixels is not None:
@@ -111,7 +114,7 @@ def _payload(eye: EyeImage, codec: Codec) -> Image | bytes:
     return np.asarray(image, np.uint8)
 
 
-def _report(bad: BadShot, count: int) -> None:
-    """The 1st, 2nd, 4th, 8th, ...: a dying camera must not fill the card with log lines."""
+def _log(bad: BadShot, count: int) -> None:
+    """Log the 1st, 2nd, 4th, 8th, ... bad shot: a dying camera must not fill the card with log lines."""
     if count & (count - 1) == 0:
         log.warning("bad shot %d is left out: %s", count, bad)

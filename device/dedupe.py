@@ -1,17 +1,17 @@
-"""Has the rig seen this already? Judged from small luma images, before any colour conversion or encoding.
+"""Decides whether the rig has seen a shot before, from small luma images, before any colour conversion or encoding.
 
-What a learner wants is often small: a new thing on a known table. A measure of the whole image (every perceptual hash
-among them) is nearly blind to it, a *maximum over tiles* is not: at 1 % of duplicates kept, dHash finds 2 % of new
-objects that cover 0.17 % of the image, a tile maximum 99 %, at 1/100 of the cost. So the score of two pairs is the
-largest difference of a tile's mean luma, over all tiles of both eyes, after one gain per eye is divided out (exposure
-alone is nothing new), in grey levels of the newer image.
+New content is often small, such as a new thing on a known table. Measures of the whole image, perceptual hashes among them,
+hardly notice it, but a *maximum over tiles* does. With 1 % of the duplicates kept, dHash finds 2 % of the new objects that
+cover 0.17 % of the image, and a maximum over tiles finds 99 %, at 1/100 of the cost. Therefore the score of two pairs is the
+largest difference of a tile's mean luma, over all tiles of both eyes. A gain for each eye is divided out first, because another
+exposure is nothing new. The score is in grey levels of the newer image.
 
-Two refinements, measured on real stereo images with half a pixel of jitter, 5 % of gain and noise (recall of an object
-of 0.2 % at 1 % of duplicates kept: 0.952 without both, 0.990 with the first, 0.998 with both):
-- The tiles are 64 x 36, so that an object of twice their side covers one whole wherever it lies, not 32 x 18.
-- A camera that trembles moves edges: what a shift by a fifth of a tile explains, by the slope of the remembered image,
-  is not counted.
-Given up: a mount that vibrates more than that scores like a small object; raise the threshold there.
+Two refinements were measured on real stereo images with half a pixel of jitter, 5 % of gain and noise. The recall of an object
+that covers 0.2 % of the image, with 1 % of the duplicates kept, is 0.952 without both, 0.990 with the first, and 0.998 with both:
+- There are 64 x 36 tiles instead of 32 x 18, so that an object of twice their side covers a whole tile wherever it lies.
+- A camera that trembles moves edges. The difference that a shift by a fifth of a tile explains, by the slope of the remembered
+  image, is not counted.
+A mount that vibrates more than that scores like a small object: raise the threshold there.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from device.camera import BadShot, EyeImage
 from stream.pair import Image, Kept
 
 Junk = Literal["dark", "covered"]
-"""Both eyes see nothing (night, a lens cap on each); one eye sees nothing (a finger, one cap)."""
+"""Dark: both eyes see nothing (night, two lens caps). Covered: one eye sees nothing (a finger, one lens cap)."""
 
 GRID = (64, 36)
-"""Tiles across and down."""
+"""Number of tiles across and down."""
 _BLOCKS = (8, 6)  # divides GRID, so that the mean of a block is the plain mean of its tiles
 _EYES = 2
-_TREMBLE = 0.2  # tiles that the image may shift between two pairs of the same view: 4 pixels of 1280
-_PRUNE_SLACK = 1e-3  # grey levels; more than float32 can be wrong by, so that pruning never changes an answer
+_TREMBLE = 0.2  # tiles; two pairs of the same view may be shifted by so much: 4 pixels of 1280
+_PRUNE_SLACK = 1e-3  # grey levels; larger than the errors of float32, so that pruning never changes a decision
 _GAIN = 0.1  # a kept pair raises an adaptive threshold by 10 %
 _LOWEST, _HIGHEST = 4.0, 128.0  # grey levels; below is sensor noise, above nothing would pass
 
@@ -51,25 +51,25 @@ _Float = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class DedupeConfig:
-    """When a pair counts as seen before. Raises ValueError for a setting that cannot be meant."""
+    """When a pair counts as seen before. Raises ValueError for a setting out of range."""
 
     threshold: float = 16.0
-    """A pair is new where some tile differs by more grey levels (of 255) than this; raise it on a vibrating mount."""
+    """A pair is new if some tile differs by more grey levels (of 255) than this; raise it on a vibrating mount."""
     target_per_hour: float | None = None
-    """Pairs an hour to keep, for a link, a card or a battery with a budget: `threshold` is then only where the search
-    for the right one starts."""
+    """Pairs to keep per hour, for a link, a card or a battery with a budget. The threshold is then adapted, and `threshold` is
+    its value at the start."""
     max_silence_s: float = 10.0
-    """Keep a pair at the latest this long after the last kept one; inf: never for that reason."""
+    """Keep a pair if none was kept for this long; inf: never for that reason."""
     audit_share: float = 0.01
     """Keep this share of the suppressed pairs at random, to measure what suppression loses."""
     ring: int = 64
-    """Earlier kept pairs remembered beside the last one, so that coming back to a place is no news."""
+    """Number of earlier new pairs that are remembered beside the last one, so that a return to a place is not new."""
     dark_mean: float = 40.0
-    """An eye sees nothing where its mean grey level is below this and ..."""
+    """An eye sees nothing if its mean grey level is below this and its contrast is below `dark_contrast`."""
     dark_contrast: float = 4.0
-    """... the standard deviation of its tiles is below this. 0 turns junk off."""
+    """Standard deviation of the tiles of an eye. 0: no pair is junk."""
     blur_variance: float = 15.0
-    """A kept pair is counted as blurred where the variance of the Laplacian of either luma is below this."""
+    """A kept pair counts as blurred if the variance of the Laplacian of one luma is below this."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 255:
@@ -93,9 +93,9 @@ class DedupeConfig:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What is to become of a pair: kept for a reason, junk for a reason, or (both None) suppressed as seen before.
+    """The decision about a pair: kept for a reason, junk for a reason, or suppressed as seen before (both None).
 
-    score: grey levels between it and the last new pair; inf where there is none. blurred is only looked at when kept.
+    score: grey levels between it and the last new pair; inf if there is none. blurred: determined for kept pairs only.
     """
 
     kept: Kept | None
@@ -105,10 +105,10 @@ class Verdict:
 
 
 class Dedupe:
-    """Judges pairs one after the other against what was new before: the last such pair and a ring of earlier ones.
+    """Compares each pair with those that were new before: the last one and a ring of earlier ones.
 
-    Comparing with the last *new* pair, not with the previous one, is what notices a slow drift. A pair kept for
-    silence or audit is not remembered: its like is remembered already.
+    The comparison with the last *new* pair, instead of the previous one, notices a slow drift. A pair that was kept because of
+    silence or for the audit is not remembered, because a similar one is remembered already.
     """
 
     def __init__(self, config: DedupeConfig, *, seed: int = 0) -> None:
@@ -121,7 +121,7 @@ class Dedupe:
 
     @property
     def threshold(self) -> float:
-        """The threshold in force, grey levels; it moves where there is a target."""
+        """The threshold now, grey levels; it moves if there is a target."""
         return math.exp(self._log_threshold)
 
     def judge(self, left_luma: Image, right_luma: Image, now_ns: int) -> Verdict:
@@ -144,7 +144,7 @@ class Dedupe:
     def _reason(self, tiles: _Float, means: _Float, score: float, now_ns: int) -> Kept | None:
         if score > self.threshold and not self._ring.holds(tiles, means, self.threshold):
             return "new"
-        # abs: after a step of the clock backwards the rule must not sleep until the old time is reached again
+        # abs: after the clock was set back, the rule must work before the old time is reached again
         if self._kept_ns is not None and abs(now_ns - self._kept_ns) >= self._config.max_silence_s * 1e9:
             return "silence"
         if self._random.random() < self._config.audit_share:
@@ -160,7 +160,7 @@ class Dedupe:
         return "covered" if blind.any() else None
 
     def _adapt(self, kept: bool, now_ns: int) -> None:
-        """Integral control in the logarithm: it rests where as many pairs are kept as the target allows."""
+        """Control the logarithm of the threshold (integral control): it rests when as many pairs are kept as the target says."""
         elapsed_s = max(0, now_ns - (now_ns if self._judged_ns is None else self._judged_ns)) / 1e9
         self._judged_ns = now_ns
         if self._config.target_per_hour is None:
@@ -171,10 +171,10 @@ class Dedupe:
 
 
 class PairRing:
-    """The last `capacity` pairs that were new, as tiles of mean 1, each with the difference that trembling explains.
+    """A ring of the last `capacity` new pairs, as tiles of mean 1, with the difference that a trembling camera explains.
 
-    The search is exact and cheap: the mean of a block cannot differ by more than its largest tile does, so an entry
-    whose *blocks* already differ by more than the threshold is skipped without a look at its tiles.
+    The search is exact and cheap. The mean of a block cannot differ by more than its largest tile does, so an entry whose
+    *blocks* differ by more than the threshold is skipped, and its tiles are not compared.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -185,7 +185,7 @@ class PairRing:
         self._count = 0
 
     def remember(self, tiles: _Float, means: _Float) -> None:
-        """Take in a pair, tiles float32 [2, 2304] and means float32 [2] in grey levels; the oldest makes room."""
+        """Put a pair in the place of the oldest one; tiles float32 [2, 2304] and means float32 [2] in grey levels."""
         slot = self._count % len(self._tiles)
         self._tiles[slot] = tiles / means[:, None]
         self._slack[slot] = _TREMBLE * _slope(self._tiles[slot])
@@ -194,11 +194,11 @@ class PairRing:
         self._count += 1
 
     def distance_to_last(self, tiles: _Float, means: _Float) -> float:
-        """Grey levels to the pair remembered last; inf where there is none."""
+        """Grey levels between a pair and the one that was remembered last; inf if there is none."""
         return self._distance((self._count - 1) % len(self._tiles), tiles, means) if self._count else math.inf
 
     def holds(self, tiles: _Float, means: _Float, threshold: float) -> bool:
-        """Whether any remembered pair is within `threshold` grey levels."""
+        """Whether a remembered pair differs by at most `threshold` grey levels."""
         used = min(self._count, len(self._tiles))
         blocks = _block_means(tiles / means[:, None])
         differences = np.abs(self._blocks[:used] - blocks) - self._block_slack[:used]
@@ -213,11 +213,10 @@ class PairRing:
 
 
 def luma_of(eye: EyeImage) -> Image:
-    """A small grey image of an eye, uint8 [h, w], by the cheapest way there is.
+    """A small grey image of an eye, uint8 [h, w], made in the cheapest way.
 
-    The hardware's own where it gives one; else a JPEG decoded at 1/8 to 1/1 of its size; else the pixels, made small
-    before they are made grey. At least two pixels a tile stay, where there are as many. Raises BadShot where the image
-    cannot be decoded.
+    It is the hardware's own luma, or a JPEG decoded at 1/8 to 1/1 of its size, or the pixels, which are reduced before they are
+    made grey. At least two pixels for each tile are left, if there are as many. Raises BadShot if the image cannot be decoded.
     """
     if eye.luma is not None:
         return eye.luma
@@ -226,7 +225,7 @@ def luma_of(eye: EyeImage) -> Image:
     if eye.jpeg is not None:
         return _reduced_grey(eye.jpeg, next(step for step in _REDUCED if step <= factor))
     pixels = np.asarray(eye.pixels)
-    if factor > 1:  # linear, not area: it looks at 4 pixels each, which is enough and 5 times faster
+    if factor > 1:  # linear, not area: 4 pixels for each are enough, and it is 5 times faster
         step = (factor + 1) // 2
         pixels = cv2.resize(pixels, (width // step, height // step), interpolation=cv2.INTER_LINEAR)
     return np.asarray(pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.uint8)
@@ -244,7 +243,7 @@ def _reduced_grey(jpeg: bytes, step: int) -> Image:
 
 
 def _tiles(left: Image, right: Image) -> tuple[_Float, _Float]:
-    """Mean luma of each tile, float32 [2, 2304], and of each eye, float32 [2], at least one grey level."""
+    """Mean luma of each tile, float32 [2, 2304], and of each eye, float32 [2], which is at least 1; grey levels."""
     eyes = [cv2.resize(eye.astype(np.float32), GRID, interpolation=cv2.INTER_AREA).ravel() for eye in (left, right)]
     tiles = np.stack(eyes).astype(np.float32, copy=False)
     return tiles, np.maximum(tiles.mean(axis=1), np.float32(1))
@@ -257,7 +256,7 @@ def _block_means(tiles: _Float) -> _Float:
 
 
 def _slope(tiles: _Float) -> _Float:
-    """By how much the luma of a tile changes to the next one, across plus down; float32 [2, 2304]."""
+    """Difference of luma between neighbouring tiles, across plus down; float32 [2, 2304]."""
     images = tiles.reshape(_EYES, GRID[1], GRID[0])
     edge = cv2.BORDER_REPLICATE
     across = [cv2.Sobel(image, cv2.CV_32F, 1, 0, ksize=1, scale=0.5, borderType=edge) for image in images]
@@ -267,5 +266,5 @@ def _slope(tiles: _Float) -> _Float:
 
 
 def _sharpness(luma: Image) -> float:
-    """Variance of the Laplacian: small where no edge is sharp."""
+    """Variance of the Laplacian, which is small if no edge is sharp."""
     return float(cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))[1][0, 0]) ** 2

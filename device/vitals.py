@@ -1,6 +1,6 @@
-"""How the rig itself is: the charge of its battery and its temperature, as the kernel tells them under /sys/class.
+"""Charge of the rig's battery and its temperature, as the kernel reports them under /sys/class.
 
-Not told of is what no driver speaks to: most power banks and many battery boards, a board without a thermal sensor.
+Without a driver nothing is known: this holds for most power banks, many battery boards, and boards without a thermal sensor.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from stream.live.backfill_messages import MAX_CELSIUS, MIN_CELSIUS, Vitals
 
-EVERY_S = 5.0
-"""Read at most so often, however often it is asked for: some sensors hang on a slow bus."""
+READ_INTERVAL_S = 5.0
+"""The sensors are read at most this often, because some are connected by a slow bus."""
 
 
 class Sensors:
-    """The sensors of this machine. root: where the kernel tells of them. clock: seconds, monotonic."""
+    """The sensors of this machine. root: the folder where the kernel reports them. clock: monotonic seconds."""
 
     def __init__(self, root: Path = Path("/sys/class"), clock: Callable[[], float] = time.monotonic) -> None:
         self._root = root
@@ -25,9 +25,9 @@ class Sensors:
         self._vitals = Vitals()
 
     def read(self) -> Vitals:
-        """The battery with the least charge and the hottest sensor, at most EVERY_S old; from any thread."""
+        """The lowest charge of a battery (0 to 1) and the highest temperature (Celsius), both recent. Thread-safe."""
         now_s = self._clock()
-        if now_s - self._read_s >= EVERY_S:
+        if now_s - self._read_s >= READ_INTERVAL_S:
             self._vitals = Vitals(
                 battery=min(self._charges(), default=None), temperature_c=max(self._temperatures(), default=None)
             )
@@ -36,7 +36,7 @@ class Sensors:
 
     def _charges(self) -> Iterator[float]:
         for supply in self._root.glob("power_supply/*"):
-            is_ours = _word(supply / "scope") != "Device"  # else that of a mouse
+            is_ours = _word(supply / "scope") != "Device"  # otherwise it is the battery of a mouse, for example
             percent = _number(supply / "capacity")
             if is_ours and _word(supply / "type") == "Battery" and percent is not None and 0 <= percent <= 100:
                 yield percent / 100
@@ -49,7 +49,7 @@ class Sensors:
 
 
 def _word(path: Path) -> str:
-    """What a file of the kernel says; nothing where it is not there, or its driver cannot tell now."""
+    """The text of a file of the kernel; empty if the file is missing, or its driver cannot answer now."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

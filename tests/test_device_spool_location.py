@@ -65,7 +65,7 @@ def test_pairs_that_go_with_a_temporary_folder_undelivered_are_said(
             assert spool is not None
             for seq in range(pairs):
                 assert spool.append(make_pair(seq, spool.epoch, device=spool.device))
-        assert ("3 pairs that no learner has made durable go" in caplog.text) == (pairs == 3)
+        assert ("3 pairs that no learner has made durable are deleted" in caplog.text) == (pairs == 3)
 
 
 def test_a_folder_that_is_named_stays_though_the_camera_s_pairs_are_not_to_last(tmp_path: Path) -> None:

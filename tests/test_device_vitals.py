@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from device.metrics import DeviceMetrics
-from device.vitals import EVERY_S, Sensors
+from device.vitals import READ_INTERVAL_S, Sensors
 from stream.live.backfill_messages import Vitals
 
 
@@ -68,7 +68,7 @@ def test_sensors_are_read_at_most_every_few_seconds(tmp_path: Path) -> None:
     tell(tmp_path, PI)
     assert sensors.read().temperature_c == 61.234
     tell(tmp_path, {"thermal/thermal_zone0/temp": "62000"})
-    now_s[0] += EVERY_S - 0.1
+    now_s[0] += READ_INTERVAL_S - 0.1
     assert sensors.read().temperature_c == 61.234
     now_s[0] += 0.2
     assert sensors.read().temperature_c == 62.0

@@ -1,4 +1,4 @@
-"""From the words `--spool auto|none|FOLDER` to a spool, or none."""
+"""Where the spool lies: the meaning of `--spool auto|none|FOLDER`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _PREFIX = "babyagent-spool-"
 
 @contextmanager
 def open_spool(
-    place: str,
+    location: str,
     *,
     device: str,
     lasting: bool,
@@ -34,15 +34,16 @@ def open_spool(
     on_sync: Callable[[float], None],
     environ: Mapping[str, str] = os.environ,
 ) -> Iterator[Spool | None]:
-    """The spool at a place, closed afterwards; None for "none".
+    """Open the spool and close it afterwards; None for the location "none".
 
-    place: "auto": where the system keeps the state of programs if it is to be `lasting`, else a folder that goes with this
-    process; "none"; or a folder. max_gib: 8 by default, 2 for a folder that goes. Raises SpoolError.
+    location: "auto", "none" or a folder. "auto" is the system's folder for the state of programs if the spool must be `lasting`,
+    and otherwise a temporary folder, which is deleted at the end. Raises SpoolError.
+    max_gib: 8 by default, 2 in a temporary folder.
     """
-    if place == "none":
+    if location == "none":
         yield None
         return
-    folder, temporary = _find_place(place, device, lasting, environ)
+    folder, temporary = _find_folder(location, device, lasting, environ)
     if max_gib is None:
         max_gib = TEMPORARY_GIB if temporary else LASTING_GIB
     try:
@@ -55,7 +56,7 @@ def open_spool(
             yield spool
             if temporary and (backlog := spool.stats().backlog):
                 log.warning(
-                    "%d pairs that no learner has made durable go with the temporary spool; --spool FOLDER keeps them",
+                    "%d pairs that no learner has made durable are deleted with the temporary spool; --spool FOLDER keeps them",
                     backlog,
                 )
     finally:
@@ -63,22 +64,22 @@ def open_spool(
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def parent_of(place: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """A folder on whose disk the spool would be, and whether it would outlast the process; makes nothing."""
-    if place == "auto" and not lasting:
+def parent_of(location: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """A folder on the disk of the spool, and whether the spool would outlast the process; nothing is made."""
+    if location == "auto" and not lasting:
         return Path(environ.get("TMPDIR") or "/var/tmp"), False
-    return _find_place(place, device, lasting, environ)[0], True
+    return _find_folder(location, device, lasting, environ)[0], True
 
 
-def _find_place(place: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """The folder, and whether it goes with this process."""
-    if place != "auto":
-        return Path(place), False
+def _find_folder(location: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
+    """The folder, and whether it is temporary."""
+    if location != "auto":
+        return Path(location), False
     return (_state(environ, device), False) if lasting else (_temporary(environ), True)
 
 
 def _state(environ: Mapping[str, str], device: str) -> Path:
-    """Where systemd says, or the XDG base directories do."""
+    """The folder for state that systemd gives, or that of the XDG base directories."""
     given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
     if given:
         return Path(given)
@@ -90,7 +91,7 @@ def _state(environ: Mapping[str, str], device: str) -> Path:
 
 
 def _temporary(environ: Mapping[str, str]) -> Path:
-    """A new folder on a disk (/tmp may be memory); those that killed processes left are deleted first."""
+    """Make a new folder on a disk (/tmp may be in memory), after deleting those that killed processes left."""
     parent = environ.get("TMPDIR") or "/var/tmp"
     try:
         for folder in Path(parent).glob(f"{_PREFIX}*"):
@@ -104,7 +105,7 @@ def _temporary(environ: Mapping[str, str]) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Not a link, and not another user's, in a folder where everybody may write."""
+    """Whether a folder is this user's own and not a link: every user may write into its parent."""
     with suppress(OSError):
         found = folder.lstat()
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

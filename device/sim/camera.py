@@ -1,7 +1,7 @@
-"""`sim`: a camera where there is none, walking through the simulated world. Every bit follows from the settings.
+"""`sim`: a simulated camera that walks through the simulated world. The settings decide every bit.
 
-The world depends on `seed`, the path and the light on `walk`, so two walks of one world show the same places otherwise:
-that is how a held-out set is made. A frame is a function of its pose and its index alone.
+`seed` decides the world, and `walk` decides the path and the light. Two walks in one world show the same places in different
+ways, so one of them can be held out as a control set. A frame depends on its pose and its index only.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class SimConfig:
-    """What the simulated camera is and where it walks. Raises ValueError in one line for values that cannot be."""
+    """Settings of the simulated camera. Raises ValueError in one line for a value out of range."""
 
     size: tuple[int, int] = (240, 320)
     """Height and width of an image, pixels; each at least 16."""
     seed: int = 0
-    """Decides the world: its rooms and what hangs in them."""
+    """Decides the world: its rooms and their pictures and things."""
     walk: int = 0
     """Decides the path and the light."""
     textures: Path | None = None
-    """A folder with photographs to hang in the rooms; procedural pictures without it."""
+    """A folder of photographs that hang in the rooms; None: procedural pictures."""
     places: int = 16
     """Number of rooms, 1 to 256."""
     fps: float = 10.0
-    """Shots a second of simulated time."""
+    """Shots per second of simulated time."""
     start_ns: int = 1_700_000_000_000_000_000
     """Capture time of the first shot, nanoseconds since 1970."""
     noise: float = 1.5
@@ -77,12 +77,12 @@ class SimConfig:
 
 
 VISIBLE_FRACTION = 0.005
-"""A thing is in view where it covers at least this part of the left image."""
+"""A thing counts as visible if it covers at least this part of the left image."""
 
 
 @dataclass(frozen=True)
 class _Light:
-    """Slow changes of brightness and colour, closed in time so that nothing accumulates."""
+    """Slow changes of brightness and colour, as a function of time, so that no error accumulates."""
 
     walk: int
     _waves: NDArray[np.float64] = field(init=False, repr=False)
@@ -96,7 +96,7 @@ class _Light:
         object.__setattr__(self, "_waves", np.array([*level, *depth, *rate, *phase]))
 
     def gains(self, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Factors for B, G, R of the left and of the right eye."""
+        """Factors for B, G and R of the left and of the right eye, float64 [3] each, at a time in seconds."""
         bright, warm, right, depth_b, depth_w, rate_b, rate_w, phase_b, phase_w = self._waves
         brightness = bright + depth_b * np.sin(rate_b * seconds + phase_b)
         warmth = warm + depth_w * np.sin(rate_w * seconds + phase_w)
@@ -105,10 +105,10 @@ class _Light:
 
 
 class _Sensor:
-    """Noise and light: turns a clean view into what the camera gives.
+    """Adds light and noise to a clean view.
 
-    The noise of a frame is a window into one large field, at an offset drawn for each image: windows at different offsets are
-    uncorrelated, and drawing half a million normals a pair would cost more than painting it.
+    The noise of an image is a window into one large field, at a random offset: windows at different offsets are uncorrelated.
+    Drawing half a million normal numbers for each pair would take longer than painting it.
     """
 
     def __init__(self, config: SimConfig) -> None:
@@ -117,11 +117,11 @@ class _Sensor:
         self._light = _Light(config.walk)
         generator = np.random.default_rng([config.seed, config.walk, 13])
         self._field = np.empty((height + 257, width + 257, 3), np.int16)
-        for row in self._field:  # one by one: of the whole at once the heap would keep three times as much
+        for row in self._field:  # row by row: for the whole field at once, three times the memory would stay allocated
             row[:] = np.rint(config.noise * generator.standard_normal(row.shape, np.float32))
 
     def expose(self, left: Image, right: Image, index: int) -> tuple[Image, Image]:
-        """Both eyes' images of frame `index`."""
+        """Expose the views of both eyes as frame `index`."""
         gains = self._light.gains(index / self._config.fps)
         offsets = np.random.default_rng([self._config.seed, self._config.walk, index]).integers(0, 257, (2, 2))
         images = (self._expose(*each) for each in zip((left, right), gains, offsets, strict=True))
@@ -135,9 +135,10 @@ class _Sensor:
 
 
 class SimCamera:
-    """The walk as a Camera: endless, each frame made when it is asked for; iterating again starts the walk again.
+    """A walk as a `Camera`: it is endless, and each frame is made when it is asked for. Iterating again begins the walk again.
 
-    Raises CameraError when `textures` holds no photograph, ValueError for settings that cannot be.
+    settings: fields of SimConfig that replace those of `config`.
+    Raises CameraError if `textures` holds no photograph, ValueError for a setting out of range.
     """
 
     def __init__(self, config: SimConfig | None = None, *, world: World | None = None, **settings: Any) -> None:
@@ -148,15 +149,15 @@ class SimCamera:
         self._sensor = _Sensor(self.config)
 
     def poses(self) -> Iterator[Pose]:
-        """Where the left eye is at each frame: cheap, nothing is painted."""
+        """The pose of the left eye at each frame; this is cheap, because nothing is painted."""
         return generate_poses(self.world, self.config.walk, self.config.fps)
 
     def __iter__(self) -> Iterator[Shot]:
-        """All shots from the first on."""
+        """Yield all shots from the first on."""
         return (self.shot(index, pose) for index, pose in enumerate(self.poses()))
 
     def shot(self, index: int, pose: Pose) -> Shot:
-        """Frame `index`, taken from the pose."""
+        """Take frame `index` from a pose."""
         left, ids = self._renderer.labelled_view(pose)
         right = self._renderer.view(pose, self.config.baseline_m)
         left, right = self._sensor.expose(left, right, index)
@@ -164,11 +165,11 @@ class SimCamera:
         return Shot(EyeImage(captured_ns, left), EyeImage(captured_ns, right), SimLabels(pose.place, _things_in(ids)))
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Do nothing: no file is held open."""
 
 
 def load_world(config: SimConfig) -> World:
-    """The world of the settings; walks of one world can share it. Raises CameraError when there is no photograph."""
+    """Build the world of the settings, which several walks can share. Raises CameraError if there is no photograph."""
     if config.textures is None:
         return build_world(config.places, config.seed)
     photographs = Photographs(config.textures, np.random.default_rng([config.seed, 3]))
@@ -180,7 +181,7 @@ def load_world(config: SimConfig) -> World:
 
 def _things_in(ids: Ids) -> tuple[int, ...]:
     counts = np.zeros(int(ids.max()) - NOTHING + 1, np.int64)
-    for strip in np.array_split(ids.ravel(), 16):  # in pieces: it is counted in integers of twice the size
+    for strip in np.array_split(ids.ravel(), 16):  # in pieces: bincount works on a copy of twice the size
         counts += np.bincount(strip - NOTHING, minlength=len(counts))
     return tuple(
         int(thing) for thing in np.flatnonzero(counts >= VISIBLE_FRACTION * ids.size) + NOTHING if thing != NOTHING

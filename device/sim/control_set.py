@@ -1,7 +1,7 @@
-"""Labelled control sets from the simulated world: left images of two walks, as a folder per class.
+"""Labelled control sets from the simulated world: left images of two walks, in one folder for each place.
 
-The training images come from one walk and the test images from another, so a probe that reads them is asked for the
-place and not for the picture; neither need be the walk that was streamed.
+Training and test images come from different walks, so that a probe has to recognise the place and not the image. By default
+both differ from the walk that is streamed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Frame = tuple[int, Pose]
 
 @dataclass(frozen=True, slots=True)
 class ControlSetSummary:
-    """What was written: `<folder>/train|test/place_XX/NNNNNN.png`, `per_place` images in each folder."""
+    """The written files: `<folder>/train|test/place_XX/NNNNNN.png`, with `per_place` images in each folder."""
 
     folder: Path
     places: int
@@ -31,7 +31,7 @@ class ControlSetSummary:
 
     @property
     def images(self) -> int:
-        """All images of both splits."""
+        """Number of images in both splits together."""
         return 2 * self.places * self.per_place
 
 
@@ -47,10 +47,10 @@ def write_control_set(
 ) -> ControlSetSummary:
     """Write left images labelled by place, the same number for every place and split.
 
-    config: the world and the streamed walk; the two walks default to the next ones after it. count: frames walked at
-    most in each split. every: take each n-th of them. per_place: images a place has at most; fewer where the rarest
-    place gives fewer, and then they are spread over the whole walk.
-    Raises CameraError when the folder is not empty, ValueError when a place is never seen within `count` frames.
+    config: the world and the walk that is streamed; by default the two walks are the next ones after it.
+    count: frames walked in each split. every: only each n-th of them is used. per_place: images of each place; if the rarest
+    place has fewer, all places get as few. They are spread over the whole walk.
+    Raises CameraError if the folder is not empty, ValueError if a place is never seen within `count` frames.
     """
     config = config if config is not None else SimConfig()
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -69,7 +69,7 @@ def write_control_set(
         for split, (camera, by_place) in splits.items():
             for place, frames in enumerate(by_place):
                 _write(draft / split / f"place_{place:02d}", camera, _spread(frames, enough))
-        draft.rename(folder)  # over an empty folder too: a whole set or none
+        draft.rename(folder)  # in one step, over an empty folder too, so that a set is complete or missing
     except OSError as error:
         raise CameraError(f"cannot write {folder}: {error.strerror}") from error
     finally:
@@ -78,7 +78,7 @@ def write_control_set(
 
 
 def _frames(camera: SimCamera, count: int, every: int) -> list[list[_Frame]]:
-    """The frames to choose from, by place; nothing is painted for it."""
+    """The frames to choose from, by place; nothing is painted."""
     by_place: dict[int, list[_Frame]] = defaultdict(list)
     for index, pose in islice(enumerate(camera.poses()), 0, count, every):
         by_place[pose.place].append((index, pose))
@@ -86,7 +86,7 @@ def _frames(camera: SimCamera, count: int, every: int) -> list[list[_Frame]]:
 
 
 def _spread(frames: list[_Frame], number: int) -> list[_Frame]:
-    """`number` of the frames, evenly over all of them."""
+    """Choose `number` frames, spread evenly."""
     return [frames[k * len(frames) // number] for k in range(number)]
 
 

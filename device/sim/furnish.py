@@ -1,8 +1,9 @@
-"""How the rooms of the simulated world are laid out and furnished, by a seed.
+"""Builds the rooms of the simulated world and their furniture from a seed.
 
-A grid of rooms of unequal sizes, joined by a random spanning tree of doors and some more; two rows of pictures on every
-wall; boxes and panels wherever nobody walks. Shells are of nearly one colour everywhere: a place is told by what hangs
-and stands in it. Pictures come from another generator than the layout, so photographs do not change where things are.
+Rooms of unequal sizes form a grid. A random spanning tree of doorways connects them, with some more doorways added. Every wall
+has two rows of pictures, and boxes and panels stand where nobody walks. Walls, floors and ceilings have nearly the same colour
+everywhere, so a room is recognised by its pictures and things. Pictures and layout have random generators of their own, so
+photographs do not change where things stand.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ NORTH, EAST, SOUTH, WEST = range(4)
 
 
 def build_world(places: int, seed: int, photograph: Callable[[], Image] | None = None) -> World:
-    """A world of `places` (>= 1) rooms; `photograph` gives the pictures to hang, procedural ones are painted without it."""
+    """Build a world of `places` (>= 1) rooms. photograph: gives the next picture to hang; None: pictures are procedural."""
     pictures = np.random.default_rng([seed, 2])
 
     def hang() -> Paint:
@@ -56,14 +57,14 @@ def build_world(places: int, seed: int, photograph: Callable[[], Image] | None =
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """corners: low and high (x, z) of each room [P, 2, 2]. doorways: middle of the door along the shared wall, by rooms."""
+    """corners: float64 [P, 2, 2], low and high (x, z) of each room. doorways: by pair of rooms, the middle along their wall."""
 
     columns: int
     corners: Floats
     doorways: dict[tuple[int, int], float]
 
     def doors(self, place: int) -> Iterator[tuple[int, int, float]]:
-        """(wall, room behind it, middle of the door in metres from the wall's left end) of each door of the room."""
+        """Yield (wall, room behind it, middle in metres from the wall's left end) for each doorway of a room."""
         (x0, z0), (x1, z1) = self.corners[place]
         for (one, other), at in self.doorways.items():
             if place in (one, other):
@@ -81,7 +82,7 @@ def _draw_plan(places: int, generator: np.random.Generator) -> _Plan:
 
 
 def _draw_doorways(columns: int, corners: Floats, generator: np.random.Generator) -> dict[tuple[int, int], float]:
-    """A random spanning tree keeps every room reachable; most of the other shared walls get a door too."""
+    """Draw a random spanning tree, so that every room can be reached; most of the other shared walls get a doorway too."""
     places = len(corners)
     shared = [(p, p + 1, 1) for p in range(places - 1) if (p + 1) % columns]
     shared += [(p, p + columns, 0) for p in range(places - columns)]
@@ -101,7 +102,7 @@ def _draw_doorways(columns: int, corners: Floats, generator: np.random.Generator
 
 
 class _Furnisher:
-    """Collects one room's surfaces; the layout from one generator, ids from the world's counter."""
+    """Collects the surfaces of one room. hang: gives the next picture. ids: counts things in the whole world."""
 
     def __init__(self, generator: np.random.Generator, hang: Callable[[], Paint], ids: Iterator[int]) -> None:
         self._draw = generator
@@ -113,7 +114,7 @@ class _Furnisher:
         self._owner: list[int] = []
 
     def furnish(self, place: int, plan: _Plan) -> Room:
-        """The finished room `place`."""
+        """Make the room with the index `place`."""
         low, high = plan.corners[place]
         walls = _walls(*low, *high)
         gaps = [(wall, middle - DOOR_WIDTH_M / 2) for wall, _, middle in plan.doors(place)]
@@ -134,7 +135,7 @@ class _Furnisher:
         )
 
     def _add_shell(self, walls: tuple[Floats, ...], low: Floats, high: Floats) -> None:
-        """Walls first: floor and ceiling then cover the pixels that both outlines touch."""
+        """Add walls, ceiling and floor. Walls come first, so that the others cover the pixels that both outlines touch."""
         (x0, z0), (x1, z1) = low, high
         colour = self._near((190, 198, 202))
         plaster = repeatable(self._draw, lambda generator: mottled(generator, colour, 0.1))
@@ -147,12 +148,12 @@ class _Furnisher:
         self._add(horizontal(x0, 0.0, z1, x1 - x0, z0 - z1), floor)
 
     def _near(self, colour: tuple[int, int, int]) -> tuple[int, int, int]:
-        """A little lighter or darker, hardly another tint: less than the light differs from walk to walk."""
+        """A similar colour: the difference is smaller than that of the light from walk to walk."""
         blue, green, red = (int(c) for c in self._draw.integers(-8, 9) + self._draw.integers(-3, 4, 3))
         return colour[0] + blue, colour[1] + green, colour[2] + red
 
     def _add_gallery(self, wall: Floats, doors: list[float]) -> None:
-        """Doorway frames, and two rows of pictures wherever there is no door; doors: metres from the wall's left end."""
+        """Add door frames, and two rows of pictures. doors: left ends of the doorways, metres from the wall's left end."""
         above, edge = WALL_M - DOOR_HEIGHT_M, DOOR_FRAME_M
         for left in doors:
             leaf = patch(wall, left - edge, above - edge, DOOR_WIDTH_M + 2 * edge, DOOR_HEIGHT_M + edge)
@@ -164,7 +165,7 @@ class _Furnisher:
                 self._add_picture(patch(wall, left, top + drop, width, height), width / height)
 
     def _spans(self, length: float, doors: list[float]) -> Iterator[tuple[float, float]]:
-        """(left, width) of the pictures in one row of a wall."""
+        """Yield (left, width) in metres of the pictures in one row on a wall of this length."""
         keep_off = DOOR_FRAME_M + 0.05
         left = float(self._draw.uniform(0.08, 0.35))
         while left < length - 0.75:
@@ -185,7 +186,7 @@ class _Furnisher:
         self._add(base, partial(_poster, self._hang(), aspect, grey), next(self._ids))
 
     def _add_things(self, low: Floats, high: Floats, doors: tuple[Doorway, ...]) -> None:
-        """Six to twelve boxes and panels in disjoint discs, off the lanes that people walk; fewer where none fits."""
+        """Add six to twelve boxes and panels in disjoint discs away from the lanes; fewer if there is no room."""
         centre = (low + high) / 2
         lanes = [np.stack([centre, door.middle - LANE_END_M * door.outward, door.middle]) for door in doors]
         wanted = int(self._draw.integers(6, 13))
@@ -200,7 +201,7 @@ class _Furnisher:
                 break
 
     def _add_thing(self, x: float, z: float, radius: float) -> None:
-        """A box on the floor or a panel with a picture on both sides, inside its disc."""
+        """Add a box on the floor, or a panel with a picture on both sides, inside its disc."""
         panel = self._draw.random() < 0.35
         half = 0.0 if panel else float(self._draw.uniform(0.17, 0.25)) * np.pi
         ends = np.array([0.0, np.pi]) if panel else np.array([-half, half, np.pi - half, np.pi + half])
@@ -210,7 +211,7 @@ class _Furnisher:
         bottom = float(self._draw.uniform(0.3, 0.9)) if panel else 0.0
         thing, owner = next(self._ids), len(self._discs) - 1
         self._targets.append(np.array([x, -bottom - tall / 2, z]))
-        # Anticlockwise from above (x right, z up): the next corner is the right one for who looks at the side.
+        # Anticlockwise from above (x right, z up): seen from outside, the next corner is the right one of a side.
         for k, (left, right) in enumerate(zip(corners, np.roll(corners, -1, axis=0), strict=True)):
             side = upright((left[0], -bottom - tall, left[1]), (right[0] - left[0], right[1] - left[1]), tall)
             aspect = float(np.hypot(*(right - left))) / tall
@@ -241,13 +242,13 @@ def _plain(colour: tuple[int, int, int]) -> Image:
 
 
 def _lid(corners: Floats, tall: float) -> Floats:
-    """The top of a box from its corners [4, 2], anticlockwise from above: seen with the last edge above the first."""
+    """The top of a box from its corners [4, 2], which run anticlockwise seen from above."""
     (x, z), right, up = corners[3], corners[2] - corners[3], corners[0] - corners[3]
     return np.array([(right[0], 0, right[1]), (up[0], 0, up[1]), (x, -tall, z)], float).T
 
 
 def _walls(x0: float, z0: float, x1: float, z1: float) -> tuple[Floats, ...]:
-    """North, east, south and west wall as seen from inside."""
+    """The north, east, south and west wall, seen from inside."""
     return (
         upright((x0, -WALL_M, z1), (x1 - x0, 0.0), WALL_M),
         upright((x1, -WALL_M, z1), (0.0, z0 - z1), WALL_M),
@@ -257,7 +258,7 @@ def _walls(x0: float, z0: float, x1: float, z1: float) -> tuple[Floats, ...]:
 
 
 def _distance(point: Floats, line: Floats) -> float:
-    """From a point [2] to a chain of points and the segments between them [n, 2]."""
+    """Distance of a point [2] from a polyline [n, 2]."""
     best = float(np.linalg.norm(point - line[0]))
     for start, end in pairwise(line):
         edge = end - start

@@ -1,9 +1,8 @@
-"""Pictures of the simulated world through a pinhole camera.
+"""Renders images of the simulated world through a pinhole camera, by the painter's algorithm.
 
-A textured plane maps to the image by a homography, so one eye's picture is a painter's walk over the visible surfaces:
-each is clipped to the view, warped inside its bounding box only and copied where its outline covers it. Neighbouring
-rooms are painted through the doors, with the door's outline as a stencil. Outlines are hard; a slight blur at the end
-(the lens) softens them instead of true coverage.
+A homography maps a textured plane to the image. Each visible surface is clipped to the view, warped inside its bounding box
+only, and copied where its outline covers the image. Neighbouring rooms are painted through the doorways, with the outline of
+the doorway as a stencil. Outlines are hard; a slight blur at the end, which stands for the lens, replaces anti-aliasing.
 """
 
 from __future__ import annotations
@@ -20,13 +19,13 @@ from device.sim.world import NOTHING, Floats, World
 from stream.pair import Image
 
 NEAR_M = 1e-4
-"""Nothing nearer than this along the optical axis is painted."""
+"""Surfaces nearer than this along the optical axis are not painted."""
 OFF_WALL_M = 1e-3
-"""An eye in the very plane of a door is taken to be this far off it."""
+"""An eye that is exactly in the plane of a doorway is moved this far off it."""
 DOORS_DEEP = 2
-"""Through how many doors one sees; beyond, a door looks closed."""
+"""One sees through this many doorways in a row; a doorway beyond them looks closed."""
 GALLERY_BYTES = 12 << 20
-"""Of textures: more than any one view shows, and what one sees again when looking around."""
+"""Limit of the textures in memory: more than one view shows, so that looking around paints none again."""
 _CORNERS = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], float)
 _SUBPIXEL_BITS = 4
 
@@ -35,7 +34,7 @@ Ids = NDArray[np.int32]
 
 @dataclass(frozen=True, slots=True)
 class Pose:
-    """Where the left eye is and looks: x, y, z metres; yaw from north to east, pitch up, roll clockwise, radians."""
+    """Position and direction of the left eye: x, y, z in metres; yaw from north to east, pitch up, roll clockwise, in radians."""
 
     x: float
     y: float
@@ -44,15 +43,16 @@ class Pose:
     pitch: float
     roll: float
     place: int
+    """Index of the room."""
 
     @property
     def position(self) -> Floats:
-        """(x, y, z)."""
+        """float64 [3]: x, y, z."""
         return np.array([self.x, self.y, self.z])
 
     @property
     def axes(self) -> Floats:
-        """Rows: right, down and forward of the camera in the world; a rotation."""
+        """Rotation, float64 [3, 3], whose rows are the camera's right, down and forward directions in the world."""
         (sy, sp, sr), (cy, cp, cr) = ([f(each) for each in (self.yaw, self.pitch, self.roll)] for f in (sin, cos))
         level = np.array([[cy, 0.0, -sy], [sy * sp, cp, cy * sp], [sy * cp, -sp, cy * cp]])
         return np.asarray(np.array([[cr, sr, 0.0], [-sr, cr, 0.0], [0.0, 0.0, 1.0]]) @ level)
@@ -60,7 +60,7 @@ class Pose:
 
 @dataclass(frozen=True, slots=True)
 class _Window:
-    """The part of the image that may be painted: a box of pixels and, inside it, a stencil (None: all of it)."""
+    """The part of the image that may be painted: a box of pixels, and a stencil inside it (None: the whole box)."""
 
     left: int
     top: int
@@ -70,7 +70,7 @@ class _Window:
 
     @property
     def planes(self) -> Floats:
-        """Half-spaces of homogeneous pixels (x, y, w, 1): in front of the eye, and inside the box with a pixel to spare."""
+        """Half-spaces of homogeneous pixels (x, y, w, 1), float64 [5, 4]: before the eye, and at most a pixel outside the box."""
         return np.array(
             [
                 [0, 0, 1, -NEAR_M],
@@ -83,16 +83,16 @@ class _Window:
         )
 
     def around(self, outline: Floats) -> _Window:
-        """The box that an outline (pixels, [n, 2]) has in common with this window; it may be empty."""
+        """The box that this window shares with an outline (float64 [n, 2], pixels); it may be empty."""
         (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
         left, top = max(floor(x0), self.left), max(floor(y0), self.top)
         return _Window(left, top, min(ceil(x1) + 1, self.right), min(ceil(y1) + 1, self.bottom))
 
 
 class Renderer:
-    """Paints views of one world at one size; holds scratch images, so one thread at a time may use it.
+    """Paints views of one world at one size. It holds scratch images, so it is not thread-safe.
 
-    size: (height, width) pixels. focal_px: focal length; the optical axis goes through the middle of the image.
+    size: height and width in pixels. focal_px: focal length in pixels; the optical axis goes through the middle of the image.
     """
 
     def __init__(self, world: World, size: tuple[int, int], focal_px: float) -> None:
@@ -107,12 +107,12 @@ class Renderer:
         self._gallery = Gallery(GALLERY_BYTES)
 
     def view(self, pose: Pose, right_m: float = 0.0) -> Image:
-        """What an eye `right_m` metres to the right of the pose sees: uint8 [H, W, 3] BGR."""
+        """Paint the view of an eye that is `right_m` metres to the right of the pose: uint8 [H, W, 3] BGR."""
         self._ids = None
         return self._render(pose, right_m)
 
     def labelled_view(self, pose: Pose) -> tuple[Image, Ids]:
-        """The view and, for each pixel, the id of the thing it shows or NOTHING: int32 [H, W]."""
+        """Paint the view, and for each pixel give the id of the visible thing or NOTHING: int32 [H, W]."""
         self._ids = np.full(self._size, NOTHING, np.int32)
         return self._render(pose, 0.0), self._ids
 
@@ -127,7 +127,7 @@ class Renderer:
         return np.asarray(cv2.GaussianBlur(self._image, (3, 3), 0.5, dst=self._image), np.uint8)
 
     def _off_doors(self, eye: Floats, place: int) -> Floats:
-        """The eye, moved off the plane of a door it stands in, into the room."""
+        """Move an eye that is in the plane of a doorway into the room."""
         for door in self._world.rooms[place].doors:
             gap = float((door.middle - eye[[0, 2]]) @ door.outward)
             if abs(gap) < OFF_WALL_M:
@@ -135,7 +135,7 @@ class Renderer:
         return eye
 
     def _paint_room(self, place: int, eye: Floats, camera: Floats, window: _Window, doors_deep: int) -> None:
-        """The shell with its pictures, then what the doors show, then the things that stand in the room."""
+        """Paint the walls with their pictures, then the rooms behind the doorways, then the things that stand in the room."""
         room = self._world.rooms[place]
         bases = np.concatenate([room.surfaces, *(door.surface[None] for door in room.doors)])
         bases[:, :, 2] -= eye
@@ -158,7 +158,7 @@ class Renderer:
             paint(k)
 
     def _opening(self, outline: Floats, window: _Window) -> _Window | None:
-        """A door as a window inside a window; None where nothing of it is in view."""
+        """Make a window of the doorway inside a window; None if no part of it is in view."""
         box = window.around(outline[:, :2])
         stencil = np.zeros(self._size, np.uint8)
         _fill(stencil, outline[:, :2])
@@ -187,7 +187,10 @@ class Renderer:
 
 
 def _outlines(maps: Floats, window: _Window) -> list[Floats | None]:
-    """The visible part of each surface [N, 3, 3] that shows its front: [n, 4], columns pixel x, y and s, t; or None."""
+    """The visible part of each surface of `maps` [N, 3, 3]: float64 [n, 4] with columns x, y (pixels), s, t.
+
+    None for a surface that is not in view, or shows its back.
+    """
     planes = window.planes
     corners = maps @ _CORNERS
     distances = planes[:, :3] @ corners + planes[:, 3:]
@@ -206,7 +209,10 @@ def _outlines(maps: Floats, window: _Window) -> list[Floats | None]:
 
 
 def _clip(points: Floats, distance: Floats) -> Floats:
-    """The part of a convex polygon [n, k] on the positive side of a plane (Sutherland and Hodgman, CACM 1974)."""
+    """The part of a convex polygon [n, k] on the positive side of a plane (Sutherland and Hodgman, CACM 1974).
+
+    distance: float64 [n], of each corner from the plane.
+    """
     kept: list[Floats] = []
     for k in range(len(points)):
         before, after = float(distance[k - 1]), float(distance[k])
@@ -223,7 +229,7 @@ def _fill(mask: Image, outline: Floats) -> None:
 
 
 def _level(texture: Texture, outline: Floats) -> Image:
-    """The copy of the texture whose texels are about as large as pixels where it is seen."""
+    """Choose the copy of the texture whose texels are about as large as the pixels."""
     height, width = texture[0].shape[:2]
     pixels, part = (cv2.contourArea(each) for each in outline.astype(np.float32).reshape(-1, 2, 2).swapaxes(0, 1))
     level = round(0.5 * log2(max(part * height * width / max(pixels, 1e-6), 1.0)))

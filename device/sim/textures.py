@@ -1,8 +1,9 @@
-"""What hangs on the walls of the simulated world: procedural pictures of many kinds, or real photographs from a folder.
+"""The textures of the simulated world: procedural pictures of many kinds, or real photographs from a folder.
 
-Every texture in view is kept as a pyramid of halved copies, so that a far surface is sampled from a copy of about its own size
-on screen and does not glitter (Williams, "Pyramidal parametrics", SIGGRAPH 1983). A world holds how its textures are painted,
-and a `Gallery` those seen lately: all at once would take more memory than the rest of a rig. Images are uint8 [H, W, 3] BGR.
+Every texture in view is kept as a pyramid of halved copies. A far surface is sampled from a copy of about its own size on
+screen, so it does not flicker (Williams, "Pyramidal parametrics", SIGGRAPH 1983). A world holds functions that paint its
+textures, and a `Gallery` holds the textures seen last: all together would take more memory than the rest of a rig. Images are
+uint8 [H, W, 3] BGR.
 """
 
 from __future__ import annotations
@@ -23,17 +24,17 @@ Field = NDArray[np.float32]
 Texture = tuple[Image, ...]
 """A pyramid: the image, its half, its quarter, ..."""
 Paint = Callable[[], Image]
-"""Paints an image, the same one each time."""
+"""A function that paints the same image each time."""
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm"})
 PICTURE_SIDE = 128
 """Side of a procedural picture, pixels."""
 PHOTO_SIDE = 256
-"""Longer side of a photograph in memory, pixels; larger ones are reduced when they are read."""
+"""Longer side of a photograph in memory, pixels; a larger one is reduced when it is read."""
 
 
 def pyramid(image: Image) -> Texture:
-    """Halve the image again and again, down to a side of 4 pixels."""
+    """Halve an image again and again, down to a side of 4 pixels."""
     levels = [image]
     while min(levels[-1].shape[:2]) >= 8:
         height, width = levels[-1].shape[:2]
@@ -42,7 +43,7 @@ def pyramid(image: Image) -> Texture:
 
 
 class Gallery:
-    """The textures seen last, in as many bytes at most; the others are painted again when they are seen again."""
+    """The textures that were seen last, up to `limit_bytes`; another one is painted again when it is seen again."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -50,7 +51,7 @@ class Gallery:
         self._textures: OrderedDict[Paint, Texture] = OrderedDict()
 
     def texture(self, paint: Paint) -> Texture:
-        """What it paints, as a pyramid; valid for as long as the caller holds it."""
+        """The painted image as a pyramid; it stays valid as long as the caller holds it."""
         texture = self._textures.pop(paint, None)
         if texture is None:
             texture = pyramid(paint())
@@ -62,7 +63,10 @@ class Gallery:
 
 
 def repeatable(generator: np.random.Generator, draw: Callable[[np.random.Generator], Image]) -> Paint:
-    """Draw an image from here on: once now, so that the generator moves on, and from the same state whenever it is painted."""
+    """Return a function that draws the same image each time, from the present state of the generator.
+
+    The image is drawn once now, so that the generator moves on.
+    """
     state = generator.bit_generator.state
     draw(generator)
 
@@ -75,19 +79,19 @@ def repeatable(generator: np.random.Generator, draw: Callable[[np.random.Generat
 
 
 def shaded(image: Image, brightness: float) -> Image:
-    """The image as a surface turned away from the lamp shows it; brightness in 0..1."""
+    """Darken an image, as if the surface is turned away from the lamp; brightness in 0..1."""
     return _image(cv2.convertScaleAbs(image, alpha=brightness))
 
 
 def framed(image: Image, brightness: int) -> Image:
-    """The image with a thin frame of one grey (0..255) around it, inside its own size."""
+    """Put a thin grey frame around an image, which keeps its size; brightness of the frame in 0..255."""
     edge = max(1, min(image.shape[:2]) // 32)
     inner = cv2.resize(image, (image.shape[1] - 2 * edge, image.shape[0] - 2 * edge), interpolation=cv2.INTER_AREA)
     return _image(cv2.copyMakeBorder(inner, edge, edge, edge, edge, cv2.BORDER_CONSTANT, value=(brightness,) * 3))
 
 
 def cropped(image: Image, aspect: float) -> Image:
-    """The middle of the image, cut to width / height = aspect."""
+    """Cut out the middle of an image so that width / height = aspect."""
     height, width = image.shape[:2]
     new_width, new_height = min(width, max(1, round(height * aspect))), min(height, max(1, round(width / aspect)))
     left, top = (width - new_width) // 2, (height - new_height) // 2
@@ -95,12 +99,12 @@ def cropped(image: Image, aspect: float) -> Image:
 
 
 def mottled(generator: np.random.Generator, colour: tuple[int, int, int], contrast: float) -> Image:
-    """Plaster: one BGR colour under fractal noise of +-`contrast` (a fraction); [256, 256, 3]."""
+    """Paint plaster: one BGR colour with fractal noise of +-`contrast` (a fraction); uint8 [256, 256, 3]."""
     return _tinted(1 + contrast * (2 * fractal(generator, 256, coarsest=8) - 1), colour)
 
 
 def planks(generator: np.random.Generator, colour: tuple[int, int, int]) -> Image:
-    """A wooden floor: boards of slightly different brightness with dark joints; [512, 512, 3]."""
+    """Paint a wooden floor: boards of slightly different brightness with dark joints; uint8 [512, 512, 3]."""
     side, boards = 512, 24
     x = np.arange(side) / side
     y = x[:, None]
@@ -118,7 +122,7 @@ def _tinted(brightness: Field, colour: tuple[int, int, int]) -> Image:
 
 
 def picture(generator: np.random.Generator) -> Image:
-    """A procedural picture: a random kind, in two to four random colours."""
+    """Paint a picture of a random kind in two to four random colours."""
     kind = KINDS[generator.integers(len(KINDS))]
     field = np.clip(kind(generator, PICTURE_SIDE), 0, 1)
     colours = generator.integers(0, 256, (int(generator.integers(2, 5)), 3))
@@ -129,9 +133,9 @@ def picture(generator: np.random.Generator) -> Image:
 
 
 class Photographs:
-    """Real photographs from a folder, in an order that only the seed decides.
+    """Real photographs from a folder, in an order that only the generator decides.
 
-    Raises CameraError when the folder holds no image that can be read. `unreadable` counts the files skipped so far.
+    Raises CameraError if the folder is missing. `unreadable` counts the files that were skipped so far.
     """
 
     def __init__(self, folder: Path, generator: np.random.Generator) -> None:
@@ -145,7 +149,10 @@ class Photographs:
         self.unreadable = 0
 
     def __call__(self) -> Image:
-        """The next photograph, starting again where there are no more; at most PHOTO_SIDE pixels long. Not to be written to."""
+        """Return the next photograph, at most PHOTO_SIDE pixels long, which must not be changed; after the last comes the first.
+
+        Raises CameraError if no file can be read.
+        """
         while self._queue:
             path = self._queue[self._next % len(self._queue)]
             image = self._images.get(path)
@@ -189,7 +196,7 @@ def _image(array: NDArray[np.generic]) -> Image:
 
 
 def fractal(generator: np.random.Generator, side: int, coarsest: int = 4) -> Field:
-    """Value noise summed over octaves, from `coarsest` cells a side upwards; spans 0..1."""
+    """Sum value noise over octaves, beginning with `coarsest` cells on each side; values span 0..1."""
     total = np.zeros((side, side), np.float32)
     cells = coarsest
     while cells < side:
@@ -201,7 +208,7 @@ def fractal(generator: np.random.Generator, side: int, coarsest: int = 4) -> Fie
 
 
 def _axes(generator: np.random.Generator, side: int, angle_rad: float | None = None) -> tuple[Field, Field]:
-    """Two orthogonal coordinates over the picture in -0.5..0.5, turned by the angle (random by default)."""
+    """Two orthogonal coordinates of each pixel, in -0.5..0.5 and then turned by the angle (random by default)."""
     line = np.linspace(-0.5, 0.5, side, dtype=np.float32)
     x, y = np.meshgrid(line, line)
     angle = float(generator.uniform(0, np.pi)) if angle_rad is None else angle_rad
@@ -291,7 +298,7 @@ KINDS: tuple[Callable[[np.random.Generator, int], Field], ...] = (
 
 
 def _with_shapes(image: Image, generator: np.random.Generator) -> Image:
-    """A few filled polygons and circles of random colours painted over the picture."""
+    """Paint a few filled polygons and circles of random colours over a picture."""
     image = image.copy()
     side = image.shape[0]
     for _ in range(int(generator.integers(1, 6))):

@@ -1,8 +1,8 @@
-"""How the wearer of the simulated rig walks: from room to room, stopping, looking at things, standing still.
+"""How the wearer of the simulated rig walks from room to room, stops, and looks at things.
 
-The path is an endless generator with a state that does not grow: the last stop, the gaze and when each room was last
-left. Between two stops it is a smooth curve through a door, walked with a start and an end at rest; head motion is tied
-to the distance walked, so that it stops when the feet do, and a pause is the same pose again and again.
+The walk is an endless generator whose state does not grow: the last stop, the gaze, and when each room was left last. Between two
+stops it is a smooth curve through a doorway that begins and ends at rest. The motion of the head depends on the distance walked,
+so it stops when the feet stop, and during a pause the pose does not change.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from device.sim.render import Pose
 from device.sim.world import FREE_M, LANE_END_M, Doorway, Floats, Room, World
 
 EYE_M = 1.4
-"""Height of the rig when it does not bob."""
+"""Height of the rig while the wearer stands."""
 SPEED_M_S = 1.0
 TURN_RAD_S = 1.6
 STEP_M = 0.65
-"""Length of one step: one bob of the head."""
+"""Length of one step, during which the head moves up and down once."""
 
 
 _Gaze = tuple[float, float]
@@ -29,7 +29,7 @@ _Gaze = tuple[float, float]
 
 
 def generate_poses(world: World, seed: int, fps: float) -> Iterator[Pose]:
-    """Poses of an endless walk, `fps` per second; the seed decides all of it."""
+    """Yield the poses of an endless walk, `fps` per second. The seed decides all of it."""
     generator = np.random.default_rng([seed, 7])
     place = int(generator.integers(len(world.rooms)))
     stop = _stop(world.rooms[place], generator)
@@ -51,13 +51,16 @@ def generate_poses(world: World, seed: int, fps: float) -> Iterator[Pose]:
 
 
 def _stop(room: Room, generator: np.random.Generator) -> Floats:
-    """Where to stand: near the middle, inside the free disc."""
+    """Choose where to stand: (x, z) near the middle, in the disc that is free of things."""
     angle, distance = generator.uniform(0, 2 * np.pi), 0.9 * FREE_M * np.sqrt(generator.random())
     return np.asarray(room.centre + distance * np.array([np.cos(angle), np.sin(angle)]))
 
 
 def _next_door(world: World, place: int, left_at: NDArray[np.int64], generator: np.random.Generator) -> Doorway | None:
-    """Mostly towards the place left longest ago, sometimes anywhere; None in a world of one room."""
+    """Choose a doorway, mostly towards the room that was left longest ago; None in a world of one room.
+
+    left_at: int64 [rooms], the number of the visit after which each room was left.
+    """
     doors = world.rooms[place].doors
     if not doors:
         return None
@@ -68,7 +71,7 @@ def _next_door(world: World, place: int, left_at: NDArray[np.int64], generator: 
 
 
 def _doors_away(world: World, goal: int) -> dict[int, int]:
-    """How many doors lie between each place and the goal."""
+    """Count the doorways between each room and the goal."""
     away, reached = {goal: 0}, [goal]
     for place in reached:
         for door in world.rooms[place].doors:
@@ -79,7 +82,7 @@ def _doors_away(world: World, goal: int) -> dict[int, int]:
 
 
 def _look_around(room: Room, stop: Floats, gaze: _Gaze, generator: np.random.Generator, fps: float) -> Iterator[_Gaze]:
-    """Turn to one to three things one after the other and look at each for a while: the gaze of each frame."""
+    """Turn to one to three things, one after the other, and look at each for a while; yields the gaze of each frame."""
     for _ in range(int(generator.integers(1, 4))):
         x, y, z = room.targets[int(generator.integers(len(room.targets)))]
         across, ahead = x - stop[0], z - stop[1]
@@ -95,7 +98,7 @@ def _look_around(room: Room, stop: Floats, gaze: _Gaze, generator: np.random.Gen
 
 
 def _leg(curve: Floats, gaze: _Gaze, generator: np.random.Generator, fps: float) -> Iterator[tuple[float, ...]]:
-    """Walk along a curve, the head swinging to both sides of where the feet go: x, y, z, yaw, pitch, roll per frame."""
+    """Walk along a curve while the head turns to both sides; yields x, y, z, yaw, pitch and roll of each frame."""
     walked = np.concatenate([[0.0], np.cumsum(np.hypot(*np.diff(curve, axis=0).T))])
     headings = np.unwrap(np.arctan2(*np.gradient(curve, axis=0).T))
     headings += gaze[0] + _wrapped(float(headings[0]) - gaze[0]) - headings[0]
@@ -118,7 +121,7 @@ def _turning_s(angle: float) -> float:
 
 
 def _curve(start: Floats, door: Doorway | None, end: Floats) -> Floats:
-    """Points [n, 2] of a smooth way from start to end, straight through the middle of the door."""
+    """Points float64 [n, 2] of a smooth path from start to end, straight through the middle of the doorway."""
     if door is None:
         return np.asarray(start + np.linspace(0, 1, 33)[:, None] * (end - start))
     before, after = door.middle - LANE_END_M * door.outward, door.middle + LANE_END_M * door.outward
@@ -131,10 +134,10 @@ def _bezier(start: Floats, control: Floats, end: Floats) -> Floats:
 
 
 def _ease(part: float) -> float:
-    """From 0 to 1, at rest at both ends."""
+    """A smooth function from 0 to 1 whose slope is 0 at both ends."""
     return part * part * (3 - 2 * part)
 
 
 def _wrapped(angle: float) -> float:
-    """The same angle in -pi..pi."""
+    """The same angle between -pi and pi."""
     return float((angle + np.pi) % (2 * np.pi) - np.pi)

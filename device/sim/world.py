@@ -1,11 +1,11 @@
-"""The simulated world: rooms on a grid, doors between them, pictures on the walls, boxes and panels on the floors.
+"""The simulated world: rooms on a grid, doorways between them, pictures on the walls, boxes and panels on the floors.
 
-Everything is a parallelogram in space with a texture. Rooms are convex boxes, so what is inside one never hides behind
-its own walls, and the neighbours are seen only through doors. Things stand in **disjoint** upright cylinders, so that
-they can be painted in the exact order of depth (see `Room.paint_order`).
+Everything is a parallelogram in space with a texture. Rooms are convex boxes, so nothing inside a room hides behind its own
+walls, and its neighbours are seen only through doorways. Each thing stands in an upright cylinder, and the cylinders are
+**disjoint**, so that things can be painted in the exact order of depth (see `Room.paint_order`).
 
-Axes: x right (east), y down, z north, metres; the floor is y = 0. A surface is the 3x3 matrix with columns (a, b, o): its
-points are o + s a + t b with s, t in 0..1, and seen from its front a points right and b points down.
+Axes: x points right (east), y down, z north, in metres; the floor is at y = 0. A surface is the 3x3 matrix with columns (a, b,
+o): its points are o + s a + t b with s, t in 0..1. Seen from its front, a points right and b points down.
 """
 
 from __future__ import annotations
@@ -23,41 +23,44 @@ WALL_M = 2.7
 """Height of every room."""
 DOOR_WIDTH_M, DOOR_HEIGHT_M, DOOR_FRAME_M = 1.0, 2.1, 0.08
 FREE_M = 0.75
-"""Half-width of the lanes between a room's centre and its doors that are kept free of things."""
+"""Half-width of the lanes between a room's centre and its doorways, where nothing stands."""
 LANE_END_M = 1.0
-"""The lane enters a door straight over this distance."""
+"""Over this distance in front of a doorway the lane is straight."""
 NOTHING = -1
-"""The `thing` of walls, floors, ceilings and door frames."""
+"""The id of walls, floors, ceilings and door frames."""
 
 
 @dataclass(frozen=True, slots=True)
 class Doorway:
-    """An opening as one of its two rooms sees it: `surface` faces that room."""
+    """An opening as one of its two rooms sees it. to: index of the other room. surface: float64 [3, 3], faces this room."""
 
     to: int
     surface: Floats
 
     @property
     def middle(self) -> Floats:
-        """Where one walks through: (x, z)."""
+        """The point (x, z) where a walk goes through."""
         a, _, o = self.surface.T
         return np.asarray((o + a / 2)[[0, 2]])
 
     @property
     def outward(self) -> Floats:
-        """Unit normal (x, z) that points through the door into the other room."""
+        """Unit normal (x, z) that points through the doorway into the other room."""
         across = self.surface[[0, 2], 0]
         return np.array([-across[1], across[0]]) / float(np.hypot(*across))
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """One place.
+    """One room.
 
-    low, high: float64 [2], corners of the floor (x, z). surfaces: float64 [N, 3, 3]; the first `flat` lie on the shell and
-    are painted in order, the others belong to standing things. textures, things: for each surface what paints it and the id
-    of the poster or box it belongs to (or NOTHING). owner: int [N - flat], index of the standing thing of each other
-    surface into centres [M, 2] (x, z) and radii [M]. targets: float64 [K, 3], the middles of what is worth looking at.
+    low, high: float64 [2], corners of the floor (x, z).
+    surfaces: float64 [N, 3, 3]; the first `flat` lie on the walls, floor and ceiling and are painted in this order, the others
+        belong to standing things.
+    textures, things: for each surface the function that paints it, and the id of its picture or box (or NOTHING).
+    owner: int64 [N - flat], for each surface of a standing thing the index of that thing in `centres` and `radii`.
+    centres: float64 [M, 2] (x, z). radii: float64 [M].
+    targets: float64 [K, 3], middles of the things that are worth a look.
     """
 
     low: Floats
@@ -78,10 +81,10 @@ class Room:
         return np.asarray((self.low + self.high) / 2)
 
     def paint_order(self, eye: Floats) -> NDArray[np.int64]:
-        """Indices of the standing things' surfaces, farthest first, as seen from `eye` (x, y, z).
+        """Indices of the surfaces of standing things, farthest first, as seen from `eye` (x, y, z).
 
-        Disjoint discs ordered by power |eye - centre|^2 - radius^2 never hide a later one behind an earlier one
-        (Edelsbrunner, "An acyclicity theorem for cell complexes", 1990); distance alone would not do.
+        If disjoint discs are sorted by their power |eye - centre|^2 - radius^2, no disc hides behind one that is painted earlier
+        (Edelsbrunner, "An acyclicity theorem for cell complexes", 1990). The distance alone would not be enough.
         """
         power = ((self.centres - eye[[0, 2]]) ** 2).sum(axis=1) - self.radii**2
         return self.flat + np.argsort(-power[self.owner], kind="stable")
@@ -89,12 +92,12 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """All rooms; the index of a room is the label of the place."""
+    """All rooms. A place is the index of a room, and the label in control sets."""
 
     rooms: tuple[Room, ...]
 
     def place_at(self, x: float, z: float, near: int) -> int:
-        """The room that holds the point, looked for in room `near` and its neighbours; `near` where there is none."""
+        """The room that holds the point (x, z), among room `near` and its neighbours; `near` if none of them does."""
         for place in (near, *(door.to for door in self.rooms[near].doors)):
             (x0, z0), (x1, z1) = self.rooms[place].low, self.rooms[place].high
             if x0 <= x <= x1 and z0 <= z <= z1:
@@ -103,17 +106,17 @@ class World:
 
 
 def upright(corner: tuple[float, float, float], right: tuple[float, float], height: float) -> Floats:
-    """A vertical surface from its top left corner (x, y, z), its upper edge (x, z) and its height."""
+    """Make a vertical surface from its top left corner (x, y, z), its upper edge (x, z) and its height."""
     return np.array([(right[0], 0.0, right[1]), (0.0, height, 0.0), corner], float).T
 
 
 def horizontal(x: float, y: float, z: float, width: float, depth: float) -> Floats:
-    """A level surface from a corner, its extent along x and its signed extent along z; depth > 0 shows from below."""
+    """Make a level surface from a corner, its extent along x and its signed extent along z; with depth > 0 it faces down."""
     return np.array([(width, 0.0, 0.0), (0.0, 0.0, depth), (x, y, z)], float).T
 
 
 def patch(wall: Floats, left: float, top: float, width: float, height: float) -> Floats:
-    """The part of a wall that starts `left` and `top` metres from its top left corner."""
+    """Cut out the part of a wall that begins `left` and `top` metres from its top left corner."""
     a, b, o = wall.T
     right, down = a / np.linalg.norm(a), b / np.linalg.norm(b)
     return np.stack([right * width, down * height, o + right * left + down * top]).T
