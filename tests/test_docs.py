@@ -78,6 +78,15 @@ def test_every_new_module_of_the_list_of_renames_exists() -> None:
     assert not missing
 
 
+def test_every_room_is_in_the_tables_of_the_house() -> None:
+    readme, architecture = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "ARCHITECTURE.md"))
+    for folder in ("stream", "device", "learner"):
+        rooms = {path.parent.name for path in ROOT.glob(f"{folder}/*/__init__.py")}
+        (row,) = re.findall(rf"^\| `{folder}/` \|[^|]*\|([^|]*)\|", readme, re.MULTILINE)
+        assert set(CODE.findall(row)) == rooms
+        assert set(re.findall(rf"^\| `{folder}/(\w+)/` \|", architecture, re.MULTILINE)) == rooms
+
+
 def test_readme_lists_every_camera() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| camera |")[2].partition("\n\n")[0]
     assert set(re.findall(r"`(\w+)(?=[:`])", table)) >= set(CAMERAS)
