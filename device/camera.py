@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
-from stream.codec import Shape, jpeg_shape
 from stream.errors import ReportedError
-from stream.pair import Image
+from stream.image import Image, Shape, jpeg_shape
 
 
 class CameraError(ReportedError):

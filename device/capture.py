@@ -15,7 +15,8 @@ from device.dedupe import Dedupe, Verdict, luma_of
 from device.metrics import DeviceMetrics
 from device.spool.spool import Spool
 from stream.codec import encode_pair
-from stream.pair import Codec, EncodedPair, Image
+from stream.image import Image
+from stream.pair import Codec, EncodedPair
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.camera import BadShot, EyeImage
-from stream.pair import Image, Kept
+from stream.image import Image
+from stream.pair import Kept
 
 Junk = Literal["dark", "covered"]
 """Dark: both eyes see nothing (night, two lens caps). Covered: one eye sees nothing (a finger, one lens cap)."""

@@ -11,15 +11,13 @@ from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 import msgspec
-import numpy as np
-from numpy.typing import NDArray
 from zlib_ng import zlib_ng
 
+from stream.image import MAX_EYE_BYTES as MAX_EYE_BYTES  # until all have changed their imports
+from stream.image import MAX_SIDE as MAX_SIDE
+from stream.image import Image as Image
+
 WIRE_VERSION = 2
-MAX_SIDE = 8192
-"""Largest width or height accepted from anybody, pixels."""
-MAX_EYE_BYTES = 64 << 20
-"""Largest encoded image accepted from anybody."""
 CHECKSUM_BYTES = 4
 REASONS = ("parts", "size", "header", "version", "crc", "image")
 """Everything a message is refused for: wrong number of parts, too many bytes, a header that does not decode, another wire
@@ -27,7 +25,6 @@ version, a checksum that differs, an image that is not what its header declares.
 
 _encoder = msgspec.msgpack.Encoder()
 
-Image = NDArray[np.uint8]
 Codec = Literal["jpeg", "lz4"]
 Kept = Literal["new", "silence", "audit"]
 """Why a pair was kept: it shows something new; nothing was kept for too long; a random sample of the suppressed."""

@@ -24,7 +24,8 @@ from device.metrics import CaptureCounts, DeviceMetrics
 from device.sim.camera import SimCamera
 from stream.codec import decode
 from stream.errors import EndOfStream, EndpointError
-from stream.pair import Codec, EncodedPair, Image
+from stream.image import Image
+from stream.pair import Codec, EncodedPair
 from stream.source import IteratorSource
 
 EPOCH = "0123456789abcdef" * 2

@@ -17,7 +17,7 @@ from device.cameras.files import open_folders
 from device.cameras.settings import CameraSettings
 from device.capture import capture
 from device.dedupe import GRID, Dedupe, DedupeConfig, PairRing, Verdict, luma_of
-from stream.pair import Image
+from stream.image import Image
 
 HEIGHT, WIDTH = 180, 320  # a tile is 5 x 5 pixels
 SECOND = 1_000_000_000

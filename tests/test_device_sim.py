@@ -17,7 +17,7 @@ import pytest
 from device.camera import Camera, CameraError, EyeImage, Shot
 from device.sim.camera import SimCamera, SimConfig
 from device.sim.trajectory import EYE_M
-from stream.pair import Image
+from stream.image import Image
 
 SMALL = SimConfig(size=(96, 128), places=4, seed=5)
 

@@ -23,7 +23,7 @@ from device.sim.textures import (
     pyramid,
     repeatable,
 )
-from stream.pair import Image
+from stream.image import Image
 
 
 def grey(height: int, width: int, level: int = 128) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

@@ -30,6 +30,7 @@ from stream import codec
 from stream.codec import encode_pair
 from stream.cursor import Given
 from stream.errors import EndpointError, MalformedMessage, StreamError
+from stream.image import jpeg_shape
 from stream.live import announcements
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_messages import (
@@ -107,7 +108,7 @@ def take_sealed_eye(pair: EncodedPair, parts: Parts) -> None:
 
 
 def take_jpeg(parts: Parts) -> None:
-    height, width, channels = codec.jpeg_shape(b"".join(parts))
+    height, width, channels = jpeg_shape(b"".join(parts))
     assert 1 <= min(height, width) <= max(height, width) <= MAX_SIDE
     assert channels in (1, 3)
 

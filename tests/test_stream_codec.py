@@ -16,9 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from stream.codec import decode, encode_pair, from_parts, jpeg_shape, to_parts
+from stream.codec import decode, encode_pair, from_parts, to_parts
 from stream.errors import MalformedMessage
-from stream.pair import MAX_EYE_BYTES, MAX_SIDE, REASONS, Codec, EncodedPair, Image
+from stream.image import MAX_EYE_BYTES, MAX_SIDE, Image, jpeg_shape
+from stream.pair import REASONS, Codec, EncodedPair
 
 EPOCH = "0123456789abcdef" * 2
 

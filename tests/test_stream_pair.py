@@ -5,7 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from stream.pair import MAX_SIDE, Header
+from stream.image import MAX_SIDE
+from stream.pair import Header
 
 EPOCH = "0123456789abcdef" * 2
 HEADER = Header(

@@ -18,8 +18,7 @@ import numpy as np
 
 from device.camera import BadShot, CameraError, EyeImage, Shot
 from device.cameras.settings import DEFAULTS, CameraSettings
-from stream.codec import Shape
-from stream.pair import MAX_EYE_BYTES, Image
+from stream.image import MAX_EYE_BYTES, Image, Shape
 
 FOLDER_FPS = 10.0
 """The rate of a recording that has none of its own, Hz; as in KITTI."""

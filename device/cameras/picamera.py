@@ -15,7 +15,7 @@ import numpy as np
 
 from device.camera import CameraError, CameraMissing, EyeImage, Shot
 from device.cameras.settings import DEFAULTS, CameraSettings
-from stream.pair import Image
+from stream.image import Image
 
 LORES = (320, 180)
 """Width and height of the luma."""

@@ -23,7 +23,7 @@ from device.sim.render import Ids, Pose, Renderer
 from device.sim.textures import Photographs
 from device.sim.trajectory import generate_poses
 from device.sim.world import NOTHING, World
-from stream.pair import MAX_SIDE, Image
+from stream.image import MAX_SIDE, Image
 
 log = logging.getLogger(__name__)
 

@@ -32,7 +32,7 @@ from device.sim.world import (
     patch,
     upright,
 )
-from stream.pair import Image
+from stream.image import Image
 
 SIDE_M = (4.2, 5.6)
 """Range of the widths and depths of rooms."""

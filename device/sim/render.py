@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from device.sim.textures import Gallery, Texture
 from device.sim.world import NOTHING, Floats, World
-from stream.pair import Image
+from stream.image import Image
 
 NEAR_M = 1e-4
 """Surfaces nearer than this along the optical axis are not painted."""

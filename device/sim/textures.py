@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.camera import CameraError
-from stream.pair import Image
+from stream.image import Image
 
 Field = NDArray[np.float32]
 """A picture before it has colours: float32 [n, n] in 0..1."""

@@ -26,8 +26,8 @@ from pathlib import Path
 from device.spool.answer import NotNow
 from device.spool.segment import Segment, Size, State
 from stream.fsync import sync_path
+from stream.image import MAX_EYE_BYTES
 from stream.live.backfill_messages import Row
-from stream.pair import MAX_EYE_BYTES
 
 PAGE_BYTES = 4096
 """Small pages: they waste 2 % of a pair of 358 kB, and one flipped bit cannot damage much."""

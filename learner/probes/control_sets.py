@@ -28,7 +28,7 @@ from learner.probes.packed_files import (
     parse_idx,
     read_file,
 )
-from stream.pair import MAX_EYE_BYTES, Image
+from stream.image import MAX_EYE_BYTES, Image
 
 LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, MNIST's idx files, CIFAR's batches"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})

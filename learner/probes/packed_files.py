@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.errors import ControlError
-from stream.pair import Image
+from stream.image import Image
 
 MAX_FILE_BYTES = 1 << 30
 """Largest packed file accepted, after unpacking; EMNIST's largest is 547 MB."""

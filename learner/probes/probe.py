@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from learner.probes.control_sets import ControlSet, stratified, subset
 from learner.probes.packed_files import Labels
 from learner.probes.spectrum import alpha_req, rankme
-from stream.pair import Image
+from stream.image import Image
 
 Encoder = Callable[[Tensor], Tensor]
 """Float RGB [B, 3, S, S] in [0, 1] to features [B, D]; it normalises its input itself."""

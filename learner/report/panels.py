@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from learner.report.html import grid
 from learner.report.pictures import crop_colour, gaussian, heat, photo, window
-from stream.pair import Image
+from stream.image import Image
 
 VIEWS_NOTE = (
     "On the left image, the Gaussian fitted to one attention head (cross: mean; rings: one and two standard deviations) "

@@ -17,7 +17,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.pair import Image
+from stream.image import Image
 
 MAX_SIDE = 720
 """Longest side of a photograph in the page, pixels."""

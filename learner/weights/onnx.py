@@ -15,7 +15,7 @@ import torch
 from learner.errors import Failed
 from learner.networks.encoder import Encoder
 from stream.fsync import sync_path
-from stream.pair import Image
+from stream.image import Image
 
 TOLERANCE = 1e-4
 """Largest difference from PyTorch, as a share of the largest feature: float32 sums in another order stay near 1e-6."""

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Literal
 
-from stream.pair import Image
+from stream.image import Image
 
 TOLERANCE_NS = 20_000_000
 """Images further apart are no pair: half the period of a camera of 25 Hz."""

@@ -17,7 +17,8 @@ from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from stream.pair import MAX_EYE_BYTES, MAX_SIDE, Header, Image
+from stream.image import MAX_EYE_BYTES, MAX_SIDE, Image
+from stream.pair import Header
 from stream.recording.protobuf import Fields, bytes_field
 
 

@@ -21,7 +21,8 @@ from zlib_ng import zlib_ng
 
 from stream.codec import encode_pair
 from stream.errors import StreamError
-from stream.pair import EncodedPair, Header, Image
+from stream.image import Image
+from stream.pair import EncodedPair, Header
 from stream.recording.mcap_reader import McapReader, Message
 from stream.recording.pairing import Pairing, Shot, Side
 from stream.recording.payload import COMPRESSED, HEADER, RAW, Eye, read_eye, read_header
