@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from spooled import make_pair
 
+from device.cli.settings import StreamSettings
 from device.cli.spool_location import open_spool
 from device.spool.folder import SpoolError
 from device.spool.spool import Spool
@@ -17,15 +18,9 @@ from device.spool.spool import Spool
 def opened(
     place: str, environ: Mapping[str, str], *, lasting: bool = True, max_gib: float | None = 0.1
 ) -> AbstractContextManager[Spool | None]:
-    return open_spool(
-        place,
-        device="rig",
-        lasting=lasting,
-        max_gib=max_gib,
-        free_floor_gib=0.0,
-        on_sync=lambda seconds: None,
-        environ=environ,
-    )
+    camera = "v4l2:0,2" if lasting else "sim"
+    settings = StreamSettings(spool=place, name="rig", camera=camera, spool_gib=max_gib, disk_floor_gib=0.0)
+    return open_spool(settings, on_sync=lambda seconds: None, environ=environ)
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from device.camera import BadShot, Camera, CameraError, Shot
 from device.cameras.open import open_camera
 from device.cli.opencv import configure_opencv
 from device.cli.settings import StreamSettings
-from device.cli.spool_location import GIB, LASTING_GIB, TEMPORARY_GIB, parent_of
+from device.cli.spool_location import GIB, parent_of, spool_bytes
 from stream.host.command import Command
 from stream.host.findings import (
     Finding,
@@ -84,14 +84,13 @@ def _check_port(settings: StreamSettings, endpoint: str) -> Finding:
 def _check_disk(settings: StreamSettings) -> Finding:
     if settings.spool == "none":
         return Finding("disk", "warning", "no spool: pairs that the link drops are lost (leave out --spool none)")
-    folder, lasts = parent_of(settings.spool, settings.device, settings.lasting, os.environ)
-    folder = existing_folder(folder)
+    folder = existing_folder(parent_of(settings, os.environ))
     return check_disk(
         folder,
         shutil.disk_usage(folder).free,
         writable=can_write(folder),
         floor_bytes=int(settings.disk_floor_gib * GIB),
-        wanted_bytes=int((settings.spool_gib or (LASTING_GIB if lasts else TEMPORARY_GIB)) * GIB),
+        wanted_bytes=spool_bytes(settings),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import socket
 from collections.abc import Mapping
@@ -92,22 +93,20 @@ class StreamSettings:
             raise ValueError(
                 f"--name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit, got {self.name!r}"
             )
-        if self.fps is not None and not 0 <= self.fps <= 1000:
-            raise ValueError(f"--fps must be 0 (as fast as possible) to 1000, got {self.fps}")
-        if self.count is not None and self.count < 1:
-            raise ValueError(f"--count must be at least 1, got {self.count}")
-        if not 1 <= self.quality <= 100:
-            raise ValueError(f"--quality must be 1 to 100, got {self.quality}")
-        if self.spool_gib is not None and not 0.01 <= self.spool_gib <= MAX_GIB:
-            raise ValueError(f"--spool-gib must be 0.01 to {MAX_GIB}, got {self.spool_gib}; --spool none: no spool")
-        if not 0 <= self.disk_floor_gib <= MAX_GIB:
-            raise ValueError(f"--disk-floor-gib must be 0 to {MAX_GIB}, got {self.disk_floor_gib}")
-        if not 0 <= self.linger_s <= MAX_LINGER_S:
-            raise ValueError(f"--linger-s must be 0 (do not wait) to {MAX_LINGER_S}, got {self.linger_s}")
         if not self.spool:
             raise ValueError("--spool is auto, none or a folder")
-        if not 0 <= self.metrics_port <= 65535:
-            raise ValueError(f"--metrics-port must be 0 (none) to 65535, got {self.metrics_port}")
+        ranges = (
+            ("--fps", self.fps, 0, 1000, " (0: as fast as possible)"),
+            ("--count", self.count, 1, math.inf, ""),
+            ("--quality", self.quality, 1, 100, ""),
+            ("--spool-gib", self.spool_gib, 0.01, MAX_GIB, " (--spool none: no spool)"),
+            ("--disk-floor-gib", self.disk_floor_gib, 0, MAX_GIB, ""),
+            ("--linger-s", self.linger_s, 0, MAX_LINGER_S, " (0: do not wait)"),
+            ("--metrics-port", self.metrics_port, 0, 65535, " (0: none)"),
+        )
+        for flag, value, low, high, hint in ranges:
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"{flag} must be {low} to {high}{hint}, got {value}")
 
     @property
     def device(self) -> str:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from device.cli.settings import StreamSettings
 from device.spool.folder import SpoolError, is_abandoned
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
@@ -25,76 +26,66 @@ _PREFIX = "babyagent-spool-"
 
 @contextmanager
 def open_spool(
-    location: str,
-    *,
-    device: str,
-    lasting: bool,
-    max_gib: float | None,
-    free_floor_gib: float,
-    on_sync: Callable[[float], None],
-    environ: Mapping[str, str] = os.environ,
+    settings: StreamSettings, *, on_sync: Callable[[float], None], environ: Mapping[str, str] = os.environ
 ) -> Iterator[Spool | None]:
-    """Open the spool and close it afterwards; None for the location "none".
+    """Open the spool of a rig and close it afterwards; None if the settings want none. Raises SpoolError.
 
-    location: "auto", "none" or a folder. "auto" is the system's folder for the state of programs if the spool must be `lasting`,
-    and otherwise a temporary folder, which is deleted at the end. Raises SpoolError.
-    max_gib: 8 by default, 2 in a temporary folder.
+    A temporary spool is deleted at the end. on_sync: see `Spool`.
     """
-    if location == "none":
+    if settings.spool == "none":
         yield None
         return
-    folder, temporary = _find_folder(location, device, lasting, environ)
-    if max_gib is None:
-        max_gib = TEMPORARY_GIB if temporary else LASTING_GIB
+    temporary = is_temporary(settings)
+    folder = _make_temporary(environ) if temporary else _lasting(settings, environ)
+    limits = SpoolLimits(spool_bytes(settings), int(settings.disk_floor_gib * GIB))
     try:
-        with Spool(
-            folder,
-            SpoolLimits(max_bytes=int(max_gib * GIB), free_floor_bytes=int(free_floor_gib * GIB)),
-            device=device,
-            on_sync=on_sync,
-        ) as spool:
+        with Spool(folder, limits, device=settings.device, on_sync=on_sync) as spool:
             yield spool
             if temporary and (backlog := spool.stats().backlog):
-                log.warning(
-                    "%d pairs that no learner has made durable are deleted with the temporary spool; --spool FOLDER keeps them",
-                    backlog,
-                )
+                text = "%d pairs that no learner has made durable are deleted with the temporary spool"
+                log.warning(f"{text}; --spool FOLDER keeps them", backlog)
     finally:
         if temporary:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def parent_of(location: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """A folder on the disk of the spool, and whether the spool would outlast the process; nothing is made."""
-    if location == "auto" and not lasting:
-        return Path(environ.get("TMPDIR") or "/var/tmp"), False
-    return _find_folder(location, device, lasting, environ)[0], True
+def is_temporary(settings: StreamSettings) -> bool:
+    """Whether the spool is deleted with the process."""
+    return settings.spool == "auto" and not settings.lasting
 
 
-def _find_folder(location: str, device: str, lasting: bool, environ: Mapping[str, str]) -> tuple[Path, bool]:
-    """The folder, and whether it is temporary."""
-    if location != "auto":
-        return Path(location), False
-    return (_state(environ, device), False) if lasting else (_temporary(environ), True)
+def spool_bytes(settings: StreamSettings) -> int:
+    """Bytes that the spool may take."""
+    return int((settings.spool_gib or (TEMPORARY_GIB if is_temporary(settings) else LASTING_GIB)) * GIB)
 
 
-def _state(environ: Mapping[str, str], device: str) -> Path:
-    """The folder for state that systemd gives, or that of the XDG base directories."""
-    given = environ.get("STATE_DIRECTORY", "").partition(":")[0]
-    if given:
+def parent_of(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
+    """A folder on the disk of the spool, which may not exist; nothing is made. Raises SpoolError."""
+    return _temporary_parent(environ) if is_temporary(settings) else _lasting(settings, environ)
+
+
+def _lasting(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
+    """The folder that is named, or the one for state that systemd gives, or that of the XDG base directories."""
+    if settings.spool != "auto":
+        return Path(settings.spool)
+    if given := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
         return Path(given)
     base = Path(environ.get("XDG_STATE_HOME", ""))
     try:
-        return (base if base.is_absolute() else Path.home() / ".local" / "state") / "babyagent" / device
+        return (base if base.is_absolute() else Path.home() / ".local" / "state") / "babyagent" / settings.device
     except RuntimeError as error:
         raise SpoolError(f"no folder for the spool: {error}; choose one with --spool, none: live only") from error
 
 
-def _temporary(environ: Mapping[str, str]) -> Path:
-    """Make a new folder on a disk (/tmp may be in memory), after deleting those that killed processes left."""
-    parent = environ.get("TMPDIR") or "/var/tmp"
+def _temporary_parent(environ: Mapping[str, str]) -> Path:
+    return Path(environ.get("TMPDIR") or "/var/tmp")  # /tmp may be in memory
+
+
+def _make_temporary(environ: Mapping[str, str]) -> Path:
+    """Make a new folder, after deleting those that killed processes left."""
+    parent = _temporary_parent(environ)
     try:
-        for folder in Path(parent).glob(f"{_PREFIX}*"):
+        for folder in parent.glob(f"{_PREFIX}*"):
             if _is_ours(folder) and is_abandoned(folder):
                 shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))

@@ -7,7 +7,7 @@ import resource
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, closing
+from contextlib import closing
 from dataclasses import asdict
 
 from device.camera import BadShot, Camera, Shot
@@ -64,7 +64,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
     metrics.watch_sensors(sensors.read)
     with (
         closing(open_camera(settings.camera, settings.camera_settings)) as camera,
-        _open_spool(settings, metrics) as spool,
+        open_spool(settings, on_sync=metrics.sync_seconds.observe) as spool,
         _open_publisher(settings, spool, sensors) as publisher,
         metrics.served(settings.metrics_port),
         closing(Supervisor(os.environ, time.monotonic)) as supervisor,
@@ -104,17 +104,6 @@ def _raise_file_limit() -> None:
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
-def _open_spool(settings: StreamSettings, metrics: DeviceMetrics) -> AbstractContextManager[Spool | None]:
-    return open_spool(
-        settings.spool,
-        device=settings.device,
-        lasting=settings.lasting,
-        max_gib=settings.spool_gib,
-        free_floor_gib=settings.disk_floor_gib,
-        on_sync=metrics.sync_seconds.observe,
-    )
 
 
 def _open_publisher(settings: StreamSettings, spool: Spool | None, sensors: Sensors) -> Publisher:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from device.spool.segment import Removal, Segment, State
 from stream.live.backfill_messages import Span
@@ -21,8 +21,7 @@ from stream.ranges import Ranges
 log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class ReadPlan:
+class ReadPlan(NamedTuple):
     """Where the pairs of a range lie."""
 
     parts: Sequence[tuple[Segment, int]]

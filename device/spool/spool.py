@@ -28,6 +28,7 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -109,12 +110,11 @@ class Spool:
             clock=clock,
             wall=wall,
             free_bytes=self.disk_free_bytes,
-            on_refusal=lambda reason: self._warn(
-                "refused", "pairs are live only: %s count=%d", reason, self._rules.unspooled + 1
-            ),
+            on_refusal=partial(self._warn, "refused", "pairs are live only: %s"),
         )
         self._sync = SyncThread(unsealed, clock=clock, on_sync=on_sync, on_error=self._sync_failed)
-        self._sealing = SealThread(self._rules, self._files, changed=self._changed, on_error=self._seal_failed)
+        warn = partial(self._warn, "seal", "%s could not be sealed: %s")
+        self._sealing = SealThread(self._rules, self._files, changed=self._changed, on_error=warn)
 
     def append(self, pair: EncodedPair) -> bool:
         """Keep a pair. True: it survives the death of this process from now on, and a power cut from the next sync on.
@@ -240,9 +240,6 @@ class Spool:
             self._warn("sync", "pairs could not be synced to the disk: %s", error)
             if self._rules.open is not None and self._files.files[self._rules.open] is file:
                 self._remove(self._rules.close_open())
-
-    def _seal_failed(self, file: SegmentFile, error: Exception) -> None:
-        self._warn("seal", "%s could not be sealed: %s", file.path, error)
 
     def _warn(self, about: str, text: str, *values: object) -> None:
         """Log a warning, but not more often than every few seconds for each subject."""

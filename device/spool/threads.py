@@ -5,6 +5,7 @@ from __future__ import annotations
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from device.spool.folder import SpoolFolder
 from device.spool.rules import SpoolRules
@@ -77,7 +78,7 @@ class SealThread:
     """Seals full segments when the rules say so, and closes the files of deleted ones.
 
     changed: guards rules and files, and is notified when they change.
-    on_error: called without the lock by this thread with a file that could not be sealed, and why.
+    on_error: called without the lock, with the path of a file that could not be sealed, and why.
     """
 
     def __init__(
@@ -86,7 +87,7 @@ class SealThread:
         files: SpoolFolder,
         *,
         changed: threading.Condition,
-        on_error: Callable[[SegmentFile, Exception], None],
+        on_error: Callable[[Path, Exception], None],
     ) -> None:
         self._rules, self._files, self._changed, self._on_error = rules, files, changed, on_error
         self._closing = False
@@ -116,7 +117,7 @@ class SealThread:
             file.seal(segment.end)
         except (sqlite3.Error, OSError) as error:
             if segment.state is not State.DELETED:
-                self._on_error(file, error)
+                self._on_error(file.path, error)
             if is_disk_full(error):
                 return False
             state = State.UNSEALABLE

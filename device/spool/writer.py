@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from device.spool.folder import SpoolFolder
 from device.spool.rules import SpoolRules
@@ -16,35 +17,30 @@ class _NoRoom(Exception):
     """Everything that may be deleted is deleted, and there is still no room."""
 
 
+@dataclass
 class Writer:
-    """Carries out the rules for a new pair. The caller's lock guards it.
+    """Carries out the rules for a new pair. The caller's lock guards it."""
 
-    clock: monotonic seconds. wall: seconds since 1970. free_bytes: free bytes on the disk; may raise OSError.
-    on_refusal: called with the reason when the disk refuses a pair.
-    """
-
-    def __init__(
-        self,
-        rules: SpoolRules,
-        files: SpoolFolder,
-        *,
-        clock: Callable[[], float],
-        wall: Callable[[], float],
-        free_bytes: Callable[[], int],
-        on_refusal: Callable[[str], None],
-    ) -> None:
-        self._rules, self._files = rules, files
-        self._clock, self._wall, self._free_bytes, self._on_refusal = clock, wall, free_bytes, on_refusal
+    rules: SpoolRules
+    files: SpoolFolder
+    clock: Callable[[], float]
+    """Monotonic seconds."""
+    wall: Callable[[], float]
+    """Seconds since 1970."""
+    free_bytes: Callable[[], int]
+    """Free bytes on the disk; may raise OSError."""
+    on_refusal: Callable[[str], None]
+    """Called with the reason when the disk refuses a pair."""
 
     def append(self, seq: int, row: Row) -> SegmentFile | None:
         """Append a pair; returns the file that holds it now, None if the disk refused it."""
-        file = self._append(seq, row) if self._rules.may_write(self._clock()) else None
-        self._rules.offered(seq, spooled=file is not None)
-        self._files.write_end(self._rules.inventory.end)
+        file = self._append(seq, row) if self.rules.may_write(self.clock()) else None
+        self.rules.offered(seq, spooled=file is not None)
+        self.files.write_end(self.rules.inventory.end)
         return file
 
     def _append(self, seq: int, row: Row) -> SegmentFile | None:
-        limit_bytes = self._rules.limits.segment_bytes
+        limit_bytes = self.rules.limits.segment_bytes
         reason = f"one is larger than a segment of {limit_bytes} bytes, give the spool more room"
         if row_bytes(row) <= limit_bytes:
             for _ in range(
@@ -56,31 +52,31 @@ class Writer:
                     reason = "nothing is left to delete, and so much of the disk must stay free"
                     break
                 except (sqlite3.Error, OSError) as error:
-                    self._files.remove(self._rules.write_failed(disk_full=is_disk_full(error)))
+                    self.files.remove(self.rules.write_failed(disk_full=is_disk_full(error)))
                     reason = str(error)
-        self._rules.refused(self._clock())
-        self._on_refusal(reason)
+        self.rules.refused(self.clock())
+        self.on_refusal(f"{reason} count={self.rules.unspooled + 1}")
         return None
 
     def _try_append(self, seq: int, row: Row) -> SegmentFile:
         """Append a pair; raises sqlite3.Error, OSError or _NoRoom, and it is not in the spool then."""
-        enough, removal = self._rules.make_room(2 * row_bytes(row), self._free_bytes(), self._clock())
-        self._files.remove(removal)
+        enough, removal = self.rules.make_room(2 * row_bytes(row), self.free_bytes(), self.clock())
+        self.files.remove(removal)
         if not enough:
             raise _NoRoom
         segment = self._segment_for(seq, row)
-        file = self._files.files[segment]
+        file = self.files.files[segment]
         file.append(seq, row)
-        self._rules.appended(segment, file.size())
+        self.rules.appended(segment, file.size())
         return file
 
     def _segment_for(self, seq: int, row: Row) -> Segment:
         """The open segment, or a new one."""
-        segment = self._rules.open
-        if segment is None or not self._rules.fits_open(seq, row_bytes(row)):
-            self._files.remove(self._rules.close_open())
-            epoch, begun_s = self._rules.inventory.epoch, self._wall()
-            segment = Segment(self._files.run, epoch, first=seq, end=seq, state=State.OPEN, begun_s=begun_s)
-            self._files.create(segment)
-            self._rules.begin(segment)
+        segment = self.rules.open
+        if segment is None or not self.rules.fits_open(seq, row_bytes(row)):
+            self.files.remove(self.rules.close_open())
+            epoch, begun_s = self.rules.inventory.epoch, self.wall()
+            segment = Segment(self.files.run, epoch, first=seq, end=seq, state=State.OPEN, begun_s=begun_s)
+            self.files.create(segment)
+            self.rules.begin(segment)
         return segment
