@@ -18,7 +18,7 @@ import torch
 from tiny_learner import make_pair
 from torch import Generator, Tensor
 
-import learner.cli.main  # noqa: F401 - all that a process would load
+import learner.cli.compose  # noqa: F401 - all that a process would load
 from learner.__main__ import main
 from learner.loop import Learner
 from learner.objectives.contract import Batch, Look
@@ -92,13 +92,12 @@ def live(task: dict[str, Any], rank: int, port: int) -> int:
         die_at(task["dies"][1])
     blind_for(task["blind"])
     try:
-        main(task["words"])
+        return main(task["words"])
     except SystemExit as ended:
         return int(ended.code or 0)
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    return 0
 
 
 def born(task: dict[str, Any], rank: int, port: int) -> int:

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from device.cli.settings import StreamSettings
-from learner.cli.main import ProcessConfig, Settings
-from learner.config import PRESETS
+from learner.cli.settings import PRESETS
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
 PRESET = "babyagent"
@@ -53,7 +52,7 @@ def device_example() -> str:
 
 
 def learner_example() -> str:
-    settings = Settings(process=ProcessConfig(), learner=PRESETS[PRESET])
+    settings = PRESETS[PRESET]
     what = f"the default of preset {PRESET}, or (unset) a possible value"
     preset = [f"# The settings to begin from: {', '.join(PRESETS)}.", f'preset = "{PRESET}"', ""]
     lines = _table(settings, LEARNER, "", frozenset({"process", "learner", "limits"}))

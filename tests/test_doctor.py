@@ -14,8 +14,8 @@ import pytest
 from device.__main__ import main as device_main
 from device.camera import BadShot, EyeImage, Shot
 from device.cli.doctor import check_images, check_skew
-from learner.cli.doctor import answer, examine, processor, recording
-from learner.cli.main import parse
+from learner.cli.doctor import check_compute_device, check_recording, examine, rig_finding
+from learner.cli.train import COMMAND
 from stream.errors import EndpointError
 from stream.host.findings import (
     EARLIEST_S,
@@ -70,15 +70,15 @@ def shot(apart_ms: float = 0.0, size: tuple[int, int] = (48, 64), right: tuple[i
         ),
         (check_skew([shot(17)] * 3, 30), "warning", "common trigger"),
         (check_skew([shot(16)] * 3, 30), "ok", "16.0 ms"),
-        (processor("auto", "float32", None), "ok", "CPU"),
-        (processor("auto", "bfloat16", None), "warning", "--preset cpu"),
-        (processor("cuda", "bfloat16", None), "problem", "no GPU"),
-        (processor("auto", "bfloat16", ("a GPU", 8 * GIB)), "ok", "a GPU, 8.0 GiB free"),
-        (answer("tcp://rig:1", ["rig1"], {"refused": 2}), "ok", "rig1 answers"),
-        (answer("tcp://rig:1", [], {"refused": 2}), "problem", "its keys are not ours"),
-        (answer("tcp://rig:1", [], {"broken_off": 2}), "problem", "does not speak as we do"),
-        (answer("tcp://rig:1", [], {"broken_off": 0}), "warning", "does not answer: start the rig"),
-        (recording(Path("x.mcap"), readable=False), "problem", "--replay"),
+        (check_compute_device("auto", "float32", None), "ok", "CPU"),
+        (check_compute_device("auto", "bfloat16", None), "warning", "--preset cpu"),
+        (check_compute_device("cuda", "bfloat16", None), "problem", "no GPU"),
+        (check_compute_device("auto", "bfloat16", ("a GPU", 8 * GIB)), "ok", "a GPU, 8.0 GiB free"),
+        (rig_finding("tcp://rig:1", ["rig1"], {"refused": 2}), "ok", "rig1 answers"),
+        (rig_finding("tcp://rig:1", [], {"refused": 2}), "problem", "has keys that do not fit ours"),
+        (rig_finding("tcp://rig:1", [], {"broken_off": 2}), "problem", "handshake with tcp://rig:1 failed"),
+        (rig_finding("tcp://rig:1", [], {"broken_off": 0}), "warning", "does not answer: start the rig"),
+        (check_recording(Path("x.mcap"), readable=False), "problem", "--replay"),
     ],
 )
 def test_facts_become_findings_that_say_what_to_do(finding: Finding, level: str, text: str) -> None:
@@ -186,7 +186,7 @@ def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(
 
         thread = threading.Thread(target=greet)
         thread.start()
-        findings = {finding.what: finding for finding in examine(parse(words))}
+        findings = {finding.what: finding for finding in examine(COMMAND.parse(words))}
         asked.set()
         thread.join()
     assert findings["rig"] == Finding("rig", "ok", f"{rig.endpoint}: rig-1 answers")
@@ -198,7 +198,7 @@ def test_a_learner_whose_port_is_taken_is_warned_and_would_run(tmp_path: Path) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         words = ["--replay", str(tmp_path / "walk.mcap"), "--run-dir", str(tmp_path / "run"), "--http-port", port]
-        findings = {finding.what: finding for finding in examine(parse(words))}
+        findings = {finding.what: finding for finding in examine(COMMAND.parse(words))}
     assert findings["port"].level == "warning"
     assert "in use" in findings["port"].text
 
@@ -206,6 +206,6 @@ def test_a_learner_whose_port_is_taken_is_warned_and_would_run(tmp_path: Path) -
 def test_a_learner_without_keys_for_its_rig_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BABYAGENT_KEYS", str(tmp_path / "none"))
     words = ["--connect", "tcp://192.0.2.1:5555", "--run-dir", str(tmp_path / "run"), "--http-port", "0"]
-    findings = {finding.what: finding for finding in examine(parse(words))}
+    findings = {finding.what: finding for finding in examine(COMMAND.parse(words))}
     assert (findings["keys"].level, findings["rig"].level) == ("problem", "problem")
     assert "python -m stream keys" in findings["keys"].text

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from test_learner_report import Page, summary, write_lines
 
-from learner.cli import report
+from learner.__main__ import PROGRAM
 from learner.errors import LearnerError
 from learner.report.compare import write_comparison
 from learner.report.figures import MAX_RUNS
+from stream.host.program import Stop
 
 
 def write_run(folder: Path, *, rate: float, gain: float, **told: Any) -> Path:
@@ -95,8 +96,8 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path, ch
 
 def test_the_command_compares_where_several_runs_are_given(runs: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "both.html"
-    assert report.run([*map(str, runs), "--out", str(path)]) == str(path)
+    assert PROGRAM.run(["report", *map(str, runs), "--out", str(path)], Stop()).text == str(path)
     assert "Settings that differ" in path.read_text()
-    report.run([str(runs[0]), "--out", str(path)])
+    PROGRAM.run(["report", str(runs[0]), "--out", str(path)], Stop())
     assert "Settings that differ" not in path.read_text()
     assert not (runs[0] / "report.html").exists()

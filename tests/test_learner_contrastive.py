@@ -16,7 +16,7 @@ from tiny_learner import make_pairs, tiny_learner
 from tiny_objective import gradient_at_crops
 from torch import Generator, Tensor, nn
 
-from learner.cli.main import parse
+from learner.cli.train import COMMAND
 from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.contract import Batch, Objective
@@ -201,7 +201,9 @@ def test_a_learner_trains_on_it_draws_its_pictures_and_goes_on_from_its_state() 
 
 
 def test_its_settings_are_flags_of_the_preset() -> None:
-    settings = parse(["--preset", "contrastive", "--objective.temperature", "0.5", "--objective.crops", "2"]).learner
+    settings = COMMAND.parse(
+        ["--preset", "contrastive", "--objective.temperature", "0.5", "--objective.crops", "2"]
+    ).learner
     assert isinstance(settings.objective, ContrastiveConfig)
     assert (settings.objective.temperature, settings.objective.crops, settings.objective.teacher_size) == (0.5, 2, 32)
 

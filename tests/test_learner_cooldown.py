@@ -14,11 +14,12 @@ from test_learner_commit import run as training
 from test_learner_loop import digest
 from tiny_learner import TINY, committed
 
-from learner.cli import main
+from learner.__main__ import PROGRAM
 from learner.errors import SettingsError
 from learner.runs.folder import RunDirectory
 from learner.schedule import cooldown_factor, learning_rate
 from learner.weights.cooldown import branch, cool_down
+from stream.host.program import Stop
 
 CPU = torch.device("cpu")
 
@@ -39,8 +40,11 @@ def run(trained_run: Path, tmp_path: Path) -> Path:
 
 
 def cool(run: Path, *words: str, stopped: bool = False) -> str:
-    """What the command says."""
-    return main.run(["cooldown", str(run), *words], lambda: stopped)
+    """The text of the command."""
+    stop = Stop()
+    if stopped:
+        stop.set()
+    return PROGRAM.run(["cooldown", str(run), *words], stop).text
 
 
 def contents(run: Path) -> dict[str, bytes]:
@@ -133,6 +137,6 @@ def test_what_cannot_work_is_refused_before_anything_is_written(run: Path) -> No
 
 def test_its_help_teaches(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
-        main.run(["cooldown", "--help"], lambda: False)
+        PROGRAM.run(["cooldown", "--help"], Stop())
     assert ended.value.code == 0
-    assert "beside the learner at work there" in " ".join(capsys.readouterr().out.split())
+    assert "while a learner works there" in " ".join(capsys.readouterr().out.split())

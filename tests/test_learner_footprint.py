@@ -13,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_learner import FLAGS, TINY, tiny_learner
 
-from learner.cli import main
+from learner.__main__ import PROGRAM
+from learner.cli import compose
 from learner.errors import SettingsError
 from learner.footprint import free_bytes, pair_bytes, require_room
 from learner.loop import Learner
 from learner.objectives.babyagent import BabyAgentConfig
+from stream.host.program import Stop
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -79,8 +81,8 @@ def test_this_machine_has_some_memory_left() -> None:
 def test_a_batch_too_large_for_the_machine_is_refused_before_anything_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(main, "free_bytes", lambda _device: MIB)
+    monkeypatch.setattr(compose, "free_bytes", lambda _device: MIB)
     words = [*FLAGS, "--run-dir", str(tmp_path / "run"), "--http-port", "0", "--memory.capacity", "64"]
     with pytest.raises(SettingsError, match="too little for a batch of 8 pairs"):
-        main.run(words, stop=lambda: True)
+        PROGRAM.run(words, Stop())
     assert not (tmp_path / "run").exists()

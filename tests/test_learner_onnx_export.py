@@ -20,7 +20,7 @@ from test_learner_commit import Acknowledging
 from tiny_learner import EPOCH, TINY, tiny_learner
 
 from buffer.store import Store
-from learner.cli import export
+from learner.__main__ import PROGRAM
 from learner.errors import Failed, LearnerError
 from learner.loop import learn
 from learner.metrics import LearnerMetrics
@@ -31,6 +31,7 @@ from learner.weights.export import load_encoder
 from learner.weights.onnx import TOLERANCE, export_onnx
 from learner.weights.publish import Outlet
 from stream.codec import encode_pair
+from stream.host.program import Stop
 from stream.pair import EncodedPair
 
 
@@ -68,7 +69,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
 def exported(run: Path) -> dict[str, Any]:
     """What the command said of the student; the exporter takes seconds, so once."""
     (run / "export" / "teacher.safetensors").unlink()
-    (said,) = json.loads(export.run([str(run), "--json"]))
+    (said,) = json.loads(PROGRAM.run(["export", str(run), "--json"], Stop()).text)
     found: dict[str, Any] = said
     return found
 
@@ -149,7 +150,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(
         (copy / name).write_bytes((run / name).read_bytes())
     spoil(copy)
     with pytest.raises(LearnerError, match=says) as raised:
-        export.run([str(copy), *words])
+        PROGRAM.run(["export", str(copy), *words], Stop())
     assert "\n" not in str(raised.value)
 
 

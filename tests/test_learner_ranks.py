@@ -25,7 +25,7 @@ from safetensors.torch import load_file
 from tiny_learner import CANVAS, EPOCH, TINY, make_pairs
 
 from buffer.store import Store
-from learner.cli import main
+from learner.__main__ import PROGRAM
 from learner.distributed import collectives
 from learner.distributed.collectives import World, world_of
 from learner.errors import SettingsError
@@ -33,6 +33,7 @@ from learner.loop import Learner
 from learner.memory import Memory
 from learner.runs.checkpoint import load_checkpoint
 from learner.runs.commit import Note, unpack
+from stream.host.program import Stop
 from stream.recording.writer import RecordingWriter
 
 ROOT = Path(__file__).parents[1]
@@ -262,7 +263,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
     for name, value in {"WORLD_SIZE": 4, "RANK": 3, "LOCAL_WORLD_SIZE": 4, "LOCAL_RANK": 3}.items():
         monkeypatch.setenv(name, str(value))
     with pytest.raises(SettingsError, match="4 processes need as many GPUs, torch finds 2: lower --nproc-per-node"):
-        main.run(words, lambda: True)
+        PROGRAM.run(words, Stop())
 
 
 def test_a_setting_that_is_refused_ends_all_processes_and_is_said_once(nursery: Nursery, tmp_path: Path) -> None:

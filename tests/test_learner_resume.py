@@ -35,7 +35,7 @@ SMALL = (
 NURSERY = """
 import itertools, json, os, resource, signal, sys, time
 
-import learner.runs.commit, learner.cli.main
+import learner.runs.commit, learner.cli.compose
 from learner.__main__ import main
 
 def kill_at(owner, name, count):
@@ -57,12 +57,12 @@ def fault(kind, count):
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
 
 def tell_when_restored(begins):
-    restore = learner.cli.main.restore
+    restore = learner.cli.compose.restore
     def told(*arguments):
         cursor = restore(*arguments)
         os.write(begins, b"!")
         return cursor
-    learner.cli.main.restore = told
+    learner.cli.compose.restore = told
 
 def live(task):
     said = os.open(task["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -70,13 +70,12 @@ def live(task):
     os.dup2(said, 2)
     fault(*task["fault"])
     try:
-        main(task["words"])
+        return main(task["words"])
     except SystemExit as ended:
         return ended.code
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-    return 0
 
 for line in sys.stdin:
     task, (begun, begins) = json.loads(line), os.pipe()

@@ -24,7 +24,7 @@ from device.spool.consumers_file import load_consumers
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from learner import legacy
-from learner.cli import main as learner_command
+from learner.__main__ import PROGRAM
 from learner.config import to_plain
 from learner.report.report import write_report
 from learner.runs.checkpoint import load_checkpoint
@@ -133,13 +133,8 @@ def outcome(run: Path) -> dict[str, Any]:
 
 def learned(name: str, run: Path) -> dict[str, Any]:
     """What a run of these settings comes to at the end of the recording, from its newest commit or from nothing."""
-    names = {old.replace("_", "-"): new.replace("_", "-") for old, new in legacy.SETTINGS.items()}
-    words = [
-        "--guard." + names.get(word[8:], word[8:]) if word.startswith("--guard.") else word
-        for word in EXPECTED["runs"][name]["words"]
-    ]
-    words = [*words, "--replay", str(DATA / "recording.mcap"), "--run-dir", str(run)]
-    learner_command.run(words, lambda: False)
+    words = [*EXPECTED["runs"][name]["words"], "--replay", str(DATA / "recording.mcap"), "--run-dir", str(run)]
+    PROGRAM.run(words, Stop())
     return outcome(run)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ from functools import cache
 import pytest
 
 from device.__main__ import PROGRAM as DEVICE
+from learner.__main__ import PROGRAM as LEARNER
 from stream.__main__ import PROGRAM as STREAM
 from stream.errors import StreamError
 from stream.host.completion import script, shell_of
@@ -35,10 +35,8 @@ printf '%s\\n' "${{COMPREPLY[@]}}"
 
 @cache
 def script_of(door: str) -> str:
-    if program := {"stream": STREAM, "device": DEVICE}.get(door):
-        return program.run(["--print-completion", "bash"], Stop()).text
-    script: str = importlib.import_module(f"{door}.cli.main")._completion("bash")
-    return script
+    program = {"stream": STREAM, "device": DEVICE, "learner": LEARNER}[door]
+    return program.run(["--print-completion", "bash"], Stop()).text
 
 
 @pytest.mark.parametrize(
@@ -72,10 +70,10 @@ def test_bash_offers_what_fits(door: str, line: str, offered: list[str]) -> None
 
 
 def test_every_flag_that_help_lists_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
-    from learner.cli.main import parse
+    from learner.cli.train import COMMAND
 
     with pytest.raises(SystemExit):
-        parse(["--help"])
+        COMMAND.parse(["--help"])
     listed = set(re.findall(r"^[│ ]+(--[a-z][a-z0-9.-]+)", capsys.readouterr().out, re.MULTILINE))
     assert len(listed) > 60
     assert listed <= set(completed(script_of("learner"), "babyagent-learner --"))

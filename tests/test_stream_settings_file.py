@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from device.__main__ import main as device_main
 from device.cli.settings import StreamSettings
-from learner.cli.main import Settings, parse
+from learner.cli.settings import TrainSettings
+from learner.cli.train import COMMAND
 from learner.config import PRESETS
 from learner.errors import SettingsError
 from stream.host.settings_file import MAX_BYTES, SettingsFile, SettingsFileError, config_of
@@ -139,12 +140,14 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     path.write_text(
         'preset = "cpu"\nmax_steps = 7\nseed = 4\nconnect = ["tcp://127.0.0.1:1"]\n[pacing]\nbatch_size = 64\n'
     )
-    settings = parse(["--config", str(path), "--seed", "5"])
+    settings = COMMAND.parse(["--config", str(path), "--seed", "5"])
     cpu = PRESETS["cpu"]
     pacing = dataclasses.replace(cpu.pacing, batch_size=64)
     assert settings.learner == dataclasses.replace(cpu, seed=5, pacing=pacing)
     assert (settings.process.limits.max_steps, settings.process.connect) == (7, ("tcp://127.0.0.1:1",))
-    assert parse(["--config", str(path), "--preset", "babyagent"]).learner.encoder == PRESETS["babyagent"].encoder
+    assert (
+        COMMAND.parse(["--config", str(path), "--preset", "babyagent"]).learner.encoder == PRESETS["babyagent"].encoder
+    )
 
 
 @pytest.mark.parametrize(
@@ -160,7 +163,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
 def test_what_the_learner_refuses_is_said_with_the_file(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "learner.toml").write_text(text)
     with pytest.raises((SettingsError, SettingsFileError), match=rf"^{tmp_path}/learner.toml.*{said}"):
-        parse(["--config", str(tmp_path / "learner.toml")])
+        COMMAND.parse(["--config", str(tmp_path / "learner.toml")])
 
 
 @pytest.mark.parametrize(("text", "said"), [("quality = 0", ": --quality must be 1"), ("fbs = 1", ":1: .* fps?")])
@@ -206,5 +209,6 @@ def test_the_examples_can_be_used_as_they_are_and_with_every_line_in_use(tmp_pat
     assert from_learner(tmp_path / "learner.toml").process.threads == 3
 
 
-def from_learner(path: Path) -> Settings:
-    return parse(["--config", str(path)])
+def from_learner(path: Path) -> TrainSettings:
+    settings: TrainSettings = COMMAND.parse(["--config", str(path)])
+    return settings

@@ -1,10 +1,8 @@
-"""`python -m learner export RUN`: the newest good weights as ONNX too."""
+"""`python -m learner export RUN`: the newest good weights as ONNX files."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,25 +12,28 @@ import cv2
 import torch
 import tyro
 
+from learner.distributed.collectives import require_alone
 from learner.errors import SettingsError
 from learner.report.recent_pairs import recent_pairs
 from learner.runs.folder import RunDirectory, settings_of
 from learner.weights.export import load_encoder
 from learner.weights.onnx import export_onnx
+from stream.host.command import Command
+from stream.host.program import Result, Stop
 from stream.pair import MAX_SIDE
 
 DESCRIPTION = """Write the newest good weights of a run as ONNX, beside the safetensors that are always there.
 
-  python -m learner export runs/rig                 beside the learner at work there, or after it
+  python -m learner export runs/rig                 while a learner works there, or afterwards
   python -m learner export runs/rig --size 96       for images of 96 x 96 pixels
 
-RUN/export/student.onnx and teacher.onnx take RGB in [0, 1], float32 [B, 3, SIZE, SIZE], any number of images at once, and give
-their features, float32 [B, D]; nothing is to be normalised. They are compared with PyTorch on pairs of the run first, and
-written only if they agree. Needs: pip install -e '.[learner,onnx]'.
+RUN/export/student.onnx and teacher.onnx map RGB in [0, 1], float32 [B, 3, SIZE, SIZE], to features, float32 [B, D], for any
+number of images B; they normalise their input themselves. First they are compared with PyTorch on pairs of the run, and they
+are written only if the results agree. Needs: pip install -e '.[learner,onnx]'.
 Exit codes: 0 done, 1 failed on the way, 2 wrong settings."""
 
 CHECKED_PAIRS = 16
-"""Pairs on which the two are compared."""
+"""Pairs on which ONNX and PyTorch are compared."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,13 +41,13 @@ class ExportSettings:
     """Export a run as ONNX."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
-    """Folder of the run."""
+    """The run directory."""
     size: int | None = None
-    """Side of the images in pixels, a multiple of the patch size; None takes that of the teacher's crop."""
+    """Side of the images in pixels, a multiple of the patch size; None takes the size of the teacher's crop."""
     threads: int = 1
-    """Torch's threads."""
+    """Threads of torch."""
     json: bool = False
-    """Print what came of it as JSON."""
+    """Print the result as JSON."""
 
     def __post_init__(self) -> None:
         if self.threads < 1:
@@ -55,18 +56,17 @@ class ExportSettings:
             raise SettingsError(f"--size must be 1 to {MAX_SIDE}, got {self.size}")
 
 
-def run(words: Sequence[str]) -> str:
-    """Export a run and return what is to be said. Raises LearnerError, or StoreError where its pairs cannot be read."""
-    settings = tyro.cli(ExportSettings, prog="python -m learner export", args=list(words), description=DESCRIPTION)
+def run(settings: ExportSettings, stop: Stop) -> Result:
+    """Export a run. Raises LearnerError, or StoreError where its pairs cannot be read."""
+    require_alone("export")
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:
         raise SettingsError(f"{missing[0]} is not installed here: pip install -e '.[learner,onnx]' in the checkout")
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
     exported = _export(settings)
-    if settings.json:
-        return json.dumps(exported)
-    return "\n".join(f"{line['path']}  differs from PyTorch by {line['difference']:.1e}" for line in exported)
+    lines = [f"{line['path']}  differs from PyTorch by {line['difference']:.1e}" for line in exported]
+    return Result("\n".join(lines), exported)
 
 
 def _export(settings: ExportSettings) -> list[dict[str, Any]]:
@@ -78,7 +78,9 @@ def _export(settings: ExportSettings) -> list[dict[str, Any]]:
         raise SettingsError(f"{directory.export} has no weights yet: wait for a commit without signs of collapse")
     images = recent_pairs(directory.store, CHECKED_PAIRS, size=size).images
     if len(images) < 2:
-        raise SettingsError(f"{settings.run} remembers no two pairs to compare on: let it receive some first")
+        raise SettingsError(
+            f"{settings.run} has fewer than two pairs in memory to compare on: let it receive some first"
+        )
     exported = []
     for path in weights:
         encoder = load_encoder(config.encoder, path)
@@ -93,3 +95,6 @@ def _export(settings: ExportSettings) -> list[dict[str, Any]]:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+COMMAND = Command(run=run, settings=ExportSettings, description=DESCRIPTION)

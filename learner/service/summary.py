@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from learner.loop import Learner
+from learner.report.html import number
 from learner.runs.reading import Line
 from learner.runs.titles import ACCURACIES
 from learner.service.timing import Times
@@ -71,3 +73,27 @@ def probe_table(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]
             name = f"{kind}_{line['encoder']}"
             row["after" if name in row["before"] else "before"][name] = line[kind]
     return table
+
+
+def describe(summary: Summary, run_dir: Path) -> str:
+    """Return the most important figures as text for a person, and the path of the report."""
+    lines = [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
+    if summary["probe"]:
+        lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
+    for control, row in summary["probe"].items():
+        for kind, before in row["before"].items():
+            after = f"{row['after'][kind]:.3f}" if kind in row["after"] else "not measured again"
+            lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {after}")
+    return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
+
+
+_DESCRIBED = (
+    "pairs_received",
+    "pairs_suppressed",
+    "pairs_lost",
+    "steps",
+    "rollbacks",
+    "samples_per_s",
+    "loss_first",
+    "loss_last",
+)

@@ -1,0 +1,201 @@
+"""Composes the parts of a training process: learner, control sets, HTTP server, run directory, source and service.
+
+Everything that can be refused is checked before the run directory is made, so that a wrong setting leaves nothing behind. The
+source is opened last: it needs the name of this learner, and the cursor of the last commit.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import cv2
+import torch
+from rich.console import Console
+from starlette.routing import BaseRoute
+
+from buffer.store import Store
+from learner.cli.settings import ProcessConfig, TrainSettings
+from learner.cli.sources import OpenSource, source_opener
+from learner.distributed import collectives
+from learner.distributed.collectives import World
+from learner.errors import SettingsError
+from learner.footprint import free_bytes, require_room
+from learner.loop import Learner
+from learner.metrics import LearnerMetrics, MemoryMetrics
+from learner.page import health, view, weights
+from learner.page import metrics as exposition
+from learner.page.access import access_for
+from learner.page.app import app_for
+from learner.page.live import Live
+from learner.page.server import served
+from learner.probes.control_sets import ControlSet, load_control
+from learner.report.report import write_report
+from learner.runs.commit import Committer, restore
+from learner.runs.folder import EXPORT, RunDirectory
+from learner.service.observers import Observers
+from learner.service.screen import Screen, log_to
+from learner.service.service import Service
+from learner.service.summary import Summary
+from learner.weights.publish import Outlet
+from stream.host.systemd import Supervisor
+from stream.live.metrics import StreamMetrics
+from stream.pair import MAX_SIDE
+from stream.source import Source
+
+FULL_DISK_S = 10.0
+"""Time between two attempts to write to a full disk."""
+
+
+def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -> Summary:
+    """Train until the source ends, a limit is reached or `stop` returns True; write the report and return the summary.
+
+    Raises LearnerError or StreamError for settings that cannot work and for a run that failed, OSError for a full disk.
+    """
+    process, clock = settings.process, time.monotonic
+    console = Console(stderr=process.json)
+    log_to(console)
+    with ExitStack() as stack:
+        stack.callback(learner.crew.dismiss)
+        open_source = source_opener(process)
+        metrics = LearnerMetrics(meanings=learner.objective.meanings)
+        live = Live(learner, clock)
+        access = access_for(process.http_host, process.http_port, process.http_token)
+        stack.enter_context(served(app_for(access, _routes(process.run_dir, live, metrics)), access))
+        controls = _load_controls(process, learner, stop)
+        directory = RunDirectory(process.run_dir, settings.learner)
+        stack.enter_context(directory.locked())
+        metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
+        screen = stack.enter_context(closing(Screen(console, clock, quiet=process.json)))
+        screen.say(
+            f"learning on {learner.device}{_sharing()} with {torch.get_num_threads()} threads, "
+            f"settings in {directory.path / 'config.json'}"
+        )
+        screen.doing("reading the last commit")
+        outlet = Outlet(learner, directory.export, metrics=metrics)
+        source, committer = _resume(stack, learner, directory, open_source, outlet=outlet, metrics=metrics)
+        supervisor = stack.enter_context(closing(Supervisor(os.environ, clock)))
+        service = Service(
+            learner,
+            source,
+            directory,
+            controls,
+            committer=committer,
+            outlet=outlet,
+            observers=Observers(source=source, screen=screen, live=live, supervisor=supervisor, metrics=metrics),
+            limits=process.limits,
+            clock=clock,
+            stop=stop,
+        )
+        summary = _run(service, learner)
+        screen.doing("writing the report")
+        write_report(directory.path)
+    return summary
+
+
+def _resume(
+    stack: ExitStack,
+    learner: Learner,
+    directory: RunDirectory,
+    open_source: OpenSource,
+    *,
+    outlet: Outlet,
+    metrics: LearnerMetrics,
+) -> tuple[Source, Committer]:
+    """Restore the last commit, and return the source, opened behind it, and the committer of the next ones."""
+    store = stack.enter_context(Store(directory.store, patience_s=FULL_DISK_S))
+    cursor = restore(learner, store, directory.checkpoints)
+    source = stack.enter_context(closing(open_source(store.identity, cursor)))
+    metrics.registry.register(MemoryMetrics(learner))
+    metrics.registry.register(StreamMetrics(source.stats, source.backlog))
+    committer = Committer(
+        learner, source, store, directory.checkpoints, clock=time.monotonic, metrics=metrics, publish=outlet.offer
+    )
+    return source, stack.enter_context(committer)
+
+
+def _run(service: Service, learner: Learner) -> Summary:
+    try:
+        return service.run()
+    except torch.OutOfMemoryError as error:
+        raise SettingsError(
+            f"{learner.device} has too little memory for a batch of {learner.config.pacing.batch_size}: "
+            "lower --pacing.batch-size, and choose another --run-dir"
+        ) from error
+
+
+def _routes(run_dir: Path, live: Live, metrics: LearnerMetrics) -> list[BaseRoute]:
+    return [
+        *view.routes(live, run_dir),
+        *exposition.routes(metrics.registry),
+        *health.routes(live.pulse),
+        *weights.routes(run_dir / EXPORT),
+    ]
+
+
+def _sharing() -> str:
+    return f" in {collectives.count()} processes" if collectives.count() > 1 else ""
+
+
+def make_learner(settings: TrainSettings, device: torch.device, world: World) -> Learner:
+    """Return a learner at its random start, and set the threads of this process. Raises SettingsError."""
+    cores = len(os.sched_getaffinity(0))
+    threads = settings.process.threads
+    if threads is None:
+        threads = max(1, (cores - 1) // world.local_count)
+    if threads < 1:
+        raise SettingsError(f"--threads must be at least 1, got {threads}")
+    cv2.setNumThreads(1)  # images are small: a thread pool of OpenCV would only compete with that of torch
+    torch.set_num_threads(threads)
+    try:
+        learner = Learner(settings.learner, device)
+    except ValueError as error:  # from a part that does not know our errors
+        raise SettingsError(str(error)) from error
+    sharers = world.local_count if device.type == "cpu" else 1
+    require_room(learner, collectives.told(free_bytes(device) // sharers))  # one number, so that all refuse or none
+    return learner
+
+
+def device_for(name: str, world: World) -> torch.device:
+    """Return the compute device of this process: each process of a machine has a GPU of its own.
+
+    Raises SettingsError where there are fewer GPUs than processes.
+    """
+    if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
+        return torch.device("cpu")
+    if world.count == 1 or not torch.cuda.is_available():
+        return torch.device("cuda")
+    if world.local_count > torch.cuda.device_count():
+        raise SettingsError(
+            f"{world.local_count} processes need as many GPUs, torch finds {torch.cuda.device_count()}: "
+            "lower --nproc-per-node, or use --device cpu"
+        )
+    device = torch.device("cuda", world.local_rank)
+    torch.cuda.set_device(device)
+    return device
+
+
+def _load_controls(process: ProcessConfig, learner: Learner, stop: Callable[[], bool]) -> list[ControlSet]:
+    """Return the control sets; after a `stop` the remaining ones are left out."""
+    limit, config = process.control_limit, learner.config
+    patch = learner.objective.encoders()["student"].patch_size
+    sets: list[ControlSet] = []
+    for word in process.control:
+        if stop():
+            break
+        spec, at, size = word.rpartition("@")
+        if not (at and size.isdecimal()):
+            spec, size = word, str(config.objective.probe_size)
+        if not 0 < int(size) <= MAX_SIDE or int(size) % patch:
+            raise SettingsError(
+                f"--control {word}: the side of its images must be a multiple of the patch size {patch}"
+            )
+        control = load_control(spec, size=int(size), limit_train=limit, limit_test=limit, seed=config.seed)
+        if control.name in {other.name for other in sets}:
+            raise SettingsError(f"--control {word}: another set has the name {control.name}: write NAME=PATH")
+        sets.append(control)
+    return sets

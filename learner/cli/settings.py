@@ -1,0 +1,81 @@
+"""The settings of a training command: those of the process, and those that decide the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from learner import config, legacy
+from learner.config import LearnerConfig
+from learner.service.timing import Limits
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProcessConfig:
+    """The source of the pairs, and everything this process does beside training; nothing here decides the weights."""
+
+    config: Path | None = None
+    """A TOML file with any of these settings and `preset`, as in deploy/learner.toml; a flag wins over the file."""
+    connect: tuple[str, ...] = ("tcp://127.0.0.1:5555",)
+    """Addresses of the devices."""
+    replay: tuple[Path, ...] = ()
+    """Recordings to learn from in place of devices, one after the other."""
+    replay_speed: float = 0.0
+    """Speed of the replay, 1 for that of the recording; 0 gives each pair when the learner is ready for it."""
+    run_dir: Path = Path("runs/learner")
+    """The run directory: settings, pairs, commits, weights and report."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """The compute device to train on; auto takes a GPU if there is one."""
+    threads: int | None = None
+    """Threads of torch on the CPU. None takes all cores except one, divided among the processes of this machine; the last core
+    receives pairs, because two busy thread pools on one core slow each other down five times."""
+    control: tuple[str, ...] = ("digits",)
+    """Control sets to probe on: digits, a folder with a folder per class, or the files of MNIST or CIFAR. NAME=PATH gives
+    a set a name; PATH@SIZE sets the side of its images in pixels (otherwise the size of the teacher's crop)."""
+    keys: Path | None = None
+    """Folder of the keys, which `python -m stream keys` makes. A connection over the network needs keys, from the usual
+    folder if none is given; a connection on this machine uses them only if a folder is given."""
+    insecure: bool = False
+    """Connect without keys: trust every rig that answers, and let everybody on the network see the images."""
+    control_limit: int | None = None
+    """Largest number of images in each half of a control set, balanced over its classes."""
+    until_device_ends: bool = False
+    """Stop when every device has announced the end of its stream, in place of waiting for more pairs."""
+    limits: Annotated[Limits, tyro.conf.arg(name="")] = field(default_factory=Limits)
+    http_port: int = 9632
+    """Port of the live page, /metrics for Prometheus, /weights for robots, /healthz and /readyz; 0 serves none of them.
+    A port in use is tried again every 10 s; until then the other process answers, so give each learner its own port."""
+    http_host: str = "127.0.0.1"
+    """Address of that port; 0.0.0.0 means every address of this machine and needs --http-token."""
+    http_token: Path | None = None
+    """File with the token that the page asks for and that a program sends as `Authorization: Bearer`; it is not encrypted."""
+    json: bool = False
+    """Print only the summary, as JSON."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """All settings: `process` and, from the preset, `learner`."""
+
+    process: Annotated[ProcessConfig, tyro.conf.arg(name="")]
+    learner: Annotated[LearnerConfig, tyro.conf.arg(name="")]
+
+    @property
+    def json(self) -> bool:
+        """Whether the command prints JSON only."""
+        return self.process.json
+
+
+PRESETS = {name: TrainSettings(process=ProcessConfig(), learner=preset) for name, preset in config.PRESETS.items()}
+FROM_WORDS: Mapping[str, Any] = {
+    "settings": TrainSettings,
+    "config_file": True,
+    "presets": PRESETS,
+    "inline": ("process", "learner", "limits"),
+    "old_names": legacy.SETTINGS,
+}
+"""How a `Command` makes these settings of words and of a file."""

@@ -1,0 +1,64 @@
+"""The source of a learner's pairs: devices on the network, or recordings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from learner.cli.settings import ProcessConfig
+from learner.errors import SettingsError
+from stream.live.subscriber import Subscriber
+from stream.recording.source import RecordingSource
+from stream.source import Cursor, Source
+from stream.transport.endpoint import connect_address, security_for
+from stream.transport.security import Security
+
+OpenSource = Callable[[str, Cursor | None], Source]
+"""Opens a source for a learner of this name, which continues behind this cursor."""
+
+
+def source_opener(process: ProcessConfig) -> OpenSource:
+    """Check the settings of the source without opening it yet, and return the function that opens it.
+
+    Raises StreamError or SettingsError for a source that can never be opened; the returned function raises SettingsError for
+    the cursor of another kind of source.
+    """
+    opener = _recording_opener(process) if process.replay else _subscriber_opener(process)
+
+    def open_source(name: str, cursor: Cursor | None) -> Source:
+        try:
+            return opener(name, cursor)
+        except ValueError as error:
+            raise SettingsError(
+                f"the last commit of the run was made on another kind of source ({error}): choose another --run-dir"
+            ) from error
+
+    return open_source
+
+
+def _recording_opener(process: ProcessConfig) -> OpenSource:
+    if process.connect != ProcessConfig.connect:
+        raise SettingsError("--connect and --replay are two sources: give one of them")
+    try:
+        RecordingSource(process.replay, speed=process.replay_speed).close()
+    except ValueError as error:
+        raise SettingsError(f"--replay-speed: {error}") from error
+    return lambda _name, cursor: RecordingSource(process.replay, cursor=cursor, speed=process.replay_speed)
+
+
+def _subscriber_opener(process: ProcessConfig) -> OpenSource:
+    security = security_for(process.connect, keys=process.keys, insecure=process.insecure)
+    for endpoint in process.connect:
+        connect_address(endpoint, security=security, insecure=process.insecure)
+    return partial(_subscriber, process, security)
+
+
+def _subscriber(process: ProcessConfig, security: Security | None, name: str, cursor: Cursor | None) -> Subscriber:
+    return Subscriber(
+        process.connect,
+        consumer=name,
+        cursor=cursor,
+        end_on_bye=process.until_device_ends,
+        security=security,
+        insecure=process.insecure,
+    )

@@ -1,0 +1,46 @@
+"""`python -m learner`: train on a source until it ends, a limit is reached or Ctrl-C; then commit and report."""
+
+from __future__ import annotations
+
+import os
+
+from learner.cli.compose import device_for, make_learner, train
+from learner.cli.settings import FROM_WORDS, TrainSettings
+from learner.distributed.collectives import joined, world_of
+from learner.follower import follow
+from learner.service.summary import describe
+from stream.host.command import Command
+from stream.host.program import Result, Stop
+
+DESCRIPTION = """Learn from the stereo pairs that devices publish.
+
+  python -m learner --preset cpu --connect tcp://127.0.0.1:5555 --run-dir runs/first
+  python -m learner --preset babyagent --connect tcp://RIG:5555 --run-dir runs/rig --device cuda
+  python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
+  python -m learner --config /etc/babyagent/learner.toml       all settings in a file, explained in deploy/learner.toml
+  python -m learner doctor --connect tcp://RIG:5555   check rigs, keys, GPU, disk and clock, and print what to do
+  python -m learner report runs/first        write the report of a run again, or compare several runs
+  python -m learner export runs/first        write its newest good weights as ONNX too
+  python -m learner cooldown runs/first      export better weights from a short branch, without changing the run
+  torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with the same total batch and memory
+
+Ctrl-C commits and stops. The same command continues from the last commit, also after a crash: no pair is lost or learned twice.
+The learner waits for a device that is not there yet.
+Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full, run directory in use), 2 wrong settings.
+Tab completes flags after: source <(babyagent-learner --print-completion bash), or zsh."""
+
+
+def run(settings: TrainSettings, stop: Stop) -> Result:
+    """Train, and return the summary. Of the processes that torchrun starts the first one does so, and the others follow it."""
+    world = world_of(os.environ)
+    device = device_for(settings.process.device, world)
+    with joined(world, device=device):
+        learner = make_learner(settings, device, world)
+        if world.rank:
+            follow(learner)
+            return Result()
+        summary = train(settings, learner, stop.is_set)
+    return Result(describe(summary, settings.process.run_dir), summary)
+
+
+COMMAND = Command(run=run, description=DESCRIPTION, **FROM_WORDS)
