@@ -11,7 +11,7 @@ from functools import partial
 import msgspec
 
 from stream.live.announcements import Bye, Hello
-from stream.live.backfill_messages import Gave, Here, Span
+from stream.live.backfill_messages import PairsReply, Span, SpansReply
 from stream.live.ledger import Ledger
 from stream.pair import EncodedPair, Header
 from stream.source import Cursor
@@ -160,7 +160,7 @@ class World:
     def ask_where(self, _: int) -> None:
         if self.spooled:
             spans = [Span(e.name, e.tail, e.head, e.open) for e in self.epochs if e.open or e.tail < e.head]
-            self.answers.append(partial(self.hear_where, Here(2, "baby", spans, 0, 0), self.now_s))
+            self.answers.append(partial(self.hear_where, SpansReply(2, "baby", spans, 0, 0), self.now_s))
 
     def ask_for_a_hole(self, count: int) -> None:
         wanted = self.ledger.next_request(0, 1 + count, self.now_s, {}) if self.spooled else None
@@ -172,15 +172,15 @@ class World:
         epoch = next(epoch for epoch in self.epochs if epoch.name == name)
         upto = min(last, epoch.head) if epoch.open else last
         rows = [pair(seq, epoch=name) for seq in range(first, upto) if seq in epoch.there]
-        gave = Gave(2, "baby", name, first, max(first, upto), [])
-        return lambda: self.accept(self.ledger.receive_gave(gave, rows, 0))
+        gave = PairsReply(2, "baby", name, first, max(first, upto), [])
+        return lambda: self.accept(self.ledger.receive_pairs(gave, rows, 0))
 
     def hear_answers(self, count: int) -> None:
         for _ in range(min(1 + count, len(self.answers))):
             self.answers.popleft()()
 
-    def hear_where(self, here: Here, asked_s: float) -> None:
-        self.ledger.receive_here(here, 0, asked_s, 0)
+    def hear_where(self, here: SpansReply, asked_s: float) -> None:
+        self.ledger.receive_spans(here, 0, asked_s, 0)
         self.met = True
         for span in here.spans:
             self.tell(span.epoch, span.head)

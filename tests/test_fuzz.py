@@ -37,17 +37,17 @@ from stream.live.backfill_messages import (
     MAX_CELSIUS,
     MAX_CREDIT_BYTES,
     MIN_CELSIUS,
-    Ack,
-    Acked,
-    Gave,
-    Get,
-    Here,
+    AckReply,
+    AckRequest,
+    PairsReply,
+    PairsRequest,
     Span,
+    SpansReply,
+    SpansRequest,
     Vitals,
-    Where,
-    read_answer,
-    read_question,
-    to_body,
+    decode_reply,
+    decode_request,
+    encode_message,
 )
 from stream.live.ledger import Ledger
 from stream.pair import MAX_SIDE, REASONS, EncodedPair, Header, Image
@@ -114,7 +114,7 @@ def take_jpeg(parts: Parts) -> None:
 
 
 def take_answer(parts: Parts) -> None:
-    _, rows = read_answer(parts)
+    _, rows = decode_reply(parts)
     for row in rows:
         codec.from_parts([codec.TOPIC, *row])
 
@@ -165,19 +165,19 @@ def use(ledger: Ledger) -> None:
     for place in (0, 1):
         wanted = ledger.next_request(place, 256, 1e9, {EPOCHS[0]: [(0, 9)]})
         if wanted is not None:
-            to_body(Get(2, "me", *wanted, 1))
+            encode_message(PairsRequest(2, "me", *wanted, 1))
         acknowledged = ledger.acknowledgement(ledger.cursor(), place)
-        read_question([to_body(Ack(2, "me", acknowledged, 0))])
+        decode_request([encode_message(AckRequest(2, "me", acknowledged, 0))])
 
 
 def ledger_with_holes() -> Ledger:
     ledger = Ledger()
     spans = [Span(EPOCHS[0], 2, 40, False), Span(EPOCHS[1], 0, 9, True)]
-    ledger.receive_here(Here(2, "baby", spans, 0, 0), 0, 1.0, 0)
+    ledger.receive_spans(SpansReply(2, "baby", spans, 0, 0), 0, 1.0, 0)
     for seq in (7, 9, 8, 30, 1 << 20, 1 << 40):
         ledger.receive(EncodedPair(msgspec.structs.replace(PAIRS[0].header, seq=seq), b"l", b"r"), 2.0)
     ledger.deliver([EncodedPair(msgspec.structs.replace(PAIRS[0].header, seq=7), b"l", b"r")])
-    ledger.receive_gave(Gave(2, "baby", EPOCHS[0], 20, 25, []), [], 0)
+    ledger.receive_pairs(PairsReply(2, "baby", EPOCHS[0], 20, 25, []), [], 0)
     return ledger
 
 
@@ -229,19 +229,23 @@ TARGETS = {
         ],
     ),
     "question": Target(
-        read_question,
+        decode_request,
         [
-            [to_body(Where(2, "run-1", 5))],
-            [to_body(Get(2, "run-1", EPOCHS[0], 5, 1 << 40, MAX_CREDIT_BYTES))],
-            [to_body(Ack(2, "run-1", {EPOCHS[0]: 5, EPOCHS[1]: TOP}, 9))],
+            [encode_message(SpansRequest(2, "run-1", 5))],
+            [encode_message(PairsRequest(2, "run-1", EPOCHS[0], 5, 1 << 40, MAX_CREDIT_BYTES))],
+            [encode_message(AckRequest(2, "run-1", {EPOCHS[0]: 5, EPOCHS[1]: TOP}, 9))],
         ],
     ),
     "answer": Target(
         take_answer,
         [
-            [to_body(Here(2, "baby", [Span(EPOCHS[0], 0, 9, False), Span(EPOCHS[1], 3, TOP, True)], 5, 6))],
-            [to_body(Gave(2, "baby", EPOCHS[0], 3, 6, [(4, 5)])), *itertools.chain(*GAVE_ROWS)],
-            [to_body(Acked(2, "baby", 4))],
+            [
+                encode_message(
+                    SpansReply(2, "baby", [Span(EPOCHS[0], 0, 9, False), Span(EPOCHS[1], 3, TOP, True)], 5, 6)
+                )
+            ],
+            [encode_message(PairsReply(2, "baby", EPOCHS[0], 3, 6, [(4, 5)])), *itertools.chain(*GAVE_ROWS)],
+            [encode_message(AckReply(2, "baby", 4))],
         ],
     ),
     "cursor": Target(
@@ -448,8 +452,10 @@ headers = st.builds(
 spans = st.builds(lambda epoch, of, goes_on: Span(epoch, of[0], of[1], goes_on), epochs, ranges, st.booleans())
 ratios = st.none() | st.floats(0, 1)
 vitals = st.builds(Vitals, battery=ratios, temperature_c=st.none() | st.floats(MIN_CELSIUS, MAX_CELSIUS))
-heres = st.builds(Here, st.just(2), device_names, st.lists(spans, max_size=6), extreme, extreme, vitals)
-gaves = st.builds(lambda device, epoch, of: Gave(2, device, epoch, of[0], of[1], []), device_names, epochs, ranges)
+heres = st.builds(SpansReply, st.just(2), device_names, st.lists(spans, max_size=6), extreme, extreme, vitals)
+gaves = st.builds(
+    lambda device, epoch, of: PairsReply(2, device, epoch, of[0], of[1], []), device_names, epochs, ranges
+)
 positions = {"device": device_names, "epoch": epochs, "next_seq": extreme, "backfill": st.booleans()}
 lies = st.one_of(
     headers,
@@ -500,10 +506,10 @@ def test_an_account_bears_every_cursor_and_every_message_that_can_come(
                     ledger.receive_hello(message, now_s)
                 case Bye():
                     ledger.receive_bye(message, now_s)
-                case Here():
-                    ledger.receive_here(message, place, now_s, 7)
-                case Gave():
-                    waiting += ledger.receive_gave(message, [], place)
+                case SpansReply():
+                    ledger.receive_spans(message, place, now_s, 7)
+                case PairsReply():
+                    waiting += ledger.receive_pairs(message, [], place)
                 case "given":
                     ledger.deliver(waiting)
                     waiting.clear()

@@ -356,15 +356,15 @@ def read_pair(frames: list[bytes]) -> dict[str, Any]:
     return {"kind": "Pair", "fields": described(codec.from_parts(frames))}
 
 
-def read_question(frames: list[bytes]) -> dict[str, Any]:
-    question = backfill_messages.read_question(frames)
-    return {"kind": type(question).__name__, "fields": plain(question)}
+def decode_request(frames: list[bytes]) -> dict[str, Any]:
+    question = backfill_messages.decode_request(frames)
+    return {"kind": str(question.__struct_config__.tag).capitalize(), "fields": plain(question)}
 
 
-def read_answer(frames: list[bytes]) -> dict[str, Any]:
-    answer, rows = backfill_messages.read_answer(frames)
+def decode_reply(frames: list[bytes]) -> dict[str, Any]:
+    answer, rows = backfill_messages.decode_reply(frames)
     pairs = [described(codec.from_parts([codec.TOPIC, *row])) for row in rows]
-    return {"kind": type(answer).__name__, "fields": plain(answer), "pairs": pairs}
+    return {"kind": str(answer.__struct_config__.tag).capitalize(), "fields": plain(answer), "pairs": pairs}
 
 
 def read_subscription(frames: list[bytes]) -> dict[str, Any]:
@@ -380,12 +380,12 @@ READERS: dict[str, Callable[[list[bytes]], dict[str, Any]]] = {
     "hello": read_position,
     "bye": read_position,
     "subscribe": read_subscription,
-    "where": read_question,
-    "get": read_question,
-    "ack": read_question,
-    "here": read_answer,
-    "gave": read_answer,
-    "acked": read_answer,
+    "where": decode_request,
+    "get": decode_request,
+    "ack": decode_request,
+    "here": decode_reply,
+    "gave": decode_reply,
+    "acked": decode_reply,
 }
 """By the first word of a file's name."""
 

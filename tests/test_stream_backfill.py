@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -21,8 +21,7 @@ from memory_shelf import MemoryShelf
 
 from stream import codec
 from stream.errors import EndpointError, MalformedMessage
-from stream.live import backfill_client
-from stream.live.backfill_client import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, UNDER_WAY, WHERE_INTERVAL_S, BackfillClient
+from stream.live.backfill_client import MAX_REPLY_BYTES, BackfillClient, VerifiedReply
 from stream.live.backfill_messages import (
     MAX_BODY_BYTES,
     MAX_CELSIUS,
@@ -31,26 +30,29 @@ from stream.live.backfill_messages import (
     MAX_LOST_RANGES,
     MAX_ROWS,
     MIN_CELSIUS,
-    Ack,
-    Acked,
-    Answer,
-    Gave,
-    Get,
-    Here,
-    Question,
+    AckReply,
+    AckRequest,
+    PairsReply,
+    PairsRequest,
     Reading,
+    Reply,
+    Request,
     Row,
     Span,
+    SpansReply,
+    SpansRequest,
     Vitals,
-    Where,
-    read_answer,
-    read_question,
-    to_body,
+    decode_reply,
+    decode_request,
+    encode_message,
 )
-from stream.live.backfill_server import BackfillServer, backfill_endpoint
+from stream.live.backfill_plan import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, SPANS_INTERVAL_S, UNDER_WAY, BackfillPlan
+from stream.live.backfill_server import BackfillServer
 from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.pair import MAX_EYE_BYTES, EncodedPair
+from stream.source import Cursor
+from stream.transport.endpoint import backfill_endpoint
 
 EPOCH, OTHER_EPOCH = "a" * 32, "b" * 32
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -73,8 +75,8 @@ def rows(pairs: Sequence[EncodedPair]) -> list[Row]:
     return [(head, left, right) for _, head, left, right in map(codec.to_parts, pairs)]
 
 
-def parts(answer: Answer, given: Sequence[Row] = ()) -> list[bytes]:
-    return [to_body(answer), *itertools.chain(*given)]
+def parts(answer: Reply, given: Sequence[Row] = ()) -> list[bytes]:
+    return [encode_message(answer), *itertools.chain(*given)]
 
 
 # Messages
@@ -83,38 +85,40 @@ seqs = st.integers(0, TOP)
 epochs = st.text("0123456789abcdef", min_size=32, max_size=32)
 names = st.from_regex(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", fullmatch=True)
 bounds = st.tuples(seqs, seqs).map(sorted).filter(lambda pair: pair[0] < pair[1])
-questions: st.SearchStrategy[Question] = st.one_of(
-    st.builds(Where, st.just(2), st.just("") | names, seqs),
+questions: st.SearchStrategy[Request] = st.one_of(
+    st.builds(SpansRequest, st.just(2), st.just("") | names, seqs),
     st.builds(
-        lambda name, epoch, of, credit: Get(2, name, epoch, of[0], of[1], credit),
+        lambda name, epoch, of, credit: PairsRequest(2, name, epoch, of[0], of[1], credit),
         names,
         epochs,
         bounds,
         st.integers(1, MAX_CREDIT_BYTES),
     ),
-    st.builds(Ack, st.just(2), names, st.dictionaries(epochs, seqs, max_size=5), seqs),
+    st.builds(AckRequest, st.just(2), names, st.dictionaries(epochs, seqs, max_size=5), seqs),
 )
 spans = st.builds(lambda epoch, of, goes_on: Span(epoch, of[0], of[1], goes_on), epochs, bounds, st.booleans())
 vitals = st.builds(
     Vitals, battery=st.none() | st.floats(0, 1), temperature_c=st.none() | st.floats(MIN_CELSIUS, MAX_CELSIUS)
 )
-answers: st.SearchStrategy[Answer] = st.one_of(
-    st.builds(Here, st.just(2), names, st.lists(spans, max_size=5), seqs, seqs, vitals),
-    st.builds(lambda name, epoch, of: Gave(2, name, epoch, of[0], of[1], [(of[0], of[1])]), names, epochs, bounds),
-    st.builds(Acked, st.just(2), names, seqs),
+answers: st.SearchStrategy[Reply] = st.one_of(
+    st.builds(SpansReply, st.just(2), names, st.lists(spans, max_size=5), seqs, seqs, vitals),
+    st.builds(
+        lambda name, epoch, of: PairsReply(2, name, epoch, of[0], of[1], [(of[0], of[1])]), names, epochs, bounds
+    ),
+    st.builds(AckReply, st.just(2), names, seqs),
 )
 
 
 @given(questions, answers)
-def test_questions_and_answers_come_back_as_they_were_sent(question: Question, answer: Answer) -> None:
-    assert read_question([to_body(question)]) == question
-    assert read_answer([to_body(answer)]) == (answer, [])
+def test_questions_and_answers_come_back_as_they_were_sent(question: Request, answer: Reply) -> None:
+    assert decode_request([encode_message(question)]) == question
+    assert decode_reply([encode_message(answer)]) == (answer, [])
 
 
 def test_the_rows_of_an_answer_come_back_in_order() -> None:
     given_rows = rows(make_pairs(3, 6))
-    gave = Gave(2, "baby", EPOCH, 3, 6, [])
-    assert read_answer(parts(gave, given_rows)) == (gave, given_rows)
+    gave = PairsReply(2, "baby", EPOCH, 3, 6, [])
+    assert decode_reply(parts(gave, given_rows)) == (gave, given_rows)
 
 
 def body(*values: object) -> list[bytes]:
@@ -123,13 +127,13 @@ def body(*values: object) -> list[bytes]:
 
 WRONG_QUESTIONS = {
     "no part": [],
-    "two parts": [to_body(Where(2, "me", 0)), b""],
+    "two parts": [encode_message(SpansRequest(2, "me", 0)), b""],
     "too long": [bytes(MAX_BODY_BYTES + 1)],
     "no msgpack": [b"\xc1"],
     "nothing": [b""],
     "text that is none": [b"\xa2\xff\xff"],
     "nested without end": [b"\x91" * 100_000],
-    "an answer": [to_body(Acked(2, "baby", 0))],
+    "an answer": [encode_message(AckReply(2, "baby", 0))],
     "another version": body("where", 3, "me", 0),
     "one field more": body("where", 2, "me", 0, 0),
     "one field less": body("where", 2, "me"),
@@ -144,15 +148,15 @@ WRONG_QUESTIONS = {
     "too much credit": body("get", 2, "me", EPOCH, 0, 1, MAX_CREDIT_BYTES + 1),
     "too many epochs": body("ack", 2, "me", {f"{n:032x}": 0 for n in range(MAX_EPOCHS + 1)}, 0),
 }
-GAVE = Gave(2, "baby", EPOCH, 3, 6, [])
+GAVE = PairsReply(2, "baby", EPOCH, 3, 6, [])
 ROW = rows(make_pairs(3, 4))[0]
 WRONG_ANSWERS = {
     "no part": [],
-    "a row without its right eye": [to_body(GAVE), b"", b""],
-    "too many rows": [to_body(GAVE)] + [b""] * 3 * (MAX_ROWS + 1),
-    "a row too large": [to_body(GAVE), b"", bytes(MAX_EYE_BYTES + 1), b""],
-    "rows behind another answer": parts(Acked(2, "baby", 0), [ROW]),
-    "a question": [to_body(Where(2, "me", 0))],
+    "a row without its right eye": [encode_message(GAVE), b"", b""],
+    "too many rows": [encode_message(GAVE)] + [b""] * 3 * (MAX_ROWS + 1),
+    "a row too large": [encode_message(GAVE), b"", bytes(MAX_EYE_BYTES + 1), b""],
+    "rows behind another answer": parts(AckReply(2, "baby", 0), [ROW]),
+    "a question": [encode_message(SpansRequest(2, "me", 0))],
     "a range that goes back": body("gave", 2, "baby", EPOCH, 6, 3, []),
     "lost before the range": body("gave", 2, "baby", EPOCH, 3, 6, [[2, 4]]),
     "lost behind the range": body("gave", 2, "baby", EPOCH, 3, 6, [[5, 7]]),
@@ -171,23 +175,23 @@ WRONG_ANSWERS = {
 @pytest.mark.parametrize("case", WRONG_QUESTIONS)
 def test_a_question_that_is_none_is_refused(case: str) -> None:
     with pytest.raises(MalformedMessage):
-        read_question(WRONG_QUESTIONS[case])
+        decode_request(WRONG_QUESTIONS[case])
 
 
 @pytest.mark.parametrize("case", WRONG_ANSWERS)
 def test_an_answer_that_is_none_is_refused(case: str) -> None:
     with pytest.raises(MalformedMessage):
-        read_answer(WRONG_ANSWERS[case])
+        decode_reply(WRONG_ANSWERS[case])
 
 
 def test_a_rig_that_says_nothing_of_battery_and_temperature_is_understood() -> None:
-    answer, _ = read_answer(body("here", 2, "baby", [], 5, 6))
-    assert answer == Here(2, "baby", [], 5, 6, Vitals(battery=None, temperature_c=None))
+    answer, _ = decode_reply(body("here", 2, "baby", [], 5, 6))
+    assert answer == SpansReply(2, "baby", [], 5, 6, Vitals(battery=None, temperature_c=None))
 
 
 def test_what_a_newer_rig_tells_beyond_is_passed_over() -> None:
-    answer, _ = read_answer(body("here", 2, "baby", [], 5, 6, [0.5, None, "news"], "more of it"))
-    assert answer == Here(2, "baby", [], 5, 6, Vitals(battery=0.5))
+    answer, _ = decode_reply(body("here", 2, "baby", [], 5, 6, [0.5, None, "news"], "more of it"))
+    assert answer == SpansReply(2, "baby", [], 5, 6, Vitals(battery=0.5))
 
 
 # Server
@@ -213,18 +217,18 @@ def asking(endpoint: str, *, high_water: int = 1000) -> Iterator[zmq.Socket[byte
         yield socket
 
 
-def ask(socket: zmq.Socket[bytes], question: Question) -> tuple[Answer, list[Row]]:
-    socket.send(to_body(question))
+def ask(socket: zmq.Socket[bytes], question: Request) -> tuple[Reply, list[Row]]:
+    socket.send(encode_message(question))
     return heard(socket)
 
 
-def heard(socket: zmq.Socket[bytes]) -> tuple[Answer, list[Row]]:
+def heard(socket: zmq.Socket[bytes]) -> tuple[Reply, list[Row]]:
     assert socket.poll(60_000), "no answer came within 60 s"
-    return read_answer(socket.recv_multipart())
+    return decode_reply(socket.recv_multipart())
 
 
-def get(first: int, last: int, *, epoch: str = EPOCH, credit_bytes: int = 1 << 20) -> Get:
-    return Get(2, "me", epoch, first, last, credit_bytes)
+def get(first: int, last: int, *, epoch: str = EPOCH, credit_bytes: int = 1 << 20) -> PairsRequest:
+    return PairsRequest(2, "me", epoch, first, last, credit_bytes)
 
 
 def test_the_second_socket_is_at_the_next_port() -> None:
@@ -243,7 +247,7 @@ def test_a_publisher_with_a_shelf_answers_at_its_next_port() -> None:
     ):
         assert publisher.backfill is not None
         assert publisher.backfill.endpoint == backfill_endpoint(publisher.endpoint)
-        assert ask(socket, get(0, 2)) == (Gave(2, "baby", EPOCH, 0, 2, []), rows(make_pairs(0, 2)))
+        assert ask(socket, get(0, 2)) == (PairsReply(2, "baby", EPOCH, 0, 2, []), rows(make_pairs(0, 2)))
 
 
 def test_a_publisher_whose_next_port_is_taken_takes_two_others_or_says_so() -> None:
@@ -262,17 +266,17 @@ def test_where_tells_the_spans_and_the_time_and_makes_the_asker_known() -> None:
     shelf.begin(OTHER_EPOCH)
     with served(shelf) as server, asking(server.endpoint) as socket:
         known = [Span(EPOCH, 2, 5, False), Span(OTHER_EPOCH, 0, 0, True)]
-        assert ask(socket, Where(2, "", 4)) == (Here(2, "baby", known, 4, 77), [])
+        assert ask(socket, SpansRequest(2, "", 4)) == (SpansReply(2, "baby", known, 4, 77), [])
         assert shelf.consumers == {}
-        ask(socket, Where(2, "me", 5))
+        ask(socket, SpansRequest(2, "me", 5))
         assert shelf.consumers == {"me": {}}
 
 
 def test_where_tells_how_the_rig_is() -> None:
     vitals = Vitals(battery=0.83, temperature_c=61.2)
     with served(MemoryShelf(), vitals=vitals) as server, asking(server.endpoint) as socket:
-        here, _ = ask(socket, Where(2, "", 4))
-        assert isinstance(here, Here)
+        here, _ = ask(socket, SpansRequest(2, "", 4))
+        assert isinstance(here, SpansReply)
         assert here.vitals == vitals
 
 
@@ -283,12 +287,18 @@ def test_get_gives_what_there_is_as_far_as_the_credit_goes_and_at_least_one_pair
     shelf.evict(2)
     shelf.rot(4)
     with served(shelf) as server, asking(server.endpoint) as socket:
-        assert ask(socket, get(0, 7)) == (Gave(2, "baby", EPOCH, 0, 7, [(0, 2), (4, 5)]), rows(pairs[2:4] + pairs[5:7]))
-        assert ask(socket, get(5, 9, credit_bytes=1)) == (Gave(2, "baby", EPOCH, 5, 6, []), rows(pairs[5:6]))
-        assert ask(socket, get(5, 9, credit_bytes=130_000)) == (Gave(2, "baby", EPOCH, 5, 7, []), rows(pairs[5:7]))
-        assert ask(socket, get(9, 20)) == (Gave(2, "baby", EPOCH, 9, 10, []), rows(pairs[9:]))
-        assert ask(socket, get(10, 20)) == (Gave(2, "baby", EPOCH, 10, 10, []), [])  # not there yet
-        assert ask(socket, get(3, 9, epoch="c" * 32)) == (Gave(2, "baby", "c" * 32, 3, 9, [(3, 9)]), [])
+        assert ask(socket, get(0, 7)) == (
+            PairsReply(2, "baby", EPOCH, 0, 7, [(0, 2), (4, 5)]),
+            rows(pairs[2:4] + pairs[5:7]),
+        )
+        assert ask(socket, get(5, 9, credit_bytes=1)) == (PairsReply(2, "baby", EPOCH, 5, 6, []), rows(pairs[5:6]))
+        assert ask(socket, get(5, 9, credit_bytes=130_000)) == (
+            PairsReply(2, "baby", EPOCH, 5, 7, []),
+            rows(pairs[5:7]),
+        )
+        assert ask(socket, get(9, 20)) == (PairsReply(2, "baby", EPOCH, 9, 10, []), rows(pairs[9:]))
+        assert ask(socket, get(10, 20)) == (PairsReply(2, "baby", EPOCH, 10, 10, []), [])  # not there yet
+        assert ask(socket, get(3, 9, epoch="c" * 32)) == (PairsReply(2, "baby", "c" * 32, 3, 9, [(3, 9)]), [])
 
 
 def test_ack_frees_what_every_known_learner_has() -> None:
@@ -296,12 +306,12 @@ def test_ack_frees_what_every_known_learner_has() -> None:
     shelf.append(make_pairs(0, 5))
     with served(shelf) as server, asking(server.endpoint) as socket:
         for name in ("me", "you"):
-            ask(socket, Where(2, name, 0))
-        assert ask(socket, Ack(2, "me", {EPOCH: 4}, 9)) == (Acked(2, "baby", 9), [])
+            ask(socket, SpansRequest(2, name, 0))
+        assert ask(socket, AckRequest(2, "me", {EPOCH: 4}, 9)) == (AckReply(2, "baby", 9), [])
         assert shelf.held() == 5
-        ask(socket, Ack(2, "you", {EPOCH: 3}, 10))
+        ask(socket, AckRequest(2, "you", {EPOCH: 3}, 10))
         assert shelf.held() == 2
-        ask(socket, Ack(2, "", {EPOCH: 5}, 11))  # nobody that pairs are kept for
+        ask(socket, AckRequest(2, "", {EPOCH: 5}, 11))  # nobody that pairs are kept for
         assert (shelf.held(), set(shelf.consumers)) == (2, {"me", "you"})
 
 
@@ -310,11 +320,11 @@ def test_two_learners_are_answered_each_its_own() -> None:
     shelf.append(make_pairs(0, 9))
     with served(shelf) as server, asking(server.endpoint) as one, asking(server.endpoint) as other:
         for seq in range(8):
-            one.send(to_body(get(seq, seq + 1)))
-            other.send(to_body(get(seq + 1, seq + 2)))
+            one.send(encode_message(get(seq, seq + 1)))
+            other.send(encode_message(get(seq + 1, seq + 2)))
         for seq in range(8):
             for socket, at in ((one, seq), (other, seq + 1)):
-                assert heard(socket) == (Gave(2, "baby", EPOCH, at, at + 1, []), rows(make_pairs(at, at + 1)))
+                assert heard(socket) == (PairsReply(2, "baby", EPOCH, at, at + 1, []), rows(make_pairs(at, at + 1)))
 
 
 def test_a_question_that_is_none_is_counted_and_said_once_and_the_next_one_is_answered(
@@ -325,9 +335,9 @@ def test_a_question_that_is_none_is_counted_and_said_once_and_the_next_one_is_an
         for case in asked:
             socket.send_multipart(case)
         socket.send_multipart([b""] * 1000)
-        assert ask(socket, Where(2, "me", 1))[0] == Here(2, "baby", [Span(EPOCH, 0, 0, True)], 1, 77)
+        assert ask(socket, SpansRequest(2, "me", 1))[0] == SpansReply(2, "baby", [Span(EPOCH, 0, 0, True)], 1, 77)
         assert server.malformed == len(asked) + 1
-    assert caplog.text.count("question dropped") == 1
+    assert caplog.text.count("request dropped") == 1
 
 
 def test_a_question_beyond_all_bounds_costs_its_sender_the_connection_and_nobody_else() -> None:
@@ -337,7 +347,7 @@ def test_a_question_beyond_all_bounds_costs_its_sender_the_connection_and_nobody
         assert monitor.poll(60_000)
         hostile.disable_monitor()
         monitor.close(linger=0)
-        assert isinstance(ask(socket, Where(2, "me", 1))[0], Here)
+        assert isinstance(ask(socket, SpansRequest(2, "me", 1))[0], SpansReply)
         assert server.malformed == 0
 
 
@@ -348,8 +358,8 @@ def test_a_shelf_in_trouble_answers_nothing_and_the_next_question_when_it_is_wel
     shelf.append(make_pairs(0, 1))
     with served(shelf) as server, asking(server.endpoint) as socket:
         shelf.trouble = OSError("the card is gone")
-        for question in (get(0, 1), Where(2, "me", 0), Ack(2, "me", {}, 0)):
-            socket.send(to_body(question))
+        for question in (get(0, 1), SpansRequest(2, "me", 0), AckRequest(2, "me", {}, 0)):
+            socket.send(encode_message(question))
         assert not socket.poll(300)
         shelf.trouble = None
         assert ask(socket, get(0, 1))[1] == rows(make_pairs(0, 1))
@@ -376,9 +386,9 @@ def test_a_learner_that_asks_for_everything_at_once_and_never_reads_leaves_the_r
     ):
         before_bytes = resident_bytes()
         for number in range(200):
-            hostile.send(to_body(get(number, TOP, credit_bytes=MAX_CREDIT_BYTES)))
+            hostile.send(encode_message(get(number, TOP, credit_bytes=MAX_CREDIT_BYTES)))
         for number in range(200):
-            assert isinstance(ask(socket, Where(2, "me", number))[0], Here)
+            assert isinstance(ask(socket, SpansRequest(2, "me", number))[0], SpansReply)
         assert resident_bytes() - before_bytes < 100 << 20 < 200 * MAX_CREDIT_BYTES
 
 
@@ -391,7 +401,7 @@ def test_closing_twice_is_harmless() -> None:
 # Client
 
 
-Q = TypeVar("Q", Where, Get, Ack)
+Q = TypeVar("Q", SpansRequest, PairsRequest, AckRequest)
 
 
 class Rig:
@@ -405,43 +415,50 @@ class Rig:
         """The next question, which is of this kind."""
         assert self.socket.poll(60_000), "no question came within 60 s"
         self.asker, *message = self.socket.recv_multipart()
-        question = read_question(message)
+        question = decode_request(message)
         assert isinstance(question, kind)
         return question
 
-    def says(self, answer: Answer, given_rows: Sequence[Row] = ()) -> None:
+    def says(self, answer: Reply, given_rows: Sequence[Row] = ()) -> None:
         self.socket.send_multipart([self.asker, *parts(answer, given_rows)])
 
 
 class Learner:
     """A client with its ledger and a clock that stands."""
 
-    def __init__(self, socket: zmq.Socket[bytes], **changes: object) -> None:
+    def __init__(
+        self,
+        socket: zmq.Socket[bytes],
+        *,
+        consumer: str = "me",
+        durable: Cursor | None = None,
+        max_reply_bytes: int = MAX_REPLY_BYTES,
+    ) -> None:
         self.now_s = 0.0
         self.stamps = itertools.count(1)
         self.ledger = Ledger()
-        options: dict[str, object] = {"consumer": "me", "durable": None, **changes}
         self.client = BackfillClient(
             socket,
-            0,
-            clock=lambda: self.now_s,
-            clock_ns=lambda: next(self.stamps),
-            **options,  # type: ignore[arg-type]
+            BackfillPlan(0, consumer, durable, clock=lambda: self.now_s, clock_ns=lambda: next(self.stamps)),
+            max_reply_bytes=max_reply_bytes,
         )
 
     def asks(self, *, has_room: bool = True) -> None:
-        self.client.ask(self.ledger, has_room=has_room)
+        self.client.send_requests(self.ledger, has_room=has_room)
 
     def takes(self) -> list[int]:
-        """The numbers of the pairs that are new in the next answer."""
-        assert self.client.socket.poll(60_000), "no answer came within 60 s"
-        answered = self.client.receive()
-        assert answered is not None
-        return [pair.header.seq for pair in self.client.take(answered, self.ledger)]
+        """The numbers of the pairs that are new in the next reply."""
+        assert self.client.socket.poll(60_000), "no reply came within 60 s"
+        verified = self.client.receive()
+        assert verified is not None
+        return self.enters(verified)
+
+    def enters(self, verified: VerifiedReply) -> list[int]:
+        return [pair.header.seq for pair in self.client.plan.receive(verified.reply, verified.pairs, self.ledger)]
 
 
 @contextmanager
-def linked(**changes: object) -> Iterator[tuple[Learner, Rig]]:
+def linked(**changes: Any) -> Iterator[tuple[Learner, Rig]]:
     """A client and the socket it asks, connected."""
     with zmq.Context() as context, context.socket(zmq.ROUTER) as router, context.socket(zmq.DEALER) as dealer:
         port = router.bind_to_random_port("tcp://127.0.0.1")
@@ -460,25 +477,25 @@ def linked(**changes: object) -> Iterator[tuple[Learner, Rig]]:
 def told(learner: Learner, rig: Rig, *known: Span) -> None:
     """The learner asks where everything is, and hears it."""
     learner.asks(has_room=False)
-    question = rig.hears(Where)
-    rig.says(Here(2, "baby", list(known), question.sent_ns, 0))
+    question = rig.hears(SpansRequest)
+    rig.says(SpansReply(2, "baby", list(known), question.sent_ns, 0))
     assert learner.takes() == []
 
 
 def asked(rig: Rig, count: int) -> list[tuple[int, int]]:
     """The ranges of the next questions, which are gets."""
-    questions = [rig.hears(Get) for _ in range(count)]
+    questions = [rig.hears(PairsRequest) for _ in range(count)]
     return [(question.first, question.last) for question in questions]
 
 
 def test_the_first_question_is_where_and_it_comes_again_all_the_time() -> None:
     with linked() as (learner, rig):
         learner.asks()
-        assert rig.hears(Where) == Where(2, "me", 1)
+        assert rig.hears(SpansRequest) == SpansRequest(2, "me", 1)
         learner.asks()
-        learner.now_s += WHERE_INTERVAL_S
+        learner.now_s += SPANS_INTERVAL_S
         learner.asks()
-        assert rig.hears(Where) == Where(2, "me", 2)
+        assert rig.hears(SpansRequest) == SpansRequest(2, "me", 2)
 
 
 def test_nothing_is_asked_of_a_rig_that_is_away() -> None:
@@ -499,7 +516,7 @@ def test_holes_are_pulled_two_questions_at_a_time_while_there_is_room() -> None:
         first, second = asked(rig, UNDER_WAY)
         assert (first[0], second[0], second[1] <= 60) == (0, first[1], True)
         learner.asks()
-        rig.says(Gave(2, "baby", EPOCH, *first, []), rows(make_pairs(*first)))
+        rig.says(PairsReply(2, "baby", EPOCH, *first, []), rows(make_pairs(*first)))
         assert learner.takes() == list(range(*first))
         learner.asks()
         (third,) = asked(rig, 1)
@@ -509,7 +526,7 @@ def test_holes_are_pulled_two_questions_at_a_time_while_there_is_room() -> None:
 def gives(learner: Learner, rig: Rig, ranges: Sequence[tuple[int, int]], *, big: bool = False) -> None:
     """Every question for these ranges is answered in full."""
     for first, last in ranges:
-        rig.says(Gave(2, "baby", EPOCH, first, last, []), rows(make_pairs(first, last, big=big)))
+        rig.says(PairsReply(2, "baby", EPOCH, first, last, []), rows(make_pairs(first, last, big=big)))
         assert learner.takes() == list(range(first, last))
 
 
@@ -530,11 +547,11 @@ def test_a_question_is_asked_again_once_a_later_one_was_answered_and_never_becau
         learner.asks()
         ranges = asked(rig, UNDER_WAY)
         for _ in range(50):
-            learner.now_s += WHERE_INTERVAL_S
+            learner.now_s += SPANS_INTERVAL_S
             learner.asks()
-            where = rig.hears(Where)  # and no get
+            where = rig.hears(SpansRequest)  # and no get
         gives(learner, rig, ranges[:1])
-        rig.says(Here(2, "baby", [Span(EPOCH, 0, 20, True)], where.sent_ns, 0))
+        rig.says(SpansReply(2, "baby", [Span(EPOCH, 0, 20, True)], where.sent_ns, 0))
         learner.takes()
         learner.asks()
         assert asked(rig, 1) == ranges[1:]
@@ -546,9 +563,9 @@ def test_an_answer_to_where_is_taken_however_long_it_was_on_its_way() -> None:
     with linked() as (learner, rig):
         for _ in range(50):
             learner.asks()
-            learner.now_s += WHERE_INTERVAL_S
-        first = rig.hears(Where)
-        rig.says(Here(2, "baby", [Span(EPOCH, 0, 9, True)], first.sent_ns, 0))
+            learner.now_s += SPANS_INTERVAL_S
+        first = rig.hears(SpansRequest)
+        rig.says(SpansReply(2, "baby", [Span(EPOCH, 0, 9, True)], first.sent_ns, 0))
         learner.takes()
         assert learner.ledger.stats().pending == 9
 
@@ -558,12 +575,12 @@ def test_an_answer_that_comes_after_its_question_was_asked_again_is_taken_and_th
         told(learner, rig, Span(EPOCH, 0, 3, True))
         learner.asks()
         asked(rig, 1)
-        learner.now_s += WHERE_INTERVAL_S
+        learner.now_s += SPANS_INTERVAL_S
         told(learner, rig, Span(EPOCH, 0, 3, True))
         learner.asks()
         ranges = asked(rig, 1)
         gives(learner, rig, ranges)
-        rig.says(Gave(2, "baby", EPOCH, 0, 3, []), rows(make_pairs(0, 3)))
+        rig.says(PairsReply(2, "baby", EPOCH, 0, 3, []), rows(make_pairs(0, 3)))
         assert learner.takes() == []
         assert learner.ledger.stats().received == 3
 
@@ -573,7 +590,7 @@ def test_a_rig_that_gives_nothing_now_is_asked_again_after_a_pause() -> None:
         told(learner, rig, Span(EPOCH, 0, 3, True))
         learner.asks()
         ranges = asked(rig, 1)
-        rig.says(Gave(2, "baby", EPOCH, 0, 0, []))
+        rig.says(PairsReply(2, "baby", EPOCH, 0, 0, []))
         assert learner.takes() == []
         learner.asks()
         assert not rig.socket.poll(100)
@@ -599,27 +616,26 @@ def test_a_row_that_is_not_the_pair_it_should_be_is_refused_and_lost_and_the_res
         told(learner, rig, Span(EPOCH, 0, 7, True))
         learner.asks()
         assert asked(rig, 1) == [(0, 7)]
-        rig.says(Gave(2, "baby", EPOCH, 0, 7, []), [good[0], *bad, good[6]])
+        rig.says(PairsReply(2, "baby", EPOCH, 0, 7, []), [good[0], *bad, good[6]])
         answered = learner.client.receive() if learner.client.socket.poll(60_000) else None
         assert answered is not None
         assert [error.reason for error in answered.refused] == ["crc", "crc", "size", "header", "header", "header"]
-        assert [pair.header.seq for pair in learner.client.take(answered, learner.ledger)] == [0, 6]
+        assert learner.enters(answered) == [0, 6]
         assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (5, 0)
 
 
-def test_an_answer_that_is_too_large_is_refused_and_the_question_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backfill_client, "MAX_ANSWER_BYTES", 100_000)
-    with linked() as (learner, rig):
+def test_an_answer_that_is_too_large_is_refused_and_the_question_asked_again() -> None:
+    with linked(max_reply_bytes=100_000) as (learner, rig):
         told(learner, rig, Span(EPOCH, 0, 3, True))
         learner.asks()
         ranges = asked(rig, 1)
-        rig.says(Gave(2, "baby", EPOCH, 0, 3, []), rows(make_pairs(0, 3, big=True)))
-        rig.says(Gave(2, "baby", EPOCH, 0, 3, []), [(b"", b"", b"")] * (MAX_ROWS + 9))
+        rig.says(PairsReply(2, "baby", EPOCH, 0, 3, []), rows(make_pairs(0, 3, big=True)))
+        rig.says(PairsReply(2, "baby", EPOCH, 0, 3, []), [(b"", b"", b"")] * (MAX_ROWS + 9))
         for reason in ("size", "parts"):
             assert learner.client.socket.poll(60_000)
             with pytest.raises(MalformedMessage, match=reason):
                 learner.client.receive()
-        learner.now_s += WHERE_INTERVAL_S
+        learner.now_s += SPANS_INTERVAL_S
         told(learner, rig, Span(EPOCH, 0, 3, True))
         learner.asks()
         assert asked(rig, 1) == ranges
@@ -628,14 +644,14 @@ def test_an_answer_that_is_too_large_is_refused_and_the_question_asked_again(mon
 def test_an_answer_to_where_that_was_not_asked_is_not_taken() -> None:
     with linked() as (learner, rig):
         learner.asks()
-        rig.hears(Where)
-        rig.says(Here(2, "baby", [Span(EPOCH, 0, 9, True)], 12345, 0))
+        rig.hears(SpansRequest)
+        rig.says(SpansReply(2, "baby", [Span(EPOCH, 0, 9, True)], 12345, 0))
         assert learner.takes() == []
         assert learner.ledger.stats().pending == 0
 
 
 def owes(learner: Learner) -> bool:
-    return learner.client.owes_acknowledgement
+    return learner.client.plan.owes_acknowledgement
 
 
 def committed(learner: Learner, rig: Rig, first: int, last: int) -> None:
@@ -644,7 +660,7 @@ def committed(learner: Learner, rig: Rig, first: int, last: int) -> None:
     assert asked(rig, 1) == [(first, last)]
     gives(learner, rig, [(first, last)])
     learner.ledger.deliver(make_pairs(first, last))
-    learner.client.acknowledge(learner.ledger, learner.ledger.cursor())
+    learner.client.plan.acknowledge(learner.ledger, learner.ledger.cursor())
 
 
 def test_an_acknowledgement_is_told_once_and_again_only_where_its_answer_was_lost() -> None:
@@ -654,13 +670,13 @@ def test_an_acknowledgement_is_told_once_and_again_only_where_its_answer_was_los
         assert owes(learner)
         learner.asks()
         learner.asks()
-        first = rig.hears(Ack)
+        first = rig.hears(AckRequest)
         assert (first.consumer, first.upto) == ("me", {EPOCH: 3})
-        learner.now_s += WHERE_INTERVAL_S
+        learner.now_s += SPANS_INTERVAL_S
         told(learner, rig, Span(EPOCH, 0, 3, True))  # it was overtaken
         learner.asks()
-        again = rig.hears(Ack)
-        rig.says(Acked(2, "baby", again.sent_ns))
+        again = rig.hears(AckRequest)
+        rig.says(AckReply(2, "baby", again.sent_ns))
         learner.takes()
         assert not owes(learner)
         learner.asks()
@@ -672,22 +688,22 @@ def test_a_confirmation_of_an_older_acknowledgement_is_none_of_the_newer_one() -
         told(learner, rig, Span(EPOCH, 0, 3, True))
         committed(learner, rig, 0, 3)
         learner.asks()
-        first = rig.hears(Ack)
-        learner.now_s += WHERE_INTERVAL_S
+        first = rig.hears(AckRequest)
+        learner.now_s += SPANS_INTERVAL_S
         told(learner, rig, Span(EPOCH, 0, 5, True))
         learner.asks()
-        rig.hears(Ack)
-        rig.hears(Get)
+        rig.hears(AckRequest)
+        rig.hears(PairsRequest)
         gives(learner, rig, [(3, 5)])
         learner.ledger.deliver(make_pairs(3, 5))
-        learner.client.acknowledge(learner.ledger, learner.ledger.cursor())
+        learner.client.plan.acknowledge(learner.ledger, learner.ledger.cursor())
         learner.asks()
-        second = rig.hears(Ack)
+        second = rig.hears(AckRequest)
         assert second.upto == {EPOCH: 5}
-        rig.says(Acked(2, "baby", first.sent_ns))
+        rig.says(AckReply(2, "baby", first.sent_ns))
         learner.takes()
         assert owes(learner)
-        rig.says(Acked(2, "baby", second.sent_ns))
+        rig.says(AckReply(2, "baby", second.sent_ns))
         learner.takes()
         assert not owes(learner)
 
@@ -701,7 +717,7 @@ def test_what_the_last_process_committed_is_acknowledged_as_soon_as_the_spool_is
         after.ledger = Ledger(cursor)
         told(after, rig, Span(EPOCH, 0, 3, True))
         after.asks()
-        question = rig.hears(Ack)
+        question = rig.hears(AckRequest)
         assert question.upto == {EPOCH: 3}
 
 
@@ -711,16 +727,16 @@ def test_a_commit_from_before_a_new_epoch_was_named_is_acknowledged_in_full_once
         (pair,) = make_pairs(0, 1, epoch=OTHER_EPOCH)
         assert learner.ledger.receive(pair, 0.5)
         learner.ledger.deliver([pair])
-        learner.client.acknowledge(learner.ledger, learner.ledger.cursor())
+        learner.client.plan.acknowledge(learner.ledger, learner.ledger.cursor())
         learner.asks()
-        question = rig.hears(Ack)
+        question = rig.hears(AckRequest)
         assert question.upto == {EPOCH: 0}
-        rig.says(Acked(2, "baby", question.sent_ns))
+        rig.says(AckReply(2, "baby", question.sent_ns))
         learner.takes()
-        learner.now_s += WHERE_INTERVAL_S
+        learner.now_s += SPANS_INTERVAL_S
         told(learner, rig, Span(OTHER_EPOCH, 0, 1, True))
         learner.asks()
-        question = rig.hears(Ack)
+        question = rig.hears(AckRequest)
         assert question.upto == {OTHER_EPOCH: 1}
 
 

@@ -21,10 +21,10 @@ from link_steps import until
 
 from stream.errors import EndpointError
 from stream.transport import acceptor, dialer
-from stream.transport.acceptor import Door
+from stream.transport.acceptor import Acceptor
 from stream.transport.dialer import Dialer
 from stream.transport.endpoint import bind, connect_address
-from stream.transport.handshake import REASONS, SAY_INTERVAL_S, Failures
+from stream.transport.handshake import LOG_INTERVAL_S, REASONS, Failures
 from stream.transport.keys import KeysError
 from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
 
@@ -53,7 +53,7 @@ LEARNER = trusting(machine(2), rig=machine(1))
 class Rig:
     """Bound sockets behind one door."""
 
-    door: Door
+    door: Acceptor
     live: zmq.Socket[bytes]
     backfill: zmq.Socket[bytes]
     endpoint: str
@@ -68,7 +68,7 @@ class Rig:
 
 @contextmanager
 def open_rig(security: Security | None, endpoint: str = LOOPBACK, max_bytes: int = -1) -> Iterator[Rig]:
-    with zmq.Context() as context, Door(context, security) as doorkeeper:
+    with zmq.Context() as context, Acceptor(context, security) as doorkeeper:
         live, backfill = context.socket(zmq.XPUB), context.socket(zmq.ROUTER)
         for socket in (live, backfill):
             socket.set(zmq.MAXMSGSIZE, max_bytes)
@@ -200,7 +200,7 @@ WRONG = {
 """Keys of both sides, what each counts, and what each says."""
 
 
-def reasons(side: Door | Dialer) -> set[str]:
+def reasons(side: Acceptor | Dialer) -> set[str]:
     """Why handshakes have failed there."""
     return {reason for reason, count in side.failures().items() if count}
 
@@ -360,7 +360,7 @@ def test_without_a_door_nobody_is_let_in() -> None:
 def test_a_rig_with_keys_does_not_start_where_it_trusts_nobody() -> None:
     with (
         zmq.Context() as context,
-        Door(context, machine(1)) as doorkeeper,
+        Acceptor(context, machine(1)) as doorkeeper,
         context.socket(zmq.XPUB) as socket,
         pytest.raises(KeysError, match="no learner is trusted"),
     ):
@@ -368,17 +368,17 @@ def test_a_rig_with_keys_does_not_start_where_it_trusts_nobody() -> None:
 
 
 def test_a_socket_that_is_bound_already_is_not_taken_for_guarded() -> None:
-    with zmq.Context() as context, Door(context, RIG) as doorkeeper, context.socket(zmq.XPUB) as socket:
+    with zmq.Context() as context, Acceptor(context, RIG) as doorkeeper, context.socket(zmq.XPUB) as socket:
         bind(socket, LOOPBACK)
         with pytest.raises(ValueError, match="before it binds"):
             doorkeeper.guard(socket)
 
 
 def test_a_context_has_one_door_with_keys() -> None:
-    with zmq.Context() as context, Door(context, RIG):
+    with zmq.Context() as context, Acceptor(context, RIG):
         with pytest.raises(ValueError, match="its own context"):
-            Door(context, RIG)
-        with Door(context, None):
+            Acceptor(context, RIG)
+        with Acceptor(context, None):
             pass
 
 
@@ -510,7 +510,7 @@ def test_rigs_and_learners_leave_no_thread_and_no_file_behind() -> None:
 def test_a_door_closes_before_its_sockets_after_them_or_with_their_context(first: str) -> None:
     before = threading.active_count()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-    doorkeeper, socket = Door(context, RIG), context.socket(zmq.XPUB)
+    doorkeeper, socket = Acceptor(context, RIG), context.socket(zmq.XPUB)
     doorkeeper.guard(socket)
     bind(socket, LOOPBACK)
     if first == "door":
@@ -534,7 +534,7 @@ def keep_calling(endpoint: str) -> None:
 def test_a_door_that_is_closed_while_a_socket_lingers_does_not_hang_its_context() -> None:
     """A monitor that loses its reader before it stops keeps ZeroMQ from ever closing another socket."""
     with zmq.Context() as context:
-        doorkeeper, live = Door(context, RIG), context.socket(zmq.XPUB)
+        doorkeeper, live = Acceptor(context, RIG), context.socket(zmq.XPUB)
         doorkeeper.guard(live)
         with open_learner(LEARNER, bind(live, LOOPBACK)) as slow:
             slow.until(lambda: live.poll(0) != 0)
@@ -551,9 +551,9 @@ def test_a_door_that_is_closed_while_a_socket_lingers_does_not_hang_its_context(
 def test_failures_are_all_counted_and_said_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
     now_s = 0.0
     failures = Failures(lambda: now_s)
-    for second in range(int(2 * SAY_INTERVAL_S)):
+    for second in range(int(2 * LOG_INTERVAL_S)):
         now_s = float(second)
         for address in ("tcp://a:1", "tcp://b:1"):
             failures.add("refused", address, f"{address} refuses")
-    assert failures.counts() == dict.fromkeys(REASONS, 0) | {"refused": int(4 * SAY_INTERVAL_S)}
+    assert failures.counts() == dict.fromkeys(REASONS, 0) | {"refused": int(4 * LOG_INTERVAL_S)}
     assert len(caplog.records) == 4

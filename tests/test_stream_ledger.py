@@ -14,7 +14,7 @@ from rig_model import ACTIONS, World, pair
 from stream.codec import from_parts, to_parts
 from stream.errors import MalformedMessage
 from stream.live.announcements import Bye, Hello
-from stream.live.backfill_messages import Gave, Here, Span, Vitals
+from stream.live.backfill_messages import PairsReply, Span, SpansReply, Vitals
 from stream.live.device_book import SETTLED_S
 from stream.live.ledger import MAX_DEVICES, Ledger
 from stream.pair import EncodedPair
@@ -33,16 +33,16 @@ def bye(next_seq: int, *, device: str = "baby", epoch: str = EPOCHS[0], backfill
     return Bye(device=device, epoch=epoch, next_seq=next_seq, backfill=backfill)
 
 
-def here(*spans: Span, device: str = "baby") -> Here:
-    return Here(2, device, list(spans), 0, 0)
+def here(*spans: Span, device: str = "baby") -> SpansReply:
+    return SpansReply(2, device, list(spans), 0, 0)
 
 
 def span(tail: int, head: int, *, epoch: str = EPOCHS[0], goes_on: bool = True) -> Span:
     return Span(epoch, tail, head, goes_on)
 
 
-def gave(first: int, upto: int, *, epoch: str = EPOCHS[0], device: str = "baby") -> Gave:
-    return Gave(2, device, epoch, first, upto, [])
+def gave(first: int, upto: int, *, epoch: str = EPOCHS[0], device: str = "baby") -> PairsReply:
+    return PairsReply(2, device, epoch, first, upto, [])
 
 
 def pulled(ledger: Ledger, *, without: tuple[int, ...] = (), limit: int = 4) -> Iterator[EncodedPair]:
@@ -50,7 +50,7 @@ def pulled(ledger: Ledger, *, without: tuple[int, ...] = (), limit: int = 4) -> 
     while (wanted := ledger.next_request(0, limit, LATER_S, {})) is not None:
         epoch, first, last = wanted
         rows = [pair(seq, epoch=epoch) for seq in range(first, last) if seq not in without]
-        yield from ledger.receive_gave(gave(first, last, epoch=epoch), rows, 0)
+        yield from ledger.receive_pairs(gave(first, last, epoch=epoch), rows, 0)
 
 
 def lost(ledger: Ledger, epoch: str = EPOCHS[0]) -> list[list[int]]:
@@ -172,7 +172,7 @@ def test_a_hole_is_pulled_oldest_first_and_is_not_asked_for_twice_at_a_time() ->
     for seq in (0, 9, 20):
         ledger.receive(pair(seq), 0.0)
     assert ledger.next_request(0, 4, LATER_S, {}) is None  # nobody has said yet that it has them
-    ledger.receive_here(here(span(0, 21)), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 21)), 0, 1.0, 0)
     assert (ledger.stats().pending, ledger.stats().lost) == (18, 0)
     assert ledger.next_request(0, 4, LATER_S, {}) == (EPOCHS[0], 1, 5)
     assert ledger.next_request(0, 4, LATER_S, {EPOCHS[0]: [(1, 5)]}) == (EPOCHS[0], 5, 9)
@@ -186,7 +186,7 @@ def test_what_may_be_on_its_way_is_asked_for_only_after_a_silence() -> None:
     ledger = Ledger()
     ledger.receive(pair(0), 0.0)
     ledger.receive(pair(2), 10.0)
-    ledger.receive_here(here(span(0, 5)), 0, 9.0, 0)
+    ledger.receive_spans(here(span(0, 5)), 0, 9.0, 0)
     assert ledger.next_request(0, 100, 10.0, {}) == (EPOCHS[0], 1, 2)
     assert ledger.next_request(0, 100, 10.0, {EPOCHS[0]: [(1, 2)]}) is None
     assert ledger.next_request(0, 100, 10.0 + SETTLED_S, {EPOCHS[0]: [(1, 2)]}) == (EPOCHS[0], 3, 5)
@@ -195,18 +195,18 @@ def test_what_may_be_on_its_way_is_asked_for_only_after_a_silence() -> None:
 def test_what_the_spool_held_before_the_learner_came_is_pulled_and_what_was_gone_by_then_is_not_lost() -> None:
     ledger = Ledger()
     ledger.receive_hello(hello(50, epoch=EPOCHS[1], backfill=True), 0.0)
-    ledger.receive_here(here(span(7, 9, goes_on=False), span(40, 50, epoch=EPOCHS[1])), 0, 1.0, 0)
+    ledger.receive_spans(here(span(7, 9, goes_on=False), span(40, 50, epoch=EPOCHS[1])), 0, 1.0, 0)
     assert seqs(pulled(ledger, limit=100)) == [7, 8, *range(40, 50)]
     assert ledger.stats().lost == 0
 
 
 def test_an_epoch_that_began_when_the_spool_was_known_is_the_learners_from_its_first_pair() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(30, 40)), 0, 1.0, 0)
+    ledger.receive_spans(here(span(30, 40)), 0, 1.0, 0)
     after = Ledger(stored(ledger))  # while it was down, the rig made two epochs, and had to delete most of them
     after.receive_hello(hello(50, epoch=EPOCHS[2], backfill=True), 0.0)
     spans = span(20, 20, epoch=EPOCHS[1], goes_on=False), span(45, 50, epoch=EPOCHS[2])
-    after.receive_here(here(*spans), 0, 1.0, 0)
+    after.receive_spans(here(*spans), 0, 1.0, 0)
     assert lost(after, EPOCHS[0]) == [[30, 40]]
     assert lost(after, EPOCHS[1]) == [[0, 20]]
     assert lost(after, EPOCHS[2]) == [[0, 45]]
@@ -215,43 +215,43 @@ def test_an_epoch_that_began_when_the_spool_was_known_is_the_learners_from_its_f
 
 def test_what_was_evicted_before_it_could_be_pulled_is_lost() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 10)), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 10)), 0, 1.0, 0)
     ledger.receive(pair(4), 1.0)
-    ledger.receive_here(here(span(6, 10)), 0, 2.0, 0)
+    ledger.receive_spans(here(span(6, 10)), 0, 2.0, 0)
     assert lost(ledger) == [[0, 4], [5, 6]]
     assert seqs(pulled(ledger)) == [6, 7, 8, 9]
 
 
 def test_a_deleted_spool_loses_what_was_missing_once() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 10)), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 10)), 0, 1.0, 0)
     ledger.receive(pair(4), 1.0)
     for asked_s in (2.0, 3.0, 4.0):
-        ledger.receive_here(here(span(0, 0, epoch=EPOCHS[1])), 0, asked_s, 0)
+        ledger.receive_spans(here(span(0, 0, epoch=EPOCHS[1])), 0, asked_s, 0)
     assert (ledger.stats().lost, ledger.stats().pending) == (9, 0)
     assert lost(ledger) == [[0, 4], [5, 10]]
 
 
 def test_a_spool_that_holds_nothing_at_all_loses_what_was_missing() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 10)), 0, 1.0, 0)
-    ledger.receive_here(here(), 0, 2.0, 0)
+    ledger.receive_spans(here(span(0, 10)), 0, 1.0, 0)
+    ledger.receive_spans(here(), 0, 2.0, 0)
     assert (ledger.stats().lost, ledger.stats().pending) == (10, 0)
 
 
 def test_a_power_cut_that_took_the_end_of_the_spool_loses_only_what_had_not_come_live() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 0)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 0)), 0, 0.0, 0)
     for seq in (0, 1, 2, 7, 9):
         ledger.receive(pair(seq), 1.0)
-    ledger.receive_here(here(span(0, 5, goes_on=False), span(0, 0, epoch=EPOCHS[1])), 0, 2.0, 0)
+    ledger.receive_spans(here(span(0, 5, goes_on=False), span(0, 0, epoch=EPOCHS[1])), 0, 2.0, 0)
     assert lost(ledger) == [[5, 7], [8, 9]]
     assert seqs(pulled(ledger)) == [3, 4]
 
 
 def test_what_an_answer_does_not_bring_of_its_range_is_lost() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 10)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 10)), 0, 0.0, 0)
     assert seqs(pulled(ledger, without=(2, 3, 8))) == [0, 1, 4, 5, 6, 7, 9]
     assert lost(ledger) == [[2, 4], [8, 9]]
     assert ledger.stats().pending == 0
@@ -259,8 +259,8 @@ def test_what_an_answer_does_not_bring_of_its_range_is_lost() -> None:
 
 def test_an_answer_beyond_the_head_loses_nothing_that_is_still_to_be_made() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 4)), 0, 0.0, 0)
-    ledger.receive_gave(gave(0, HUGE), [], 0)
+    ledger.receive_spans(here(span(0, 4)), 0, 0.0, 0)
+    ledger.receive_pairs(gave(0, HUGE), [], 0)
     assert ledger.stats().lost == 4
     assert ledger.receive(pair(4), 0.0)
 
@@ -293,12 +293,12 @@ def test_a_late_pair_that_died_in_the_queue_is_missing_again() -> None:
 
 def test_the_next_process_goes_on_behind_what_was_given_and_pulls_what_died_in_the_queue() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 6)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 6)), 0, 0.0, 0)
     pairs = list(pulled(ledger, without=(1,)))
     ledger.deliver(pairs[:3])
     after = Ledger(stored(ledger))
     assert (after.stats().received, after.stats().lost, after.stats().pending) == (3, 1, 2)
-    after.receive_here(here(span(0, 6)), 0, 0.0, 0)
+    after.receive_spans(here(span(0, 6)), 0, 0.0, 0)
     assert seqs(pulled(after)) == [4, 5]
     assert [after.receive(pair(seq), 0.0) for seq in range(4)] == [False, True, False, False]  # one was lost, and came
 
@@ -316,14 +316,14 @@ def test_the_counts_of_what_was_given_go_on_in_the_next_process_and_those_of_the
 
 def test_a_cursor_is_json_and_comes_back_the_same() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(2, 9), span(0, 4, epoch=EPOCHS[1])), 0, 0.0, 0)
+    ledger.receive_spans(here(span(2, 9), span(0, 4, epoch=EPOCHS[1])), 0, 0.0, 0)
     ledger.deliver(list(pulled(ledger, without=(3,))))
     assert stored(Ledger(stored(ledger))) == stored(ledger)
 
 
 def test_a_commit_acknowledges_what_it_holds_without_a_hole_and_what_is_lost() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 8), span(0, 3, epoch=EPOCHS[1])), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 8), span(0, 3, epoch=EPOCHS[1])), 0, 0.0, 0)
     ledger.deliver([one for one in pulled(ledger, without=(1,)) if one.header.seq not in (5, 2)])
     assert ledger.acknowledgement(ledger.cursor(), 0) == {EPOCHS[0]: 2, EPOCHS[1]: 2}
     assert ledger.acknowledgement(ledger.cursor(), 1) == {}
@@ -336,7 +336,7 @@ def test_a_commit_from_before_the_first_answer_acknowledges_nothing_that_the_spo
     assert all(ledger.receive(one, 0.0) for one in pairs)
     ledger.deliver(pairs)
     cursor = ledger.cursor()
-    ledger.receive_here(here(span(20, 110)), 0, 1.0, 0)
+    ledger.receive_spans(here(span(20, 110)), 0, 1.0, 0)
     assert ledger.acknowledgement(cursor, 0) == {EPOCHS[0]: 20}
     ledger.deliver(list(pulled(ledger)))
     assert ledger.acknowledgement(ledger.cursor(), 0) == {EPOCHS[0]: 110}
@@ -344,9 +344,9 @@ def test_a_commit_from_before_the_first_answer_acknowledges_nothing_that_the_spo
 
 def test_an_epoch_that_the_spool_no_longer_names_is_not_acknowledged_any_more() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 2), span(0, 2, epoch=EPOCHS[1])), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 2), span(0, 2, epoch=EPOCHS[1])), 0, 0.0, 0)
     ledger.deliver(list(pulled(ledger)))
-    ledger.receive_here(here(span(0, 2, epoch=EPOCHS[1])), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 2, epoch=EPOCHS[1])), 0, 1.0, 0)
     assert ledger.acknowledgement(ledger.cursor(), 0) == {EPOCHS[1]: 2}
 
 
@@ -398,7 +398,7 @@ def test_the_end_is_not_before_the_spool_has_said_what_it_holds_and_all_of_that_
     ledger.receive_hello(hello(3, backfill=True), 0.0)
     ledger.receive_bye(bye(3, backfill=True), 0.0)
     assert not ledger.all_ended(1)
-    ledger.receive_here(here(span(1, 3)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(1, 3)), 0, 0.0, 0)
     assert not ledger.all_ended(1)
     assert seqs(pulled(ledger)) == [1, 2]
     assert ledger.all_ended(1)
@@ -407,11 +407,11 @@ def test_the_end_is_not_before_the_spool_has_said_what_it_holds_and_all_of_that_
 
 def test_a_rig_that_crashed_has_not_ended_when_its_spool_is_back_before_its_live_stream() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 0)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 0)), 0, 0.0, 0)
     ledger.receive(pair(0), 0.0)
-    ledger.receive_here(here(span(0, 1, goes_on=False), span(0, 0, epoch=EPOCHS[1])), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 1, goes_on=False), span(0, 0, epoch=EPOCHS[1])), 0, 1.0, 0)
     assert not ledger.all_ended(1)
-    ledger.receive_here(here(span(0, 0, epoch=EPOCHS[2])), 0, 2.0, 0)  # and once more, with an empty spool
+    ledger.receive_spans(here(span(0, 0, epoch=EPOCHS[2])), 0, 2.0, 0)  # and once more, with an empty spool
     assert not ledger.all_ended(1)
 
 
@@ -436,7 +436,7 @@ def test_a_clock_that_steps_back_between_two_pairs_is_counted() -> None:
 
 def test_the_offset_of_the_clocks_is_known_to_half_the_time_the_question_took() -> None:
     ledger = Ledger()
-    ledger.receive_here(Here(2, "baby", [span(0, 0)], 1000, 5600), 0, 0.0, 1200)
+    ledger.receive_spans(SpansReply(2, "baby", [span(0, 0)], 1000, 5600), 0, 0.0, 1200)
     device = ledger.stats().devices["baby"]
     assert (device.clock_offset_ns, device.clock_error_ns) == (4500, 100)
 
@@ -444,10 +444,12 @@ def test_the_offset_of_the_clocks_is_known_to_half_the_time_the_question_took() 
 def test_how_a_rig_is_is_what_it_said_last() -> None:
     ledger = Ledger()
     for charge in (0.5, 0.4):
-        ledger.receive_here(Here(2, "baby", [span(0, 0)], 0, 0, Vitals(battery=charge, temperature_c=55.0)), 0, 0.0, 0)
+        ledger.receive_spans(
+            SpansReply(2, "baby", [span(0, 0)], 0, 0, Vitals(battery=charge, temperature_c=55.0)), 0, 0.0, 0
+        )
     device = ledger.stats().devices["baby"]
     assert (device.battery, device.temperature_c) == (0.4, 55.0)
-    ledger.receive_here(Here(2, "baby", [span(0, 0)], 0, 0), 0, 0.0, 0)
+    ledger.receive_spans(SpansReply(2, "baby", [span(0, 0)], 0, 0), 0, 0.0, 0)
     assert ledger.stats().devices["baby"].battery is None
 
 
@@ -468,7 +470,7 @@ def test_two_rigs_of_one_name_with_a_spool_each_do_not_lose_each_others_pairs() 
     ledger = Ledger()
     for asked_s in (1.0, 2.0, 3.0):
         for place in (0, 1):
-            ledger.receive_here(here(span(0, 4, epoch=EPOCHS[place])), place, asked_s, 0)
+            ledger.receive_spans(here(span(0, 4, epoch=EPOCHS[place])), place, asked_s, 0)
     assert (ledger.stats().pending, ledger.stats().lost) == (8, 0)
     assert ledger.next_request(0, 9, LATER_S, {}) == (EPOCHS[0], 0, 4)
     assert ledger.next_request(1, 9, LATER_S, {}) == (EPOCHS[1], 0, 4)
@@ -481,19 +483,19 @@ def test_an_answer_from_before_an_epoch_was_heard_of_does_not_lose_it() -> None:
     ledger = Ledger()
     ledger.receive(pair(0, epoch=EPOCHS[1]), 5.0)
     ledger.receive(pair(3, epoch=EPOCHS[1]), 5.0)
-    ledger.receive_here(here(span(0, 4)), 0, 4.0, 0)
+    ledger.receive_spans(here(span(0, 4)), 0, 4.0, 0)
     assert (ledger.stats().lost, ledger.stats().devices["baby"].epoch) == (0, EPOCHS[1])
-    ledger.receive_here(here(span(0, 4)), 0, 6.0, 0)
+    ledger.receive_spans(here(span(0, 4)), 0, 6.0, 0)
     assert ledger.stats().lost == 2
 
 
 def test_an_old_answer_changes_nothing() -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(2, 9)), 0, 5.0, 0)
+    ledger.receive_spans(here(span(2, 9)), 0, 5.0, 0)
     assert seqs(pulled(ledger)) == [2, 3, 4, 5, 6, 7, 8]
     before = ledger.stats()
-    ledger.receive_here(here(span(2, 4)), 0, 1.0, 0)
-    assert ledger.receive_gave(gave(4, 6), [pair(4), pair(5)], 0) == []
+    ledger.receive_spans(here(span(2, 4)), 0, 1.0, 0)
+    assert ledger.receive_pairs(gave(4, 6), [pair(4), pair(5)], 0) == []
     after = ledger.stats()
     assert (after.received, after.lost, after.pending) == (before.received, before.lost, before.pending) == (7, 0, 0)
     assert after.repeated == 2
@@ -509,12 +511,12 @@ def test_an_old_answer_changes_nothing() -> None:
         (gave(0, 5), 2),
     ],
 )
-def test_an_answer_that_nobody_can_have_asked_for_is_refused(answer: Gave, place: int) -> None:
+def test_an_answer_that_nobody_can_have_asked_for_is_refused(answer: PairsReply, place: int) -> None:
     ledger = Ledger()
-    ledger.receive_here(here(span(0, 5)), 0, 0.0, 0)
-    ledger.receive_here(here(span(0, 5), device="toddler"), 1, 0.0, 0)
+    ledger.receive_spans(here(span(0, 5)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 5), device="toddler"), 1, 0.0, 0)
     with pytest.raises(MalformedMessage, match="was not asked for"):
-        ledger.receive_gave(answer, [], place)
+        ledger.receive_pairs(answer, [], place)
     assert (ledger.stats().lost, ledger.stats().pending) == (0, 10)
 
 
@@ -534,7 +536,7 @@ def test_a_rig_that_starts_and_dies_for_weeks_is_followed_for_ever() -> None:
             epoch = f"{run:032x}"
             ledger.receive_hello(hello(0, epoch=epoch, backfill=spooled), float(run))
             if spooled:
-                ledger.receive_here(here(span(0, 0, epoch=epoch)), 0, run + 0.5, 0)
+                ledger.receive_spans(here(span(0, 0, epoch=epoch)), 0, run + 0.5, 0)
             assert ledger.receive(pair(1, epoch=epoch), run + 0.6)
             ledger.deliver([pair(1, epoch=epoch)])
             ledger = Ledger(stored(ledger), max_epochs=16) if run % 50 == 49 else ledger
@@ -549,27 +551,27 @@ def test_a_rig_that_starts_and_dies_before_its_spool_can_be_reached_is_followed_
         ledger.receive_hello(hello(0, epoch=epoch, backfill=True), 0.0)
     with pytest.raises(MalformedMessage, match="more than 8 epochs"):
         ledger.receive_hello(hello(0, epoch=EPOCHS[8], backfill=True), 0.0)
-    ledger.receive_here(here(span(0, 3, epoch=EPOCHS[8])), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 3, epoch=EPOCHS[8])), 0, 1.0, 0)
     assert seqs(pulled(ledger)) == [0, 1, 2]
 
 
 def test_an_epoch_that_can_still_be_asked_for_is_never_forgotten() -> None:
     ledger = Ledger(max_epochs=8)
     spans = [span(0, 1, epoch=epoch, goes_on=False) for epoch in EPOCHS[:8]]
-    ledger.receive_here(here(*spans), 0, 0.0, 0)
+    ledger.receive_spans(here(*spans), 0, 0.0, 0)
     ledger.deliver(list(pulled(ledger)))
     with pytest.raises(MalformedMessage, match="more than 8 epochs"):
         ledger.receive_hello(hello(0, epoch=EPOCHS[8]), 0.0)
     assert list(pulled(ledger)) == []
-    ledger.receive_here(here(*spans[1:]), 0, 1.0, 0)
+    ledger.receive_spans(here(*spans[1:]), 0, 1.0, 0)
     ledger.receive_hello(hello(0, epoch=EPOCHS[8]), 0.0)
 
 
 def test_an_epoch_whose_pairs_still_wait_to_be_given_is_not_forgotten() -> None:
     ledger = Ledger(max_epochs=4)
-    ledger.receive_here(here(*[span(0, 1, epoch=epoch) for epoch in EPOCHS[:4]]), 0, 0.0, 0)
+    ledger.receive_spans(here(*[span(0, 1, epoch=epoch) for epoch in EPOCHS[:4]]), 0, 0.0, 0)
     waiting = list(pulled(ledger))
-    ledger.receive_here(here(span(0, 1, epoch=EPOCHS[3])), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 1, epoch=EPOCHS[3])), 0, 1.0, 0)
     with pytest.raises(MalformedMessage, match="more than 4 epochs"):
         ledger.receive_hello(hello(0, epoch=EPOCHS[4]), 2.0)
     ledger.deliver(waiting)
@@ -581,7 +583,7 @@ def test_an_account_with_too_many_holes_leaves_live_pairs_out_and_has_all_of_the
     ledger = Ledger(max_ranges=16)
     entered = [seq for seq in range(1, 401, 2) if ledger.receive(pair(seq), 0.0)]
     assert entered == list(range(1, 33, 2))
-    ledger.receive_here(here(span(0, 401)), 0, 1.0, 0)
+    ledger.receive_spans(here(span(0, 401)), 0, 1.0, 0)
     assert len(ledger.cursor()["devices"]["baby"]["epochs"][EPOCHS[0]]["done"]) == 0
     assert sorted([*entered, *seqs(pulled(ledger))]) == list(range(401))
     assert (ledger.stats().lost, ledger.stats().pending) == (0, 0)
@@ -598,11 +600,11 @@ def test_a_rig_without_a_spool_is_followed_also_when_another_one_has_left_too_ma
 
 def test_answers_that_jump_about_do_not_take_memory_without_end() -> None:
     ledger = Ledger(max_ranges=16)
-    ledger.receive_here(here(span(0, 1000)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 1000)), 0, 0.0, 0)
     for seq in range(1, 33, 2):
-        ledger.receive_gave(gave(seq, seq + 1), [pair(seq)], 0)
+        ledger.receive_pairs(gave(seq, seq + 1), [pair(seq)], 0)
     with pytest.raises(MalformedMessage, match="too many holes"):
-        ledger.receive_gave(gave(40, 41), [pair(40)], 0)
+        ledger.receive_pairs(gave(40, 41), [pair(40)], 0)
     assert ledger.stats().received == 16
 
 
@@ -631,12 +633,12 @@ def test_numbers_without_end_leave_a_cursor_that_can_be_read_again() -> None:
     ledger = Ledger()
     top = (1 << 63) - 1
     spans = [span(0, top, epoch=epoch, goes_on=False) for epoch in EPOCHS]
-    ledger.receive_here(here(*spans), 0, 0.0, 0)
+    ledger.receive_spans(here(*spans), 0, 0.0, 0)
     one = pair(top - 1, suppressed=top, junk=top)
     assert ledger.receive(one, 0.0)
     assert ledger.receive(pair(top - 2, suppressed=top), 0.0)
     ledger.deliver([one])
-    ledger.receive_here(here(), 0, 1.0, 0)
+    ledger.receive_spans(here(), 0, 1.0, 0)
     after = Ledger(stored(ledger))
     assert after.acknowledgement(stored(ledger), 0) == {}
     assert ledger.stats().lost == 16 * top - 2

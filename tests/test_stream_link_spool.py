@@ -24,15 +24,25 @@ from link_steps import (
 from memory_shelf import MemoryShelf
 
 from stream import codec
-from stream.live import announcements, subscriber
+from stream.live import announcements
 from stream.live.announcements import Hello
-from stream.live.backfill_client import CREDIT_BYTES, MAX_PAIRS
-from stream.live.backfill_messages import Acked, Gave, Get, Here, Question, Span, Where, read_question, to_body
-from stream.live.backfill_server import backfill_endpoint
+from stream.live.backfill_messages import (
+    AckReply,
+    PairsReply,
+    PairsRequest,
+    Request,
+    Span,
+    SpansReply,
+    SpansRequest,
+    decode_request,
+    encode_message,
+)
+from stream.live.backfill_plan import CREDIT_BYTES, MAX_PAIRS
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.source import Cursor
+from stream.transport.endpoint import backfill_endpoint
 
 
 @pytest.fixture
@@ -286,7 +296,7 @@ def test_the_last_acknowledgement_is_confirmed_when_a_subscriber_has_closed(capa
         until(lambda: source.backlog() > 0)
         source.acknowledge(source.cursor())
         source.close()
-        assert not any(spool.owes_acknowledgement for spool in source._spools)
+        assert not any(spool.plan.owes_acknowledgement for spool in source._spools)
         assert shelf.held() == 20 - shelf.consumers["run-1"][EPOCH]
         assert 1 <= shelf.consumers["run-1"][EPOCH] <= 10
 
@@ -331,7 +341,11 @@ def test_a_learner_that_floods_the_rig_with_questions_does_not_keep_the_others_f
             socket.set(zmq.SNDTIMEO, 10)
             socket.connect(backfill_endpoint(publisher.endpoint))
             while not over.is_set():
-                for body in (b"garbage", bytes(1 << 20), to_body(Get(2, "", EPOCH, 0, (1 << 63) - 1, 4 << 20))):
+                for body in (
+                    b"garbage",
+                    bytes(1 << 20),
+                    encode_message(PairsRequest(2, "", EPOCH, 0, (1 << 63) - 1, 4 << 20)),
+                ):
                     with suppress(zmq.Again):
                         socket.send(body)
 
@@ -348,7 +362,7 @@ def test_a_learner_that_floods_the_rig_with_questions_does_not_keep_the_others_f
         assert publisher.backfill.malformed > 0
 
 
-Answers = Callable[[Question, int], list[list[bytes]]]
+Answers = Callable[[Request, int], list[list[bytes]]]
 """What a rig says to a question, the so-and-so-many-th one: as many messages as it likes."""
 
 
@@ -377,7 +391,7 @@ def hostile_rig(answers: Answers, live: Sequence[list[bytes]] = ()) -> Iterator[
                         xpub.send_multipart(message)
                 if router.poll(5):
                     asker, *question = router.recv_multipart()
-                    for message in answers(read_question(question), count):
+                    for message in answers(decode_request(question), count):
                         router.send_multipart([asker, *message])
                     count += 1
 
@@ -392,25 +406,25 @@ def epoch(number: int) -> str:
     return f"{number:032x}"
 
 
-def here(question: Question, *spans: Span, device: str = "evil") -> list[bytes]:
-    asked_ns = question.sent_ns if isinstance(question, Where) else 0
-    return [to_body(Here(2, device, list(spans), asked_ns, (1 << 63) - 1))]
+def here(question: Request, *spans: Span, device: str = "evil") -> list[bytes]:
+    asked_ns = question.sent_ns if isinstance(question, SpansRequest) else 0
+    return [encode_message(SpansReply(2, device, list(spans), asked_ns, (1 << 63) - 1))]
 
 
-def says_that_there_is_no_end(question: Question, count: int) -> list[list[bytes]]:
-    if isinstance(question, Where):
+def says_that_there_is_no_end(question: Request, count: int) -> list[list[bytes]]:
+    if isinstance(question, SpansRequest):
         return [here(question, *[Span(epoch(number), 0, 1 << 62, number == 9) for number in range(10)])]
-    if isinstance(question, Get):
-        return [[to_body(Gave(2, "evil", question.epoch, question.first, (1 << 63) - 1 - count, []))]]
-    return [[to_body(Acked(2, "evil", question.sent_ns))]]
+    if isinstance(question, PairsRequest):
+        return [[encode_message(PairsReply(2, "evil", question.epoch, question.first, (1 << 63) - 1 - count, []))]]
+    return [[encode_message(AckReply(2, "evil", question.sent_ns))]]
 
 
-def takes_back_what_it_said(question: Question, count: int) -> list[list[bytes]]:
+def takes_back_what_it_said(question: Request, count: int) -> list[list[bytes]]:
     tail = max(0, 1000 - 7 * count)
     return [here(question, Span(epoch(count // 9), tail, 2 * tail, count % 2 == 0))]
 
 
-def gives_what_nobody_asked_for(question: Question, count: int) -> list[list[bytes]]:
+def gives_what_nobody_asked_for(question: Request, count: int) -> list[list[bytes]]:
     messages = [here(question, Span(EPOCH, 0, 1000, True))]
     for device, name, seq in (
         ("evil", EPOCH, 5),
@@ -419,20 +433,26 @@ def gives_what_nobody_asked_for(question: Question, count: int) -> list[list[byt
         ("other", EPOCH, 5),
     ):
         row = codec.to_parts(make_pair(seq + count, device=device, epoch=name))[1:]
-        messages.append([to_body(Gave(2, device, name, 0, 20_000, [])), *row])
-        messages.append([to_body(Gave(2, "evil", EPOCH, count, count + 1, [])), *row])
+        messages.append([encode_message(PairsReply(2, device, name, 0, 20_000, [])), *row])
+        messages.append([encode_message(PairsReply(2, "evil", EPOCH, count, count + 1, [])), *row])
     return messages
 
 
-def gives_garbage(question: Question, count: int) -> list[list[bytes]]:
-    return [[b""], [b"\xc1" * 100, b"", b"", b""], [bytes(count)] * 5, [to_body(question)], [b"\x91" * 50_000]] * 5
+def gives_garbage(question: Request, count: int) -> list[list[bytes]]:
+    return [
+        [b""],
+        [b"\xc1" * 100, b"", b"", b""],
+        [bytes(count)] * 5,
+        [encode_message(question)],
+        [b"\x91" * 50_000],
+    ] * 5
 
 
-def answers_a_thousand_times(question: Question, count: int) -> list[list[bytes]]:
-    return [here(question, Span(EPOCH, 0, 3, True)), [to_body(Acked(2, "evil", 1))]] * 500
+def answers_a_thousand_times(question: Request, count: int) -> list[list[bytes]]:
+    return [here(question, Span(EPOCH, 0, 3, True)), [encode_message(AckReply(2, "evil", 1))]] * 500
 
 
-def never_answers(question: Question, count: int) -> list[list[bytes]]:
+def never_answers(question: Request, count: int) -> list[list[bytes]]:
     return []
 
 
@@ -457,15 +477,14 @@ LIVE_LIES = [
     ],
 )
 def test_a_rig_that_lies_leaves_the_learner_running_within_its_bounds_and_the_pairs_of_the_others_coming(
-    answers: Answers, monkeypatch: pytest.MonkeyPatch
+    answers: Answers,
 ) -> None:
-    monkeypatch.setattr(subscriber, "FAREWELL_S", 0.2)
     shelf = MemoryShelf()
     shelf.append(make_pairs(2000))
     with (
         hostile_rig(answers, LIVE_LIES) as evil,
         rig(shelf) as publisher,
-        Subscriber([publisher.endpoint, evil], consumer="run-1", capacity_pairs=64) as source,
+        Subscriber([publisher.endpoint, evil], consumer="run-1", capacity_pairs=64, farewell_s=0.2) as source,
     ):
         assert publisher.wait_for_subscriber(60)
         mine: list[EncodedPair] = []

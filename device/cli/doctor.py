@@ -27,9 +27,8 @@ from stream.host.findings import (
     run_check,
 )
 from stream.host.program import Result, Stop
-from stream.live.backfill_server import backfill_endpoint
 from stream.live.publisher import Publisher
-from stream.transport.endpoint import security_for
+from stream.transport.endpoint import backfill_endpoint, security_for
 
 SHOTS = 30
 """One second of a usual camera."""

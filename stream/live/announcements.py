@@ -59,3 +59,23 @@ def from_parts(parts: Sequence[bytes]) -> Hello | Bye:
         return msgspec.msgpack.decode(parts[1], type=TOPICS[parts[0]])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage("header", str(error)) from error
+
+
+class Subscriptions:
+    """Counts the subscriptions that an XPUB socket receives. Pure. topic: that of the pairs."""
+
+    def __init__(self, topic: bytes) -> None:
+        self._topic = topic
+        self.count = 0
+        """Present subscribers to the pairs."""
+        self.confirmed = 0
+        """Confirmations of the bye of an epoch."""
+
+    def read(self, message: bytes, epoch: str) -> int:
+        """Count a message. +1 where a subscriber joined, -1 where one left, 0 for everything else."""
+        self.confirmed += message == b"\1" + CONFIRMATION + epoch.encode()
+        if message[:1] not in (b"\0", b"\1") or not self._topic.startswith(message[1:]):
+            return 0
+        change = 1 if message[:1] == b"\1" else -1
+        self.count += change
+        return change

@@ -1,8 +1,8 @@
-"""The rig's second socket: answers out of its spool to learners that missed pairs. Made by `Publisher(shelf=...)`.
+"""The rig's second socket: answers consumers that missed pairs, out of its spool. Made by `Publisher(shelf=...)`.
 
-A ROUTER on a port of its own, so that a live pair never waits behind old ones in one TCP stream; and of lower priority
-in the network (DSCP CS1, which Wi-Fi sends as background traffic). It keeps nothing about who asked, but for what the
-shelf does: a question is answered as it comes, and one that is lost is asked again.
+It is a ROUTER on a port of its own, so that a live pair never waits behind old ones in one TCP stream. It has a lower priority
+in the network (DSCP CS1, which Wi-Fi sends as background traffic). The shelf remembers consumers, the server does not: a request
+is answered when it is received, and a lost one is sent again.
 """
 
 from __future__ import annotations
@@ -10,37 +10,64 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import msgspec
 import zmq
 
-from stream.errors import EndpointError, MalformedMessage
-from stream.live.backfill_messages import Ack, Acked, Gave, Get, Here, Shelf, Vitals, Where, read_question, to_body
+from stream.errors import MalformedMessage
+from stream.live.backfill_messages import (
+    AckReply,
+    AckRequest,
+    PairsReply,
+    PairsRequest,
+    Reply,
+    Request,
+    Row,
+    Shelf,
+    SpansReply,
+    SpansRequest,
+    Vitals,
+    decode_request,
+    encode_message,
+)
+from stream.log_limit import LogLimit
 from stream.transport.endpoint import bind
 from stream.transport.keepalive import LEARNER_TIMEOUT_MS, watch_link
+from stream.transport.parts import receive_parts
 
 log = logging.getLogger(__name__)
 
 BACKGROUND_TOS = 0x20
 HIGH_WATER = 8
-"""Answers that wait for one learner, of its credit each; it asks for one or two at a time."""
-MAX_QUESTION_BYTES = 1 << 20
-MAX_QUESTION_PARTS = 8
+"""Replies that wait for one consumer, of its credit each; it requests one or two at a time."""
+MAX_REQUEST_BYTES = 1 << 20
+MAX_REQUEST_PARTS = 8
 POLL_S = 0.1
 LOG_INTERVAL_S = 10.0
 
 
-def backfill_endpoint(live: str) -> str:
-    """The address of the second socket beside a live one, `#RIG` and all: its port is the next.
+def reply_to(
+    request: Request, shelf: Shelf, *, over: bool, now_ns: int, vitals: Callable[[], Vitals]
+) -> tuple[Reply, Sequence[Row]]:
+    """The reply to a request out of a shelf, and the pairs behind it. Pure, apart from the shelf.
 
-    Raises EndpointError for 65535.
+    over: whether the stream has ended, so that no epoch is open. now_ns: nanoseconds since 1970.
     """
-    address, hash_sign, rig = live.partition("#")
-    host, _, port = address.rpartition(":")
-    if int(port) >= 65535:
-        raise EndpointError(f"{live} leaves no port after it for the spool: choose a lower one")
-    return f"{host}:{int(port) + 1}{hash_sign}{rig}"
+    match request:
+        case SpansRequest():
+            if request.consumer:
+                shelf.register(request.consumer)
+            spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans()]
+            return SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals()), ()
+        case AckRequest():
+            if request.consumer:
+                shelf.acknowledge(request.consumer, request.upto)
+            return AckReply(2, shelf.device, request.sent_ns), ()
+        case PairsRequest():
+            reading = shelf.read(request.epoch, request.first, request.last, request.credit_bytes)
+            lost = list(reading.lost)
+            return PairsReply(2, shelf.device, request.epoch, request.first, reading.next, lost), reading.rows
 
 
 class BackfillServer:
@@ -48,8 +75,8 @@ class BackfillServer:
 
     socket: a fresh ROUTER whose security is set; it is bound here and belongs to the server.
     address: as of `stream.transport.endpoint.bind_address`. Raises EndpointError where it cannot be bound.
-    vitals: how the rig is; called by the thread.
-    clock_ns: the rig's clock as pairs are stamped with, nanoseconds since 1970.
+    vitals: reads the state of the rig; called by the thread.
+    clock_ns: the rig's clock that also stamps pairs, nanoseconds since 1970.
     """
 
     def __init__(
@@ -66,15 +93,13 @@ class BackfillServer:
         self._vitals = vitals
         self._clock_ns = clock_ns
         self._closing = threading.Event()
-        self._logged_s = float("-inf")
-        self.asked_s = time.monotonic()
-        """When the last question came (or the server began), by the monotonic clock."""
+        self._log_limit = LogLimit(LOG_INTERVAL_S)
         self.malformed = 0
         self.over = False
-        """Set it when no pair will be added any more: a learner that missed the bye hears of it here."""
+        """Set it when no pair will be added any more: a consumer that missed the bye learns it here."""
         socket.set(zmq.SNDHWM, HIGH_WATER)
         socket.set(zmq.RCVHWM, HIGH_WATER)
-        socket.set(zmq.MAXMSGSIZE, MAX_QUESTION_BYTES)
+        socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
         socket.set(zmq.TOS, BACKGROUND_TOS)
         socket.set(zmq.LINGER, 0)
         watch_link(socket, LEARNER_TIMEOUT_MS)
@@ -96,49 +121,21 @@ class BackfillServer:
             self._socket.close()
 
     def _answer_one(self) -> None:
-        asker, *parts = self._receive()
+        sender, *parts = receive_parts(self._socket, max_parts=MAX_REQUEST_PARTS)
         try:
-            answer = self._answer(parts)
+            request = decode_request(parts)
+            over = self.over  # read before the spans, which may still grow in between
+            reply, rows = reply_to(request, self._shelf, over=over, now_ns=self._clock_ns(), vitals=self._vitals)
         except MalformedMessage as error:
             self.malformed += 1
-            self._log("question dropped: %s count=%d", error, self.malformed)
+            if self._log_limit.allows():
+                log.warning("request dropped: %s count=%d", error, self.malformed)
             return
-        except Exception as error:  # a spool in trouble must not end the stream: the learner asks again
-            self._log("a question could not be answered: %s", error)
+        except Exception as error:  # a spool in trouble must not end the stream: the consumer asks again
+            if self._log_limit.allows():
+                log.warning("a request could not be answered: %s", error)
             return
-        self.asked_s = time.monotonic()
-        self._socket.send_multipart([asker, *answer], copy=False)  # a ROUTER drops it where the asker is gone or slow
-
-    def _receive(self) -> list[bytes]:
-        """Who asks, and the parts of the question; beyond a few they are not kept."""
-        parts = [self._socket.recv()]
-        while self._socket.get(zmq.RCVMORE):
-            part = self._socket.recv()
-            if len(parts) <= MAX_QUESTION_PARTS:
-                parts.append(part)
-        return parts
-
-    def _answer(self, parts: list[bytes]) -> list[bytes]:
-        shelf = self._shelf
-        match question := read_question(parts):
-            case Where():
-                if question.consumer:
-                    shelf.register(question.consumer)
-                over = self.over  # read before the spans, which may still grow in between
-                spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans()]
-                here = Here(2, shelf.device, spans, question.sent_ns, self._clock_ns(), self._vitals())
-                return [to_body(here)]
-            case Ack():
-                if question.consumer:
-                    shelf.acknowledge(question.consumer, question.upto)
-                return [to_body(Acked(2, shelf.device, question.sent_ns))]
-            case Get():
-                reading = shelf.read(question.epoch, question.first, question.last, question.credit_bytes)
-                gave = Gave(2, shelf.device, question.epoch, question.first, reading.next, list(reading.lost))
-                return [to_body(gave), *(part for row in reading.rows for part in row)]
-
-    def _log(self, text: str, *values: object) -> None:
-        now_s = time.monotonic()
-        if now_s - self._logged_s >= LOG_INTERVAL_S:
-            self._logged_s = now_s
-            log.warning(text, *values)
+        # A ROUTER drops the reply where the consumer is gone or slow.
+        self._socket.send_multipart(
+            [sender, encode_message(reply), *(part for row in rows for part in row)], copy=False
+        )

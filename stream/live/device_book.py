@@ -10,7 +10,7 @@ from typing import Annotated, Self
 import msgspec
 
 from stream.live.announcements import Position
-from stream.live.backfill_messages import MAX_EPOCHS, Epoch, Here, Seq, Span, Vitals
+from stream.live.backfill_messages import MAX_EPOCHS, Epoch, Seq, Span, SpansReply, Vitals
 from stream.live.epoch_book import Arrival, EpochBook, EpochCursor, EpochState, RangeBudget
 from stream.pair import EncodedPair, Header
 from stream.ranges import Ranges
@@ -94,7 +94,7 @@ class DeviceBook:
         self._delivered.update(received=1, suppressed=header.suppressed, junk=header.junk)
 
     def see_live(self, header: Header, now_s: float) -> None:
-        """Note what a live pair shows of its device: its epoch, its clock, and that it is there."""
+        """Note what a live pair shows of its device: its epoch, its clock, and that it is treply."""
         newest = self._newest
         if newest is not None and newest.epoch == header.epoch:
             self._counts["clock_steps"] += header.seq == newest.seq + 1 and header.left_ns < newest.left_ns
@@ -135,16 +135,16 @@ class DeviceBook:
                 book.closed = True
                 self._counts["lost"] += book.dismiss()
 
-    def read_spool(self, here: Here, asked_s: float, answered_ns: int) -> None:
+    def read_spool(self, reply: SpansReply, asked_s: float, answered_ns: int) -> None:
         """Note the order of the epochs, of which the oldest is pulled first, the clock, and the state of the rig."""
-        named = [span.epoch for span in here.spans]
+        named = [span.epoch for span in reply.spans]
         live = self.epochs.get(self.live)
         if live is None or self.live in named or live.since_s < asked_s:
             self.live = named[-1]
         self.epochs = {epoch: self.epochs[epoch] for epoch in dict.fromkeys((*named, *self.epochs))}
         self.spool_known = True
-        self._clock = (here.now_ns - (here.asked_ns + answered_ns) // 2, max(0, answered_ns - here.asked_ns) // 2)
-        self._vitals = here.vitals
+        self._clock = (reply.now_ns - (reply.asked_ns + answered_ns) // 2, max(0, answered_ns - reply.asked_ns) // 2)
+        self._vitals = reply.vitals
 
     def next_hole(
         self, endpoint: int, now_s: float, requested: Mapping[str, Sequence[tuple[int, int]]]
@@ -179,7 +179,7 @@ class DeviceBook:
         return sum(last - first for book in self.epochs.values() for first, last in book.holes())
 
     def has_ended(self) -> bool:
-        """Whether it has said that its stream is over, and no pair is missing. Where there is a spool, that has to agree."""
+        """Whether it has said that its stream is over, and no pair is missing. A spool, where there is one, has to agree."""
         book = self.epochs.get(self.live)
         if book is None or not book.closed or (book.state is not EpochState.UNSPOOLED and book.endpoint is None):
             return False

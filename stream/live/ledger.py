@@ -17,7 +17,7 @@ import msgspec
 
 from stream.errors import MalformedMessage
 from stream.live.announcements import Bye, Hello, Position
-from stream.live.backfill_messages import MAX_EPOCHS, Device, Gave, Here
+from stream.live.backfill_messages import MAX_EPOCHS, Device, PairsReply, SpansReply
 from stream.live.device_book import DeviceBook, DeviceCursor
 from stream.live.epoch_book import EpochBook, EpochState, RangeBudget
 from stream.pair import EncodedPair
@@ -88,35 +88,35 @@ class Ledger:
         """Enter that a device has sent all pairs of its epoch."""
         self._announce(bye, now_s, closed=True)
 
-    def receive_here(self, here: Here, endpoint: int, asked_s: float, answered_ns: int) -> None:
+    def receive_spans(self, reply: SpansReply, endpoint: int, asked_s: float, answered_ns: int) -> None:
         """Enter what the spool at an endpoint holds. All other pairs are lost.
 
-        asked_s: when the question was sent. answered_ns: when the answer was received, by the clock that the question named.
+        asked_s: when the request was sent. answered_ns: when the reply was received, since 1970.
         """
-        self._device_at[endpoint] = here.device
-        known = self._devices.get(here.device)
+        self._device_at[endpoint] = reply.device
+        known = self._devices.get(reply.device)
         if known is not None:
-            known.dismiss_unnamed({span.epoch for span in here.spans}, endpoint, asked_s)
-        for span in here.spans:
-            device, book = self._find(here.device, span.epoch, span.tail, asked_s)
+            known.dismiss_unnamed({span.epoch for span in reply.spans}, endpoint, asked_s)
+        for span in reply.spans:
+            device, book = self._find(reply.device, span.epoch, span.tail, asked_s)
             device.read_span(book, span, endpoint)
-        if here.spans:
-            self._devices[here.device].read_spool(here, asked_s, answered_ns)
+        if reply.spans:
+            self._devices[reply.device].read_spool(reply, asked_s, answered_ns)
 
-    def receive_gave(self, gave: Gave, pairs: Iterable[EncodedPair], endpoint: int) -> list[EncodedPair]:
-        """Enter the pairs that the spool at an endpoint sent, all of which lie in the range of the answer.
+    def receive_pairs(self, reply: PairsReply, pairs: Iterable[EncodedPair], endpoint: int) -> list[EncodedPair]:
+        """Enter the pairs that the spool at an endpoint sent, all of which lie in the range of the reply.
 
-        The other pairs of that range are lost. Returns the pairs that are new. Raises MalformedMessage for an answer to a
-        question that cannot have been asked.
+        The other pairs of that range are lost. Returns the pairs that are new. Raises MalformedMessage for a reply to a
+        request that cannot have been sent.
         """
-        device = self._devices.get(gave.device)
-        book = device.epochs.get(gave.epoch) if device is not None else None
-        if device is None or book is None or self._device_at.get(endpoint) != gave.device:
-            raise MalformedMessage("header", f"{gave.device}/{gave.epoch[:8]} was not asked for")
-        if not book.has_room_for(gave.first, gave.next):
-            raise MalformedMessage("header", f"{gave.device}/{gave.epoch[:8]} answers leave too many holes")
+        device = self._devices.get(reply.device)
+        book = device.epochs.get(reply.epoch) if device is not None else None
+        if device is None or book is None or self._device_at.get(endpoint) != reply.device:
+            raise MalformedMessage("header", f"{reply.device}/{reply.epoch[:8]} was not asked for")
+        if not book.has_room_for(reply.first, reply.next):
+            raise MalformedMessage("header", f"{reply.device}/{reply.epoch[:8]} replies leave too many holes")
         new = [pair for pair in pairs if device.receive(book, pair)]
-        device.give_up(book, book.known.missing(gave.first, min(gave.next, book.head)))
+        device.give_up(book, book.known.missing(reply.first, min(reply.next, book.head)))
         return new
 
     def count_malformed(self, reason: str) -> int:
@@ -127,7 +127,7 @@ class Ledger:
     def next_request(
         self, endpoint: int, max_pairs: int, now_s: float, requested: Mapping[str, Sequence[tuple[int, int]]]
     ) -> tuple[str, int, int] | None:
-        """The next range to request from the spool at an endpoint: epoch, first, last; None where nothing is missing there.
+        """The next range to request from the spool at an endpoint: epoch, first, last; None where nothing is missing treply.
 
         requested: ranges by epoch that were requested and not answered yet. The oldest hole comes first.
         """

@@ -9,29 +9,31 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import zmq
 
 from stream import codec
 from stream.errors import EndpointError
 from stream.live import announcements
-from stream.live.announcements import Bye, Hello
+from stream.live.announcements import Bye, Hello, Subscriptions
 from stream.live.backfill_messages import Shelf, Vitals
-from stream.live.backfill_server import BackfillServer, backfill_endpoint
+from stream.live.backfill_server import BackfillServer
 from stream.pair import EncodedPair
-from stream.transport.acceptor import Door
-from stream.transport.endpoint import bind, bind_address
+from stream.transport.acceptor import Acceptor
+from stream.transport.endpoint import bind, bind_address, bind_with_neighbour
 from stream.transport.keepalive import LEARNER_TIMEOUT_MS, watch_link
 from stream.transport.security import Security
 
 log = logging.getLogger(__name__)
 
+_Announcement = TypeVar("_Announcement", Hello, Bye)
+
 LIVE_TOS = 0x88
 """DSCP AF41: Wi-Fi sends it as video, before what the spool has to tell."""
 MAX_SUBSCRIPTION_BYTES = 1024
-PORT_TRIES = 16
 MAX_SUBSCRIPTIONS_AT_ONCE = 256
 """Read between two pairs, so that a flood of them cannot hold the stream up."""
 
@@ -76,21 +78,24 @@ class Publisher:
         self.unsent = 0
         """Pairs that nobody took: no subscriber, or in "wait" no room within `wait_s`."""
         self.sent_bytes = 0
-        self._coming_seq = 0  # what hello tells; in "wait" the pair that nobody took may still be given again
+        self._hello_seq = 0  # what hello tells; in "wait" the pair that nobody took may still be given again
         self._waits = on_full == "wait"
         self._wait_s = wait_s
         self._linger_s = linger_s
-        self._subscribers = 0
         self._owes_hello = False
-        self._confirmed = 0
+        self._subscriptions = Subscriptions(codec.TOPIC)
         self._context = context if context is not None else zmq.Context()
         self._owns_context = context is None
-        self._door = Door(self._context, security)
+        self._acceptor = Acceptor(self._context, security)
         self._socket = self._open(high_water)
         self.backfill: BackfillServer | None = None
         try:
-            self._door.guard(self._socket)
-            self._bind(address, shelf, vitals)
+            self._acceptor.guard(self._socket)
+            if shelf is None:
+                self.endpoint = bind(self._socket, address)
+            else:
+                serve = partial(self._serve, shelf, vitals)
+                self.endpoint, self.backfill = bind_with_neighbour(self._socket, address, serve)
         except BaseException:
             self.close()
             raise
@@ -98,7 +103,7 @@ class Publisher:
     def begin(self, epoch: str, seq: int) -> None:
         """Tell learners that what comes next is pair `seq` of another epoch: the device was started again."""
         self.epoch = epoch
-        self._coming_seq = self.next_seq = seq
+        self._hello_seq = self.next_seq = seq
         self._owes_hello = True
 
     def send(self, pair: EncodedPair) -> bool:
@@ -110,12 +115,12 @@ class Publisher:
         header = pair.header
         if (header.device, header.epoch) != (self.device, self.epoch):
             raise ValueError(f"{header.name} is not a pair of {self.device}/{self.epoch[:8]}")
-        self._coming_seq = header.seq
+        self._hello_seq = header.seq
         heard = self.wait_for_subscriber(self._wait_s if self._waits else 0.0)
         taken = heard and self._put(codec.to_parts(pair), self._wait_s)
         self.next_seq = header.seq + 1
         if taken or not self._waits:
-            self._coming_seq = self.next_seq
+            self._hello_seq = self.next_seq
         if taken:
             self.sent += 1
             self.sent_bytes += len(pair.left) + len(pair.right)
@@ -126,11 +131,11 @@ class Publisher:
     def subscribers(self) -> int:
         """How many subscribe to pairs now; also greets the new ones, so call it now and then when nothing is sent."""
         self._greet()
-        return self._subscribers
+        return self._subscriptions.count
 
     def failed_handshakes(self) -> Mapping[str, int]:
         """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`; any thread may ask."""
-        return self._door.failures()
+        return self._acceptor.failures()
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait until somebody subscribes; False where nobody did within `timeout_s`."""
@@ -152,22 +157,21 @@ class Publisher:
             self.backfill.over = True
         self._greet()
         self._socket.set(zmq.XPUB_NODROP, 1)
-        bye = Bye(device=self.device, epoch=self.epoch, next_seq=self.next_seq, backfill=self.backfill is not None)
         deadline_s = time.monotonic() + self._linger_s
-        said = self._put(announcements.to_parts(bye), self._linger_s)
-        while said and self.subscribers() > self._confirmed:  # in this order: the former reads the latter
+        sent = self._put(announcements.to_parts(self._position(Bye, self.next_seq)), self._linger_s)
+        while sent and self.subscribers() > self._subscriptions.confirmed:  # in this order: the former reads the latter
             left_ms = int(1000 * (deadline_s - time.monotonic()))
             if left_ms <= 0:
                 return False
             self._socket.poll(left_ms)
-        return said
+        return sent
 
     def close(self) -> None:
         """Let queued pairs leave for up to `linger_s`, then free the port; idempotent."""
         self._socket.close(linger=int(1000 * self._linger_s))
         if self.backfill is not None:
             self.backfill.close()
-        self._door.close()
+        self._acceptor.close()
         if self._owns_context:
             self._context.term()
 
@@ -179,25 +183,14 @@ class Publisher:
     ) -> None:
         self.close()
 
-    def _bind(self, address: str, shelf: Shelf | None, vitals: Callable[[], Vitals]) -> None:
-        """Bind the live socket and, for a shelf, its neighbour; where any port will do, try until two are free."""
-        self.endpoint = bind(self._socket, address)
-        if shelf is None:
-            return
-        tries = PORT_TRIES if address.rpartition(":")[2] in ("0", "*") else 1
-        for left in reversed(range(tries)):
-            router = self._context.socket(zmq.ROUTER)
-            self._door.guard(router)
-            try:
-                self.backfill = BackfillServer(router, backfill_endpoint(self.endpoint), shelf, vitals=vitals)
-            except EndpointError:
-                router.close()
-                if not left:
-                    raise
-                self._socket.unbind(self.endpoint)
-                self.endpoint = bind(self._socket, address)
-            else:
-                return
+    def _serve(self, shelf: Shelf, vitals: Callable[[], Vitals], address: str) -> BackfillServer:
+        router = self._context.socket(zmq.ROUTER)
+        self._acceptor.guard(router)
+        try:
+            return BackfillServer(router, address, shelf, vitals=vitals)
+        except EndpointError:
+            router.close()
+            raise
 
     def _open(self, high_water: int) -> zmq.Socket[bytes]:
         socket = self._context.socket(zmq.XPUB)
@@ -219,26 +212,18 @@ class Publisher:
         return True
 
     def _greet(self) -> None:
-        """Count who joined and left. A hello goes to all: only the newcomers learn from it."""
+        """Count the consumers that joined and left. A hello goes to all, but only new ones learn from it."""
         for _ in range(MAX_SUBSCRIPTIONS_AT_ONCE):
             try:
                 message = self._socket.recv(zmq.NOBLOCK)
             except zmq.Again:
                 break
-            joins = self._read_subscription(message)
-            self._subscribers += joins
-            self._owes_hello |= joins > 0
+            change = self._subscriptions.read(message, self.epoch)
+            self._owes_hello |= change > 0
+            if change:
+                log.info("subscriber %s device=%s", "joined" if change > 0 else "left", self.device)
         if self._owes_hello:
-            hello = Hello(
-                device=self.device, epoch=self.epoch, next_seq=self._coming_seq, backfill=self.backfill is not None
-            )
-            self._owes_hello = not self._put(announcements.to_parts(hello), 0.0)
+            self._owes_hello = not self._put(announcements.to_parts(self._position(Hello, self._hello_seq)), 0.0)
 
-    def _read_subscription(self, message: bytes) -> int:
-        """+1 where somebody subscribed to pairs, -1 where somebody left, 0 for everything else."""
-        self._confirmed += message == b"\1" + announcements.CONFIRMATION + self.epoch.encode()
-        if message[:1] not in (b"\0", b"\1") or not codec.TOPIC.startswith(message[1:]):
-            return 0
-        joins = 1 if message[:1] == b"\1" else -1
-        log.info("subscriber %s device=%s", "joined" if joins > 0 else "left", self.device)
-        return joins
+    def _position(self, kind: type[_Announcement], next_seq: int) -> _Announcement:
+        return kind(device=self.device, epoch=self.epoch, next_seq=next_seq, backfill=self.backfill is not None)

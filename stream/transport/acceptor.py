@@ -33,7 +33,7 @@ POLL_MS = 100
 """How soon the thread notices another socket, or the end."""
 
 
-class Door:
+class Acceptor:
     """Stands at the sockets of one context that bind. Context manager; close it after its sockets.
 
     security: the keys that are let in; None where the sockets are plain, and only failures are heard.

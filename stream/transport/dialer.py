@@ -43,7 +43,7 @@ class Dialer:
         security: Security | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._socket = socket
+        self.socket = socket
         self._security = security
         self._clock = clock
         self._failures = Failures(clock)
@@ -71,7 +71,7 @@ class Dialer:
         for address in [address for address, left_s in self._left_s.items() if now_s - left_s >= REDIAL_S]:
             del self._left_s[address]
             with suppress(zmq.ZMQError):  # it may be gone already
-                self._socket.disconnect(address)
+                self.socket.disconnect(address)
             self._call(address, self._rigs[address])
 
     def failures(self) -> Mapping[str, int]:
@@ -81,13 +81,13 @@ class Dialer:
     def close(self) -> None:
         """Stop listening; before the socket is closed. Idempotent."""
         if not self._monitor.closed:
-            self._socket.disable_monitor()
+            self.socket.disable_monitor()
             self._monitor.close(linger=0)
 
     def _call(self, address: str, rig: str | None) -> None:
         if self._security is not None and rig is not None:
-            self._security.call(self._socket, rig)
-        connect(self._socket, address)
+            self._security.call(self.socket, rig)
+        connect(self.socket, address)
 
     def _hear(self, kind: int, value: int, address: str) -> None:
         if address not in self._rigs:

@@ -13,8 +13,9 @@ import errno
 import ipaddress
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import zmq
 
@@ -29,6 +30,10 @@ CONNECT_TIMEOUT_MS = 1_000
 RECONNECT_IVL_MS = 100
 RECONNECT_IVL_MAX_MS = 500
 """With these a live pair comes within about a second after the link is back, however long it was away."""
+
+PORT_TRIES = 16
+
+Neighbour = TypeVar("Neighbour")
 
 _ADDRESS = re.compile(
     r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+|\*):(?P<port>[0-9]{1,5}|\*)"
@@ -120,6 +125,37 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
         socket.connect(address)
     except zmq.ZMQError as error:
         raise EndpointError(f"cannot connect to {address}: {error.strerror or error}") from error
+
+
+def backfill_endpoint(live: str) -> str:
+    """The address of the second socket beside a live one, `#RIG` and all: its port is the next.
+
+    Raises EndpointError for port 65535.
+    """
+    address, hash_sign, rig = live.partition("#")
+    host, _, port = address.rpartition(":")
+    if int(port) >= 65535:
+        raise EndpointError(f"{live} leaves no port after it for the spool: choose a lower one")
+    return f"{host}:{int(port) + 1}{hash_sign}{rig}"
+
+
+def bind_with_neighbour(
+    socket: zmq.Socket[bytes], address: str, bind_neighbour: Callable[[str], Neighbour]
+) -> tuple[str, Neighbour]:
+    """Bind a socket, and what `bind_neighbour` makes at the next port; returns the real address, and the neighbour.
+
+    Where any port will do, other ports are tried until two neighbours are free. Raises EndpointError in one line.
+    """
+    tries = PORT_TRIES if address.rpartition(":")[2] in ("0", "*") else 1
+    while True:
+        tries -= 1
+        endpoint = bind(socket, address)
+        try:
+            return endpoint, bind_neighbour(backfill_endpoint(endpoint))
+        except EndpointError:
+            if not tries:
+                raise
+            socket.unbind(endpoint)
 
 
 def _needs_keys(endpoint: str) -> bool:

@@ -1,7 +1,7 @@
-"""What ZeroMQ tells about a handshake that failed, and how often it is said.
+"""Handshakes that failed: how they are recognised, counted and logged.
 
-ZeroMQ itself says nothing: a wrong key looks like a rig that is not there. It tells a socket's monitor, and this is what
-each side sees (measured with libzmq 4.3.5):
+ZeroMQ itself reports nothing: a wrong key looks like a rig that is not there. It sends events to a socket's monitor; these are
+the events of each side (measured with libzmq 4.3.5):
 
     case                                    rig (bound)                       learner (connected)
     learner is not trusted by the rig       refused (AUTH 400)                refused (AUTH 400); ZeroMQ gives up
@@ -23,6 +23,8 @@ from collections.abc import Callable, Mapping
 
 import zmq
 
+from stream.log_limit import LogLimit
+
 log = logging.getLogger(__name__)
 
 REASONS = ("refused", "wrong_key", "protocol", "broken_off")
@@ -32,7 +34,7 @@ side hung up or said nothing."""
 FAILED_EVENTS = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
-SAY_INTERVAL_S = 30.0
+LOG_INTERVAL_S = 30.0
 """At most one line an interval, reason and address: a stranger must not fill a disk with log lines."""
 
 
@@ -53,19 +55,16 @@ def failure(kind: int, value: int) -> str | None:
 
 
 class Failures:
-    """Counts failed handshakes by reason, and says them at a limited rate. One thread adds, any may read."""
+    """Counts failed handshakes by reason, and logs them at a limited rate. One thread adds, any thread may read."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
         self._counts = dict.fromkeys(REASONS, 0)
-        self._said_s: dict[tuple[str, str], float] = {}
+        self._limit = LogLimit(LOG_INTERVAL_S, clock)
 
     def add(self, reason: str, address: str, text: str) -> None:
         """Count one; `address` is one of ours, so that what is remembered is bounded."""
         self._counts[reason] += 1
-        now_s = self._clock()
-        if now_s - self._said_s.get((reason, address), float("-inf")) >= SAY_INTERVAL_S:
-            self._said_s[reason, address] = now_s
+        if self._limit.allows((reason, address)):
             log.warning("%s count=%d", text, self._counts[reason])
 
     def counts(self) -> Mapping[str, int]:

@@ -1,0 +1,168 @@
+"""Which requests a consumer sends to one rig's spool, and when. Pure: clocks and messages are passed in.
+
+It decides when to send a request; the ledger decides which pairs to request. Two requests for pairs are under way at a time, so
+that the rig reads the next pairs while the last ones travel. Each asks for little, so that a live pair waits behind little.
+
+Replies come in the order of the requests. So a request is lost, and sent again, once a later one has been answered; however
+slow the link is, none is sent twice because of that. Requests for spans are sent all the time, for this purpose too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from stream.live.backfill_messages import (
+    AckReply,
+    AckRequest,
+    PairsReply,
+    PairsRequest,
+    Reply,
+    Request,
+    SpansReply,
+    SpansRequest,
+)
+from stream.live.ledger import Ledger
+from stream.pair import EncodedPair
+from stream.source import Cursor
+
+CREDIT_BYTES = 1 << 20
+UNDER_WAY = 2
+MAX_PAIRS = 256
+"""Of one request, where images are small."""
+SPANS_INTERVAL_S = 1.0
+SPANS_FIRST_INTERVAL_S = 0.2
+"""Until the rig has answered for the first time."""
+MAX_SPANS_UNDER_WAY = 64
+"""On a slow link they wait behind pairs."""
+PAUSE_S = 1.0
+"""After a reply without any pair, so that a rig in trouble is not asked without end."""
+FIRST_PAIR_BYTES = 64 << 10
+"""The assumed size of a pair until one was received."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Sent:
+    """A request under way, and when it was sent, in seconds."""
+
+    request: PairsRequest
+    sent_s: float
+
+
+class BackfillPlan:
+    """One rig's spool as its consumer sees it.
+
+    endpoint: number of the rig's endpoint in the ledger. consumer: name under which the rig keeps pairs for us; empty: none.
+    durable: the cursor that the last process left. clock: seconds, monotonic. clock_ns: nanoseconds since 1970.
+    """
+
+    def __init__(
+        self,
+        endpoint: int,
+        consumer: str,
+        durable: Cursor | None,
+        *,
+        clock: Callable[[], float],
+        clock_ns: Callable[[], int],
+    ) -> None:
+        self._endpoint = endpoint
+        self._consumer = consumer
+        self._clock, self._clock_ns = clock, clock_ns
+        self._durable = durable
+        self._pairs_requests: list[_Sent] = []
+        self._spans_requests: dict[int, float] = {}  # sent_s by sent_ns
+        self._spans_due_s = self._pairs_due_s = float("-inf")
+        self._answered = False
+        self._pair_bytes = float(FIRST_PAIR_BYTES)
+        self._epochs: set[str] = set()
+        self._ack_owed: dict[str, int] = {}
+        self._ack_confirmed: dict[str, int] = {}
+        self._ack: tuple[AckRequest, float] | None = None  # under way, since when
+
+    @property
+    def owes_acknowledgement(self) -> bool:
+        """Whether the rig has not confirmed the last acknowledgement yet."""
+        return self._ack_owed != self._ack_confirmed
+
+    def acknowledge(self, ledger: Ledger, cursor: Cursor) -> None:
+        """The pairs of a cursor are durable; the rig is told until it has confirmed that."""
+        self._durable = cursor
+        self._update_ack(ledger)
+
+    def next_request(self, ledger: Ledger, *, has_room: bool) -> Request | None:
+        """The request to send now; None where there is none. Pairs are requested only where there is room for them.
+
+        Call `sent` once it was sent. One that could not be sent is due again: at once, but a request for spans in its interval.
+        """
+        now_s = self._clock()
+        if now_s >= self._spans_due_s:
+            self._spans_due_s = now_s + (SPANS_INTERVAL_S if self._answered else SPANS_FIRST_INTERVAL_S)
+            return SpansRequest(2, self._consumer, self._clock_ns())
+        if self.owes_acknowledgement and (self._ack is None or self._ack[0].upto != self._ack_owed):
+            return AckRequest(2, self._consumer, self._ack_owed, self._clock_ns())
+        if not has_room or now_s < self._pairs_due_s or len(self._pairs_requests) >= UNDER_WAY:
+            return None
+        under_way: dict[str, list[tuple[int, int]]] = {}
+        for sent in self._pairs_requests:
+            under_way.setdefault(sent.request.epoch, []).append((sent.request.first, sent.request.last))
+        max_pairs = min(max(1, int(CREDIT_BYTES / self._pair_bytes)), MAX_PAIRS)
+        missing = ledger.next_request(self._endpoint, max_pairs, now_s, under_way)
+        return None if missing is None else PairsRequest(2, self._consumer, *missing, CREDIT_BYTES)
+
+    def sent(self, request: Request) -> None:
+        """A request is under way."""
+        now_s = self._clock()
+        match request:
+            case SpansRequest():
+                self._spans_requests[request.sent_ns] = now_s
+                while len(self._spans_requests) > MAX_SPANS_UNDER_WAY:  # the oldest were never answered
+                    self._spans_requests.pop(next(iter(self._spans_requests)))
+            case AckRequest():
+                self._ack = request, now_s
+            case PairsRequest():
+                self._pairs_requests.append(_Sent(request, now_s))
+
+    def receive(self, reply: Reply, pairs: Iterable[EncodedPair], ledger: Ledger) -> list[EncodedPair]:
+        """Enter a reply and its verified pairs into the ledger; returns the pairs that are new. Raises MalformedMessage."""
+        match reply:
+            case SpansReply():
+                sent_s = self._spans_requests.pop(reply.asked_ns, None)
+                if sent_s is not None:
+                    self._receive_spans(reply, sent_s, ledger)
+                return []
+            case AckReply():
+                if self._ack is not None and self._ack[0].sent_ns == reply.asked_ns:
+                    self._ack_confirmed, self._ack = self._ack[0].upto, None
+                return []
+            case PairsReply():
+                return self._receive_pairs(reply, list(pairs), ledger)
+
+    def _receive_spans(self, reply: SpansReply, sent_s: float, ledger: Ledger) -> None:
+        self._answered = True
+        # Requests that were sent before this one were lost: replies come in order.
+        self._pairs_requests = [sent for sent in self._pairs_requests if sent.sent_s >= sent_s]
+        if self._ack is not None and self._ack[1] < sent_s:
+            self._ack = None
+        ledger.receive_spans(reply, self._endpoint, sent_s, self._clock_ns())
+        epochs = {span.epoch for span in reply.spans}
+        if epochs != self._epochs:
+            self._epochs = epochs
+            self._update_ack(ledger)
+
+    def _receive_pairs(self, reply: PairsReply, pairs: list[EncodedPair], ledger: Ledger) -> list[EncodedPair]:
+        answered = reply.epoch, reply.first
+        self._pairs_requests = [
+            sent for sent in self._pairs_requests if (sent.request.epoch, sent.request.first) != answered
+        ]
+        now_s = self._clock()
+        self._pairs_due_s = now_s + PAUSE_S
+        new = ledger.receive_pairs(reply, pairs, self._endpoint)
+        if reply.next > reply.first:
+            self._pairs_due_s = now_s
+        for pair in pairs:
+            self._pair_bytes += (len(pair.left) + len(pair.right) - self._pair_bytes) / 8
+        return new
+
+    def _update_ack(self, ledger: Ledger) -> None:
+        if self._consumer and self._durable is not None:
+            self._ack_owed = ledger.acknowledgement(self._durable, self._endpoint)
