@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 
 import pytest
 import zmq
@@ -44,11 +45,8 @@ from stream.pair import EncodedPair
 from stream.source import Cursor
 from stream.transport.endpoint import backfill_endpoint
 
-
-@pytest.fixture
-def patient_farewell(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A subscriber that closes waits for its rig to confirm, however busy the machine is."""
-    monkeypatch.setattr(subscriber, "FAREWELL_S", 60.0)
+patient = partial(Subscriber, farewell_s=60.0)
+"""A subscriber that waits for its rig to confirm when it closes, however busy the machine is."""
 
 
 PAIR_BYTES = sum(len(eye) for eye in (make_pair(0, big=True).left, make_pair(0, big=True).right))
@@ -234,7 +232,6 @@ def test_two_rigs_with_a_spool_each_come_through_one_subscriber() -> None:
 # Learners that die, and what the rig keeps for them
 
 
-@pytest.mark.usefixtures("patient_farewell")
 def test_a_learner_that_is_killed_goes_on_behind_its_last_commit_and_has_every_pair_once() -> None:
     shelf = MemoryShelf()
     learned: list[EncodedPair] = []
@@ -242,14 +239,14 @@ def test_a_learner_that_is_killed_goes_on_behind_its_last_commit_and_has_every_p
     with rig(shelf) as publisher:
         shelf.append(make_pairs(1000))
         for _ in range(8):
-            source = Subscriber([publisher.endpoint], consumer="run-1", cursor=cursor, capacity_pairs=64)
+            source = patient([publisher.endpoint], consumer="run-1", cursor=cursor, capacity_pairs=64)
             learned += received(source, 100)
             cursor = committed(source)
             source.acknowledge(cursor)
             received(source, 70)  # not committed
             until(lambda source=source: source.backlog() > 0)  # type: ignore[misc]
             source.close()
-        with Subscriber([publisher.endpoint], consumer="run-1", cursor=cursor, end_on_bye=True) as source:
+        with patient([publisher.endpoint], consumer="run-1", cursor=cursor, end_on_bye=True) as source:
             publisher.next_seq = 1000
             until(lambda: publisher.subscribers() == 1)
             publisher.bye()
@@ -282,13 +279,12 @@ def test_the_rig_keeps_a_pair_until_every_learner_it_knows_has_acknowledged_it()
         assert shelf.held() == 5
 
 
-@pytest.mark.usefixtures("patient_farewell")
 @pytest.mark.parametrize("capacity_bytes", [1 << 20, PAIR_BYTES])
 def test_the_last_acknowledgement_is_confirmed_when_a_subscriber_has_closed(capacity_bytes: int) -> None:
     """Also where its queue is full by then."""
     shelf = MemoryShelf()
     with rig(shelf) as publisher:
-        source = Subscriber([publisher.endpoint], consumer="run-1", capacity_bytes=capacity_bytes)
+        source = patient([publisher.endpoint], consumer="run-1", capacity_bytes=capacity_bytes)
         assert publisher.wait_for_subscriber(60)
         until(lambda: any(device.clock_offset_ns for device in source.stats().devices.values()))  # the spool is known
         kept_and_sent(publisher, shelf, make_pairs(20, big=True))
