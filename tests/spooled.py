@@ -23,7 +23,7 @@ SEGMENT_BYTES = 256 << 10
 """13 of these pairs."""
 MAX_BYTES = 16 * SEGMENT_BYTES
 ROOMY_BYTES = 8 * MAX_BYTES
-"""Where nothing is to be evicted, though sealing may lag."""
+"""So much that nothing is evicted, even if sealing is late."""
 
 
 def open_spool(
@@ -43,7 +43,7 @@ def open_spool(
 
 
 def make_pair(seq: int, epoch: str, *, side: int = 64, device: str = DEVICE) -> EncodedPair:
-    """The same bytes for the same number, others for another."""
+    """A pair whose bytes depend on its number only."""
     pair = _noise(seq, side)
     return EncodedPair(msgspec.structs.replace(pair.header, device=device, epoch=epoch), pair.left, pair.right)
 
@@ -55,13 +55,13 @@ def _noise(seq: int, side: int) -> EncodedPair:
 
 
 def row_of(seq: int, epoch: str, *, side: int = 64) -> Row:
-    """What a spool gives for a pair."""
+    """The row that a spool gives for a pair."""
     _, header, left, right = to_parts(make_pair(seq, epoch, side=side))
     return header, left, right
 
 
 def fill(spool: Spool, count: int, *, side: int = 64) -> None:
-    """Append the next `count` pairs; each must be taken. Sealing keeps pace, as it decides how much fits."""
+    """Append the next `count` pairs, and wait for sealing after each, because it decides how much fits."""
     head = spool.spans()[-1].head
     for seq in range(head, head + count):
         assert spool.append(make_pair(seq, spool.epoch, side=side))
@@ -69,9 +69,9 @@ def fill(spool: Spool, count: int, *, side: int = 64) -> None:
 
 
 def pull(spool: Spool, epoch: str, first: int, last: int, *, credit_bytes: int = 1 << 20) -> tuple[list[int], Ranges]:
-    """Everything of [first, last) as a learner pulls it: the numbers given, and the lost ones.
+    """Pull [first, last) as a learner does; returns the numbers of the given pairs, and the lost ones.
 
-    Checks what every answer promises: rows in order and as they were appended, each number either given or lost.
+    Every answer is checked: rows in order and as they were appended, each number either given or lost.
     """
     given: list[int] = []
     lost = Ranges()
@@ -89,7 +89,7 @@ def pull(spool: Spool, epoch: str, first: int, last: int, *, credit_bytes: int =
 
 
 def check(reading: Reading, epoch: str, first: int, last: int) -> None:
-    """One answer keeps its promises."""
+    """Check one answer."""
     assert first <= reading.next <= last
     missing = Ranges(reading.lost)
     assert all(first <= a < b <= reading.next for a, b in reading.lost)
@@ -98,7 +98,7 @@ def check(reading: Reading, epoch: str, first: int, last: int) -> None:
 
 
 def bytes_in(folder: Path) -> int:
-    """What the files of a folder take, while some of them may be going."""
+    """The size of all files in a folder, while some of them may be deleted."""
     total = 0
     for path in folder.iterdir():
         with suppress(FileNotFoundError):
@@ -112,5 +112,5 @@ def settle(spool: Spool) -> None:
 
 
 def copied(folder: Path, to: Path) -> Path:
-    """The folder as another process would find it, had this one been killed now; nothing may be being sealed in it."""
+    """Copy a folder as another process would find it if this one was killed now; call `settle` before."""
     return Path(shutil.copytree(folder, to))

@@ -1,4 +1,4 @@
-"""Recordings as cameras, on real files; and what is said where there is no camera."""
+"""Recordings as cameras, on real files, and the messages if there is no camera."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ START_NS = 1_700_000_000_000_000_000
 
 
 def picture(level: int, *, height: int = 48, width: int = 64, colour: bool = True) -> Image:
-    """A gradient that names its eye and number by its level."""
+    """A gradient whose level depends on eye and number."""
     grey = np.clip(level + np.arange(width) // 4, 0, 255).astype(np.uint8)[None].repeat(height, axis=0)
     return np.stack([grey, grey // 2, grey // 4], axis=2) if colour else grey
 
@@ -160,7 +160,7 @@ def test_two_videos_give_their_frames_side_by_side_in_time(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("lefts", "rights"), [(2, 4), (4, 2)])
-def test_the_shorter_video_ends_the_pair_and_it_is_said(
+def test_the_shorter_video_ends_the_pair_and_a_warning_is_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, lefts: int, rights: int
 ) -> None:
     left = write_video(tmp_path / "left.avi", [20] * lefts)
@@ -200,7 +200,7 @@ def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("spec", ["", "webcam", "dir", "dir:only", "dir:a,b,c", "video:,b", "sbs:", "v4l2:0"])
-def test_words_that_name_no_camera_are_refused_with_what_was_expected(spec: str) -> None:
+def test_words_that_name_no_camera_are_refused_with_the_expected_form(spec: str) -> None:
     with pytest.raises(CameraError, match="expected") as refusal:
         open_camera(spec)
     assert "\n" not in str(refusal.value)
@@ -219,7 +219,7 @@ def test_a_device_file_that_is_no_camera_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(importlib.util.find_spec("picamera2") is not None, reason="picamera2 is installed here")
-def test_without_picamera2_it_is_said_how_to_install_it() -> None:
+def test_without_picamera2_the_message_explains_how_to_install_it() -> None:
     with pytest.raises(CameraError, match="apt install python3-picamera2"):
         open_camera("picamera2:0,1")
 

@@ -1,4 +1,4 @@
-"""From shots to encoded pairs: numbers, counts, untouched bytes, bad shots; and the metrics that tell of it."""
+"""From shots to encoded pairs: numbers, counts, untouched bytes, bad shots, and their metrics."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ DARK = np.zeros((48, 64, 3), np.uint8)
 
 
 def view(seed: int) -> Image:
-    """A picture that differs from that of every other seed."""
+    """A picture that differs for every seed."""
     coarse = np.random.default_rng(seed).integers(30, 220, (6, 8, 3)).astype(np.uint8)
     return np.asarray(cv2.resize(coarse, (64, 48), interpolation=cv2.INTER_NEAREST), np.uint8)
 
@@ -53,7 +53,7 @@ def captured(
     return list(capture(shots, dedupe, device="rig", epoch=EPOCH, codec=codec, metrics=metrics))
 
 
-def test_kept_pairs_are_numbered_without_holes_and_carry_what_was_left_out_before_them() -> None:
+def test_kept_pairs_are_numbered_without_holes_and_carry_the_counts_of_pairs_left_out_before_them() -> None:
     a, b, c = view(1), view(2), view(3)
     shots: list[Shot | BadShot] = [shot(a), shot(a), shot(a), shot(DARK), shot(b), BadShot("x"), shot(c), shot(c)]
     headers = [pair.header for pair in captured(shots)]
@@ -81,7 +81,7 @@ def test_a_cameras_own_jpeg_is_forwarded_untouched() -> None:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_with_lz4_a_cameras_jpeg_travels_as_the_pixels_it_decodes_to(grey: bool) -> None:
+def test_with_lz4_the_decoded_pixels_of_a_cameras_jpeg_are_sent(grey: bool) -> None:
     image = view(1)[:, :, 0] if grey else view(1)
     data = jpeg(np.ascontiguousarray(image))
     (pair,) = captured([Shot(EyeImage(0, jpeg=data), EyeImage(0, jpeg=data))], codec="lz4")
@@ -121,14 +121,14 @@ def test_everything_captured_is_accounted_for() -> None:
     assert sum(pair.header.suppressed for pair in pairs) <= tally.suppressed
 
 
-def test_labels_of_the_simulator_never_travel() -> None:
+def test_labels_of_the_simulator_are_never_sent() -> None:
     plain = shot(view(1))
     labelled = Shot(plain.left, plain.right, SimLabels(place=3, objects=(7,)))
     assert captured([plain]) == captured([labelled])
 
 
 @pytest.mark.parametrize("change", [{"device": "two words"}, {"epoch": "new"}, {"quality": 0}])
-def test_settings_that_cannot_travel_are_refused(change: dict[str, object]) -> None:
+def test_settings_that_cannot_be_sent_are_refused(change: dict[str, object]) -> None:
     settings: dict[str, object] = {"device": "rig", "epoch": EPOCH} | change
     with pytest.raises(ValueError, match=r"cannot travel|quality"):
         next(capture([shot(view(1))], Dedupe(DedupeConfig()), **settings))  # type: ignore[arg-type]

@@ -15,7 +15,7 @@ SMALL = SimConfig(size=(48, 64), places=4, seed=5)
 
 
 def images(folder: Path) -> dict[str, list[Path]]:
-    """What a folder-per-class loader sees."""
+    """The files as a loader of class folders sees them."""
     return {each.name: sorted(each.iterdir()) for each in sorted(folder.iterdir())}
 
 

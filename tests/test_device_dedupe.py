@@ -1,4 +1,4 @@
-"""What counts as seen before: properties, statistics, and the numbers on real images."""
+"""Dedupe: its properties, statistics, and the numbers on real images."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ def test_a_slow_drift_is_noticed_because_the_last_new_pair_is_the_reference() ->
     assert [verdict.kept for verdict in verdicts].count("new") >= 2
 
 
-def test_coming_back_to_a_place_is_no_news_while_the_ring_remembers_it() -> None:
+def test_a_return_to_a_place_is_not_new_while_the_ring_remembers_it() -> None:
     places = [(scene(seed), scene(seed + 50)) for seed in range(5)]
     remembered = judged(Dedupe(NEVER), *places, *places)
     assert [verdict.kept for verdict in remembered] == ["new"] * 5 + [None] * 5
@@ -119,7 +119,7 @@ def test_a_place_with_something_new_in_it_is_not_a_revisit() -> None:
 
 
 def slow_distance(tiles: NDArray[np.float32], means: NDArray[np.float32], before: NDArray[np.float32]) -> float:
-    """The definition, in the plainest form: per eye, largest difference beyond what a fifth of a tile explains."""
+    """The definition in its simplest form: the largest difference that a shift by a fifth of a tile does not explain."""
     worst = 0.0
     for eye in range(2):
         old = (before[eye] / before[eye].mean() * means[eye]).reshape(GRID[1], GRID[0])
@@ -143,7 +143,7 @@ def test_the_pruned_search_of_the_ring_equals_brute_force(seed: int, count: int,
     means = base.mean(axis=1, dtype=np.float32)
     distances = [slow_distance(base, means, entry.astype(np.float32)) for entry in entries[-8:]]
     assert memory.distance_to_last(base, means) == pytest.approx(distances[-1], abs=1e-3)
-    if min(abs(distance - threshold) for distance in distances) > 1e-3:  # not where rounding decides
+    if min(abs(distance - threshold) for distance in distances) > 1e-3:  # otherwise rounding decides
         assert memory.holds(base, means, threshold) == (min(distances) <= threshold)
 
 
@@ -166,7 +166,7 @@ def test_the_audit_keeps_its_share_of_the_suppressed_pairs() -> None:
 
 
 def test_a_pair_kept_for_the_audit_does_not_become_the_reference() -> None:
-    """Else everything could drift away unseen, in steps below the threshold."""
+    """Otherwise everything could drift away unnoticed, in steps below the threshold."""
     start = scene(7, 80, 120)
     dedupe = Dedupe(DedupeConfig(max_silence_s=math.inf, audit_share=1.0))
     verdicts = judged(dedupe, *[(with_object(start, 100, 60, 20, 4 * step),) * 2 for step in range(8)])
@@ -188,7 +188,7 @@ def test_a_dark_room_with_a_lamp_is_not_junk() -> None:
     assert Dedupe(NEVER).judge(room, room, 0).kept == "new"
 
 
-def test_a_blurred_pair_is_judged_as_any_other_and_said_to_be_blurred() -> None:
+def test_a_blurred_pair_is_judged_as_any_other_and_marked_as_blurred() -> None:
     random = np.random.default_rng(0)
     sharp = as_image(scene(1) + random.normal(0, 25, (HEIGHT, WIDTH)).astype(np.float32))
     soft = as_image(cv2.GaussianBlur(sharp, (0, 0), 4))
@@ -219,7 +219,7 @@ def test_an_adaptive_threshold_stays_above_sensor_noise_when_nothing_happens() -
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         ({"threshold": 0}, "threshold"),
         ({"threshold": 256}, "threshold"),
@@ -230,8 +230,8 @@ def test_an_adaptive_threshold_stays_above_sensor_noise_when_nothing_happens() -
         ({"target_per_hour": 100}, "max_silence_s 10 alone keeps 360"),
     ],
 )
-def test_a_setting_that_cannot_be_is_refused_in_one_line(change: dict[str, float], said: str) -> None:
-    with pytest.raises(ValueError, match=said) as refusal:
+def test_a_setting_out_of_range_is_refused_in_one_line(change: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as refusal:
         DedupeConfig(**change)  # type: ignore[arg-type]
     assert "\n" not in str(refusal.value)
 
@@ -310,7 +310,7 @@ def is_new(reference: list[Image], pair: list[Image]) -> bool:
 
 
 def disturbed(eye: Image, random: np.random.Generator) -> Image:
-    """Luma of 320x180 of the view as it is seen another time."""
+    """The luma (320x180) of the view when it is seen again."""
     height, width = eye.shape
     shift = np.array([[1, 0, random.uniform(-0.5, 0.5)], [0, 1, random.uniform(-0.5, 0.5)]], np.float32)
     moved = cv2.warpAffine(eye, shift, (width, height), borderMode=cv2.BORDER_REFLECT).astype(np.float32)
@@ -320,7 +320,7 @@ def disturbed(eye: Image, random: np.random.Generator) -> Image:
 
 
 def pasted(eyes: list[Image], thing: Image, share: float, random: np.random.Generator) -> list[Image]:
-    """Both eyes with the thing in them, at a disparity of up to 40 pixels."""
+    """Both eyes with the object in them, at a disparity of up to 40 pixels."""
     height, width = eyes[0].shape
     side = round(math.sqrt(share * height * width))
     y, x, disparity = random.integers(height - side), random.integers(40, width - side), random.integers(40)

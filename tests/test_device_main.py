@@ -38,7 +38,7 @@ def rig(*arguments: str) -> AbstractContextManager[Running]:
 
 
 def address(device: Running) -> str:
-    """Where it says at its start that it is."""
+    """The address that it prints at its start."""
     return device.saying(r"bind=(tcp://\S+:\d+)")[1]
 
 
@@ -152,7 +152,7 @@ def test_a_live_stream_does_not_wait_for_a_learner() -> None:
     assert (summary["captured"], summary["sent"]) == (20, 0)
 
 
-def test_what_a_killed_rig_had_kept_comes_to_the_learner_from_the_next_one(tmp_path: Path) -> None:
+def test_the_pairs_of_a_killed_rig_reach_the_learner_from_the_next_one(tmp_path: Path) -> None:
     """Nobody listens to the first rig; the second one has its folder."""
     flags = ("--camera", "sim", *SMALL, "--spool", str(tmp_path), "--name", "rig-1", "--dedupe-threshold", "5")
     with rig(*flags, "--fps", "50") as device:
@@ -188,7 +188,7 @@ def test_a_recording_ends_when_its_learner_has_made_every_pair_durable() -> None
     assert json.loads(output)["kept"] == json.loads(output)["sent"] == len(pairs)
 
 
-def test_a_learner_that_comes_back_after_the_end_of_a_recording_gets_what_it_had_not_made_durable() -> None:
+def test_a_learner_that_comes_back_after_the_end_of_a_recording_gets_the_pairs_it_had_not_made_durable() -> None:
     with rig(*FINITE) as device:
         with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
             first = received(subscriber)
@@ -209,7 +209,7 @@ def test_a_recording_does_not_wait_for_its_learner_after_ctrl_c_or_a_long_silenc
         assert device.end()[0] == 0
 
 
-def test_a_temporary_spool_goes_with_its_process_and_that_of_a_killed_one_with_the_next(
+def test_a_temporary_spool_is_deleted_with_its_process_and_that_of_a_killed_one_by_the_next(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", str(tmp_path))
@@ -229,7 +229,7 @@ def test_a_temporary_spool_goes_with_its_process_and_that_of_a_killed_one_with_t
     assert list(tmp_path.iterdir()) == [stranger]
 
 
-def test_without_a_spool_a_learner_that_comes_late_does_not_get_what_it_missed() -> None:
+def test_without_a_spool_a_late_learner_does_not_get_the_pairs_it_missed() -> None:
     with rig("--camera", "sim", *SMALL, "--spool", "none", "--fps", "50", "--dedupe-threshold", "5") as device:
         endpoint = address(device)
         with Subscriber([endpoint]) as subscriber:
@@ -284,7 +284,7 @@ def unequal(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--camera", "webcam"], "no camera 'webcam'"),
         (["--camera", "dir:{data}/folders/left,{data}/folders/right"], "3 images .* 2"),
@@ -313,26 +313,26 @@ def unequal(tmp_path: Path) -> Path:
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
-    unequal: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str], own_signals: None
+    unequal: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str], own_signals: None
 ) -> None:
     """Called in this process, because a start takes a second."""
     open_small(unequal / "other").close()
     assert main([argument.format(data=unequal) for argument in arguments]) == 2
-    check_one_line(capfd, said.format(data=unequal))
+    check_one_line(capfd, message.format(data=unequal))
 
 
 open_small = partial(Spool, limits=SpoolLimits(1 << 24, free_floor_bytes=0), device="rig-1")
 
 
-def check_one_line(capfd: pytest.CaptureFixture[str], said: str) -> None:
+def check_one_line(capfd: pytest.CaptureFixture[str], message: str) -> None:
     output, errors = capfd.readouterr()
     assert output == ""
     assert errors.count("\n") == 1, errors
-    assert re.match(rf"error: .*{said}", errors), errors
+    assert re.match(rf"error: .*{message}", errors), errors
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--camera", "v4l2:977,978"], "no camera at /dev/video977"),
         (["--places", "1", "--spool", "{data}/taken"], "another process has the spool {data}/taken"),
@@ -340,16 +340,16 @@ def check_one_line(capfd: pytest.CaptureFixture[str], said: str) -> None:
         (["--places", "1", "--bind", "tcp://192.0.2.1:5555", "--insecure"], "not an address of this machine"),
     ],
 )
-def test_what_may_be_there_later_is_one_line_and_exit_code_1(
-    tmp_path: Path, arguments: list[str], said: str, capfd: pytest.CaptureFixture[str], own_signals: None
+def test_a_resource_that_may_be_free_later_is_one_line_and_exit_code_1(
+    tmp_path: Path, arguments: list[str], message: str, capfd: pytest.CaptureFixture[str], own_signals: None
 ) -> None:
-    """systemd starts the rig again then, and not after a wrong setting. 192.0.2.1 is nobody's (RFC 5737)."""
+    """After this exit code systemd starts the rig again, but not after a wrong setting. Nobody has 192.0.2.1 (RFC 5737)."""
     with open_small(tmp_path / "taken"), socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         known = {"data": tmp_path, "port": taken.getsockname()[1]}
         assert main([argument.format(**known) for argument in arguments]) == 1
-    check_one_line(capfd, said.format(**known))
+    check_one_line(capfd, message.format(**known))
 
 
 def test_a_labelled_walk_is_written_as_a_folder_per_place(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_a_labelled_walk_is_written_as_a_folder_per_place(tmp_path: Path) -> Non
     assert images == sorted(2 * [f"{split}/place_0{place}" for split in ("train", "test") for place in (0, 1)])
 
 
-def test_help_teaches_every_flag() -> None:
+def test_help_explains_every_flag() -> None:
     done = run("--help")
     assert done.returncode == 0
     for flag in (

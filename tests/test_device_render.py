@@ -141,7 +141,7 @@ def small_world() -> World:
 
 
 def met_first(world: World, eye: Floats, ray: Floats, place: int, doors: int = DOORS_DEEP) -> int:
-    """The thing that a ray from inside a room meets: a ray caster, as slow and as plain as can be."""
+    """The id of the thing that a ray from inside a room meets: a simple and slow ray caster."""
     room = world.rooms[place]
     bases = np.concatenate([room.surfaces, *(door.surface[None] for door in room.doors)])
     solved = np.linalg.solve(np.stack([bases[:, :, 0], bases[:, :, 1], np.broadcast_to(-ray, (len(bases), 3))], -1),
@@ -157,7 +157,7 @@ def met_first(world: World, eye: Floats, ray: Floats, place: int, doors: int = D
     return room.things[max(k for k in range(room.flat) if inside[k])]
 
 
-def test_every_pixel_shows_what_a_ray_through_it_meets_first(small_world: World) -> None:
+def test_every_pixel_shows_the_thing_that_a_ray_through_it_meets_first(small_world: World) -> None:
     renderer = Renderer(small_world, SIZE, FOCAL_PX)
     generator = np.random.default_rng(0)
     checked = 0
@@ -166,14 +166,14 @@ def test_every_pixel_shows_what_a_ray_through_it_meets_first(small_world: World)
         for row, column in generator.integers(2, (SIZE[0] - 2, SIZE[1] - 2), (30, 2)):
             around = ids[row - 2 : row + 3, column - 2 : column + 3]
             if (around != around[0, 0]).any():
-                continue  # an outline: half a pixel decides
+                continue  # an outline, where half a pixel decides
             pixel = np.array([(column - (SIZE[1] - 1) / 2) / FOCAL_PX, (row - (SIZE[0] - 1) / 2) / FOCAL_PX, 1.0])
             assert met_first(small_world, pose.position, pixel @ pose.axes, pose.place) == ids[row, column]
             checked += 1
     assert checked > 2000
 
 
-def test_no_view_has_a_hole_even_from_within_a_door(small_world: World) -> None:
+def test_no_view_has_a_hole_even_from_within_a_doorway(small_world: World) -> None:
     renderer = Renderer(small_world, SIZE, FOCAL_PX)
     poses = list(islice(generate_poses(small_world, 2, 10.0), 0, 600, 30))
     generator = np.random.default_rng(1)
@@ -188,7 +188,7 @@ def test_no_view_has_a_hole_even_from_within_a_door(small_world: World) -> None:
         assert renderer.view(pose, BASELINE_M).any(axis=-1).all(), pose
 
 
-def test_a_world_keeps_its_layout_whatever_hangs_in_it() -> None:
+def test_a_world_keeps_its_layout_with_other_pictures() -> None:
     plain, hung = build_world(3, seed=4), build_world(3, seed=4, photograph=spot)
     for one, other in zip(plain.rooms, hung.rooms, strict=True):
         assert np.array_equal(one.surfaces, other.surfaces)

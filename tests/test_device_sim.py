@@ -112,7 +112,7 @@ def test_the_noise_of_the_eyes_and_of_neighbouring_frames_is_uncorrelated(camera
 
 
 def test_the_right_eye_stands_to_the_right_of_the_left_one(camera: SimCamera) -> None:
-    """Found without knowing the scene: most of the left image is found again further left in the right image."""
+    """Without knowing the scene: most of the left image is found again further left in the right image."""
     clean = SimCamera(SMALL, world=camera.world, noise=0.0)
     shifts = []
     for index, pose in islice(enumerate(clean.poses()), 0, 200, 10):
@@ -188,13 +188,13 @@ def test_photographs_of_a_folder_hang_in_the_world_and_unreadable_files_are_coun
     assert ((green > 2 * blue) & (green > 2 * red)).mean() > 0.2
 
 
-def test_real_photographs_show_the_same_layout_in_another_dress(shared_data: Path, camera: SimCamera) -> None:
+def test_with_real_photographs_the_layout_is_the_same(shared_data: Path, camera: SimCamera) -> None:
     hung = SimCamera(SMALL, textures=shared_data / "control" / "tiny_imagenet" / "train")
     assert list(islice(hung.poses(), 50)) == list(islice(camera.poses(), 50))
     assert digest(hung, 2) != digest(camera, 2)
 
 
-def test_a_folder_without_photographs_is_one_clear_line(tmp_path: Path) -> None:
+def test_a_folder_without_photographs_is_refused_in_one_line(tmp_path: Path) -> None:
     (tmp_path / "broken.png").write_bytes(b"\x89PNG")
     with pytest.raises(CameraError, match=r"no readable image in .* \(1 unreadable\); put .* files there") as error:
         SimCamera(SMALL, textures=tmp_path)
@@ -208,7 +208,7 @@ def test_a_folder_without_photographs_is_one_clear_line(tmp_path: Path) -> None:
     [{"size": (8, 64)}, {"size": (64, 99999)}, {"places": 0}, {"fps": 0.0}, {"fps": float("nan")}, {"noise": -1.0},
      {"view_deg": 180.0}, {"baseline_m": -0.1}, {"seed": -1}, {"walk": -1}, {"start_ns": -1}],
 )  # fmt: skip
-def test_settings_that_cannot_be_are_refused_by_name(wrong: dict[str, Any]) -> None:
+def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> None:
     (name,) = wrong
     with pytest.raises(ValueError, match=name) as error:
         replace(SMALL, **wrong)

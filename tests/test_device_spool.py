@@ -1,4 +1,4 @@
-"""The spool: what append took is read back byte for byte or counted as lost, whatever is killed, cut, flipped or full."""
+"""The spool: an appended pair is read back byte for byte or counted as lost, whatever is killed, cut, flipped or full."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
         yield spool
 
 
-def test_what_was_appended_is_read_back_byte_for_byte_before_and_after_a_restart(tmp_path: Path) -> None:
+def test_appended_pairs_are_read_back_byte_for_byte_before_and_after_a_restart(tmp_path: Path) -> None:
     with open_spool(tmp_path, epoch=A) as spool:
         fill(spool, 35)
         assert pull(spool, A, 0, 35) == (list(range(35)), Ranges())
@@ -104,7 +104,7 @@ def test_an_answer_keeps_within_its_credit_but_gives_one_pair_at_least(spool: Sp
         assert len(reading.rows) == pairs
 
 
-def test_what_is_beyond_the_head_is_not_there_yet_while_the_epoch_is_open_and_lost_when_it_is_closed(
+def test_pairs_beyond_the_end_are_not_there_yet_while_the_epoch_is_open_and_lost_when_it_is_closed(
     tmp_path: Path,
 ) -> None:
     with open_spool(tmp_path, epoch=A) as spool:
@@ -115,7 +115,7 @@ def test_what_is_beyond_the_head_is_not_there_yet_while_the_epoch_is_open_and_lo
         assert pull(spool, A, 0, 9) == ([0, 1, 2], Ranges([(3, 9)]))
 
 
-def test_of_an_epoch_that_it_does_not_know_everything_is_lost(spool: Spool) -> None:
+def test_all_pairs_of_an_unknown_epoch_are_lost(spool: Spool) -> None:
     reading = spool.read(NOBODY, 5, 1 << 40, 1)
     assert (reading.next, list(reading.lost), list(reading.rows)) == (1 << 40, [(5, 1 << 40)], [])
 
@@ -137,7 +137,7 @@ def test_a_pair_of_another_device_or_epoch_or_an_earlier_number_is_refused(spool
             spool.append(wrong)
 
 
-def test_bounds_and_epochs_that_cannot_be_are_refused(tmp_path: Path) -> None:
+def test_impossible_limits_and_used_epochs_are_refused(tmp_path: Path) -> None:
     with open_spool(tmp_path, epoch=A) as spool:
         fill(spool, 1)
     with pytest.raises(ValueError, match="used before"):
@@ -163,7 +163,7 @@ input()
 
 
 def test_after_kill_9_every_pair_whose_append_returned_is_there(tmp_path: Path) -> None:
-    """Killed at several places of a segment, the spools of earlier victims behind it."""
+    """The process is killed at several places of a segment; the segments of earlier runs stay in the folder."""
     kept: dict[str, int] = {}
     for number, kill_at in enumerate((0, 6, 9, 33, 57)):
         epoch = f"{number:032x}"
@@ -175,14 +175,16 @@ def test_after_kill_9_every_pair_whose_append_returned_is_there(tmp_path: Path) 
                 if int(line) == kill_at:
                     child.send_signal(signal.SIGKILL)
                     break
-            said = [kill_at, *(int(line) for line in child.stdout if line.endswith(b"\n"))]
+            printed = [kill_at, *(int(line) for line in child.stdout if line.endswith(b"\n"))]
         assert child.returncode == -signal.SIGKILL
-        kept[epoch] = said[-1] + 1
+        kept[epoch] = printed[-1] + 1
         with open_spool(tmp_path, max_bytes=ROOMY_BYTES) as spool:
             for earlier, count in kept.items():
                 span = next(span for span in spool.spans() if span.epoch == earlier)
                 assert span.tail == 0
-                assert count <= span.head <= count + 1  # the last one may have been in before it was said
+                assert (
+                    count <= span.head <= count + 1
+                )  # the last one may have been appended before its number was printed
                 assert pull(spool, earlier, 0, span.head) == (list(range(span.head)), Ranges())
             assert spool.stats().lost == {"evicted": 0, "rot": 0}
 
@@ -235,7 +237,7 @@ def flip(path: Path, share: float) -> None:
 @pytest.mark.parametrize("damage", [cut, flip])
 @settings(max_examples=25)
 @given(which=st.integers(0, 63), share=st.floats(0, 1, exclude_max=True))
-def test_a_damaged_file_costs_only_what_it_held_and_what_is_given_is_right(
+def test_a_damaged_file_costs_only_its_own_pairs_and_all_given_pairs_are_right(
     left_behind: dict[str, Path],
     tmp_path_factory: pytest.TempPathFactory,
     state: str,
@@ -250,7 +252,7 @@ def test_a_damaged_file_costs_only_what_it_held_and_what_is_given_is_right(
     damage(path, share)
     with open_spool(folder, epoch=B) as spool:
         fill(spool, 3)
-        assert spool.spans() == [Span(A, 0, 35, False), Span(B, 0, 3, True)]  # what is missing is known to be
+        assert spool.spans() == [Span(A, 0, 35, False), Span(B, 0, 3, True)]  # the missing pairs are known
         got, lost = pull(spool, A, 0, 40)
         assert len(got) + lost.count == 40
         assert lost.overlap(35, 40) == 5
@@ -263,13 +265,13 @@ def test_a_damaged_file_costs_only_what_it_held_and_what_is_given_is_right(
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5])
-def test_a_run_whose_only_segment_is_cut_off_says_how_many_pairs_it_had(tmp_path: Path, share: float) -> None:
+def test_the_number_of_pairs_is_known_when_the_only_segment_of_a_run_is_cut_off(tmp_path: Path, share: float) -> None:
     with open_spool(tmp_path / "origin", epoch=A) as spool:
         fill(spool, 7)
         folder = copied(tmp_path / "origin", tmp_path / "killed")
     (log,) = folder.glob("*-wal")
     cut(log, share)
-    for _ in range(2):  # and says it again after the next start
+    for _ in range(2):  # and is known after the next start too
         with open_spool(folder) as spool:
             assert spool.spans()[0] == Span(A, 0, 7, False)
             got, lost = pull(spool, A, 0, 7)
@@ -354,7 +356,7 @@ def test_files_deleted_under_a_running_spool_are_lost_pairs_and_no_error(spool: 
 # --- bounded --------------------------------------------------------------------------------------------------------
 
 
-def test_its_files_never_take_more_than_the_bound_and_what_goes_is_the_oldest_and_counted(
+def test_its_files_never_exceed_the_limit_and_the_oldest_pairs_are_evicted_and_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     with caplog.at_level(logging.WARNING), open_spool(tmp_path, epoch=A) as spool:
@@ -366,11 +368,11 @@ def test_its_files_never_take_more_than_the_bound_and_what_goes_is_the_oldest_an
         assert span.head == 600
         assert 0 < span.tail < 600
         assert spool.stats().lost == {"evicted": span.tail, "rot": 0}
-        assert spool.stats().bytes > 0.8 * MAX_BYTES  # the bound is used, not only kept
+        assert spool.stats().bytes > 0.8 * MAX_BYTES  # the limit is used, not only kept
         assert pull(spool, A, 0, 600) == (list(range(span.tail, 600)), Ranges([(0, span.tail)]))
         assert spool.stats().lost["evicted"] == span.tail  # not counted again by reading
-    said = [record.getMessage() for record in caplog.records if "LOST" in record.getMessage()]
-    assert said[0].startswith(f"LOST [0, {said[0].split(' ')[2].rstrip(')')}) epoch={A} cause=evicted")
+    logged = [record.getMessage() for record in caplog.records if "LOST" in record.getMessage()]
+    assert logged[0].startswith(f"LOST [0, {logged[0].split(' ')[2].rstrip(')')}) epoch={A} cause=evicted")
 
 
 def test_an_evicted_pair_is_lost_only_to_learners_that_had_not_acknowledged_it(spool: Spool) -> None:
@@ -421,7 +423,7 @@ def test_of_epochs_that_were_evicted_whole_only_the_newest_are_named(tmp_path: P
         assert [span.epoch for span in spool.spans()] == [*epochs[2:], A]
 
 
-def test_what_is_acknowledged_when_it_opens_is_gone_and_no_reason_not_to_open(tmp_path: Path) -> None:
+def test_acknowledged_segments_are_deleted_when_the_spool_opens(tmp_path: Path) -> None:
     with open_spool(tmp_path / "origin", epoch=A) as spool:
         spool.register("one")
         fill(spool, 30)
@@ -434,13 +436,13 @@ def test_what_is_acknowledged_when_it_opens_is_gone_and_no_reason_not_to_open(tm
         assert spool.spans() == [Span(B, 0, 0, True)]
 
 
-def test_what_must_stay_free_on_the_disk_stays_free_and_the_newest_segment_stays_too(tmp_path: Path) -> None:
+def test_the_floor_of_free_bytes_is_kept_and_the_newest_segment_stays(tmp_path: Path) -> None:
     clock, free_bytes = Clock(), 1 << 30
     with open_spool(
         tmp_path, epoch=A, free_floor_bytes=1 << 20, free_bytes=lambda folder: free_bytes, clock=clock
     ) as spool:
         fill(spool, 50)
-        free_bytes = 1 << 19  # somebody else fills the disk, and goes on whatever is deleted here
+        free_bytes = 1 << 19  # another program fills the disk, however much is deleted here
         refused = [spool.append(make_pair(seq, A)) for seq in range(50, 55)]
         assert refused == [False] * 5
         (span,) = spool.spans()
@@ -457,7 +459,7 @@ def test_what_must_stay_free_on_the_disk_stays_free_and_the_newest_segment_stays
         assert spool.stats().unspooled == 5
 
 
-def test_a_pair_larger_than_a_segment_is_live_only_and_takes_nothing_with_it(spool: Spool) -> None:
+def test_a_pair_larger_than_a_segment_is_sent_live_only_and_evicts_nothing(spool: Spool) -> None:
     fill(spool, 20)
     assert not spool.append(make_pair(20, A, side=512))
     assert pull(spool, A, 0, 21) == (list(range(20)), Ranges([(20, 21)]))
@@ -519,9 +521,7 @@ def test_an_input_or_output_error_costs_no_pair_where_a_new_file_can_be_written(
     assert spool.spans() == [Span(A, 0, 10, True)]
 
 
-def test_a_disk_that_is_full_from_the_start_is_no_reason_not_to_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_spool_starts_on_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*arguments: object) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -561,7 +561,7 @@ spool.close()
 """
 
 
-def test_a_real_refusal_of_the_system_is_counted_and_gone_when_there_is_room_again(tmp_path: Path) -> None:
+def test_a_real_refusal_of_the_system_is_counted_and_ends_when_there_is_room_again(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
@@ -589,14 +589,14 @@ def test_pairs_are_kept_until_every_learner_has_acknowledged_them(spool: Spool, 
     assert pull(spool, A, span.tail, 45)[0] == list(range(span.tail, 45))
     spool.acknowledge("two", {A: 12})  # late; numbers never go back
     assert spool.awaited(60.0) == {"two": 14}
-    spool.acknowledge("two", {A: 1 << 40, NOBODY: 5})  # of what is not there
+    spool.acknowledge("two", {A: 1 << 40, NOBODY: 5})  # epochs and numbers that are not in the spool
     assert spool.awaited(60.0) == {}
     fill(spool, 2)
     assert spool.awaited(60.0) == {"one": 2, "two": 2}
     assert spool.stats().lost == {"evicted": 0, "rot": 0}
 
 
-def test_acknowledgements_are_remembered_over_a_restart_and_what_all_have_is_gone(tmp_path: Path) -> None:
+def test_acknowledgements_are_remembered_over_a_restart_and_acknowledged_pairs_are_deleted(tmp_path: Path) -> None:
     with open_spool(tmp_path, epoch=A) as spool:
         spool.register("one")
         fill(spool, 25)
@@ -613,7 +613,7 @@ def test_acknowledgements_are_remembered_over_a_restart_and_what_all_have_is_gon
         assert spool.awaited(1e9) == {"one": 1}
 
 
-def test_damaged_acknowledgements_begin_anew_and_no_pair_is_gone_for_it(tmp_path: Path) -> None:
+def test_after_damage_the_list_of_consumers_begins_empty_and_no_pair_is_deleted(tmp_path: Path) -> None:
     with open_spool(tmp_path, epoch=A) as spool:
         spool.register("one")
         fill(spool, 25)
@@ -627,12 +627,12 @@ def test_damaged_acknowledgements_begin_anew_and_no_pair_is_gone_for_it(tmp_path
             assert pull(spool, A, 0, 25)[0] == list(range(25))
 
 
-def test_a_list_that_begins_anew_frees_nothing_before_the_other_learners_could_be_heard_of(tmp_path: Path) -> None:
+def test_a_list_that_begins_empty_frees_nothing_before_other_learners_had_time_to_report(tmp_path: Path) -> None:
     clock = Clock()
     opened = partial(open_spool, tmp_path, clock=clock, grace_s=60.0)
 
     def acknowledged(spool: Spool, epoch: str) -> list[int]:
-        """What is still given of 40 pairs that one learner has."""
+        """The pairs that are still given, of 40 that one learner has acknowledged."""
         spool.register("one")
         spool.acknowledge("one", {epoch: 39})
         spool.acknowledge("one", {epoch: 40})
@@ -657,7 +657,7 @@ def test_a_list_that_begins_anew_frees_nothing_before_the_other_learners_could_b
         assert spool.spans()[-1].tail > 0
 
 
-def test_a_learner_that_was_silent_for_too_long_is_not_kept_for_any_more(
+def test_no_pairs_are_kept_for_a_learner_that_was_silent_for_too_long(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     clock, wall = Clock(), Clock()
@@ -666,7 +666,7 @@ def test_a_learner_that_was_silent_for_too_long_is_not_kept_for_any_more(
         spool.register("two")
         fill(spool, 25)
         spool.acknowledge("one", {A: 20})
-        wall.now_s += 1e9  # a clock that was set means nothing
+        wall.now_s += 1e9  # the time of day does not matter
         clock.now_s += 60
         spool.register("one")
         spool.acknowledge("one", {A: 21})
@@ -680,7 +680,7 @@ def test_a_learner_that_was_silent_for_too_long_is_not_kept_for_any_more(
         assert spool.stats().consumers == 0
 
 
-def test_names_that_cannot_be_and_a_65th_learner_are_not_kept_for(spool: Spool) -> None:
+def test_no_pairs_are_kept_for_forbidden_names_and_a_65th_learner(spool: Spool) -> None:
     for name in ("", "../x", "a b", "x" * 65):
         spool.register(name)
     assert spool.stats().consumers == 0
@@ -690,7 +690,7 @@ def test_names_that_cannot_be_and_a_65th_learner_are_not_kept_for(spool: Spool) 
     assert spool.stats().consumers == 64
 
 
-def test_only_learners_heard_of_lately_are_waited_for(tmp_path: Path) -> None:
+def test_only_learners_heard_from_lately_are_waited_for(tmp_path: Path) -> None:
     clock = Clock()
     with open_spool(tmp_path, epoch=A, clock=clock) as spool:
         spool.register("one")
@@ -708,7 +708,7 @@ def test_only_learners_heard_of_lately_are_waited_for(tmp_path: Path) -> None:
 
 
 def test_reading_and_acknowledging_beside_appending_sees_every_pair_once(tmp_path: Path) -> None:
-    """As the server's thread does, while segments fill, are sealed and freed under it."""
+    """A second thread does it, as the server's does, while segments fill, are sealed and are deleted."""
     total, seen = 600, list[int]()
     failures: list[BaseException] = []
     with open_spool(tmp_path, epoch=A, max_bytes=ROOMY_BYTES) as spool:
@@ -738,8 +738,8 @@ def test_reading_and_acknowledging_beside_appending_sees_every_pair_once(tmp_pat
         assert spool.stats().lost == {"evicted": 0, "rot": 0}
 
 
-def test_random_work_keeps_the_account(tmp_path: Path) -> None:
-    """Appends, acknowledgements, restarts and copies of a killed folder in random order, against a plain model."""
+def test_random_work_agrees_with_a_simple_model(tmp_path: Path) -> None:
+    """Appends, acknowledgements, restarts and copies of a killed folder in random order, compared with a simple model."""
     rng = np.random.default_rng(7)
     folder, heads, acked = tmp_path / "0", dict[str, int](), dict[str, int]()
     spool = open_spool(folder, max_bytes=ROOMY_BYTES)
@@ -790,7 +790,7 @@ def test_the_folder_of_another_device_is_refused_in_one_line(tmp_path: Path) -> 
     text = lock.read_bytes()
     for damaged in (b"", b"rig", text.replace(b"rig", b"sig"), b"\xff" * 500):
         lock.write_bytes(damaged)
-        open_spool(tmp_path).close()  # nobody knows whose it was: it goes on
+        open_spool(tmp_path).close()  # its owner is unknown, so it may be used
         assert lock.read_bytes() == text
 
 
@@ -814,7 +814,7 @@ def test_files_that_are_not_its_own_are_left_alone(tmp_path: Path) -> None:
         assert (tmp_path / name).read_bytes() == content
 
 
-def test_what_a_deletion_cut_short_left_is_deleted(tmp_path: Path) -> None:
+def test_the_remains_of_an_interrupted_deletion_are_deleted(tmp_path: Path) -> None:
     orphan = tmp_path / f"00000001-{A}-000000000000.sqlite-wal"
     orphan.write_bytes(b"a log without its database")
     open_spool(tmp_path).close()
@@ -838,7 +838,7 @@ def test_full_segments_become_plain_databases_that_nobody_writes(tmp_path: Path)
 
 
 def test_the_newest_full_segment_is_sealed_only_when_the_next_one_is_full(tmp_path: Path) -> None:
-    """A learner that keeps up has it acknowledged before, so that nothing is written twice."""
+    """A learner that keeps up has acknowledged it by then, so that nothing is written twice."""
     with open_spool(tmp_path, epoch=A) as spool:
         fill(spool, 45)
         assert len(sealed_files(tmp_path)) == 2
@@ -859,7 +859,7 @@ def test_a_deleted_segment_gives_its_room_back_though_it_is_still_open(tmp_path:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_closing_ends_its_threads_and_may_be_done_twice(tmp_path: Path) -> None:
+def test_closing_ends_its_threads_and_is_idempotent(tmp_path: Path) -> None:
     before = threading.active_count()
     spool = open_spool(tmp_path)
     fill(spool, 3)

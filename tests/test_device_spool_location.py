@@ -1,4 +1,4 @@
-"""Where `--spool auto|none|FOLDER` puts the spool, and what becomes of it."""
+"""Where `--spool auto|none|FOLDER` puts the spool, and whether it is deleted."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def opened(
         ("{tmp}/named", {"STATE_DIRECTORY": "{tmp}/service"}, "named"),
     ],
 )
-def test_what_is_to_last_lies_where_the_system_keeps_state_and_stays_there(
+def test_a_lasting_spool_lies_where_the_system_keeps_state_and_stays_there(
     place: str, environ: dict[str, str], expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -45,14 +45,14 @@ def test_what_is_to_last_lies_where_the_system_keeps_state_and_stays_there(
     assert (tmp_path / expected).is_dir()
 
 
-def test_what_is_not_to_last_lies_in_a_temporary_folder_that_goes(tmp_path: Path) -> None:
+def test_another_spool_lies_in_a_temporary_folder_that_is_deleted(tmp_path: Path) -> None:
     with opened("auto", {"TMPDIR": str(tmp_path), "STATE_DIRECTORY": "/nowhere"}, lasting=False) as spool:
         assert spool is not None
         assert spool.folder.parent == tmp_path
     assert list(tmp_path.iterdir()) == []
 
 
-def test_pairs_that_go_with_a_temporary_folder_undelivered_are_said(
+def test_undelivered_pairs_that_are_deleted_with_a_temporary_folder_are_logged(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     for pairs in (0, 3):
@@ -63,7 +63,7 @@ def test_pairs_that_go_with_a_temporary_folder_undelivered_are_said(
         assert ("3 pairs that no learner has made durable are deleted" in caplog.text) == (pairs == 3)
 
 
-def test_a_folder_that_is_named_stays_though_the_camera_s_pairs_are_not_to_last(tmp_path: Path) -> None:
+def test_a_named_folder_stays_even_for_a_simulated_camera(tmp_path: Path) -> None:
     with opened(str(tmp_path / "named"), {}, lasting=False) as spool:
         assert spool is not None
     assert (tmp_path / "named").is_dir()
@@ -74,7 +74,7 @@ def test_none_is_no_spool() -> None:
         assert spool is None
 
 
-def test_a_temporary_folder_that_cannot_be_is_refused_in_one_line() -> None:
+def test_a_temporary_folder_that_cannot_be_made_is_refused_in_one_line() -> None:
     with pytest.raises(SpoolError, match=r"^no temporary spool in /nowhere: .*--spool, none: live only$"):
         opened("auto", {"TMPDIR": "/nowhere"}, lasting=False).__enter__()
 

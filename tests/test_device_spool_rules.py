@@ -1,4 +1,4 @@
-"""The rules of the spool alone, without files, threads or clocks: what goes, what stays, and what a consumer is told."""
+"""The rules of the spool alone, without files, threads or clocks."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EPOCH, EARLIER, UNKNOWN = "a" * 32, "b" * 32, "c" * 32
 
 @dataclass
 class Simulated:
-    """A spool whose files exist only as the numbers that the rules are told."""
+    """A spool without files: the rules get sizes and times as numbers."""
 
     rules: SpoolRules
     free_bytes: int = PLENTY_BYTES
@@ -88,7 +88,7 @@ def earlier_segment(*, pairs: int = PAIRS) -> Segment:
 
 
 def missing(inventory: Inventory, epoch: str, first: int, last: int) -> Ranges:
-    """The numbers of a range that a consumer would be told are lost."""
+    """The numbers of a range that are lost for a consumer."""
     plan = inventory.plan_read(epoch, first, last)
     lost = Ranges([(first, plan.end)])
     for segment, end in plan.parts:
@@ -107,7 +107,7 @@ def test_without_a_consumer_nothing_is_freed_and_the_oldest_segment_is_evicted_w
     assert [segment.first for segment in spool.deleted] == list(range(0, span.tail, PAIRS))
 
 
-def test_a_segment_goes_when_the_slowest_consumer_has_acknowledged_it_and_the_open_one_stays() -> None:
+def test_a_segment_is_deleted_when_the_slowest_consumer_has_acknowledged_it_and_the_open_one_stays() -> None:
     spool = simulated()
     spool.acknowledge("slow", 0)
     spool.append(35)
@@ -121,7 +121,7 @@ def test_a_segment_goes_when_the_slowest_consumer_has_acknowledged_it_and_the_op
     assert spool.rules.stats(0.0).backlog == 0
 
 
-def test_while_consumers_may_still_come_back_nothing_is_deleted_on_the_word_of_the_others() -> None:
+def test_while_other_consumers_may_still_come_back_nothing_is_deleted() -> None:
     spool = simulated(grace_s=60.0)
     spool.append(25)
     spool.acknowledge("one", 25)
@@ -132,7 +132,7 @@ def test_while_consumers_may_still_come_back_nothing_is_deleted_on_the_word_of_t
     assert [segment.first for segment in spool.deleted] == [0, 10]
 
 
-def test_what_others_fill_costs_everything_but_the_open_segment_and_no_more_is_asked_of_the_disk_for_a_second() -> None:
+def test_a_disk_that_others_fill_costs_all_but_the_open_segment_and_is_then_left_alone_for_a_second() -> None:
     spool = simulated()
     spool.append(25)
     spool.free_bytes = -PLENTY_BYTES  # however much is deleted

@@ -1,4 +1,4 @@
-"""What the kernel tells of battery and temperature, from files as it has them, and from none."""
+"""Battery and temperature from files as the kernel has them, and without such files."""
 
 from __future__ import annotations
 
@@ -31,14 +31,14 @@ def read(root: Path) -> Vitals:
     return Sensors(root).read()
 
 
-def test_a_pi_tells_its_temperature_and_with_a_battery_its_charge(tmp_path: Path) -> None:
+def test_a_pi_reports_its_temperature_and_with_a_battery_its_charge(tmp_path: Path) -> None:
     tell(tmp_path, PI)
     assert read(tmp_path) == Vitals(temperature_c=61.234)
     tell(tmp_path, BATTERY)
     assert read(tmp_path) == Vitals(battery=0.83, temperature_c=61.234)
 
 
-def test_of_several_the_hottest_and_the_emptiest_are_told_and_the_battery_of_a_mouse_is_not(tmp_path: Path) -> None:
+def test_of_several_the_hottest_and_the_emptiest_are_reported_but_not_the_battery_of_a_mouse(tmp_path: Path) -> None:
     tell(tmp_path, PI | BATTERY)
     tell(tmp_path, {"thermal/thermal_zone1/temp": "70000", "thermal/thermal_zone2/temp": "-5000"})
     tell(tmp_path, {"power_supply/BAT1/type": "Battery", "power_supply/BAT1/capacity": "40"})
@@ -50,14 +50,14 @@ MOUSE = {"type": "Battery", "scope": "Device", "capacity": "5"}
 
 
 @pytest.mark.parametrize("text", ["", "warm", "-274000", "999999999", "61.5", "9" * 5000, "\x00\xff"])
-def test_a_sensor_that_talks_nonsense_is_not_told_of(text: str, tmp_path: Path) -> None:
+def test_a_sensor_with_a_nonsensical_value_is_not_reported(text: str, tmp_path: Path) -> None:
     tell(tmp_path, {"thermal/thermal_zone0/temp": text, "power_supply/BAT0/type": "Battery"})
     tell(tmp_path, {"power_supply/BAT0/capacity": text})
     (tmp_path / "thermal" / "thermal_zone1" / "temp").mkdir(parents=True)  # cannot be read
     assert read(tmp_path) == Vitals()
 
 
-def test_a_machine_without_sensors_has_nothing_to_tell(tmp_path: Path) -> None:
+def test_a_machine_without_sensors_reports_nothing(tmp_path: Path) -> None:
     assert read(tmp_path) == Vitals()
     assert read(tmp_path / "nowhere") == Vitals()
 
@@ -74,7 +74,7 @@ def test_sensors_are_read_at_most_every_few_seconds(tmp_path: Path) -> None:
     assert sensors.read().temperature_c == 62.0
 
 
-def test_prometheus_hears_what_is_known_and_no_zero_for_what_is_not() -> None:
+def test_prometheus_gets_the_known_values_and_no_zero_for_unknown_ones() -> None:
     metrics = DeviceMetrics()
     metrics.watch_sensors(lambda: Vitals(temperature_c=61.5))
     assert metrics.registry.get_sample_value("babyagent_device_temperature_celsius") == 61.5
