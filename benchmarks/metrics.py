@@ -210,12 +210,12 @@ def _learner_share(devices: int) -> float:
     known = {"rig0": DeviceStats(epoch="0" * 32, next_seq=1, clock_offset_ns=0)}
     gauges = dict.fromkeys(metrics.gauges, 0.5)
     report = StepReport(
-        step=1, samples=8, received=8, loss=1.0, grad_norm=1.0, learning_rate=1e-3, gauges=gauges, debuts=(("rig0", 0),)
+        step=1, samples=8, received=8, loss=1.0, grad_norm=1.0, learning_rate=1e-3, gauges=gauges, fresh=(("rig0", 0),)
     )
 
     def step() -> None:
         metrics.step(report, 8)
-        metrics.debuted(report.debuts, known)
+        metrics.fresh_trained(report.fresh, known)
 
     return _cpu_s(step, 2000) * PAIRS_PER_S + _cpu_s(lambda: _scrape(metrics.registry), 20) / SCRAPE_EVERY_S
 

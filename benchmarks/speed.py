@@ -115,7 +115,7 @@ def _learner_row(settings: SpeedSettings) -> Row:
     learner = Learner(PRESETS[settings.preset], torch.device("cpu"))
     batch = learner.config.pacing.batch_size
     for pair in _walk_pairs(2 * batch):
-        learner.take(pair)
+        learner.add(pair)
 
     def row() -> float:
         started_s = time.perf_counter()

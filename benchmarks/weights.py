@@ -30,7 +30,7 @@ from buffer.store import Store
 from learner.config import PRESETS
 from learner.errors import SettingsError
 from learner.loop import Learner
-from learner.memory import MemoryConfig
+from learner.memory.config import MemoryConfig
 from learner.metrics import LearnerMetrics
 from learner.page import weights
 from learner.page.access import Access

@@ -1,9 +1,9 @@
-"""From losses to phi, the log-weight of the reservoir.
+"""From priorities to phi, the log-weight of the reservoir.
 
-The loss is KL(teacher || student), not the cross-entropy: the teacher's entropy is not the student's to reduce. A raw loss is
-never stored, because its scale drifts while the network trains: it is standardised when it is measured, against the
-losses of its time. Two rules keep a priority from being held for ever: it is shrunk towards the average as its
-measurement ages, and a pair that stays hard however often it is replayed is taken for noise and loses it.
+A priority is a number >= 0 that says how much is left to learn from a pair. It is never stored as it is, because its scale
+drifts while the network trains: it is standardised when it is measured, against the priorities of its time. Two rules keep a
+pair from holding a high phi for ever: phi shrinks towards the average as its measurement ages, and a pair that stays hard
+however often it is replayed counts as noise and loses it.
 """
 
 from __future__ import annotations
@@ -17,28 +17,28 @@ from numpy.typing import ArrayLike, NDArray
 
 from buffer.validation import PHI_LIMIT, is_whole, key_vector, number_vector, require
 
-LOSS_LIMIT = 1e100
-"""Largest absolute loss that is taken for one; its square must be a number too."""
-_REACH = 4.0  # standard deviations: as far as one loss can pull the distribution
-_SETTLED = 100.0  # losses seen before the distribution may limit what it sees
+PRIORITY_LIMIT = 1e100
+"""Largest absolute priority that is accepted; its square must be a number too."""
+_REACH = 4.0  # standard deviations: as far as one priority can pull the distribution
+_SETTLED = 100.0  # priorities seen before the distribution may limit the next ones
 
 
-class LossScale:
-    """Standardises losses against their running distribution.
+class PriorityScale:
+    """Standardises priorities against their running distribution.
 
-    memory >= 1 losses: how far back the exponentially weighted mean and variance reach. age_half_life > 0 steps: after
-    that many steps a measured phi counts half.
+    memory >= 1 priorities: how far back the exponentially weighted mean and variance reach. age_half_life > 0 steps: after
+    as many steps a measured phi counts half.
     """
 
     def __init__(self, *, memory: float = 10_000, age_half_life: float = 1_000) -> None:
-        require(1 <= memory < math.inf, "memory", "finite and at least 1 loss", memory)
+        require(1 <= memory < math.inf, "memory", "finite and at least 1 priority", memory)
         require(age_half_life > 0, "age_half_life", "above 0 steps", age_half_life)
         self._settings = {"memory": float(memory), "age_half_life": float(age_half_life)}
-        self._weight = self._mean = self._squares = 0.0  # of the losses seen, faded; squares are about the mean
+        self._weight = self._mean = self._squares = 0.0  # of the priorities seen, faded; squares are about the mean
 
     @property
     def mean(self) -> float:
-        """The running mean of losses; 0 before the first."""
+        """The running mean of priorities; 0 before the first."""
         return self._mean
 
     @property
@@ -46,28 +46,28 @@ class LossScale:
         """Their running standard deviation; 0 before the second."""
         return math.sqrt(self._squares / self._weight) if self._weight else 0.0
 
-    def observe(self, losses: ArrayLike) -> NDArray[np.float64]:
-        """Let losses, float [k], measured at one time into the distribution and return their phi. Raises ValueError.
+    def observe(self, priorities: ArrayLike) -> NDArray[np.float64]:
+        """Add priorities, float [k], that were measured at one time to the distribution, and return their phi.
 
-        Once it has settled a loss enters it no farther out than four standard deviations, or one outlier would make
-        all others alike for as long as the memory lasts.
+        Once the distribution has settled, each counts as no farther out than four standard deviations. Otherwise one outlier
+        would make all others look alike for as long as the memory lasts. Raises ValueError.
         """
-        found = number_vector(losses, "losses", LOSS_LIMIT)
+        found = number_vector(priorities, "priorities", PRIORITY_LIMIT)
         if found.size:
             limited = self._weight >= _SETTLED and not self._degenerate
             reach = _REACH * self.deviation if limited else math.inf
             self._merge(np.clip(found, self._mean - reach, self._mean + reach))
         return self.phi(found)
 
-    def phi(self, losses: ArrayLike) -> NDArray[np.float64]:
-        """Standardised losses within [-2, 2], float64 [k]; 0 while all losses seen are equal. Raises ValueError."""
-        found = number_vector(losses, "losses", LOSS_LIMIT)
+    def phi(self, priorities: ArrayLike) -> NDArray[np.float64]:
+        """Return standardised priorities within [-2, 2], float64 [k]; 0 while all seen are equal. Raises ValueError."""
+        found = number_vector(priorities, "priorities", PRIORITY_LIMIT)
         if self._degenerate:
             return np.zeros(found.size)
         return np.clip((found - self._mean) / self.deviation, -PHI_LIMIT, PHI_LIMIT)
 
     def aged(self, phi: ArrayLike, age_steps: ArrayLike) -> NDArray[np.float64]:
-        """What phi, float [k], is worth `age_steps`, [k] >= 0, after it was measured: float64 [k]. Raises ValueError."""
+        """Return the value of phi, float [k], `age_steps`, [k] >= 0, after it was measured: float64 [k]. Raises ValueError."""
         value = number_vector(phi, "phi", PHI_LIMIT)
         age = number_vector(age_steps, "age_steps", 2.0**63, value.size)
         require(bool(np.all(age >= 0)), "age_steps", "at least 0", age[age < 0][:8].tolist())
@@ -75,26 +75,26 @@ class LossScale:
 
     @property
     def _degenerate(self) -> bool:
-        """Whether the losses seen differ by no more than rounding."""
+        """Whether the priorities seen differ by no more than rounding."""
         return self.deviation <= 1e-12 * abs(self._mean)
 
-    def _merge(self, losses: NDArray[np.float64]) -> None:
-        """Fade what was seen and add a batch: the parallel form of mean and variance (Chan et al. 1979)."""
-        fade = (1 - 1 / self._settings["memory"]) ** losses.size
-        before, mean = fade * self._weight, float(losses.mean())
-        self._weight = before + losses.size
+    def _merge(self, priorities: NDArray[np.float64]) -> None:
+        """Fade the earlier priorities and add a batch: the parallel form of mean and variance (Chan et al. 1979)."""
+        fade = (1 - 1 / self._settings["memory"]) ** priorities.size
+        before, mean = fade * self._weight, float(priorities.mean())
+        self._weight = before + priorities.size
         shift = mean - self._mean
-        between = shift**2 * before * losses.size / self._weight
-        self._squares = fade * self._squares + float(np.sum((losses - mean) ** 2)) + between
-        self._mean += shift * losses.size / self._weight
+        between = shift**2 * before * priorities.size / self._weight
+        self._squares = fade * self._squares + float(np.sum((priorities - mean) ** 2)) + between
+        self._mean += shift * priorities.size / self._weight
 
     def state_dict(self) -> dict[str, Any]:
-        """Settings and the three running numbers, all plain floats."""
+        """Return the settings and the three running numbers, all plain floats."""
         running = {"weight": self._weight, "mean": self._mean, "squares": self._squares}
         return {"settings": dict(self._settings), **running}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what `state_dict` described. Raises ValueError for other settings or a damaged state."""
+        """Continue from `state_dict()`. Raises ValueError for other settings or a damaged state."""
         _require_state(state, self.state_dict())
         weight, mean, squares = (float(state[name]) for name in ("weight", "mean", "squares"))
         sound = math.isfinite(weight + mean + squares) and weight >= 0 and squares >= 0
@@ -103,11 +103,11 @@ class LossScale:
 
 
 class Stubbornness:
-    """Takes the priority from pairs that do not improve over replays: their high loss is noise, not news.
+    """Lowers the phi of pairs that do not improve over replays: their high priority is noise.
 
-    A replay fails where the loss is not below (1 - improvement) times the lowest one so far. From `patience` failures in
-    a row, phi is multiplied by `decay` once for each failure beyond patience - 1; one success forgives all. Only phi
-    above 0 is touched: a low loss need not improve. patience >= 1; improvement within [0, 1); decay within [0, 1].
+    A replay fails where the priority is not below (1 - improvement) times the lowest one so far. From `patience` failures in a
+    row, phi is multiplied by `decay` once for each failure beyond patience - 1; one success resets the count. Only phi above
+    0 changes: a low priority need not improve. patience >= 1; improvement within [0, 1); decay within [0, 1].
     """
 
     def __init__(self, *, patience: int = 3, improvement: float = 0.05, decay: float = 0.5) -> None:
@@ -115,41 +115,43 @@ class Stubbornness:
         require(0 <= improvement < 1, "improvement", "within [0, 1)", improvement)
         require(0 <= decay <= 1, "decay", "within [0, 1]", decay)
         self._settings = {"patience": patience, "improvement": improvement, "decay": decay}
-        self._records: dict[int, tuple[float, int]] = {}  # key: lowest loss, failures since
+        self._records: dict[int, tuple[float, int]] = {}  # key: lowest priority, failures since
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def damped(self, keys: ArrayLike, losses: ArrayLike, phi: ArrayLike) -> NDArray[np.float64]:
-        """Note one replay of each key, int64 [k], with its loss, float [k] >= 0; return phi with the stubborn damped.
+    def damped(self, keys: ArrayLike, priorities: ArrayLike, phi: ArrayLike) -> NDArray[np.float64]:
+        """Record one replay of each key, int64 [k], with its priority, float [k] >= 0, and return phi, lowered where it fails.
 
         Raises ValueError.
         """
         key = key_vector(keys)
-        loss = number_vector(losses, "losses", LOSS_LIMIT, key.size)
+        priority = number_vector(priorities, "priorities", PRIORITY_LIMIT, key.size)
         value = number_vector(phi, "phi", PHI_LIMIT, key.size)
-        require(bool(np.all(loss >= 0)), "losses", "at least 0, as a KL is", loss[loss < 0][:8].tolist())
-        failures = np.asarray([self._replay(k, x) for k, x in zip(key.tolist(), loss.tolist(), strict=True)], np.int64)
+        require(bool(np.all(priority >= 0)), "priorities", "at least 0", priority[priority < 0][:8].tolist())
+        failures = np.asarray(
+            [self._replay(k, x) for k, x in zip(key.tolist(), priority.tolist(), strict=True)], np.int64
+        )
         excess = np.where(value > 0, np.maximum(failures - self._settings["patience"] + 1, 0), 0)
         return value * self._settings["decay"] ** excess
 
-    def _replay(self, key: int, loss: float) -> int:
-        """Failures in a row after this replay."""
+    def _replay(self, key: int, priority: float) -> int:
+        """Record a replay and return its failures in a row."""
         lowest, failures = self._records.get(key, (math.inf, 0))
-        if loss < (1 - self._settings["improvement"]) * lowest:
-            lowest, failures = loss, 0
+        if priority < (1 - self._settings["improvement"]) * lowest:
+            lowest, failures = priority, 0
         else:
             failures += 1
         self._records[key] = (lowest, failures)
         return failures
 
     def forget(self, keys: ArrayLike) -> None:
-        """Drop the record of keys that left the reservoir, int64 [k]; unknown ones are none. Raises ValueError."""
+        """Drop the record of keys that left the reservoir, int64 [k]; unknown ones are ignored. Raises ValueError."""
         for key in key_vector(keys).tolist():
             self._records.pop(key, None)
 
     def state_dict(self) -> dict[str, Any]:
-        """Settings and three vectors: keys int64, lowest float64, failures int64, in the order of first replay."""
+        """Return the settings and three vectors: keys int64, lowest float64, failures int64, in the order of first replay."""
         lowest, failures = zip(*self._records.values(), strict=True) if self._records else ((), ())
         return {
             "settings": dict(self._settings),
@@ -159,10 +161,10 @@ class Stubbornness:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Become what `state_dict` described. Raises ValueError for other settings or a damaged state."""
+        """Continue from `state_dict()`. Raises ValueError for other settings or a damaged state."""
         _require_state(state, self.state_dict())
         keys, failures = key_vector(state["keys"]), key_vector(state["failures"])
-        lowest = number_vector(state["lowest"], "the state's lowest losses", LOSS_LIMIT, keys.size)
+        lowest = number_vector(state["lowest"], "the state's lowest priorities", PRIORITY_LIMIT, keys.size)
         sound = keys.size == failures.size == np.unique(keys).size and bool(np.all(failures >= 0))
         require(sound, "the state's records", "one for each key", f"{keys.size} keys, {failures.size} failures")
         self._records = dict(zip(keys.tolist(), zip(lowest.tolist(), failures.tolist(), strict=True), strict=True))

@@ -1,4 +1,4 @@
-"""The border: what comes into the buffer is made an array or refused in one line, before anything is changed."""
+"""Validation: arguments become arrays, or are refused in one line before anything is changed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 PHI_LIMIT = 2.0
-"""phi lies within [-PHI_LIMIT, PHI_LIMIT]: no loss, however large, outweighs chance for good."""
+"""phi lies within [-PHI_LIMIT, PHI_LIMIT]: no priority, however large, outweighs chance for ever."""
 LOSS_WEIGHT_LIMIT = 100.0
-"""Beyond it exp(loss_weight * phi) leaves the range in which sums of weights mean anything."""
+"""Beyond it sums of exp(loss_weight * phi) lose all precision."""
 
 MAX_SHARDS = 1024
-"""Each arrival of one of them passes over the random numbers of all others."""
+"""Each arrival of one shard skips the random numbers of all others."""
 
 
 def require(condition: bool, what: str, expected: str, found: object) -> None:
@@ -24,17 +24,17 @@ def require(condition: bool, what: str, expected: str, found: object) -> None:
 
 
 def is_whole(value: object, least: int) -> TypeGuard[int]:
-    """Whether it is an integer, python's or numpy's, of at least `least`."""
+    """Return whether the value is an integer of Python or numpy of at least `least`."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
 def rises(values: NDArray[Any]) -> bool:
-    """Whether the values are finite and each is larger than the one before."""
+    """Return whether the values are finite and each is larger than the one before."""
     return bool(np.all(np.isfinite(values)) and np.all(np.diff(values) > 0))
 
 
 def key_vector(keys: ArrayLike) -> NDArray[np.int64]:
-    """Keys as int64 [k]. Raises ValueError for another shape or type."""
+    """Return keys as int64 [k]. Raises ValueError for another shape or type."""
     array = np.asarray(keys)
     fits = array.ndim == 1 and (array.size == 0 or (array.dtype.kind in "iu" and np.can_cast(array.dtype, np.int64)))
     require(fits, "keys", "a vector of int64", f"{array.dtype} {list(array.shape)}")
@@ -42,7 +42,7 @@ def key_vector(keys: ArrayLike) -> NDArray[np.int64]:
 
 
 def number_vector(numbers: ArrayLike, what: str, limit: float, length: int | None = None) -> NDArray[np.float64]:
-    """Numbers as float64 [k], each finite and within [-limit, limit], `length` of them if given. Raises ValueError."""
+    """Return numbers as float64 [k], each finite and within [-limit, limit], `length` of them if given. Raises ValueError."""
     array = np.asarray(numbers)
     shape = f"{array.dtype} {list(array.shape)}"
     require(array.ndim == 1 and array.dtype.kind in "iuf", what, "a vector of floats", shape)
@@ -55,7 +55,7 @@ def number_vector(numbers: ArrayLike, what: str, limit: float, length: int | Non
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a reservoir is made with; see Reservoir. Raises ValueError."""
+    """The settings of a Reservoir, which explains them. Raises ValueError."""
 
     capacity: int
     loss_weight: float

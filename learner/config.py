@@ -6,12 +6,9 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import msgspec
-
-from learner import legacy
 from learner.errors import SettingsError
 from learner.guard import GuardConfig
-from learner.memory import MemoryConfig
+from learner.memory.config import MemoryConfig
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgentConfig
 from learner.objectives.contract import ObjectiveConfig
@@ -111,18 +108,6 @@ def to_plain(config: LearnerConfig) -> dict[str, Any]:
     """As nested dictionaries; the objective's has its name beside its settings."""
     plain = dataclasses.asdict(config)
     return plain | {"objective": {"name": config.objective.name} | plain["objective"]}
-
-
-def from_plain(plain: object) -> LearnerConfig:
-    """What `to_plain` described, read back from JSON. Raises ValueError or SettingsError for anything else."""
-    return msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), LearnerConfig, dec_hook=_objective)
-
-
-def _objective(_kind: type, plain: Any) -> ObjectiveConfig:
-    name = plain.get("name") if isinstance(plain, dict) else None
-    if name not in OBJECTIVES:
-        raise ValueError(f"its objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
-    return msgspec.convert(plain, OBJECTIVES[name])
 
 
 def differences(ours: LearnerConfig, theirs: LearnerConfig) -> list[str]:

@@ -1,14 +1,14 @@
-"""Has the representation collapsed? Pure: told each step's gauges, it says when to go back to earlier networks.
+"""The collapse guard decides from the gauges of each step when the networks go back to earlier ones. Pure.
 
-A collapsed teacher gives every pair the same target, uniform, one-hot or between; a collapsed student the same answer. Neither
-entropy nor rank tells (a healthy teacher may be one-hot, a random network has a high rank), but information does. With H the
-entropy, p the targets [B, K] of a batch and q the student's answers:
+A collapsed teacher gives every pair the same target, uniform, one-hot or between; a collapsed student gives every pair the same
+output. Neither entropy nor rank shows it (a healthy teacher may be one-hot, a random network has a high rank), but information
+does. With H the entropy and p the targets [B, K] of a batch:
 
-    teacher_information = H(mean p) - mean H(p)       what a target tells about its pair (Krause et al. 2010, RIM, section 2)
-    student_information = teacher_information - KL    what of it the student knows: 0 where it answers alike to all
+    teacher_information = H(mean p) - mean H(p)       what a target says about its pair (Krause et al. 2010, RIM, section 2)
+    student_information = teacher_information - KL    the part of it that the student knows; 0 where its output is constant
 
-as shares of ln min(B, K), the most there can be. Where B is far below K the second reads too low, so it counts only where the
-crops of a pair have also become one point. An objective without one of these gauges is not judged by it.
+as shares of ln min(B, K), the largest possible value. Where B is far below K, student_information reads too low. So it counts
+only where the crops of a pair have also become one point. A gauge that an objective does not have is not used.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from learner.errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
-    """When the networks count as collapsed, and what follows; `docs/log.md` has the runs behind the numbers."""
+    """When the networks count as collapsed, and what happens then; `docs/log.md` has the runs behind the numbers."""
 
     min_teacher_information: float = 0.05
     """Below it the teacher's targets are a sign of collapse; healthy runs stay above 0.15."""
     min_student_information: float = 0.01
-    """Below it the student's answers are one, where the crops' cosine says so too."""
+    """Below it the student's outputs are a sign of collapse, where crop_cosine is above its maximum too."""
     max_crop_cosine: float = 0.99
     """Mean cosine between the crops of a pair above which they are one point."""
     patience_steps: int = 200
-    """Steps with a sign, less those without, that make a collapse: a random start has signs for some tens of steps."""
+    """Steps with a sign, minus steps without, that make a collapse: a random start shows signs for some tens of steps."""
     snapshot_every_steps: int = 250
-    """Between copies of the networks, taken only without a doubt; a collapse goes back to the last but one."""
+    """Between copies of the networks, made only while doubt is 0; a collapse goes back to the copy before the last."""
     rate_after_rollback: float = 0.5
-    """Each rollback in a row multiplies the learning rate by it, after a new warm-up."""
+    """Factor of the learning rate for each rollback in a row, after a new warm-up."""
     forgiven_after_steps: int = 2000
-    """Steps since a rollback after which it counts no more and the rate is whole again."""
+    """Steps after a rollback after which it no longer counts and the learning rate is whole again."""
     max_rollbacks: int = 3
-    """In a row; the next collapse stops the learner, since its settings or its pairs are at fault."""
+    """Rollbacks in a row; the next collapse stops the learner, because its settings or its pairs must be wrong."""
 
     def __post_init__(self) -> None:
         shares = (self.min_teacher_information, self.min_student_information, self.max_crop_cosine)
@@ -52,11 +52,11 @@ class GuardConfig:
             raise SettingsError(f"guard: patience_steps and the other steps must be at least 1, got {self}")
 
 
-class Guard:
+class CollapseGuard:
     """Counts signs of collapse and rollbacks.
 
-    doubt: signs less steps without, from 0. since: the step at which training began, or began anew by a rollback. rollbacks:
-    all of them. setbacks: those in a row.
+    doubt: steps with a sign minus steps without, at least 0. since: the step at which training began, or of the last rollback.
+    rollbacks: all of them. setbacks: those in a row.
     """
 
     def __init__(self, config: GuardConfig) -> None:
@@ -67,7 +67,7 @@ class Guard:
         self.setbacks = 0
 
     def observe(self, step: int, gauges: Mapping[str, float]) -> str:
-        """Take note of a finished step; returns why the networks count as collapsed, empty while they do not."""
+        """Record the gauges of a finished step. Returns why the networks count as collapsed, empty while they do not."""
         why = sign(self.config, gauges)
         self.doubt = self.doubt + 1 if why else max(0, self.doubt - 1)
         if self.setbacks and step - self.since >= self.config.forgiven_after_steps:
@@ -75,27 +75,27 @@ class Guard:
         return why if self.doubt >= self.config.patience_steps else ""
 
     def wants_snapshot(self, step: int) -> bool:
-        """Whether the networks are to be copied after this step: by its number, so that a replay does the same."""
+        """Return whether to copy the networks after this step. It depends on its number, so that a replay does the same."""
         return self.doubt == 0 and step % self.config.snapshot_every_steps == 0
 
     def rolled_back(self, step: int) -> None:
-        """The networks went back after this step."""
+        """Record that the networks went back after this step."""
         self.doubt, self.since = 0, step
         self.rollbacks += 1
         self.setbacks += 1
 
     @property
     def gives_up(self) -> bool:
-        """Whether there were more rollbacks in a row than help."""
+        """Whether there were more rollbacks in a row than are allowed."""
         return self.setbacks > self.config.max_rollbacks
 
     @property
     def rate_factor(self) -> float:
-        """What the learning rate is multiplied by, in (0, 1]."""
+        """The factor of the learning rate, in (0, 1]."""
         return self.config.rate_after_rollback**self.setbacks
 
     def state_dict(self) -> dict[str, int]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return {name: getattr(self, name) for name in _COUNTS}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -108,10 +108,10 @@ _COUNTS = ("doubt", "since", "rollbacks", "setbacks")
 
 
 def sign(config: GuardConfig, gauges: Mapping[str, float]) -> str:
-    """The sign of collapse in one step's gauges, in words; empty where there is none."""
+    """Describe the sign of collapse in the gauges of one step; empty where there is none."""
     if gauges.get("teacher_information", 1.0) < config.min_teacher_information:
         return "the teacher's target is the same for every pair"
     knows = gauges.get("student_information", 1.0) >= config.min_student_information
     if not knows and gauges.get("crop_cosine", 1.0) > config.max_crop_cosine:
-        return "the student's answer is the same for every pair"
+        return "the student's output is the same for every pair"
     return ""

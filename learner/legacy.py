@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Any
 
 SETTINGS = {
@@ -22,10 +24,36 @@ ALBUM = {
     "looks_right": "viewed_right",
 }
 """Arrays of `album.npz` in 0.1.0, and their names today."""
+STATE = {
+    "kl": "priority",
+    "shunned": "quarantine",
+    "untrained": "dropped_fresh",
+    "malformed": "undecodable",
+    "bad_steps": "refused_in_a_row",
+}
+"""Keys in the state of a checkpoint of 0.1.0, and their names today."""
 
 
-def renamed(plain: Any, names: dict[str, str]) -> Any:
-    """`plain`, JSON values, with the keys of all its objects translated by `names`."""
+def renamed(plain: Any, names: Mapping[str, str]) -> Any:
+    """Translate the keys of all objects in `plain`, nested JSON values, by `names`."""
     if isinstance(plain, dict):
         return {names.get(key, key): renamed(value, names) for key, value in plain.items()}
     return [renamed(value, names) for value in plain] if isinstance(plain, list) else plain
+
+
+def state(saved: dict[str, Any]) -> dict[str, Any]:
+    """Translate the state of a checkpoint, whose networks called a projector a head."""
+    translated: dict[str, Any] = renamed(saved, STATE)
+    for holder in (translated, *translated.get("snapshots", ())):
+        if "objective" in holder:
+            holder["objective"] = {
+                re.sub(r"^(student|teacher)\.head\.", r"\1.projector.", name): value
+                for name, value in holder["objective"].items()
+            }
+    return translated
+
+
+def line(saved: dict[str, Any]) -> dict[str, Any]:
+    """Translate a line of `probes.jsonl` or `steps.jsonl`; the latter had the priority only as the gauge `kl`."""
+    translated: dict[str, Any] = renamed(saved, PROBES)
+    return {"priority": saved["kl"], **translated} if "kl" in saved else translated

@@ -1,4 +1,4 @@
-"""What a learner tells Prometheus; the registry is passed in, nothing is global."""
+"""The metrics of a learner for Prometheus. The registry is passed in; nothing is global."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-from learner.loop import Learner, StepReport
+from learner.loop import Learner
 from learner.objectives.contract import Meaning
+from learner.trainer import StepReport
 from stream.stats import DeviceStats
 
 _STEP_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)
@@ -26,14 +27,14 @@ _PAUSE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _COMMIT_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 
 _LATENCY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0)
-"""From the aim for a live pair (a quarter of a second, one at most) to a walk of hours out of the Wi-Fi."""
+"""From the goal for a live pair (a quarter of a second) to a walk of hours outside the Wi-Fi."""
 NO_MEANINGS: Mapping[str, Meaning] = {}
 
 
 class LearnerMetrics:
     """Counters and gauges of one learner under `babyagent_learner_`, in `registry` (its own one by default).
 
-    meanings: of the objective's gauges; one that is not among them is not told. wall_ns: nanoseconds since 1970.
+    meanings: of the gauges of the objective; a gauge without one is not exported. wall_ns: nanoseconds since 1970.
     """
 
     def __init__(
@@ -102,17 +103,17 @@ class LearnerMetrics:
         for name in self.gauges.keys() & report.gauges.keys():
             self.gauges[name].set(report.gauges[name])
 
-    def debuted(self, debuts: Iterable[tuple[str, int]], devices: Mapping[str, DeviceStats]) -> None:
-        """Record how long after their capture (device, nanoseconds by its clock) pairs have now been trained on."""
+    def fresh_trained(self, fresh: Iterable[tuple[str, int]], devices: Mapping[str, DeviceStats]) -> None:
+        """Record how long ago pairs were captured (device, nanoseconds by its clock) that now had their first step."""
         now_ns = self._wall_ns()
-        for name, captured_ns in debuts:
+        for name, captured_ns in fresh:
             device = devices.get(name)
             if device is not None and device.clock_offset_ns is not None:
                 latency_ns = now_ns - (captured_ns - device.clock_offset_ns)
                 self.latency_seconds.observe(max(0, latency_ns) / 1e9)
 
     def committed(self, seconds: float) -> None:
-        """Record a commit that became durable so long after its state was copied."""
+        """Record a commit that became durable so many seconds after its state was copied."""
         self.commits.inc()
         self.commit_seconds.observe(seconds)
 
@@ -137,33 +138,33 @@ class LearnerMetrics:
 
 
 class MemoryMetrics(Collector):
-    """What a learner holds and has let go, under `babyagent_buffer_`, and what its pacing says.
+    """The pairs in memory, and those dropped, under `babyagent_buffer_`, and the budget of pacing.
 
-    Read when Prometheus asks, so that no count is kept twice: `registry.register(MemoryMetrics(learner))`, before the first
-    pair, since counts are those of this process (`stream.live.metrics` says why).
+    They are read when Prometheus asks, so that no count is kept twice: `registry.register(MemoryMetrics(learner))`, before the
+    first pair, because counters count from the start of this process (`stream.live.metrics` explains it).
     """
 
     def __init__(self, learner: Learner) -> None:
         self._learner = learner
-        self._before = learner.tally()
+        self._before = learner.counts()
         self._forgone_before = learner.pacing.forgone
 
     def collect(self) -> Iterator[Metric]:
-        """The present values."""
-        tally, before = self._learner.tally(), self._before
+        """Yield the present values."""
+        counts, before = self._learner.counts(), self._before
         tiers = GaugeMetricFamily("babyagent_buffer_pairs", "Pairs in memory, by tier.", labels=["tier"])
-        tiers.add_metric(["fresh"], tally.waiting)
-        tiers.add_metric(["reservoir"], tally.kept)
+        tiers.add_metric(["fresh"], counts.fresh)
+        tiers.add_metric(["reservoir"], counts.kept)
         yield tiers
         yield GaugeMetricFamily(
             "babyagent_buffer_capacity_pairs", "Pairs that the reservoir holds.", self._learner.config.memory.capacity
         )
-        untrained, quarantined = tally.untrained - before.untrained, tally.quarantined - before.quarantined
-        yield _count("buffer_untrained_pairs", "Pairs dropped before their first training step.", untrained)
+        dropped, quarantined = counts.dropped_fresh - before.dropped_fresh, counts.quarantined - before.quarantined
+        yield _count("buffer_dropped_fresh_pairs", "Pairs dropped before their first training step.", dropped)
         yield _count(
             "buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite.", quarantined
         )
-        undecodable = tally.undecodable - before.undecodable
+        undecodable = counts.undecodable - before.undecodable
         yield _count("stream_undecodable_pairs", "Pairs received whose images do not decode.", undecodable)
         pacing = self._learner.pacing
         yield GaugeMetricFamily(

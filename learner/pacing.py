@@ -1,9 +1,9 @@
-"""How much to train for what was received: a budget of `replay_ratio` training samples per pair.
+"""How many steps the received pairs pay for: a budget of `replay_ratio` training samples for each pair.
 
-A stream without a limit would be trained on thousands of times over before anything new comes; a learner that is too slow
-would fall behind for ever. So each pair received adds `replay_ratio` samples to a budget and each step spends a batch of
-it. Where the budget is spent the learner waits for pairs; where it overflows, the machine cannot keep the ratio, the
-rest is forgone and counted.
+Without a limit the learner would train thousands of times on the same pairs before new ones arrive, and a learner that is too
+slow would fall behind for ever. So each received pair adds `replay_ratio` samples to a budget, and each step spends a batch of
+it. When the budget is spent, the learner waits for pairs. When it overflows, the machine is too slow for the ratio; the rest is
+forgone and counted.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class PacingConfig:
     batch_size: int = 128
     """Pairs in a training step."""
     max_owed_steps: int = 32
-    """Steps that may be owed at most; what a burst of pairs would add beyond is forgone."""
+    """Most steps that may be owed; what a burst of pairs would add beyond is forgone."""
 
     def __post_init__(self) -> None:
         if not 0 < self.replay_ratio < math.inf or self.batch_size < 2 or self.max_owed_steps < 1:
@@ -31,7 +31,7 @@ class PacingConfig:
 
 
 class Pacing:
-    """The budget; `owed` is in samples."""
+    """The budget. owed: samples that may still be trained on; forgone: samples given up, because the machine was too slow."""
 
     def __init__(self, config: PacingConfig) -> None:
         self.config = config
@@ -39,21 +39,21 @@ class Pacing:
         self.forgone = 0.0
 
     def received(self, pairs: int) -> None:
-        """`pairs` came in: owe their share."""
+        """Add the samples of so many received pairs."""
         owed = self.owed + pairs * self.config.replay_ratio
         self.owed = min(owed, float(self.config.max_owed_steps * self.config.batch_size))
         self.forgone += owed - self.owed
 
     def wanted(self) -> int:
-        """Pairs still missing before the next step is due; 0 when it is."""
+        """Return how many pairs are missing before the next step is due; 0 when it is."""
         return max(0, math.ceil((self.config.batch_size - self.owed) / self.config.replay_ratio))
 
     def spend(self) -> None:
-        """A step was taken."""
+        """Subtract the batch of one step."""
         self.owed -= self.config.batch_size
 
     def state_dict(self) -> dict[str, float]:
-        """What a checkpoint keeps."""
+        """Return what a checkpoint keeps."""
         return {"owed": self.owed, "forgone": self.forgone}
 
     def load_state_dict(self, state: dict[str, float]) -> None:

@@ -1,6 +1,6 @@
-"""Learning rate for a stream: it has no last epoch, so warm up, then stay constant (evidence/learning.md, section 1).
+"""The learning rate of a stream, which has no last epoch: it warms up, then stays constant.
 
-A snapshot for others comes from a branch whose rate falls to nothing (Hu et al. 2024, MiniCPM, section 4).
+Weights to hand on come from a branch whose rate falls to 0 (Hu et al. 2024, MiniCPM, section 4).
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from learner.errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """AdamW's settings over time."""
+    """The settings of AdamW over time."""
 
     learning_rate: float = 5e-4
-    """Constant rate after the warm-up (seed 000: 5e-4)."""
+    """Constant rate after the warm-up (the original experiment: 5e-4)."""
     warmup_steps: int = 100
     """Steps over which the rate rises linearly."""
     weight_decay: float = 0.04
-    """Constant: the seed's 0.001 -> 0.2 ramp needs an end that a stream has not."""
+    """Constant: the ramp of the original experiment, 0.001 to 0.2, needs an end that a stream does not have."""
     clip_grad_norm: float = 3.0
     """Largest norm of the gradient (as DINO clips)."""
 
@@ -33,10 +33,10 @@ class ScheduleConfig:
 
 
 def learning_rate(config: ScheduleConfig, step: int) -> float:
-    """Rate of step number `step`, from 0."""
+    """Return the learning rate of step number `step`, from 0."""
     return config.learning_rate * min(1.0, (step + 1) / max(1, config.warmup_steps))
 
 
 def cooldown_factor(step: int, steps: int) -> float:
-    """What the rate of step number `step`, from 0, of a cool-down of `steps` is multiplied by: from 1 along a line towards 0."""
+    """Return the factor of the learning rate in step number `step`, from 0, of a cool-down: from 1 linearly towards 0."""
     return 1 - step / steps

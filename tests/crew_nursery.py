@@ -17,10 +17,10 @@ import pytest
 import torch
 from tiny_learner import make_pair
 from torch import Generator, Tensor
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import learner.cli.compose  # noqa: F401 - all that a process would load
 from learner.__main__ import main
-from learner.loop import Learner
 from learner.objectives.contract import Batch, Look
 from learner.objectives.guided import Guided
 from learner.views.crops import shrink, to_rgb
@@ -56,16 +56,15 @@ def poisoned_look(self: Guided, batch: Batch, generator: Generator) -> Look:
     return look
 
 
-def die_at(step: int) -> None:
-    """Be killed in the middle of this step: between its gradient and its end."""
-    whole = Learner._conclude
+def die_after(steps: int) -> None:
+    """Be killed in the middle of the step after so many: between its gradient and the new weights."""
 
-    def killed(self: Learner, *arguments: Any) -> tuple[str, ...]:
-        if self.steps == step:
+    def count(optimizer: Any, *_: Any) -> None:
+        taken = next((int(state["step"]) for state in optimizer.state.values()), 0)
+        if taken == steps:
             os.kill(os.getpid(), signal.SIGKILL)
-        return whole(self, *arguments)
 
-    PATCH.setattr(Learner, "_conclude", killed)
+    register_optimizer_step_pre_hook(count)
 
 
 def blind_for(names: list[str]) -> None:
@@ -76,7 +75,7 @@ def blind_for(names: list[str]) -> None:
             raise MalformedMessage("image", "no image")
         return decode(pair)
 
-    PATCH.setattr("learner.loop.decode", decoded)
+    PATCH.setattr("learner.memory.canvas.decode", decoded)
 
 
 def live(task: dict[str, Any], rank: int, port: int) -> int:
@@ -89,7 +88,7 @@ def live(task: dict[str, Any], rank: int, port: int) -> int:
     if task["look"] is not None:
         PATCH.setattr(Guided, "look", {"plain": plain_look, "poisoned": poisoned_look}[task["look"]])
     if task["dies"] is not None and task["dies"][0] == rank:
-        die_at(task["dies"][1])
+        die_after(task["dies"][1])
     blind_for(task["blind"])
     try:
         return main(task["words"])

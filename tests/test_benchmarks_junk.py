@@ -22,7 +22,7 @@ from benchmarks.junk.auc import Auc, auc, over_seeds
 from benchmarks.junk.run import Scorings, Watched, held_out, memory_row, plain, run
 from benchmarks.junk.streams import Scenes, exam, photographs, walk, with_junk
 from benchmarks.shared.spoiled import MISHAPS, Eyes
-from buffer.priority import LossScale, Stubbornness
+from buffer.priority import PriorityScale, Stubbornness
 from learner.objectives.contract import Batch, Outcome
 from stream.codec import decode
 
@@ -144,7 +144,7 @@ def test_held_out_areas_are_those_of_the_priority_and_of_the_loss() -> None:
 
 
 def test_watched_stubbornness_answers_as_the_plain_one_and_notes_what_it_was_told() -> None:
-    scale, random = LossScale(), np.random.default_rng(0)
+    scale, random = PriorityScale(), np.random.default_rng(0)
     watched, plain = Watched(scale), Stubbornness()
     keys, noted = np.array([4, 9]), []
     for _ in range(6):

@@ -19,7 +19,8 @@ from benchmarks.regimes.figures import Runs, plot, tables
 from benchmarks.regimes.train import FIRST_DECAY, LAST_DECAY, REGIMES, Album, Day, Night, continuous, nightly, shuffled
 from learner.config import PRESETS, LearnerConfig
 from learner.loop import Learner, StepReport
-from learner.memory import Draw, Keys
+from learner.memory.memory import Draw
+from learner.memory.slots import Keys
 from learner.objectives.babyagent import BabyAgentConfig
 
 ROAD = Itinerary(days=4, pairs_a_day=24, rooms_a_day=2, size=(32, 48), per_place=3)
@@ -60,7 +61,7 @@ class Watch:
             return found
 
         def watched_step(learner: Learner, rate_factor: float = 1.0) -> StepReport:
-            self.decays.append(learner.optimizer.param_groups[0]["weight_decay"])
+            self.decays.append(learner.trainer.optimizer.param_groups[0]["weight_decay"])
             report = step(learner, rate_factor)
             self.rates.append(report.learning_rate)
             return report

@@ -1,4 +1,4 @@
-"""From losses to phi: scale-free, robust to outliers, following drift; stubborn pairs lose their priority."""
+"""From priorities to phi: scale-free, robust to outliers, following drift; stubborn pairs lose their priority."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from buffer.priority import LossScale, Stubbornness
+from buffer.priority import PriorityScale, Stubbornness
 
 
-def test_before_any_loss_and_while_all_are_equal_every_pair_is_average() -> None:
-    scale = LossScale()
+def test_before_any_priority_and_while_all_are_equal_every_pair_is_average() -> None:
+    scale = PriorityScale()
     assert scale.phi([3.0, -5.0]).tolist() == [0, 0]
     assert scale.observe([]).tolist() == []
     assert scale.observe([0.1] * 50).tolist() == [0] * 50
     assert scale.phi([0.1, 7.0]).tolist() == [0, 0]
 
 
-def test_phi_is_the_standardised_loss_clipped_at_two_deviations() -> None:
-    scale = LossScale()
-    losses = np.random.default_rng(0).normal(4.0, 0.5, 5000)
-    phi = scale.observe(losses)
-    assert scale.mean == pytest.approx(losses.mean())
-    assert scale.deviation == pytest.approx(losses.std())
-    assert phi == pytest.approx(np.clip((losses - losses.mean()) / losses.std(), -2, 2))
+def test_phi_is_the_standardised_priority_clipped_at_two_deviations() -> None:
+    scale = PriorityScale()
+    priorities = np.random.default_rng(0).normal(4.0, 0.5, 5000)
+    phi = scale.observe(priorities)
+    assert scale.mean == pytest.approx(priorities.mean())
+    assert scale.deviation == pytest.approx(priorities.std())
+    assert phi == pytest.approx(np.clip((priorities - priorities.mean()) / priorities.std(), -2, 2))
     assert scale.phi([1e6, -1e6]).tolist() == [2, -2]
 
 
 @given(st.floats(1e-3, 1e3), st.floats(-100, 100))
-def test_phi_does_not_depend_on_the_unit_or_the_zero_of_the_loss(unit: float, zero: float) -> None:
-    losses = np.random.default_rng(1).lognormal(0, 1, (30, 16))
-    plain, other = LossScale(memory=200), LossScale(memory=200)
-    for batch in losses:
+def test_phi_does_not_depend_on_the_unit_or_the_zero_of_the_priority(unit: float, zero: float) -> None:
+    priorities = np.random.default_rng(1).lognormal(0, 1, (30, 16))
+    plain, other = PriorityScale(memory=200), PriorityScale(memory=200)
+    for batch in priorities:
         assert other.observe(unit * batch + zero) == pytest.approx(plain.observe(batch), abs=1e-6)
 
 
 def test_the_distribution_is_the_exponentially_weighted_one() -> None:
-    scale, memory = LossScale(memory=50), 50
+    scale, memory = PriorityScale(memory=50), 50
     batches = np.random.default_rng(2).normal(0, 1, (8, 5))
     for batch in batches:
         scale.observe(batch)
@@ -51,15 +51,15 @@ def test_the_distribution_is_the_exponentially_weighted_one() -> None:
     assert scale.deviation**2 == pytest.approx(np.average((batches.ravel() - mean) ** 2, weights=weight))
 
 
-def test_a_loss_that_drifts_keeps_a_phi_around_zero() -> None:
-    scale, generator = LossScale(memory=500), np.random.default_rng(3)
+def test_a_priority_that_drifts_keeps_a_phi_around_zero() -> None:
+    scale, generator = PriorityScale(memory=500), np.random.default_rng(3)
     late = [scale.observe(generator.normal(1 + 0.002 * step, 0.3, 32)) for step in range(1000)][200:]
     assert abs(np.mean(late)) < 0.1
     assert 0.8 < np.std(late) < 1.1
 
 
 def test_one_outlier_does_not_make_all_others_alike() -> None:
-    scale, generator = LossScale(memory=1000), np.random.default_rng(4)
+    scale, generator = PriorityScale(memory=1000), np.random.default_rng(4)
     scale.observe(generator.normal(5, 1, 1000))
     before = scale.deviation
     assert scale.observe([1e30]).tolist() == [2]
@@ -68,8 +68,8 @@ def test_one_outlier_does_not_make_all_others_alike() -> None:
 
 
 @pytest.mark.parametrize("factor", [100.0, 0.01])
-def test_a_change_of_the_loss_itself_is_followed_within_a_few_memories(factor: float) -> None:
-    scale, generator = LossScale(memory=500), np.random.default_rng(5)
+def test_a_change_of_the_priority_itself_is_followed_within_a_few_memories(factor: float) -> None:
+    scale, generator = PriorityScale(memory=500), np.random.default_rng(5)
     scale.observe(generator.normal(5, 1, 500))
     for _ in range(200):
         scale.observe(factor * generator.normal(5, 1, 50))
@@ -78,7 +78,7 @@ def test_a_change_of_the_loss_itself_is_followed_within_a_few_memories(factor: f
 
 
 def test_asking_for_phi_leaves_the_distribution_alone() -> None:
-    scale = LossScale()
+    scale = PriorityScale()
     scale.observe([1.0, 2.0, 3.0])
     before = scale.state_dict()
     scale.phi([50.0])
@@ -86,36 +86,36 @@ def test_asking_for_phi_leaves_the_distribution_alone() -> None:
 
 
 def test_phi_halves_with_each_half_life_of_its_measurement() -> None:
-    scale = LossScale(age_half_life=10)
+    scale = PriorityScale(age_half_life=10)
     assert scale.aged([2.0, 2.0, -1.0, 1.5], [0, 10, 20, 10_000_000]) == pytest.approx([2, 1, -0.25, 0])
-    assert LossScale(age_half_life=math.inf).aged([1.25], [10_000]).tolist() == [1.25]
+    assert PriorityScale(age_half_life=math.inf).aged([1.25], [10_000]).tolist() == [1.25]
 
 
 @pytest.mark.parametrize(
-    ("losses", "message"),
+    ("priorities", "message"),
     [
-        ([1.0, math.nan], r"losses must be finite .* got \[nan\]"),
+        ([1.0, math.nan], r"priorities must be finite .* got \[nan\]"),
         ([math.inf], "finite"),
         ([1e200], "finite"),
         ([[1.0]], "vector of floats"),
         (["x"], "vector of floats"),
     ],
 )
-def test_bad_losses_say_why_and_leave_the_distribution_alone(losses: Any, message: str) -> None:
-    scale, stubborn = LossScale(), Stubbornness()
+def test_bad_priorities_say_why_and_leave_the_distribution_alone(priorities: Any, message: str) -> None:
+    scale, stubborn = PriorityScale(), Stubbornness()
     scale.observe([1.0, 2.0])
     before = scale.state_dict()
     for measure in (scale.observe, scale.phi):
         with pytest.raises(ValueError, match=message):
-            measure(losses)
+            measure(priorities)
     with pytest.raises(ValueError, match=r"finite|vector"):
-        stubborn.damped(np.arange(len(losses)), losses, np.zeros(len(losses)))
+        stubborn.damped(np.arange(len(priorities)), priorities, np.zeros(len(priorities)))
     assert scale.state_dict() == before
     assert len(stubborn) == 0
 
 
 def test_a_bad_age_or_phi_says_why() -> None:
-    scale = LossScale()
+    scale = PriorityScale()
     with pytest.raises(ValueError, match=r"age_steps must be at least 0, got \[-1"):
         scale.aged([1.0], [-1])
     with pytest.raises(ValueError, match="one number for each"):
@@ -126,25 +126,25 @@ def test_a_bad_age_or_phi_says_why() -> None:
 
 def test_a_pair_that_does_not_improve_over_three_replays_loses_half_its_phi_at_each_further_failure() -> None:
     stubborn = Stubbornness(patience=3, improvement=0.05, decay=0.5)
-    losses = [4.0, 4.1, 3.9, 4.0, 4.2, 3.85]  # the first sets the mark; none falls below 95 % of it
-    phi = [stubborn.damped([7], [loss], [2.0])[0] for loss in losses]
+    priorities = [4.0, 4.1, 3.9, 4.0, 4.2, 3.85]  # the first sets the mark; none falls below 95 % of it
+    phi = [stubborn.damped([7], [priority], [2.0])[0] for priority in priorities]
     assert phi == [2, 2, 2, 1, 0.5, 0.25]
     assert stubborn.damped([7], [3.7], [2.0]).tolist() == [2]  # a success forgives all
 
 
 def test_a_pair_that_improves_or_is_easy_or_was_forgotten_keeps_its_phi() -> None:
     stubborn = Stubbornness(patience=1)
-    for loss in (4.0, 3.0, 2.0, 1.0):
-        assert stubborn.damped([1, 2], [loss, 5.0], [1.5, -1.5]).tolist() == [1.5, -1.5]
+    for priority in (4.0, 3.0, 2.0, 1.0):
+        assert stubborn.damped([1, 2], [priority, 5.0], [1.5, -1.5]).tolist() == [1.5, -1.5]
     assert stubborn.damped([2], [5.0], [1.0])[0] < 1
     stubborn.forget([2, 99])
     assert stubborn.damped([2], [5.0], [1.0]).tolist() == [1]
     assert len(stubborn) == 2
 
 
-def test_a_loss_below_zero_is_no_kl_and_changes_nothing() -> None:
+def test_a_priority_below_zero_is_refused_and_changes_nothing() -> None:
     stubborn = Stubbornness()
-    with pytest.raises(ValueError, match="at least 0, as a KL is"):
+    with pytest.raises(ValueError, match="priorities must be at least 0"):
         stubborn.damped([1, 2], [1.0, -0.1], [0.0, 0.0])
     with pytest.raises(ValueError, match="one number for each"):
         stubborn.damped([1, 2], [1.0, 1.0], [0.0])
@@ -153,22 +153,24 @@ def test_a_loss_below_zero_is_no_kl_and_changes_nothing() -> None:
 
 def test_saved_and_loaded_states_give_the_identical_next_step() -> None:
     generator = np.random.default_rng(6)
-    scale, stubborn, keys = LossScale(memory=70), Stubbornness(patience=1), np.arange(9)
+    scale, stubborn, keys = PriorityScale(memory=70), Stubbornness(patience=1), np.arange(9)
     for _ in range(30):
-        losses = generator.lognormal(0, 1, 9)
-        stubborn.damped(keys, losses, scale.observe(losses))
-    again, stubborn_again = LossScale(memory=70), Stubbornness(patience=1)
+        priorities = generator.lognormal(0, 1, 9)
+        stubborn.damped(keys, priorities, scale.observe(priorities))
+    again, stubborn_again = PriorityScale(memory=70), Stubbornness(patience=1)
     again.load_state_dict(json.loads(json.dumps(scale.state_dict())))
     stubborn_again.load_state_dict(stubborn.state_dict())
     for _ in range(5):
-        losses = generator.lognormal(0, 1, 9)
-        phi, phi_again = scale.observe(losses), again.observe(losses)
+        priorities = generator.lognormal(0, 1, 9)
+        phi, phi_again = scale.observe(priorities), again.observe(priorities)
         assert np.array_equal(phi, phi_again)
-        assert np.array_equal(stubborn.damped(keys, losses, phi), stubborn_again.damped(keys, losses, phi_again))
+        assert np.array_equal(
+            stubborn.damped(keys, priorities, phi), stubborn_again.damped(keys, priorities, phi_again)
+        )
 
 
 def test_a_state_with_other_settings_or_damaged_is_refused_and_changes_nothing() -> None:
-    scale, stubborn = LossScale(), Stubbornness()
+    scale, stubborn = PriorityScale(), Stubbornness()
     scale.observe([1.0, 2.0])
     stubborn.damped([1], [1.0], [0.0])
     before, record = scale.state_dict(), stubborn.state_dict()
@@ -180,7 +182,7 @@ def test_a_state_with_other_settings_or_damaged_is_refused_and_changes_nothing()
         with pytest.raises(ValueError, match=r"the state.* must be"):
             stubborn.load_state_dict(bad)
     with pytest.raises(ValueError, match="settings must be"):
-        LossScale(memory=5).load_state_dict(before)
+        PriorityScale(memory=5).load_state_dict(before)
     assert scale.state_dict() == before
     assert all(np.array_equal(record[name], value) for name, value in stubborn.state_dict().items())
 
@@ -188,10 +190,10 @@ def test_a_state_with_other_settings_or_damaged_is_refused_and_changes_nothing()
 @pytest.mark.parametrize(
     ("maker", "setting", "value"),
     [
-        (LossScale, "memory", 0.5),
-        (LossScale, "memory", math.inf),
-        (LossScale, "age_half_life", 0),
-        (LossScale, "age_half_life", math.nan),
+        (PriorityScale, "memory", 0.5),
+        (PriorityScale, "memory", math.inf),
+        (PriorityScale, "age_half_life", 0),
+        (PriorityScale, "age_half_life", math.nan),
         (Stubbornness, "patience", 0),
         (Stubbornness, "patience", 1.5),
         (Stubbornness, "improvement", 1.0),

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from test_learner_loop import digest, trained
+from learner_state import digest, trained
 from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner
+from learner.memory import pictures
 from learner.report.album import WIDEST, make_album
 from stream.codec import decode
 
@@ -21,7 +22,7 @@ def learner() -> Learner:
 
 def test_the_received_pairs_are_spread_over_memory_newest_first_with_their_eyes_and_colours(learner: Learner) -> None:
     album = make_album(learner, received=3)
-    seqs = [int(learner.memory.names[slot].rpartition("/")[2]) for slot in learner.memory.over_time(3)]
+    seqs = [int(learner.memory.slots.names[slot].rpartition("/")[2]) for slot in pictures.over_time(learner.memory, 3)]
     assert seqs == sorted(seqs, reverse=True)
     for row, seq in enumerate(seqs):
         pair = decode(make_pair(seq))

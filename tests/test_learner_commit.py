@@ -12,7 +12,6 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,68 +19,20 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from committing import run
 from hypothesis import given
 from hypothesis import strategies as st
-from test_learner_loop import digest
-from tiny_learner import TINY, committed, make_pair, make_pairs, tiny_learner
+from learner_state import digest
+from tiny_learner import TINY, committed, make_pair, tiny_learner
 
 from buffer.store import Store
 from learner.errors import LearnerError
-from learner.loop import Learner, learn
-from learner.metrics import LearnerMetrics
 from learner.runs.checkpoint import save_checkpoint
-from learner.runs.commit import Committer, Note, _copied, pack, restore, unpack
+from learner.runs.commit import Note, _copied, pack, restore, unpack
 from learner.runs.folder import RunDirectory
 from stream.errors import MalformedMessage
-from stream.pair import EncodedPair
-from stream.source import Cursor, IteratorSource
 
 ROOT = Path(__file__).parents[1]
-
-
-class Acknowledging(IteratorSource):
-    """Remembers what was acknowledged."""
-
-    def __init__(self, pairs: list[EncodedPair], cursor: Cursor | None = None) -> None:
-        super().__init__(pairs, cursor=cursor)
-        self.acknowledged: list[int] = []
-
-    def acknowledge(self, cursor: Cursor) -> None:
-        self.acknowledged.append(cursor["given"])
-
-
-@dataclass
-class Run:
-    """A learner that trains under a committer."""
-
-    learner: Learner
-    source: Acknowledging
-    store: Store
-    folder: Path
-    committer: Committer
-    metrics: LearnerMetrics
-
-    def train(self, steps: int) -> None:
-        goal = self.learner.steps + steps
-        events = learn(self.learner, self.source, clock=time.monotonic, keep=self.committer.keep)
-        while self.learner.steps < goal and next(events, None) is not None:
-            pass
-
-    def names(self) -> list[str]:
-        return sorted(path.name for path in self.folder.iterdir())
-
-
-@contextmanager
-def run(path: Path, pairs: int = 60, patience_s: float | None = None) -> Iterator[Run]:
-    """Opened, and where its last commit stood."""
-    directory, learner, metrics = RunDirectory(path, TINY), tiny_learner(), LearnerMetrics()
-    with Store(directory.store, patience_s=patience_s) as store:
-        cursor = restore(learner, store, directory.checkpoints)
-        source, folder = Acknowledging(make_pairs(pairs), cursor), directory.checkpoints
-        with Committer(
-            learner, source, store, folder, clock=time.monotonic, metrics=metrics, publish=lambda _state: None
-        ) as committer:
-            yield Run(learner, source, store, folder, committer, metrics)
 
 
 @contextmanager
@@ -201,7 +152,7 @@ def test_two_commits_of_one_step_are_two(tmp_path: Path) -> None:
     with run(tmp_path) as a:
         a.committer.finish()
         for pair in a.source.receive(5, 0):
-            key = a.learner.take(pair)
+            key = a.learner.add(pair)
             assert key is not None
             a.committer.keep(key, pair)
         a.committer.finish()
@@ -424,7 +375,8 @@ def test_a_flipped_bit_in_a_packed_pair_is_malformed(at: int, bit: int) -> None:
 KILLED_AT_EVERY_OPERATION = """
 import itertools, logging, os, sys
 from pathlib import Path
-from test_learner_commit import *
+from committing import *
+from learner_state import digest
 
 OPERATIONS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir", "os.scandir", "os.listdir", "sqlite3.connect"}
 

@@ -19,7 +19,7 @@ from learner.pacing import PacingConfig
 def test_the_small_preset_builds_a_learner_whose_images_have_the_sizes_it_says() -> None:
     learner = Learner(PRESETS["cpu"], torch.device("cpu"))
     assert learner.wanted() == PRESETS["cpu"].pacing.batch_size
-    assert learner.memory.left.shape[1:3] == PRESETS["cpu"].memory.canvas
+    assert learner.memory.slots.left.shape[1:3] == PRESETS["cpu"].memory.canvas
 
 
 def test_the_large_preset_has_the_numbers_of_the_seed_and_the_small_ones_centring_and_second_term() -> None:

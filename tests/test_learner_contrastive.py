@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from test_learner_loop import trained
+from learner_state import trained
 from tiny_learner import TINY as TINY_LEARNER
 from tiny_learner import make_pairs, tiny_learner
 from tiny_objective import gradient_at_crops

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import timm
 import torch
+from committing import run as training
+from learner_state import digest
 from safetensors.torch import load_file
-from test_learner_commit import run as training
-from test_learner_loop import digest
 from tiny_learner import TINY, committed
 
 from learner.__main__ import PROGRAM

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from tiny_objective import ENCODER, PLAIN, agent, numpy, seeded
 from torch import Tensor, nn
 
-from learner.memory import Memory, MemoryConfig
+from learner.memory.config import MemoryConfig
+from learner.memory.memory import Memory
 from learner.networks.encoder import Encoder
 from learner.objectives.contract import Batch, Look
 from stream.codec import decode, encode_pair

@@ -142,9 +142,9 @@ def rendering(objective: BabyAgent, view: Look) -> Rendering:
 def test_the_head_is_dinos() -> None:
     for network in (agent().student, agent().teacher):
         features = torch.randn(5, 32, generator=seeded())
-        projection, logits = network.head(features)
-        linear = [(numpy(m.weight), numpy(m.bias)) for m in network.head.mlp if isinstance(m, nn.Linear)]
-        expected = head(numpy(features), linear, numpy(network.head.prototypes))
+        projection, logits = network.projector(features)
+        linear = [(numpy(m.weight), numpy(m.bias)) for m in network.projector.mlp if isinstance(m, nn.Linear)]
+        expected = head(numpy(features), linear, numpy(network.projector.prototypes))
         assert len(linear) == 3
         assert np.allclose(numpy(projection), expected[0], atol=1e-5)
         assert np.allclose(numpy(logits), expected[1], atol=1e-5)
@@ -266,7 +266,7 @@ def test_gradient_reaches_the_pixels_of_every_crop(centring: str, crops: int, we
 def test_the_first_terms_gradient_is_the_difference_of_the_two_distributions() -> None:
     """d H(P_p, softmax(h / tau_m)) / d h = (P_m - P_p) / tau_m: for every crop, the same target."""
     objective, batch, put_out = agent(repulsion=0.0), some_pairs(), list[Tensor]()
-    hook = objective.student.head.register_forward_hook(lambda _head, _inputs, outputs: put_out.append(outputs[1]))
+    hook = objective.student.projector.register_forward_hook(lambda _head, _inputs, outputs: put_out.append(outputs[1]))
     loss = objective(batch, seeded()).losses.sum()
     hook.remove()
     found = np.concatenate([numpy(gradient) for gradient in torch.autograd.grad(loss, put_out)])
@@ -292,7 +292,7 @@ def test_the_repulsions_gradient_is_the_slope_of_its_double_sum() -> None:
 def test_the_gradient_of_repulsion_from_others_takes_them_as_they_stand() -> None:
     objective = agent(repulsion=1e4, repelled_by="pairs", repulsion_temperature=0.3)
     put_out = list[Tensor]()
-    hook = objective.student.head.register_forward_hook(lambda _head, _inputs, outputs: put_out.append(outputs[0]))
+    hook = objective.student.projector.register_forward_hook(lambda _head, _inputs, outputs: put_out.append(outputs[0]))
     losses = objective(some_pairs(), seeded()).losses
     hook.remove()
     (gradient,) = torch.autograd.grad(losses[0], put_out)
@@ -361,7 +361,7 @@ class Beside:
         self.adamw = {name: AdamW(learner.config.schedule.weight_decay) for name, _ in self.student()}
         for name, parameter in self.student():
             parameter.register_post_accumulate_grad_hook(self._keep(name))  # type: ignore[no-untyped-call]
-        self.objective.teacher.head.register_forward_hook(self._see)
+        self.objective.teacher.projector.register_forward_hook(self._see)
 
     def student(self) -> list[tuple[str, nn.Parameter]]:
         return list(self.objective.student.named_parameters())
@@ -393,7 +393,7 @@ def test_a_step_is_adamw_on_the_student_and_moving_averages_of_it_and_of_the_log
         for parameter in learner.objective.trained():
             parameter.add_(0.1 * torch.randn(parameter.shape, generator=seeded()))  # away from the teacher
     for pair in make_pairs(16):
-        learner.take(pair)
+        learner.add(pair)
     config, beside = learner.config, Beside(learner)
     for step in range(4):
         student, teacher, centre = beside.weights()

@@ -38,7 +38,7 @@ GREEDY = learner_of(4096)
 
 def refusal(learner: Learner, room_bytes: int) -> str:
     with pytest.raises(SettingsError) as caught:
-        require_room(learner, room_bytes)
+        require_room(learner.trainer, learner.memory, room_bytes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -48,12 +48,13 @@ def test_the_size_that_is_named_takes_most_of_the_room_and_not_more(mib: int) ->
     named = re.search(r"lower --pacing\.batch-size to (\d+)$", refusal(GREEDY, mib * MIB))
     assert named is not None
     size = int(named[1])
-    slots = GREEDY.memory.left.nbytes + GREEDY.memory.right.nbytes
-    assert 0.5 * (mib * MIB - slots) < size * pair_bytes(GREEDY) < mib * MIB - slots
+    slots = GREEDY.memory.slots.left.nbytes + GREEDY.memory.slots.right.nbytes
+    assert 0.5 * (mib * MIB - slots) < size * pair_bytes(GREEDY.trainer) < mib * MIB - slots
 
 
 def test_a_batch_that_fits_is_not_refused() -> None:
-    require_room(learner_of(8), 64 * MIB)
+    learner = learner_of(8)
+    require_room(learner.trainer, learner.memory, 64 * MIB)
 
 
 def test_where_not_even_two_pairs_fit_no_size_is_named() -> None:
@@ -65,12 +66,12 @@ def test_where_not_even_two_pairs_fit_no_size_is_named() -> None:
 def test_a_pair_takes_more_where_there_are_more_crops_of_it_and_nothing_is_changed_by_asking() -> None:
     few = tiny_learner()
     before = {name: value.clone() for name, value in few.objective.state_dict().items()}
-    generator = few.generator.get_state()
+    generator = few.trainer.generator.get_state()
     objective = dataclasses.replace(cast(BabyAgentConfig, TINY.objective), crops=8)
     many = tiny_learner(dataclasses.replace(TINY, objective=objective))
-    assert 2 * pair_bytes(few) < pair_bytes(many) < 4 * pair_bytes(few)
+    assert 2 * pair_bytes(few.trainer) < pair_bytes(many.trainer) < 4 * pair_bytes(few.trainer)
     assert all(torch.equal(before[name], value) for name, value in few.objective.state_dict().items())
-    assert torch.equal(few.generator.get_state(), generator)
+    assert torch.equal(few.trainer.generator.get_state(), generator)
     assert all(weight.grad is None for weight in few.objective.trained())
 
 

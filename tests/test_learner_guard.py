@@ -15,14 +15,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learner_state import digest, gone_on, leaves, trained, weights
 from sklearn.datasets import load_sample_images
-from test_learner_loop import digest, gone_on, leaves, trained, weights
 from tiny_learner import CANVAS, EPOCH, TINY, make_pairs, tiny_learner
 from torch import Tensor
 
 from learner.config import LearnerConfig
 from learner.errors import Collapsed, SettingsError
-from learner.guard import Guard, GuardConfig, sign
+from learner.guard import CollapseGuard, GuardConfig, sign
 from learner.loop import Learner, StepReport
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.pacing import PacingConfig
@@ -96,7 +96,7 @@ def test_a_provoked_collapse_is_found_within_500_steps_and_undone(provoked: str)
 def endless(learner: Learner) -> Iterator[StepReport]:
     """Steps over new pairs for as long as it is asked."""
     for pair in make_pairs(10_000):
-        learner.take(pair)
+        learner.add(pair)
         while not learner.wanted():
             yield learner.step()
 
@@ -107,12 +107,12 @@ def test_a_healthy_run_is_left_alone_from_its_first_step() -> None:
     learner = tiny_learner(replace(base, pacing=pacing, memory=memory))
     doubts = []
     for pair in photographs(250):
-        learner.take(pair)
+        learner.add(pair)
         if not learner.wanted():
             learner.step()
-            doubts.append(learner.guard.doubt)
+            doubts.append(learner.trainer.guard.doubt)
     assert len(doubts) > 220
-    assert max(doubts) < learner.guard.config.patience_steps / 4
+    assert max(doubts) < learner.trainer.guard.config.patience_steps / 4
     assert sum(doubts[50:]) <= 2  # how sums are rounded depends on the processor: with AVX-512 one step looks odd
 
 
@@ -120,7 +120,7 @@ def test_a_healthy_run_is_left_alone_from_its_first_step() -> None:
 def test_whatever_was_before_a_collapse_with_a_sign_in_three_of_four_steps_is_found_within_500(
     before: list[bool], phase: int
 ) -> None:
-    guard, step = Guard(GuardConfig()), 0
+    guard, step = CollapseGuard(GuardConfig()), 0
     for bad in before:
         step += 1
         if guard.observe(step, BAD if bad else GOOD):
@@ -133,7 +133,7 @@ def test_whatever_was_before_a_collapse_with_a_sign_in_three_of_four_steps_is_fo
 def test_the_doubt_is_what_signs_leave_over_and_a_collapse_is_doubt_that_reached_the_patience(
     signs: list[bool],
 ) -> None:
-    guard, doubt = Guard(GuardConfig(patience_steps=7)), 0
+    guard, doubt = CollapseGuard(GuardConfig(patience_steps=7)), 0
     for step, bad in enumerate(signs, 1):
         doubt = max(0, doubt + (1 if bad else -1))
         assert bool(guard.observe(step, BAD if bad else GOOD)) is (bad and doubt >= 7)
@@ -165,7 +165,7 @@ def test_a_sign_is_a_target_or_an_answer_that_is_the_same_for_every_pair(
 
 
 def test_each_rollback_in_a_row_lowers_the_rate_until_it_is_forgiven() -> None:
-    guard = Guard(GuardConfig(forgiven_after_steps=10, max_rollbacks=2, rate_after_rollback=0.5))
+    guard = CollapseGuard(GuardConfig(forgiven_after_steps=10, max_rollbacks=2, rate_after_rollback=0.5))
     factors = []
     for step in (1, 2):
         guard.rolled_back(step)
@@ -216,21 +216,21 @@ def blind(learner: Learner, after: int) -> None:
 def test_only_the_networks_go_back_to_the_last_but_one_snapshot(caplog: pytest.LogCaptureFixture) -> None:
     """Snapshots after steps 5, 10, ...; the first sign in step 12 or later, so that the one of step 5 is the last but one."""
     learner, calm = tiny_learner(QUICK), replace(QUICK.guard, min_teacher_information=0.0, max_crop_cosine=1.0)
-    learner.guard.config = calm
+    learner.trainer.guard.config = calm
     blind(learner, 11)
     seen: dict[int, dict[str, bytes]] = {}
     with caplog.at_level(logging.ERROR):
         for report in endless(learner):
             seen[report.step] = weights(learner)
             if report.step == 11:
-                learner.guard.config = QUICK.guard
+                learner.trainer.guard.config = QUICK.guard
             if report.rolled_back:
                 break
     assert report.step == 17
     assert {path: seen[5][path] for path in seen[5] if path.startswith("/objective")} == {
         path: value for path, value in seen[17].items() if path.startswith("/objective")
     }
-    assert not learner.optimizer.state
+    assert not learner.trainer.optimizer.state
     assert learner.samples == 17 * 8
     assert "rolled back step=17 to=5 rollbacks=1: the teacher's target is the same for every pair" in caplog.text
     after = learner.step()
@@ -241,7 +241,7 @@ def test_a_snapshot_is_never_taken_while_there_is_a_doubt() -> None:
     learner = tiny_learner(replace(QUICK, guard=replace(QUICK.guard, patience_steps=60)))
     blind(learner, 0)
     for report in endless(learner):
-        assert [snapshot["step"] for snapshot in learner._snapshots] == [0]
+        assert [snapshot["step"] for snapshot in learner.state_dict()["snapshots"]] == [0]
         if report.step == 20:
             break
 
@@ -270,4 +270,4 @@ def test_a_replay_rolls_back_alike() -> None:
 def test_a_learner_saved_and_loaded_around_a_rollback_goes_on_as_if_never_stopped(cut: int, tmp_path: Path) -> None:
     """Before the first one, at the pair after which it comes, and between two."""
     after = gone_on(partial(tiny_learner, COLLAPSING), make_pairs(28), cut, tmp_path / "state")
-    assert after.guard.rollbacks > 5
+    assert after.trainer.guard.rollbacks > 5

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import os
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,55 +16,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learner_state import digest, gone_on, trained, weights, without_rate
+from poison import Poisonable, poisonable, white_pair
 from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
-from torch import Generator, Tensor
 
-from learner.config import LearnerConfig
 from learner.errors import NonFiniteLoss, SettingsError
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.objectives.babyagent import BabyAgent
-from learner.objectives.contract import Batch, Outcome
 from learner.pacing import PacingConfig
-from learner.runs.checkpoint import load_checkpoint, save_checkpoint
-from stream.codec import encode_pair
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
 ROOT = Path(__file__).parents[1]
-
-
-def leaves(state: Any, path: str = "") -> Iterator[tuple[str, bytes]]:
-    """Every value of a nested state with its place, as bytes: equal only where every bit is."""
-    if isinstance(state, dict):
-        for key, value in state.items():
-            yield from leaves(value, f"{path}/{key}")
-    elif isinstance(state, (list, tuple)):
-        for index, value in enumerate(state):
-            yield from leaves(value, f"{path}/{index}")
-    elif isinstance(state, (Tensor, np.ndarray)):
-        array = state.detach().numpy() if isinstance(state, Tensor) else state
-        yield path, f"{array.dtype} {array.shape}".encode() + array.tobytes()
-    else:
-        yield path, repr(state).encode()
-
-
-def digest(learner: Learner) -> str:
-    """A hash of everything that the next step depends on: what a checkpoint holds, and the pairs in memory as they look."""
-    state, memory = learner.state_dict(), learner.memory
-    slots = [memory._slot[key] for key in state["memory"]["keys"].tolist()]
-    pairs = [(memory.names[slot], memory.left[slot], memory.right[slot], memory.aspect[slot]) for slot in slots]
-    whole = hashlib.sha256()
-    for path, value in leaves([state, pairs]):
-        whole.update(path.encode() + value)
-    return whole.hexdigest()
-
-
-def trained(learner: Learner, pairs: list[EncodedPair]) -> list[StepReport]:
-    """The steps over a source of these pairs, to its end."""
-    events = learn(learner, IteratorSource(pairs), clock=time.perf_counter)
-    return [event for event in events if isinstance(event, StepReport)]
 
 
 def test_the_same_recording_and_seed_give_the_same_learner_bit_for_bit() -> None:
@@ -86,7 +50,13 @@ def test_another_seed_gives_another_learner() -> None:
 def test_another_process_arrives_at_the_same_weights() -> None:
     here = tiny_learner()
     trained(here, make_pairs(24))
-    program = "from test_learner_loop import *; it = tiny_learner(); trained(it, make_pairs(24)); print(digest(it))"
+    program = """
+from learner_state import digest, trained
+from tiny_learner import make_pairs, tiny_learner
+learner = tiny_learner()
+trained(learner, make_pairs(24))
+print(digest(learner))
+"""
     paths = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     environment = os.environ | {"PYTHONPATH": paths, "PYTHONHASHSEED": "7"}
     there = subprocess.run(
@@ -107,20 +77,6 @@ def test_what_else_uses_torch_does_not_change_the_weights() -> None:
 def test_a_learner_saved_and_loaded_anywhere_goes_on_as_if_never_stopped(cut: int, tmp_path: Path) -> None:
     """Through real files, cut before the first step, before the reservoir is full, and after."""
     assert gone_on(tiny_learner, make_pairs(60), cut, tmp_path / "state").steps == 30
-
-
-def gone_on(make: Callable[[], Learner], pairs: list[EncodedPair], cut: int, path: Path) -> Learner:
-    """A learner that was saved there behind `cut` pairs and loaded; it ends as one does that was never stopped."""
-    whole, before, after = make(), make(), make()
-    trained(before, pairs[:cut])
-    save_checkpoint(path, before.state_dict())
-    state = load_checkpoint(path)
-    after.load_state_dict(state, [pairs[key] for key in state["memory"]["keys"]])
-    assert digest(after) == digest(before)
-    for learner, rest in ((after, pairs[cut:]), (whole, pairs)):
-        trained(learner, rest)
-    assert digest(after) == digest(whole)
-    return after
 
 
 @pytest.mark.parametrize("ratio", [0.5, 1.0, 3.0, 4.0, 10.0])
@@ -144,9 +100,9 @@ def test_each_pair_is_trained_on_at_least_once_before_the_reservoir_decides() ->
     learner = tiny_learner()
     trained(learner, make_pairs(60))
     state = learner.memory.state_dict()
-    assert learner.memory.untrained == learner.memory.fresh == 0
-    assert learner.memory.reservoir.arrivals == 60
-    assert np.isfinite(state["kl"]).all()
+    assert learner.memory.dropped_fresh == learner.memory.fresh == 0
+    assert learner.memory.ranking.reservoir.arrivals == 60
+    assert np.isfinite(state["priority"]).all()
 
 
 def test_what_still_waits_when_a_source_ends_is_kept_for_the_next() -> None:
@@ -190,7 +146,7 @@ def test_a_pair_that_does_not_decode_is_counted_and_dropped(caplog: pytest.LogCa
         pairs[index] = EncodedPair(pairs[index].header, b"no image", pairs[index].right)
     learner = tiny_learner()
     reports = trained(learner, pairs)
-    assert (learner.received, learner.malformed, learner.memory.arrived) == (20, 3, 17)
+    assert (learner.received, learner.team.member.undecodable, learner.memory.arrived) == (20, 3, 17)
     assert len(reports) == 8  # the budget of 17 pairs, in whole batches
     assert [record.getMessage().split()[1] for record in caplog.records] == [
         f"pair=baby/{EPOCH[:8]}/3",
@@ -264,7 +220,7 @@ def test_of_a_live_backlog_no_more_is_taken_than_can_wait_so_that_every_pair_is_
         events = list(learn(learner, source, clock=time.monotonic))
     assert events[0].received == learner.config.memory.fresh_capacity == 16
     assert [event.received for event in events[:4]] == [16, 24, 32, 40]  # as many come as a step has taken
-    assert (events[-1].received, learner.memory.untrained, learner.memory.fresh) == (40, 0, 0)
+    assert (events[-1].received, learner.memory.dropped_fresh, learner.memory.fresh) == (40, 0, 0)
 
 
 class Arriving(IteratorSource):
@@ -286,7 +242,7 @@ class Arriving(IteratorSource):
 def arriving_in_a_step(learner: Any, count: int, end: Callable[[], None]) -> Arriving:
     """`count` pairs, of which one arrives while the first step is under way; that step `end`s when it is decoded."""
     source, decoded = Arriving(make_pairs(count), 8), threading.Event()
-    step, opens = learner.step, learner.open
+    step, decode = learner.step, learner.decode
 
     def stepping() -> StepReport:
         learner.step = step
@@ -297,12 +253,12 @@ def arriving_in_a_step(learner: Any, count: int, end: Callable[[], None]) -> Arr
         report: StepReport = step()
         return report
 
-    def opening(pair: EncodedPair) -> Any:
-        opened = opens(pair)
+    def decoding(pair: EncodedPair) -> Any:
+        found = decode(pair)
         decoded.set()
-        return opened
+        return found
 
-    learner.step, learner.open = stepping, opening
+    learner.step, learner.decode = stepping, decoding
     return source
 
 
@@ -328,39 +284,6 @@ def test_a_pair_that_arrived_during_a_step_that_failed_is_in_memory_all_the_same
     assert learner.memory.fresh == 9
 
 
-class Poisonable(BabyAgent):
-    """The loss of a pair whose left image is white all over is not a number, once it is poisonous."""
-
-    poisonous = True
-
-    def forward(self, batch: Batch, generator: Generator) -> Outcome:
-        outcome = super().forward(batch, generator)
-        white = (batch.left == 255).flatten(1).all(1)
-        poison = torch.where(white & self.poisonous, torch.nan, 0.0)
-        return replace(outcome, losses=outcome.losses + poison)
-
-
-def white_pair(seq: int) -> EncodedPair:
-    white = np.full((24, 32, 3), 255, np.uint8)
-    return encode_pair(white, white, device="baby", epoch=EPOCH, seq=seq, left_ns=0, right_ns=0, codec="lz4")
-
-
-def poisonable(config: LearnerConfig = TINY) -> Learner:
-    learner = tiny_learner(config)
-    learner.objective.__class__ = Poisonable
-    return learner
-
-
-def weights(learner: Learner) -> dict[str, bytes]:
-    """Networks, centre and optimiser, bit for bit."""
-    state = learner.state_dict()
-    return dict(leaves({name: state[name] for name in ("objective", "optimizer")}))
-
-
-def without_rate(found: dict[str, bytes]) -> dict[str, bytes]:
-    return {path: value for path, value in found.items() if not path.endswith("/lr")}
-
-
 def test_one_poisoned_pair_is_named_and_dropped_and_training_goes_on() -> None:
     learner = poisonable()
     pairs = [*make_pairs(9), white_pair(9), *make_pairs(30, first=10)]
@@ -375,7 +298,7 @@ def test_one_poisoned_pair_is_named_and_dropped_and_training_goes_on() -> None:
     assert refused == [(f"baby/{EPOCH[:8]}/9",)]
     assert learner.memory.quarantined == 1
     assert learner.samples == 8 * (learner.steps - 1)
-    assert learner.memory.reservoir.arrivals == 39  # the others of its batch were trained on afterwards
+    assert learner.memory.ranking.reservoir.arrivals == 39  # the others of its batch were trained on afterwards
     assert isinstance(learner.objective, BabyAgent)
     assert all(torch.isfinite(parameter).all() for parameter in learner.objective.parameters())
 
@@ -396,7 +319,7 @@ def test_weights_that_are_not_finite_stop_the_learner_after_a_few_steps_and_name
     trained(learner, make_pairs(12))
     assert isinstance(learner.objective, BabyAgent)
     with torch.no_grad():
-        next(iter(learner.objective.student.head.mlp.parameters())).fill_(torch.inf)
+        next(iter(learner.objective.student.projector.mlp.parameters())).fill_(torch.inf)
     before = weights(learner)
     with pytest.raises(NonFiniteLoss, match=rf"3 steps in a row .*baby/{EPOCH[:8]}/16.*") as stopped:
         trained(learner, make_pairs(40, first=12))
@@ -411,7 +334,7 @@ def test_good_steps_between_bad_ones_start_the_count_anew() -> None:
         pairs[seq] = white_pair(seq)
     reports = trained(learner, pairs)
     assert sum(bool(report.refused) for report in reports) == 5
-    assert learner.bad_steps == 0
+    assert learner.trainer.refused_in_a_row == 0
 
 
 def test_a_gpu_that_is_not_there_is_refused() -> None:

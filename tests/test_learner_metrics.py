@@ -8,9 +8,9 @@ import time
 from typing import Any
 
 import pytest
+from learner_state import trained
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
-from test_learner_loop import trained
 from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
 
 from learner.config import PRESETS
@@ -75,17 +75,17 @@ def test_the_time_from_capture_to_the_first_step_goes_by_the_learners_clock() ->
     metrics = LearnerMetrics(wall_ns=lambda: 10_000_000_000)
     ahead = DeviceStats(epoch=EPOCH, next_seq=2, clock_offset_ns=2_000_000_000)
     unknown = DeviceStats(epoch=EPOCH, next_seq=1)
-    debuts = [("ahead", 11_800_000_000), ("ahead", 12_000_000_001), ("unknown", 9_000_000_000), ("nobody", 0)]
-    metrics.debuted(debuts, {"ahead": ahead, "unknown": unknown})
+    fresh = [("ahead", 11_800_000_000), ("ahead", 12_000_000_001), ("unknown", 9_000_000_000), ("nobody", 0)]
+    metrics.fresh_trained(fresh, {"ahead": ahead, "unknown": unknown})
     found = values(generate_latest(metrics.registry).decode())
     assert found["babyagent_learner_capture_to_gradient_seconds_count"] == 2
     assert found["babyagent_learner_capture_to_gradient_seconds_sum"] == pytest.approx(0.2)  # the other is not negative
     assert found["babyagent_learner_capture_to_gradient_seconds_bucket{le=0.1}"] == 1
 
 
-def test_every_pair_has_one_debut_which_names_its_device_and_capture_time() -> None:
+def test_every_pair_has_one_first_step_which_names_its_device_and_capture_time() -> None:
     steps = trained(tiny_learner(), make_pairs(12))
-    assert [debut for step in steps for debut in step.debuts] == [("baby", seq) for seq in range(12)]
+    assert [captured for step in steps for captured in step.fresh] == [("baby", seq) for seq in range(12)]
 
 
 @pytest.mark.parametrize("preset", PRESETS)
@@ -129,7 +129,7 @@ def test_what_came_and_what_is_held_is_read_when_it_is_asked_for() -> None:
     assert found["babyagent_stream_devices"] == 1
     assert found["babyagent_stream_backlog_pairs"] == 0
     assert found["babyagent_buffer_pairs{tier=reservoir}"] + found["babyagent_buffer_pairs{tier=fresh}"] == 10
-    assert found["babyagent_buffer_untrained_pairs_total"] == found["babyagent_buffer_quarantined_pairs_total"] == 0
+    assert found["babyagent_buffer_dropped_fresh_pairs_total"] == found["babyagent_buffer_quarantined_pairs_total"] == 0
 
 
 def test_every_name_is_the_houses_and_every_count_is_a_counter() -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-from test_learner_commit import Acknowledging
+from committing import Acknowledging
 from tiny_learner import EPOCH, TINY, tiny_learner
 
 from buffer.store import Store
@@ -60,7 +60,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
     ):
         for _ in learn(learner, source, clock=time.monotonic, keep=committer.keep):
             pass
-        learner.guard.doubt = 0
+        learner.trainer.guard.doubt = 0
         committer.finish()
     return directory.path
 

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import timm
 import torch
+from committing import Acknowledging
 from prometheus_client import generate_latest
-from test_learner_commit import Acknowledging
 from tiny_learner import TINY, make_pairs, tiny_learner
 
 from buffer.store import Store
@@ -30,7 +30,7 @@ def export_names() -> set[str]:
 
 
 def healthy(learner: Learner) -> dict[str, Any]:
-    learner.guard.doubt = 0  # a random start has signs of collapse
+    learner.trainer.guard.doubt = 0  # a random start has signs of collapse
     return learner.state_dict()
 
 
@@ -87,7 +87,7 @@ def test_a_commit_in_doubt_leaves_the_weights_before_it(tmp_path: Path) -> None:
     outlet.offer(healthy(learner))
     before = (tmp_path / "student.safetensors").read_bytes()
     learner.objective.load_state_dict({name: value + 1 for name, value in learner.objective.state_dict().items()})
-    learner.steps += 1
+    learner.trainer.steps += 1
     outlet.offer(learner.state_dict() | {"guard": doubtful["guard"]})
     assert "keeps earlier weights: those of step 4 are in doubt" in outlet.conclude({"steps": 4})
     assert (tmp_path / "student.safetensors").read_bytes() == before
@@ -130,7 +130,7 @@ def test_each_commit_brings_its_weights_before_the_next_one_is_copied_over_them(
     learner = tiny_learner()
     with committing(tmp_path, learner) as committer:
         for step in (3, 4, 5):
-            learner.steps = step
+            learner.trainer.steps = step
             with torch.no_grad():
                 for weight in learner.objective.trained():
                     weight.fill_(step)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from test_learner_loop import digest, trained
+from learner_state import digest, trained
 from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner, StepReport, Waiting, learn
@@ -114,7 +114,7 @@ def test_a_snapshot_shows_the_ends_of_memory_and_never_changes(learner: Learner,
     assert np.array_equal(rows["oldest"].left[0], decode(make_pair(rows["oldest"].captured_ns[0])).left)
     before = [row.left.copy() for row in rows.values()], copy.deepcopy(snapshot.views)
     trained(learner, make_pairs(40, first=22))
-    learner.memory.left.fill_(0)
+    learner.memory.slots.left.fill_(0)
     assert all(np.array_equal(row.left, was) for row, was in zip(rows.values(), before[0], strict=True))
     for look, was in zip(snapshot.views, before[1], strict=True):
         assert all(np.array_equal(look[name], was[name]) for name in was)

@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 from http_client import free_port, get
-from test_learner_loop import trained
+from learner_state import trained
 from test_learner_page_live import WAITING, Clock, pair_of
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 

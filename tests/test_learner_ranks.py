@@ -27,10 +27,10 @@ from tiny_learner import CANVAS, EPOCH, TINY, make_pairs
 from buffer.store import Store
 from learner.__main__ import PROGRAM
 from learner.distributed import collectives
-from learner.distributed.collectives import World, world_of
+from learner.distributed.collectives import Process, process_of
 from learner.errors import SettingsError
 from learner.loop import Learner
-from learner.memory import Memory
+from learner.memory.memory import Memory
 from learner.runs.checkpoint import load_checkpoint
 from learner.runs.commit import Note, unpack
 from stream.host.program import Stop
@@ -154,8 +154,10 @@ def test_two_and_four_processes_learn_as_one_does_from_the_same_batches(
         shards, (whole,) = run_of.state["memory"]["shards"], alone.state["memory"]["shards"]
         for shard in shards:
             assert shard["scale"]["mean"] == pytest.approx(whole["scale"]["mean"], rel=1e-4)
-        kl = np.concatenate([shard["kl"] for shard in shards])[np.argsort(np.concatenate([s["keys"] for s in shards]))]
-        assert kl == pytest.approx(whole["kl"], rel=1e-3, abs=1e-6)
+        kl = np.concatenate([shard["priority"] for shard in shards])[
+            np.argsort(np.concatenate([s["keys"] for s in shards]))
+        ]
+        assert kl == pytest.approx(whole["priority"], rel=1e-3, abs=1e-6)
         assert run_of.seqs == alone.seqs == list(range(PAIRS))
 
 
@@ -217,15 +219,15 @@ def test_what_one_process_cannot_use_is_counted_and_named_by_the_first(nursery: 
 
 
 @pytest.mark.parametrize(
-    ("environment", "world"),
+    ("environment", "process"),
     [
-        ({}, World()),
-        ({"WORLD_SIZE": "1", "RANK": "0"}, World()),
-        ({"WORLD_SIZE": "8", "RANK": "5", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}, World(5, 8, 1, 4)),
+        ({}, Process()),
+        ({"WORLD_SIZE": "1", "RANK": "0"}, Process()),
+        ({"WORLD_SIZE": "8", "RANK": "5", "LOCAL_WORLD_SIZE": "4", "LOCAL_RANK": "1"}, Process(5, 8, 1, 4)),
     ],
 )
-def test_a_process_takes_the_place_that_torchrun_gives_it(environment: dict[str, str], world: World) -> None:
-    assert world_of(environment) == world
+def test_a_process_takes_the_place_that_torchrun_gives_it(environment: dict[str, str], process: Process) -> None:
+    assert process_of(environment) == process
 
 
 @pytest.mark.parametrize(
@@ -245,7 +247,7 @@ def test_a_process_takes_the_place_that_torchrun_gives_it(environment: dict[str,
 def test_a_place_that_does_not_match_the_number_of_processes_is_refused(wrong: dict[str, str]) -> None:
     right = {"WORLD_SIZE": "2", "RANK": "1", "LOCAL_WORLD_SIZE": "2", "LOCAL_RANK": "1"}
     with pytest.raises(SettingsError, match=r"is no place among at most 1024 processes: start with torchrun"):
-        world_of(right | wrong)
+        process_of(right | wrong)
 
 
 def test_a_batch_or_a_memory_that_does_not_divide_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,9 +14,10 @@ from typing import Any
 
 import pytest
 import torch
+from committing import Acknowledging
+from learner_state import digest, trained
+from poison import Poisonable, poisonable, white_pair
 from rich.console import Console
-from test_learner_commit import Acknowledging
-from test_learner_loop import Poisonable, digest, poisonable, trained, white_pair
 from tiny_learner import EPOCH, TINY, committed, make_pairs, tiny_learner
 
 from buffer.store import Store
@@ -119,7 +120,7 @@ def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, digits: ControlSe
     assert summary["samples_per_s"] > 0
     assert 0 < summary["duty_cycle"] <= 1
     assert summary["loss_first"] > 0
-    assert summary["reservoir"] == {"kept": 20, "capacity": 24, "fresh": 0, "untrained": 0, "quarantined": 0}
+    assert summary["reservoir"] == {"kept": 20, "capacity": 24, "fresh": 0, "dropped_fresh": 0, "quarantined": 0}
     accuracies = {f"{kind}_{who}" for kind in ("knn", "knn_10pct", "linear") for who in ("student", "teacher")}
     assert set(summary["probe"]) == {"digits"}
     assert summary["probed_steps"] == [0, 10]

@@ -12,45 +12,46 @@ from hypothesis import strategies as st
 from tiny_learner import make_pair
 
 from buffer.reservoir import Reservoir
-from learner.distributed.reshard import resharded
-from learner.memory import Memory, MemoryConfig
-from stream.codec import decode
+from learner.memory.canvas import decode_onto
+from learner.memory.config import MemoryConfig
+from learner.memory.memory import Memory
+from learner.memory.reshard import resharded
 
 CONFIG = MemoryConfig(capacity=12, fresh_capacity=12, canvas=(8, 8), stalest_share=0.2)
 NUMBERS = (1, 2, 3, 4)
-ASKED = ("kl", "phi", "score", "age", "inclusion", "record")
+ASKED = ("priority", "phi", "score", "age", "inclusion", "record")
 
 
 def memories(states: Sequence[dict[str, Any]]) -> list[Memory]:
     made = [Memory(CONFIG, seed=1, shard=shard, shards=len(states)) for shard in range(len(states))]
     for memory, state in zip(made, states, strict=True):
-        memory.load_state_dict(state, (make_pair(int(key)) for key in state["keys"]))
+        memory.load_state_dict(state, (decode_onto(CONFIG.canvas, make_pair(int(key))) for key in state["keys"]))
     return made
 
 
 def busy(shards: int, pairs: int, seed: int) -> list[Memory]:
     """Shards that were dealt pairs round robin and trained on them, each with one kept pair in quarantine; some still wait."""
     made = [Memory(CONFIG, seed=1, shard=shard, shards=shards) for shard in range(shards)]
-    draw_kl = np.random.default_rng(seed)
+    draw_priority = np.random.default_rng(seed)
     for key in range(pairs):
         memory = made[key % shards]
-        memory.add(decode(make_pair(key)), key)
+        memory.add(decode_onto(CONFIG.canvas, make_pair(key)), key)
         if key % 5 == 4:
             draw = memory.draw(3)
-            memory.learned(draw, draw_kl.random(len(draw.keys)))
+            memory.score(draw, draw_priority.random(len(draw.keys)))
     for memory in made:
         draw = memory.draw(memory.fresh + 1)
-        memory.quarantine(draw, np.arange(len(draw.keys)) >= draw.fresh)
+        memory.refuse(draw, np.arange(len(draw.keys)) >= draw.fresh)
     return made
 
 
 def facts(memory: Memory) -> dict[int, dict[str, float]]:
     """All that a memory knows of each pair it keeps."""
-    state, reservoir = memory.state_dict(), memory.reservoir
+    state, reservoir = memory.state_dict(), memory.ranking.reservoir
     keys = reservoir.keys()
     record = state["stubborn"]
     records = dict(zip(record["keys"].tolist(), zip(record["lowest"], record["failures"], strict=True), strict=True))
-    measured = dict(zip(state["keys"].tolist(), state["kl"].tolist(), strict=True))
+    measured = dict(zip(state["keys"].tolist(), state["priority"].tolist(), strict=True))
     asked = [ask(reservoir, keys) for ask in (Reservoir.phi, Reservoir.scores, Reservoir.ages, Reservoir.inclusion)]
     return {
         key: dict(zip(ASKED, (measured[key], *answers, records[key]), strict=True))
@@ -84,7 +85,7 @@ def test_another_number_of_shards_holds_the_same_pairs_with_all_that_is_known_of
         sorted(key for memory in some for key in memory.state_dict()["keys"].tolist()) for some in (after, before)
     )
     assert held == then
-    for name in ("untrained", "quarantined", "fresh"):
+    for name in ("dropped_fresh", "quarantined", "fresh"):
         assert sum(getattr(memory, name) for memory in after) == sum(getattr(memory, name) for memory in before)
     assert max(memory.arrived for memory in after) == pairs
 
@@ -92,14 +93,14 @@ def test_another_number_of_shards_holds_the_same_pairs_with_all_that_is_known_of
 @pytest.mark.parametrize("number", [1, 3, 4])
 def test_shards_of_another_number_go_on_without_a_pair_in_quarantine(number: int) -> None:
     before = busy(2, 40, 0)
-    shunned = {key for memory in before for key in memory.state_dict()["shunned"].tolist()}
+    shunned = {key for memory in before for key in memory.state_dict()["quarantine"].tolist()}
     assert len(shunned) == 2
     after = memories(resharded([memory.state_dict() for memory in before], number))
     for memory in after:
         draw = memory.draw(12)
         assert shunned.isdisjoint(draw.keys.tolist())
-        memory.learned(draw, np.ones(12))
-        assert len(memory.reservoir) <= 12 // number
+        memory.score(draw, np.ones(12))
+        assert len(memory.ranking.reservoir) <= 12 // number
     assert sum(memory.fresh for memory in after) == 0
 
 

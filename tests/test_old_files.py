@@ -29,7 +29,7 @@ from learner.config import to_plain
 from learner.report.report import write_report
 from learner.runs.checkpoint import load_checkpoint
 from learner.runs.commit import unpack
-from learner.runs.folder import settings_of
+from learner.runs.settings import settings_of
 from learner.weights.export import load_encoder
 from stream import codec
 from stream.__main__ import PROGRAM as STREAM
@@ -115,7 +115,9 @@ def newest_commit(run: Path) -> dict[str, Any]:
         "cursor": note["cursor"],
         "keys": newest.keys.tolist(),
         "pairs": [unpack(item).header.seq for item in items],
-        "networks": digest(state["objective"]),
+        "networks": digest(
+            {name.replace(".projector.", ".head."): value for name, value in state["objective"].items()}
+        ),
     }
 
 

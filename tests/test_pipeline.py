@@ -20,10 +20,11 @@ import torch
 from tiny_learner import FLAGS
 
 from buffer.store import Store
-from learner.config import from_plain
 from learner.loop import Learner
-from learner.memory import on_canvas
+from learner.memory import pictures
+from learner.memory.canvas import on_canvas
 from learner.runs.commit import restore
+from learner.runs.settings import from_plain
 from stream.pair import Image
 
 ROOT = Path(__file__).parents[1]
@@ -104,7 +105,7 @@ def test_every_pair_of_three_drives_is_learned_from_once_with_its_colours_and_ey
     assert kept == DRIVES
     summary = json.loads(output)
     assert (summary["pairs_received"], summary["pairs_lost"]) == (131, 0)
-    assert (summary["malformed"], summary["undecodable"], summary["reservoir"]["untrained"]) == ({}, 0, 0)
+    assert (summary["malformed"], summary["undecodable"], summary["reservoir"]["dropped_fresh"]) == ({}, 0, 0)
     assert summary["steps"] >= 131 // 8
     assert summary["reservoir"]["kept"] + summary["reservoir"]["fresh"] == 131
     assert summary["reservoir"]["fresh"] < 8
@@ -119,19 +120,19 @@ def check_memory(run: Path, shared_data: Path) -> None:
     with Store(run / "pairs.sqlite") as store:
         restore(learner, store, run / "checkpoints")
     memory = learner.memory
-    slots = memory.over_time(len(memory))
-    names = [memory.names[slot] for slot in slots]
+    slots = pictures.over_time(memory, len(memory))
+    names = [memory.slots.names[slot] for slot in slots]
     assert len(names) == len(set(names)) == 131
     drives = {name: eyes_of(shared_data / "stereo" / name) for name in DRIVES}
     sizes = {"kitti_street_a": (1226, 370), "kitti_street_b": (1226, 370), "kitti_colour": (1241, 376)}
     for slot, name in zip(slots, names, strict=True):
         drive, _, seq = name.split("/")
         left, right = drives[drive][int(seq)]
-        assert np.array_equal(memory.left[slot].numpy(), left), name
-        assert np.array_equal(memory.right[slot].numpy(), right), name
+        assert np.array_equal(memory.slots.left[slot].numpy(), left), name
+        assert np.array_equal(memory.slots.right[slot].numpy(), right), name
         assert not np.array_equal(left, right)
         width, height = sizes[drive]
-        assert float(memory.aspect[slot]) == pytest.approx(width / height)
+        assert float(memory.slots.aspect[slot]) == pytest.approx(width / height)
 
 
 def test_a_view_that_stands_still_brings_hardly_anything_and_the_learner_hears_of_the_rest(

@@ -11,7 +11,7 @@ import torch
 from buffer.store import Store
 from learner.config import LearnerConfig
 from learner.loop import Learner
-from learner.memory import MemoryConfig
+from learner.memory.config import MemoryConfig
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgentConfig
 from learner.pacing import PacingConfig

@@ -17,9 +17,11 @@ from torch import Generator
 from benchmarks.junk.auc import Auc, auc
 from benchmarks.junk.streams import Exam, Shown
 from benchmarks.shared.spoiled import MISHAPS
-from buffer.priority import LossScale, Stubbornness
+from buffer.priority import PriorityScale, Stubbornness
 from learner.config import LearnerConfig
 from learner.loop import Learner, learn
+from learner.memory.memory import Memory
+from learner.memory.ranking import Ranking, reservoir_for
 from learner.objectives.contract import Objective
 from stream.source import IteratorSource
 
@@ -36,16 +38,16 @@ REPLAYED = 4
 class Watched(Stubbornness):
     """Stubbornness that notes what it was told and what it answered."""
 
-    def __init__(self, scale: LossScale) -> None:
+    def __init__(self, scale: PriorityScale) -> None:
         super().__init__()
         self._scale = scale
         self._notes: list[Floats] = []
         self._scorings: dict[int, int] = {}
 
-    def damped(self, keys: ArrayLike, losses: ArrayLike, phi: ArrayLike) -> Floats:
+    def damped(self, keys: ArrayLike, priorities: ArrayLike, phi: ArrayLike) -> Floats:
         """See Stubbornness. Each call is one training step."""
-        answer = super().damped(keys, losses, phi)
-        standardised = (np.asarray(losses) - self._scale.mean) / max(self._scale.deviation, 1e-12)
+        answer = super().damped(keys, priorities, phi)
+        standardised = (np.asarray(priorities) - self._scale.mean) / max(self._scale.deviation, 1e-12)
         key = np.asarray(keys)
         nth = np.array([self._count(k) for k in key.tolist()])
         step = np.full(len(key), len(self._notes))
@@ -94,14 +96,15 @@ class Finding:
 def run(config: LearnerConfig, stream: Sequence[Shown], exam: Exam, moments: Sequence[int]) -> Finding:
     """Train from a random start to the last moment and look at each; the stream must last as long."""
     started_s, finding = time.process_time(), Finding()
-    learner = Learner(config, torch.device("cpu"))
-    watched = learner.memory.stubborn = Watched(learner.memory.scale)
+    ranking = Ranking(reservoir_for(config.memory, seed=config.seed))
+    watched = ranking.stubborn = Watched(ranking.scale)
+    learner = Learner(config, torch.device("cpu"), memory=Memory(config.memory, seed=config.seed, ranking=ranking))
     events = learn(learner, IteratorSource(shown.pair for shown in stream), clock=time.monotonic)
     for moment in moments:
         while learner.steps < moment:
             next(events)
         finding.held_out[moment] = held_out(learner.objective, exam, torch.Generator().manual_seed(config.seed))
-    finding.memory = memory_table(watched.scorings(), learner.memory.reservoir.keys(), stream)
+    finding.memory = memory_table(watched.scorings(), ranking.reservoir.keys(), stream)
     finding.cpu_s = round(time.process_time() - started_s, 1)
     return finding
 

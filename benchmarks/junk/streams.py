@@ -17,7 +17,7 @@ from benchmarks.shared.spoiled import MISHAPS, Eyes, Mishap, spoiled
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from learner.memory import on_canvas
+from learner.memory.canvas import on_canvas
 from learner.objectives.contract import Batch
 from learner.probes.control_sets import load_control
 from stream.codec import decode, encode_pair

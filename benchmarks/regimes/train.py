@@ -20,7 +20,8 @@ from benchmarks.ablation.rows import with_the_seeds_numbers
 from benchmarks.regimes.days import HOURS_OUT, Diary
 from learner.config import LearnerConfig
 from learner.loop import Learner, StepReport, learn
-from learner.memory import Draw, Keys, Memory
+from learner.memory.memory import Draw, Memory
+from learner.memory.slots import Keys
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
@@ -91,7 +92,7 @@ def continuous(share: float) -> Regime:
                 if isinstance(event, StepReport):
                     today.saw(event)
                     now_h = arrived_h[event.received - before - 1]
-                    today.waits_h += [now_h - captured_h[moment_ns] for _, moment_ns in event.debuts]
+                    today.waits_h += [now_h - captured_h[moment_ns] for _, moment_ns in event.fresh]
             yield today
 
     return run
@@ -122,12 +123,12 @@ def nightly(config: LearnerConfig, diary: Diary, night: Night, device: torch.dev
 
 def _train_a_night(learner: Learner, keys: Keys, epochs: int, random: np.random.Generator) -> Iterator[StepReport]:
     assert isinstance(learner.memory, Album)
-    learner.optimizer.state.clear()
+    learner.trainer.optimizer.state.clear()
     batches = learner.memory.choose(keys, learner.config.pacing.batch_size, random)
     steps = epochs * batches
     for step in range(steps):
         falling = (1 + math.cos(math.pi * step / steps)) / 2
-        for group in learner.optimizer.param_groups:
+        for group in learner.trainer.optimizer.param_groups:
             group["weight_decay"] = LAST_DECAY - (LAST_DECAY - FIRST_DECAY) * falling
         yield learner.step(falling)
 
@@ -160,22 +161,21 @@ class Album(Memory):
         if len(self._left) < count:
             self._left = self._random.permutation(self._chosen)
         keys, self._left = self._left[:count], self._left[count:]
-        return Draw(keys, np.array([self._slot[key] for key in keys.tolist()], np.intp), 0)
+        return Draw(keys, self.slots.of(keys), 0)
 
-    def learned(self, draw: Draw, kl: NDArray[np.float64]) -> None:
+    def score(self, draw: Draw, priority: NDArray[np.float64]) -> None:
         """Nothing is ranked and nothing leaves."""
 
 
 def _with_all(config: LearnerConfig, diary: Diary, device: torch.device) -> Learner:
-    learner = Learner(config, device)
     count = diary.itinerary.days * diary.itinerary.pairs_a_day
-    learner.memory = Album(replace(config.memory, capacity=1, fresh_capacity=count), seed=config.seed)
-    return learner
+    memory = Album(replace(config.memory, capacity=1, fresh_capacity=count), seed=config.seed)
+    return Learner(config, device, memory=memory)
 
 
 def _store(learner: Learner, pairs: Sequence[EncodedPair]) -> None:
     for pair in pairs:
-        learner.take(pair)
+        learner.add(pair)
 
 
 def unchanged(config: LearnerConfig) -> LearnerConfig:

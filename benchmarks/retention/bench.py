@@ -25,7 +25,6 @@ import cv2
 import numpy as np
 import torch
 import tyro
-from numpy.typing import NDArray
 from rich.console import Console
 from torch import Tensor
 
@@ -35,7 +34,9 @@ from benchmarks.retention.streams import STREAMS, Materials, Stretch, stretch
 from benchmarks.shared.results import completed
 from learner.config import PRESETS, LearnerConfig
 from learner.loop import Learner, StepReport, learn
-from learner.memory import Draw, Memory
+from learner.memory.memory import Draw, Memory
+from learner.memory.ranking import Ranking
+from learner.networks.encoder import Encoder
 from learner.objectives.guided import GuidedConfig
 from learner.probes.control_sets import ControlSet
 from learner.probes.probe import extract, knn_accuracy, linear_accuracy
@@ -152,9 +153,9 @@ def run_cell(cell: Cell, materials: Materials) -> dict[str, Any]:
     if cell.policy == IID:
         episode = episode.shuffled(cell.seed)
     config = _config(cell, episode)
-    learner = Learner(config, torch.device("cpu"))
-    memory = _Watched(config, cell, learner, episode)
-    learner.memory = memory
+    memory = _Watched(config, cell, episode)
+    learner = Learner(config, torch.device("cpu"), memory=memory)
+    memory.student = learner.objective.encoders()["student"]
     curve = [{"step": 0, "cpu_s": 0.0, **_probe(learner, episode)}]
     cpu_s, due = 0.0, [round(cell.steps * part / PROBES) for part in range(1, PROBES + 1)]
     resumed_s = time.process_time()
@@ -199,12 +200,15 @@ def _guided(config: LearnerConfig) -> GuidedConfig:
 class _Watched(Memory):
     """A memory under a policy, which counts what it replays."""
 
-    def __init__(self, config: LearnerConfig, cell: Cell, learner: Learner, episode: Stretch) -> None:
-        super().__init__(config.memory, seed=config.seed)
-        self._learner, self._episode = learner, episode
+    student: Encoder
+    """Set once the learner is there."""
+
+    def __init__(self, config: LearnerConfig, cell: Cell, episode: Stretch) -> None:
+        situation = Situation(config.memory.capacity, config.seed, self._embed, self._priorities)
+        super().__init__(config.memory, seed=config.seed, ranking=Ranking(POLICIES[cell.policy](situation)))
+        self._episode = episode
         self.replayed = self.replayed_junk = 0
-        situation = Situation(config.memory.capacity, config.seed, self._embed, self._losses)
-        self.reservoir = POLICIES[cell.policy](situation)
+        self._view_size = _guided(config).teacher_size
         self._batch = config.pacing.batch_size
 
     def __len__(self) -> int:
@@ -218,27 +222,23 @@ class _Watched(Memory):
         self.replayed_junk += int(self._episode.junk[draw.keys[draw.fresh :]].sum())
         return draw
 
-    def _slots(self, keys: Keys) -> NDArray[np.intp]:
-        return np.array([self._slot[key] for key in keys.tolist()], np.intp)
-
-    def _losses(self, keys: Keys) -> Floats:
-        losses: Floats = self.kl[self._slots(keys)]
-        return losses
+    def _priorities(self, keys: Keys) -> Floats:
+        priorities: Floats = self.slots.priority[self.slots.of(keys)]
+        return priorities
 
     def _embed(self, keys: Keys) -> Floats:
         """Unit features of the left images as the student sees them."""
-        student = self._learner.objective.encoders()["student"]
         if not keys.size:
-            return np.zeros((0, student.dim))
-        size = _guided(self._learner.config).teacher_size
-        images = [cv2.resize(self.left[slot].numpy(), (size, size)) for slot in self._slots(keys).tolist()]
-        found = torch.nn.functional.normalize(extract(student, np.asarray(images), device="cpu").double(), dim=1)
+            return np.zeros((0, self.student.dim))
+        size = (self._view_size, self._view_size)
+        images = [cv2.resize(self.slots.left[slot].numpy(), size) for slot in self.slots.of(keys).tolist()]
+        found = torch.nn.functional.normalize(extract(self.student, np.asarray(images), device="cpu").double(), dim=1)
         features: Floats = found.numpy()
         return features
 
     def told(self, steps: int) -> dict[str, Any]:
         """What it held and replayed; shares are of real pairs and junk together."""
-        kept = self.reservoir.keys()
+        kept = self.ranking.reservoir.keys()
         place = self._episode.place[kept]
         counts = np.unique(place[place >= 0], return_counts=True)[1]
         places = len(np.unique(self._episode.place[self._episode.place >= 0]))

@@ -19,7 +19,7 @@ from buffer.store import Store
 from learner.config import LearnerConfig
 from learner.errors import LearnerError
 from learner.loop import Learner, StepReport, learn
-from learner.memory import Draw
+from learner.memory.memory import Draw
 from learner.metrics import LearnerMetrics
 from learner.probes.control_sets import load_control
 from learner.probes.probe import run_probe
@@ -137,15 +137,15 @@ class LiveLearner:
         marks = Marks(self.learner.device)
         objective: Any = self.learner.objective
         marked = [
-            (self.learner, "open", "decode, beside the step"),
-            (self.learner, "take", "take"),
+            (self.learner, "decode", "decode, beside the step"),
+            (self.learner, "add", "add"),
             (self.committer, "keep", "keep"),
             (self.learner.memory, "batch", "gather"),
             (objective.teacher.encoder, "attention", "attention pass"),
             (objective, "look", "views"),
             (objective, "forward", "forward"),
             (torch.autograd, "backward", "backward"),
-            (self.learner.optimizer, "step", "optimiser"),
+            (self.learner.trainer.optimizer, "step", "optimiser"),
             (objective, "after_step", "EMA"),
             (self.learner, "step", "rest"),
         ]

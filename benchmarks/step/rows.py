@@ -27,9 +27,9 @@ def resting_steps(
     """One training step of each row, by its name; the images are views of the simulated walk on the memory's canvas."""
     learner = Learner(config, device)
     for pair in islice(cycle(walk_pairs(VIEWS, size)), config.pacing.batch_size):
-        learner.take(pair)
+        learner.add(pair)
     batch = learner.memory.batch(learner.memory.draw(config.pacing.batch_size), device)
-    look = learner.objective.look(batch, learner.generator)
+    look = learner.objective.look(batch, learner.trainer.generator)
     steps: dict[str, Step] = {
         BARE: lambda: bare_step(learner, batch),
         FROM_VIEWS: lambda: step_from(learner, batch, look),
@@ -44,11 +44,11 @@ def bare_step(learner: Learner, batch: Batch) -> None:
     """Views, forward, backward, optimiser and EMA on one batch: the least that a step of this objective is."""
     config, objective = learner.config, learner.objective
     with torch.autocast(learner.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        outcome = objective(batch, learner.generator)
-    learner.optimizer.zero_grad(set_to_none=True)
+        outcome = objective(batch, learner.trainer.generator)
+    learner.trainer.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(outcome.losses.mean())
     torch.nn.utils.clip_grad_norm_(objective.trained(), config.schedule.clip_grad_norm)
-    learner.optimizer.step()
+    learner.trainer.optimizer.step()
     objective.after_step()
 
 

@@ -22,7 +22,7 @@ from buffer.store import Store
 from learner.cli.settings import ProcessConfig, TrainSettings
 from learner.cli.sources import OpenSource, source_opener
 from learner.distributed import collectives
-from learner.distributed.collectives import World
+from learner.distributed.collectives import Process
 from learner.errors import SettingsError
 from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
@@ -60,7 +60,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
     console = Console(stderr=process.json)
     log_to(console)
     with ExitStack() as stack:
-        stack.callback(learner.crew.dismiss)
+        stack.callback(learner.team.dismiss)
         open_source = source_opener(process)
         metrics = LearnerMetrics(meanings=learner.objective.meanings)
         live = Live(learner, clock)
@@ -141,12 +141,12 @@ def _sharing() -> str:
     return f" in {collectives.count()} processes" if collectives.count() > 1 else ""
 
 
-def make_learner(settings: TrainSettings, device: torch.device, world: World) -> Learner:
+def make_learner(settings: TrainSettings, device: torch.device, process: Process) -> Learner:
     """Return a learner at its random start, and set the threads of this process. Raises SettingsError."""
     cores = len(os.sched_getaffinity(0))
     threads = settings.process.threads
     if threads is None:
-        threads = max(1, (cores - 1) // world.local_count)
+        threads = max(1, (cores - 1) // process.local_count)
     if threads < 1:
         raise SettingsError(f"--threads must be at least 1, got {threads}")
     cv2.setNumThreads(1)  # images are small: a thread pool of OpenCV would only compete with that of torch
@@ -155,26 +155,27 @@ def make_learner(settings: TrainSettings, device: torch.device, world: World) ->
         learner = Learner(settings.learner, device)
     except ValueError as error:  # from a part that does not know our errors
         raise SettingsError(str(error)) from error
-    sharers = world.local_count if device.type == "cpu" else 1
-    require_room(learner, collectives.told(free_bytes(device) // sharers))  # one number, so that all refuse or none
+    sharers = process.local_count if device.type == "cpu" else 1
+    # One number for all, so that all refuse or none.
+    require_room(learner.trainer, learner.memory, collectives.broadcast(free_bytes(device) // sharers))
     return learner
 
 
-def device_for(name: str, world: World) -> torch.device:
+def device_for(name: str, process: Process) -> torch.device:
     """Return the compute device of this process: each process of a machine has a GPU of its own.
 
     Raises SettingsError where there are fewer GPUs than processes.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")
-    if world.count == 1 or not torch.cuda.is_available():
+    if process.count == 1 or not torch.cuda.is_available():
         return torch.device("cuda")
-    if world.local_count > torch.cuda.device_count():
+    if process.local_count > torch.cuda.device_count():
         raise SettingsError(
-            f"{world.local_count} processes need as many GPUs, torch finds {torch.cuda.device_count()}: "
+            f"{process.local_count} processes need as many GPUs, torch finds {torch.cuda.device_count()}: "
             "lower --nproc-per-node, or use --device cpu"
         )
-    device = torch.device("cuda", world.local_rank)
+    device = torch.device("cuda", process.local_number)
     torch.cuda.set_device(device)
     return device
 

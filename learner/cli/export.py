@@ -15,7 +15,8 @@ import tyro
 from learner.distributed.collectives import require_alone
 from learner.errors import SettingsError
 from learner.report.recent_pairs import recent_pairs
-from learner.runs.folder import RunDirectory, settings_of
+from learner.runs.folder import RunDirectory
+from learner.runs.settings import settings_of
 from learner.weights.export import load_encoder
 from learner.weights.onnx import export_onnx
 from stream.host.command import Command

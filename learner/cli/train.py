@@ -6,8 +6,8 @@ import os
 
 from learner.cli.compose import device_for, make_learner, train
 from learner.cli.settings import FROM_WORDS, TrainSettings
-from learner.distributed.collectives import joined, world_of
-from learner.follower import follow
+from learner.distributed.collectives import process_group, process_of
+from learner.distributed.group import follow
 from learner.service.summary import describe
 from stream.host.command import Command
 from stream.host.program import Result, Stop
@@ -32,12 +32,12 @@ Tab completes flags after: source <(babyagent-learner --print-completion bash), 
 
 def run(settings: TrainSettings, stop: Stop) -> Result:
     """Train, and return the summary. Of the processes that torchrun starts the first one does so, and the others follow it."""
-    world = world_of(os.environ)
-    device = device_for(settings.process.device, world)
-    with joined(world, device=device):
-        learner = make_learner(settings, device, world)
-        if world.rank:
-            follow(learner)
+    process = process_of(os.environ)
+    device = device_for(settings.process.device, process)
+    with process_group(process, device=device):
+        learner = make_learner(settings, device, process)
+        if process.number:
+            follow(learner.team.member)
             return Result()
         summary = train(settings, learner, stop.is_set)
     return Result(describe(summary, settings.process.run_dir), summary)

@@ -78,7 +78,7 @@ class BabyAgentConfig(GuidedConfig):
         return BabyAgent(encoder, self)
 
 
-class ProjectionHead(nn.Module):
+class PrototypeProjector(nn.Module):
     """Three layers to a unit vector (the projection), then cosines to K unit prototypes (Caron et al. 2021, appendix C)."""
 
     def __init__(self, dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
@@ -117,8 +117,8 @@ class BabyAgent(Guided):
 
     def __init__(self, encoder: EncoderConfig, config: BabyAgentConfig) -> None:
         backbone = Encoder(encoder)
-        head = ProjectionHead(backbone.dim, config.hidden, config.bottleneck, config.prototypes)
-        super().__init__(Network(backbone, head), config)
+        projector = PrototypeProjector(backbone.dim, config.hidden, config.bottleneck, config.prototypes)
+        super().__init__(Network(backbone, projector), config)
         self.register_buffer("centre", torch.zeros(config.prototypes))
         self._seen_mean = self.centre.clone()
 
@@ -128,9 +128,9 @@ class BabyAgent(Guided):
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
             # Centring is over the whole batch, whatever part of it this process has.
-            teacher_logits = collectives.gathered(self.teacher(view.teacher_view)[1])
+            teacher_logits = collectives.all_rows(self.teacher(view.teacher_view)[1])
             everyones_target = self.target(teacher_logits)
-            target = collectives.own(everyones_target)
+            target = collectives.own_rows(everyones_target)
             self._seen_mean = teacher_logits.mean(0)
         projection, logits = self.student(view.student_views.flatten(0, 1))
         log_student = F.log_softmax(logits / self.config.student_temperature, -1).view(count, crops, -1)
@@ -148,8 +148,8 @@ class BabyAgent(Guided):
         """[B], from the batch's projections [B, N, D] and the cosines in each pair."""
         if self.config.repelled_by == "crops":
             return repulsion(cosines, self.config.repulsion_temperature)
-        everyones = collectives.gathered(projections.detach())
-        own = collectives.own(torch.arange(len(everyones), device=everyones.device))
+        everyones = collectives.all_rows(projections.detach())
+        own = collectives.own_rows(torch.arange(len(everyones), device=everyones.device))
         return repulsion_from_others(projections, everyones, own, self.config.repulsion_temperature)
 
     def target(self, logits: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ class ContrastiveConfig(GuidedConfig):
         return Contrastive(encoder, self)
 
 
-class Head(nn.Module):
+class Projector(nn.Module):
     """Two layers to a unit vector (SimCLR, section 2.1)."""
 
     def __init__(self, dim: int, hidden: int, projection: int) -> None:
@@ -79,18 +79,18 @@ class Contrastive(Guided):
 
     def __init__(self, encoder: EncoderConfig, config: ContrastiveConfig) -> None:
         backbone = Encoder(encoder)
-        super().__init__(Network(backbone, Head(backbone.dim, config.hidden, config.projection)), config)
+        super().__init__(Network(backbone, Projector(backbone.dim, config.hidden, config.projection)), config)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Losses of each pair; see the module's formula. A batch of one has nothing to tell apart: its loss is 0."""
         view = self.look(batch, generator)
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
-            keys = collectives.gathered(self.teacher(view.teacher_view))  # the negatives are those of the whole batch
+            keys = collectives.all_rows(self.teacher(view.teacher_view))  # the negatives are those of the whole batch
         queries = self.student(view.student_views.flatten(0, 1))
         with torch.autocast(queries.device.type, enabled=False):
             cosines = queries @ keys.T
-        own = collectives.own(torch.arange(len(keys), device=cosines.device)).repeat_interleave(crops)
+        own = collectives.own_rows(torch.arange(len(keys), device=cosines.device)).repeat_interleave(crops)
         cross_entropy = F.cross_entropy(cosines / self.config.temperature, own, reduction="none")
         losses = cross_entropy.view(count, crops).mean(1)
         priority = losses.detach()

@@ -75,17 +75,17 @@ def require(rules: Mapping[str, bool]) -> None:
 class Network(nn.Module):
     """A backbone and a head on its features: g_m or g_p of the seed."""
 
-    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
+    def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
         super().__init__()
         self.encoder = encoder
-        self.head: Any = head  # each objective has its own
+        self.projector: Any = projector  # each objective has its own
 
     def forward(self, rgb: Tensor) -> Any:
         """RGB [B, 3, S, S] to what the head makes of the features."""
         features = self.encoder(rgb)
         # The head stays in float32: at a temperature of 0.02 a rounded cosine is a wrong distribution.
         with torch.autocast(rgb.device.type, enabled=False):
-            return self.head(features.float())
+            return self.projector(features.float())
 
 
 class Guided(nn.Module):

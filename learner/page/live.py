@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from learner.distributed import collectives
 from learner.loop import Learner, StepReport, Waiting
+from learner.memory import pictures
 from learner.page.health import Pulse
 from learner.report.album import views_of
 from learner.runs.reading import Album
@@ -141,28 +142,28 @@ class Live:
 
 def _snapshot(learner: Learner, number: int) -> Snapshot:
     memory = learner.memory
-    highest, lowest = memory.extremes(ROW_PAIRS)
-    newest, oldest = memory.ends(ROW_PAIRS)
+    highest, lowest = pictures.extremes(memory, ROW_PAIRS)
+    newest, oldest = pictures.ends(memory, ROW_PAIRS)
     slots = {"highest": highest, "lowest": lowest, "newest": newest, "oldest": oldest}
     return Snapshot(
         number=number,
         step=learner.steps,
-        views=tuple(views_of(learner, slots) for slots in memory.over_time(VIEWED_PAIRS).reshape(-1, 1)),
+        views=tuple(views_of(learner, slots) for slots in pictures.over_time(memory, VIEWED_PAIRS).reshape(-1, 1)),
         rows={name: _row(learner, chosen) for name, chosen in slots.items()},
-        kept=memory.reservoir.keys(),
+        kept=memory.ranking.reservoir.keys(),
         arrived=memory.arrived,
         processes=collectives.count(),
     )
 
 
 def _row(learner: Learner, slots: NDArray[np.intp]) -> ReservoirRow:
-    memory = learner.memory
+    memory = learner.memory.slots
     known = [memory.captured[slot] for slot in slots]
     index = torch.from_numpy(slots.copy())  # torch takes no array that runs backwards
     return ReservoirRow(
         left=memory.left[index].numpy(),  # a copy, since indexed by a tensor
         aspect=tuple(memory.aspect[index].tolist()),
-        priority=tuple(memory.kl[slots].tolist()),
+        priority=tuple(memory.priority[slots].tolist()),
         device=tuple(device for device, _ in known),
         captured_ns=tuple(time_ns for _, time_ns in known),
     )

@@ -123,17 +123,17 @@ def _number(live: Live) -> int:
 
 def _now(live: Live) -> str:
     learner, report = live.learner, live.report
-    stats, tally = live.stats, learner.tally()
+    stats, counts = live.stats, learner.counts()
     capacity = learner.config.memory.capacity
     tiles = {
         "training steps": number(learner.steps),
         "pairs received": number(learner.received),
         "samples a second at present, waiting included": number(live.samples_per_s),
         "loss of the last step": number(report.loss if report else None),
-        f"pairs in the reservoir, of {number(capacity)}": number(tally.kept),
-        "pairs that wait for their first step": number(tally.waiting),
+        f"pairs in the reservoir, of {number(capacity)}": number(counts.kept),
+        "pairs that wait for their first step": number(counts.fresh),
         "pairs suppressed or left out by the rig": number(learner.suppressed + learner.junk),
-        "rollbacks after a collapse": number(learner.guard.rollbacks),
+        "rollbacks after a collapse": number(learner.trainer.guard.rollbacks),
     }
     if stats is not None:
         tiles |= {"pairs lost on the way": number(stats.lost), "pairs still to come": number(stats.pending)}

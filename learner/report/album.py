@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.loop import Learner
-from learner.memory import Draw
+from learner.memory import pictures
+from learner.memory.memory import Draw
 from learner.runs.reading import Album
 
 WIDEST = 8.0
@@ -26,17 +27,17 @@ def make_album(learner: Learner, *, received: int = 8, viewed: int = 6, extremes
     the pairs of the highest and lowest priority, with high_priority, low_priority [extremes]. Empty without a pair.
     """
     memory = learner.memory
-    seen = memory.over_time(received)
+    seen = pictures.over_time(memory, received)
     album: Album = {}
     if not len(seen):
         return album
-    album["received_left"] = _unsqueezed(learner, memory.left, seen)
-    album["received_right"] = _unsqueezed(learner, memory.right, seen)
-    album |= views_of(learner, memory.over_time(viewed))
-    high, low = memory.extremes(extremes)
+    album["received_left"] = _unsqueezed(learner, memory.slots.left, seen)
+    album["received_right"] = _unsqueezed(learner, memory.slots.right, seen)
+    album |= views_of(learner, pictures.over_time(memory, viewed))
+    high, low = pictures.extremes(memory, extremes)
     for name, slots in (("high", high), ("low", low)):
-        album[f"{name}_left"] = _unsqueezed(learner, memory.left, slots)
-        album[f"{name}_priority"] = memory.kl[slots].astype(np.float32)
+        album[f"{name}_left"] = _unsqueezed(learner, memory.slots.left, slots)
+        album[f"{name}_priority"] = memory.slots.priority[slots].astype(np.float32)
     return album
 
 
@@ -51,8 +52,8 @@ def views_of(learner: Learner, slots: NDArray[np.intp]) -> Album:
     look = learner.objective.look(learner.memory.batch(draw, learner.device), generator)
     arrays = {name: getattr(look, name).float().cpu().numpy() for name in ("attention", "gauss", "window", "crops")}
     return arrays | {
-        "viewed_left": _unsqueezed(learner, learner.memory.left, slots),
-        "viewed_right": _unsqueezed(learner, learner.memory.right, slots),
+        "viewed_left": _unsqueezed(learner, learner.memory.slots.left, slots),
+        "viewed_right": _unsqueezed(learner, learner.memory.slots.right, slots),
         "head": look.head.cpu().numpy(),
         "teacher_view": _bgr(look.teacher_view),
         "student_views": _bgr(look.student_views),
@@ -71,6 +72,6 @@ def _unsqueezed(learner: Learner, images: Tensor, slots: NDArray[np.intp]) -> ND
     height, width = learner.config.memory.canvas
     if not len(slots):
         return np.empty((0, height, width, 3), np.uint8)
-    aspect = min(float(learner.memory.aspect[int(slots[0])]), WIDEST)
+    aspect = min(float(learner.memory.slots.aspect[int(slots[0])]), WIDEST)
     size = (max(1, round(height * aspect)), height)
     return np.stack([np.asarray(cv2.resize(images[int(slot)].numpy(), size), np.uint8) for slot in slots])

@@ -14,7 +14,8 @@ from buffer.store import StoreError
 from learner.errors import LearnerError
 from learner.probes.probe import extract
 from learner.report.recent_pairs import RecentPairs, recent_pairs
-from learner.runs.folder import RunDirectory, settings_of
+from learner.runs.folder import RunDirectory
+from learner.runs.settings import settings_of
 from learner.weights.export import load_encoder
 
 MAX_PAIRS = 200

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from buffer.store import StoreError, StoreReader
-from learner.memory import on_canvas
+from learner.memory.canvas import on_canvas
 from learner.runs.commit import unpack
 from stream.codec import decode
 from stream.errors import MalformedMessage

@@ -19,6 +19,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from learner import legacy
 from learner.errors import LearnerError
 from stream.fsync import sync_path
 
@@ -56,9 +57,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
             raise ValueError(f"its files do not match {_SUMS}")
         tensors = load_file(path / _TENSORS)
         state: dict[str, Any] = _restore(json.loads((path / _STATE).read_text()), tensors)
+        return legacy.state(state)
     except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
         raise LearnerError(f"checkpoint {path} is damaged ({error})") from error
-    return state
 
 
 def _write(path: Path, state: dict[str, Any]) -> None:

@@ -21,9 +21,10 @@ from typing import Any
 import numpy as np
 
 from learner import legacy
-from learner.config import LearnerConfig, differences, from_plain, to_plain
+from learner.config import LearnerConfig, to_plain
 from learner.errors import Failed, SettingsError
 from learner.runs.reading import Album
+from learner.runs.settings import require_same
 from stream.fsync import sync_path
 
 EXPORT = "export"
@@ -40,7 +41,7 @@ class RunDirectory:
         self.path = path
         settings = path / "config.json"
         if settings.is_file():
-            _check_same(settings, config)
+            require_same(path, config)
             _check_store(self)
         elif path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise SettingsError(f"--run-dir {path} is not an empty folder and holds no run: choose another one")
@@ -92,7 +93,7 @@ class RunDirectory:
         if not path.is_file():
             return []
         whole = path.read_text().split("\n")[:-1]
-        return [legacy.renamed(json.loads(line), legacy.PROBES) for line in whole]
+        return [legacy.line(json.loads(line)) for line in whole]
 
     def rewind(self, step: int) -> None:
         """Drop the lines written after `step`, and a torn last one: the run goes on from there."""
@@ -140,25 +141,4 @@ def _check_store(directory: RunDirectory) -> None:
         raise SettingsError(
             f"--run-dir {directory.path} has checkpoints but no {directory.store.name}, without which they cannot be "
             "restored (an earlier version made the run, or the file was removed): choose another --run-dir"
-        )
-
-
-def settings_of(run: Path) -> LearnerConfig:
-    """The settings that the run in this folder was made with. Raises SettingsError."""
-    settings = run / "config.json"
-    try:
-        return from_plain(json.loads(settings.read_bytes()))
-    except (OSError, ValueError, SettingsError) as error:
-        raise SettingsError(
-            f"{settings} cannot be read as a run's settings ({error}): choose another --run-dir"
-        ) from error
-
-
-def _check_same(settings: Path, config: LearnerConfig) -> None:
-    changed = differences(config, settings_of(settings.parent))
-    if changed:
-        shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
-        raise SettingsError(
-            f"--run-dir {settings.parent} was made with other settings (now, then: {shown}): "
-            "choose another --run-dir, or give the same settings to go on"
         )

@@ -41,7 +41,7 @@ def read_lines(path: Path) -> list[Line] | None:
             lines.append(json.loads(text))
         except ValueError:
             continue
-    return [legacy.renamed(line, legacy.PROBES) for line in lines if isinstance(line, dict)]
+    return [legacy.line(line) for line in lines if isinstance(line, dict)]
 
 
 def read_album(path: Path) -> Album:

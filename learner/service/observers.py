@@ -54,8 +54,8 @@ class Observers:
         self.live.observe(report)
         self.metrics.step(report, batch_size)
         self.metrics.stalest.set(stalest_steps)
-        if report.debuts and status.stats is not None:
-            self.metrics.debuted(report.debuts, status.stats.devices)
+        if report.fresh and status.stats is not None:
+            self.metrics.fresh_trained(report.fresh, status.stats.devices)
         self.screen.step(report, batch_size, str(status))
 
     def probed(self, step: int, control: str, encoder: str, result: Mapping[str, Any]) -> None:

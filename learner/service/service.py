@@ -130,7 +130,7 @@ class Service:
             event,
             status,
             batch_size=self._learner.config.pacing.batch_size,
-            stalest_steps=self._learner.memory.stalest_steps(),
+            stalest_steps=self._learner.memory.ranking.stalest_steps(),
         )
 
     def _status(self) -> RunStatus:

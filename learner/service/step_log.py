@@ -12,7 +12,7 @@ from learner.service.timing import is_logged
 
 log = logging.getLogger(__name__)
 
-_NOT_LOGGED = ("gauges", "debuts")
+_NOT_LOGGED = ("gauges", "fresh")
 
 
 class StepLog:

@@ -20,7 +20,7 @@ def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], s
     """Return the figures of a run. steps, probes: its lines; stats: of a live stream, None for another source."""
     trained = [line for line in steps if not line["refused"]]
     first, last = (trained[0], trained[-1]) if trained else ({}, {})
-    tally = learner.tally()
+    counts = learner.counts()
     return {
         "pairs_received": learner.received,
         "pairs_suppressed": learner.suppressed,
@@ -28,20 +28,20 @@ def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], s
         "pairs_lost": stats.lost if stats else 0,
         "pairs_repeated": stats.repeated if stats else 0,
         "malformed": dict(stats.malformed) if stats else {},
-        "undecodable": tally.undecodable,
+        "undecodable": counts.undecodable,
         "steps": learner.steps,
-        "rollbacks": learner.guard.rollbacks,
+        "rollbacks": learner.trainer.guard.rollbacks,
         "samples": learner.samples,
         "replay_ratio": round(learner.samples / learner.received, 3) if learner.received else 0.0,
         "loss_first": first.get("loss"),
         "loss_last": last.get("loss"),
         "gauges_last": {name: last[name] for name in learner.objective.meanings if name in last},
         "reservoir": {
-            "kept": tally.kept,
+            "kept": counts.kept,
             "capacity": learner.config.memory.capacity,
-            "fresh": tally.waiting,
-            "untrained": tally.untrained,
-            "quarantined": tally.quarantined,
+            "fresh": counts.fresh,
+            "dropped_fresh": counts.dropped_fresh,
+            "quarantined": counts.quarantined,
         },
     } | probe_figures(probes)
 

@@ -18,7 +18,8 @@ from learner.config import to_plain
 from learner.errors import SettingsError
 from learner.loop import Learner, StepReport
 from learner.runs.commit import read
-from learner.runs.folder import RunDirectory, settings_of
+from learner.runs.folder import RunDirectory
+from learner.runs.settings import settings_of
 from learner.schedule import cooldown_factor
 from learner.weights.export import export_encoder
 

@@ -89,7 +89,7 @@ class Outlet:
 
     def _stream(self) -> Figures:
         """Which devices the pairs in memory are of, and when they were captured."""
-        captured = _captured(self._learner.memory.captured)
+        captured = _captured(self._learner.memory.slots.captured)
         devices = sorted({device for device, _ in captured})[:NAMED_DEVICES]
         times = [nanoseconds for _, nanoseconds in captured]
         span = {"captured_from": _utc(min(times)), "captured_until": _utc(max(times))} if times else {}

@@ -1,0 +1,162 @@
+"""A team of several processes: the leader alone has the source, the store and the screen, and orders what all do next.
+
+Each process has the networks and a shard of the memory. The leader deals new pairs to the shards in turn, by their keys.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import islice
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.distributed import collectives
+from learner.team import Member, PairCounts, Part, Team
+from learner.trainer import StepReport
+from stream.pair import EncodedPair
+
+_DEALT_AT_ONCE = 64
+"""Pairs on their way to the other processes while a commit is read back."""
+
+Verb = Literal["add", "step", "save", "load", "end"]
+
+
+class Order(NamedTuple):
+    """An order to one process, with the new pairs for it under their keys, and its part of what the order needs."""
+
+    verb: Verb
+    pairs: Sequence[tuple[int, EncodedPair]] = ()
+    part: Any = None
+
+
+class Group(Team):
+    """All processes, as the leader sees them."""
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+        self.size = collectives.count()
+        self._others = [PairCounts(*(0 for _ in PairCounts._fields))] * (self.size - 1)
+        self._dealt: list[list[tuple[int, EncodedPair]]] = [[] for _ in range(self.size)]
+        self._are_listening = True
+
+    def deal(self, key: int, pair: EncodedPair) -> bool:
+        """See Team."""
+        number = key % self.size
+        if number:
+            self._dealt[number].append((key, pair))
+        return number != 0
+
+    def deliver(self, *, is_waiting: bool) -> int:
+        """See Team."""
+        dealt = sum(map(len, self._dealt))
+        if not dealt and not is_waiting:
+            return 0
+        before = self._undecodable()
+        self._order("add")
+        self._gather_counts()
+        return dealt - (self._undecodable() - before)
+
+    def step(self, rate_factor: float) -> StepReport:
+        """See Team."""
+        self._order("step", [rate_factor] * self.size)
+        report = self.member.train(rate_factor)
+        self._gather_counts()
+        return report
+
+    def counts(self) -> list[PairCounts]:
+        """See Team."""
+        return [self.member.counts(), *self._others]
+
+    def save(self) -> list[Part]:
+        """See Team."""
+        self._order("save")
+        parts = collectives.gather(self.member.part())
+        self._gather_counts()
+        return parts
+
+    def load(
+        self,
+        common: Mapping[str, Any],
+        parts: Sequence[Part],
+        keys: NDArray[np.int64],
+        pairs: Iterable[EncodedPair | None],
+    ) -> None:
+        """See Team."""
+        owners = {key: number for number, (memory, _) in enumerate(parts) for key in memory["keys"].tolist()}
+        self._order("load", parts)
+        own = _deal_stored(pairs, [owners[key] for key in keys.tolist()])
+        problems = collectives.gather(_load(self.member, common, parts[0], own))
+        self._gather_counts()
+        for problem in filter(None, problems):
+            raise ValueError(problem)
+
+    def dismiss(self) -> None:
+        """See Team."""
+        if self._are_listening:
+            self._are_listening = False
+            collectives.scatter([Order("end")] * self.size)
+
+    def _order(self, verb: Verb, parts: Sequence[Any] | None = None) -> None:
+        """Tell each process what to do, with the pairs that were dealt to it and its part of `parts` [size]."""
+        dealt, self._dealt = self._dealt, [[] for _ in self._dealt]
+        self._are_listening = False  # after an error here they are in the middle of something and cannot be told to end
+        orders = zip(dealt, parts or [None] * self.size, strict=True)
+        collectives.scatter([Order(verb, pairs, part) for pairs, part in orders])
+
+    def _gather_counts(self) -> None:
+        """Wait until every process has carried out its order."""
+        self._others = collectives.gather(self.member.counts())[1:]
+        self._are_listening = True
+
+    def _undecodable(self) -> int:
+        return sum(counts.undecodable for counts in self.counts())
+
+
+def follow(member: Member) -> None:
+    """Carry out the orders of the leader until it says to end. Raises ConnectionError where it has gone."""
+    nothing: Sequence[Order] | None = None
+    while (order := collectives.scatter(nothing)).verb != "end":
+        for key, pair in order.pairs:
+            member.add(key, pair)
+        match order.verb:
+            case "step":
+                member.train(order.part)
+            case "save":
+                collectives.gather(member.part())
+            case "load":
+                collectives.gather(_load(member, {}, order.part, _receive_stored()))
+        collectives.gather(member.counts())
+
+
+def _load(member: Member, common: Mapping[str, Any], part: Part, pairs: Iterator[EncodedPair | None]) -> str:
+    """Load a state in this process, and return in one line why that failed, or an empty text.
+
+    common: only the leader has it. pairs: all are received in any case, because the leader deals on to the others.
+    """
+    try:
+        member.load(collectives.broadcast(common), part, pairs)
+    except (LookupError, ValueError, RuntimeError) as error:
+        return str(error).partition("\n")[0] or repr(error)
+    finally:
+        deque(pairs, maxlen=0)
+    return ""
+
+
+def _deal_stored(pairs: Iterable[EncodedPair | None], owners: Iterable[int]) -> Iterator[EncodedPair | None]:
+    """In the leader: deal the pairs of a commit to the processes that they belong to, and yield the leader's own."""
+    rest = zip(pairs, owners, strict=True)
+    while some := list(islice(rest, _DEALT_AT_ONCE)):
+        yield from collectives.scatter(
+            [[pair for pair, owner in some if owner == number] for number in range(collectives.count())]
+        )
+    collectives.scatter([None] * collectives.count())
+
+
+def _receive_stored() -> Iterator[EncodedPair | None]:
+    """In the others: yield the pairs of a commit that belong here."""
+    nothing: Sequence[list[EncodedPair | None] | None] | None = None
+    while (part := collectives.scatter(nothing)) is not None:
+        yield from part

@@ -1,0 +1,28 @@
+"""Which pairs of memory to show: the slots of extremes, of the newest and oldest, and of pairs spread over time."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from learner.memory.memory import Memory
+from learner.memory.slots import SlotNumbers
+
+
+def extremes(memory: Memory, count: int) -> tuple[SlotNumbers, SlotNumbers]:
+    """Return the slots, intp [<= count], of the kept pairs with the highest and with the lowest priority, most extreme first."""
+    slots = memory.slots.of(memory.ranking.reservoir.keys())
+    ranked = slots[np.argsort(memory.slots.priority[slots])]
+    return ranked[::-1][:count], ranked[:count]
+
+
+def ends(memory: Memory, count: int) -> tuple[SlotNumbers, SlotNumbers]:
+    """Return the slots, intp [<= count], of the newest kept pairs, newest first, and of the oldest ones, oldest first."""
+    keys = np.sort(memory.ranking.reservoir.keys())
+    return memory.slots.of(keys[::-1][:count]), memory.slots.of(keys[:count])
+
+
+def over_time(memory: Memory, count: int) -> SlotNumbers:
+    """Return the slots of at most `count` pairs, spread evenly over all arrivals in memory, newest first: intp [n]."""
+    keys = memory.slots.keys()[::-1]
+    chosen = [keys[index * len(keys) // count] for index in range(count)] if len(keys) > count else keys
+    return memory.slots.of(chosen)

@@ -1,0 +1,112 @@
+"""Which trained pairs stay and which are drawn: priorities become phi, and the reservoir keeps the largest scores."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from buffer.priority import PriorityScale, Stubbornness
+from buffer.reservoir import Reservoir
+from buffer.validation import PHI_LIMIT
+from learner.memory.config import MemoryConfig
+
+Keys = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+
+def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: int = 1) -> Reservoir:
+    """The reservoir of one of `shards` processes, with its part of the capacity."""
+    return Reservoir(
+        config.capacity // shards,
+        loss_weight=config.loss_weight,
+        half_life=config.half_life,
+        noise=config.noise,
+        uniform_floor=config.uniform_floor,
+        seed=seed,
+        shard=shard,
+        shards=shards,
+    )
+
+
+def _alone(values: Floats) -> Floats:
+    return values
+
+
+class Ranking:
+    """The reservoir with its priorities, and the kept pairs in quarantine, which are never drawn again.
+
+    pool: returns the values of all shards, in their order, for the values of this one: all shards score in step, and
+    standardise their priorities against the distribution of all.
+    """
+
+    def __init__(
+        self, reservoir: Reservoir, *, stubborn: Stubbornness | None = None, pool: Callable[[Floats], Floats] = _alone
+    ) -> None:
+        self.reservoir = reservoir
+        self.scale = PriorityScale()
+        self.stubborn = Stubbornness() if stubborn is None else stubborn
+        self.quarantine: set[int] = set()  # the reservoir has no deletion, so they stay until others take their slots
+        self._pool = pool
+
+    def draw(self, count: int, stalest: int) -> Keys:
+        """Draw `count` kept pairs, `stalest` of them the ones scored longest ago: int64 [count], or [0] where there is none.
+
+        None is in quarantine: the pairs scored longest ago are drawn instead of those.
+        """
+        quarantined = np.fromiter(self.quarantine, np.int64, len(self.quarantine))
+        oldest = self.reservoir.stalest(count + len(quarantined))
+        oldest = oldest[~np.isin(oldest, quarantined)]
+        if not len(oldest):
+            return np.empty(0, np.int64)
+        keys = oldest[:stalest]
+        if count > len(keys):
+            sampled = self.reservoir.sample(count - len(keys)).keys
+            refused = np.isin(sampled, quarantined)
+            sampled[refused] = np.resize(oldest, np.count_nonzero(refused))
+            keys = np.concatenate([keys, sampled])
+        return keys
+
+    def score(self, keys: Keys, priority: Floats, is_fresh: NDArray[np.bool_]) -> Keys:
+        """Score distinct trained pairs, all [k], and offer the fresh ones to the reservoir. Returns the keys that leave."""
+        self.scale.observe(self._pool(priority))
+        phi = self.stubborn.damped(keys, priority, self.scale.phi(priority))
+        self._rescore(keys[~is_fresh], phi[~is_fresh])
+        offer = self.reservoir.offer(keys[is_fresh], phi[is_fresh])
+        gone = np.concatenate([keys[is_fresh][~offer.kept], offer.evicted])
+        self.stubborn.forget(gone)
+        self.quarantine.difference_update(gone.tolist())
+        return gone
+
+    def _rescore(self, keys: Keys, phi: Floats) -> None:
+        """The new phi is the mean of the one measured now and the aged last one, because crops are noisy."""
+        before = self.scale.aged(self.reservoir.phi(keys), self.reservoir.ages(keys))
+        self.reservoir.update(keys, (phi + before) / 2)
+
+    def put_in_quarantine(self, keys: Iterable[int]) -> None:
+        """Never draw these kept pairs again, and let them leave as soon as others come."""
+        kept = np.array(sorted(keys), np.int64)
+        self.reservoir.update(kept, np.full(len(kept), -PHI_LIMIT))
+        self.quarantine.update(kept.tolist())
+
+    def stalest_steps(self) -> int:
+        """Return the age in steps of the oldest score in memory, 0 while there is none."""
+        return int(self.reservoir.ages(self.reservoir.stalest(1)).max(initial=0))
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint keeps."""
+        return {
+            "quarantine": np.array(sorted(self.quarantine), np.int64),
+            "reservoir": self.reservoir.state_dict(),
+            "scale": self.scale.state_dict(),
+            "stubborn": self.stubborn.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from `state_dict()`. Raises ValueError for other settings or a damaged state."""
+        self.reservoir.load_state_dict(state["reservoir"])
+        self.scale.load_state_dict(state["scale"])
+        self.stubborn.load_state_dict(state["stubborn"])
+        self.quarantine = set(state["quarantine"].tolist())

@@ -1,0 +1,46 @@
+"""The settings of a run, read back from its `config.json`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from learner import legacy
+from learner.config import OBJECTIVES, LearnerConfig, differences
+from learner.errors import SettingsError
+from learner.objectives.contract import ObjectiveConfig
+
+
+def from_plain(plain: object) -> LearnerConfig:
+    """Convert JSON values that `learner.config.to_plain` made. Raises ValueError or SettingsError for anything else."""
+    return msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), LearnerConfig, dec_hook=_objective)
+
+
+def _objective(_kind: type, plain: Any) -> ObjectiveConfig:
+    name = plain.get("name") if isinstance(plain, dict) else None
+    if name not in OBJECTIVES:
+        raise ValueError(f"its objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
+    return msgspec.convert(plain, OBJECTIVES[name])
+
+
+def settings_of(run: Path) -> LearnerConfig:
+    """Return the settings that the run in this folder was made with. Raises SettingsError."""
+    path = run / "config.json"
+    try:
+        return from_plain(json.loads(path.read_bytes()))
+    except (OSError, ValueError, SettingsError) as error:
+        raise SettingsError(f"{path} cannot be read as a run's settings ({error}): choose another --run-dir") from error
+
+
+def require_same(run: Path, config: LearnerConfig) -> None:
+    """Raise SettingsError where the run in this folder was made with other settings."""
+    changed = differences(config, settings_of(run))
+    if changed:
+        shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")
+        raise SettingsError(
+            f"--run-dir {run} was made with other settings (now, then: {shown}): "
+            "choose another --run-dir, or give the same settings to go on"
+        )

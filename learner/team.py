@@ -1,0 +1,211 @@
+"""The processes of a run: each is a member, with a trainer and a shard of the memory; together they are the team of the leader.
+
+`Solo` is the team of one process, `learner.distributed.group.Group` that of several.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from learner.config import LearnerConfig
+from learner.distributed import collectives
+from learner.errors import SettingsError
+from learner.memory.canvas import decode_all, decode_onto
+from learner.memory.memory import Memory
+from learner.memory.ranking import Ranking, reservoir_for
+from learner.memory.slots import Keys
+from learner.trainer import StepReport, Trainer
+from stream.errors import MalformedMessage
+from stream.pair import EncodedPair, StereoPair
+
+log = logging.getLogger(__name__)
+
+Part = tuple[dict[str, Any], Tensor | None]
+"""The state of one member that differs from the others: its shard of the memory, and the generator of its views."""
+
+
+class PairCounts(NamedTuple):
+    """Pairs in the memory of one process, or of all, and pairs that it dropped."""
+
+    drawable: int
+    """Fresh or kept, and not in quarantine."""
+    fresh: int
+    kept: int
+    dropped_fresh: int
+    quarantined: int
+    undecodable: int
+
+
+class Member:
+    """One process of a run. Raises SettingsError where batch or memory cannot be divided among the processes.
+
+    memory: instead of the one that the settings describe. undecodable: pairs whose images did not decode.
+    """
+
+    def __init__(self, config: LearnerConfig, device: torch.device, memory: Memory | None = None) -> None:
+        processes = collectives.count()
+        if config.pacing.batch_size % processes:
+            raise SettingsError(
+                f"pacing.batch_size {config.pacing.batch_size} must be a multiple of the {processes} processes"
+            )
+        self.config = config
+        self.trainer = Trainer(config, device)
+        self.memory = _own_shard(config) if memory is None else memory
+        self.undecodable = 0
+
+    def decode(self, pair: EncodedPair) -> StereoPair | None:
+        """Decode a pair onto the canvas; None where it does not decode. Changes nothing, so it may run beside a step."""
+        try:
+            return decode_onto(self.config.memory.canvas, pair)
+        except MalformedMessage:
+            return None
+
+    def add(self, key: int, pair: EncodedPair, decoded: StereoPair | None = None) -> bool:
+        """Put a pair into memory under its key. Returns False where it does not decode, which is counted and logged.
+
+        decoded: the result of `decode`, where that was called before.
+        """
+        try:
+            decoded = decode_onto(self.config.memory.canvas, pair) if decoded is None else decoded
+        except MalformedMessage as error:
+            self.undecodable += 1
+            if self.undecodable & (self.undecodable - 1) == 0:  # the 1st, 2nd, 4th, ...: a device could fill the disk
+                log.warning("dropped pair=%s count=%d %s", pair.header.name, self.undecodable, error)
+            return False
+        self.memory.add(decoded, key)
+        return True
+
+    def train(self, rate_factor: float) -> StepReport:
+        """Train on this process's part of the next batch. All members do this together."""
+        draw = self.memory.draw(self.config.pacing.batch_size // collectives.count())
+        step = self.trainer.step(self.memory.batch(draw, self.trainer.device), rate_factor)
+        if step.is_refused:
+            names = collectives.gather(list(itertools.compress(self.memory.names_of(draw), step.is_bad)))
+            self.memory.refuse(draw, step.is_bad)
+            return replace(step.report, refused=tuple(dict.fromkeys(itertools.chain.from_iterable(names))))
+        fresh = self.memory.fresh_captures(draw)  # before `score`, after which other pairs may have their slots
+        self.memory.score(draw, step.priority)
+        return replace(step.report, fresh=fresh)
+
+    def counts(self) -> PairCounts:
+        """Count the pairs of this process."""
+        memory = self.memory
+        return PairCounts(
+            drawable=len(memory),
+            fresh=memory.fresh,
+            kept=len(memory.ranking.reservoir),
+            dropped_fresh=memory.dropped_fresh,
+            quarantined=memory.quarantined,
+            undecodable=self.undecodable,
+        )
+
+    def part(self) -> Part:
+        """Return this member's part of a state."""
+        return self.memory.state_dict(), self.trainer.generator.get_state()
+
+    def load(self, common: Mapping[str, Any], part: Part, pairs: Iterable[EncodedPair | None]) -> None:
+        """Continue from a state: what is common to all members, and this member's part with its pairs.
+
+        Raises LookupError, ValueError or RuntimeError where the state does not fit the settings.
+        """
+        memory, generator = part
+        self.trainer.load_state_dict(common, generator)
+        self.memory.load_state_dict(memory, decode_all(self.config.memory.canvas, pairs))
+        # The leader's count includes that of the processes before.
+        self.undecodable = 0 if collectives.number() else common["counts"]["undecodable"]
+
+
+def _own_shard(config: LearnerConfig) -> Memory:
+    shard = {"seed": config.seed, "shard": collectives.number(), "shards": collectives.count()}
+    config.memory.check(collectives.count())
+    ranking = Ranking(reservoir_for(config.memory, **shard), pool=collectives.all_values)
+    return Memory(config.memory, ranking=ranking, **shard)
+
+
+class Team(ABC):
+    """All processes of a run, as the leader drives them; `member` is the leader itself."""
+
+    member: Member
+    size: int
+
+    @abstractmethod
+    def deal(self, key: int, pair: EncodedPair) -> bool:
+        """Send a new pair to the member that it belongs to; False where that is the leader, who adds it himself."""
+
+    @abstractmethod
+    def deliver(self, *, is_waiting: bool) -> int:
+        """Bring the dealt pairs to the other members, and return how many entered their memories.
+
+        is_waiting: no step is due now. The others are then called also without pairs, so that they do not wait too long.
+        """
+
+    @abstractmethod
+    def step(self, rate_factor: float) -> StepReport:
+        """Let all members train on their parts of one batch."""
+
+    @abstractmethod
+    def counts(self) -> list[PairCounts]:
+        """Return the counts of each member: the leader's of now, the others' of their last call."""
+
+    @abstractmethod
+    def save(self) -> list[Part]:
+        """Return the parts of all members."""
+
+    @abstractmethod
+    def load(
+        self, common: Mapping[str, Any], parts: Sequence[Part], keys: Keys, pairs: Iterable[EncodedPair | None]
+    ) -> None:
+        """Let all members continue from a state. pairs: those of the keys, int64 [n], None for one that cannot be read.
+
+        Raises LookupError, ValueError or RuntimeError where the state does not fit the settings.
+        """
+
+    @abstractmethod
+    def dismiss(self) -> None:
+        """Let the other members end; idempotent."""
+
+
+class Solo(Team):
+    """A team of one."""
+
+    size = 1
+
+    def __init__(self, member: Member) -> None:
+        self.member = member
+
+    def deal(self, key: int, pair: EncodedPair) -> bool:
+        """See Team."""
+        return False
+
+    def deliver(self, *, is_waiting: bool) -> int:
+        """See Team."""
+        return 0
+
+    def step(self, rate_factor: float) -> StepReport:
+        """See Team."""
+        return self.member.train(rate_factor)
+
+    def counts(self) -> list[PairCounts]:
+        """See Team."""
+        return [self.member.counts()]
+
+    def save(self) -> list[Part]:
+        """See Team."""
+        return [self.member.part()]
+
+    def load(
+        self, common: Mapping[str, Any], parts: Sequence[Part], keys: Keys, pairs: Iterable[EncodedPair | None]
+    ) -> None:
+        """See Team."""
+        self.member.load(common, parts[0], pairs)
+
+    def dismiss(self) -> None:
+        """See Team."""

@@ -1,0 +1,64 @@
+"""A learner that trains under a committer, and a source that remembers what was acknowledged."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from tiny_learner import TINY, make_pairs, tiny_learner
+
+from buffer.store import Store
+from learner.loop import Learner, learn
+from learner.metrics import LearnerMetrics
+from learner.runs.commit import Committer, restore
+from learner.runs.folder import RunDirectory
+from stream.pair import EncodedPair
+from stream.source import Cursor, IteratorSource
+
+
+class Acknowledging(IteratorSource):
+    """Remembers what was acknowledged."""
+
+    def __init__(self, pairs: list[EncodedPair], cursor: Cursor | None = None) -> None:
+        super().__init__(pairs, cursor=cursor)
+        self.acknowledged: list[int] = []
+
+    def acknowledge(self, cursor: Cursor) -> None:
+        self.acknowledged.append(cursor["given"])
+
+
+@dataclass
+class Run:
+    """A learner that trains under a committer."""
+
+    learner: Learner
+    source: Acknowledging
+    store: Store
+    folder: Path
+    committer: Committer
+    metrics: LearnerMetrics
+
+    def train(self, steps: int) -> None:
+        goal = self.learner.steps + steps
+        events = learn(self.learner, self.source, clock=time.monotonic, keep=self.committer.keep)
+        while self.learner.steps < goal and next(events, None) is not None:
+            pass
+
+    def names(self) -> list[str]:
+        return sorted(path.name for path in self.folder.iterdir())
+
+
+@contextmanager
+def run(path: Path, pairs: int = 60, patience_s: float | None = None) -> Iterator[Run]:
+    """Opened, and where its last commit stood."""
+    directory, learner, metrics = RunDirectory(path, TINY), tiny_learner(), LearnerMetrics()
+    with Store(directory.store, patience_s=patience_s) as store:
+        cursor = restore(learner, store, directory.checkpoints)
+        source, folder = Acknowledging(make_pairs(pairs), cursor), directory.checkpoints
+        with Committer(
+            learner, source, store, folder, clock=time.monotonic, metrics=metrics, publish=lambda _state: None
+        ) as committer:
+            yield Run(learner, source, store, folder, committer, metrics)
