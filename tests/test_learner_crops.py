@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from tiny_objective import ENCODER, PLAIN, agent, numpy, seeded
 from torch import Tensor, nn
 
+from learner.memory.canvas import decode_onto
 from learner.memory.config import MemoryConfig
 from learner.memory.memory import Memory
 from learner.networks.encoder import Encoder
 from learner.objectives.contract import Batch, Look
-from stream.codec import decode, encode_pair
+from stream.codec import encode_pair
 
 Array = NDArray[np.float64]
 
@@ -72,7 +73,7 @@ def looked_at(rig: Rig, objects: Array, canvas: tuple[int, int], **changes: Any)
     for seq, place in enumerate(objects):
         left, right = rig.eyes(*place)
         pair = encode_pair(left, right, device="rig", epoch="a" * 32, seq=seq, left_ns=seq, right_ns=seq, codec="lz4")
-        memory.add(decode(pair))
+        memory.add(decode_onto(canvas, pair))
     batch: Batch = memory.batch(memory.draw(len(objects)), torch.device("cpu"))
     settings: dict[str, Any] = {
         "crops": CROPS,

@@ -126,7 +126,7 @@ def test_pictures_that_cannot_be_taken_are_said_and_training_goes_on(
     live = Live(learner, clock)
     live.watch()
     with monkeypatch.context() as patch:
-        patch.setattr(learner.memory, "ends", lambda count: 1 / 0)
+        patch.setattr(learner.memory.ranking.reservoir, "keys", lambda: 1 / 0)
         live.observe(WAITING)
         live.observe(WAITING)
     assert live.snapshot is None
