@@ -6,9 +6,7 @@ import math
 from dataclasses import dataclass
 
 from learner.errors import SettingsError
-
-MAX_CANVAS_SIDE = 8192
-"""Pixels; no larger image comes over the wire."""
+from stream.image import MAX_SIDE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +40,8 @@ class MemoryConfig:
             )
         if not 0 <= self.stalest_share <= 1:
             raise SettingsError(f"memory: stalest_share must be in [0, 1], got {self.stalest_share}")
-        if self.fresh_capacity < 1 or not all(8 <= side <= MAX_CANVAS_SIDE for side in self.canvas):
+        if self.fresh_capacity < 1 or not all(8 <= side <= MAX_SIDE for side in self.canvas):
             raise SettingsError(
-                f"memory: fresh_capacity must be at least 1 and canvas sides 8 to {MAX_CANVAS_SIDE} pixels, "
+                f"memory: fresh_capacity must be at least 1 and canvas sides 8 to {MAX_SIDE} pixels, "
                 f"got {self.fresh_capacity} and {self.canvas}"
             )
