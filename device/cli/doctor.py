@@ -15,17 +15,9 @@ from device.cameras.open import open_camera
 from device.cli.opencv import configure_opencv
 from device.cli.settings import StreamSettings
 from device.cli.spool_location import GIB, parent_of, spool_bytes
+from stream.host import findings
 from stream.host.command import Command
-from stream.host.findings import (
-    Finding,
-    can_write,
-    check_clock,
-    check_disk,
-    existing_folder,
-    read_clock,
-    report,
-    run_check,
-)
+from stream.host.findings import Finding
 from stream.host.program import Result, Stop
 from stream.live.publisher import Publisher
 from stream.transport.endpoint import backfill_endpoint, security_for
@@ -45,17 +37,17 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
     """Print the findings, and give them as figures."""
     configure_opencv()
     camera = partial(open_camera, settings.camera, settings.camera_settings)
-    return report(examine(settings, camera), as_json=settings.json)
+    return findings.report(examine(settings, camera), as_json=settings.json)
 
 
 def examine(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:
     """The findings one by one; the camera takes longest and comes last. open_it: opens the camera of the settings."""
-    yield check_clock(read_clock(time.time()))
-    yield run_check("keys", lambda: _check_keys(settings))
+    yield findings.check_clock(findings.read_clock(time.time()))
+    yield findings.run_check("keys", lambda: _check_keys(settings))
     any_port = settings.bind.endswith(":0")
     for endpoint in (settings.bind,) if any_port else (settings.bind, backfill_endpoint(settings.bind)):
-        yield run_check("port", partial(_check_port, settings, endpoint))
-    yield run_check("disk", lambda: _check_disk(settings))
+        yield findings.run_check("port", partial(_check_port, settings, endpoint))
+    yield findings.run_check("disk", lambda: _check_disk(settings))
     yield from _check_camera(settings, open_it)
 
 
@@ -83,11 +75,11 @@ def _check_port(settings: StreamSettings, endpoint: str) -> Finding:
 def _check_disk(settings: StreamSettings) -> Finding:
     if settings.spool == "none":
         return Finding("disk", "warning", "no spool: pairs that the link drops are lost (leave out --spool none)")
-    folder = existing_folder(parent_of(settings, os.environ))
-    return check_disk(
+    folder = findings.existing_folder(parent_of(settings, os.environ))
+    return findings.check_disk(
         folder,
         shutil.disk_usage(folder).free,
-        writable=can_write(folder),
+        writable=findings.can_write(folder),
         floor_bytes=int(settings.disk_floor_gib * GIB),
         wanted_bytes=spool_bytes(settings),
     )

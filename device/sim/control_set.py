@@ -1,7 +1,7 @@
 """Labelled control sets from the simulated world: left images of two walks, in one folder for each place.
 
-Training and test images come from different walks, so that a probe has to recognise the place and not the image. By default
-both differ from the walk that is streamed.
+Training and test images come from different walks, so that a probe has to recognise the place and not the image. Neither is the
+walk that is streamed.
 """
 
 from __future__ import annotations
@@ -42,12 +42,10 @@ def write_control_set(
     count: int = 6000,
     every: int = 5,
     per_place: int = 40,
-    train_walk: int | None = None,
-    test_walk: int | None = None,
 ) -> ControlSetSummary:
     """Write left images labelled by place, the same number for every place and split.
 
-    config: the world and the walk that is streamed; by default the two walks are the next ones after it.
+    config: the world and the walk that is streamed; the two walks are the next ones after it.
     count: frames walked in each split. every: only each n-th of them is used. per_place: images of each place; if the rarest
     place has fewer, all places get as few. They are spread over the whole walk.
     Raises CameraError if the folder is not empty, ValueError if a place is never seen within `count` frames.
@@ -57,8 +55,8 @@ def write_control_set(
         raise CameraError(f"{folder} is not an empty folder: name one that is empty or does not exist yet")
     if min(count, every, per_place) < 1:
         raise ValueError(f"count, every and per_place must be at least 1, got {count}, {every} and {per_place}")
-    first = SimCamera(config, walk=config.walk + 1 if train_walk is None else train_walk)
-    second = SimCamera(config, world=first.world, walk=config.walk + 2 if test_walk is None else test_walk)
+    first = SimCamera(config, walk=config.walk + 1)
+    second = SimCamera(config, world=first.world, walk=config.walk + 2)
     splits = {"train": (first, _frames(first, count, every)), "test": (second, _frames(second, count, every))}
     enough = min(per_place, *(len(frames) for _, by_place in splits.values() for frames in by_place))
     if not enough:

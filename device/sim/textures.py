@@ -21,6 +21,8 @@ from stream.image import Image
 
 Field = NDArray[np.float32]
 """A picture before it has colours: float32 [n, n] in 0..1."""
+Kind = Callable[[np.random.Generator, int], Field]
+"""Draws a random picture with a given side, in pixels."""
 Texture = tuple[Image, ...]
 """A pyramid: the image, its half, its quarter, ..."""
 Paint = Callable[[], Image]
@@ -283,18 +285,7 @@ def _fractal(generator: np.random.Generator, side: int) -> Field:
     return fractal(generator, side, int(generator.integers(2, 9)))
 
 
-KINDS: tuple[Callable[[np.random.Generator, int], Field], ...] = (
-    _fractal,
-    _stripes,
-    _checks,
-    _blobs,
-    _bricks,
-    _dots,
-    _rings,
-    _waves,
-    _gradient,
-    _marble,
-)
+KINDS: tuple[Kind, ...] = (_fractal, _stripes, _checks, _blobs, _bricks, _dots, _rings, _waves, _gradient, _marble)
 
 
 def _with_shapes(image: Image, generator: np.random.Generator) -> Image:

@@ -94,7 +94,7 @@ class SpoolRules:
         self._refused_s = float("-inf")
 
     def may_write(self, now_s: float) -> bool:
-        """Whether the disk is asked to take a pair; shortly after it refused one, it is not."""
+        """Whether to ask the disk to take a pair; not shortly after it refused one."""
         return now_s - self._refused_s >= RETRY_S
 
     def make_room(self, more_bytes: int, free_bytes: int, now_s: float) -> tuple[bool, Removal]:
