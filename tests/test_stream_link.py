@@ -33,7 +33,7 @@ from link_steps import (
 from stream import codec
 from stream.codec import encode_pair, to_parts
 from stream.errors import EndOfStream, EndpointError, StreamError
-from stream.live import subscriber
+from stream.live import rig_links
 from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
@@ -218,7 +218,7 @@ def test_a_message_beyond_all_bounds_costs_its_sender_the_connection_and_nobody_
         port = hostile.bind_to_random_port("tcp://127.0.0.1")
         with Subscriber([f"tcp://127.0.0.1:{port}", publisher.endpoint]) as source:
             assert hostile.recv() == b"\x01"
-            hostile.send(bytes(subscriber.MAX_PART_BYTES + 1))
+            hostile.send(bytes(rig_links.MAX_PART_BYTES + 1))
             assert hostile.recv() == b"\x00"  # it is cut off
             assert publisher.wait_for_subscriber(60)
             publisher.send(make_pair(0))

@@ -292,7 +292,7 @@ def test_the_last_acknowledgement_is_confirmed_when_a_subscriber_has_closed(capa
         until(lambda: source.backlog() > 0)
         source.acknowledge(source.cursor())
         source.close()
-        assert not any(spool.plan.owes_acknowledgement for spool in source._spools)
+        assert not any(spool.plan.owes_acknowledgement for spool in source._links.spools)
         assert shelf.held() == 20 - shelf.consumers["run-1"][EPOCH]
         assert 1 <= shelf.consumers["run-1"][EPOCH] <= 10
 

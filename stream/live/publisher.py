@@ -10,7 +10,6 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from types import TracebackType
 from typing import Literal, Self, TypeVar
 
 import zmq
@@ -178,9 +177,7 @@ class Publisher:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _serve(self, shelf: Shelf, vitals: Callable[[], Vitals], address: str) -> BackfillServer:

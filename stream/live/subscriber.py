@@ -13,50 +13,33 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from types import TracebackType
+from functools import partial
 from typing import Self
 
-import zmq
-
-from stream import codec
 from stream.errors import EndOfStream, MalformedMessage, StreamError
-from stream.live import announcements
 from stream.live.announcements import Bye, Hello
-from stream.live.backfill_client import HIGH_WATER, BackfillClient
+from stream.live.backfill_client import BackfillClient
 from stream.live.backfill_plan import BackfillPlan
 from stream.live.ledger import Ledger
 from stream.live.pair_queue import PairQueue
+from stream.live.rig_links import RigLinks
 from stream.log_limit import LogLimit
-from stream.pair import MAX_EYE_BYTES, EncodedPair
+from stream.pair import EncodedPair
 from stream.source import Cursor
 from stream.stats import SourceStats
-from stream.transport.dialer import Dialer
-from stream.transport.endpoint import (
-    CONNECT_TIMEOUT_MS,
-    LINK_TIMEOUT_MS,
-    RECONNECT_IVL_MAX_MS,
-    RECONNECT_IVL_MS,
-    backfill_endpoint,
-    connect_address,
-)
-from stream.transport.keepalive import watch_link
-from stream.transport.parts import receive_parts
-from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
+from stream.transport.endpoint import connect_address
+from stream.transport.security import Security
 
 log = logging.getLogger(__name__)
 
-MAX_PARTS = 4
 POLL_S = 0.05
 """How soon the thread notices that it is to stop, or that a request is due."""
 LIVE_AT_ONCE = 64
 """Live messages that are read before the spools get a turn."""
 FAREWELL_S = 2.0
 """How long `close` waits for rigs to confirm the last acknowledgement."""
-TEND_INTERVAL_S = 0.25
-MAX_PART_BYTES = MAX_EYE_BYTES + CURVE_OVERHEAD_BYTES
 GLIBC_BLOCK_BYTES = 31 << 20
 """One allocation of nearly 32 MiB makes glibc keep freed images for the next ones instead of returning each to the
 system: 32 page faults a pair less, a sixth of the receiver's time."""
@@ -92,7 +75,6 @@ class Subscriber:
         end_on_bye: bool = False,
         security: Security | None = None,
         insecure: bool = False,
-        context: zmq.Context[zmq.Socket[bytes]] | None = None,
         farewell_s: float = FAREWELL_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -111,23 +93,8 @@ class Subscriber:
         self._closing = False
         self._changed = threading.Condition()  # guards the attributes from the queue on
         self._log_limit = LogLimit(LOG_INTERVAL_S, clock)
-        self._context = context if context is not None else zmq.Context()
-        self._owns_context = context is None
-        self._live = Dialer(_open_live(self._context, high_water), security=security)
-        self._dialers = [self._live]
-        self._tended_s = float("-inf")
-        self._spools: list[BackfillClient] = []
-        try:
-            for number, address in enumerate(addresses):
-                self._live.dial(address)
-                dialer = Dialer(_open_backfill(self._context), security=security)
-                self._dialers.append(dialer)
-                plan = BackfillPlan(number, consumer or "", cursor, clock=clock, clock_ns=time.time_ns)
-                self._spools.append(BackfillClient(dialer.socket, plan))
-                dialer.dial(backfill_endpoint(address))
-        except BaseException:
-            self._free()
-            raise
+        plan = partial(BackfillPlan, consumer=consumer or "", durable=cursor, clock=clock, clock_ns=time.time_ns)
+        self._links = RigLinks(addresses, plan, high_water=high_water, security=security)
         self._thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
         self._thread.start()
 
@@ -164,12 +131,9 @@ class Subscriber:
 
     def stats(self) -> SourceStats:
         """See Source; received pairs include those that wait in the queue."""
-        failures = Counter[str]()
-        for dialer in self._dialers:
-            failures.update(dialer.failures())
         with self._changed:
             stats = self._ledger.stats()
-        return replace(stats, failed_handshakes=dict(failures), before=self._before, endpoints=self.endpoints)
+        return replace(stats, failed_handshakes=self._links.failures(), before=self._before, endpoints=self.endpoints)
 
     def close(self) -> None:
         """Stop receiving, tell the rigs the last acknowledgement, and free the sockets; idempotent."""
@@ -177,14 +141,12 @@ class Subscriber:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
-        self._free()
+        self._links.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _is_over(self) -> bool:
@@ -195,17 +157,14 @@ class Subscriber:
         """The thread: until closed, read live messages first, then the spools; without room, neither of them."""
         bytearray(GLIBC_BLOCK_BYTES)
         try:
-            poller = zmq.Poller()
-            for dialer in self._dialers:
-                poller.register(dialer.socket, zmq.POLLIN)
             while not self._closing:
                 with self._changed:
                     room = self._changed.wait_for(lambda: self._queue.has_room() or self._closing, POLL_S)
                 if room:
-                    poller.poll(int(1000 * POLL_S))
+                    self._links.poll(POLL_S)
                     self._receive_live()
                 self._serve_spools()
-                self._tend_connections()
+                self._links.tend()
             self._acknowledge_last()
         except Exception as error:  # the thread ends here, and `receive` raises the error
             log.exception("receiving has stopped")
@@ -216,31 +175,25 @@ class Subscriber:
     def _receive_live(self) -> None:
         for _ in range(LIVE_AT_ONCE):
             try:
-                parts = receive_parts(self._live.socket, max_parts=MAX_PARTS)
-            except zmq.Again:
-                return
-            try:
-                self._enter_live(_decode(parts))  # the checksum is the work here: outside the lock
+                message = (
+                    self._links.receive_live()
+                )  # verifying the checksum takes time, so it is done outside the lock
+                if message is None:
+                    return
+                self._enter_live(message)
             except MalformedMessage as error:
                 self._refuse(error)
             if not self._queue.has_room():
                 return
-
-    def _tend_connections(self) -> None:
-        now_s = time.monotonic()
-        if now_s - self._tended_s >= TEND_INTERVAL_S:
-            self._tended_s = now_s
-            for dialer in self._dialers:
-                dialer.tend()
 
     def _serve_spools(self) -> None:
         """Read each spool's reply, and send its next request."""
         with self._changed:
             cursor, self._acknowledged = self._acknowledged, None
             if cursor is not None:
-                for spool in self._spools:
+                for spool in self._links.spools:
                     spool.plan.acknowledge(self._ledger, cursor)
-        for spool in self._spools:
+        for spool in self._links.spools:
             if self._queue.has_room():
                 try:
                     self._enter_reply(spool)
@@ -255,7 +208,7 @@ class Subscriber:
             self._queue.clear()
         while time.monotonic() < deadline_s:
             self._serve_spools()
-            if not any(spool.plan.owes_acknowledgement for spool in self._spools):
+            if not any(spool.plan.owes_acknowledgement for spool in self._links.spools):
                 return
             time.sleep(POLL_S / 10)
 
@@ -274,17 +227,11 @@ class Subscriber:
                     self._ledger.receive_hello(message, now_s)
                 case Bye():
                     self._ledger.receive_bye(message, now_s)
-                    self._confirm(message)
+                    self._links.confirm(message)
                 case EncodedPair():
                     if self._ledger.receive(message, now_s):
                         self._enqueue([message])
             self._changed.notify_all()
-
-    def _confirm(self, bye: Bye) -> None:
-        """Let the publisher know that everything up to its bye has been received."""
-        topic = announcements.CONFIRMATION + bye.epoch.encode()
-        self._live.socket.set(zmq.SUBSCRIBE, topic)
-        self._live.socket.set(zmq.UNSUBSCRIBE, topic)  # or each epoch would leave one behind
 
     def _enter_reply(self, spool: BackfillClient) -> None:
         verified = spool.receive()
@@ -299,39 +246,3 @@ class Subscriber:
     def _enqueue(self, pairs: Sequence[EncodedPair]) -> None:
         if not self._closing:
             self._queue.extend(pairs)
-
-    def _free(self) -> None:
-        for dialer in self._dialers:
-            dialer.close()
-            dialer.socket.close(linger=0)
-        if self._owns_context:
-            self._context.term()
-
-
-def _open_live(context: zmq.Context[zmq.Socket[bytes]], high_water: int) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.SUB)
-    socket.set(zmq.RCVHWM, high_water)
-    _keep_alive(socket)
-    socket.set(zmq.SUBSCRIBE, b"")
-    return socket
-
-
-def _open_backfill(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
-    socket = context.socket(zmq.DEALER)
-    socket.set(zmq.RCVHWM, HIGH_WATER)
-    socket.set(zmq.SNDHWM, HIGH_WATER)
-    socket.set(zmq.IMMEDIATE, 1)  # a request to a rig that is away is not kept for later
-    _keep_alive(socket)
-    return socket
-
-
-def _keep_alive(socket: zmq.Socket[bytes]) -> None:
-    socket.set(zmq.MAXMSGSIZE, MAX_PART_BYTES)  # ZeroMQ drops a connection that sends more, before taking memory for it
-    socket.set(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
-    socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_IVL_MAX_MS)
-    socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
-    watch_link(socket, LINK_TIMEOUT_MS)
-
-
-def _decode(parts: list[bytes]) -> EncodedPair | Hello | Bye:
-    return announcements.from_parts(parts) if parts[0] in announcements.TOPICS else codec.from_parts(parts)

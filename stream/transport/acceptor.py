@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from queue import SimpleQueue
-from types import TracebackType
 from typing import Self
 
 import zmq
@@ -87,9 +86,7 @@ class Acceptor:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _run(self) -> None:

@@ -1,0 +1,124 @@
+"""The sockets of a subscriber: one for all live streams, and one for each rig's spool."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+
+import zmq
+
+from stream import codec
+from stream.image import MAX_EYE_BYTES
+from stream.live import announcements
+from stream.live.announcements import Bye, Hello
+from stream.live.backfill_client import HIGH_WATER, BackfillClient
+from stream.live.backfill_plan import BackfillPlan
+from stream.pair import EncodedPair
+from stream.transport.dialer import Dialer
+from stream.transport.endpoint import (
+    CONNECT_TIMEOUT_MS,
+    LINK_TIMEOUT_MS,
+    RECONNECT_IVL_MAX_MS,
+    RECONNECT_IVL_MS,
+    backfill_endpoint,
+)
+from stream.transport.keepalive import watch_link
+from stream.transport.parts import receive_parts
+from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
+
+MAX_PARTS = 4
+TEND_INTERVAL_S = 0.25
+MAX_PART_BYTES = MAX_EYE_BYTES + CURVE_OVERHEAD_BYTES
+
+
+class RigLinks:
+    """Calls rigs, and calls them again; used by one thread, but `failures` by any.
+
+    addresses: of `stream.transport.endpoint.connect_address`. new_plan: makes the plan for a rig's spool from the number of
+    its address. high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back.
+    Raises EndpointError where an address cannot be called.
+    """
+
+    def __init__(
+        self,
+        addresses: Sequence[str],
+        new_plan: Callable[[int], BackfillPlan],
+        *,
+        high_water: int,
+        security: Security | None,
+    ) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._security = security
+        self._dialers: list[Dialer] = []
+        self._poller = zmq.Poller()
+        self._tended_s = float("-inf")
+        self.spools: list[BackfillClient] = []
+        """In the order of the addresses."""
+        try:
+            live = self._open(zmq.SUB, receive_high_water=high_water)
+            self._live = live.socket
+            self._live.set(zmq.SUBSCRIBE, b"")
+            for number, address in enumerate(addresses):
+                live.dial(address)
+                spool = self._open(zmq.DEALER, receive_high_water=HIGH_WATER)
+                spool.socket.set(zmq.SNDHWM, HIGH_WATER)
+                spool.socket.set(zmq.IMMEDIATE, 1)  # a request to a rig that is away is not kept for later
+                self.spools.append(BackfillClient(spool.socket, new_plan(number)))
+                spool.dial(backfill_endpoint(address))
+        except BaseException:
+            self.close()
+            raise
+
+    def poll(self, timeout_s: float) -> None:
+        """Wait until a message is there, or the time is over."""
+        self._poller.poll(int(1000 * timeout_s))
+
+    def receive_live(self) -> EncodedPair | Hello | Bye | None:
+        """One message of the live streams, its checksum verified; None where none is there. Raises MalformedMessage."""
+        try:
+            parts = receive_parts(self._live, max_parts=MAX_PARTS)
+        except zmq.Again:
+            return None
+        return announcements.from_parts(parts) if parts[0] in announcements.TOPICS else codec.from_parts(parts)
+
+    def confirm(self, bye: Bye) -> None:
+        """Let the publisher know that everything up to its bye has been received."""
+        topic = announcements.CONFIRMATION + bye.epoch.encode()
+        self._live.set(zmq.SUBSCRIBE, topic)
+        self._live.set(zmq.UNSUBSCRIBE, topic)  # or each epoch would leave one behind
+
+    def tend(self) -> None:
+        """Call again the rigs that ZeroMQ has given up; it never waits, and costs nothing if it is called often."""
+        now_s = time.monotonic()
+        if now_s - self._tended_s >= TEND_INTERVAL_S:
+            self._tended_s = now_s
+            for dialer in self._dialers:
+                dialer.tend()
+
+    def failures(self) -> Mapping[str, int]:
+        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`."""
+        failures = Counter[str]()
+        for dialer in self._dialers:
+            failures.update(dialer.failures())
+        return dict(failures)
+
+    def close(self) -> None:
+        """Close all sockets; idempotent."""
+        for dialer in self._dialers:
+            dialer.close()
+            dialer.socket.close(linger=0)
+        self._context.term()
+
+    def _open(self, kind: int, *, receive_high_water: int) -> Dialer:
+        socket = self._context.socket(kind)
+        socket.set(zmq.RCVHWM, receive_high_water)
+        socket.set(zmq.MAXMSGSIZE, MAX_PART_BYTES)  # ZeroMQ drops a connection that sends more, before it takes memory
+        socket.set(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
+        socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_IVL_MAX_MS)
+        socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
+        watch_link(socket, LINK_TIMEOUT_MS)
+        dialer = Dialer(socket, security=self._security)
+        self._dialers.append(dialer)
+        self._poller.register(socket, zmq.POLLIN)
+        return dialer
