@@ -18,7 +18,7 @@ from torch import Tensor
 from learner.config import LearnerConfig
 from learner.distributed import collectives
 from learner.errors import SettingsError
-from learner.memory.canvas import decode_all, decode_onto
+from learner.memory.decoding import decode_all, decode_onto
 from learner.memory.memory import Memory
 from learner.memory.ranking import Ranking, reservoir_for
 from learner.memory.slots import Keys

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from tiny_objective import ENCODER, PLAIN, agent, numpy, seeded
 from torch import Tensor, nn
 
-from learner.memory.canvas import decode_onto
 from learner.memory.config import MemoryConfig
+from learner.memory.decoding import decode_onto
 from learner.memory.memory import Memory
 from learner.networks.encoder import Encoder
 from learner.objectives.contract import Batch, Look

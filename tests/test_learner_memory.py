@@ -21,8 +21,9 @@ from tiny_learner import TINY, make_pairs, tiny_learner
 from learner.errors import SettingsError
 from learner.loop import learn
 from learner.memory import pictures
-from learner.memory.canvas import decode_all, decode_onto, on_canvas
+from learner.memory.canvas import on_canvas
 from learner.memory.config import MemoryConfig
+from learner.memory.decoding import decode_all, decode_onto
 from learner.memory.memory import Draw, Memory
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from stream.codec import encode_pair

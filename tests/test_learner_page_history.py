@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from learner.page.history import CHUNK_BYTES, Column, Tail
 from learner.page.sparklines import BOTTOM, LEFT, RIGHT, TOP, curve, encoder_curves
-from learner.runs.folder import replace_file
+from stream.fsync import replace_file
 
 FINITE = st.floats(-1e12, 1e12)
 

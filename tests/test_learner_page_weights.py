@@ -19,7 +19,7 @@ from learner.page import weights
 from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.server import served
-from learner.runs.folder import replace_file
+from stream.fsync import replace_file
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()
 TOKEN = "correct-horse-battery-staple"

@@ -14,7 +14,8 @@ from tiny_learner import TINY
 
 from learner.config import PRESETS, LearnerConfig
 from learner.errors import Failed, SettingsError
-from learner.runs.folder import RunDirectory, replace_file
+from learner.runs.folder import RunDirectory
+from stream.fsync import replace_file
 
 
 def test_a_line_that_the_disk_has_no_room_for_leaves_no_half_behind(tmp_path: Path) -> None:

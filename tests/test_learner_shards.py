@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from tiny_learner import make_pair
 
 from buffer.reservoir import Reservoir
-from learner.memory.canvas import decode_onto
 from learner.memory.config import MemoryConfig
+from learner.memory.decoding import decode_onto
 from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
 

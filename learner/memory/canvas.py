@@ -1,22 +1,11 @@
-"""Images on the canvas of memory, and pairs decoded onto it."""
+"""Images on the canvas of memory."""
 
 from __future__ import annotations
-
-import os
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
-from itertools import islice
 
 import cv2
 import numpy as np
 
-from stream.codec import decode
-from stream.errors import MalformedMessage
-from stream.pair import EncodedPair, Image, StereoPair
-
-DECODED_AT_ONCE = 64
-"""Pairs that are held while they are decoded."""
+from stream.image import Image
 
 
 def on_canvas(image: Image, canvas: tuple[int, int]) -> Image:
@@ -28,24 +17,3 @@ def on_canvas(image: Image, canvas: tuple[int, int]) -> Image:
             cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR), np.uint8
         )
     return image if image.ndim == 3 else np.repeat(image[..., None], 3, axis=2)
-
-
-def decode_onto(canvas: tuple[int, int], pair: EncodedPair) -> StereoPair:
-    """Decode a pair and squeeze both images onto the canvas. Raises MalformedMessage where it does not decode."""
-    decoded = decode(pair)
-    return StereoPair(pair.header, on_canvas(decoded.left, canvas), on_canvas(decoded.right, canvas))
-
-
-def decode_all(canvas: tuple[int, int], pairs: Iterable[EncodedPair | None]) -> Iterator[StereoPair | None]:
-    """Decode pairs on all cores, in their order; None stays None and stands for a pair that does not decode, too."""
-    rest = iter(pairs)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        while some := list(islice(rest, DECODED_AT_ONCE)):
-            yield from pool.map(partial(_decoded_or_none, canvas), some)
-
-
-def _decoded_or_none(canvas: tuple[int, int], pair: EncodedPair | None) -> StereoPair | None:
-    try:
-        return None if pair is None else decode_onto(canvas, pair)
-    except MalformedMessage:
-        return None

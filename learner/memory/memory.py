@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,9 @@ from learner.memory.config import MemoryConfig
 from learner.memory.ranking import Floats, Ranking, reservoir_for
 from learner.memory.slots import Keys, SlotNumbers, slots_for
 from learner.objectives.contract import Batch
-from stream.pair import StereoPair
+
+if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
+    from stream.pair import StereoPair
 
 _COUNTS = ("arrived", "dropped_fresh", "quarantined")
 

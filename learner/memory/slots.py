@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -12,7 +13,9 @@ from torch import Tensor
 from learner.errors import SettingsError
 from learner.memory.config import MemoryConfig
 from learner.objectives.contract import Batch
-from stream.pair import StereoPair
+
+if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
+    from stream.pair import StereoPair
 
 Keys = NDArray[np.int64]
 SlotNumbers = NDArray[np.intp]

@@ -11,9 +11,9 @@ from learner.errors import LearnerError
 from learner.report.figures import MAX_RUNS, run_curves
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
 from learner.report.report import NOT_CURVES
-from learner.runs.folder import replace_file
 from learner.runs.reading import Line, is_number, points, read_lines, read_object
 from learner.runs.titles import ACCURACIES, CURVES, FIGURES
+from stream.fsync import replace_file
 
 
 @dataclass(frozen=True)

@@ -23,9 +23,9 @@ from learner.report.layout import Layout, layout_of
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation
-from learner.runs.folder import replace_file
 from learner.runs.reading import Album, Line, is_number, points, read_album, read_lines, read_object
 from learner.runs.titles import ACCURACIES, CURVES, FIGURES
+from stream.fsync import replace_file
 
 STRIP = 12
 """Pictures of the recent pairs, evenly spread over them."""

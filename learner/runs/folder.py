@@ -25,7 +25,7 @@ from learner.config import LearnerConfig, to_plain
 from learner.errors import Failed, SettingsError
 from learner.runs.reading import Album
 from learner.runs.settings import require_same
-from stream.fsync import sync_path
+from stream.fsync import replace_file, sync_path
 
 EXPORT = "export"
 """The folder of a run with the weights for others."""
@@ -111,16 +111,6 @@ class RunDirectory:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace the summary."""
         replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
-
-
-def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old or the new one, never a half."""
-    draft = path.with_name(f".{path.name}")
-    with draft.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    draft.rename(path)
 
 
 def _create(path: Path, config: LearnerConfig) -> None:

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from learner.errors import LearnerError
 from learner.networks.encoder import Encoder, EncoderConfig
-from learner.runs.folder import replace_file
 from learner.weights.card import Card, card_of, markdown, plain
+from stream.fsync import replace_file
 
 
 def export_encoder(

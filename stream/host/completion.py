@@ -10,8 +10,6 @@ import types
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
-import tyro
-
 from stream.errors import StreamError
 
 FLAG = "--print-completion"
@@ -67,6 +65,8 @@ def _cases(commands: Mapping[str, Options]) -> str:
 
 
 def _options(settings: Any, prefix: str) -> Iterator[tuple[str, Sequence[str]]]:
+    import tyro  # every command comes by here, and one of them must start without it
+
     kind = settings if isinstance(settings, type) else type(settings)
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind):
