@@ -27,14 +27,14 @@ from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contrastive import Contrastive
 from stream.live.backfill_messages import Vitals
-from stream.live.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.live.metrics import MAX_DEVICES_SHOWN, StreamMetrics
 from stream.stats import DeviceStats, SourceStats
 from stream.transport import handshake
 
 LABELS = {
     "cause": "why pairs of a spool are lost: evicted, rot",
     "control": "a labelled set that `--control` names",
-    "device": f"the name of a rig, of the first {MAX_DEVICES_TOLD} heard of; "
+    "device": f"the name of a rig, of the first {MAX_DEVICES_SHOWN} heard of; "
     "those beyond are in the totals and in `babyagent_stream_untold_devices`",
     "encoder": "student or teacher",
     "probe": "how the features were judged: knn, knn_10pct, linear",
@@ -180,7 +180,7 @@ def _tell_cost(settings: MetricsSettings) -> int:
     share_of: dict[str, Callable[[], float]] = {
         "rig": _rig_share,
         "learner of 1 rig": partial(_learner_share, 1),
-        f"learner of {MAX_DEVICES_TOLD} rigs": partial(_learner_share, MAX_DEVICES_TOLD),
+        f"learner of {MAX_DEVICES_SHOWN} rigs": partial(_learner_share, MAX_DEVICES_SHOWN),
     }
     shares = {name: statistics.median(share() for _ in range(settings.rounds)) for name, share in share_of.items()}
     if settings.json:

@@ -1,11 +1,11 @@
-"""A pair between its three forms: images, encoded pair, message parts.
+"""Converts a pair between its three forms: images, encoded pair, message parts.
 
-`jpeg` is the default, and a camera's own JPEG is forwarded untouched; `lz4` is lossless, for simulated or masked
-images (on noisy camera images it gains nothing, measured 1.00-1.08). Everything that comes from outside is bounded
-before it is decoded: parts, bytes, header, checksum, and the image size that the data itself declares.
+`jpeg` is the default, and a camera's own JPEG is forwarded unchanged. `lz4` is lossless, for simulated or masked images (on
+noisy camera images it saves nothing, measured 1.00-1.08). Everything from outside is bounded before it is decoded: parts, bytes,
+header, checksum, and the image size that the data itself declares.
 
-What stays possible: a camera's JPEG with wrong bits *inside* its scan decodes, to wrong pixels (OpenCV hides libjpeg's
-warnings from us). Truncation is caught, because a JPEG has to end with its EOI marker.
+One kind of damage remains undetected: a camera's JPEG with wrong bits inside its scan decodes to wrong pixels (OpenCV hides
+libjpeg's warnings). A cut JPEG is detected, because a whole one ends with its EOI marker.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ TOPIC = b"pair"
 MAX_HEADER_BYTES = 512
 """A header with the longest device name and the largest numbers takes less than 256."""
 LZ4_MAX_RATIO = 255
-"""No LZ4 block expands further, so a larger declared size is a lie that is refused before memory is taken for it."""
+"""No LZ4 block expands further. A larger declared size is therefore refused before memory is taken for it."""
 
 _decoder = msgspec.msgpack.Decoder(Header)
 
 
 class _AnyVersion(msgspec.Struct, array_like=True):
-    """The head of every version of the header, past and future."""
+    """The first field of every version of the header, past and future."""
 
     version: int
 
@@ -69,13 +69,13 @@ def encode_pair(
 ) -> EncodedPair:
     """Encode two images of one moment and give them their header.
 
-    left, right: uint8 [H, W] or [H, W, 3] BGR; or a camera's own JPEG as bytes, which is forwarded untouched.
-    quality: of the JPEG, 1-100; not used where nothing is compressed as JPEG.
-    Raises ValueError where the images or a field of the header cannot travel.
+    left, right: uint8 [H, W] or [H, W, 3] BGR; or a camera's own JPEG as bytes, which is forwarded unchanged.
+    quality: of the JPEG, 1 to 100; not used for lz4 or a camera's own JPEG.
+    Raises ValueError for images or header fields that cannot be sent.
     """
     (left_data, left_shape), (right_data, right_shape) = (_encode_eye(eye, codec, quality) for eye in (left, right))
     if left_shape != right_shape:
-        raise ValueError(f"left is {_said(left_shape)} and right {_said(right_shape)}: both eyes need one size")
+        raise ValueError(f"left is {_describe(left_shape)} and right {_describe(right_shape)}: both eyes need one size")
     height, width, channels = left_shape
     header = Header(
         device=device,
@@ -94,17 +94,17 @@ def encode_pair(
         junk=junk,
         crc=_crc(left_data, right_data),
     )
-    try:  # msgspec validates while it decodes; better refused here than by every receiver
+    try:  # msgspec validates while it decodes: refused here, rather than by every receiver
         part = encode_header(header)
         return EncodedPair(_decoder.decode(part[:-CHECKSUM_BYTES]), left_data, right_data, part)
     except (msgspec.MsgspecError, OverflowError) as error:
-        raise ValueError(f"the header of pair {seq} of {device!r} cannot travel: {error}") from error
+        raise ValueError(f"the header of pair {seq} of {device!r} cannot be sent: {error}") from error
 
 
 def decode(pair: EncodedPair) -> StereoPair:
-    """Decompress both eyes: uint8 [H, W] or [H, W, 3] BGR as the header says, writable.
+    """Decompress both eyes to writable uint8 [H, W] or [H, W, 3] BGR, as the header says.
 
-    Raises MalformedMessage("image", ...) where an eye is not what the header declares; it is then not decompressed.
+    Raises MalformedMessage("image", ...) for an eye that is not what the header declares; it is then not decompressed.
     """
     header = pair.header
     try:
@@ -114,12 +114,12 @@ def decode(pair: EncodedPair) -> StereoPair:
 
 
 def to_parts(pair: EncodedPair) -> list[bytes]:
-    """The message on the wire: topic, header (`stream.pair.encode_header`), left, right; nothing is copied."""
+    """Return the message as it is sent: topic, header (`stream.pair.encode_header`), left, right. Nothing is copied."""
     return [TOPIC, pair.header_part, pair.left, pair.right]
 
 
 def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
-    """The pair in a message; images are checked by size and checksum, not decoded.
+    """Return the pair in a message. Images are checked by size and checksum, but not decoded.
 
     Raises MalformedMessage with a reason of `stream.pair.REASONS`, and nothing else.
     """
@@ -139,13 +139,13 @@ def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
 def _encode_eye(eye: Image | bytes, codec: Codec, quality: int) -> tuple[bytes, Shape]:
     if isinstance(eye, bytes):
         if codec != "jpeg":
-            raise ValueError(f"a camera's own JPEG cannot travel as {codec}: decode it first, or use codec jpeg")
+            raise ValueError(f"a camera's own JPEG cannot be sent as {codec}: decode it first, or use codec jpeg")
         data, shape = eye, jpeg_shape(eye)
     else:
         shape = _image_shape(eye)
         data = _compress(eye, codec, quality)
     if len(data) > MAX_EYE_BYTES:
-        raise ValueError(f"an eye of {len(data)} bytes is larger than the {MAX_EYE_BYTES} that can travel")
+        raise ValueError(f"an eye of {len(data)} bytes is larger than the {MAX_EYE_BYTES} that can be sent")
     return data, shape
 
 
@@ -167,7 +167,7 @@ def _decode_eye(data: bytes, header: Header) -> Image:
 
 def _decode_jpeg(data: bytes, shape: Shape) -> Image:
     if jpeg_shape(data) != shape:
-        raise ValueError(f"the JPEG is {_said(jpeg_shape(data))}, its header says {_said(shape)}")
+        raise ValueError(f"the JPEG is {_describe(jpeg_shape(data))}, its header says {_describe(shape)}")
     colour = cv2.IMREAD_GRAYSCALE if shape[2] == 1 else cv2.IMREAD_COLOR
     try:  # pixels stay as the sensor gave them: an EXIF rotation would swap height and width
         image = cv2.imdecode(np.frombuffer(data, np.uint8), colour | cv2.IMREAD_IGNORE_ORIENTATION)
@@ -181,18 +181,18 @@ def _decode_jpeg(data: bytes, shape: Shape) -> Image:
 def _decode_lz4(data: bytes, shape: Shape) -> Image:
     size = shape[0] * shape[1] * shape[2]
     if size > LZ4_MAX_RATIO * len(data):
-        raise ValueError(f"{len(data)} bytes of lz4 cannot hold an image of {_said(shape)}")
+        raise ValueError(f"{len(data)} bytes of lz4 cannot hold an image of {_describe(shape)}")
     try:
         raw = lz4.block.decompress(data, uncompressed_size=size, return_bytearray=True)
     except lz4.block.LZ4BlockError as error:
         raise ValueError(f"the lz4 block does not decompress: {error}") from error
     if len(raw) != size:
-        raise ValueError(f"the lz4 block holds {len(raw)} bytes, an image of {_said(shape)} has {size}")
+        raise ValueError(f"the lz4 block holds {len(raw)} bytes, an image of {_describe(shape)} has {size}")
     return np.frombuffer(raw, np.uint8).reshape(_array_shape(shape))
 
 
 def _decode_header(part: bytes | memoryview) -> Header:
-    """The header in its part; its checksum comes first, so that a flipped bit is never taken for another header."""
+    """Decode the header. Its checksum is verified first, so that a flipped bit is never taken for another header."""
     data = part[:-CHECKSUM_BYTES]
     if part[-CHECKSUM_BYTES:] != checksum(data):
         _check_version(part)  # the first wire version had no checksum
@@ -229,7 +229,7 @@ def _array_shape(shape: Shape) -> tuple[int, ...]:
     return shape if shape[2] == 3 else shape[:2]
 
 
-def _said(shape: Shape) -> str:
+def _describe(shape: Shape) -> str:
     return f"{shape[1]}x{shape[0]} {'colour' if shape[2] == 3 else 'grey'}"
 
 

@@ -1,12 +1,12 @@
-"""What can go wrong on the way of a pair.
+"""The errors of `stream`.
 
-ReportedError               base of the errors of all our packages; a person reads its message, which is one line
+ReportedError               base of the errors of all our packages; its message is one line for a person
 StreamError                 a ReportedError, and the base of this tree
- +- EndpointError           an address that cannot be used: taken, malformed, or open to the network without consent
-     +- EndpointTaken       by another process; or it is not this machine's, perhaps not yet
+ +- EndpointError           an address that cannot be used: in use, malformed, or open to the network without consent
+ |   +- EndpointTaken       another process has it; or it is not this machine's, perhaps not yet
  +- KeysError               (stream.transport.keys) keys that are missing, damaged, or open to others
- +- EndOfStream             a finite source has given its last pair
- +- MalformedMessage        a message that is not a pair; carries the `reason` it is counted under
+ +- EndOfStream             a finite source has no more pairs
+ +- MalformedMessage        a message that is not a pair; it carries the `reason` under which it is counted
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class EndpointTaken(EndpointError):
 
 
 class EndOfStream(StreamError):
-    """A finite source has given its last pair."""
+    """A finite source has no more pairs."""
 
 
 class MalformedMessage(StreamError):
-    """A message that is not a valid pair: drop it, count it under `reason`, go on.
+    """A message that is not a valid pair. It is dropped and counted under `reason`.
 
-    reason: one of `stream.pair.REASONS`, so that a metric's label stays bounded.
+    reason: one of `stream.pair.REASONS`, so that the number of a metric's labels stays bounded.
     """
 
     def __init__(self, reason: str, detail: str) -> None:

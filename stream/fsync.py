@@ -1,4 +1,4 @@
-"""What is on the disk for good."""
+"""Makes files durable."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def sync_path(path: Path) -> None:
-    """Make a file's bytes, or the names in a folder, survive a power cut; raises OSError."""
+    """Make the bytes of a file, or the names in a folder, survive a power cut. Raises OSError."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)

@@ -1,4 +1,4 @@
-"""Images, the bounds that hold for each of them, and the shape that a JPEG declares. Needs NumPy only.
+"""Bounds for images, and the shape that a JPEG declares. Needs NumPy only.
 
 Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the camera to the learner's batch.
 """
@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 MAX_SIDE = 8192
-"""Largest width or height accepted from anybody, pixels."""
+"""Largest accepted width or height, in pixels."""
 MAX_EYE_BYTES = 64 << 20
-"""Largest encoded image accepted from anybody."""
+"""Largest accepted encoded image, in bytes."""
 MAX_JPEG_SEGMENTS = 1024
 MAX_JPEG_SCANS = 32
 """Progressive files have about ten; thousands of empty scans are a known way to keep a decoder busy for minutes."""
@@ -22,11 +22,11 @@ Shape = tuple[int, int, int]
 
 
 def jpeg_shape(data: bytes) -> Shape:
-    """Height, width and channels that a complete JPEG file declares, without decoding it.
+    """Return height, width and channels that a complete JPEG file declares, without decoding it.
 
-    Zeros after the end are tolerated: capture buffers are padded with them. Raises ValueError where this is not a JPEG
-    that can travel: not one at all, cut off, larger than MAX_SIDE, not of 8 bits and 1 or 3 channels, arithmetic or
-    lossless coding. Markers as in ITU-T T.81, annex B.
+    Zeros after the end are tolerated, because capture buffers are padded with them. Raises ValueError for a JPEG that cannot be
+    sent: no JPEG at all, cut off, larger than MAX_SIDE, not of 8 bits and 1 or 3 channels, arithmetic or lossless coding.
+    Markers as in ITU-T T.81, annex B.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         raise ValueError("it is not a JPEG: no SOI marker at its start")
@@ -51,18 +51,18 @@ def jpeg_shape(data: bytes) -> Shape:
 
 
 def _frame_shape(frame: bytes) -> Shape:
-    """The shape in a SOF segment, from its precision byte on."""
+    """Return the shape in a SOF segment, given its bytes from the precision on."""
     if len(frame) < 6:
         raise ValueError("the JPEG is cut off in its frame header")
     precision, channels = frame[0], frame[5]
     height, width = int.from_bytes(frame[1:3]), int.from_bytes(frame[3:5])
     if precision != 8 or channels not in (1, 3):
-        raise ValueError(f"the JPEG has {channels} channels of {precision} bits; 1 or 3 of 8 bits can travel")
+        raise ValueError(f"the JPEG has {channels} channels of {precision} bits; 1 or 3 of 8 bits can be sent")
     check_sides(height, width)
     return height, width, channels
 
 
 def check_sides(height: int, width: int) -> None:
-    """Raise ValueError for a height or width, pixels, that cannot travel."""
+    """Raise ValueError for a height or width, in pixels, that cannot be sent."""
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-        raise ValueError(f"an image of {width}x{height} pixels cannot travel: sides are 1 to {MAX_SIDE}")
+        raise ValueError(f"an image of {width}x{height} pixels cannot be sent: sides are 1 to {MAX_SIDE}")

@@ -1,8 +1,8 @@
-"""The datum: a stereo pair, encoded as it travels and decoded as it is looked at.
+"""A stereo pair: encoded, as it is sent and stored, and decoded.
 
-`EncodedPair` goes through the whole house; `decode` turns it into a `StereoPair` at the last moment, so that a pair nobody
-wants is never decompressed. Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the
-camera to the learner's batch: the one flip to RGB happens there, on the compute device, where it costs nothing.
+`decode` turns an `EncodedPair` into a `StereoPair` at the last moment, so that a pair that nobody needs is never decompressed.
+Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the camera to the learner's batch. The one flip
+to RGB happens there, on the compute device, where it costs nothing.
 """
 
 from __future__ import annotations
@@ -20,32 +20,33 @@ from stream.image import Image as Image
 WIRE_VERSION = 2
 CHECKSUM_BYTES = 4
 REASONS = ("parts", "size", "header", "version", "crc", "image")
-"""Everything a message is refused for: wrong number of parts, too many bytes, a header that does not decode, another wire
-version, a checksum that differs, an image that is not what its header declares."""
+"""The reasons for which a message is refused: wrong number of parts, too many bytes, a header that does not decode, another
+wire version, a wrong checksum, an image that is not what its header declares.
+"""
 
 _encoder = msgspec.msgpack.Encoder()
 
 Codec = Literal["jpeg", "lz4"]
 Kept = Literal["new", "silence", "audit"]
-"""Why a pair was kept: it shows something new; nothing was kept for too long; a random sample of the suppressed."""
+"""Why a pair was kept: it shows something new; no pair was kept for too long; it is a random sample of the suppressed ones."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
-    """What travels beside the two images; validated on arrival.
+    """The description that is sent with the two images; validated when it is received.
 
-    Identity is `(device, epoch, seq)`: `epoch` is new whenever the device starts counting anew, `seq` counts kept
-    pairs from 0 without holes, so that a hole is a loss. `suppressed` counts the pairs dropped as seen before since
-    the last kept one, `junk` those dropped as dark or covered: rates and times survive dedupe.
+    The identity is `(device, epoch, seq)`. `epoch` is new whenever the device starts a new count; `seq` counts kept pairs from 0
+    without holes, so that a hole is a loss. `suppressed` counts the pairs that were left out as seen before since the last kept
+    one, `junk` those that were left out as dark or covered: rates and times survive dedupe.
     """
 
     version: Literal[2] = 2
     device: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
     epoch: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
     seq: Annotated[int, msgspec.Meta(ge=0, lt=(1 << 63) - 1)]
-    """One past the last pair must be a number too."""
+    """The number after the last pair must fit too."""
     left_ns: _Count
     """Capture time of the left eye, nanoseconds since 1970 by the device's clock."""
     right_ns: _Count

@@ -1,4 +1,4 @@
-"""Sets of whole numbers as half-open ranges: a year of pairs with three holes in it takes four of them."""
+"""Sets of integers as half-open ranges: a year of pairs with three holes in it takes four of them."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Ranges:
         return zip(self._first, self._last, strict=True)
 
     def __len__(self) -> int:
-        """How many ranges; `count` is how many numbers."""
+        """The number of ranges; `count` is the number of integers."""
         return len(self._first)
 
     def __eq__(self, other: object) -> bool:
@@ -36,7 +36,7 @@ class Ranges:
 
     @property
     def count(self) -> int:
-        """How many numbers."""
+        """The number of integers in the set."""
         return sum(self._last) - sum(self._first)
 
     @property
@@ -45,13 +45,13 @@ class Ranges:
         return self._last[-1] if self._last else 0
 
     def copy(self) -> Ranges:
-        """A set that changes on its own from here on."""
+        """An independent copy."""
         twin = Ranges()
         twin._first, twin._last = self._first.copy(), self._last.copy()
         return twin
 
     def add(self, first: int, last: int) -> int:
-        """Put [first, last) in; returns how many of these numbers are new."""
+        """Add [first, last); returns how many of these numbers are new."""
         if first >= last:
             return 0
         new = last - first - self.overlap(first, last)
@@ -62,7 +62,7 @@ class Ranges:
         return new
 
     def remove(self, first: int, last: int) -> None:
-        """Take [first, last) out."""
+        """Remove [first, last)."""
         if first >= last:
             return
         begin, end = bisect_right(self._last, first), bisect_left(self._first, last)
@@ -72,14 +72,14 @@ class Ranges:
         self._first[begin:end], self._last[begin:end] = [a for a, _ in kept], [b for _, b in kept]
 
     def overlap(self, first: int, last: int) -> int:
-        """How many numbers of [first, last) are in."""
+        """Return how many numbers of [first, last) are in the set."""
         if first >= last:
             return 0
         begin, end = bisect_right(self._last, first), bisect_left(self._first, last)
         return sum(min(last, self._last[at]) - max(first, self._first[at]) for at in range(begin, end))
 
     def missing(self, first: int, last: int) -> Iterator[tuple[int, int]]:
-        """The ranges of [first, last) that are not in, in order."""
+        """Yield the ranges of [first, last) that are not in the set, in order."""
         at = bisect_right(self._last, first)
         while first < last:
             begin, end = (self._first[at], self._last[at]) if at < len(self._first) else (last, last)
@@ -88,6 +88,6 @@ class Ranges:
             first, at = max(first, end), at + 1
 
     def reach(self, start: int) -> int:
-        """The first number from `start` on that is not in."""
+        """Return the first number from `start` on that is not in the set."""
         at = bisect_right(self._first, start) - 1
         return max(start, self._last[at]) if at >= 0 else start

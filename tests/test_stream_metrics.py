@@ -11,7 +11,7 @@ from rig_model import pair
 from stream import pair as datum
 from stream.live.announcements import Bye, Hello
 from stream.live.ledger import Ledger
-from stream.live.metrics import MAX_DEVICES_TOLD, StreamMetrics
+from stream.live.metrics import MAX_DEVICES_SHOWN, StreamMetrics
 from stream.stats import DeviceStats, SourceStats
 from stream.transport import handshake
 
@@ -94,7 +94,7 @@ def test_battery_and_temperature_are_told_where_they_are_known() -> None:
 
 
 def test_devices_beyond_the_bound_are_in_the_totals_and_counted_but_have_no_series() -> None:
-    devices = {f"rig{n}": DeviceStats(epoch=EPOCH, next_seq=1, received=1) for n in range(MAX_DEVICES_TOLD + 5)}
+    devices = {f"rig{n}": DeviceStats(epoch=EPOCH, next_seq=1, received=1) for n in range(MAX_DEVICES_SHOWN + 5)}
     registry = told(SourceStats(devices=devices))
     names = [
         sample.labels["device"]
@@ -102,8 +102,8 @@ def test_devices_beyond_the_bound_are_in_the_totals_and_counted_but_have_no_seri
         for sample in family.samples
         if sample.name == "babyagent_stream_device_received_pairs_total"
     ]
-    assert names == [f"rig{n}" for n in range(MAX_DEVICES_TOLD)]
-    assert value(registry, "received_pairs_total") == value(registry, "devices") == MAX_DEVICES_TOLD + 5
+    assert names == [f"rig{n}" for n in range(MAX_DEVICES_SHOWN)]
+    assert value(registry, "received_pairs_total") == value(registry, "devices") == MAX_DEVICES_SHOWN + 5
     assert value(registry, "untold_devices") == 5
 
 

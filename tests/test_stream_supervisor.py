@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from tiny_learner import FLAGS
 
-from stream.host.systemd import MAX_STATUS, Supervisor
+from stream.host.systemd import MAX_STATUS_CHARS, Supervisor
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 90.0  # generous: the machine may be busy; nothing here is judged by its speed
@@ -89,7 +89,7 @@ def test_a_status_is_one_bounded_line_and_cannot_say_anything_else(systemd: sock
     supervisor.close()
     (message,) = messages(systemd)
     assert message.splitlines()[:2] == ["READY=1", "WATCHDOG=1"]
-    assert message.splitlines()[2:] == ["STATUS=a MAINPID=1 " + "b" * (MAX_STATUS - 12)]
+    assert message.splitlines()[2:] == ["STATUS=a MAINPID=1 " + "b" * (MAX_STATUS_CHARS - 12)]
 
 
 def test_an_abstract_socket_is_heard_too() -> None:
@@ -114,7 +114,7 @@ def test_a_systemd_that_does_not_read_blocks_nobody(systemd: socket.socket) -> N
     supervisor = Supervisor({"NOTIFY_SOCKET": systemd.getsockname()}, clock)
     for _ in range(5000):
         clock.now_s += 10
-        supervisor.alive(lambda: "x" * MAX_STATUS)
+        supervisor.alive(lambda: "x" * MAX_STATUS_CHARS)
     supervisor.close()
 
 

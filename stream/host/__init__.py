@@ -1,1 +1,1 @@
-"""What every command needs from its machine: settings files, signals, progress, systemd, checks."""
+"""Services of the machine that every command needs: program, settings files, progress, systemd, checks."""

@@ -1,6 +1,6 @@
-"""`--print-completion bash|zsh`: what the shell needs to complete our commands, flags and choices when Tab is pressed.
+"""Writes the script by which a shell completes our commands, flags and choices (`--print-completion bash|zsh`).
 
-A table of words, so that a Tab starts no Python and loads no torch.
+The script is a table of words, so that the Tab key starts no Python and loads no torch.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ FLAG = "--print-completion"
 SHELLS = ("bash", "zsh")
 
 Options = Mapping[str, Sequence[str]]
-"""Each flag, and the words of which one follows it; none: a file, a number, or nothing."""
+"""Each flag, and the words that may follow it. An empty list: a file, a number, or nothing follows."""
 
 
 def shell_of(words: Sequence[str]) -> str | None:
-    """The shell that the words want a script for, if they do; raises StreamError for another one."""
+    """Return the shell for which the words request a script, or None. Raises StreamError for an unknown shell."""
     if not words or words[0].partition("=")[0] != FLAG:
         return None
     given = words[0].partition("=")[2] or (words[1] if len(words) > 1 else "")
@@ -30,7 +30,7 @@ def shell_of(words: Sequence[str]) -> str | None:
 
 
 def script(shell: str, program: str, commands: Mapping[str, Options]) -> str:
-    """The script for a program. commands: options of each subcommand; those of "" need none before them."""
+    """Return the script for a program. commands: the options of each subcommand; those of "" need no subcommand."""
     name = f"_{program.replace('-', '_')}"
     subcommands = " ".join(command for command in commands if command)
     start = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n" if shell == "zsh" else ""
@@ -51,12 +51,12 @@ complete -o default -F {name} {program}
 
 
 def options(settings: Any) -> dict[str, Sequence[str]]:
-    """The flags of a dataclass of settings, or of an instance of it, named as tyro names them."""
+    """Return the flags of a dataclass of settings, or of an instance of it, named as tyro names them."""
     return {**dict(_options(settings, "")), "--help": ()}
 
 
 def _cases(commands: Mapping[str, Options]) -> str:
-    """Patterns of subcommand, word before and word begun, with the words that fit there; where none does, files do."""
+    """Yield shell patterns (subcommand, word before, word begun) with the words that fit; elsewhere files are offered."""
     lines = []
     for command, flags in commands.items():
         lines += [f'"{command} {flag} "*) words="{" ".join(words)}" ;;' for flag, words in flags.items() if words]

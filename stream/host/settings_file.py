@@ -1,7 +1,7 @@
-"""Settings from a TOML file, over defaults in dataclasses: `--config FILE`.
+"""Reads settings from a TOML file (`--config FILE`) over the defaults in dataclasses.
 
-Its keys are the names of the fields, with a table for each dataclass within another. What it sets becomes the default of the
-flags, so that a flag wins.
+Keys are the names of the fields, with a table for each nested dataclass. The values of the file become the defaults of the flags,
+so that a flag wins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stream.errors import StreamError
 MAX_BYTES = 1 << 16
 FLAG = "--config"
 _FIELD = "config"
-"""The field that makes the flag appear in --help; a file does not name another one."""
+"""The field that makes the flag appear in --help. A file cannot name another file."""
 _WORDS = {
     int: "a whole number",
     float: "a number",
@@ -40,11 +40,11 @@ Settings = TypeVar("Settings")
 
 
 class SettingsFileError(StreamError):
-    """A file of settings that cannot be used: names the file, the line where it is known, and what was expected."""
+    """A file of settings that cannot be used. The message names the file, the line if it is known, and what was expected."""
 
 
 def config_of(words: Sequence[str]) -> Path | None:
-    """The file that a command's words name; raises SettingsFileError where the name is missing."""
+    """Return the file that the words of a command name, or None. Raises SettingsFileError for a missing name."""
     found = None
     for word, following in pairwise([*words, ""]):
         if word == FLAG or word.startswith(f"{FLAG}="):
@@ -56,7 +56,7 @@ def config_of(words: Sequence[str]) -> Path | None:
 
 @dataclass(frozen=True, slots=True)
 class SettingsFile:
-    """What a file says, not yet compared with any settings."""
+    """The content of a file, not yet compared with any settings."""
 
     path: Path
     text: str
@@ -84,18 +84,18 @@ class SettingsFile:
             raise SettingsFileError(f"{path} is not TOML: {error}") from error
 
     def choice(self, name: str, among: Collection[str], default: str) -> str:
-        """A word that is chosen before the other settings; raises SettingsFileError where it is another one."""
+        """Return the word for a key that is read before the other settings. Raises SettingsFileError for an unknown word."""
         value = self.table.get(name, default)
         if value not in list(among):
             raise self._error((name,), f"{name} must be one of {', '.join(among)}, got {value!r}")
         return str(value)
 
     def over(self, default: Settings, *, inline: Collection[str] = (), other_keys: Collection[str] = ()) -> Settings:
-        """The settings, a tree of dataclasses, with what the file says in the places of the defaults.
+        """Return the settings, a tree of dataclasses, with the values of the file instead of the defaults.
 
-        inline: fields whose own fields stand in the same table as they. other_keys: top-level keys that are no settings.
-        Raises SettingsFileError for a key that is no setting, and a value of another type; ValueError and whatever else the
-        settings raise at what they refuse.
+        inline: fields whose own fields stand in the same table. other_keys: top-level keys that are no settings.
+        Raises SettingsFileError for an unknown key or a value of another type, and whatever the dataclasses raise for values that
+        they refuse.
         """
         table = {name: value for name, value in self.table.items() if name not in other_keys}
         settings: Settings = self._merged(default, table, (), inline)
@@ -140,7 +140,7 @@ class SettingsFile:
 
 
 def present_name(name: str, old_names: Mapping[str, str]) -> str:
-    """The present name of a setting. A warning on the standard error names an old one.
+    """Return the present name of a setting, and report an old name on the standard error.
 
     name: dotted, with underscores. old_names: present names by old ones; either whole dotted names or last parts.
     """
@@ -175,7 +175,7 @@ def _path(kind: type, value: Any) -> Any:
 
 
 def _expected(kind: Any) -> str:
-    """A type in words."""
+    """Describe a type in words."""
     parts = get_args(kind)
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(_expected(part) for part in parts if part is not type(None))
@@ -191,7 +191,7 @@ def _some(names: list[str]) -> str:
 
 
 def _lines(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:
-    """Line number and full key of all that looks like a key or the head of a table."""
+    """Yield the line number and the full key of each line that looks like a key or the head of a table."""
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), start=1):
         if head := _HEADER.match(line):

@@ -1,9 +1,8 @@
-"""What a publisher says beside its pairs: `hello` whenever somebody joins, `bye` when its stream has ended.
+"""The messages of a publisher beside its pairs: `hello` when a subscriber joins, `bye` when its stream has ended.
 
-Both carry how far the count is, so that a subscriber knows where it joined and what it missed at the end, and whether
-what it missed can be pulled from a spool (`stream.live.backfill_messages`). A hello is sent after the
-subscription took effect, not as ZeroMQ's welcome message: that one is written when the connection is made, and pairs
-sent between the two would look like lost ones.
+Both carry the position of the device, so that a subscriber knows where it joined, which pairs it missed at the end, and whether
+those can be pulled from a spool (`stream.live.backfill_messages`). A hello is sent after the subscription took effect, and not
+as ZeroMQ's welcome message: that one is written when the connection is made, and pairs sent in between would look like lost ones.
 """
 
 from __future__ import annotations
@@ -19,38 +18,38 @@ MAX_BODY_BYTES = 256
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
-    """How far the count of a device is: the pair after those it has sent is number `next_seq` of `epoch`."""
+    """The position of a device: its next pair is number `next_seq` of `epoch`."""
 
     version: Literal[2] = 2
     device: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
     epoch: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
     next_seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
     backfill: bool = False
-    """Whether the rig keeps a spool, on the port after this one; without it a hole is a loss at once."""
+    """Whether the rig keeps a spool, which answers at the next port. Without it a hole is a loss at once."""
 
 
 class Hello(Position, frozen=True, kw_only=True):
-    """What comes from now on begins with `next_seq`."""
+    """The following pairs begin with `next_seq`."""
 
 
 class Bye(Position, frozen=True, kw_only=True):
-    """Nothing comes any more; `next_seq` is one past the last pair."""
+    """No more pairs follow; `next_seq` is one past the last pair."""
 
 
 CONFIRMATION = b"confirm "
-"""A subscriber that has heard a bye subscribes to this and the epoch, and leaves again: that the publisher hears."""
+"""After a bye a subscriber subscribes to this topic and the epoch, and unsubscribes: the publisher sees that as confirmation."""
 TOPICS: dict[bytes, type[Hello] | type[Bye]] = {b"hello": Hello, b"bye": Bye}
 
 _encoder = msgspec.msgpack.Encoder()
 
 
 def to_parts(message: Hello | Bye) -> list[bytes]:
-    """The message on the wire: topic, position as msgpack."""
+    """Return the message as it is sent: topic, position as msgpack."""
     return [b"hello" if isinstance(message, Hello) else b"bye", _encoder.encode(message)]
 
 
 def from_parts(parts: Sequence[bytes]) -> Hello | Bye:
-    """The hello or bye in a message; raises MalformedMessage, and nothing else."""
+    """Return the hello or bye in a message. Raises MalformedMessage, and nothing else."""
     if len(parts) != 2 or parts[0] not in TOPICS:
         raise MalformedMessage("parts", f"expected a hello or bye in 2 parts, got {len(parts)}")
     if len(parts[1]) > MAX_BODY_BYTES:

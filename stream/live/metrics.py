@@ -1,7 +1,7 @@
-"""What a receiving end tells Prometheus, under `babyagent_stream_`.
+"""Metrics of a source that receives pairs, for Prometheus, under `babyagent_stream_`.
 
-Counts are those of this process: a count that goes on over restarts falls back to the last commit after a crash, which
-Prometheus would take for a restart from 0 and add as a whole.
+Counts are those of this process. A count that goes on over restarts falls back to the last commit after a crash, which Prometheus
+would take for a restart from 0, and add as a whole.
 """
 
 from __future__ import annotations
@@ -18,18 +18,18 @@ from stream.pair import REASONS as MESSAGE_REASONS
 from stream.stats import DeviceStats, SourceStats
 from stream.transport.handshake import REASONS as HANDSHAKE_REASONS
 
-# A second series for each count, which nothing here asks for. The switch is one for the process; device and learner import this.
+# It would be a second series for each count, which nothing uses. The switch is for the whole process.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
-MAX_DEVICES_TOLD = 64
-"""Of more devices those heard of first have series of their own, all are in the totals: names come from the network."""
+MAX_DEVICES_SHOWN = 64
+"""Device names come from the network, so only the first devices have series of their own; all of them are in the totals."""
 
 
 class StreamMetrics(Collector):
-    """Reads the ledger when Prometheus asks, so that no count is kept twice.
+    """Reads the statistics of a source when Prometheus asks, so that no count is kept twice.
 
-    stats: of the source; None, and then there are no metrics, where it keeps none. backlog: pairs that wait to be received by
-    the learner. clock: seconds, that of `DeviceStats.last_received_s`.
+    stats: of the source; where it returns None there are no metrics. backlog: pairs that wait to be received by the learner.
+    clock: seconds, that of `DeviceStats.last_received_s`.
     """
 
     def __init__(
@@ -59,9 +59,9 @@ class StreamMetrics(Collector):
         yield _gauge("pending_pairs", "Pairs missing that can still be pulled from a spool.", stats.pending)
         yield _gauge("endpoints", "Addresses where devices are expected.", len(stats.endpoints))
         yield _gauge("devices", "Devices heard of, in this run's earlier processes too.", len(stats.devices))
-        untold = max(0, len(stats.devices) - MAX_DEVICES_TOLD)
-        yield _gauge("untold_devices", f"Devices beyond the first {MAX_DEVICES_TOLD}: in the totals only.", untold)
-        told = dict(islice(stats.devices.items(), MAX_DEVICES_TOLD))
+        untold = max(0, len(stats.devices) - MAX_DEVICES_SHOWN)
+        yield _gauge("untold_devices", f"Devices beyond the first {MAX_DEVICES_SHOWN}: in the totals only.", untold)
+        told = dict(islice(stats.devices.items(), MAX_DEVICES_SHOWN))
         yield from self._device_counts(told, stats.before)
         yield from self._device_gauges(told)
 
@@ -140,7 +140,7 @@ _PREFIX = "babyagent_stream"
 
 
 def _given_up(device: DeviceStats) -> int:
-    """A count of Prometheus never falls: those that came all the same are counted by themselves."""
+    """A Prometheus count never falls, so pairs that were lost first and received later are counted separately."""
     return device.lost + device.returned
 
 
@@ -153,7 +153,7 @@ def _gauge(name: str, text: str, value: float) -> Metric:
 
 
 def by_reason(name: str, text: str, counts: Mapping[str, int]) -> Metric:
-    """A count with the label `reason`; give every reason from the start: Prometheus sees no increase in what begins at 1."""
+    """Return a count with the label `reason`. Give every reason from the start: Prometheus misses an increase from nothing."""
     family = CounterMetricFamily(name, text, labels=["reason"])
     for reason, count in counts.items():
         family.add_metric([reason], count)

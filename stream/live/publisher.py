@@ -1,7 +1,7 @@
-"""The sending end: a bound XPUB socket with short queues that says hello, tells who listens, and says bye.
+"""The sending end of the live stream: a bound XPUB socket with short queues.
 
-A queue holds `high_water` pairs per subscriber, not ZeroMQ's default of 1000 (358 MB at 720p). What happens when it is
-full is written in `on_full`. A subscriber that vanished without closing (Wi-Fi roaming) is let go of within a minute.
+A queue holds `high_water` pairs per subscriber, not ZeroMQ's default of 1000 (358 MB at 720p). `on_full` decides what happens
+when it is full. A subscriber that vanished without closing its connection (Wi-Fi roaming) is dropped within a minute.
 """
 
 from __future__ import annotations
@@ -31,24 +31,24 @@ log = logging.getLogger(__name__)
 _Announcement = TypeVar("_Announcement", Hello, Bye)
 
 LIVE_TOS = 0x88
-"""DSCP AF41: Wi-Fi sends it as video, before what the spool has to tell."""
+"""DSCP AF41: Wi-Fi sends it as video, before the replies of the spool."""
 MAX_SUBSCRIPTION_BYTES = 1024
 MAX_SUBSCRIPTIONS_AT_ONCE = 256
-"""Read between two pairs, so that a flood of them cannot hold the stream up."""
+"""Read between two pairs, so that a flood of them cannot delay the stream."""
 
 
 class Publisher:
-    """Sends pairs to whoever subscribes; used by one thread, as a context manager.
+    """Sends pairs to its subscribers; used by one thread, as a context manager.
 
     endpoint: tcp://HOST:PORT; `self.endpoint` is the real one where the port was 0 or *.
     device, epoch: of all its pairs, as in `Header`.
-    shelf: where learners can pull what was dropped here, at the next port (`self.backfill`); None: a drop is a loss.
-    vitals: how the rig is, for learners that ask the shelf; called by another thread.
-    on_full: "drop" leaves a pair out for a subscriber whose queue is full, and never waits: live. "wait" waits up to
-    `wait_s` for a subscriber and for room in every subscriber's queue: for finite sources at full speed.
+    shelf: from which consumers pull dropped pairs, at the next port (`self.backfill`); None: a dropped pair is lost.
+    vitals: reads the state of the rig, for consumers that ask the shelf; called by another thread.
+    on_full: "drop" leaves a pair out for a subscriber whose queue is full, and never waits: for live streams. "wait" waits up
+    to `wait_s` for a subscriber and for room in every subscriber's queue: for finite sources at full speed.
     security: the keys of this rig and those it lets in (`stream.transport.endpoint.security_for`); None: plain.
-    linger_s: how long `bye` waits to be confirmed, and `close` for queued pairs to leave.
-    Raises EndpointError where the endpoint cannot be bound, or is open to the network without keys or `insecure`.
+    linger_s: how long `bye` waits for confirmations, and `close` for queued pairs to be sent.
+    Raises EndpointError for an endpoint that cannot be bound, or is open to the network without keys or `insecure`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Publisher:
         self.device = device
         self.epoch = epoch
         self.next_seq = 0
-        """One past the last pair given to `send`: what bye tells."""
+        """One past the last pair given to `send`; a bye carries it."""
         self.sent = 0
         """Pairs handed to at least one subscriber's queue."""
         self.unsent = 0
@@ -100,16 +100,16 @@ class Publisher:
             raise
 
     def begin(self, epoch: str, seq: int) -> None:
-        """Tell learners that what comes next is pair `seq` of another epoch: the device was started again."""
+        """Announce that the following pairs begin with number `seq` of another epoch: the device was started again."""
         self.epoch = epoch
         self._hello_seq = self.next_seq = seq
         self._owes_hello = True
 
     def send(self, pair: EncodedPair) -> bool:
-        """Send one pair; True where at least one subscriber's queue took it. How long it waits is said by `on_full`.
+        """Send one pair; returns whether at least one subscriber's queue took it. `on_full` decides how long it waits.
 
-        In "drop", a subscriber whose queue is full misses the pair without a word from here; it counts the hole itself.
-        After False in "wait" the same pair may be given again; going on with the next one leaves a hole.
+        In "drop", a subscriber whose queue is full misses the pair, and finds the hole itself. After False in "wait" the same
+        pair may be given again; continuing with the next one leaves a hole.
         """
         header = pair.header
         if (header.device, header.epoch) != (self.device, self.epoch):
@@ -128,16 +128,16 @@ class Publisher:
         return taken
 
     def subscribers(self) -> int:
-        """How many subscribe to pairs now; also greets the new ones, so call it now and then when nothing is sent."""
+        """Return the number of subscribers, and greet the new ones: call it now and then when nothing is sent."""
         self._greet()
         return self._subscriptions.count
 
     def failed_handshakes(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`; any thread may ask."""
+        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`. Any thread may call it."""
         return self._acceptor.failures()
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
-        """Wait until somebody subscribes; False where nobody did within `timeout_s`."""
+        """Wait for a subscriber; returns False if there was none within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         while self.subscribers() == 0:
             left_ms = int(1000 * (deadline_s - time.monotonic()))
@@ -147,10 +147,10 @@ class Publisher:
         return True
 
     def bye(self) -> bool:
-        """Say that no more pairs will come; False where somebody did not confirm within `linger_s` that it heard everything.
+        """Announce the end of the stream; returns whether all subscribers confirmed within `linger_s` that they received it all.
 
-        It is confirmed because a queue that `close` lets drain can be lost: anything that meets the closed socket makes the
-        kernel reset the connection. Where there is a shelf, who missed it hears of it there.
+        The confirmation is needed because a queue that drains after `close` can be lost: any message to the closed socket makes
+        the kernel reset the connection. Where there is a shelf, a subscriber that missed the bye learns it from there.
         """
         if self.backfill is not None:
             self.backfill.over = True
@@ -200,7 +200,7 @@ class Publisher:
         return socket
 
     def _put(self, parts: list[bytes], wait_s: float) -> bool:
-        """Hand a message to the queues; where the socket may not drop, wait for room."""
+        """Hand a message to the queues. Where the socket may not drop messages, wait for room."""
         self._socket.set(zmq.SNDTIMEO, int(1000 * wait_s))
         try:
             self._socket.send_multipart(parts, copy=False)  # the bytes are immutable: ZeroMQ may read them later

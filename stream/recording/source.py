@@ -82,7 +82,7 @@ class RecordingSource:
         """A recording forgets nothing."""
 
     def stats(self) -> None:
-        """There are no statistics: nothing travels."""
+        """There are no statistics: no pair is sent over a network."""
 
     def close(self) -> None:
         """Close the file; idempotent."""

@@ -1,11 +1,11 @@
-"""The rig's side of a handshake: who is let in at its sockets, and who is turned away and why.
+"""The rig's side of a handshake: which consumers are let in at its sockets, and why others are refused.
 
-One thread for all sockets of a rig. It answers ZeroMQ's question whether a key is trusted (ZAP, RFC 27), and reads what
-the sockets' monitors tell. It has to be a thread of its own: a monitor that nobody reads blocks ZeroMQ's I/O thread after
-2000 events, and with it every socket of the context, so that a stranger could silence a rig by knocking.
+One thread serves all sockets of a rig. It answers ZeroMQ's question whether a key is trusted (ZAP, RFC 27), and reads the
+sockets' monitors. It has to be a thread of its own: a monitor that nobody reads blocks ZeroMQ's I/O thread after 2000 events, and
+with it every socket of the context, so that a stranger could silence a rig by connecting again and again.
 
-pyzmq's ThreadAuthenticator answers the same question, but tells nobody whom it refused, reads no monitors (which would
-take a second thread), and dies silently with its asyncio loop.
+pyzmq's ThreadAuthenticator answers the same question, but does not report refusals, reads no monitors (which would take a second
+thread), and dies silently with its asyncio loop.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ log = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_TIMEOUT_MS = 10_000
-"""How long a stranger can hold a connection without saying who it is."""
+"""How long a stranger can hold a connection without a handshake."""
 POLL_MS = 100
-"""How soon the thread notices another socket, or the end."""
+"""How soon the thread notices a further socket, or the end."""
 
 
 class Acceptor:
-    """Stands at the sockets of one context that bind. Context manager; close it after its sockets.
+    """Guards the sockets of one context that bind. Context manager; close it after its sockets.
 
-    security: the keys that are let in; None where the sockets are plain, and only failures are heard.
-    Raises ValueError where the context has a door with keys already.
+    security: the keys that are let in; None where the sockets are plain, and only failures are counted.
+    Raises ValueError for a context that has an acceptor with keys already.
     """
 
     def __init__(
@@ -55,13 +55,13 @@ class Acceptor:
         self._poller = zmq.Poller()
         self._closing = threading.Event()
         self._zap = None if security is None else _zap_socket(context)
-        self._thread = threading.Thread(target=self._run, name="door", daemon=True)
+        self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
         self._thread.start()
 
     def guard(self, socket: zmq.Socket[bytes]) -> None:
-        """Stand at a socket of this context, from before it binds.
+        """Guard a socket of this context, which is not bound yet.
 
-        Raises KeysError where there are keys and none is trusted, ValueError where the socket is bound already.
+        Raises KeysError if there are keys and none is trusted, ValueError for a bound socket.
         """
         if socket.get(zmq.LAST_ENDPOINT):
             raise ValueError("a socket is guarded before it binds: what is bound already stays open to everybody")
@@ -76,7 +76,7 @@ class Acceptor:
         return self._failures.counts()
 
     def close(self) -> None:
-        """Leave; idempotent. Waits until its closed sockets have let go of what they linger for."""
+        """Stop guarding; idempotent. Waits until the closed sockets have finished lingering."""
         for socket in self._sockets:
             if not socket.closed:
                 socket.disable_monitor()
@@ -96,7 +96,7 @@ class Acceptor:
             while not self._closing.is_set() or self._monitors or not self._joining.empty():
                 self._turn()
         except zmq.ContextTerminated:
-            log.debug("the context ended before its door was closed")
+            log.debug("the context ended before its acceptor was closed")
         finally:
             while not self._joining.empty():
                 self._monitors.append(self._joining.get())
@@ -112,20 +112,20 @@ class Acceptor:
             if socket is self._zap:
                 self._admit(self._zap)
             else:
-                self._hear(socket)
+                self._read_monitor(socket)
 
     def _admit(self, zap: zmq.Socket[bytes]) -> None:
-        """Answer whether a key is let in; whoever is has the name of its key as ZeroMQ's User-Id."""
+        """Answer whether a key is let in. If so, the name of the key becomes ZeroMQ's User-Id."""
         _version, request, _domain, address, _identity, mechanism, *credentials = zap.recv_multipart()
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
         name = self._names.get(key)
         if name is None:
             zap.send_multipart([b"1.0", request, b"400", b"not trusted", b"", b""])
-            self._say_refused(key, address.decode())
+            self._log_refusal(key, address.decode())
         else:
             zap.send_multipart([b"1.0", request, b"200", b"OK", name.encode(), b""])
 
-    def _hear(self, monitor: zmq.Socket[bytes]) -> None:
+    def _read_monitor(self, monitor: zmq.Socket[bytes]) -> None:
         kind, value, address = read_event(monitor)
         if kind == zmq.EVENT_MONITOR_STOPPED:
             self._poller.unregister(monitor)
@@ -133,10 +133,10 @@ class Acceptor:
             monitor.close(linger=0)
             return
         reason = failure(kind, value)
-        if reason is not None and reason != "refused":  # who was refused is said by name, where it was done
-            self._failures.add(reason, address, self._text(reason, address))
+        if reason is not None and reason != "refused":  # a refusal is logged with its key, in _admit
+            self._failures.add(reason, address, self._describe(reason, address))
 
-    def _say_refused(self, key: str, address: str) -> None:
+    def _log_refusal(self, key: str, address: str) -> None:
         folder = "" if self._security is None else f" --keys {self._security.folder}"
         self._failures.add(
             "refused",
@@ -145,7 +145,7 @@ class Acceptor:
             f"{key}, type here `python -m stream keys trust NAME '{key}'{folder}` and start the rig again",
         )
 
-    def _text(self, reason: str, address: str) -> str:
+    def _describe(self, reason: str, address: str) -> str:
         if self._security is None:
             return f"somebody could not talk to {address}, which is plain: a learner with keys, or no learner at all"
         if reason == "wrong_key":
@@ -162,5 +162,5 @@ def _zap_socket(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:
         socket.bind(ZAP_ENDPOINT)
     except zmq.ZMQError as error:
         socket.close()
-        raise ValueError("this context has a door with keys already: give each rig its own context") from error
+        raise ValueError("this context has an acceptor with keys already: give each rig its own context") from error
     return socket

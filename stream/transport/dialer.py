@@ -1,8 +1,7 @@
-"""The learner's side of a handshake: calls rigs, says why one does not let it in, and calls again.
+"""The consumer's side of a handshake: calls rigs, explains why one does not let it in, and calls again.
 
-After a handshake that was refused, a message that was damaged, and anything that does not speak ZeroMQ's protocol,
-ZeroMQ gives an address up for good: a learner that was started a minute before its key was trusted would wait for ever.
-Here such an address is called again every few seconds.
+After a refused handshake, a damaged message, or a reply in another protocol, ZeroMQ gives an address up for good: a learner that
+was started a minute before its key was trusted would wait for ever. Here such an address is called again every few seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from stream.transport.handshake import FAILED_EVENTS, Failures, failure, read_ev
 from stream.transport.security import Security
 
 REDIAL_S = 5.0
-"""How long an address that ZeroMQ gave up rests before it is called again."""
+"""How long after ZeroMQ gave up an address it is called again."""
 _EVENTS = (
     FAILED_EVENTS
     | zmq.EVENT_CONNECTED
@@ -48,12 +47,12 @@ class Dialer:
         self._clock = clock
         self._failures = Failures(clock)
         self._rigs: dict[str, str | None] = {}
-        self._greeting: set[str] = set()  # connected, and the handshake has not ended yet
+        self._shaking_hands: set[str] = set()  # connected, and the handshake has not ended yet
         self._left_s: dict[str, float] = {}  # failed or disconnected, and ZeroMQ has not said that it tries again
         self._monitor = socket.get_monitor_socket(_EVENTS)
 
     def dial(self, address: str) -> None:
-        """Connect to an address of `stream.transport.endpoint.connect_address`; raises EndpointError in one line."""
+        """Connect to an address of `stream.transport.endpoint.connect_address`. Raises EndpointError in one line."""
         plain, rig = rig_at(address)
         if (rig is None) != (self._security is None):
             raise EndpointError(f"{address} has to be read with the same keys that it is called with")
@@ -63,10 +62,10 @@ class Dialer:
         self._rigs[plain] = rig
 
     def tend(self) -> None:
-        """Hear what became of the calls, say what failed, call again what was given up; never waits."""
+        """Read the events of the connections, log failures, and call again the addresses that were given up; never waits."""
         with suppress(zmq.Again):
             while True:
-                self._hear(*read_event(self._monitor))
+                self._read(*read_event(self._monitor))
         now_s = self._clock()
         for address in [address for address, left_s in self._left_s.items() if now_s - left_s >= REDIAL_S]:
             del self._left_s[address]
@@ -79,7 +78,7 @@ class Dialer:
         return self._failures.counts()
 
     def close(self) -> None:
-        """Stop listening; before the socket is closed. Idempotent."""
+        """Stop reading events; before the socket is closed. Idempotent."""
         if not self._monitor.closed:
             self.socket.disable_monitor()
             self._monitor.close(linger=0)
@@ -89,27 +88,27 @@ class Dialer:
             self._security.call(self.socket, rig)
         connect(self.socket, address)
 
-    def _hear(self, kind: int, value: int, address: str) -> None:
+    def _read(self, kind: int, value: int, address: str) -> None:
         if address not in self._rigs:
             return
         reason = failure(kind, value)
         if reason is not None:
-            self._greeting.discard(address)
+            self._shaking_hands.discard(address)
             self._left_s[address] = self._clock()
-            self._failures.add(reason, address, self._text(reason, address))
+            self._failures.add(reason, address, self._describe(reason, address))
         elif kind == zmq.EVENT_CONNECTED:
-            self._greeting.add(address)
+            self._shaking_hands.add(address)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
-            self._greeting.discard(address)
+            self._shaking_hands.discard(address)
         elif kind == zmq.EVENT_CONNECT_RETRIED:
             self._left_s.pop(address, None)
         else:
             self._left_s[address] = self._clock()
-            if address in self._greeting:
-                self._greeting.remove(address)
+            if address in self._shaking_hands:
+                self._shaking_hands.remove(address)
                 self._failures.add("protocol", address, f"{address} is no rig: something else answers there")
 
-    def _text(self, reason: str, address: str) -> str:
+    def _describe(self, reason: str, address: str) -> str:
         rig = self._rigs[address]
         if self._security is None or rig is None:
             return f"{address} does not talk to us: the rig there wants keys, or it is no rig"

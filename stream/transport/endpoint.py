@@ -1,10 +1,11 @@
-"""Which addresses can be used, and how a socket is kept alive on them.
+"""Addresses of sockets: which ones can be used, and how they are bound and connected.
 
-An address is `tcp://HOST:PORT`. Binding takes `*` or `0` as port (any free one) and `*` as host (every interface). An
-address that is called can name the rig whose key must answer there: `tcp://HOST:PORT#NAME`.
+An address is `tcp://HOST:PORT`. To bind, the port may be `*` or `0` (any free one), and the host `*` (every interface). An
+address
+to connect to can name the rig whose key must answer there: `tcp://HOST:PORT#NAME`.
 
-What can be reached from beyond this machine needs keys, or consent that is said aloud (`insecure`). On the loopback a
-socket is plain, unless a folder of keys or a rig is named. With keys, nothing ever falls back to plain.
+A socket that can be reached from the network needs keys, or explicit consent (`insecure`). On the loopback a socket is plain,
+unless a folder of keys or a rig is named. With keys, nothing ever falls back to plain.
 """
 
 from __future__ import annotations
@@ -24,12 +25,13 @@ from stream.transport.keys import KeysError, keys_folder
 from stream.transport.security import Security
 
 LINK_TIMEOUT_MS = 2_000
-"""A learner lets go of a connection on which nothing it sent was confirmed for so long, and calls again: kept on, TCP would
-wait longer and longer between its attempts, and find a link that is back late."""
+"""How long a consumer keeps a connection on which nothing it sent was confirmed; then it connects again. Without that, TCP
+would wait longer and longer between its attempts, and notice late that a link is back.
+"""
 CONNECT_TIMEOUT_MS = 1_000
 RECONNECT_IVL_MS = 100
 RECONNECT_IVL_MAX_MS = 500
-"""With these a live pair comes within about a second after the link is back, however long it was away."""
+"""With these a live pair arrives within about a second after the link is back, however long it was away."""
 
 PORT_TRIES = 16
 
@@ -48,9 +50,9 @@ def security_for(
     insecure: bool = False,
     environ: Mapping[str, str] = os.environ,
 ) -> Security | None:
-    """The keys that these endpoints need, or None where all of them are to be plain.
+    """Return the keys that these endpoints need, or None if all of them are to be plain.
 
-    keys: the folder that was named, if one was. Raises EndpointError or KeysError in one line.
+    keys: the folder that the user named, if any. Raises EndpointError or KeysError in one line.
     """
     if insecure and keys is not None:
         raise EndpointError("--insecure does without keys, --keys asks for them: leave one of the two out")
@@ -64,11 +66,11 @@ def security_for(
     try:
         return Security.load(keys_folder(environ))
     except KeysError as error:
-        raise EndpointError(f"{needy} needs keys: {error}; or say --insecure to do without") from error
+        raise EndpointError(f"{needy} needs keys: {error}; or use --insecure to do without") from error
 
 
 def bind_address(endpoint: str, *, security: Security | None = None, insecure: bool = False) -> str:
-    """The address to bind; raises EndpointError where it is malformed, or open to the network without keys or consent."""
+    """Return the address to bind. Raises EndpointError if it is malformed, or open to the network without keys or consent."""
     host, port, rig = _split(endpoint)
     if rig is not None:
         raise EndpointError(f"{endpoint} names a rig, which only a learner does: bind tcp://{host}:{port}")
@@ -77,15 +79,15 @@ def bind_address(endpoint: str, *, security: Security | None = None, insecure: b
     if security is None and not insecure and not _is_loopback(host):
         raise EndpointError(
             f"{endpoint} can be reached from the network: make keys (`python -m stream keys`), bind 127.0.0.1, "
-            "or say --insecure to let anybody on the network see the images"
+            "or use --insecure to let anybody on the network see the images"
         )
     return f"tcp://{host}:{port}"
 
 
 def connect_address(endpoint: str, *, security: Security | None = None, insecure: bool = False) -> str:
-    """The address to connect to, with keys the rig's name behind it.
+    """Return the address to connect to; with keys, the name of the rig stands behind it.
 
-    Raises EndpointError where it is malformed, beyond this machine without keys or consent, or names no trusted rig.
+    Raises EndpointError if it is malformed, across the network without keys or consent, or names no trusted rig.
     """
     host, port, rig = _split(endpoint)
     if host == "*" or port in ("*", "0"):
@@ -97,19 +99,19 @@ def connect_address(endpoint: str, *, security: Security | None = None, insecure
     if not insecure and not _is_loopback(host):
         raise EndpointError(
             f"{endpoint} is across the network: make keys (`python -m stream keys`), "
-            "or say --insecure to trust whoever answers there"
+            "or use --insecure to trust whoever answers there"
         )
     return f"tcp://{host}:{port}"
 
 
 def rig_at(address: str) -> tuple[str, str | None]:
-    """An address as ZeroMQ takes it, and the name of the rig behind it, None for a plain one."""
+    """Return an address as ZeroMQ reads it, and the name of the rig behind it; None for a plain one."""
     host, port, rig = _split(address)
     return f"tcp://{host}:{port}", rig
 
 
 def bind(socket: zmq.Socket[bytes], address: str) -> str:
-    """Bind and return the real address, with the port that was taken; raises EndpointError in one line."""
+    """Bind a socket and return the real address, with the actual port. Raises EndpointError in one line."""
     socket.set(zmq.IPV6, "[" in address)
     try:
         socket.bind(address)
@@ -119,7 +121,7 @@ def bind(socket: zmq.Socket[bytes], address: str) -> str:
 
 
 def connect(socket: zmq.Socket[bytes], address: str) -> None:
-    """Connect; nobody has to be there yet. Raises EndpointError in one line."""
+    """Connect a socket; the other side may come later. Raises EndpointError in one line."""
     socket.set(zmq.IPV6, "[" in address)
     try:
         socket.connect(address)
@@ -128,7 +130,7 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 def backfill_endpoint(live: str) -> str:
-    """The address of the second socket beside a live one, `#RIG` and all: its port is the next.
+    """Return the address of the second socket beside a live one, with its `#RIG`: its port is the next.
 
     Raises EndpointError for port 65535.
     """
@@ -142,9 +144,9 @@ def backfill_endpoint(live: str) -> str:
 def bind_with_neighbour(
     socket: zmq.Socket[bytes], address: str, bind_neighbour: Callable[[str], Neighbour]
 ) -> tuple[str, Neighbour]:
-    """Bind a socket, and what `bind_neighbour` makes at the next port; returns the real address, and the neighbour.
+    """Bind a socket, and let `bind_neighbour` bind another one at the next port. Returns the real address, and the neighbour.
 
-    Where any port will do, other ports are tried until two neighbours are free. Raises EndpointError in one line.
+    If any port will do, other ports are tried until two neighbours are free. Raises EndpointError in one line.
     """
     tries = PORT_TRIES if address.rpartition(":")[2] in ("0", "*") else 1
     while True:

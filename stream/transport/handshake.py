@@ -28,25 +28,25 @@ from stream.log_limit import LogLimit
 log = logging.getLogger(__name__)
 
 REASONS = ("refused", "wrong_key", "protocol", "broken_off")
-"""Why handshakes fail, as they are counted: the key is not trusted; a box was locked with another key than expected (or
-damaged, then also after the handshake); the other side speaks without keys, or with them, or something else; the other
-side hung up or said nothing."""
+"""Why handshakes fail: the key is not trusted; a message was encrypted for another key (or damaged, then also after the
+handshake); the other side uses no keys, or keys, or another protocol; the other side closed the connection or stayed silent.
+"""
 FAILED_EVENTS = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
 )
 LOG_INTERVAL_S = 30.0
-"""At most one line an interval, reason and address: a stranger must not fill a disk with log lines."""
+"""Seconds between two log lines of the same reason and address."""
 
 
 def read_event(monitor: zmq.Socket[bytes]) -> tuple[int, int, str]:
-    """One event of a monitor without waiting: what happened, its detail, and the address. Raises zmq.Again."""
+    """Read one event of a monitor without waiting: its kind, its value, and the address. Raises zmq.Again."""
     event, address = monitor.recv_multipart(zmq.NOBLOCK)
     kind, value = struct.unpack("=HI", event)
     return kind, value, address.decode()
 
 
 def failure(kind: int, value: int) -> str | None:
-    """The reason in an event, None where it is no failure."""
+    """Return the reason of a failed handshake, None for any other event."""
     if kind == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
         return "refused"
     if kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
@@ -62,11 +62,11 @@ class Failures:
         self._limit = LogLimit(LOG_INTERVAL_S, clock)
 
     def add(self, reason: str, address: str, text: str) -> None:
-        """Count one; `address` is one of ours, so that what is remembered is bounded."""
+        """Count a failure. `address` is one of ours, so that the number of remembered addresses is bounded."""
         self._counts[reason] += 1
         if self._limit.allows((reason, address)):
             log.warning("%s count=%d", text, self._counts[reason])
 
     def counts(self) -> Mapping[str, int]:
-        """How many so far, by reason of REASONS."""
+        """Return the number of failures by reason of REASONS."""
         return dict(self._counts)

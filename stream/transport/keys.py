@@ -1,8 +1,8 @@
 """The keys of a machine, as files in one folder: its own pair, and the public keys it trusts, by name.
 
-    own.secret              0600 in a folder of 0700; written once, never overwritten; refused where others can read it
-    own.public              a copy for people; what is used is computed from the secret
-    trusted/NAME.public     who may listen to a rig here, and the rigs that a learner here knows
+    own.secret              0600 in a folder of 0700; written once, never overwritten; refused if others can read it
+    own.public              a copy for people; the programs compute it from the secret
+    trusted/NAME.public     consumers that a rig here lets in, and rigs that a consumer here calls
 
 Each file holds one Z85 key of Curve25519 (40 characters, RFC 32 of ZeroMQ) in one line. Files appear whole or not at all.
 """
@@ -28,18 +28,18 @@ log = logging.getLogger(__name__)
 
 MAX_TRUSTED = 1024
 MAX_FILE_BYTES = 128
-"""A key and its line end take 41."""
+"""A key and its line end take 41 bytes."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OTHERS_READ_OR_WRITE = 0o077
 _OTHERS_WRITE = 0o022
 
 
 class KeysError(StreamError):
-    """Keys that are missing, damaged, open to others or cannot be written; says in one line what to do."""
+    """Keys that are missing, damaged, open to others or cannot be written. The message says in one line what to do."""
 
 
 def keys_folder(environ: Mapping[str, str]) -> Path:
-    """Where keys are when nobody says otherwise: $BABYAGENT_KEYS, or babyagent/keys in the user's configuration."""
+    """Return the default folder of the keys: $BABYAGENT_KEYS, or babyagent/keys in the user's configuration."""
     if environ.get("BABYAGENT_KEYS"):
         return Path(environ["BABYAGENT_KEYS"])
     if environ.get("XDG_CONFIG_HOME", "").startswith("/"):  # the XDG specification ignores a relative one
@@ -50,7 +50,7 @@ def keys_folder(environ: Mapping[str, str]) -> Path:
 
 
 def parse_key(text: str) -> str:
-    """The Z85 key in a line; raises ValueError for anything else."""
+    """Return the Z85 key in a line. Raises ValueError for anything else."""
     key = text.strip()
     try:
         if len(z85.decode(key)) == 32:
@@ -61,7 +61,7 @@ def parse_key(text: str) -> str:
 
 
 def make_keys(folder: Path) -> str:
-    """Make the own pair where there is none yet; returns the public key. Raises KeysError."""
+    """Make the own pair if there is none yet; returns the public key. Raises KeysError."""
     _make_folder(folder)
     if not os.access(folder / "own.secret", os.F_OK):
         _publish(folder / "own.secret", _new_secret(), 0o600, replace=False)
@@ -74,7 +74,7 @@ def make_keys(folder: Path) -> str:
 
 
 def own_keys(folder: Path) -> tuple[str, str]:
-    """Public and secret key of this machine; raises KeysError where they are not there or others can read the secret."""
+    """Return the public and the secret key of this machine. Raises KeysError if they are missing or the secret is open."""
     if not os.access(folder / "own.secret", os.R_OK):
         raise KeysError(f"no keys can be read in {folder}: `python -m stream keys --keys {folder}` makes them")
     _check_folder(folder)
@@ -83,9 +83,9 @@ def own_keys(folder: Path) -> tuple[str, str]:
 
 
 def trusted_keys(folder: Path) -> dict[str, str]:
-    """Public keys by name, in the order of names; a damaged file is left out and said.
+    """Return the public keys by name, in the order of names; a damaged file is left out and logged.
 
-    Raises KeysError where others could have changed them, or there are more than MAX_TRUSTED.
+    Raises KeysError if others could have changed them, or there are more than MAX_TRUSTED.
     """
     trusted = folder / "trusted"
     if not os.access(trusted, os.F_OK):
@@ -108,7 +108,7 @@ def trusted_keys(folder: Path) -> dict[str, str]:
 
 
 def trust(folder: Path, name: str, key: str) -> None:
-    """Trust a public key under a name; raises KeysError where it is none, or the name has another one."""
+    """Trust a public key under a name. Raises KeysError if it is none, or the name has another one."""
     path = folder / "trusted" / f"{check_name(name)}.public"
     try:
         key = parse_key(key)
@@ -125,7 +125,7 @@ def trust(folder: Path, name: str, key: str) -> None:
 
 
 def forget(folder: Path, name: str) -> None:
-    """Trust a name no longer; raises KeysError where it is not trusted."""
+    """Stop trusting a name. Raises KeysError if it is not trusted."""
     path = folder / "trusted" / f"{check_name(name)}.public"
     try:
         path.unlink()
@@ -137,14 +137,14 @@ def forget(folder: Path, name: str) -> None:
 
 
 def check_name(name: str) -> str:
-    """The name, which is a device's or a learner's; raises KeysError where it cannot be one."""
+    """Return the name, of a device or a consumer. Raises KeysError if it cannot be one."""
     if not _NAME.fullmatch(name):
         raise KeysError(f"{name!r} cannot be a name: expected 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")
     return name
 
 
 def _new_secret() -> str:
-    """A secret whose public key can be typed after a command: it does not begin like a flag or a comment."""
+    """Return a secret whose public key can be typed after a command: it does not begin like a flag or a comment."""
     while True:
         public, secret = (key.decode() for key in zmq.curve_keypair())
         if public[0].isalnum():
@@ -152,9 +152,9 @@ def _new_secret() -> str:
 
 
 def _read_key(path: Path, forbidden_mode: int) -> str:
-    """The key in a file, which is bounded and, by the open file's own mode, not open to others."""
+    """Read a key from a file, which is bounded and, by the mode of the opened file, not open to others."""
     try:
-        # Non-blocking: a pipe under this name would otherwise be waited for.
+        # Non-blocking, because opening a pipe of this name would wait otherwise.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             text = file.read(MAX_FILE_BYTES + 1)
@@ -172,7 +172,7 @@ def _read_key(path: Path, forbidden_mode: int) -> str:
 
 
 def _check_folder(folder: Path) -> None:
-    """Who can write in a folder can put a key of their own there."""
+    """Check that others cannot put keys of their own into a folder."""
     try:
         mode = folder.stat().st_mode
     except OSError as error:
@@ -190,7 +190,7 @@ def _make_folder(folder: Path) -> None:
 
 
 def _publish(path: Path, key: str, mode: int, *, replace: bool) -> None:
-    """Write a key file that is whole from its first moment; without `replace` the file that is there stays."""
+    """Write a key file that is complete from its first moment. Without `replace` an existing file stays."""
     try:
         descriptor, draft = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
         try:
@@ -202,7 +202,7 @@ def _publish(path: Path, key: str, mode: int, *, replace: bool) -> None:
             if replace:
                 Path(draft).replace(path)
             else:
-                with suppress(FileExistsError):  # somebody was faster: theirs are the keys
+                with suppress(FileExistsError):  # another process was faster: its keys are valid
                     path.hardlink_to(draft)
         finally:
             Path(draft).unlink(missing_ok=True)

@@ -1,7 +1,7 @@
-"""Who may talk to whom: the keys of this machine, and what they make of a socket (CURVE, with an allow-list by ZAP).
+"""The keys of this machine, and how they secure a socket (CURVE, with an allow-list by ZAP).
 
-CURVE encrypts, and each side knows the other by its public key: a rig lets in only the keys it trusts, a learner calls a
-rig by the key it trusts under that rig's name. Nothing falls back: a socket that was given keys never speaks plain.
+CURVE encrypts, and each side knows the other by its public key: a rig lets in only the keys it trusts, a consumer calls a rig by
+the key that it trusts under that rig's name. Nothing falls back: a socket with keys never speaks plain.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import zmq
 from stream.transport.keys import KeysError, own_keys, trusted_keys
 
 CURVE_OVERHEAD_BYTES = 33
-"""What a message part grows by under CURVE; counts against ZeroMQ's MAXMSGSIZE."""
+"""By how much CURVE enlarges a message part; counts against ZeroMQ's MAXMSGSIZE."""
 ZAP_DOMAIN = b"babyagent"
-_MAX_NAMES_SAID = 8
+_MAX_NAMES_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ class Security:
     """The keys of this machine, all of them in Z85; `load` reads them."""
 
     folder: Path
-    """Where they come from: for messages."""
+    """The folder they were read from; for messages."""
     public: str
     secret: str = field(repr=False)
     trusted: Mapping[str, str]
@@ -34,19 +34,19 @@ class Security:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The keys in a folder; raises KeysError in one line."""
+        """Read the keys in a folder. Raises KeysError in one line."""
         public, secret = own_keys(folder)
         return cls(folder=folder, public=public, secret=secret, trusted=trusted_keys(folder))
 
     def rig(self, name: str | None, endpoint: str) -> str:
-        """The trusted name of the rig at an endpoint, the only one there is where the endpoint names none.
+        """Return the trusted name of the rig at an endpoint: the only one there is, if the endpoint names none.
 
-        Raises KeysError where nobody is trusted under that name, or it has to be said which one is meant.
+        Raises KeysError if no key is trusted under that name, or several keys are trusted and none is named.
         """
         if not self.trusted:
-            raise KeysError(f"no rig is trusted yet: type on the rig `python -m stream keys`, and here {self._what()}")
-        names = ", ".join(list(self.trusted)[:_MAX_NAMES_SAID]) + (
-            ", ..." if len(self.trusted) > _MAX_NAMES_SAID else ""
+            raise KeysError(f"no rig is trusted yet: type on the rig `python -m stream keys`, and here {self._hint()}")
+        names = ", ".join(list(self.trusted)[:_MAX_NAMES_SHOWN]) + (
+            ", ..." if len(self.trusted) > _MAX_NAMES_SHOWN else ""
         )
         if name is None and len(self.trusted) > 1:
             raise KeysError(f"{endpoint} does not say which of the trusted keys is there: add #NAME, one of {names}")
@@ -56,21 +56,21 @@ class Security:
         return found
 
     def serve(self, socket: zmq.Socket[bytes]) -> None:
-        """Make a socket that will bind let nobody in but whom `stream.transport.acceptor.Door` admits."""
+        """Let a socket that will bind admit only the keys that `stream.transport.acceptor.Acceptor` trusts. Raises KeysError."""
         if not self.trusted:
             raise KeysError(
-                f"no learner is trusted yet: type on the learner `python -m stream keys`, and here {self._what()}"
+                f"no learner is trusted yet: type on the learner `python -m stream keys`, and here {self._hint()}"
             )
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, self.secret.encode())
         socket.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
-        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, everybody is let in when there is no door
+        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, everybody is let in when there is no acceptor
 
     def call(self, socket: zmq.Socket[bytes], rig: str) -> None:
-        """Make the next `connect` of a socket reach that rig and nobody else."""
+        """Let the next `connect` of a socket reach only that rig."""
         socket.set(zmq.CURVE_SERVERKEY, self.trusted[rig].encode())
         socket.set(zmq.CURVE_PUBLICKEY, self.public.encode())
         socket.set(zmq.CURVE_SECRETKEY, self.secret.encode())
 
-    def _what(self) -> str:
+    def _hint(self) -> str:
         return f"what it prints (with --keys {self.folder})"
