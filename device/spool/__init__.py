@@ -1,1 +1,1 @@
-"""The spool: kept pairs on the rig's disk until every learner has acknowledged them."""
+"""The spool: kept pairs on the rig's disk until every consumer has acknowledged them."""
