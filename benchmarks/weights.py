@@ -36,6 +36,7 @@ from learner.page import weights
 from learner.page.access import Access
 from learner.page.app import app_for
 from learner.page.server import served
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
 from learner.weights.publish import Outlet
@@ -139,9 +140,8 @@ def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learne
             learner,
             IteratorSource(iter(())),
             store,
-            directory.checkpoints,
+            CheckpointFolder(directory.checkpoints),
             clock=time.monotonic,
-            metrics=metrics,
             publish=handouts.publish,
         ) as committer,
     ):

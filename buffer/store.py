@@ -1,8 +1,9 @@
-"""The store: the items' bytes, durable, in one SQLite file. Items are opaque bytes under rising integer keys.
+"""The store keeps the bytes of items durably in one SQLite file. Items are opaque bytes under rising integer keys.
 
-Items are written as they come, long before anything speaks of them. A commit then makes a set of keys and a note visible in
-one transaction that is synced to the disk. The last two commits can be restored, and what neither of them names goes. What
-a killed process put after its last commit is removed on opening: a store begins exactly at a commit, or empty.
+Items are written as they arrive, long before any commit names them. A commit then makes a set of keys and a note visible in one
+transaction, which is synced to the disk. The last two commits can be restored, and items that neither of them names are
+removed. Items that a killed process put after its last commit are removed on opening: a store begins exactly at a commit, or
+empty.
 """
 
 from __future__ import annotations
@@ -26,18 +27,19 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from buffer.patience import Patience
 from buffer.validation import key_vector, require, rises
 
 log = logging.getLogger(__name__)
 
 RESTORABLE = 2
-"""Commits that can be restored: the newest, and the one before in case something beside the store is damaged."""
+"""Commits that can be restored: the newest one, and the one before in case something outside the store is damaged."""
 MAX_BYTES = 512 << 20
-"""Of an item, and of a note: SQLite's rows end at 1 GB."""
+"""Largest size of an item and of a note: a row of SQLite ends at 1 GB."""
 APPLICATION, VERSION = 0x62616279, 1
-"""In the file's header: that it is a store, and of which schema."""
+"""In the header of the file: that it is a store, and the version of its schema."""
 WAL_BYTES = 64 << 20
-"""Written before SQLite carries it over into the file and syncs: its default, 4 MiB, is a dozen pairs of 720p."""
+"""Bytes written before SQLite copies them into the file and syncs: its default, 4 MiB, is a dozen pairs of 720p."""
 
 _SCHEMA = (
     "CREATE TABLE identity (identity TEXT NOT NULL, crc INTEGER NOT NULL)",
@@ -48,16 +50,16 @@ _SETTINGS = (
     "journal_mode = WAL",
     f"journal_size_limit = {WAL_BYTES}",
     f"wal_autocheckpoint = {WAL_BYTES // 4096}",
-    "secure_delete = OFF",  # where it is on, every freed page is read and written with zeros: 17 times as slow
+    "secure_delete = OFF",  # where it is on, every freed page is read and overwritten with zeros: 17 times slower
 )
 
 
 class StoreError(OSError):
-    """The file cannot be read or written, in one line: full, damaged, or not a store that this version reads."""
+    """The file cannot be read or written: the disk is full, it is damaged, or it is not a store of this version. One line."""
 
 
 class Commit(NamedTuple):
-    """Something that can be restored. number counts from 1; keys: int64 [n], rising."""
+    """A commit that can be restored. number counts from 1; keys: int64 [n], rising."""
 
     number: int
     note: bytes
@@ -66,7 +68,7 @@ class Commit(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    """Work for the writer, in a transaction of its own; that one is durable before `done` is."""
+    """Work for the writer, in a transaction of its own, which is durable before `done` is set."""
 
     work: Callable[[], None]
     waiting_bytes: int = 0
@@ -74,18 +76,18 @@ class _Job:
 
 
 class StoreReader:
-    """Reads the store at `path`, also beside the process that writes it; what two later commits name no more is gone."""
+    """Reads the store at `path`, also beside the process that writes it. Items that later commits do not name may be gone."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
 
     def commits(self) -> list[Commit]:
-        """What can be restored, newest first; a damaged one is left out, and said. Raises StoreError."""
+        """Return the commits that can be restored, newest first; a damaged one is left out and logged. Raises StoreError."""
         with self._reading() as connection:
             return _commits(connection)
 
     def items(self, keys: ArrayLike) -> Iterator[bytes]:
-        """The items of these keys, int64 [n], in their order. Raises StoreError at one that is missing or damaged."""
+        """Yield the items of these keys, int64 [n], in their order. Raises StoreError at one that is missing or damaged."""
         with self._reading() as connection:
             for key in key_vector(keys).tolist():
                 row = connection.execute("SELECT crc, item FROM items WHERE key = ?", (key,)).fetchone()
@@ -97,7 +99,7 @@ class StoreReader:
 
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        """A connection of the caller's own: the writer goes on meanwhile. It makes no file."""
+        """Open a connection for the caller alone, beside the writer; it creates no file."""
         with (
             self._errors("read", "restore it from a copy, or choose another place"),
             closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True)) as connection,
@@ -106,28 +108,27 @@ class StoreReader:
 
     @contextmanager
     def _errors(self, done: str, advice: str) -> Iterator[None]:
-        """SQLite's errors as one line."""
+        """Turn errors of SQLite into one line."""
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: what is damaged is quoted in the message
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: the message quotes damaged bytes
             said = " ".join(str(error).split())
             raise StoreError(f"{self._path} cannot be {done} ({said}): {advice}") from error
 
 
 class Store(StoreReader):
-    """Opens the file at `path`, or makes it in a folder that is there; for one process at a time. Context manager.
+    """Opens the file at `path`, or creates it in an existing folder; for one process at a time. Context manager.
 
-    queue_bytes: items that may wait to be written; the one that reaches the bound still enters, then `put` blocks.
-    patience_s: where the disk is full, what is written is tried again so often, until there is room; None fails at once.
-    identity: 32 hex digits made with the file, its name for others.
-    Raises StoreError where the file cannot be opened, or is not a store.
+    queue_bytes: bytes of items that may wait to be written; the item that reaches the bound still enters, then `put` blocks.
+    patience: decides whether a write to a full disk is tried again; `close` ends it. identity: 32 hex digits, created with the
+    file, by which others know it. Raises StoreError where the file cannot be opened, or is not a store.
     """
 
-    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, patience_s: float | None = None) -> None:
+    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, patience: Patience | None = None) -> None:
         require(queue_bytes >= 1, "queue_bytes", "at least 1", queue_bytes)
         super().__init__(path)
         self._queue_bytes = queue_bytes
-        self._patience_s = patience_s
+        self._patience = patience or Patience()
         self._queue: deque[_Job] = deque()
         self._waiting_bytes = 0
         self._failure: StoreError | None = None
@@ -150,10 +151,10 @@ class Store(StoreReader):
         self._thread.start()
 
     def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
-        """Queue an item; blocks while the queue is full, at most so long. It is durable with the first commit that names it.
+        """Queue an item, and return whether it was queued within `timeout_s`; it blocks while the queue is full.
 
-        key: above every key that was put before. Returns whether it was queued. Raises ValueError where the key is not above,
-        StoreError once writing has failed.
+        The item is durable with the first commit that names it. key: above every earlier one. Raises ValueError where it is
+        not, StoreError once writing has failed.
         """
         require(len(item) <= MAX_BYTES, "an item", f"of at most {MAX_BYTES} bytes", len(item))
         with self._changed:
@@ -166,27 +167,12 @@ class Store(StoreReader):
             self._largest = key
         return True
 
-    def lose_patience(self) -> None:
-        """From now on a full disk ends writing, as every other error does: nobody waits for room any more."""
-        with self._changed:
-            self._patience_s = None
-            self._changed.notify_all()
-
-    def room_awaited(self, problem: OSError) -> bool:
-        """Wait for a full disk to be tried again, where there is patience; False: there is none, the problem stands."""
-        with self._changed:
-            patience_s = self._patience_s
-            if patience_s is None or self._closing:
-                return False
-            log.warning("%s; it is tried again every %g s, and nothing is committed before", problem, patience_s)
-            self._changed.wait_for(lambda: self._patience_s is None or self._closing, patience_s)
-        return True
-
     def commit(self, keys: ArrayLike, note: bytes) -> Future[None]:
-        """Make these keys, int64 [n], rising, and the note the newest commit, after all earlier puts; done: it is durable.
+        """Make these keys, int64 [n], rising, and the note the newest commit, after all earlier puts.
 
-        What is named neither here nor in the commit before goes, but for items above the largest key: they may be newer
-        than the state that is committed. The future raises StoreError where writing failed, or a key was never put.
+        The future is done once the commit is durable. Items that neither this commit nor the one before names are removed, except
+        those above the largest key, which may be newer than the committed state. The future raises StoreError where writing
+        failed, or a key was never put.
         """
         named = key_vector(keys)
         require(rises(named), "the keys of a commit", "rising", f"{named[:8].tolist()}, ...")
@@ -194,13 +180,14 @@ class Store(StoreReader):
         return self._request(partial(self._write_commit, named, note))
 
     def rewind(self, number: int) -> None:
-        """Go back to this commit: what is newer goes. Only before the first put. Raises StoreError."""
+        """Go back to this commit and remove all newer ones; allowed only before the first put. Raises StoreError."""
         self._request(partial(self._write_rewind, number)).result()
         with self._changed:
             self._largest = max(self._present, default=-1)
 
     def close(self) -> None:
-        """Write what waits, and free the file; idempotent. The futures of its commits tell whether that failed."""
+        """Write the waiting items, and free the file; idempotent. The futures of its commits show whether that failed."""
+        self._patience.end()
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -222,7 +209,7 @@ class Store(StoreReader):
         return done
 
     def _enqueue(self, job: _Job) -> None:
-        """Under the lock."""
+        """Add a job to the queue; the caller holds the lock."""
         if self._failure is not None:
             raise StoreError(str(self._failure)) from self._failure
         require(not self._closing, "a store that is written to", "open", "a closed one")
@@ -231,7 +218,7 @@ class Store(StoreReader):
         self._changed.notify_all()
 
     def _run(self) -> None:
-        """The writer's thread, until the store is closed or cannot be written."""
+        """Work in the writer's thread until the store is closed or cannot be written."""
         while (job := self._next()) is not None:
             try:
                 self._work(job)
@@ -245,7 +232,7 @@ class Store(StoreReader):
                 self._changed.notify_all()
 
     def _work(self, job: _Job) -> None:
-        """In a transaction of its own, again and again while the disk is full."""
+        """Do a job in a transaction of its own, again and again while the disk is full."""
         while True:
             try:
                 with (
@@ -255,9 +242,9 @@ class Store(StoreReader):
                     job.work()
                 return
             except StoreError as error:
-                if not _is_full(error) or not self.room_awaited(error):
+                if not _is_full(error) or not self._patience.wait(error):
                     raise
-            if self._connection.in_transaction:  # SQLite takes most of them back itself
+            if self._connection.in_transaction:  # SQLite rolls most of them back itself
                 self._connection.execute("ROLLBACK")
             self._present = self._stored()
 
@@ -265,13 +252,13 @@ class Store(StoreReader):
         return {key for (key,) in self._connection.execute("SELECT key FROM items")}
 
     def _next(self) -> _Job | None:
-        """The next job, waited for; None once the store is closed and nothing waits."""
+        """Wait for the next job; None once the store is closed and no job waits."""
         with self._changed:
             self._changed.wait_for(lambda: self._queue or self._closing)
             return self._queue.popleft() if self._queue else None
 
     def _fail(self, error: Exception, job: _Job) -> None:
-        """Nothing is written any more: tell everybody who waits, and everybody who comes."""
+        """Stop writing: all jobs that wait fail, and all later calls do."""
         failure = (
             error if isinstance(error, StoreError) else StoreError(f"{self._path}: writing has stopped ({error!r})")
         )
@@ -319,7 +306,7 @@ def _is_full(error: StoreError) -> bool:
 
 
 def _open(connection: sqlite3.Connection) -> str:
-    """Settings and tables, which are made where there is nothing yet; returns the identity. Raises sqlite3.Error."""
+    """Apply the settings, create the tables of a new file, and return the identity. Raises sqlite3.Error."""
     (application,), (version,), (tables,) = (
         connection.execute(query).fetchone()
         for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
@@ -329,7 +316,7 @@ def _open(connection: sqlite3.Connection) -> str:
         raise sqlite3.DatabaseError("it is another program's file")
     if version > VERSION:
         raise sqlite3.DatabaseError("a newer version of this program wrote it")
-    (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # reads all of it, as restoring will
+    (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # reads the whole file, as restoring does
     if state != "ok":
         raise sqlite3.DatabaseError(f"it is damaged: {state}")
     for setting in _SETTINGS:
@@ -354,7 +341,7 @@ def _create(connection: sqlite3.Connection) -> None:
 
 @contextmanager
 def _transaction(connection: sqlite3.Connection, *, durable: bool) -> Iterator[None]:
-    """All or nothing; on the disk when it ends, or else with the next durable one. An error is left to whoever began it."""
+    """Commit all or nothing: durable when it ends, or with the next durable one. After an error the caller rolls back."""
     connection.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
     connection.execute("BEGIN IMMEDIATE")
     yield
@@ -362,7 +349,7 @@ def _transaction(connection: sqlite3.Connection, *, durable: bool) -> Iterator[N
 
 
 def _commits(connection: sqlite3.Connection) -> list[Commit]:
-    """The whole ones, newest first. Raises sqlite3.Error where there are only damaged ones: that is no empty store."""
+    """Return the undamaged commits, newest first. Raises sqlite3.Error where all are damaged: that is not an empty store."""
     found, damaged = [], []
     for number, crc, packed, note in connection.execute("SELECT * FROM commits ORDER BY number DESC"):
         if isinstance(packed, bytes) and isinstance(note, bytes) and _crc(number, packed + note) == crc:
@@ -377,5 +364,5 @@ def _commits(connection: sqlite3.Connection) -> list[Commit]:
 
 
 def _crc(number: int, data: bytes) -> int:
-    """Of the data, and of the number they lie under: a row that a damaged page put elsewhere is found."""
+    """Checksum the data with the number of their row, so that a row in the place of another one is found."""
     return zlib.crc32(data, number & 0xFFFFFFFF) if isinstance(data, bytes) else -1

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 from tiny_learner import TINY, make_pairs, tiny_learner
 
+from buffer.patience import Patience
 from buffer.store import Store
 from learner.loop import Learner, learn
 from learner.metrics import LearnerMetrics
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer, restore
 from learner.runs.folder import RunDirectory
 from stream.pair import EncodedPair
@@ -39,6 +42,7 @@ class Run:
     store: Store
     folder: Path
     committer: Committer
+    writer: ThreadPoolExecutor
     metrics: LearnerMetrics
 
     def train(self, steps: int) -> None:
@@ -55,10 +59,20 @@ class Run:
 def run(path: Path, pairs: int = 60, patience_s: float | None = None) -> Iterator[Run]:
     """Opened, and where its last commit stood."""
     directory, learner, metrics = RunDirectory(path, TINY), tiny_learner(), LearnerMetrics()
-    with Store(directory.store, patience_s=patience_s) as store:
-        cursor = restore(learner, store, directory.checkpoints)
+    patience = Patience(patience_s)
+    checkpoints = CheckpointFolder(directory.checkpoints, patience)
+    with Store(directory.store, patience=patience) as store, ThreadPoolExecutor(1) as writer:
+        cursor = restore(learner, store, checkpoints)
         source, folder = Acknowledging(make_pairs(pairs), cursor), directory.checkpoints
         with Committer(
-            learner, source, store, folder, clock=time.monotonic, metrics=metrics, publish=lambda _state: None
+            learner,
+            source,
+            store,
+            checkpoints,
+            clock=time.monotonic,
+            patience=patience,
+            writer=writer,
+            on_pause=metrics.pause_seconds.observe,
+            on_commit=metrics.committed,
         ) as committer:
-            yield Run(learner, source, store, folder, committer, metrics)
+            yield Run(learner, source, store, folder, committer, writer, metrics)

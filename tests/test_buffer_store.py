@@ -22,6 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
+from buffer.patience import Patience
 from buffer.store import RESTORABLE, Store, StoreError, StoreReader
 
 ROOT = Path(__file__).parents[1]
@@ -439,7 +440,7 @@ def test_a_full_disk_is_one_line_and_the_newest_commit_stays_whole(path: Path) -
 
 def test_a_patient_store_waits_for_room_and_loses_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """A bound on the file's pages stands in for the disk: SQLite answers as it does to a full one."""
-    with Store(path, queue_bytes=4500, patience_s=0.02) as store:
+    with Store(path, queue_bytes=4500, patience=Patience(0.02)) as store:
         fill(store, range(3))
         store.commit(range(3), b"before").result()
         store._connection.execute("PRAGMA max_page_count = 1")  # as many as there are
@@ -462,14 +463,15 @@ def test_a_patient_store_waits_for_room_and_loses_nothing(path: Path, caplog: py
 
 @pytest.mark.parametrize("how", ["told", "closed"])
 def test_whoever_ends_does_not_wait_for_room(path: Path, how: str) -> None:
-    with Store(path, patience_s=60.0) as store:
+    patience = Patience(60.0)
+    with Store(path, patience=patience) as store:
         store.commit([], b"before").result()
         store._connection.execute("PRAGMA max_page_count = 1")
         done = store.commit([], bytes(200_000))
         with pytest.raises(TimeoutError):
             done.result(0.1)
         if how == "told":
-            store.lose_patience()
+            patience.end()
             with pytest.raises(StoreError, match="full"):
                 done.result(WAIT_S)
     with pytest.raises(StoreError, match="full"):

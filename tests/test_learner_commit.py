@@ -27,8 +27,8 @@ from tiny_learner import TINY, committed, make_pair, tiny_learner
 
 from buffer.store import Store
 from learner.errors import LearnerError
-from learner.runs.checkpoint import save_checkpoint
-from learner.runs.commit import Note, _copied, pack, restore, unpack
+from learner.runs.checkpoint import CheckpointFolder, save_checkpoint
+from learner.runs.commit import Note, copy_state, pack, restore, unpack
 from learner.runs.folder import RunDirectory
 from stream.errors import MalformedMessage
 
@@ -65,7 +65,7 @@ def test_what_is_committed_is_the_state_as_it_was_when_the_commit_began(tmp_path
     with run(tmp_path) as a:
         a.train(4)
         began, released = digest(a.learner), threading.Event()
-        a.committer._writer.submit(released.wait)
+        a.writer.submit(released.wait)
         a.committer.begin()
         given = a.source.cursor()["given"]
         a.train(10)
@@ -83,7 +83,7 @@ def test_the_last_commit_waits_for_the_one_in_flight(tmp_path: Path) -> None:
     with run(tmp_path) as a:
         a.train(4)
         began, released = digest(a.learner), threading.Event()
-        a.committer._writer.submit(released.wait)
+        a.writer.submit(released.wait)
         a.committer.begin()
         a.train(10)
         threading.Timer(0.1, released.set).start()
@@ -95,22 +95,22 @@ def test_the_last_commit_waits_for_the_one_in_flight(tmp_path: Path) -> None:
     assert digest(committed(tmp_path)) == began
 
 
-def test_a_copied_state_shares_nothing_with_what_it_was_copied_from() -> None:
+def test_acopy_state_state_shares_nothing_with_what_it_wascopy_state_from() -> None:
     state: dict[str, Any] = {
         "tensors": [torch.arange(3), torch.ones(2, 2).T],
         "array": np.arange(3),
         "deep": {0: (1, None)},
     }
     copies: dict[str, torch.Tensor] = {}
-    first = _copied(state, copies)
+    first = copy_state(state, copies)
     state["tensors"][0].zero_()
     state["array"][0] = 7
     assert first["tensors"][0].tolist() == first["array"].tolist() == [0, 1, 2]
     assert first["deep"] == {0: [1, None]}
-    second = _copied(state, copies)
+    second = copy_state(state, copies)
     assert second["tensors"][0] is first["tensors"][0]
     assert second["tensors"][0].tolist() == [0, 0, 0]
-    wider = _copied({"tensors": [torch.arange(4)]}, copies)
+    wider = copy_state({"tensors": [torch.arange(4)]}, copies)
     assert wider["tensors"][0].tolist() == [0, 1, 2, 3]
 
 
@@ -342,7 +342,7 @@ def test_what_another_version_committed_is_refused_in_one_line(
         written = note or {"folder": "commit-000001-step-1", "cursor": {}}
         store.commit([], json.dumps(written).encode()).result()
         with pytest.raises(LearnerError, match="commit 1 was made by another version") as refused:
-            restore(tiny_learner(), store, directory.checkpoints)
+            restore(tiny_learner(), store, CheckpointFolder(directory.checkpoints))
     assert "\n" not in str(refused.value)
 
 

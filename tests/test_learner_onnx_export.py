@@ -25,6 +25,7 @@ from learner.errors import Failed, LearnerError
 from learner.loop import learn
 from learner.metrics import LearnerMetrics
 from learner.report.recent_pairs import recent_pairs
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
 from learner.weights.export import load_encoder
@@ -55,7 +56,12 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
     with (
         Store(directory.store) as store,
         Committer(
-            learner, source, store, directory.checkpoints, clock=time.monotonic, metrics=metrics, publish=outlet.offer
+            learner,
+            source,
+            store,
+            CheckpointFolder(directory.checkpoints),
+            clock=time.monotonic,
+            publish=outlet.offer,
         ) as committer,
     ):
         for _ in learn(learner, source, clock=time.monotonic, keep=committer.keep):

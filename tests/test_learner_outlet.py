@@ -20,6 +20,7 @@ from tiny_learner import TINY, make_pairs, tiny_learner
 from buffer.store import Store
 from learner.loop import Learner, learn
 from learner.metrics import LearnerMetrics
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
 from learner.weights.publish import Outlet
@@ -54,7 +55,12 @@ def committing(path: Path, learner: Learner) -> Iterator[Committer]:
     with Store(directory.store) as store:
         source = Acknowledging(make_pairs(30))
         with Committer(
-            learner, source, store, directory.checkpoints, clock=time.monotonic, metrics=metrics, publish=outlet.offer
+            learner,
+            source,
+            store,
+            CheckpointFolder(directory.checkpoints),
+            clock=time.monotonic,
+            publish=outlet.offer,
         ) as committer:
             yield committer
 

@@ -35,7 +35,7 @@ SMALL = (
 NURSERY = """
 import itertools, json, os, resource, signal, sys, time
 
-import learner.runs.commit, learner.cli.compose
+import buffer.store, learner.runs.checkpoint, learner.cli.compose
 from learner.__main__ import main
 
 def kill_at(owner, name, count):
@@ -48,11 +48,11 @@ def kill_at(owner, name, count):
 
 def fault(kind, count):
     if kind == "before the transaction":
-        kill_at(learner.runs.commit.Store, "commit", count)
+        kill_at(buffer.store.Store, "commit", count)
     elif kind == "in the transaction":
-        kill_at(learner.runs.commit.Store, "_forget_unnamed", count)
+        kill_at(buffer.store.Store, "_forget_unnamed", count)
     elif kind == "after the transaction":
-        kill_at(learner.runs.commit, "_sweep", count)
+        kill_at(learner.runs.checkpoint.CheckpointFolder, "keep_only", count)
     elif kind == "disk full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
 

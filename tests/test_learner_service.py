@@ -28,6 +28,7 @@ from learner.metrics import LearnerMetrics
 from learner.page.live import Live
 from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer, restore
 from learner.runs.folder import RunDirectory
 from learner.service.observers import Observers
@@ -78,13 +79,12 @@ class Run:
     def run(self) -> dict[str, Any]:
         metrics = LearnerMetrics()
         with Store(self.directory.store) as store:
-            cursor = restore(self.learner, store, self.directory.checkpoints)
+            checkpoints = CheckpointFolder(self.directory.checkpoints)
+            cursor = restore(self.learner, store, checkpoints)
             source = Acknowledging(self.pairs, cursor) if isinstance(self.pairs, list) else self.pairs
-            folder, clock = self.directory.checkpoints, self.clock
+            clock = self.clock
             outlet = Outlet(self.learner, self.directory.export, metrics=metrics)
-            with Committer(
-                self.learner, source, store, folder, clock=clock, metrics=metrics, publish=outlet.offer
-            ) as committer:
+            with Committer(self.learner, source, store, checkpoints, clock=clock, publish=outlet.offer) as committer:
                 service = Service(
                     self.learner,
                     source,

@@ -23,6 +23,7 @@ from buffer.store import Store
 from learner.loop import Learner
 from learner.memory import pictures
 from learner.memory.canvas import on_canvas
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import restore
 from learner.runs.settings import from_plain
 from stream.pair import Image
@@ -118,7 +119,7 @@ def check_memory(run: Path, shared_data: Path) -> None:
     settings = from_plain(json.loads((run / "config.json").read_bytes()))
     learner = Learner(settings, torch.device("cpu"))
     with Store(run / "pairs.sqlite") as store:
-        restore(learner, store, run / "checkpoints")
+        restore(learner, store, CheckpointFolder(run / "checkpoints"))
     memory = learner.memory
     slots = pictures.over_time(memory, len(memory))
     names = [memory.slots.names[slot] for slot in slots]

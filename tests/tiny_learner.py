@@ -15,6 +15,7 @@ from learner.memory.config import MemoryConfig
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgentConfig
 from learner.pacing import PacingConfig
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import restore
 from learner.runs.folder import RunDirectory
 from learner.schedule import ScheduleConfig
@@ -60,7 +61,7 @@ def committed(run: Path, config: LearnerConfig = TINY) -> Learner:
     """A learner as the newest commit in the folder of a run has it."""
     directory, learner = RunDirectory(run, config), tiny_learner(config)
     with Store(directory.store) as store:
-        assert restore(learner, store, directory.checkpoints) is not None
+        assert restore(learner, store, CheckpointFolder(directory.checkpoints)) is not None
     return learner
 
 

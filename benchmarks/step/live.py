@@ -20,9 +20,9 @@ from learner.config import LearnerConfig
 from learner.errors import LearnerError
 from learner.loop import Learner, StepReport, learn
 from learner.memory.memory import Draw
-from learner.metrics import LearnerMetrics
 from learner.probes.control_sets import load_control
 from learner.probes.probe import run_probe
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.service.timing import PAUSE_SHARE, Limits
 from stream.live.subscriber import Subscriber
@@ -99,13 +99,7 @@ class LiveLearner:
         store = self._stack.enter_context(Store(folder / "pairs.sqlite"))
         self.committer = self._stack.enter_context(
             Committer(
-                self.learner,
-                self.source,
-                store,
-                folder / "checkpoints",
-                clock=time.perf_counter,
-                metrics=LearnerMetrics(),
-                publish=lambda _state: None,
+                self.learner, self.source, store, CheckpointFolder(folder / "checkpoints"), clock=time.perf_counter
             )
         )
         self._events = learn(self.learner, self.source, clock=time.perf_counter, keep=self._keep)

@@ -18,6 +18,7 @@ import torch
 from rich.console import Console
 from starlette.routing import BaseRoute
 
+from buffer.patience import Patience
 from buffer.store import Store
 from learner.cli.settings import ProcessConfig, TrainSettings
 from learner.cli.sources import OpenSource, source_opener
@@ -35,6 +36,7 @@ from learner.page.live import Live
 from learner.page.server import served
 from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
+from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer, restore
 from learner.runs.folder import EXPORT, RunDirectory
 from learner.service.observers import Observers
@@ -107,13 +109,23 @@ def _resume(
     metrics: LearnerMetrics,
 ) -> tuple[Source, Committer]:
     """Restore the last commit, and return the source, opened behind it, and the committer of the next ones."""
-    store = stack.enter_context(Store(directory.store, patience_s=FULL_DISK_S))
-    cursor = restore(learner, store, directory.checkpoints)
+    patience = Patience(FULL_DISK_S)
+    store = stack.enter_context(Store(directory.store, patience=patience))
+    checkpoints = CheckpointFolder(directory.checkpoints, patience)
+    cursor = restore(learner, store, checkpoints)
     source = stack.enter_context(closing(open_source(store.identity, cursor)))
     metrics.registry.register(MemoryMetrics(learner))
     metrics.registry.register(StreamMetrics(source.stats, source.backlog))
     committer = Committer(
-        learner, source, store, directory.checkpoints, clock=time.monotonic, metrics=metrics, publish=outlet.offer
+        learner,
+        source,
+        store,
+        checkpoints,
+        clock=time.monotonic,
+        patience=patience,
+        publish=outlet.offer,
+        on_pause=metrics.pause_seconds.observe,
+        on_commit=metrics.committed,
     )
     return source, stack.enter_context(committer)
 

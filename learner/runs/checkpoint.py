@@ -1,7 +1,7 @@
-"""A learner's state in a folder: tensors as safetensors, the rest as JSON, never pickle.
+"""Checkpoints: the state of a learner in a folder, tensors as safetensors and the rest as JSON, never pickle.
 
-`SHA256SUMS` finds a damaged disk (and `sha256sum -c` reads it). A folder counts once a commit names it (`commit.py`), so
-nothing is made here of half a folder.
+`SHA256SUMS` shows a damaged disk (`sha256sum -c` reads it). A folder counts once a commit names it (`learner.runs.commit`), so
+half a folder does no harm.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Container
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from buffer.patience import Patience
 from learner import legacy
 from learner.errors import LearnerError
 from stream.fsync import sync_path
@@ -30,10 +32,41 @@ class NoRoom(OSError):
     """The disk is full."""
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Write `state` (nested dicts and lists of tensors, arrays and JSON values) to the new folder `path`; then it is durable.
+class CheckpointFolder:
+    """The checkpoints of a run, each in a folder under its name. patience: decides whether to try again on a full disk."""
 
-    Raises OSError in one line where it cannot be written, NoRoom where that is for want of room; nothing of it is left then.
+    def __init__(self, path: Path, patience: Patience | None = None) -> None:
+        self._path = path
+        self._patience = patience or Patience()
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Write a new checkpoint, once there is room for it; then it is durable. Raises OSError in one line."""
+        if not self._path.is_dir():
+            self._path.mkdir()
+            sync_path(self._path.parent)
+        while True:
+            try:
+                save_checkpoint(self._path / name, state)
+                return
+            except NoRoom as problem:
+                if not self._patience.wait(problem):
+                    raise
+
+    def load(self, name: str) -> dict[str, Any]:
+        """Return the state of a checkpoint. Raises LearnerError in one line where a file is missing or damaged."""
+        return load_checkpoint(self._path / name)
+
+    def keep_only(self, names: Container[str]) -> None:
+        """Remove all other checkpoints."""
+        for path in self._path.glob("commit-*"):
+            if path.name not in names:
+                shutil.rmtree(path)
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write `state`, nested dicts and lists of tensors, arrays and JSON values, to the new folder `path`; then it is durable.
+
+    Raises OSError in one line where it cannot be written, NoRoom where the disk is full; then no part of it stays.
     """
     try:
         path.mkdir()
@@ -41,17 +74,17 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         for written in (*path.iterdir(), path, path.parent):
             sync_path(written)
     except (OSError, SafetensorError) as error:
-        said = f"{path} cannot be written ({error}): make room on its disk, then start again"
+        reason = f"{path} cannot be written ({error}): make room on its disk, then start again"
         if getattr(error, "errno", None) != ENOSPC and f"os error {ENOSPC}" not in str(
             error
         ):  # the second: safetensors'
-            raise OSError(said) from error
+            raise OSError(reason) from error
         shutil.rmtree(path, ignore_errors=True)
-        raise NoRoom(said) from error
+        raise NoRoom(reason) from error
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """The state of a checkpoint. Raises LearnerError in one line where a file is missing or damaged."""
+    """Return the state in the folder `path`. Raises LearnerError in one line where a file is missing or damaged."""
     try:
         if (path / _SUMS).read_text() != _sums(path):
             raise ValueError(f"its files do not match {_SUMS}")
@@ -66,12 +99,12 @@ def _write(path: Path, state: dict[str, Any]) -> None:
     tensors: dict[str, Tensor] = {}
     (path / _STATE).write_text(json.dumps(_strip(state, "", tensors)))
     save_file(tensors, path / _TENSORS)
-    (path / _TENSORS).chmod(0o644)  # safetensors writes for the owner alone; a backup reads as another user
+    (path / _TENSORS).chmod(0o644)  # safetensors lets only the owner read; a backup may run as another user
     (path / _SUMS).write_text(_sums(path))
 
 
 def _sums(folder: Path) -> str:
-    """The lines that `sha256sum` would print."""
+    """Return the lines that `sha256sum` would print."""
     lines = []
     for name in (_STATE, _TENSORS):
         with (folder / name).open("rb") as file:
@@ -80,7 +113,7 @@ def _sums(folder: Path) -> str:
 
 
 def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
-    """Move tensors and arrays out of a nested state, leaving `{"$tensor": name}` or `{"$array": name}` in their places."""
+    """Move tensors and arrays out of a nested state, and leave `{"$tensor": name}` or `{"$array": name}` in their places."""
     if isinstance(value, Tensor):
         tensors[path] = value.detach().cpu().contiguous()
         return {"$tensor": path}
@@ -88,7 +121,7 @@ def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
         tensors[path] = torch.from_numpy(np.ascontiguousarray(value))
         return {"$array": path}
     if isinstance(value, dict):
-        # JSON has only string keys, the optimiser's state has integers: keep the pairs as they are.
+        # JSON has only string keys, and the state of the optimiser has integers: keep the items as pairs.
         items = [[key, _strip(item, f"{path}/{key}", tensors)] for key, item in value.items()]
         return {"$dict": items}
     if isinstance(value, (list, tuple)):
@@ -99,7 +132,7 @@ def _strip(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _restore(value: Any, tensors: dict[str, Tensor]) -> Any:
-    """Undo `_strip`; what was a tuple comes back as a list."""
+    """Undo `_strip`; a tuple comes back as a list."""
     if isinstance(value, list):
         return [_restore(item, tensors) for item in value]
     if not isinstance(value, dict):

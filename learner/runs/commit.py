@@ -1,129 +1,173 @@
 """Commits: one instant of the learner made durable, while it goes on training.
 
-The state is copied between two steps, with the place in the stream. Beside training it is then written to a folder
-(`learner.runs.checkpoint`), and one transaction of the store makes the pairs, the place and the pointer to that folder the newest
-commit. Only then the source hears that it may forget. Killed anywhere, a learner is at its newest commit again: a folder that
-no commit names is none. Where the newest folder is damaged, the commit before counts.
+Between two steps the state is copied, together with the cursor of the source. Beside training it is then saved as a checkpoint,
+and one transaction of the store makes the pairs, the cursor and the name of that checkpoint the newest commit. Only after that
+the pairs are acknowledged to the source. A learner that is killed at any moment goes on from its newest commit: a checkpoint
+that no commit names does not count. Where the newest checkpoint is damaged, the commit before counts.
+
+The rules here touch no file, thread or clock themselves: store, checkpoints, writer and clock are passed in.
 """
 
 from __future__ import annotations
 
 import logging
-import shutil
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from types import TracebackType
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Protocol, Self
 
 import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
-from buffer.store import Commit, Store, StoreError, StoreReader
+from buffer.patience import Patience
+from buffer.store import Commit, StoreError
 from learner.errors import LearnerError
 from learner.loop import Learner
-from learner.metrics import LearnerMetrics
-from learner.runs.checkpoint import NoRoom, load_checkpoint, save_checkpoint
 from stream import codec
 from stream.errors import MalformedMessage
-from stream.fsync import sync_path
 from stream.pair import EncodedPair
 from stream.source import Cursor, Source
 
 log = logging.getLogger(__name__)
 
+ASK_S = 1.0
+"""How often a caller that waits for a full disk is asked whether to wait any longer."""
 
-TELL_S = 1.0
-"""How often whoever waits for a full disk is asked whether to go on."""
+
+class StoredPairs(Protocol):
+    """What restoring needs of `buffer.store.StoreReader`, which explains it."""
+
+    def commits(self) -> Sequence[Commit]:
+        """Return the commits that can be restored, newest first."""
+
+    def items(self, keys: Any) -> Iterator[bytes]:
+        """Yield the items of these keys."""
+
+
+class PairStore(StoredPairs, Protocol):
+    """What commits need of `buffer.store.Store`, which explains it."""
+
+    def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
+        """Queue an item."""
+
+    def commit(self, keys: Any, note: bytes) -> Future[None]:
+        """Make keys and note the newest commit."""
+
+    def rewind(self, number: int) -> None:
+        """Go back to this commit."""
+
+
+class Checkpoints(Protocol):
+    """What commits need of `learner.runs.checkpoint.CheckpointFolder`, which explains it."""
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        """Write a new checkpoint."""
+
+    def load(self, name: str) -> dict[str, Any]:
+        """Return the state of a checkpoint."""
+
+    def keep_only(self, names: set[str]) -> None:
+        """Remove all other checkpoints."""
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What a commit says beside its pairs."""
+    """What a commit holds beside its pairs."""
 
     folder: Annotated[str, msgspec.Meta(pattern=r"^commit-[0-9]{6,18}-step-[0-9]{1,18}\Z")]
-    """Of the state, among the run's checkpoints."""
+    """The name of its checkpoint."""
     cursor: Cursor
     """Which pairs the source had given."""
 
 
-class Committer:
-    """Commits a learner and acknowledges to its source; driven by the training thread, between two steps. Context manager.
+def _ignore(_value: Any) -> None:
+    """Nobody observes."""
 
-    folder: of the states. One commit is in flight at a time. publish: given each state that has become durable, in the writer's
-    thread, before another is copied.
+
+class Committer:
+    """Commits a learner and acknowledges to its source. The training thread calls it between two steps. Context manager.
+
+    One commit is in flight at a time. patience: of store and checkpoints with a full disk. writer: carries out its tasks one
+    after the other; closed with the committer. clock: seconds, monotonic. publish: called by the writer with each state that
+    has become durable, before the next one is copied. on_pause, on_commit: called with the seconds for which a commit has
+    stopped training, and with those until it was durable.
     """
 
     def __init__(
         self,
         learner: Learner,
         source: Source,
-        store: Store,
-        folder: Path,
+        store: PairStore,
+        checkpoints: Checkpoints,
         *,
         clock: Callable[[], float],
-        metrics: LearnerMetrics,
-        publish: Callable[[Mapping[str, Any]], None],
+        patience: Patience | None = None,
+        writer: Executor | None = None,
+        publish: Callable[[Mapping[str, Any]], None] = _ignore,
+        on_pause: Callable[[float], None] = _ignore,
+        on_commit: Callable[[float], None] = _ignore,
     ) -> None:
         self._learner = learner
         self._source = source
         self._store = store
-        self._folder = folder
+        self._checkpoints = checkpoints
         self._clock = clock
-        self._metrics = metrics
+        self._patience = patience or Patience()
+        self._writer = writer or ThreadPoolExecutor(1, "commit")
         self._publish = publish
+        self._on_pause = on_pause
+        self._on_commit = on_commit
         self._number = max((commit.number for commit in store.commits()), default=0)
         self._copies: dict[str, Tensor] = {}
-        _copied(learner.state_dict(), self._copies)  # memory is found for the copy now, not while training stops
+        copy_state(learner.state_dict(), self._copies)  # finds memory for the copies now, not while training stops
         self._started_s = 0.0
         self._flight: Future[Note] | None = None
         self._publishing: Future[None] | None = None
-        self._writer = ThreadPoolExecutor(1, "commit")
 
     @property
     def in_flight(self) -> bool:
-        """Whether a commit was begun that is not settled, or its state still being published."""
+        """Whether a commit was begun that is not settled, or its state is still being published."""
         return self._flight is not None or (self._publishing is not None and not self._publishing.done())
 
-    def keep(self, key: int, pair: EncodedPair, tell: Callable[[], bool] = lambda: True) -> None:
+    def keep(self, key: int, pair: EncodedPair, go_on: Callable[[], bool] = lambda: True) -> None:
         """Store a pair that went into memory. Raises StoreError once the store cannot be written.
 
-        tell: asked each second while the store takes no more, its disk being full; False: wait no longer.
+        go_on: asked each second while the store takes no pair, because the disk is full; False: wait no longer.
         """
         item = pack(pair)
-        while not self._store.put(key, item, timeout_s=TELL_S):
-            if not tell():
-                self._store.lose_patience()
+        while not self._store.put(key, item, timeout_s=ASK_S):
+            if not go_on():
+                self._patience.end()
 
     def begin(self) -> None:
-        """Copy the state; everything else happens beside training. Only while no commit is in flight."""
+        """Copy the state; everything else happens beside training. Call it only while no commit is in flight."""
         if self._publishing is not None:
-            self._publishing.result()  # its state is about to be written over
+            self._publishing.result()  # its state is about to be overwritten
         self._started_s = self._clock()
         self._number += 1
-        state = _copied(self._learner.state_dict(), self._copies)
+        state = copy_state(self._learner.state_dict(), self._copies)
         note = Note(f"commit-{self._number:06d}-step-{self._learner.steps}", self._source.cursor())
         self._flight = flight = self._writer.submit(self._write, note, state)
         self._publishing = self._writer.submit(self._publish_durable, flight, state)
-        self._metrics.pause_seconds.observe(self._clock() - self._started_s)
+        self._on_pause(self._clock() - self._started_s)
 
     def settle(self, *, wait: bool = False) -> None:
-        """Acknowledge the commit in flight, if there is one and it is durable, or once it is. Raises what ended it."""
+        """Acknowledge the commit in flight if it is durable; `wait` until it is. Raises the error that ended it."""
         flight = self._flight
         if flight is None or not (wait or flight.done()):
             return
         self._flight = None
         note = flight.result()
-        self._metrics.committed(self._clock() - self._started_s)
+        self._on_commit(self._clock() - self._started_s)
         self._source.acknowledge(note.cursor)
 
     def finish(self) -> None:
-        """Commit the present state, and return once it is durable, acknowledged and published. Raises what ended it.
+        """Commit the present state, and return once it is durable, acknowledged and published. Raises the error that ended it.
 
-        A full disk is not waited for here: whoever ends the run would wait too.
+        It does not wait for a full disk, because the person who ends the run would wait too.
         """
-        self._store.lose_patience()
+        self._patience.end()
         self.settle(wait=True)
         self.begin()
         self.settle(wait=True)
@@ -132,7 +176,7 @@ class Committer:
 
     def close(self) -> None:
         """Let the commit in flight end; idempotent."""
-        self._store.lose_patience()
+        self._patience.end()
         self._writer.shutdown()
 
     def __enter__(self) -> Self:
@@ -144,52 +188,40 @@ class Committer:
         self.close()
 
     def _write(self, note: Note, state: dict[str, Any]) -> Note:
-        """In the writer's thread: first the folder, then the commit that names it."""
-        if not self._folder.is_dir():
-            self._folder.mkdir()
-            sync_path(self._folder.parent)
-        self._save(self._folder / note.folder, state)
+        """In the writer: save the checkpoint first, then make the commit that names it."""
+        self._checkpoints.save(note.folder, state)
         self._store.commit(state["memory"]["keys"], msgspec.json.encode(note)).result()
-        _sweep(self._store, self._folder)
+        self._checkpoints.keep_only(named_checkpoints(self._store))
         return note
 
-    def _save(self, path: Path, state: dict[str, Any]) -> None:
-        """Once there is room for it."""
-        while True:
-            try:
-                save_checkpoint(path, state)
-                return
-            except NoRoom as problem:
-                if not self._store.room_awaited(problem):
-                    raise
-
     def _publish_durable(self, flight: Future[Note], state: dict[str, Any]) -> None:
-        """In the writer's thread, behind its commit, which `settle` acknowledges meanwhile."""
+        """In the writer, after the commit, which `settle` may acknowledge at the same time."""
         if flight.exception() is None:
             self._publish(state)
 
 
-def restore(learner: Learner, store: Store, folder: Path) -> Cursor | None:
-    """Put the learner back to the newest commit that is whole, and return its place in the stream; None: there is none yet.
+def restore(learner: Learner, store: PairStore, checkpoints: Checkpoints) -> Cursor | None:
+    """Put the learner back to its newest undamaged commit, and return the cursor of the source; None: there is no commit yet.
 
-    A damaged commit is said and dropped. Raises LearnerError where none is whole, or another version made them.
+    Newer commits are removed, and so are checkpoints that no commit names. Raises LearnerError where all commits are damaged, or
+    another version made them.
     """
-    found = read(learner, store, folder)
-    if found is not None:
-        store.rewind(found[0].number)
-    _sweep(store, folder)
-    return found[1].cursor if found is not None else None
+    newest = load_newest(learner, store, checkpoints)
+    if newest is not None:
+        store.rewind(newest[0].number)
+    checkpoints.keep_only(named_checkpoints(store))
+    return None if newest is None else newest[1].cursor
 
 
-def read(learner: Learner, store: StoreReader, folder: Path) -> tuple[Commit, Note] | None:
-    """Put the learner to the newest commit that is whole, and change nothing there; None: there is none yet.
+def load_newest(learner: Learner, store: StoredPairs, checkpoints: Checkpoints) -> tuple[Commit, Note] | None:
+    """Load the newest undamaged commit into the learner, and change nothing else; None: there is no commit yet.
 
-    A damaged commit is said. Raises LearnerError where none is whole, or another version made them.
+    A damaged commit is logged. Raises LearnerError where all commits are damaged, or another version made them.
     """
     damaged: list[LearnerError] = []
     for commit in store.commits():
         try:
-            note = _load(learner, commit, store, folder)
+            note = _load(learner, commit, store, checkpoints)
         except LearnerError as error:
             damaged.append(error)
             continue
@@ -201,25 +233,10 @@ def read(learner: Learner, store: StoreReader, folder: Path) -> tuple[Commit, No
     return None
 
 
-def pack(pair: EncodedPair) -> bytes:
-    """A pair as the store keeps it: the parts of its message, without the topic, as msgpack."""
-    return msgspec.msgpack.encode(codec.to_parts(pair)[1:])
-
-
-def unpack(item: bytes) -> EncodedPair:
-    """The pair in an item; raises MalformedMessage."""
-    try:
-        parts = msgspec.msgpack.decode(item, type=list[bytes])
-    except msgspec.MsgspecError as error:
-        raise MalformedMessage("parts", str(error)) from error
-    return codec.from_parts([codec.TOPIC, *parts])
-
-
-def _load(learner: Learner, commit: Commit, store: StoreReader, folder: Path) -> Note:
+def _load(learner: Learner, commit: Commit, store: StoredPairs, checkpoints: Checkpoints) -> Note:
     try:
         note = msgspec.json.decode(commit.note, type=Note)
-        state = load_checkpoint(folder / note.folder)
-        learner.load_state_dict(state, _pairs(store, commit.keys.tolist()))
+        learner.load_state_dict(checkpoints.load(note.folder), _stored_pairs(store, commit.keys.tolist()))
     except (LookupError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
         reason = str(error).partition("\n")[0]
         raise LearnerError(
@@ -228,8 +245,8 @@ def _load(learner: Learner, commit: Commit, store: StoreReader, folder: Path) ->
     return note
 
 
-def _pairs(store: StoreReader, keys: list[int]) -> Iterator[EncodedPair | None]:
-    """The pairs of a commit; None in the place of one that is damaged."""
+def _stored_pairs(store: StoredPairs, keys: list[int]) -> Iterator[EncodedPair | None]:
+    """Yield the pairs of a commit, None in the place of one that is damaged."""
     damaged: list[Exception] = []
     for key in keys:
         pair = None
@@ -243,16 +260,30 @@ def _pairs(store: StoreReader, keys: list[int]) -> Iterator[EncodedPair | None]:
         log.warning("%d remembered pairs are damaged and never used again, the first: %s", len(damaged), damaged[0])
 
 
-def _sweep(store: Store, folder: Path) -> None:
-    """Remove the folders that no commit names."""
-    named = {msgspec.json.decode(commit.note, type=Note).folder for commit in store.commits()}
-    for path in folder.glob("commit-*"):
-        if path.name not in named:
-            shutil.rmtree(path)
+def named_checkpoints(store: StoredPairs) -> set[str]:
+    """Return the names of the checkpoints that a commit names."""
+    return {msgspec.json.decode(commit.note, type=Note).folder for commit in store.commits()}
 
 
-def _copied(value: Any, copies: dict[str, Tensor], path: str = "") -> Any:
-    """A nested state that no step changes, its tensors in the `copies` of the last time: a third of the time of new ones."""
+def pack(pair: EncodedPair) -> bytes:
+    """Return a pair as the store keeps it: the parts of its message, without the topic, as msgpack."""
+    return msgspec.msgpack.encode(codec.to_parts(pair)[1:])
+
+
+def unpack(item: bytes) -> EncodedPair:
+    """Return the pair in an item of the store. Raises MalformedMessage."""
+    try:
+        parts = msgspec.msgpack.decode(item, type=list[bytes])
+    except msgspec.MsgspecError as error:
+        raise MalformedMessage("parts", str(error)) from error
+    return codec.from_parts([codec.TOPIC, *parts])
+
+
+def copy_state(value: Any, copies: dict[str, Tensor], path: str = "") -> Any:
+    """Copy a nested state, so that no step changes the copy.
+
+    copies: the tensors of the last copy, which are overwritten: that takes a third of the time of allocating new ones.
+    """
     if isinstance(value, Tensor):
         copy = copies.get(path)
         if copy is None or copy.shape != value.shape or copy.dtype != value.dtype:
@@ -261,7 +292,7 @@ def _copied(value: Any, copies: dict[str, Tensor], path: str = "") -> Any:
     if isinstance(value, np.ndarray):
         return value.copy()
     if isinstance(value, dict):
-        return {key: _copied(item, copies, f"{path}/{key}") for key, item in value.items()}
+        return {key: copy_state(item, copies, f"{path}/{key}") for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_copied(item, copies, f"{path}/{index}") for index, item in enumerate(value)]
+        return [copy_state(item, copies, f"{path}/{index}") for index, item in enumerate(value)]
     return value

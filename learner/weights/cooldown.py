@@ -17,7 +17,8 @@ from buffer.store import StoreReader
 from learner.config import to_plain
 from learner.errors import SettingsError
 from learner.loop import Learner, StepReport
-from learner.runs.commit import read
+from learner.runs.checkpoint import CheckpointFolder
+from learner.runs.commit import load_newest
 from learner.runs.folder import RunDirectory
 from learner.runs.settings import settings_of
 from learner.schedule import cooldown_factor
@@ -29,7 +30,8 @@ def branch(run: Path, device: torch.device) -> tuple[Learner, RunDirectory]:
     config = settings_of(run)
     directory = RunDirectory(run, config)
     learner = Learner(config, device)
-    if not directory.store.is_file() or read(learner, StoreReader(directory.store), directory.checkpoints) is None:
+    checkpoints = CheckpointFolder(directory.checkpoints)
+    if not directory.store.is_file() or load_newest(learner, StoreReader(directory.store), checkpoints) is None:
         raise SettingsError(f"{run} has no commit yet: wait for the first one, or give another run")
     if not len(learner.memory):
         raise SettingsError(f"{run} remembers no pair to cool down on: let it receive some first")

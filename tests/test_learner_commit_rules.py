@@ -1,0 +1,123 @@
+"""The rules of commits without a file, a thread or a clock: what a simulation drives."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from concurrent.futures import Executor, Future
+from typing import Any
+
+import numpy as np
+import pytest
+from committing import Acknowledging
+from learner_state import digest
+from tiny_learner import make_pairs, tiny_learner
+
+from buffer.store import Commit
+from learner.errors import LearnerError
+from learner.loop import Learner, learn
+from learner.runs.commit import Committer, restore
+
+
+class AtOnce(Executor):
+    """Does each task where it is submitted."""
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(fn(*args, **kwargs))
+        except Exception as error:
+            done.set_exception(error)
+        return done
+
+
+class Shelf:
+    """Pairs, commits and checkpoints in dictionaries."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, bytes] = {}
+        self.made: list[Commit] = []
+        self.states: dict[str, dict[str, Any]] = {}
+        self.damaged: set[str] = set()
+
+    def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
+        self.rows[key] = item
+        return True
+
+    def items(self, keys: Any) -> Iterator[bytes]:
+        return (self.rows[key] for key in keys)
+
+    def commit(self, keys: Any, note: bytes) -> Future[None]:
+        assert set(keys.tolist()) <= self.rows.keys()
+        self.made.append(Commit(len(self.made) + 1, note, np.array(keys)))
+        done: Future[None] = Future()
+        done.set_result(None)
+        return done
+
+    def commits(self) -> list[Commit]:
+        return self.made[::-1][:2]
+
+    def rewind(self, number: int) -> None:
+        self.made = self.made[:number]
+
+    def save(self, name: str, state: dict[str, Any]) -> None:
+        self.states[name] = copy.deepcopy(state)  # the next commit overwrites it
+
+    def load(self, name: str) -> dict[str, Any]:
+        if name in self.damaged:
+            raise LearnerError(f"{name} is damaged")
+        return self.states[name]
+
+    def keep_only(self, names: set[str]) -> None:
+        self.states = {name: state for name, state in self.states.items() if name in names}
+
+
+def trained(shelf: Shelf, commits: int) -> tuple[Learner, Acknowledging, list[str]]:
+    """A learner with so many commits, two steps between each, and what it was at each of them."""
+    learner, source, digests = tiny_learner(), Acknowledging(make_pairs(60)), list[str]()
+    committer = Committer(learner, source, shelf, shelf, clock=lambda: 0.0, writer=AtOnce())
+    events = learn(learner, source, clock=lambda: 0.0, keep=committer.keep)
+    for _ in range(commits):
+        steps = learner.steps
+        while learner.steps < steps + 2:
+            next(events)
+        committer.begin()
+        committer.settle()
+        digests.append(digest(learner))
+    return learner, source, digests
+
+
+def test_each_commit_is_acknowledged_and_the_newest_one_is_restored() -> None:
+    shelf = Shelf()
+    learner, source, digests = trained(shelf, 3)
+    assert len(source.acknowledged) == 3
+    assert source.acknowledged[-1] == learner.received
+    assert list(shelf.states) == ["commit-000002-step-4", "commit-000003-step-6"]
+    other = tiny_learner()
+    assert restore(other, shelf, shelf) == {"given": learner.received}
+    assert digest(other) == digests[-1]
+
+
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_removed() -> None:
+    shelf = Shelf()
+    _, source, digests = trained(shelf, 3)
+    shelf.damaged.add("commit-000003-step-6")
+    other = tiny_learner()
+    assert restore(other, shelf, shelf) == {"given": source.acknowledged[1]}
+    assert digest(other) == digests[1]
+    assert list(shelf.states) == ["commit-000002-step-4"]
+
+
+def test_nothing_is_acknowledged_where_the_checkpoint_cannot_be_saved() -> None:
+    class Full(Shelf):
+        def save(self, name: str, state: dict[str, Any]) -> None:
+            raise OSError("no room")
+
+    learner, source = tiny_learner(), Acknowledging(make_pairs(8))
+    shelf = Full()
+    committer = Committer(learner, source, shelf, shelf, clock=lambda: 0.0, writer=AtOnce())
+    committer.begin()
+    with pytest.raises(OSError, match="no room"):
+        committer.settle()
+    assert source.acknowledged == []
+    assert shelf.made == []
