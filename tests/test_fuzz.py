@@ -28,8 +28,8 @@ from hypothesis import strategies as st
 
 from stream import codec
 from stream.codec import encode_pair
-from stream.cursor import Given
 from stream.errors import EndpointError, MalformedMessage, StreamError
+from stream.identity_set import IdentitySet
 from stream.image import jpeg_shape
 from stream.live import announcements
 from stream.live.announcements import Bye, Hello
@@ -140,7 +140,7 @@ def take_cursor(parts: Parts) -> None:
 def take_cursor_of_a_recording(parts: Parts) -> None:
     cursor = cursor_in(parts)
     if cursor is not None:
-        Given(Given(cursor).cursor())
+        IdentitySet(IdentitySet(cursor).cursor())
 
 
 def take_recording(parts: Parts) -> None:

@@ -19,10 +19,10 @@ from device.spool.spool import Spool
 from stream.__main__ import PROGRAM
 from stream.cli.record import consumer_name, record
 from stream.cli.replay import replay
-from stream.cursor import Given
 from stream.errors import EndOfStream, ReportedError, StreamError
 from stream.host.program import Stop
 from stream.host.progress import Progress
+from stream.identity_set import IdentitySet
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
@@ -129,7 +129,7 @@ def test_a_recording_without_a_pair_leaves_no_file(tmp_path: Path) -> None:
     with command("record", "--out", str(path), "--connect", "tcp://127.0.0.1:9") as recorder:
         recorder.saying("recording")
         code, output = recorder.end(signal.SIGINT)
-    assert (code, output) == (0, "no pair came, so there is no file; lost on the way: 0\n")
+    assert (code, output) == (0, "no pair was received, so there is no file; lost on the way: 0\n")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -195,7 +195,7 @@ class Witness(IteratorSource):
 
 def test_pairs_are_acknowledged_when_they_are_durable_and_those_recorded_before_are_passed_over(tmp_path: Path) -> None:
     path = tmp_path / "walk.mcap"
-    before = Given()
+    before = IdentitySet()
     for pair in some(4):
         before.add(pair.header)
     source = Witness(some(200), path)
@@ -226,7 +226,7 @@ class Queue(IteratorSource):
 def test_what_waits_when_it_is_to_stop_is_recorded_too(tmp_path: Path) -> None:
     path = tmp_path / "walk.mcap"
     with RecordingWriter(path) as writer:
-        record(Queue(some(40)), writer, Given(), stop=lambda: True)
+        record(Queue(some(40)), writer, IdentitySet(), stop=lambda: True)
     assert pairs_in(path) == some(40)
 
 

@@ -5,16 +5,16 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.recording.pairing import MAX_WAITING, MAX_WAITING_BYTES, TOLERANCE_NS, Pairing, Shot, Side
+from stream.recording.pairing import MAX_WAITING, MAX_WAITING_BYTES, TOLERANCE_NS, EyeName, Pairing, TimedImage
 
 MS = 1_000_000
 
 
-def shot(captured_ms: int, size: int = 1) -> Shot:
-    return Shot(captured_ms * MS, bytes(size))
+def shot(captured_ms: int, size: int = 1) -> TimedImage:
+    return TimedImage(captured_ms * MS, bytes(size))
 
 
-def paired(events: list[tuple[Side, int]]) -> tuple[list[tuple[int, int]], int]:
+def paired(events: list[tuple[EyeName, int]]) -> tuple[list[tuple[int, int]], int]:
     """The pairs of these images, in milliseconds, and how many have none."""
     pairing = Pairing()
     pairs = [pair for side, at in events for pair in pairing.add(side, shot(at))] + pairing.end()
@@ -22,7 +22,7 @@ def paired(events: list[tuple[Side, int]]) -> tuple[list[tuple[int, int]], int]:
 
 
 def test_each_image_has_the_nearest_partner_within_the_tolerance() -> None:
-    events: list[tuple[Side, int]] = [
+    events: list[tuple[EyeName, int]] = [
         ("left", 0),
         ("right", 3),
         ("left", 5),
@@ -48,14 +48,14 @@ def test_what_waits_is_bounded_in_number_and_in_bytes() -> None:
         pairing = Pairing()
         image = bytes(size)
         for at in range(MAX_WAITING + 6):
-            assert pairing.add("left", Shot(at, image)) == []
+            assert pairing.add("left", TimedImage(at, image)) == []
         assert pairing.unpaired == MAX_WAITING + 6 - most
 
 
 @given(st.lists(st.tuples(st.sampled_from(["left", "right"]), st.integers(0, 25)), max_size=60))
-def test_whatever_comes_every_image_is_in_one_pair_or_counted(steps: list[tuple[Side, int]]) -> None:
+def test_whatever_comes_every_image_is_in_one_pair_or_counted(steps: list[tuple[EyeName, int]]) -> None:
     now = {"left": 0, "right": 0}
-    events: list[tuple[Side, int]] = []
+    events: list[tuple[EyeName, int]] = []
     for side, step in steps:
         now[side] += step
         events.append((side, now[side]))

@@ -41,7 +41,7 @@ from stream.codec import decode, encode_pair, from_parts, to_parts
 from stream.errors import EndOfStream, MalformedMessage, StreamError
 from stream.pair import Codec, EncodedPair
 from stream.recording.mcap_writer import MAGIC, MAX_CHUNK_BYTES
-from stream.recording.reader import Eyes, RecordingReader, opened, read_pairs
+from stream.recording.reader import EyeTopics, RecordingReader, open_recording, read_pairs
 from stream.recording.source import MAX_PAUSE_S, RecordingSource
 from stream.recording.writer import RecordingWriter
 
@@ -470,7 +470,7 @@ def test_a_record_larger_than_allowed_is_passed_over_without_reading_it(
         file.seek(size, os.SEEK_CUR)
         file.write(small[0][_first_chunk(small[0]) :])
     tracemalloc.start()
-    with opened(path) as reader:
+    with open_recording(path) as reader:
         pairs = list(reader)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -533,7 +533,7 @@ def test_a_long_recording_is_read_in_the_memory_of_a_chunk(tmp_path: Path) -> No
             writer.write(made(seq % 20, shape=(160, 200, 3)))
     assert path.stat().st_size > 16 << 20
     tracemalloc.start()
-    with opened(path) as reader:
+    with open_recording(path) as reader:
         count = sum(1 for _ in reader)
     peak_bytes = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -776,8 +776,8 @@ def test_topics_that_do_not_say_which_eye_they_are_have_to_be_named(tmp_path: Pa
     path = foreign.at(tmp_path / "day.mcap")
     with pytest.raises(StreamError, match=r"--left TOPIC --right TOPIC.*/cam0, /cam1"):
         to_its_end(RecordingSource([path]))
-    for eyes in (Eyes("/cam0", "/cam1"), Eyes("/cam1", "/cam0")):
-        pairs = to_its_end(RecordingSource([path], eyes=eyes))
+    for eyes in (EyeTopics("/cam0", "/cam1"), EyeTopics("/cam1", "/cam0")):
+        pairs = to_its_end(RecordingSource([path], topics=eyes))
         assert len(pairs) == 3
         swapped = eyes.left == "/cam1"
         expected = np.random.default_rng(10 if swapped else 0).integers(0, 256, (16, 16, 3), np.uint8)
@@ -791,7 +791,7 @@ def test_two_topics_for_one_eye_have_to_be_chosen_from(tmp_path: Path) -> None:
     path = foreign.at(tmp_path / "day.mcap")
     with pytest.raises(StreamError, match="--left"):
         to_its_end(RecordingSource([path]))
-    assert len(to_its_end(RecordingSource([path], eyes=Eyes(left="/left/full")))) == 1
+    assert len(to_its_end(RecordingSource([path], topics=EyeTopics(left="/left/full")))) == 1
 
 
 def test_a_file_that_cannot_be_read_on_gives_its_pairs_first(tmp_path: Path) -> None:

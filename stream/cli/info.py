@@ -1,4 +1,4 @@
-"""`python -m stream info`: what recordings hold, and whether they are whole."""
+"""The command `python -m stream info`: describes recordings, and checks whether they are complete."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from stream.host.program import Result, Stop
 from stream.host.progress import Progress, format_bytes
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
-from stream.recording.reader import Eyes, RecordingReader, opened
+from stream.recording.reader import EyeTopics, RecordingReader, open_recording
 
-DESCRIPTION = """Tell what recordings hold. Every byte of them is read and checked.
+DESCRIPTION = """Describe recordings. Every byte of them is read and checked.
 
   python -m stream info walk.mcap walk-2.mcap
   python -m stream info walk.mcap --json"""
@@ -25,7 +25,7 @@ DESCRIPTION = """Tell what recordings hold. Every byte of them is read and check
 
 @dataclass(frozen=True, kw_only=True)
 class InfoSettings:
-    """Tell what recordings hold."""
+    """Describe recordings."""
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Recordings."""
@@ -34,27 +34,27 @@ class InfoSettings:
     right: str | None = None
     """Topic of the right images."""
     json: bool = False
-    """One JSON list, an object a file."""
+    """Print one JSON list, an object for each file."""
 
 
 @dataclass(slots=True)
 class EpochInfo:
-    """The pairs of one run of a rig."""
+    """The pairs of one epoch of a rig."""
 
     device: str
     epoch: str
     pairs: int = 0
     missing: int = 0
-    """Numbers between the first and the last pair that are not there."""
+    """Numbers between the first and the last pair that are missing."""
     first_seq: int = 0
     last_seq: int = 0
     start_ns: int = 0
     """Capture time of the earliest left image."""
     end_ns: int = 0
     seconds: float = 0.0
-    """Between them."""
+    """Between start_ns and end_ns."""
     kinds: dict[str, int] = field(default_factory=dict)
-    """How many pairs are of which codec and size."""
+    """Pairs by codec and size."""
 
 
 @dataclass(slots=True)
@@ -63,7 +63,7 @@ class FileInfo:
 
     file: str
     whole: bool = True
-    """Its end is there, and nothing in it is damaged."""
+    """The end of the file is there, and nothing in it is damaged."""
     file_bytes: int = 0
     pairs: int = 0
     image_bytes: int = 0
@@ -77,19 +77,19 @@ class FileInfo:
 
 
 def run(settings: InfoSettings, stop: Stop) -> Result:
-    """Read recordings to their ends and describe them."""
+    """Read recordings to their ends, and describe them."""
     if not settings.files:
         raise StreamError("info needs a recording: python -m stream info FILE")
     infos = []
     with Progress() as progress:
         for path in settings.files:
-            with opened(path, Eyes(settings.left, settings.right)) as recording:
-                infos.append(look(recording, progress, stop))
+            with open_recording(path, EyeTopics(settings.left, settings.right)) as recording:
+                infos.append(read_info(recording, progress, stop))
     return Result("\n".join(map(_describe, infos)), [asdict(info) for info in infos])
 
 
-def look(recording: RecordingReader, progress: Progress, stop: Stop) -> FileInfo:
-    """Read a recording to its end; raises InterruptedError on `stop`."""
+def read_info(recording: RecordingReader, progress: Progress, stop: Stop) -> FileInfo:
+    """Read a recording to its end. Raises InterruptedError on `stop`."""
     info = FileInfo(file=recording.name, file_bytes=recording.mcap.size)
     epochs: dict[tuple[str, str], tuple[EpochInfo, Ranges]] = {}
     for pair in recording:
@@ -124,7 +124,7 @@ def _count(pair: EncodedPair, epoch: EpochInfo, seqs: Ranges) -> None:
 
 
 def _describe(info: FileInfo) -> str:
-    """The lines that a person reads."""
+    """Return the lines for a person."""
     lines = [
         f"{info.file}: {info.pairs} pairs, {format_bytes(info.image_bytes)} of images in {format_bytes(info.file_bytes)}"
     ]
@@ -135,16 +135,16 @@ def _describe(info: FileInfo) -> str:
             f"{epoch.seconds:.1f} s from {start:%Y-%m-%d %H:%M:%S} UTC, {', '.join(epoch.kinds)}"
         )
     lines.append(
-        "  whole" if info.whole else f"  not whole: {_wrong(info)}; `python -m stream recover` writes a clean one"
+        "  whole" if info.whole else f"  not whole: {_damage(info)}; `python -m stream recover` writes a clean one"
     )
     return "\n".join(lines)
 
 
-def _wrong(info: FileInfo) -> str:
+def _damage(info: FileInfo) -> str:
     wrong = {
         "its end is missing": info.cut,
         f"{info.skipped} damaged or unknown records of {format_bytes(info.skipped_bytes)}": info.skipped,
-        f"{info.unreadable} messages or pairs that are not read": info.unreadable,
+        f"{info.unreadable} unreadable messages or pairs": info.unreadable,
     }
     return ", ".join(text for text, so in wrong.items() if so)
 

@@ -1,4 +1,4 @@
-"""`python -m stream keys ...`: make the keys of this machine, and say whom it trusts."""
+"""The command `python -m stream keys ...`: makes the keys of this machine, and manages the trusted ones."""
 
 from __future__ import annotations
 
@@ -42,25 +42,25 @@ class Own(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Trust(_Command):
-    """Trust the key of another machine: as a rig, let it in; as a learner, know it by this name."""
+    """Trust the key of another machine: a rig then lets it in, a learner knows it by this name."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """Yours to choose: 1 to 64 of A-Z a-z 0-9 . _ -"""
+    """Any name: 1 to 64 of A-Z a-z 0-9 . _ -"""
     key: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KEY")]
-    """What `python -m stream keys` printed there, in single quotes."""
+    """The key that `python -m stream keys` printed there, in single quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class List(_Command):
-    """Print who is trusted, a name and a key a line."""
+    """Print the trusted names and keys, one in each line."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Forget(_Command):
-    """Trust a key no longer."""
+    """Stop trusting a key."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """As `list` shows it."""
+    """Its name, as `list` shows it."""
 
 
 def run(command: Own | Trust | List | Forget, _stop: Stop) -> Result:
@@ -88,7 +88,7 @@ def _trust(command: Trust) -> str:
 
 
 def _invitation(folder: Path) -> str:
-    """The line that makes another machine trust this one."""
+    """Return the command by which another machine trusts this one."""
     name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64].lstrip("._-") or "NAME"
     return f"python -m stream keys trust {name} {shlex.quote(make_keys(folder))}"
 

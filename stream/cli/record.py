@@ -1,4 +1,4 @@
-"""`python -m stream record`: the pairs that rigs publish into a file, each once, and acknowledged once they are durable."""
+"""The command `python -m stream record`: writes the pairs of rigs into a file, each once, and acknowledges durable ones."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from typing import Annotated
 
 import tyro
 
-from stream.cursor import Given
 from stream.errors import EndOfStream, MalformedMessage, StreamError
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress, format_bytes
+from stream.identity_set import IdentitySet
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.recording.reader import opened
+from stream.recording.reader import open_recording
 from stream.recording.writer import RecordingWriter
 from stream.source import Source
 from stream.transport.endpoint import security_for
@@ -30,35 +30,35 @@ from stream.transport.endpoint import security_for
 log = logging.getLogger(__name__)
 
 SYNC_S = 1.0
-"""What a power cut can cost; rigs keep those pairs until they are acknowledged."""
+"""The most that a power cut can cost; rigs keep these pairs until they are acknowledged."""
 RECEIVE_S = 0.2
 RECEIVE_PAIRS = 64
 
-DESCRIPTION = """Record what rigs publish into an MCAP file, which Foxglove, Rerun, `replay` and the learner open.
+DESCRIPTION = """Record the pairs that rigs publish into an MCAP file, which Foxglove, Rerun, `replay` and the learner open.
 
   python -m stream record --out walk.mcap                                   a rig on this machine
   python -m stream record --out walk.mcap --connect tcp://RIG:5555
   python -m stream record --out both.mcap --connect tcp://LEFT:5555 tcp://RIGHT:5555
 
-Ctrl-C ends it well. Rigs may come late, go and come back; what a rig with a spool had meanwhile is pulled from it, and it keeps
-for this recording what is not in it yet, for a week. If the file is there already, what it holds is not recorded again,
-and the recording goes on in walk-2.mcap, walk-3.mcap ..."""
+Ctrl-C ends it cleanly. Rigs may start later, stop and return. A rig with a spool keeps the pairs that this recording does not
+have yet, for a week, and they are pulled from it. If the file is there already, its pairs are not recorded again, and the
+recording continues in walk-2.mcap, walk-3.mcap ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordSettings:
-    """Record what rigs publish."""
+    """Record the pairs that rigs publish."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """The recording."""
+    """The recording to write."""
     connect: tuple[str, ...] = ("tcp://127.0.0.1:5555",)
     """Addresses of the rigs."""
     keys: Path | None = None
-    """Folder of the keys; off the loopback the usual one is used, on it none but this."""
+    """Folder of the keys. Off the loopback the default folder is used without it, on the loopback none."""
     insecure: bool = False
-    """Do without keys across the network."""
+    """Use no keys across the network."""
     until_device_ends: bool = False
-    """Stop when every rig has said that its stream is over, instead of waiting for more."""
+    """Stop when every rig has announced the end of its stream, instead of waiting for more."""
     json: bool = False
     """End with one line of JSON on the standard output."""
 
@@ -97,16 +97,16 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
 def record(
     source: Source,
     writer: RecordingWriter,
-    recorded: Given,
+    recorded: IdentitySet,
     *,
     stop: Callable[[], bool],
     on_round: Callable[[], object] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> None:
-    """Write what `source` gives and `recorded` does not name, until its end or `stop`, and acknowledge what is durable.
+    """Write the pairs of a source that are not in `recorded`, until its end or `stop`, and acknowledge the durable ones.
 
-    What waits when it is to stop is written too. Raises OSError where the file cannot be written; what was acknowledged
-    is in it. clock: seconds, monotonic.
+    Pairs that wait at the stop are written too. on_round: called after each batch. clock: seconds, monotonic.
+    Raises OSError if the file cannot be written; all acknowledged pairs are in it.
     """
     committed_s = clock()
     with suppress(EndOfStream):
@@ -124,12 +124,12 @@ def record(
 
 
 def consumer_name(out: Path) -> str:
-    """The name by which rigs' spools know a recording, over all its files: from its path and this machine's name."""
+    """Return the name by which the spools of rigs know a recording, over all its files: from its path and this machine's name."""
     where = hashlib.blake2b(f"{platform.node()}:{out.resolve()}".encode(), digest_size=8).hexdigest()
     return f"record-{re.sub(r'[^A-Za-z0-9._-]', '-', out.stem)[:32]}-{where}"
 
 
-def _write(pairs: Sequence[EncodedPair], writer: RecordingWriter, recorded: Given) -> None:
+def _write(pairs: Sequence[EncodedPair], writer: RecordingWriter, recorded: IdentitySet) -> None:
     for pair in pairs:
         if pair.header in recorded:
             continue
@@ -146,17 +146,17 @@ def _commit(source: Source, writer: RecordingWriter) -> None:
     source.acknowledge(cursor)
 
 
-def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, Given]:
-    """The first free file of FILE, FILE-2, FILE-3 ..., and the pairs in those before it."""
+def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, IdentitySet]:
+    """Return the first free path of FILE, FILE-2, FILE-3 ..., and the identities of the pairs in those before it."""
     name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
     try:
         found = {int(match[1] or 1): path for path in out.parent.iterdir() if (match := name.fullmatch(path.name))}
     except OSError as error:
         raise StreamError(f"{out.parent}: {error.strerror}: make the folder first, or choose another --out") from error
-    recorded = Given()
+    recorded = IdentitySet()
     for _, path in sorted(found.items()):
         progress.log(f"reading which pairs {path} has")
-        with opened(path) as recording:
+        with open_recording(path) as recording:
             for pair in recording:
                 recorded.add(pair.header)
                 if stop.is_set():
@@ -173,12 +173,12 @@ def _create(path: Path) -> RecordingWriter:
 
 
 def _end(writer: RecordingWriter) -> str:
-    """Close the file, or remove it where nothing came; says what it holds."""
+    """Close the file, or remove it if it holds no pair; returns a description of its content."""
     with suppress(OSError):  # no room for the index either: the file is read without it
         writer.close()
     if not writer.pairs:
         writer.path.unlink(missing_ok=True)
-        return "no pair came, so there is no file"
+        return "no pair was received, so there is no file"
     return f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)} in {writer.path}"
 
 

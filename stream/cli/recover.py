@@ -1,4 +1,4 @@
-"""`python -m stream recover`: what can be read of a damaged recording, in a clean file."""
+"""The command `python -m stream recover`: writes the readable part of a damaged recording into a clean file."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from stream.errors import StreamError
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress, format_bytes
-from stream.recording.reader import Eyes, RecordingReader, opened
+from stream.recording.reader import EyeTopics, RecordingReader, open_recording
 from stream.recording.writer import RecordingWriter
 
-DESCRIPTION = """Write what can be read of a recording into a clean one; the first is left as it is.
+DESCRIPTION = """Write the readable part of a recording into a clean one; the first is not changed.
 
   python -m stream recover cut.mcap whole.mcap
   python -m stream recover othertool.mcap ours.mcap --left /cam0 --right /cam1     another tool's images as pairs"""
@@ -23,12 +23,12 @@ DESCRIPTION = """Write what can be read of a recording into a clean one; the fir
 
 @dataclass(frozen=True, kw_only=True)
 class RecoverSettings:
-    """Write what can be read of a recording into a clean one."""
+    """Write the readable part of a recording into a clean one."""
 
     damaged: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="IN")]
-    """The recording."""
+    """The damaged recording."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
-    """The clean one; it must not be there yet."""
+    """The clean recording; the file must not exist yet."""
     left: str | None = None
     """Topic of the left images in another tool's recording; by default the one with left in its name."""
     right: str | None = None
@@ -38,8 +38,11 @@ class RecoverSettings:
 
 
 def run(settings: RecoverSettings, stop: Stop) -> Result:
-    """Recover a recording. Raises StreamError where the clean file cannot be made, or is there already."""
-    with opened(settings.damaged, Eyes(settings.left, settings.right)) as recording, Progress() as progress:
+    """Recover a recording. Raises StreamError if the clean file cannot be made, or is there already."""
+    with (
+        open_recording(settings.damaged, EyeTopics(settings.left, settings.right)) as recording,
+        Progress() as progress,
+    ):
         try:
             writer = RecordingWriter(settings.out)
         except OSError as error:
@@ -56,7 +59,7 @@ def run(settings: RecoverSettings, stop: Stop) -> Result:
 def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progress, stop: Stop) -> int:
     """Copy all pairs and close the new file; returns their number.
 
-    Raises InterruptedError on `stop`, and OSError where there is no room or nothing to copy.
+    Raises InterruptedError on `stop`, and OSError if there is no room or nothing to copy.
     """
     with writer:
         for pair in recording:

@@ -1,4 +1,4 @@
-"""`python -m stream replay`: a recording published again as its rig did, with the same identities."""
+"""The command `python -m stream replay`: publishes a recording again as its rig did, with the same identities."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ from stream.host.program import Result, Stop
 from stream.host.progress import Progress
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair, Header
-from stream.recording.reader import Eyes
+from stream.recording.reader import EyeTopics
 from stream.recording.source import RecordingSource
 from stream.transport.endpoint import security_for
 
 RECEIVE_S = 0.2
 SEND_WAIT_S = 0.5
 LINGER_S = 60.0
-"""How long a learner may take over the last pairs, which wait in its queue."""
+"""How long a learner may take to receive the last pairs, which wait in its queue."""
 
 DESCRIPTION = """Publish recordings as the rig did, in the order they were made.
 
-  python -m stream replay walk.mcap                    at the pace of the rig, for whoever listens
+  python -m stream replay walk.mcap                    at the pace of the rig, for all subscribers
   python -m stream replay walk.mcap --speed 0          as fast as the learner takes them; waits for it, loses nothing
   python -m stream replay walk.mcap walk-2.mcap --bind 'tcp://*:5555'
 
-  python -m learner --connect tcp://127.0.0.1:5555     is who listens
+  python -m learner --connect tcp://127.0.0.1:5555     receives them
 
-Pairs keep their device, epoch and number: what a learner has had already it drops. Another tool's MCAP file replays too, if it
-has foxglove.CompressedImage (JPEG) or RawImage on two topics. Ctrl-C ends it."""
+Pairs keep their device, epoch and number: a learner drops the pairs that it already has. Another tool's MCAP file replays too,
+if it has foxglove.CompressedImage (JPEG) or RawImage on two topics. Ctrl-C ends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,13 +47,13 @@ class ReplaySettings:
     bind: str = "tcp://127.0.0.1:5555"
     """Where learners connect to; port 0 takes any free one."""
     keys: Path | None = None
-    """Folder of the keys; off the loopback the usual one is used, on it none but this."""
+    """Folder of the keys. Off the loopback the default folder is used without it, on the loopback none."""
     insecure: bool = False
-    """Do without keys across the network."""
+    """Use no keys across the network."""
     speed: float = 1.0
     """Multiple of real time; 0: as fast as the learner takes them."""
     device: str | None = None
-    """The one to replay, where a recording has several."""
+    """The device to replay, where a recording has several."""
     left: str | None = None
     """Topic of the left images in another tool's recording; by default the one with left in its name."""
     right: str | None = None
@@ -66,9 +66,9 @@ def run(settings: ReplaySettings, stop: Stop) -> Result:
     """Replay until the end or `stop`. Raises StreamError for recordings without a pair, or with pairs of several devices."""
     if not settings.files:
         raise StreamError("replay needs a recording: python -m stream replay FILE")
-    eyes = Eyes(settings.left, settings.right)
+    topics = EyeTopics(settings.left, settings.right)
     with (
-        closing(RecordingSource(settings.files, speed=settings.speed, eyes=eyes)) as source,
+        closing(RecordingSource(settings.files, speed=settings.speed, topics=topics)) as source,
         Progress() as progress,
     ):
         pairs = _pairs(source, settings.device, stop.is_set)
@@ -86,9 +86,9 @@ def run(settings: ReplaySettings, stop: Stop) -> Result:
 def replay(
     pairs: Iterable[EncodedPair], publisher: Publisher, lossless: bool, stop: Callable[[], bool], progress: Progress
 ) -> int:
-    """Publish pairs of one device, then bye; returns how many were published.
+    """Publish the pairs of one device, then a bye; returns how many were published.
 
-    lossless: give each pair again until somebody took it. Raises StreamError at the first pair of another device.
+    lossless: send each pair again until a subscriber took it. Raises StreamError at the first pair of another device.
     """
     replayed = 0
 
@@ -99,7 +99,7 @@ def replay(
     for pair in pairs:
         if pair.header.device != publisher.device:
             raise StreamError(
-                f"there are pairs of {pair.header.device} too: say --device {publisher.device}, or the other"
+                f"there are pairs of {pair.header.device} too: use --device {publisher.device}, or the other"
             )
         if pair.header.epoch != publisher.epoch:
             publisher.begin(pair.header.epoch, pair.header.seq)
@@ -127,7 +127,7 @@ def _publisher(settings: ReplaySettings, header: Header) -> Publisher:
 
 
 def _pairs(source: RecordingSource, device: str | None, stop: Callable[[], bool]) -> Iterator[EncodedPair]:
-    """The recording's pairs when they are due; of one device where it is named."""
+    """Yield the pairs of a recording when they are due; only those of one device where it is named."""
     while not stop():
         try:
             pairs = source.receive(1, RECEIVE_S)

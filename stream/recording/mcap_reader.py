@@ -1,8 +1,8 @@
-"""Reads the messages of an MCAP file in the order written, whatever has happened to the file.
+"""Reads the messages of an MCAP file in the order written, however damaged the file is.
 
-It goes forward record by record and never trusts a declared size before it has been compared with what is there. A chunk
-whose checksum differs is skipped by its length; where the lengths themselves are wrong the next chunk is searched for. So
-a flipped bit costs one chunk, and a file that was cut is read up to its last whole one. Memory: one chunk.
+It goes forward record by record, and compares each declared size with what is there before it is trusted. A chunk with a wrong
+checksum is skipped by its length; where the lengths themselves are wrong, the next chunk is searched for. So a flipped bit costs
+one chunk, and a file that was cut is read up to its last whole one. Memory: one chunk.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ _NUMBER = struct.Struct("<H")
 _FOOTER = _RECORD.pack(Opcode.FOOTER, 20)
 _END_BYTES = len(_FOOTER) + 20 + len(MAGIC)
 _PRIVATE = 0x80
-"""Opcodes from here on are anybody's own."""
+"""Opcodes from here on are free for private use."""
 _NEEDLESS = (Opcode.HEADER, Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT, Opcode.METADATA)
 _PREFIX_BYTES = 64
-"""Enough of a record to see what it is: of a chunk all before its content."""
+"""Bytes that show what a record is: of a chunk, everything before its content."""
 _SEARCH_BYTES = (1 << 12, 1 << 20)
-"""Read at once where a chunk is searched for: little first, it is mostly near."""
+"""Sizes of the blocks in which a chunk is searched for: small first, because it is mostly near."""
 _MAYBE_CHUNK = re.compile(rb"\x06(?=[\s\S]{4}\0{4})")  # its opcode, and a length below 4 GiB
 
 
@@ -49,61 +49,61 @@ class Topic:
 
     name: str
     encoding: str
-    """Of its messages: protobuf, json, cdr ..."""
+    """Encoding of its messages: protobuf, json, cdr ..."""
     schema: str
-    """Name of their schema, "" where it has none."""
+    """Name of their schema, "" if there is none."""
 
 
 class Message(NamedTuple):
-    """A message as it is in the file."""
+    """A message as it stands in the file."""
 
     topic: Topic
     sequence: int
     time_ns: int
-    """Its log time."""
+    """The log time of the message."""
     data: memoryview
-    """Valid until the next message is asked for."""
+    """Valid until the next message is requested."""
 
 
 class _Record(NamedTuple):
-    """Where a record is."""
+    """The position of a record in the file."""
 
     opcode: int
     place: int
     content: int
     end: int
     prefix: bytes
-    """Its first bytes."""
+    """The first bytes of the record."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Chunk:
-    """What a chunk says of itself."""
+    """The declared sizes and checksum of a chunk."""
 
     size: int
     """Before compression."""
     crc: int
-    """0 where it has none."""
+    """0 where the chunk has no checksum."""
     compression: bytes
     begin: int
-    """Where its content begins, in the file."""
+    """Position of its content in the file."""
 
 
 class McapReader:
     """Iterates once over the messages of a file that was opened for reading bytes; unbuffered is fastest.
 
-    Raises StreamError where it is no MCAP file; one that is cut or damaged is.
+    Raises StreamError for a file that is no MCAP file. A cut or damaged one is read as far as possible.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
         self.size = file.seek(0, os.SEEK_END)
         self._end = self.size
-        """Where records end: at the footer, or at the end of a file that was cut."""
+        """Position where records end: the footer, or the end of a file that was cut."""
         self.cut = True
-        """Its end is missing."""
+        """Whether the end of the file is missing."""
         self.skipped = 0
-        """Records that were left out: damaged, or of a kind nobody knows."""
+        """Records that were left out: damaged, or of an unknown kind."""
         self.skipped_bytes = 0
         self.topics: dict[int, Topic] = {}
         self._schemas: dict[int, str] = {}
@@ -128,7 +128,7 @@ class McapReader:
                 trusted = place
 
     def _read_footer(self) -> None:
-        """See whether the file has its end, and take the topics that are repeated there: their chunk may be damaged."""
+        """Check whether the file has its end, and read the topics that are repeated there: their chunk may be damaged."""
         footer = self._read(max(0, self.size - _END_BYTES), _END_BYTES)
         if not (footer.startswith(_FOOTER) and footer.endswith(MAGIC)):
             return
@@ -144,7 +144,7 @@ class McapReader:
             place = record.end
 
     def _fits(self, record: _Record) -> bool:
-        """Whether its length is one that a record of its kind can have here."""
+        """Whether a record of its kind can have its length at this position."""
         length = record.end - record.content
         if record.end > self._end:
             return False
@@ -155,7 +155,7 @@ class McapReader:
         return record.opcode != Opcode.DATA_END or length == 4
 
     def _search(self, place: int) -> int:
-        """Where the next chunk begins behind a place at which no whole one does; the end where there is none."""
+        """Return where the next chunk begins behind a position at which no whole one does; the end if there is none."""
         at, size = place + 1, _SEARCH_BYTES[0]
         while at < self._end:
             for match in _MAYBE_CHUNK.finditer(self._read(at, size + _PREFIX_BYTES)):
@@ -182,7 +182,7 @@ class McapReader:
             self._skip(record.end - record.place)
 
     def _content(self, record: _Record) -> memoryview:
-        """The records in a chunk; raises ValueError where they are not what was written."""
+        """Return the records in a chunk. Raises ValueError for a wrong checksum or size."""
         chunk = _chunk(record)
         if chunk is None or chunk.size > MAX_CHUNK_BYTES:
             raise ValueError("a chunk is out of bounds")
@@ -192,7 +192,7 @@ class McapReader:
         return content
 
     def _parse(self, content: memoryview) -> Iterator[Message]:
-        """The messages in a chunk; raises ValueError where its records are malformed, after those before."""
+        """Yield the messages in a chunk. Raises ValueError for malformed records, after the messages before them."""
         place = 0
         while place < len(content):
             try:
@@ -208,7 +208,7 @@ class McapReader:
                 yield message
 
     def _take(self, opcode: int, content: memoryview) -> Message | None:
-        """The message in a record, None where it is another one; raises ValueError where it is malformed."""
+        """Return the message in a record, None for another kind of record. Raises ValueError for a malformed one."""
         try:
             if opcode == Opcode.MESSAGE:
                 channel, sequence, time_ns, _ = _MESSAGE.unpack_from(content)
@@ -224,7 +224,7 @@ class McapReader:
         return None
 
     def _record(self, place: int) -> _Record | None:
-        """The record that begins at a place; None where none can."""
+        """Return the record that begins at a position; None if none can."""
         prefix = self._read(place, _PREFIX_BYTES)
         if len(prefix) < _RECORD.size:
             return None
@@ -235,12 +235,12 @@ class McapReader:
         return _Record(opcode, place, content, content + length, prefix)
 
     def _read(self, place: int, count: int) -> bytes:
-        """Up to so many bytes."""
+        """Read at most so many bytes."""
         self._file.seek(place)
         return self._file.read(count)
 
     def _load(self, begin: int, end: int) -> memoryview:
-        """These bytes, in a buffer that the next call fills again."""
+        """Read these bytes into a buffer that the next call fills again."""
         count = end - begin
         if count > MAX_CHUNK_BYTES:
             raise ValueError(f"a record of {count} bytes is out of bounds")
@@ -258,7 +258,7 @@ class McapReader:
 
 
 def _chunk(record: _Record) -> _Chunk | None:
-    """What a chunk says of itself; None where its sizes contradict each other."""
+    """Return the declared sizes and checksum of a chunk; None if its sizes contradict each other."""
     try:
         _, _, size, crc, count = _CHUNK.unpack_from(record.prefix, _RECORD.size)
         at = _RECORD.size + _CHUNK.size + count
@@ -270,7 +270,7 @@ def _chunk(record: _Record) -> _Chunk | None:
 
 
 def _decompress(data: memoryview, chunk: _Chunk) -> memoryview:
-    """A chunk's content, never more than it declares by more than a byte."""
+    """Return the content of a chunk, at most one byte more than it declares."""
     try:
         match chunk.compression:
             case b"":
@@ -290,7 +290,7 @@ def _number(content: memoryview, place: int) -> int:
 
 
 def _name(content: memoryview, place: int) -> tuple[str, int]:
-    """The text at a place of a record, and the place behind it."""
+    """Return the text at a position in a record, and the position behind it."""
     (count,) = _COUNT.unpack_from(content, place)
     begin = place + _COUNT.size
     if count > MAX_NAME_BYTES or begin + count > len(content):

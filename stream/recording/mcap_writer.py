@@ -1,8 +1,8 @@
-"""Writes an MCAP file in chunks that stand alone.
+"""Writes an MCAP file in chunks that can be read independently.
 
-Each chunk repeats the schemas and channels that its messages need, so that a damaged chunk takes no other one with it;
-the public `mcap` writer puts them into the first chunk only. The index at the end is for tools that seek: a file
-without it, because its writer was killed, has lost none of its chunks.
+Each chunk repeats the schemas and channels that its messages need, so that a damaged chunk spoils no other one; the public `mcap`
+writer puts them into the first chunk only. The index at the end is for tools that seek. A file without it, because its writer was
+killed, has lost none of its chunks.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stream.recording.payload import Schema
 
 MAGIC = b"\x89MCAP0\r\n"
 MAX_CHUNK_BYTES = 256 << 20
-"""Of a chunk before compression: nobody's reader has to take more memory for one."""
+"""Largest chunk before compression: no reader has to take more memory for one."""
 
 _MESSAGE = struct.Struct("<BQHIQQ")
 _CHUNK = struct.Struct("<BQQQQII")
@@ -37,7 +37,7 @@ class Channel:
 
     id: int
     definition: bytes
-    """Its schema and itself, as records."""
+    """Its schema and the channel itself, as records."""
     compressed: bool
     """Whether a chunk with its messages is worth compressing."""
 
@@ -50,7 +50,7 @@ class _Chunk:
     size: int = 0
     compressed: bool = False
     index: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """Log time and place of each message, by channel."""
+    """Log time and position of each message, by channel."""
 
     def append(self, *parts: bytes) -> None:
         self.parts += parts
@@ -63,7 +63,7 @@ class _Chunk:
 class McapWriter:
     """Collects messages into a chunk, and appends chunks to an empty file.
 
-    An OSError leaves the file with the chunks it had and nothing behind them, so that `finish` can still be tried.
+    An OSError leaves the file with its earlier chunks and nothing behind them, so that `finish` can still be tried.
     """
 
     def __init__(self, file: FileIO) -> None:
@@ -83,12 +83,12 @@ class McapWriter:
 
     @property
     def messages(self) -> int:
-        """How many the file holds."""
+        """Messages in the file."""
         return self._counts.total()
 
     @property
     def file_bytes(self) -> int:
-        """What the file holds; the chunk that is being filled is not in it."""
+        """Size of the file, without the chunk that is being filled."""
         return self._end
 
     def channel(self, topic: str, schema: Schema, *, compressed: bool) -> Channel:
@@ -102,7 +102,7 @@ class McapWriter:
         return Channel(channel.id, _packed([record, channel]), compressed)
 
     def add(self, channel: Channel, sequence: int, time_ns: int, *parts: bytes) -> None:
-        """Put a message into the chunk. Chunks end where `flush` says, or before they get larger than readers allow."""
+        """Add a message to the chunk. Chunks end at `flush`, or before they become larger than readers allow."""
         size = sum(map(len, parts))
         if self._chunk.size + len(channel.definition) + _MESSAGE.size + size > MAX_CHUNK_BYTES:
             self.flush()
@@ -115,7 +115,7 @@ class McapWriter:
         chunk.append(_MESSAGE.pack(Opcode.MESSAGE, length, channel.id, sequence & 0xFFFFFFFF, time_ns, time_ns), *parts)
 
     def flush(self) -> None:
-        """Append the chunk to the file where it holds a message; where that fails its messages are gone."""
+        """Append the chunk to the file if it holds a message. If that fails, its messages are lost."""
         chunk, self._chunk = self._chunk, _Chunk()
         if not chunk.index:
             return
@@ -143,7 +143,7 @@ class McapWriter:
         self._counts.update({channel_id: len(entries) for channel_id, entries in chunk.index.items()})
 
     def finish(self) -> None:
-        """Append the last chunk and the index; nothing can be added after."""
+        """Append the last chunk and the index. Nothing can be added afterwards."""
         self.flush()
         data_end = _packed([records.DataEnd(data_section_crc=0)])
         start = self._end + len(data_end)
@@ -179,7 +179,7 @@ class McapWriter:
         )
 
     def _append(self, *parts: bytes) -> None:
-        """Write all of it, or nothing that stays."""
+        """Write all of the data, or leave the file as it was."""
         try:
             for part in parts:
                 rest = memoryview(part)
@@ -193,7 +193,7 @@ class McapWriter:
 
 
 def _message_index(chunk: _Chunk, place: int) -> tuple[bytes, dict[int, int]]:
-    """The records that say where in the chunk each channel's messages are, and where these records will lie."""
+    """Return the records that list where in the chunk each channel's messages are, and the positions of these records."""
     index, offsets = b"", {}
     for channel_id, entries in chunk.index.items():
         offsets[channel_id] = place + len(index)

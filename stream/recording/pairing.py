@@ -1,4 +1,4 @@
-"""Makes pairs of the images of two topics that know nothing of each other, by the nearest time. Pure."""
+"""Makes pairs from the images of two independent topics, by the nearest time. Pure."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Literal
 from stream.image import Image
 
 TOLERANCE_NS = 20_000_000
-"""Images further apart are no pair: half the period of a camera of 25 Hz."""
+"""Images further apart make no pair: half the period of a camera of 25 Hz."""
 MAX_WAITING = 64
 MAX_WAITING_BYTES = 64 << 20
-"""Images of one side that wait, and their bytes; the oldest goes, but one always stays."""
+"""Bounds of the waiting images of one eye, in images and bytes. The oldest image is dropped, but one always stays."""
 
-Side = Literal["left", "right"]
+EyeName = Literal["left", "right"]
 
 
 @dataclass(frozen=True, slots=True)
-class Shot:
-    """An image and when it was captured."""
+class TimedImage:
+    """An image and its capture time."""
 
     captured_ns: int
     image: bytes | Image
@@ -31,20 +31,20 @@ class Shot:
 
 
 class Pairing:
-    """Takes the images of both sides as they come, each side in order of its time, and gives those that belong together.
+    """Receives the images of both eyes, each eye in the order of its time, and returns those that belong together.
 
-    A pair is given once no later image can be a nearer partner: one image late, or at the `end`.
+    A pair is returned once no later image can be a nearer partner: one image later, or at the `end`.
     """
 
     def __init__(self) -> None:
-        self._left: deque[Shot] = deque()
-        self._right: deque[Shot] = deque()
+        self._left: deque[TimedImage] = deque()
+        self._right: deque[TimedImage] = deque()
         self.unpaired = 0
         """Images that found no partner."""
 
-    def add(self, side: Side, shot: Shot) -> list[tuple[Shot, Shot]]:
-        """The pairs that are certain now."""
-        waiting = self._left if side == "left" else self._right
+    def add(self, eye: EyeName, shot: TimedImage) -> list[tuple[TimedImage, TimedImage]]:
+        """Add an image; returns the pairs that are certain now."""
+        waiting = self._left if eye == "left" else self._right
         if waiting and shot.captured_ns < waiting[-1].captured_ns:
             self.unpaired += 1
             return []
@@ -53,29 +53,29 @@ class Pairing:
             self._drop(waiting)
         return self._match(final=False)
 
-    def end(self) -> list[tuple[Shot, Shot]]:
-        """The pairs that were waiting for something nearer."""
+    def end(self) -> list[tuple[TimedImage, TimedImage]]:
+        """Return the pairs that were waiting for a nearer partner."""
         pairs = self._match(final=True)
         self.unpaired += len(self._left) + len(self._right)
         self._left.clear()
         self._right.clear()
         return pairs
 
-    def _match(self, *, final: bool) -> list[tuple[Shot, Shot]]:
+    def _match(self, *, final: bool) -> list[tuple[TimedImage, TimedImage]]:
         pairs = []
         while self._left and self._right:
-            earlier, later = sorted((self._left, self._right), key=lambda side: side[0].captured_ns)
+            earlier, later = sorted((self._left, self._right), key=lambda eye: eye[0].captured_ns)
             apart_ns = later[0].captured_ns - earlier[0].captured_ns
             if apart_ns > TOLERANCE_NS:
                 self._drop(earlier)
             elif apart_ns and len(earlier) == 1 and not final:
-                break  # the next of this side may be nearer
+                break  # the next of this eye may be nearer
             elif len(earlier) > 1 and abs(earlier[1].captured_ns - later[0].captured_ns) < apart_ns:
                 self._drop(earlier)
             else:
                 pairs.append((self._left.popleft(), self._right.popleft()))
         return pairs
 
-    def _drop(self, waiting: deque[Shot]) -> None:
+    def _drop(self, waiting: deque[TimedImage]) -> None:
         waiting.popleft()
         self.unpaired += 1

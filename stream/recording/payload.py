@@ -1,7 +1,7 @@
-"""What a message of a recording holds: an eye as Foxglove's CompressedImage or RawImage, the header as a JSON object.
+"""Encodes and decodes the messages of a recording: images as Foxglove's CompressedImage or RawImage, the header as JSON.
 
-The JSON carries no wire version: a recording outlives those. Its schema is flat and names one plain type a field, since
-Foxglove shows nothing else; a field that is None is left out.
+The JSON carries no wire version, because a recording outlives wire versions. Its schema is flat and has one plain type for each
+field, since Foxglove shows nothing else; a field that is None is left out.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from stream.recording.protobuf import Fields, bytes_field
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """What the messages of a channel are, as MCAP names it."""
+    """The type of the messages of a channel, as MCAP names it."""
 
     name: str
     message_encoding: str
@@ -33,11 +33,11 @@ class Schema:
 
 
 @dataclass(frozen=True, slots=True)
-class Eye:
+class RecordedImage:
     """One image of a recording."""
 
     captured_ns: int | None
-    """None where the message does not say."""
+    """None where the message has no time."""
     image: bytes | Image
     """A JPEG file, or pixels: uint8 [H, W] or [H, W, 3] BGR."""
 
@@ -54,13 +54,13 @@ _decoder = msgspec.json.Decoder(_HeaderObject)
 
 
 def header_data(header: Header) -> bytes:
-    """The header as a JSON object."""
+    """Return the header as a JSON object."""
     values = {field.name: getattr(header, field.name) for field in _FIELDS}
     return msgspec.json.encode({name: value for name, value in values.items() if value is not None})
 
 
 def read_header(data: memoryview) -> Header:
-    """The header in a message; raises ValueError where it is none."""
+    """Decode the header in a message. Raises ValueError for anything else."""
     try:
         return Header(**msgspec.structs.asdict(_decoder.decode(data)))
     except (msgspec.MsgspecError, RecursionError) as error:
@@ -68,14 +68,14 @@ def read_header(data: memoryview) -> Header:
 
 
 def jpeg_data(jpeg: bytes, captured_ns: int, frame_id: str) -> tuple[bytes, bytes]:
-    """A JPEG file as a CompressedImage, in two parts of which the second is the file."""
+    """Return a JPEG file as a CompressedImage, in two parts, of which the second is the file."""
     message = CompressedImage(frame_id=frame_id, format="jpeg")
     message.timestamp.FromNanoseconds(captured_ns)
     return _bytes(message) + bytes_field(CompressedImage.DATA_FIELD_NUMBER, len(jpeg)), jpeg
 
 
 def pixels_data(image: Image, captured_ns: int, frame_id: str) -> tuple[bytes, bytes]:
-    """Pixels as a RawImage, in two parts; image: uint8 [H, W] or [H, W, 3] BGR."""
+    """Return pixels, uint8 [H, W] or [H, W, 3] BGR, as a RawImage in two parts."""
     height, width = image.shape[:2]
     grey = image.ndim == 2
     message = RawImage(
@@ -89,10 +89,10 @@ def pixels_data(image: Image, captured_ns: int, frame_id: str) -> tuple[bytes, b
     return _bytes(message) + bytes_field(RawImage.DATA_FIELD_NUMBER, image.nbytes), image.tobytes()
 
 
-def read_eye(schema: str, data: memoryview) -> Eye:
-    """The image in a message of the schema COMPRESSED.name or RAW.name; it shares no memory with `data`.
+def read_eye(schema: str, data: memoryview) -> RecordedImage:
+    """Decode the image in a message of the schema COMPRESSED.name or RAW.name; it shares no memory with `data`.
 
-    Raises ValueError where it is damaged, or of a kind that is not read: JPEG, bgr8, rgb8 and mono8 are.
+    Raises ValueError if it is damaged, or not a JPEG, bgr8, rgb8 or mono8.
     """
     message = Fields(data)
     captured_ns = None
@@ -100,7 +100,7 @@ def read_eye(schema: str, data: memoryview) -> Eye:
         timestamp = Fields(message.data(CompressedImage.TIMESTAMP_FIELD_NUMBER))
         seconds = timestamp.integer(Timestamp.SECONDS_FIELD_NUMBER)
         captured_ns = 10**9 * seconds + timestamp.integer(Timestamp.NANOS_FIELD_NUMBER)
-    return Eye(captured_ns, _jpeg(message) if schema == COMPRESSED.name else _pixels(message))
+    return RecordedImage(captured_ns, _jpeg(message) if schema == COMPRESSED.name else _pixels(message))
 
 
 def _jpeg(message: Fields) -> bytes:

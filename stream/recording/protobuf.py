@@ -1,6 +1,6 @@
-"""The little of protobuf's wire format that moves an image without a copy; the generated classes copy it twice each way.
+"""The part of protobuf's wire format that is needed to move an image without a copy; generated classes copy it twice each way.
 
-Of the CPU's time that is 0.15 instead of 0.39 ms for writing a pair of 2 x 179 kB, and a sixteenth of reading one.
+Writing a pair of 2 x 179 kB takes 0.15 ms of CPU time instead of 0.39, and reading one a sixteenth.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ _EMPTY = memoryview(b"")
 
 
 class Fields:
-    """The fields of a message by number, the last value of each. As in protobuf, one that is left out is zero or empty.
+    """The fields of a message by number, with the last value of each. As in protobuf, a missing field is zero or empty.
 
-    Raises ValueError where `data` is no message.
+    Raises ValueError if `data` is no message.
     """
 
     def __init__(self, data: memoryview) -> None:
@@ -26,15 +26,15 @@ class Fields:
             raise ValueError("it is not a protobuf message") from error
 
     def integer(self, field: int) -> int:
-        """An unsigned number; a negative one comes as its 64 bits."""
+        """Return an unsigned number; a negative one is returned as its 64 bits."""
         return self._numbers.get(field, 0)
 
     def data(self, field: int) -> memoryview:
-        """Bytes, or a message in the message: a view of what was read."""
+        """Return bytes, or a message within the message, as a view."""
         return self._views.get(field, _EMPTY)
 
     def text(self, field: int) -> str:
-        """A string; raises ValueError where it is not UTF-8."""
+        """Return a string. Raises ValueError if it is not UTF-8."""
         return str(self.data(field), "utf-8")
 
     def __contains__(self, field: object) -> bool:
@@ -60,7 +60,7 @@ class Fields:
 
 
 def bytes_field(field: int, size: int) -> bytes:
-    """What comes before the bytes of a field: its number and their count. A message may be made of pieces in any order."""
+    """Return the bytes before the content of a field: its number and its size. The fields of a message may have any order."""
     head = bytearray()
     for value in (field << 3 | _LEN, size):
         while value >= 0x80:
@@ -71,7 +71,7 @@ def bytes_field(field: int, size: int) -> bytes:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """The number at a place, and the place behind it."""
+    """Return the number at a position, and the position behind it."""
     value = shift = 0
     while shift < _MAX_VARINT_BITS:
         byte = data[at]

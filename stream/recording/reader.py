@@ -1,7 +1,7 @@
-"""The pairs in one recording: ours as they were written, another tool's by the nearest time of its two image topics.
+"""Reads the pairs of one recording: ours as they were written, another tool's by the nearest time of its two image topics.
 
-Ours keeps the header of every pair, its identity above all. A recording of another tool has none: its device is the
-file's name, its epoch a hash of its first pair, and its pairs are counted. That comes out the same each time.
+Our recordings keep the header of every pair, with its identity. A recording of another tool has none: its device is the file's
+name, its epoch a hash of its first pair, and its pairs are counted. The result is the same each time.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from stream.errors import StreamError
 from stream.image import Image
 from stream.pair import EncodedPair, Header
 from stream.recording.mcap_reader import McapReader, Message
-from stream.recording.pairing import Pairing, Shot, Side
-from stream.recording.payload import COMPRESSED, HEADER, RAW, Eye, read_eye, read_header
+from stream.recording.pairing import EyeName, Pairing, TimedImage
+from stream.recording.payload import COMPRESSED, HEADER, RAW, RecordedImage, read_eye, read_header
 
 log = logging.getLogger(__name__)
 
@@ -34,79 +34,79 @@ _IMAGES = (COMPRESSED.name, RAW.name)
 
 
 @dataclass(frozen=True, slots=True)
-class Eyes:
-    """Which image topics of another tool's recording are the eyes; None: the one that is named so."""
+class EyeTopics:
+    """The image topics of both eyes in another tool's recording; None: the topic with left or right in its name."""
 
     left: str | None = None
     right: str | None = None
 
 
 class RecordingReader:
-    """Iterates once over the pairs of a file, in the order written. Memory: one chunk and the pair that is made of it.
+    """Iterates once over the pairs of a file, in the order written. Memory: one chunk, and the pair that is being made.
 
-    file: opened for reading bytes, unbuffered is fastest; name: of the file, for people and as another tool's device.
-    Raises StreamError where it is no recording, and while iterating where its two eyes cannot be told.
+    file: opened for reading bytes, unbuffered is fastest. name: of the file, for people and as another tool's device.
+    Raises StreamError if it is no recording, and while iterating if its two eyes cannot be told apart.
     """
 
-    def __init__(self, file: BinaryIO, name: str, eyes: Eyes | None = None) -> None:
+    def __init__(self, file: BinaryIO, name: str, topics: EyeTopics | None = None) -> None:
         self.name = name
         self.unreadable = 0
-        """Messages and pairs that are whole, but nothing we read: another image format, parts that do not fit."""
+        """Messages and pairs that are undamaged, but of a kind that is not read: another image format, parts that do not fit."""
         try:
             self.mcap = McapReader(file)
         except (StreamError, OSError) as error:
             raise StreamError(f"{name}: {error}") from error
         self._rigs: set[str] = set()
-        self._ours = _Ours()
-        self._theirs = _Theirs(name, eyes or Eyes())
+        self._ours = _OurPairs()
+        self._foreign = _ForeignPairs(name, topics or EyeTopics())
 
     @property
     def unpaired(self) -> int:
         """Images of another tool's recording that have no partner."""
-        return self._theirs.pairing.unpaired
+        return self._foreign.pairing.unpaired
 
     def __iter__(self) -> Iterator[EncodedPair]:
         try:
             for message in self.mcap:
                 try:
-                    yield from self._take(message)
+                    yield from self._receive(message)
                 except ValueError:
                     self.unreadable += 1
         except OSError as error:  # a card that gives up
             raise StreamError(f"{self.name}: {error.strerror or error}") from error
         self._ours.end()
-        yield from self._theirs.end()
-        self.unreadable += self._ours.incomplete + self._theirs.unreadable
-        self._tell()
+        yield from self._foreign.end()
+        self.unreadable += self._ours.incomplete + self._foreign.unreadable
+        self._log_damage()
 
-    def _take(self, message: Message) -> list[EncodedPair]:
-        """The pairs that this message completes; raises ValueError where it or they are not what they should be."""
+    def _receive(self, message: Message) -> list[EncodedPair]:
+        """Return the pairs that this message completes. Raises ValueError for an unreadable message or pair."""
         topic = message.topic
         ours = _TOPIC.fullmatch(topic.name)
         if ours is not None and (ours["rig"] in self._rigs or self._has_header(ours["rig"])):
-            pair = self._ours.take(message, ours["rig"], ours["part"])
+            pair = self._ours.add(message, ours["rig"], ours["part"])
             return [] if pair is None else [pair]
         if topic.encoding == "protobuf" and topic.schema in _IMAGES:
-            return self._theirs.take(message)
+            return self._foreign.add(message)
         return []
 
     def _has_header(self, rig: str) -> bool:
-        """Whether these topics are ours: another tool's may have the same names."""
+        """Whether the topics of a rig are ours: another tool's topics may have the same names."""
         meta = f"{rig}/stereo/meta"
         if any(topic.name == meta and topic.schema == HEADER.name for topic in self.mcap.topics.values()):
             self._rigs.add(rig)
         return rig in self._rigs
 
-    def _tell(self) -> None:
-        """One warning for everything that is wrong with the file."""
+    def _log_damage(self) -> None:
+        """Log one warning for all damage of the file."""
         mcap = self.mcap
         wrong = []
         if mcap.cut:
-            wrong.append("its end is missing: read up to its last whole chunk (`python -m stream recover` mends it)")
+            wrong.append("its end is missing: read up to its last whole chunk (`python -m stream recover` repairs it)")
         if mcap.skipped:
             wrong.append(f"{mcap.skipped} damaged or unknown records of {mcap.skipped_bytes} bytes left out")
         if self.unreadable:
-            wrong.append(f"{self.unreadable} messages or pairs that are not read left out")
+            wrong.append(f"{self.unreadable} unreadable messages or pairs left out")
         if self.unpaired:
             wrong.append(f"{self.unpaired} images had no partner in time")
         if wrong:
@@ -115,22 +115,22 @@ class RecordingReader:
 
 @dataclass(slots=True)
 class _Parts:
-    """What has come of one pair of ours."""
+    """The parts of one of our pairs that have been read."""
 
     key: tuple[str, int, int]
     header: Header | None = None
-    eyes: dict[str, Eye] = field(default_factory=dict)
+    eyes: dict[str, RecordedImage] = field(default_factory=dict)
 
 
-class _Ours:
-    """Puts a pair of ours together: its three messages have one rig, time and sequence, and come one after the other."""
+class _OurPairs:
+    """Puts our pairs together: the three messages of a pair have the same rig, time and sequence, and follow each other."""
 
     def __init__(self) -> None:
         self.incomplete = 0
         self._parts: _Parts | None = None
 
-    def take(self, message: Message, rig: str, part: str) -> EncodedPair | None:
-        """The pair that this message completes; raises ValueError where its parts are not what they should be."""
+    def add(self, message: Message, rig: str, part: str) -> EncodedPair | None:
+        """Return the pair that this message completes. Raises ValueError for parts that do not fit."""
         key = (rig, message.time_ns, message.sequence)
         if self._parts is None or self._parts.key != key:
             self.end()
@@ -146,57 +146,57 @@ class _Ours:
         return _restored(parts.header, parts.eyes["left"].image, parts.eyes["right"].image)
 
     def end(self) -> None:
-        """No more of this pair comes."""
+        """The pair ends here, complete or not."""
         self.incomplete += self._parts is not None
         self._parts = None
 
 
-class _Theirs:
-    """Makes pairs of the images of another tool."""
+class _ForeignPairs:
+    """Makes pairs from the images of another tool."""
 
-    def __init__(self, name: str, eyes: Eyes) -> None:
+    def __init__(self, name: str, topics: EyeTopics) -> None:
         self.pairing = Pairing()
         self.unreadable = 0
         self._name = name
         self._device = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).lstrip("._-")[:64] or "recording"
         self._epoch = ""
         self._seq = 0
-        self._chosen: dict[Side, str | None] = {"left": eyes.left, "right": eyes.right}
-        self._found: dict[Side, str] = {}
+        self._chosen: dict[EyeName, str | None] = {"left": topics.left, "right": topics.right}
+        self._found: dict[EyeName, str] = {}
         self._topics: set[str] = set()
 
-    def take(self, message: Message) -> list[EncodedPair]:
-        """The pairs that are certain with this image; raises ValueError where it is none that we read."""
+    def add(self, message: Message) -> list[EncodedPair]:
+        """Return the pairs that are certain with this image. Raises ValueError for an unreadable image."""
         self._topics.add(message.topic.name)
-        side = self._side(message.topic.name)
-        if side is None:
+        eye = self._eye_of(message.topic.name)
+        if eye is None:
             return []
-        if self._found.setdefault(side, message.topic.name) != message.topic.name:
+        if self._found.setdefault(eye, message.topic.name) != message.topic.name:
             raise self._unclear()
-        eye = read_eye(message.topic.schema, message.data)
-        captured_ns = message.time_ns if eye.captured_ns is None else eye.captured_ns
-        return self._encode(self.pairing.add(side, Shot(captured_ns, eye.image)))
+        image = read_eye(message.topic.schema, message.data)
+        captured_ns = message.time_ns if image.captured_ns is None else image.captured_ns
+        return self._encode(self.pairing.add(eye, TimedImage(captured_ns, image.image)))
 
     def end(self) -> list[EncodedPair]:
-        """The last pairs."""
+        """Return the last pairs."""
         if self._topics and len(self._found) < 2:
             raise self._unclear()
         return self._encode(self.pairing.end())
 
-    def _side(self, topic: str) -> Side | None:
-        sides: tuple[tuple[Side, Side], ...] = (("left", "right"), ("right", "left"))
-        for side, other in sides:
-            chosen = self._chosen[side]
-            named = side in topic.lower() and other not in topic.lower()
+    def _eye_of(self, topic: str) -> EyeName | None:
+        eyes: tuple[tuple[EyeName, EyeName], ...] = (("left", "right"), ("right", "left"))
+        for eye, other in eyes:
+            chosen = self._chosen[eye]
+            named = eye in topic.lower() and other not in topic.lower()
             if topic == chosen or (chosen is None and named):
-                return side
+                return eye
         return None
 
     def _unclear(self) -> StreamError:
         topics = ", ".join(sorted(self._topics))
-        return StreamError(f"{self._name}: say with --left TOPIC --right TOPIC which two are the eyes: {topics}")
+        return StreamError(f"{self._name}: name the two eyes with --left TOPIC --right TOPIC: {topics}")
 
-    def _encode(self, pairs: list[tuple[Shot, Shot]]) -> list[EncodedPair]:
+    def _encode(self, pairs: list[tuple[TimedImage, TimedImage]]) -> list[EncodedPair]:
         encoded = []
         for left, right in pairs:
             self._epoch = self._epoch or _hash(self._device, left, right)
@@ -206,7 +206,7 @@ class _Theirs:
                 self.unreadable += 1
         return encoded
 
-    def _encoded(self, left: Shot, right: Shot) -> EncodedPair:
+    def _encoded(self, left: TimedImage, right: TimedImage) -> EncodedPair:
         pair = encode_pair(
             left.image,
             right.image,
@@ -222,7 +222,7 @@ class _Theirs:
 
 
 def _restored(header: Header, left: bytes | Image, right: bytes | Image) -> EncodedPair:
-    """A pair of ours as it travelled; raises ValueError where header and images do not belong together."""
+    """Return one of our pairs as it was sent. Raises ValueError if header and images do not belong together."""
     if isinstance(left, bytes) and isinstance(right, bytes):
         if header.codec != "jpeg" or zlib_ng.crc32(right, zlib_ng.crc32(left)) != header.crc:
             raise ValueError(f"{header.name} is not the pair that its header describes")
@@ -236,11 +236,11 @@ def _restored(header: Header, left: bytes | Image, right: bytes | Image) -> Enco
 
 _MEASURED = ("version", "height", "width", "channels", "codec", "crc")
 _PASSED_ON = [name for name in Header.__struct_fields__ if name not in _MEASURED]
-"""What `encode_pair` is told; the rest it finds."""
+"""Fields of the header that are passed to `encode_pair`; it finds out the others."""
 
 
-def _hash(device: str, left: Shot, right: Shot) -> str:
-    """An epoch for a recording that has none, from its first pair."""
+def _hash(device: str, left: TimedImage, right: TimedImage) -> str:
+    """Return an epoch for a recording that has none, from its first pair."""
     digest = hashlib.blake2b(f"{device} {left.captured_ns} {right.captured_ns}".encode(), digest_size=16)
     for shot in (left, right):
         digest.update(shot.image if isinstance(shot.image, bytes) else shot.image.tobytes())
@@ -248,16 +248,16 @@ def _hash(device: str, left: Shot, right: Shot) -> str:
 
 
 @contextmanager
-def opened(path: Path, eyes: Eyes | None = None) -> Iterator[RecordingReader]:
-    """A recording, open for reading. Raises StreamError where it cannot be read, or is none."""
+def open_recording(path: Path, topics: EyeTopics | None = None) -> Iterator[RecordingReader]:
+    """Open a recording for reading. Raises StreamError if it cannot be read, or is none."""
     try:
         file = path.open("rb", buffering=0)
     except OSError as error:
         raise StreamError(f"{path}: {error.strerror or error}") from error
     with file:
-        yield RecordingReader(file, str(path), eyes)
+        yield RecordingReader(file, str(path), topics)
 
 
 def read_pairs(data: bytes) -> list[EncodedPair]:
-    """The pairs in a recording's bytes, however damaged they are; raises StreamError where it is none, nothing else."""
+    """Return the pairs in a recording's bytes, however damaged they are. Raises StreamError if it is none, and nothing else."""
     return list(RecordingReader(BytesIO(data), "recording"))

@@ -7,25 +7,25 @@ import time
 from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 
-from stream.cursor import Given
 from stream.errors import EndOfStream, StreamError
+from stream.identity_set import IdentitySet
 from stream.pair import EncodedPair, Header
-from stream.recording.reader import Eyes, opened
+from stream.recording.reader import EyeTopics, open_recording
 from stream.source import Cursor
 
 MAX_PAUSE_S = 60.0
-"""A longer pause of a rig, or a jump of its clock, is not waited for in replay."""
+"""Replay does not wait for a longer pause of a rig, or a jump of its clock."""
 
 
 class RecordingSource:
     """The pairs of recordings, one file after the other; satisfies `stream.source.Source`.
 
-    cursor: of an earlier source; what it names is passed over. No pair is given twice, also where two files hold it.
-    speed: 0 gives pairs as fast as they are asked for; else they come at this multiple of real time, by their capture
-    times within an epoch. A pause of more than MAX_PAUSE_S, and the time between two epochs, is left out.
-    eyes: topics of another tool's recording.
+    cursor: of an earlier source, whose pairs are skipped. No pair is given twice, even if two files hold it.
+    speed: 0 gives pairs as fast as they are requested; otherwise at this multiple of real time, by their capture times within
+    an epoch. A pause of more than MAX_PAUSE_S, and the time between two epochs, is left out.
+    topics: of the images in another tool's recording.
     clock, sleep: seconds.
-    Raises StreamError in one line where a file is no recording, ValueError where the cursor or the speed is none.
+    Raises StreamError in one line if a file is no recording, ValueError for an unusable cursor or speed.
     """
 
     def __init__(
@@ -34,24 +34,24 @@ class RecordingSource:
         *,
         cursor: Cursor | None = None,
         speed: float = 0.0,
-        eyes: Eyes | None = None,
+        topics: EyeTopics | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not (0 <= speed < math.inf):
             raise ValueError(f"the speed must be a multiple of real time, or 0 for as fast as possible; got {speed}")
         for path in paths:
-            with opened(path, eyes):
-                pass  # a wrong name is said before the first pair, not hours into it
-        self._given = Given(cursor)
-        self._pairs = _in_turn(paths, eyes)
+            with open_recording(path, topics):
+                pass  # a wrong name is reported before the first pair, not hours later
+        self._given = IdentitySet(cursor)
+        self._pairs = _in_turn(paths, topics)
         self._ahead: EncodedPair | None = None
         self._ended: StreamError | None = None
         self._pace = _Pace(speed, clock)
         self._clock, self._sleep = clock, sleep
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
-        """See Source. Raises StreamError where a file cannot be read on, after the pairs before that."""
+        """See Source. Raises StreamError if the rest of a file cannot be read, after the pairs before that."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1 pair, got {limit}")
         pairs: list[EncodedPair] = []
@@ -71,7 +71,7 @@ class RecordingSource:
         return pairs
 
     def backlog(self) -> int:
-        """Nothing waits: pairs are read when they are asked for."""
+        """No pair waits: pairs are read when they are requested."""
         return 0
 
     def cursor(self) -> Cursor:
@@ -79,7 +79,7 @@ class RecordingSource:
         return self._given.cursor()
 
     def acknowledge(self, cursor: Cursor) -> None:
-        """A recording forgets nothing."""
+        """Does nothing: a recording keeps its pairs."""
 
     def stats(self) -> None:
         """There are no statistics: no pair is sent over a network."""
@@ -91,7 +91,7 @@ class RecordingSource:
         self._pairs.close()
 
     def _look_ahead(self) -> EncodedPair | None:
-        """The pair that is next; None where there is none any more, and why is in `_ended`."""
+        """Return the next pair; None if there is none, and `_ended` holds the reason."""
         if self._ahead is None and self._ended is None:
             try:
                 self._ahead = next((pair for pair in self._pairs if pair.header not in self._given), None)
@@ -106,7 +106,7 @@ class RecordingSource:
 
 
 class _Pace:
-    """When the next pair is due."""
+    """Decides when the next pair is due."""
 
     def __init__(self, speed: float, clock: Callable[[], float]) -> None:
         self.due_s = -math.inf
@@ -128,7 +128,7 @@ class _Pace:
         self._last[epoch] = header.left_ns, self.due_s
 
 
-def _in_turn(paths: Sequence[Path], eyes: Eyes | None) -> Generator[EncodedPair, None, None]:
+def _in_turn(paths: Sequence[Path], topics: EyeTopics | None) -> Generator[EncodedPair, None, None]:
     for path in paths:
-        with opened(path, eyes) as reader:
+        with open_recording(path, topics) as reader:
             yield from reader

@@ -1,9 +1,9 @@
 """Writes a stream of pairs into an MCAP file that Foxglove, Rerun and other tools open as it is.
 
 Topics: `/stereo/meta` (the header as JSON), `/stereo/left/image` and `/stereo/right/image` (foxglove.CompressedImage), in this
-order for each pair, all three at the left eye's capture time; pairs in the order they arrived. Pixels of lz4 pairs go to
-`.../image_raw` (foxglove.RawImage), because a topic has one schema. The first rig of a file has these names, so that a
-recording of one rig always looks the same to other tools; the topics of further ones begin with /DEVICE.
+order for each pair, all three at the left eye's capture time; pairs in the order of arrival. Pixels of lz4 pairs go to
+`.../image_raw` (foxglove.RawImage), because a topic has one schema. The first rig of a file has these names, so that a recording
+of one rig always looks the same to other tools; the topics of further rigs begin with /DEVICE.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from stream.recording.mcap_writer import Channel, McapWriter
 from stream.recording.payload import COMPRESSED, HEADER, RAW, header_data, jpeg_data, pixels_data
 
 CHUNK_BYTES = 1 << 20
-"""What a damaged place can cost, and what is lost of a file whose writer is killed."""
+"""What a damaged place can cost, and what a file loses when its writer is killed."""
 
 
 class RecordingWriter:
     """Writes pairs to a new file; a context manager.
 
-    Raises OSError where there is a file already, or no room: it then has its whole chunks, and `close` ends it properly.
+    Raises OSError if the file exists already, or there is no room: it then has its whole chunks, and `close` ends it properly.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class RecordingWriter:
 
     @property
     def pairs(self) -> int:
-        """How many are in the file; those in the chunk that is being filled are not."""
+        """Pairs in the file, without those in the chunk that is being filled."""
         return self._mcap.messages // 3
 
     @property
@@ -55,7 +55,7 @@ class RecordingWriter:
     def write(self, pair: EncodedPair) -> None:
         """Add a pair; it is in the file once its chunk is full, or after `sync`.
 
-        Raises MalformedMessage where an lz4 pair does not decode, and OSError where there is no room.
+        Raises MalformedMessage if an lz4 pair does not decode, and OSError if there is no room.
         """
         header = pair.header
         left, right = _images(pair)
@@ -66,12 +66,12 @@ class RecordingWriter:
             self._mcap.flush()
 
     def sync(self) -> None:
-        """Make durable what was written."""
+        """Make all added pairs durable."""
         self._mcap.flush()
         os.fdatasync(self._file.fileno())
 
     def close(self) -> None:
-        """Write what is left and the index, and make them durable; idempotent."""
+        """Write the last chunk and the index, and make them durable; idempotent."""
         if self._file.closed:
             return
         try:
@@ -87,7 +87,7 @@ class RecordingWriter:
         self.close()
 
     def _channels(self, header: Header) -> tuple[Channel, Channel, Channel]:
-        """The topics of a pair: header, left, right."""
+        """Return the topics of a pair: header, left, right."""
         device, codec = header.device, header.codec
         if device not in self._metas:
             self._prefixes[device] = f"/{device}/stereo" if self._prefixes else "/stereo"
@@ -103,7 +103,7 @@ class RecordingWriter:
 
 
 def _images(pair: EncodedPair) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-    """The messages of both eyes, in parts."""
+    """Return the messages of both eyes, in parts."""
     header = pair.header
     frames = f"{header.device}/left", f"{header.device}/right"
     if header.codec == "jpeg":

@@ -1,4 +1,4 @@
-"""Which pairs have been given, or recorded, by their identity; as a cursor it survives the process."""
+"""A set of pair identities, for example of the pairs that were given or recorded; as a cursor it survives the process."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ from stream.source import Cursor
 _Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
-class _Kept(msgspec.Struct, forbid_unknown_fields=True):
+class _IdentityCursor(msgspec.Struct, forbid_unknown_fields=True):
     """A cursor: for each epoch of each device the ranges [a, b) of its pairs."""
 
     devices: dict[str, dict[str, list[tuple[_Number, _Number]]]]
 
 
-class Given:
-    """A set of pairs. Raises ValueError where `cursor` is not of an earlier set."""
+class IdentitySet:
+    """A set of pair identities. Raises ValueError for a cursor that is not of an earlier set."""
 
     def __init__(self, cursor: Cursor | None = None) -> None:
         self._ranges: dict[tuple[str, str], Ranges] = {}
         if cursor is not None:
             try:
-                kept = msgspec.convert(cursor, _Kept)
+                kept = msgspec.convert(cursor, _IdentityCursor)
             except msgspec.ValidationError as error:
                 raise ValueError(f"the cursor is not of a recording: {error}") from error
             for device, epochs in kept.devices.items():
@@ -39,17 +39,17 @@ class Given:
         return ranges is not None and header.seq in ranges
 
     def __iter__(self) -> Iterator[tuple[str, str, Ranges]]:
-        """Device, epoch and the numbers of its pairs."""
+        """Yield device, epoch and the numbers of its pairs."""
         for (device, epoch), ranges in self._ranges.items():
             yield device, epoch, ranges
 
     def add(self, header: Header) -> bool:
-        """Put a pair in; False where it was in."""
+        """Add a pair; returns whether it is new."""
         ranges = self._ranges.setdefault((header.device, header.epoch), Ranges())
         return ranges.add(header.seq, header.seq + 1) == 1
 
     def cursor(self) -> Cursor:
-        """The set as JSON values."""
+        """Return the set as JSON values."""
         devices: dict[str, dict[str, list[list[int]]]] = {}
         for device, epoch, ranges in self:
             devices.setdefault(device, {})[epoch] = [[first, last] for first, last in ranges]
