@@ -86,16 +86,16 @@ class Run:
             outlet = Outlet(self.learner, self.directory.export, metrics=metrics)
             with Committer(self.learner, source, store, checkpoints, clock=clock, publish=outlet.offer) as committer:
                 service = Service(
-                    self.learner,
-                    source,
-                    self.directory,
-                    self.controls,
+                    learner=self.learner,
+                    source=source,
+                    directory=self.directory,
+                    controls=self.controls,
                     committer=committer,
                     outlet=outlet,
                     limits=self.limits,
                     observers=Observers(
                         source=source,
-                        screen=Screen(Console(file=self.text), clock),
+                        screen=Screen(Console(file=self.text), clock=clock),
                         live=self.live,
                         supervisor=Supervisor({}, clock),
                         metrics=metrics,
@@ -424,24 +424,22 @@ def a_step(**changed: Any) -> StepReport:
 
 def test_in_a_log_a_line_comes_every_few_seconds_and_short_waits_are_not_worth_one() -> None:
     now, text = [0.0], io.StringIO()
-    screen = Screen(Console(file=text), lambda: now[0])
-    for tenth in range(120):
-        now[0] = tenth / 10
-        screen.waiting(Waiting(0, 5, waited_s=0.4), "5 more pairs")
-        screen.step(a_step(step=tenth), 8, "3/9 s  pairs 9")
-    screen.close()
+    with Screen(Console(file=text, width=200), clock=lambda: now[0]) as screen:
+        for tenth in range(120):
+            now[0] = tenth / 10
+            screen.waiting(Waiting(0, 5, waited_s=0.4), "5 more pairs")
+            screen.step(a_step(step=tenth), 8, "3/9 s  pairs 9")
     assert text.getvalue().splitlines() == [
-        f"3/9 s  pairs 9  step {step}  16 samples/s  loss 1.250  kl 0.5" for step in (0, 50, 100)
+        f"3/9 s  pairs 9  step {step}  16 samples/s  loss 1.250  kl 0.5" for step in (50, 100)
     ]
 
 
 def test_the_students_last_probe_stays_in_sight_beside_the_loss() -> None:
-    text = io.StringIO()
-    screen = Screen(Console(file=text, width=120), lambda: 0.0)
-    screen.probed(7, "digits", "student", {"knn": 0.5, "linear": 0.75})
-    screen.probed(7, "digits", "teacher", {"knn": 0.25, "linear": 0.5})
-    screen.step(a_step(), 8, "3 s  pairs 9")
-    screen.close()
+    now, text = itertools.count(step=10), io.StringIO()
+    with Screen(Console(file=text, width=120), clock=lambda: next(now)) as screen:
+        screen.probed(7, "digits", "student", {"knn": 0.5, "linear": 0.75})
+        screen.probed(7, "digits", "teacher", {"knn": 0.25, "linear": 0.5})
+        screen.step(a_step(), 8, "3 s  pairs 9")
     assert text.getvalue().splitlines() == [
         "probe  step 7  digits  student  k-NN 0.500  linear 0.750",
         "probe  step 7  digits  teacher  k-NN 0.250  linear 0.500",
@@ -450,29 +448,27 @@ def test_the_students_last_probe_stays_in_sight_beside_the_loss() -> None:
 
 
 def test_on_a_terminal_events_stand_above_one_live_line_that_never_wraps() -> None:
-    text = io.StringIO()
+    now, text = itertools.count(step=10), io.StringIO()
     console = Console(file=text, force_terminal=True, width=40, height=20)
-    screen = Screen(console, time.monotonic)
-    screen.doing("probing the student")
-    screen.step(a_step(gauges={f"gauge_{i}": 0.5 for i in range(9)}), 8, "3 s  pairs 9 (2 lost)")
-    screen.waiting(Waiting(0, 5, waited_s=3.0), "a device at tcp://127.0.0.1:5555 [not markup]")
-    screen.say("an event [0]")
-    screen.waiting(Waiting(0, 5, waited_s=0.1), "")
-    screen.close()
+    with Screen(console, clock=lambda: next(now)) as screen:
+        screen.show("probing the student")
+        screen.step(a_step(gauges={f"gauge_{i}": 0.5 for i in range(9)}), 8, "3 s  pairs 9 (2 lost)")
+        screen.waiting(Waiting(0, 5, waited_s=3.0), "a device at tcp://127.0.0.1:5555 [not markup]")
+        screen.log("an event [0]")
+        screen.waiting(Waiting(0, 5, waited_s=0.1), "")
     shown = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text.getvalue()).split("\n") if line.strip()]
     assert "an event [0]" in shown
     assert max(len(line) for line in shown) <= 40
     assert shown[-1].startswith("3 s  pairs 9 (2 lost)  step 7")
 
 
-def test_under_json_the_screen_says_nothing() -> None:
-    text = io.StringIO()
-    screen = Screen(Console(file=text, force_terminal=True), time.monotonic, quiet=True)
-    screen.say("an event")
-    screen.doing("something")
-    screen.step(a_step(refused=("baby/1",)), 8, "")
-    screen.waiting(Waiting(0, 5, waited_s=9.0), "a device")
-    screen.close()
+def test_under_json_the_screen_is_silent() -> None:
+    now, text = itertools.count(step=10), io.StringIO()
+    with Screen(Console(file=text, force_terminal=True), quiet=True, clock=lambda: next(now)) as screen:
+        screen.log("an event")
+        screen.show("something")
+        screen.step(a_step(refused=("baby/1",)), 8, "")
+        screen.waiting(Waiting(0, 5, waited_s=9.0), "a device")
     assert text.getvalue() == ""
 
 

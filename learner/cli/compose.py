@@ -72,20 +72,20 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
         metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
-        screen = stack.enter_context(closing(Screen(console, clock, quiet=process.json)))
-        screen.say(
+        screen = stack.enter_context(Screen(console, quiet=process.json, clock=clock))
+        screen.log(
             f"learning on {learner.device}{_sharing()} with {torch.get_num_threads()} threads, "
             f"settings in {directory.path / 'config.json'}"
         )
-        screen.doing("reading the last commit")
+        screen.show("reading the last commit")
         outlet = Outlet(learner, directory.export, metrics=metrics)
         source, committer = _resume(stack, learner, directory, open_source, outlet=outlet, metrics=metrics)
         supervisor = stack.enter_context(closing(Supervisor(os.environ, clock)))
         service = Service(
-            learner,
-            source,
-            directory,
-            controls,
+            learner=learner,
+            source=source,
+            directory=directory,
+            controls=controls,
             committer=committer,
             outlet=outlet,
             observers=Observers(source=source, screen=screen, live=live, supervisor=supervisor, metrics=metrics),
@@ -94,7 +94,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
             stop=stop,
         )
         summary = _run(service, learner)
-        screen.doing("writing the report")
+        screen.show("writing the report")
         write_report(directory.path)
     return summary
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -62,7 +60,7 @@ def run(settings: CooldownSettings, stop: Stop) -> Result:
     log_to(console)
     learner, directory = branch(settings.run, torch.device(settings.device))
     began, losses = learner.steps, list[float]()
-    with closing(Screen(console, time.monotonic, quiet=settings.json)) as screen:
+    with Screen(console, quiet=settings.json) as screen:
         for report in cool_down(learner, settings.steps):
             if stop.is_set():
                 return Result(f"stopped after {len(losses)} of {settings.steps} steps: nothing was written")

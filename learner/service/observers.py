@@ -34,13 +34,13 @@ class Observers:
     def working(self, text: str) -> None:
         """Report work that takes a while, in place of steps."""
         self.alive(lambda: text)
-        self.screen.doing(text)
+        self.screen.show(text)
 
     def stopping(self, text: str) -> None:
         """Report that the run takes no more pairs."""
         self.supervisor.stopping()
         self.live.pulse.stopping()
-        self.screen.doing(text)
+        self.screen.show(text)
 
     def waiting(self, event: Waiting, status: RunStatus) -> None:
         """Report that no step is due."""

@@ -6,6 +6,7 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from learner.loop import Learner
@@ -21,77 +22,67 @@ from learner.weights.publish import Outlet
 log = logging.getLogger(__name__)
 
 
+@dataclass(eq=False, kw_only=True)
 class Prober:
     """Measures the encoders of a learner, writes a line for each result, and hands the figures to the model cards.
 
     A probe that fails is logged and counted, since training does not depend on it. `stop` ends one between two batches.
-    elapsed_s: returns the seconds of the run so far.
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        directory: RunDirectory,
-        controls: Sequence[ControlSet],
-        *,
-        observers: Observers,
-        outlet: Outlet,
-        stop: Callable[[], bool],
-        elapsed_s: Callable[[], float],
-    ) -> None:
-        self._learner = learner
-        self._directory = directory
-        self._controls = controls
-        self._observers = observers
-        self._outlet = outlet
-        self._stop = stop
-        self._elapsed_s = elapsed_s
-        self._first_and_last: dict[tuple[str, str], list[Line]] = {}
+    learner: Learner
+    directory: RunDirectory
+    controls: Sequence[ControlSet]
+    observers: Observers
+    outlet: Outlet
+    stop: Callable[[], bool]
+    elapsed_s: Callable[[], float]
+    """Returns the seconds of the run so far."""
+    _first_and_last: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
 
     def resume(self) -> None:
         """Continue behind the lines in the run directory, and probe on the control sets that are new to the run."""
-        lines = self._directory.lines("probes")
+        lines = self.directory.lines("probes")
         self._publish(lines)
         known = {line["set"] for line in lines}
-        self._each([control for control in self._controls if control.name not in known], self._probe)
+        self._each([control for control in self.controls if control.name not in known], self._probe)
 
     def probe(self) -> None:
         """Measure every encoder on every control set, now."""
-        self._each(self._controls, self._probe)
+        self._each(self.controls, self._probe)
 
     def rotations(self) -> dict[str, dict[str, Any]]:
         """Return accuracies on rotated images by set and encoder, of those that were measured before a `stop`."""
         table: dict[str, dict[str, Any]] = {}
 
         def measure(control: ControlSet, name: str, encoder: Encoder) -> None:
-            table.setdefault(control.name, {})[name] = run_rotations(encoder, control, device=self._learner.device)
+            table.setdefault(control.name, {})[name] = run_rotations(encoder, control, device=self.learner.device)
 
-        self._each(self._controls, measure)
+        self._each(self.controls, measure)
         return table
 
     def _each(self, controls: Sequence[ControlSet], measure: Callable[[ControlSet, str, Encoder], None]) -> None:
         for control in controls:
-            for name, encoder in self._learner.objective.encoders().items():
-                self._observers.screen.doing(f"probing the {name} on {control.name}")
+            for name, encoder in self.learner.objective.encoders().items():
+                self.observers.screen.show(f"probing the {name} on {control.name}")
                 try:
                     with self._stoppable(encoder, f"probing on {control.name}"):
                         measure(control, name, encoder)
                 except _Stopped:
                     return
                 except Exception as error:  # of any kind: training does not depend on a probe
-                    self._observers.metrics.failed_probes.inc()
+                    self.observers.metrics.failed_probes.inc()
                     reason = repr(error).partition("\n")[0]
-                    step = self._learner.steps
+                    step = self.learner.steps
                     log.warning("probe failed step=%d set=%s encoder=%s: %s", step, control.name, name, reason)
 
     def _probe(self, control: ControlSet, name: str, encoder: Encoder) -> None:
-        step = self._learner.steps
-        result = dataclasses.asdict(run_probe(encoder, control, device=self._learner.device))
-        line = {"step": step, "seconds": self._elapsed_s(), "set": control.name, "encoder": name}
-        line["captured_ns"] = self._learner.memory.newest_ns()  # how far the stream had come, by its devices' clocks
-        self._directory.append("probes", line | result)
+        step = self.learner.steps
+        result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
+        line = {"step": step, "seconds": self.elapsed_s(), "set": control.name, "encoder": name}
+        line["captured_ns"] = self.learner.memory.newest_ns()  # how far the stream had come, by its devices' clocks
+        self.directory.append("probes", line | result)
         self._publish([line | result])
-        self._observers.probed(step, control.name, name, result)
+        self.observers.probed(step, control.name, name, result)
 
     def _publish(self, lines: Sequence[Line]) -> None:
         """Give the model cards the first and the last line of each set and encoder."""
@@ -99,15 +90,15 @@ class Prober:
             key = line["set"], line["encoder"]
             self._first_and_last[key] = [*self._first_and_last.get(key, [])[:1], line]
         kept = [line for probes in self._first_and_last.values() for line in probes]
-        self._outlet.probed(probe_figures(sorted(kept, key=lambda line: line["step"])))
+        self.outlet.probed(probe_figures(sorted(kept, key=lambda line: line["step"])))
 
     @contextmanager
     def _stoppable(self, encoder: Encoder, text: str) -> Iterator[None]:
         """Look at `stop` before each of the encoder's batches: a probe on a large set takes many seconds."""
 
         def look(*_: Any) -> None:
-            self._observers.alive(lambda: text)
-            if self._stop():
+            self.observers.alive(lambda: text)
+            if self.stop():
                 raise _Stopped
 
         hook = encoder.register_forward_pre_hook(look)

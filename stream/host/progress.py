@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import Self
 
 from rich.console import Console
-from rich.markup import escape
+from rich.live import Live
+from rich.text import Text
 
 LIVE_S = 0.2
 """Seconds between two updates of the live line."""
@@ -26,7 +27,9 @@ class Progress:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console or Console(stderr=True, highlight=False, markup=False)
-        self._live = self._console.status("") if self._console.is_terminal and not quiet else None
+        self._live = None
+        if self._console.is_terminal and not quiet:
+            self._live = Live(console=self._console, transient=True, refresh_per_second=8)
         self._interval_s = LIVE_S if self._live else PLAIN_S
         self._quiet = quiet
         self._clock = clock
@@ -44,7 +47,7 @@ class Progress:
             return False
         self._updated_s = now_s
         if self._live:
-            self._live.update(escape(text()))
+            self.show(text())
         else:
             self.log(text())
         return True
@@ -52,7 +55,7 @@ class Progress:
     def show(self, text: str) -> None:
         """Show slow work in place of the state, at once; on a terminal only."""
         if self._live:
-            self._live.update(escape(text))
+            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
     def __enter__(self) -> Self:
         if self._live:
