@@ -39,7 +39,7 @@ from learner.page.server import served
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
-from learner.weights.publish import Outlet
+from learner.weights.latest import LatestWeights
 from stream.source import IteratorSource
 
 REACH_S = 5.0
@@ -114,15 +114,15 @@ class Robot:
 class Handouts:
     """When each commit had become durable, and what exporting it took of its thread."""
 
-    outlet: Outlet
+    latest_weights: LatestWeights
     durable_s: list[float]
     cpu_s: list[float]
 
     def publish(self, state: Mapping[str, Any]) -> None:
-        """In place of `Outlet.offer`, which it calls."""
+        """In place of `LatestWeights.export`, which it calls."""
         self.durable_s.append(time.monotonic())
         before_s = time.thread_time()
-        self.outlet.offer(state)
+        self.latest_weights.export(state)
         self.cpu_s.append(time.thread_time() - before_s)
 
 
@@ -131,7 +131,7 @@ def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learne
     """A learner that has received nothing yet, and serves what it exports."""
     config = replace(PRESETS[settings.preset], memory=MemoryConfig(capacity=256, fresh_capacity=256, canvas=(24, 32)))
     learner, directory, metrics = Learner(config, torch.device("cpu")), RunDirectory(folder, config), LearnerMetrics()
-    handouts = Handouts(Outlet(learner, directory.export, metrics=metrics), [], [])
+    handouts = Handouts(LatestWeights(learner, directory.export, metrics=metrics), [], [])
     access = Access("127.0.0.1", settings.port, None)
     with (
         served(app_for(access, weights.routes(directory.export)), access),

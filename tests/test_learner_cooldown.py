@@ -112,7 +112,7 @@ def test_a_run_without_a_commit_and_a_folder_without_a_run_are_refused_and_nothi
         branch(tmp_path / "new", CPU)
     with training(tmp_path / "empty") as learner:
         learner.committer.finish()
-    with pytest.raises(SettingsError, match="remembers no pair to cool down on"):
+    with pytest.raises(SettingsError, match="has no pair in memory to cool down on"):
         branch(tmp_path / "empty", CPU)
     assert {path.name for path in tmp_path.iterdir()} == {"new", "empty"}
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["config.json"]

@@ -29,8 +29,8 @@ from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
 from learner.weights.export import load_encoder
+from learner.weights.latest import LatestWeights
 from learner.weights.onnx import TOLERANCE, export_onnx
-from learner.weights.publish import Outlet
 from stream.codec import encode_pair
 from stream.host.program import Stop
 from stream.pair import EncodedPair
@@ -51,7 +51,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
     """Of a learner that saw a street, with its weights in export/."""
     directory, learner = RunDirectory(tmp_path_factory.mktemp("runs") / "street", TINY), tiny_learner()
     metrics = LearnerMetrics()
-    outlet = Outlet(learner, directory.export, metrics=metrics)
+    latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
     source = Acknowledging(real_pairs(shared_data, 12))
     with (
         Store(directory.store) as store,
@@ -61,7 +61,7 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
             store,
             CheckpointFolder(directory.checkpoints),
             clock=time.monotonic,
-            publish=outlet.offer,
+            publish=latest_weights.export,
         ) as committer,
     ):
         for _ in learn(learner, source, clock=time.monotonic, keep=committer.keep):

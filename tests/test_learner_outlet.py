@@ -23,7 +23,7 @@ from learner.metrics import LearnerMetrics
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
-from learner.weights.publish import Outlet
+from learner.weights.latest import LatestWeights
 
 
 def export_names() -> set[str]:
@@ -51,7 +51,7 @@ def trained_learner(steps: int = 3) -> Learner:
 @contextmanager
 def committing(path: Path, learner: Learner) -> Iterator[Committer]:
     directory, metrics = RunDirectory(path, TINY), LearnerMetrics()
-    outlet = Outlet(learner, directory.export, metrics=metrics)
+    latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
     with Store(directory.store) as store:
         source = Acknowledging(make_pairs(30))
         with Committer(
@@ -60,7 +60,7 @@ def committing(path: Path, learner: Learner) -> Iterator[Committer]:
             store,
             CheckpointFolder(directory.checkpoints),
             clock=time.monotonic,
-            publish=outlet.offer,
+            publish=latest_weights.export,
         ) as committer:
             yield committer
 
@@ -69,9 +69,9 @@ def test_timm_loads_from_the_folder_what_the_networks_were_at_the_commit(tmp_pat
     learner = trained_learner()
     state = healthy(learner)
     metrics = LearnerMetrics()
-    outlet = Outlet(learner, tmp_path / "export", metrics=metrics)
-    outlet.probed({"probe": {}, "probed_steps": [0]})
-    outlet.offer(state)
+    latest_weights = LatestWeights(learner, tmp_path / "export", metrics=metrics)
+    latest_weights.set_probes({"probe": {}, "probed_steps": [0]})
+    latest_weights.export(state)
     assert {path.name for path in (tmp_path / "export").iterdir()} == export_names()
     for who, encoder in learner.objective.encoders().items():
         said, path = card(tmp_path / "export", who), tmp_path / "export" / f"{who}.safetensors"
@@ -86,26 +86,26 @@ def test_timm_loads_from_the_folder_what_the_networks_were_at_the_commit(tmp_pat
 
 def test_a_commit_in_doubt_leaves_the_weights_before_it(tmp_path: Path) -> None:
     learner = trained_learner()
-    outlet = Outlet(learner, tmp_path, metrics=LearnerMetrics())
+    latest_weights = LatestWeights(learner, tmp_path, metrics=LearnerMetrics())
     doubtful = healthy(learner) | {"guard": {"doubt": 1, "since": 0, "rollbacks": 0, "setbacks": 0}}
-    outlet.offer(doubtful)
+    latest_weights.export(doubtful)
     assert not list(tmp_path.iterdir()), "nothing good yet"
-    outlet.offer(healthy(learner))
+    latest_weights.export(healthy(learner))
     before = (tmp_path / "student.safetensors").read_bytes()
     learner.objective.load_state_dict({name: value + 1 for name, value in learner.objective.state_dict().items()})
     learner.trainer.steps += 1
-    outlet.offer(learner.state_dict() | {"guard": doubtful["guard"]})
-    assert "keeps earlier weights: those of step 4 are in doubt" in outlet.conclude({"steps": 4})
+    latest_weights.export(learner.state_dict() | {"guard": doubtful["guard"]})
+    assert "keeps earlier weights: those of step 4 are in doubt" in latest_weights.conclude({"steps": 4})
     assert (tmp_path / "student.safetensors").read_bytes() == before
     assert card(tmp_path)["figures"]["steps"] == 3
 
 
 def test_at_the_end_the_cards_have_the_figures_of_the_run_and_the_weights_stay(tmp_path: Path) -> None:
     learner = trained_learner()
-    outlet = Outlet(learner, tmp_path, metrics=LearnerMetrics())
-    outlet.offer(healthy(learner))
+    latest_weights = LatestWeights(learner, tmp_path, metrics=LearnerMetrics())
+    latest_weights.export(healthy(learner))
     weights, before = (tmp_path / "teacher.safetensors").read_bytes(), card(tmp_path, "teacher")
-    assert outlet.conclude({"steps": 3, "loss_last": 2.5}) == ""
+    assert latest_weights.conclude({"steps": 3, "loss_last": 2.5}) == ""
     assert (tmp_path / "teacher.safetensors").read_bytes() == weights
     after = card(tmp_path, "teacher")
     assert after.pop("figures")["loss_last"] == 2.5
@@ -113,22 +113,22 @@ def test_at_the_end_the_cards_have_the_figures_of_the_run_and_the_weights_stay(t
 
 
 def test_a_run_that_was_never_free_of_doubt_exports_its_last_weights_and_says_so(tmp_path: Path) -> None:
-    outlet = Outlet(trained_learner(), tmp_path, metrics=LearnerMetrics())
-    assert "are in doubt" in outlet.conclude({"steps": 3})
+    latest_weights = LatestWeights(trained_learner(), tmp_path, metrics=LearnerMetrics())
+    assert "are in doubt" in latest_weights.conclude({"steps": 3})
     assert card(tmp_path)["figures"]["in_doubt"] is True
     assert "**In doubt**" in (tmp_path / "student.md").read_text()
 
 
 def test_a_full_disk_is_said_and_the_next_commit_tries_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     learner = trained_learner()
-    outlet = Outlet(learner, tmp_path, metrics=LearnerMetrics())
+    latest_weights = LatestWeights(learner, tmp_path, metrics=LearnerMetrics())
     draft = tmp_path / ".student.safetensors"
     draft.symlink_to("/dev/full")
-    outlet.offer(healthy(learner))
+    latest_weights.export(healthy(learner))
     assert "weights of step 3 could not be exported" in caplog.text
     assert not (tmp_path / "student.safetensors").exists()
     draft.unlink()
-    outlet.offer(healthy(learner))
+    latest_weights.export(healthy(learner))
     assert {path.name for path in tmp_path.iterdir()} == export_names()
 
 

@@ -36,7 +36,7 @@ from learner.service.screen import Screen
 from learner.service.service import Service
 from learner.service.summary import probe_table
 from learner.service.timing import Limits, Rhythm, is_logged
-from learner.weights.publish import Outlet
+from learner.weights.latest import LatestWeights
 from stream.errors import EndOfStream
 from stream.host.systemd import Supervisor
 from stream.live.publisher import Publisher
@@ -83,15 +83,17 @@ class Run:
             cursor = restore(self.learner, store, checkpoints)
             source = Acknowledging(self.pairs, cursor) if isinstance(self.pairs, list) else self.pairs
             clock = self.clock
-            outlet = Outlet(self.learner, self.directory.export, metrics=metrics)
-            with Committer(self.learner, source, store, checkpoints, clock=clock, publish=outlet.offer) as committer:
+            latest_weights = LatestWeights(self.learner, self.directory.export, metrics=metrics)
+            with Committer(
+                self.learner, source, store, checkpoints, clock=clock, publish=latest_weights.export
+            ) as committer:
                 service = Service(
                     learner=self.learner,
                     source=source,
                     directory=self.directory,
                     controls=self.controls,
                     committer=committer,
-                    outlet=outlet,
+                    latest_weights=latest_weights,
                     limits=self.limits,
                     observers=Observers(
                         source=source,

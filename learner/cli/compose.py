@@ -43,7 +43,7 @@ from learner.service.observers import Observers
 from learner.service.screen import Screen, log_to
 from learner.service.service import Service
 from learner.service.summary import Summary
-from learner.weights.publish import Outlet
+from learner.weights.latest import LatestWeights
 from stream.host.systemd import Supervisor
 from stream.live.metrics import StreamMetrics
 from stream.pair import MAX_SIDE
@@ -78,8 +78,10 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
             f"settings in {directory.path / 'config.json'}"
         )
         screen.show("reading the last commit")
-        outlet = Outlet(learner, directory.export, metrics=metrics)
-        source, committer = _resume(stack, learner, directory, open_source, outlet=outlet, metrics=metrics)
+        latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
+        source, committer = _resume(
+            stack, learner, directory, open_source, latest_weights=latest_weights, metrics=metrics
+        )
         supervisor = stack.enter_context(closing(Supervisor(os.environ, clock)))
         service = Service(
             learner=learner,
@@ -87,7 +89,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
             directory=directory,
             controls=controls,
             committer=committer,
-            outlet=outlet,
+            latest_weights=latest_weights,
             observers=Observers(source=source, screen=screen, live=live, supervisor=supervisor, metrics=metrics),
             limits=process.limits,
             clock=clock,
@@ -105,7 +107,7 @@ def _resume(
     directory: RunDirectory,
     open_source: OpenSource,
     *,
-    outlet: Outlet,
+    latest_weights: LatestWeights,
     metrics: LearnerMetrics,
 ) -> tuple[Source, Committer]:
     """Restore the last commit, and return the source, opened behind it, and the committer of the next ones."""
@@ -123,7 +125,7 @@ def _resume(
         checkpoints,
         clock=time.monotonic,
         patience=patience,
-        publish=outlet.offer,
+        publish=latest_weights.export,
         on_pause=metrics.pause_seconds.observe,
         on_commit=metrics.committed,
     )

@@ -1,1 +1,1 @@
-"""Probes: what a frozen representation is worth, with labels and without."""
+"""Probes: measurements of frozen features, with labels and without."""

@@ -1,8 +1,8 @@
-"""Labelled control sets: what the representation is measured on, and never trained on.
+"""Control sets: labelled images on which features are measured, and which are never trained on.
 
-A set is named by where it lies: `digits` (scikit-learn's, always there), or a folder in one of the LAYOUTS, which is
-found by looking; classes of packed files are named by their numbers. Images are cut to their centre square and resized
-once, on load, to the side the probe asks for.
+A set is `digits` (that of scikit-learn, always available) or a folder in one of the LAYOUTS, which is recognised by its files.
+The classes of packed files are named by their numbers. When a set is loaded, its images are cut to their centre square and
+resized to the side that the probe needs.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class ControlSet:
-    """A labelled set, in memory.
+    """A labelled set in memory.
 
-    Images are uint8 [N, S, S, 3] BGR, labels int64 [N] indices into `classes`. Each class is in both halves. `skipped`
-    counts the images that could not be read. `name` is safe in a file name and as a metric's label.
+    Images are uint8 [N, S, S, 3] BGR, labels int64 [N] indices into `classes`. Both halves contain each class. `skipped` counts
+    images that could not be read. `name` is safe in a file name and as the label of a metric.
     """
 
     name: str
@@ -57,7 +57,7 @@ class ControlSet:
 
 @dataclass(frozen=True, eq=False)
 class _Half:
-    """Train or test before it is read: items are paths, or images [H, W] or [H, W, 3] BGR, each with a label."""
+    """Train or test before its images are read. items: paths, or images [H, W] or [H, W, 3] BGR; labels: int64, one each."""
 
     items: Sequence[Path] | Image
     labels: Labels
@@ -69,7 +69,7 @@ _Pixels = tuple[Image, Labels, int]
 
 @dataclass(frozen=True)
 class _CifarLayout:
-    """The files of one of CIFAR's four archives, as patterns, and what reads them."""
+    """Patterns of the files in one of the four archives of CIFAR, and their parser."""
 
     train: str
     test: str
@@ -88,19 +88,19 @@ _CIFAR_LAYOUTS = (
 def load_control(
     spec: str, *, size: int, limit_train: int | None = None, limit_test: int | None = None, seed: int = 0
 ) -> ControlSet:
-    """Load the set that `spec` names: `digits`, PATH or NAME=PATH; size is the side S of its images, pixels.
+    """Load a set. spec: `digits`, PATH or NAME=PATH. size: side S of its images, pixels.
 
-    A limit keeps a class-balanced subset of so many images, drawn by `seed`. A split that the set does not bring itself
-    is the same at every seed, so that figures of different runs compare.
+    A limit keeps a class-balanced subset of that many images, drawn by `seed`. A set without its own split is always split in
+    the same way, whatever the seed, so that figures of different runs can be compared.
 
-    Raises ControlError where there is nothing to measure on: no classes, a missing half, a class nobody can read.
+    Raises ControlError for fewer than two classes, a missing half, and a class without a readable image.
     """
-    name, place = _name_and_place(spec)
-    train, test, classes = _digits() if place == "digits" else _open_folder(Path(place))
+    name, path = _name_and_path(spec)
+    train, test, classes = _digits() if path == "digits" else _open_folder(Path(path))
     if len(classes) < 2:
-        raise ControlError(f"control set {place}: has {len(classes)} classes; expected at least 2, as {LAYOUTS}")
-    train_images, train_labels, train_skipped = _read(train, limit_train, size, [seed, 0], f"{place} train", classes)
-    test_images, test_labels, test_skipped = _read(test, limit_test, size, [seed, 1], f"{place} test", classes)
+        raise ControlError(f"control set {path}: has {len(classes)} classes; expected at least 2, as {LAYOUTS}")
+    train_images, train_labels, train_skipped = _read(train, limit_train, size, [seed, 0], f"{path} train", classes)
+    test_images, test_labels, test_skipped = _read(test, limit_test, size, [seed, 1], f"{path} test", classes)
     skipped = train_skipped + test_skipped
     if skipped:
         _log.warning("control set has unreadable images set=%s skipped=%d", name, skipped)
@@ -108,7 +108,7 @@ def load_control(
 
 
 def subset(control: ControlSet, *, train: int, test: int, seed: int = 0) -> ControlSet:
-    """At most so many images of each half, balanced over its classes; at least as many as there are classes."""
+    """Return at most `train` and `test` images of the halves, balanced over the classes, but at least one of each class."""
     rng = np.random.default_rng(seed)
     kept_train = _balanced(control.train_labels, max(train, len(control.classes)), rng)
     kept_test = _balanced(control.test_labels, max(test, len(control.classes)), rng)
@@ -122,9 +122,9 @@ def subset(control: ControlSet, *, train: int, test: int, seed: int = 0) -> Cont
 
 
 def stratified(labels: Labels, share: float, rng: np.random.Generator) -> NDArray[np.bool_]:
-    """A mask [N] that holds `share` (0 to 1) of each class, chosen at random.
+    """Return a mask [N] of a random `share` (0 to 1) of each class.
 
-    At least one of each class is in it, and at least one of each class of two or more is not.
+    It contains at least one of each class, and leaves out at least one of each class of two or more.
     """
     mask = np.zeros(len(labels), np.bool_)
     for label in np.unique(labels):
@@ -134,14 +134,14 @@ def stratified(labels: Labels, share: float, rng: np.random.Generator) -> NDArra
     return mask
 
 
-def _name_and_place(spec: str) -> tuple[str, str]:
-    given, equals, place = spec.partition("=")
-    name, place = (given, place) if equals and "/" not in given else (Path(spec).name, spec)
+def _name_and_path(spec: str) -> tuple[str, str]:
+    given, equals, path = spec.partition("=")
+    name, path = (given, path) if equals and "/" not in given else (Path(spec).name, spec)
     if not _NAME.fullmatch(name):
         raise ControlError(
             f"control set {spec!r}: has no usable name; write NAME=PATH with a name of letters and digits"
         )
-    return name, place
+    return name, path
 
 
 def _digits() -> _Halves:
@@ -153,18 +153,18 @@ def _digits() -> _Halves:
 
 
 def _split(items: Sequence[Path] | Image, labels: Labels, train_share: float, classes: tuple[str, ...]) -> _Halves:
-    """Divide each class by the share: at random, but always the same."""
+    """Divide each class by the share, at random but always in the same way."""
     mask = stratified(labels, train_share, np.random.default_rng(0))
     train, test = np.flatnonzero(mask), np.flatnonzero(~mask)
-    return _Half(_take(items, train), labels[train]), _Half(_take(items, test), labels[test]), classes
+    return _Half(_select(items, train), labels[train]), _Half(_select(items, test), labels[test]), classes
 
 
-def _take(items: Sequence[Path] | Image, indices: NDArray[np.intp]) -> Sequence[Path] | Image:
+def _select(items: Sequence[Path] | Image, indices: NDArray[np.intp]) -> Sequence[Path] | Image:
     return items[indices] if isinstance(items, np.ndarray) else [items[i] for i in indices]
 
 
 def _open_folder(root: Path) -> _Halves:
-    """Find out which layout `root` has."""
+    """Read the list of a folder's images in the layout that it has."""
     if not root.is_dir():
         raise ControlError(f"control set {root}: is no folder; expected `digits` or a folder as {LAYOUTS}")
     if any(root.glob("train-images*idx3-ubyte*")):
@@ -192,7 +192,7 @@ def _split_folders(root: Path) -> _Halves:
 
 
 def _class_folders(root: Path) -> tuple[list[Path], Labels, tuple[str, ...]]:
-    """The images of a folder with one folder a class, in the order of their names."""
+    """Return the images of a folder with a folder per class, in the order of their names."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     images = [_image_paths(folder) for folder in folders]
     labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in images])
@@ -200,7 +200,7 @@ def _class_folders(root: Path) -> tuple[list[Path], Labels, tuple[str, ...]]:
 
 
 def _image_paths(folder: Path) -> list[Path]:
-    """The images in a class's folder or, as tiny-ImageNet has them, in its `images`. No deeper: a class is no tree."""
+    """Return the images in the folder of a class and, as in tiny-ImageNet, in its subfolder `images`; no others."""
     return sorted(p for p in [*folder.glob("*"), *folder.glob("images/*")] if p.suffix.lower() in IMAGE_SUFFIXES)
 
 
@@ -235,7 +235,7 @@ def _numbered(classes: int) -> tuple[str, ...]:
 
 
 def _read(half: _Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]) -> _Pixels:
-    """Images [N, S, S, 3] BGR, labels and the number skipped of the chosen part of a half."""
+    """Return images [N, S, S, 3] BGR, labels [N] and the number of unreadable images of a half, or of its chosen part."""
     chosen = _chosen(half.labels, limit, np.random.default_rng(seed), where, classes)
     images, labels = [], []
     for index in chosen:
@@ -261,7 +261,7 @@ def _chosen(
 
 
 def _balanced(labels: Labels, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Sorted indices of `count` labels: as many of each class, within one, as long as the class lasts."""
+    """Return the sorted indices of `count` labels: equally many of each class, within one, while the class has enough."""
     order = rng.permutation(len(labels))
     by_class = order[np.argsort(labels[order], kind="stable")]
     rank_in_class = np.arange(len(labels)) - np.searchsorted(labels[by_class], labels[by_class])
@@ -277,7 +277,7 @@ def _require_all(labels: Labels, where: str, classes: tuple[str, ...]) -> None:
 
 
 def _pixels(item: Path | Image) -> Image | None:
-    """The image of an item, None where it cannot be read."""
+    """Return the image of an item; None if it cannot be read."""
     if isinstance(item, np.ndarray):
         return item
     try:
@@ -290,7 +290,7 @@ def _pixels(item: Path | Image) -> Image | None:
 
 
 def _fit(image: Image, size: int) -> Image:
-    """The centre square of [H, W] or [H, W, 3], resized to [size, size, 3]; grey is replicated."""
+    """Return the centre square of [H, W] or [H, W, 3] as [size, size, 3]; a grey image gets three equal channels."""
     height, width = image.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2

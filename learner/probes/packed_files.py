@@ -1,8 +1,8 @@
-"""Control sets packed into a few files: MNIST's idx, CIFAR's binary and Python batches.
+"""Parsers of control sets in packed files: the idx files of MNIST, and the binary and Python batches of CIFAR.
 
-Pure parsers, bytes in and arrays out: what a file declares is checked against what it holds before anything is made of
-it, so a damaged or hostile file is one ControlError. The Python batches are pickles, which can run any code; here they
-meet stand-ins that can only become a uint8 array, a list, a dict, bytes or text, and never numpy itself.
+They are pure functions from bytes to arrays. The sizes that a file declares are compared with its real size first, so that a
+damaged or hostile file raises ControlError. The Python batches are pickles, which could run any code: here every name in them
+is replaced by a stand-in that can only become a uint8 array, a list, a dict, bytes or text.
 Formats: yann.lecun.com/exdb/mnist and cs.toronto.edu/~kriz/cifar.html.
 """
 
@@ -24,19 +24,19 @@ from learner.errors import ControlError
 from stream.image import Image
 
 MAX_FILE_BYTES = 1 << 30
-"""Largest packed file accepted, after unpacking; EMNIST's largest is 547 MB."""
+"""Largest accepted file, after unpacking; the largest of EMNIST has 547 MB."""
 MAX_TUPLES = 1000
-"""Most tuples in a Python batch, which needs a dozen: hashing deeply nested ones would end the interpreter."""
+"""Largest number of tuples in a Python batch, which needs a dozen: hashing deeply nested ones could crash Python."""
 CIFAR_SHAPE = (3, 32, 32)
-"""Planes red, green, blue; rows; columns."""
+"""Planes (red, green, blue), rows, columns."""
 
 Labels = NDArray[np.int64]
 
 
 def read_file(path: Path) -> bytes:
-    """The bytes of `path`, unpacked where it ends in .gz.
+    """Return the bytes of a file, unpacked if its name ends in .gz.
 
-    Raises ControlError where it cannot be read or holds more than MAX_FILE_BYTES.
+    Raises ControlError for a file that cannot be read or has more than MAX_FILE_BYTES.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -49,9 +49,9 @@ def read_file(path: Path) -> bytes:
 
 
 def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
-    """The array of an MNIST idx file: unsigned bytes of 1 (labels) to 4 dimensions.
+    """Return the array in an MNIST idx file: uint8 with 1 (labels) to 4 dimensions.
 
-    Raises ControlError, which begins with `name`, where the declared shape is not the size of the file.
+    Raises ControlError, beginning with `name`, if the declared shape does not fit the size of the file.
     """
     if len(data) < 4 or data[:3] != b"\0\0\x08" or not 1 <= data[3] <= 4:
         raise ControlError(f"{name}: is not an idx file of unsigned bytes (it should begin with 00 00 08 and 01 to 04)")
@@ -68,9 +68,9 @@ def parse_idx(data: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def pair_idx(images: NDArray[np.uint8], labels: NDArray[np.uint8], name: str) -> tuple[Image, Labels]:
-    """Images [N, H, W] and labels int64 [N] of one MNIST split.
+    """Return images [N, H, W] and labels int64 [N] of one MNIST split.
 
-    Raises ControlError where the two files do not belong together or an image has no pixels.
+    Raises ControlError if the two files do not belong together or an image has no pixels.
     """
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or images.size == 0:
         raise ControlError(f"{name}: has images {images.shape} and labels {labels.shape}; expected [N, H, W] and [N]")
@@ -78,9 +78,10 @@ def pair_idx(images: NDArray[np.uint8], labels: NDArray[np.uint8], name: str) ->
 
 
 def parse_cifar_binary(data: bytes, name: str, *, label_bytes: int, classes: int) -> tuple[Image, Labels]:
-    """Images [N, 32, 32, 3] BGR and labels of a binary batch: label_bytes is 1 for CIFAR-10, 2 (coarse, fine) for 100.
+    """Return images [N, 32, 32, 3] BGR and labels [N] of a binary batch.
 
-    Raises ControlError where the size is no whole number of records or a label is not below `classes`.
+    label_bytes: 1 for CIFAR-10, 2 (coarse, fine) for CIFAR-100. Raises ControlError if the size is no multiple of a record or
+    a label is not below `classes`.
     """
     record = label_bytes + math.prod(CIFAR_SHAPE)
     if not data or len(data) % record:
@@ -92,9 +93,10 @@ def parse_cifar_binary(data: bytes, name: str, *, label_bytes: int, classes: int
 
 
 def parse_cifar_python(data: bytes, name: str, *, label_key: bytes, classes: int) -> tuple[Image, Labels]:
-    """Images [N, 32, 32, 3] BGR and labels of a pickled batch; label_key is b"labels" (10) or b"fine_labels" (100).
+    """Return images [N, 32, 32, 3] BGR and labels [N] of a pickled batch.
 
-    Raises ControlError where it is no batch, or asks for anything but uint8 arrays, lists, dicts, bytes and text.
+    label_key: b"labels" for CIFAR-10, b"fine_labels" for CIFAR-100. Raises ControlError if it is no batch, or contains anything
+    except uint8 arrays, lists, dicts, bytes and text.
     """
     batch = _load_plain(data, name)
     rows, labels = batch.get(b"data"), batch.get(label_key)
@@ -109,14 +111,14 @@ def parse_cifar_python(data: bytes, name: str, *, label_key: bytes, classes: int
 
 
 def _load_plain(data: bytes, name: str) -> dict[Any, Any]:
-    """The dict that a pickle of plain values holds, text of Python 2 as bytes; arrays are of the stand-in `_Array`.
+    """Return the dict in a pickle of plain values, with `_Array` for its arrays and bytes for text of Python 2.
 
     Raises ControlError for any other content.
     """
     try:
         _refuse_bombs(data)
         value = _PlainUnpickler(io.BytesIO(data), encoding="bytes").load()
-    except Exception as error:  # a damaged pickle raises nearly any type
+    except Exception as error:  # a damaged pickle can raise errors of any type
         raise ControlError(f"{name}: is no pickle of plain arrays, lists, dicts, bytes and text ({error})") from error
     if not isinstance(value, dict):
         raise ControlError(f"{name}: holds a {type(value).__name__}; expected the dict of a CIFAR batch")
@@ -124,7 +126,7 @@ def _load_plain(data: bytes, name: str) -> dict[Any, Any]:
 
 
 def _cifar_images(rows: NDArray[np.uint8]) -> Image:
-    """Rows [N, 3072] of red, green, blue planes as [N, 32, 32, 3] BGR."""
+    """Convert rows [N, 3072] of red, green and blue planes to [N, 32, 32, 3] BGR."""
     return np.ascontiguousarray(rows.reshape(-1, *CIFAR_SHAPE)[:, ::-1].transpose(0, 2, 3, 1))
 
 
@@ -135,7 +137,7 @@ def _labels_below(labels: NDArray[np.uint8], classes: int, name: str) -> Labels:
 
 
 def _refuse_bombs(data: bytes) -> None:
-    """Refuse what costs the reader far more memory or stack than the file has bytes."""
+    """Raise ControlError for a pickle that would need far more memory or stack than it has bytes."""
     tuples = 0
     for opcode, argument, _ in pickletools.genops(data):
         tuples += "TUPLE" in opcode.name
@@ -146,7 +148,7 @@ def _refuse_bombs(data: bytes) -> None:
 
 
 class _PlainUnpickler(pickle.Unpickler):
-    """Knows the four names a batch of CIFAR uses, each as a harmless stand-in."""
+    """Knows the four names in a batch of CIFAR, and replaces each by a harmless stand-in."""
 
     def find_class(self, module: str, name: str) -> Any:
         stand_in = _STAND_INS.get((module.replace("numpy._core", "numpy.core"), name))
@@ -156,18 +158,18 @@ class _PlainUnpickler(pickle.Unpickler):
 
 
 class _Dtype:
-    """Stands for numpy.dtype; knows only uint8."""
+    """Stands for numpy.dtype; accepts only uint8."""
 
     def __init__(self, code: bytes | str, *_: object) -> None:
         if code not in ("u1", b"u1"):
             raise ControlError(f"it has an array of {code!r}, not of uint8")
 
     def __setstate__(self, state: object) -> None:
-        """Byte order and alignment say nothing about single bytes."""
+        """Ignore byte order and alignment, which have no meaning for single bytes."""
 
 
 class _Array:
-    """Stands for numpy.ndarray: shape and bytes are checked against each other before they become `values`."""
+    """Stands for numpy.ndarray: `values` is set only if the shape fits the number of bytes."""
 
     values: NDArray[np.uint8] = np.empty(0, np.uint8)
 
@@ -181,12 +183,12 @@ class _Array:
 
 
 def _new_array(*_: object) -> _Array:
-    """Stands for numpy's _reconstruct, whose arguments are always those of an empty array."""
+    """Stands for _reconstruct of numpy, which is always called for an empty array."""
     return _Array()
 
 
 def _encode(text: str, encoding: str) -> bytes:
-    """Stands for _codecs.encode, by which Python 3 writes bytes into an old pickle."""
+    """Stands for _codecs.encode, which Python 3 uses to write bytes into an old pickle."""
     if encoding != "latin1":
         raise ControlError(f"it has bytes written as {encoding!r}")
     return text.encode("latin1")

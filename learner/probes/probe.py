@@ -1,9 +1,9 @@
-"""How good a frozen representation is: nearest neighbours and a linear classifier on a labelled control set. Pure.
+"""Measures frozen features on a labelled control set with nearest neighbours and a linear classifier. Pure.
 
 k-NN follows DINO (Caron et al. 2021, arXiv:2104.14294, eval_knn.py of facebookresearch/dino): cosine, k = 20, votes
-weighted by exp(similarity / 0.07); `knn_10pct` is the seed's protocol: the same, its bank a stratified 10 % of train.
-The linear classifier is ridge regression on standardised features, its strength chosen by leave-one-out: closed form,
-so deterministic, and 0.3 s for 10k x 192 and ten classes on one core, where DINO trains a layer for a hundred epochs.
+weighted by exp(similarity / 0.07). `knn_10pct` is the protocol of the original experiment: the same with a bank of a stratified
+10 % of train. The linear classifier is ridge regression on standardised features, with its strength chosen by leave-one-out:
+a closed form, so deterministic; it takes 0.3 s for 10k x 192 and ten classes on one core.
 
 Shapes: B batch, N train features, M test features, D their width, C classes, K neighbours.
 """
@@ -27,20 +27,20 @@ from learner.probes.packed_files import Labels
 from learner.probes.spectrum import alpha_req, rankme
 from stream.image import Image
 
-Encoder = Callable[[Tensor], Tensor]
-"""Float RGB [B, 3, S, S] in [0, 1] to features [B, D]; it normalises its input itself."""
+FeatureFunction = Callable[[Tensor], Tensor]
+"""Maps float RGB [B, 3, S, S] in [0, 1] to features [B, D]; it normalises its input itself."""
 BANK_SHARE = 0.1
-"""The seed's small share of train for its nearest neighbours."""
+"""Share of train in the small bank of nearest neighbours of the original experiment."""
 RIDGE_STRENGTHS = tuple(10.0**power for power in range(-1, 5))
 ROTATION_DEGREES = (0.0, 10.0, 20.0, 30.0, 40.0)
 ROTATED_TRAIN, ROTATED_TEST = 2000, 1000
 _CHUNK = 1024
-"""Test features compared with the bank at once: bounds memory at 1024 x N similarities."""
+"""Test features compared with the bank at once, which limits memory to 1024 x N similarities."""
 
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Accuracies (0 to 1) on the test half, and the label-free gauges of the train half's features."""
+    """Accuracies (0 to 1) on the test half, and label-free gauges of the features of the train half."""
 
     knn: float
     knn_10pct: float
@@ -50,7 +50,7 @@ class ProbeResult:
 
 
 def run_probe(
-    encoder: Encoder,
+    encoder: FeatureFunction,
     control: ControlSet,
     *,
     batch_size: int = 256,
@@ -58,13 +58,13 @@ def run_probe(
     degrees: float = 0.0,
     seed: int = 0,
 ) -> ProbeResult:
-    """Measure `encoder` on `control`; `degrees` turns the test images, so that train upright and test turned compare.
+    """Measure an encoder on a control set. degrees: rotation of the test images; the train images stay upright.
 
-    Equal arguments give equal results; `seed` draws the 10 % bank only.
+    Equal arguments give equal results; `seed` is used only to draw the bank of 10 %.
     """
     train = extract(encoder, control.train_images, batch_size=batch_size, device=device)
-    turned = rotate(control.test_images, degrees)
-    test = extract(encoder, turned, batch_size=batch_size, device=device)
+    rotated = rotate(control.test_images, degrees)
+    test = extract(encoder, rotated, batch_size=batch_size, device=device)
     labels, truth = control.train_labels, control.test_labels
     bank = stratified(labels, BANK_SHARE, np.random.default_rng(seed))
     return ProbeResult(
@@ -77,11 +77,11 @@ def run_probe(
 
 
 def run_rotations(
-    encoder: Encoder, control: ControlSet, *, device: torch.device | str = "cpu"
+    encoder: FeatureFunction, control: ControlSet, *, device: torch.device | str = "cpu"
 ) -> dict[str, list[float]]:
-    """Accuracies on turned test images, a value for each of `degrees`: the seed's test (section 3.2).
+    """Return accuracies on rotated test images, one for each of `degrees`: a test of the original experiment (section 3.2).
 
-    Of at most ROTATED_TRAIN and ROTATED_TEST images, whatever the set: this takes as long as one probe of CIFAR-10.
+    At most ROTATED_TRAIN and ROTATED_TEST images of the set are used: this takes as long as one probe on CIFAR-10.
     """
     some = subset(control, train=ROTATED_TRAIN, test=ROTATED_TEST)
     results = [run_probe(encoder, some, device=device, degrees=angle) for angle in ROTATION_DEGREES]
@@ -92,10 +92,10 @@ def run_rotations(
     }
 
 
-def extract(encoder: Encoder, images: Image, *, batch_size: int = 256, device: torch.device | str) -> Tensor:
-    """Features float32 [N, D], on the CPU, of images uint8 [N, S, S, 3] BGR.
+def extract(encoder: FeatureFunction, images: Image, *, batch_size: int = 256, device: torch.device | str) -> Tensor:
+    """Return features float32 [N, D], on the CPU, of images uint8 [N, S, S, 3] BGR.
 
-    The encoder sees float RGB NCHW in [0, 1], in evaluation mode; the modes its parts had come back afterwards.
+    The encoder receives float RGB [B, 3, S, S] in [0, 1] in evaluation mode; its modules get their modes back afterwards.
     """
     with _evaluating(encoder), torch.inference_mode():
         parts = [_encode(encoder, images[i : i + batch_size], device) for i in range(0, len(images), batch_size)]
@@ -103,16 +103,16 @@ def extract(encoder: Encoder, images: Image, *, batch_size: int = 256, device: t
 
 
 def rotate(images: Image, degrees: float) -> Image:
-    """Turn images uint8 [N, S, S, 3] about their centre, counter-clockwise; the corners are filled by reflection.
+    """Rotate images uint8 [N, S, S, 3] counter-clockwise about their centre.
 
-    Reflection, since black corners would be a cue of their own.
+    Corners are filled by reflection, since black corners would tell the angle.
     """
     if degrees == 0:
         return images
     side = images.shape[1]
-    turn = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), degrees, 1.0)
-    turned = [cv2.warpAffine(image, turn, (side, side), borderMode=cv2.BORDER_REFLECT_101) for image in images]
-    return np.asarray(turned, np.uint8)
+    matrix = cv2.getRotationMatrix2D(((side - 1) / 2, (side - 1) / 2), degrees, 1.0)
+    rotated = [cv2.warpAffine(image, matrix, (side, side), borderMode=cv2.BORDER_REFLECT_101) for image in images]
+    return np.asarray(rotated, np.uint8)
 
 
 def knn_accuracy(
@@ -124,9 +124,10 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Share of test features whose `k` most similar train features vote for their label; features float [N, D], [M, D].
+    """Return the share of test features whose `k` most similar train features vote for their label.
 
-    A bank smaller than k votes as a whole. A tie goes to the lower label.
+    Features are float [N, D] (train) and [M, D] (test), labels int64 [N] and [M]. If N < k, all of them vote; a tie goes to the
+    lower label.
     """
     bank = nn.functional.normalize(train_features.float(), dim=1)
     query = nn.functional.normalize(test_features.float(), dim=1)
@@ -136,30 +137,30 @@ def knn_accuracy(
 
 
 def linear_accuracy(train_features: Tensor, train_labels: Labels, test_features: Tensor, test_labels: Labels) -> float:
-    """Share of test features that ridge regression on the standardised train features classifies rightly."""
+    """Return the accuracy of ridge regression on standardised features; arguments as in `knn_accuracy`."""
     classifier = make_pipeline(StandardScaler(), RidgeClassifierCV(alphas=RIDGE_STRENGTHS))
     classifier.fit(train_features.double().cpu().numpy(), train_labels)
     return float(classifier.score(test_features.double().cpu().numpy(), test_labels))
 
 
 def _vote(query_MD: Tensor, bank_ND: Tensor, labels_N: Tensor, k: int, temperature: float) -> Tensor:
-    """The label [M] each query's neighbours vote for; a one-hot sum, since scattering is not deterministic on a GPU."""
+    """Return the label [M] for which the neighbours of each query vote; a one-hot sum, since scattering varies on a GPU."""
     similarity_MK, index_MK = (query_MD @ bank_ND.T).topk(min(k, len(bank_ND)), dim=1)
-    # Relative to the nearest neighbour, so that a low temperature cannot overflow; the votes' order is the same.
+    # Relative to the nearest neighbour, so that a low temperature cannot overflow; the order of the votes is the same.
     weight_MK = ((similarity_MK - similarity_MK[:, :1]) / temperature).exp()
     one_hot_MKC = nn.functional.one_hot(labels_N[index_MK], int(labels_N.max()) + 1)
     return (one_hot_MKC * weight_MK[..., None]).sum(dim=1).argmax(dim=1)
 
 
-def _encode(encoder: Encoder, images: Image, device: torch.device | str) -> Tensor:
+def _encode(encoder: FeatureFunction, images: Image, device: torch.device | str) -> Tensor:
     pixels = torch.from_numpy(np.ascontiguousarray(images)).to(device)
     rgb = pixels.flip(-1).permute(0, 3, 1, 2).float() / 255
     return encoder(rgb).float().cpu()
 
 
 @contextmanager
-def _evaluating(encoder: Encoder) -> Iterator[None]:
-    """Hold the module behind `encoder` (itself, or what a bound method belongs to) in evaluation mode."""
+def _evaluating(encoder: FeatureFunction) -> Iterator[None]:
+    """Hold the module of `encoder` (itself, or the owner of a bound method) in evaluation mode."""
     owner = getattr(encoder, "__self__", encoder)
     modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
     modes = [module.training for module in modules]

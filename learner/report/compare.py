@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from learner.errors import LearnerError
 from learner.report.figures import MAX_RUNS, run_curves
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
 from learner.report.report import NOT_CURVES
-from learner.runs.reading import Line, is_number, points, read_lines, read_object
+from learner.runs.reading import Line, by_encoder, flat, is_number, points, read_lines, read_object
 from learner.runs.titles import ACCURACIES, CURVES, FIGURES
 from stream.fsync import replace_file
 
@@ -24,7 +24,8 @@ class ComparedRun:
     summary: Line | None
     settings: dict[str, Any]
     steps: list[Line]
-    probes: list[Line]
+    probes: dict[tuple[str, str], list[Line]]
+    """By control set and encoder."""
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
@@ -54,9 +55,9 @@ def _read(folder: Path, name: str) -> ComparedRun:
     return ComparedRun(
         name,
         read_object(folder / "summary.json"),
-        dict(_flat(read_object(folder / "config.json") or {})),
+        dict(flat(read_object(folder / "config.json") or {})),
         read_lines(folder / "steps.jsonl") or [],
-        read_lines(folder / "probes.jsonl") or [],
+        by_encoder(read_lines(folder / "probes.jsonl") or []),
     )
 
 
@@ -70,14 +71,6 @@ def _names(folders: Sequence[Path]) -> list[str]:
         if len(set(names)) == len(names):
             return names
     return [str(path) for path in paths]
-
-
-def _flat(settings: Line, prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _legend(runs: Sequence[ComparedRun]) -> str:
@@ -115,7 +108,7 @@ def _settings(runs: Sequence[ComparedRun]) -> str:
 
 def _probe_table(runs: Sequence[ComparedRun]) -> str:
     rows = [
-        [f"{control}, {encoder}, {title}", *(_change(run, control, encoder, kind) for run in runs)]
+        [f"{control}, {encoder}, {title}", *(_change(run.probes.get((control, encoder), []), kind) for run in runs)]
         for control, encoder in _columns(runs)
         for kind, title in ACCURACIES.items()
     ]
@@ -124,15 +117,11 @@ def _probe_table(runs: Sequence[ComparedRun]) -> str:
 
 def _columns(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
     """Return the control sets and encoders of all runs."""
-    return list(dict.fromkeys((str(line.get("set")), str(line.get("encoder"))) for run in runs for line in run.probes))
+    return list(dict.fromkeys(column for run in runs for column in run.probes))
 
 
-def _lines(run: ComparedRun, control: str, encoder: str) -> list[Line]:
-    return [line for line in run.probes if (str(line.get("set")), str(line.get("encoder"))) == (control, encoder)]
-
-
-def _change(run: ComparedRun, control: str, encoder: str, kind: str) -> str:
-    values = [line[kind] for line in _lines(run, control, encoder) if is_number(line.get(kind))]
+def _change(lines: Sequence[Line], kind: str) -> str:
+    values = [line[kind] for line in lines if is_number(line.get(kind))]
     if len(values) < 2:
         return percent(values[0]) if values else "\N{EN DASH}"
     return f"{percent(values[0])} → {percent(values[-1])} ({100 * (values[-1] - values[0]):+.1f})"
@@ -142,7 +131,7 @@ def _probe_curves(runs: Sequence[ComparedRun]) -> str:
     figures = []
     for control, encoder in _columns(runs):
         for kind, title in ACCURACIES.items():
-            lines = [points(_lines(run, control, encoder), kind) for run in runs]
+            lines = [points(run.probes.get((control, encoder), []), kind) for run in runs]
             if any(len(x) for x, _ in lines):
                 figures.append(run_curves(f"{control}, {encoder}: {title}, %", lines, scale=100))
     return grid(figures) if figures else missing("No probe ran.")

@@ -23,7 +23,7 @@ from learner.report.layout import Layout, layout_of
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation
-from learner.runs.reading import Album, Line, is_number, points, read_album, read_lines, read_object
+from learner.runs.reading import Album, Line, by_encoder, is_number, points, read_album, read_lines, read_object
 from learner.runs.titles import ACCURACIES, CURVES, FIGURES
 from stream.fsync import replace_file
 
@@ -136,14 +136,11 @@ def _change(change: Line, kind: str, encoder: str) -> str:
 def _probe_curves(probes: Sequence[Line] | None) -> str:
     if not probes:
         return missing("probes.jsonl is missing or empty: no probe ran.")
-    figures = []
-    for control in dict.fromkeys(str(line.get("set")) for line in probes):
-        lines = [line for line in probes if str(line.get("set")) == control]
-        encoders = dict.fromkeys(str(line.get("encoder")) for line in lines)
+    figures, groups = [], by_encoder(probes)
+    for control in dict.fromkeys(control for control, _ in groups):
         for kind, title in ACCURACIES.items():
-            curves = {name: points([line for line in lines if line.get("encoder") == name], kind) for name in encoders}
-            drawn = {name: points for name, points in curves.items() if len(points[0])}
-            if drawn:
+            curves = {encoder: points(lines, kind) for (name, encoder), lines in groups.items() if name == control}
+            if drawn := {encoder: curve for encoder, curve in curves.items() if len(curve[0])}:
                 figures.append(encoder_curves(f"{control}: {title}, %", drawn))
     return grid(figures)
 

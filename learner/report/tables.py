@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import numpy as np
 
 from learner.report.html import missing, percent, table
-from learner.runs.reading import Line, is_number
+from learner.runs.reading import Line, by_encoder, is_number
 from learner.runs.titles import ACCURACIES
 
 MAX_DAYS = 40
@@ -42,10 +42,10 @@ def by_day(probes: Sequence[Line] | None) -> str:
 def _days(probes: Sequence[Line]) -> dict[date | None, dict[_Column, Line]]:
     """Return the last line of each day and column; None stands for the time before the first pair."""
     days: dict[date | None, dict[_Column, Line]] = {}
-    for line in probes:
-        column = str(line.get("set")), str(line.get("encoder"))
-        if "captured_ns" in line:
-            days.setdefault(_day(line["captured_ns"]), {})[column] = line
+    for column, lines in by_encoder(probes).items():
+        for line in lines:
+            if "captured_ns" in line:
+                days.setdefault(_day(line["captured_ns"]), {})[column] = line
     return days
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -51,6 +51,23 @@ def read_album(path: Path) -> Album:
             return {legacy.ALBUM.get(name, name): array for name, array in arrays.items()}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error):
         return {}
+
+
+def flat(settings: Line, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield dotted names and values of nested settings."""
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def by_encoder(probes: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
+    """Group the lines of probes by control set and encoder."""
+    groups: dict[tuple[str, str], list[Line]] = {}
+    for line in probes:
+        groups.setdefault((str(line.get("set")), str(line.get("encoder"))), []).append(line)
+    return groups
 
 
 def points(lines: Sequence[Line], name: str) -> Points:

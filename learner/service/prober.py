@@ -17,7 +17,7 @@ from learner.runs.folder import RunDirectory
 from learner.runs.reading import Line
 from learner.service.observers import Observers
 from learner.service.summary import probe_figures
-from learner.weights.publish import Outlet
+from learner.weights.latest import LatestWeights
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ class Prober:
     directory: RunDirectory
     controls: Sequence[ControlSet]
     observers: Observers
-    outlet: Outlet
+    latest_weights: LatestWeights
     stop: Callable[[], bool]
     elapsed_s: Callable[[], float]
     """Returns the seconds of the run so far."""
@@ -90,7 +90,7 @@ class Prober:
             key = line["set"], line["encoder"]
             self._first_and_last[key] = [*self._first_and_last.get(key, [])[:1], line]
         kept = [line for probes in self._first_and_last.values() for line in probes]
-        self.outlet.probed(probe_figures(sorted(kept, key=lambda line: line["step"])))
+        self.latest_weights.set_probes(probe_figures(sorted(kept, key=lambda line: line["step"])))
 
     @contextmanager
     def _stoppable(self, encoder: Encoder, text: str) -> Iterator[None]:

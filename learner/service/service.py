@@ -20,7 +20,7 @@ from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
 from learner.service.summary import Summary, pace, summarise
 from learner.service.timing import Limits, Rhythm, Times
-from learner.weights.publish import Outlet
+from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
 from stream.pair import EncodedPair
 from stream.source import Source
@@ -35,7 +35,7 @@ class Service:
     directory: RunDirectory
     controls: Sequence[ControlSet]
     committer: Committer
-    outlet: Outlet
+    latest_weights: LatestWeights
     observers: Observers
     limits: Limits
     clock: Callable[[], float]
@@ -52,7 +52,7 @@ class Service:
             directory=self.directory,
             controls=self.controls,
             observers=self.observers,
-            outlet=self.outlet,
+            latest_weights=self.latest_weights,
             stop=self.stop,
             elapsed_s=self._elapsed_s,
         )
@@ -158,7 +158,7 @@ class Service:
         summary |= pace(self._times, learner.samples - self._samples_before, self.clock())
         summary["rotation"] = rotation
         self.observers.screen.show("writing pictures and weights")
-        if warning := self.outlet.conclude(summary):
+        if warning := self.latest_weights.conclude(summary):
             self.observers.screen.log(warning)
         directory.write_summary(summary)
         return summary

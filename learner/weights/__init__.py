@@ -1,1 +1,1 @@
-"""Weights for others: export, model card, ONNX, cool-down, publication."""
+"""Weights for others: the newest good ones of a run, model cards, ONNX, cool-downs."""

@@ -1,6 +1,6 @@
-"""The model card beside exported weights: JSON for programs, the same as Markdown for people. Pure.
+"""The model card of exported weights: JSON for programs, and the same as Markdown for people. Pure.
 
-After Mitchell et al. 2019 (Model Cards for Model Reporting, arXiv:1810.03993), as far as a run can fill it in by itself.
+It follows Mitchell et al. 2019 (Model Cards for Model Reporting, arXiv:1810.03993), as far as a run knows the answers.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from math import isfinite
 from typing import Any
 
 from learner.networks.encoder import Encoder
+from learner.runs.reading import flat
 from learner.runs.titles import ACCURACIES
 
 Card = dict[str, Any]
@@ -20,23 +21,23 @@ COUNTS = {
     "samples": "pairs trained on, with repetition",
     "pairs_lost": "pairs lost on the way",
     "rollbacks": "rollbacks after a collapse",
-    "from_step": "branched off at step",
-    "cooldown_steps": "steps of the branch, with a falling rate",
+    "from_step": "step at which the branch began",
+    "cooldown_steps": "steps of the branch, with a falling learning rate",
     "loss_first": "first loss",
     "loss_last": "last loss",
 }
-"""The figures of a card that are one number, in their order."""
+"""The figures of a card that are single numbers, in their order."""
 LIMITS = (
-    "It has seen what one rig saw, without labels, and may be good at nothing else: measure it before you rely on it.",
-    "The probes are small labelled sets that it never trained on; their accuracy is that of frozen features.",
-    "A later export has other features for the same image: keep the weights together with what you train on top of them.",
+    "It has seen the images of one rig, without labels, and may be useless for others: measure it before you rely on it.",
+    "The probes are small labelled sets that were never trained on; their accuracy is that of frozen features.",
+    "A later export has different features for the same image: keep the weights together with models trained on top of them.",
 )
 
 
 def card_of(
     name: str, encoder: Encoder, weights: bytes, *, figures: Mapping[str, Any], settings: Mapping[str, Any]
 ) -> Card:
-    """The card of `weights`, a file `name`.safetensors. figures: of its run; settings: of the learner, nested."""
+    """Return the card of `weights`, the bytes of name.safetensors. figures: of the run; settings: of the learner, nested."""
     config = encoder.config
     arguments = config.timm_arguments() | {"dynamic_img_size": True}
     given = "".join(f", {key}={value!r}" for key, value in arguments.items())
@@ -58,7 +59,7 @@ def card_of(
 
 
 def plain(value: Any) -> Any:
-    """A card, or a part of it, as any reader of JSON takes it: a number that is not finite becomes its name."""
+    """Return a card, or a part of it, for any reader of JSON: a number that is not finite becomes a text."""
     if isinstance(value, Mapping):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
@@ -67,22 +68,22 @@ def plain(value: Any) -> Any:
 
 
 def markdown(card: Card) -> str:
-    """The card as a person reads it."""
+    """Return the card as Markdown."""
     figures = card["figures"]
     parts = [
-        f"# {card['name']}\n\nA vision backbone ({card['backbone']}, {card['features']} features an image) that learned by "
-        f"itself from the stereo pairs of a rig. `{card['name']}.safetensors`, {card['bytes']} bytes, sha256 `{card['sha256']}`.",
+        f"# {card['name']}\n\nA vision backbone ({card['backbone']}, {card['features']} features an image) that learned without "
+        f"labels from the stereo pairs of a rig. `{card['name']}.safetensors`, {card['bytes']} bytes, sha256 `{card['sha256']}`.",
         _DOUBT if figures.get("in_doubt") else "",
         _use(card),
         _table("Trained on", ("what", "figure"), _trained_on(figures)),
         _probes(card["name"], figures.get("probe") or {}, figures.get("probed_steps") or []),
         "## Limits\n\n" + "\n".join(f"- {limit}" for limit in LIMITS),
-        _table("Settings", ("setting", "value"), list(_flat(card["settings"]))),
+        _table("Settings", ("setting", "value"), list(flat(card["settings"]))),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-_DOUBT = "**In doubt**: the run ended before its networks were ever free of signs of collapse. Train longer before you use them."
+_DOUBT = "**In doubt**: during the whole run the networks had signs of collapse. Train longer before you use them."
 
 
 def _use(card: Card) -> str:
@@ -91,7 +92,7 @@ def _use(card: Card) -> str:
         f"## Use\n\n```python\nimport timm, torch\n\nmodel = {card['load']}.eval()\n"
         f"mean, std = torch.tensor([{mean}]).view(3, 1, 1), torch.tensor([{std}]).view(3, 1, 1)\n"
         f"features = model((rgb - mean) / std)  # rgb: float [B, 3, H, W] in [0, 1]; features: [B, {card['features']}]\n```\n\n"
-        f"Height and width are multiples of {card['patch_size']}."
+        f"Height and width must be multiples of {card['patch_size']}."
     )
 
 
@@ -130,10 +131,3 @@ def _table(title: str, head: tuple[str, ...], rows: list[tuple[Any, ...]]) -> st
 def _cell(value: Any) -> str:
     text = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    rows: list[tuple[str, Any]] = []
-    for name, value in settings.items():
-        rows += _flat(value, f"{prefix}{name}.") if isinstance(value, dict) else [(f"{prefix}{name}", value)]
-    return rows

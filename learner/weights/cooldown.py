@@ -1,8 +1,8 @@
-"""A cool-down: a branch off a run's newest commit whose learning rate falls to nothing, for weights to hand on.
+"""A cool-down: a short branch from the newest commit of a run, with a learning rate that falls to 0.
 
-At a constant rate the weights never settle; a short branch with a falling one lets them, and the run itself goes on as if there
-had been none. It reads the run's folder, also beside the learner at work there, trains on the pairs of the commit, receives none,
-and writes only `export/cooldown-*`.
+At a constant learning rate the weights keep moving around a minimum; a falling rate brings them closer to it. The run itself is
+not changed, and a learner may work on it at the same time: the branch trains on the pairs of the commit, receives no others, and
+writes only `export/cooldown-*`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from learner.weights.export import export_encoder
 
 
 def branch(run: Path, device: torch.device) -> tuple[Learner, RunDirectory]:
-    """The learner of the run's newest commit, on its own from here on. Raises LearnerError, StoreError where there is none."""
+    """Return a learner at the newest commit of the run, and its run directory. Raises LearnerError or StoreError without one."""
     config = settings_of(run)
     directory = RunDirectory(run, config)
     learner = Learner(config, device)
@@ -34,18 +34,18 @@ def branch(run: Path, device: torch.device) -> tuple[Learner, RunDirectory]:
     if not directory.store.is_file() or load_newest(learner, StoreReader(directory.store), checkpoints) is None:
         raise SettingsError(f"{run} has no commit yet: wait for the first one, or give another run")
     if not len(learner.memory):
-        raise SettingsError(f"{run} remembers no pair to cool down on: let it receive some first")
+        raise SettingsError(f"{run} has no pair in memory to cool down on: let it receive some first")
     return learner, directory
 
 
 def cool_down(learner: Learner, steps: int) -> Iterator[StepReport]:
-    """Train `steps` more steps on the pairs in memory, at a rate that falls to nothing. Raises Diverged."""
+    """Train for `steps` steps on the pairs in memory, at a learning rate that falls to 0. Raises Diverged."""
     for step in range(steps):
         yield learner.step(cooldown_factor(step, steps))
 
 
 def export(learner: Learner, folder: Path, figures: dict[str, Any]) -> list[Path]:
-    """Write cooldown-NAME.safetensors for each encoder, with cards that say so; returns their paths."""
+    """Write cooldown-NAME.safetensors with a model card for each encoder; return their paths."""
     paths = []
     for name, encoder in learner.objective.encoders().items():
         paths.append(folder / f"cooldown-{name}.safetensors")

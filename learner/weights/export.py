@@ -1,4 +1,4 @@
-"""The backbone for others: safetensors that `timm.create_model(..., checkpoint_path=...)` loads, and its model card."""
+"""A backbone as safetensors, which `timm.create_model(..., checkpoint_path=...)` loads, with its model card."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def export_encoder(
     settings: Mapping[str, Any],
     weights: Mapping[str, Tensor] | None = None,
 ) -> Card:
-    """Write a backbone to `path` (.safetensors), and its card to .json and .md; each file is replaced as a whole.
+    """Write a backbone to `path` (.safetensors), and its card to .json and .md; return the card.
 
-    weights: the backbone's at an earlier instant; None takes those it has now. figures, settings: as in `card_of`. Returns
-    the card, whose sha256 tells which weights it is of. Raises OSError.
+    Each file is replaced as a whole. weights: those of the backbone at an earlier moment; None takes the present ones.
+    figures, settings: as in `card_of`. The sha256 in the card identifies the weights. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     tensors = encoder.backbone.state_dict() if weights is None else weights
@@ -40,13 +40,13 @@ def export_encoder(
 
 
 def write_card(path: Path, card: Card) -> None:
-    """Write the card of the weights `path`. Raises OSError."""
+    """Write the card of the weights at `path`. Raises OSError."""
     replace_file(path.with_suffix(".json"), (json.dumps(plain(card), indent=2, allow_nan=False) + "\n").encode())
     replace_file(path.with_suffix(".md"), markdown(card).encode())
 
 
 def load_encoder(config: EncoderConfig, weights: Path) -> Encoder:
-    """The encoder with exported weights (.safetensors), on the CPU, for inference. Raises LearnerError."""
+    """Return an encoder with exported weights (.safetensors), on the CPU, for inference. Raises LearnerError."""
     encoder = Encoder(config).eval().requires_grad_(False)
     try:
         encoder.backbone.load_state_dict(load_file(weights))

@@ -1,6 +1,6 @@
-"""The backbone as ONNX, for robots without PyTorch; what it gives is compared with PyTorch before anybody can take it.
+"""A backbone as ONNX, for robots without PyTorch; its output is compared with that of PyTorch before the file is written.
 
-By torch's present exporter (torch.export, `dynamo=True`): the older one is announced to go. Normalisation is part of the graph,
+It uses the exporter with `dynamo=True` (torch.export), since the older one is deprecated. Normalisation is part of the graph;
 height and width are fixed, the number of images is free.
 """
 
@@ -18,14 +18,14 @@ from stream.fsync import sync_path
 from stream.image import Image
 
 TOLERANCE = 1e-4
-"""Largest difference from PyTorch, as a share of the largest feature: float32 sums in another order stay near 1e-6."""
+"""Largest difference from PyTorch, as a share of the largest feature; another order of float32 sums gives about 1e-6."""
 
 
 def export_onnx(encoder: Encoder, path: Path, images: Image, *, weights_sha256: str) -> float:
-    """Write `path`, whole or not at all: input `rgb` float32 [B, 3, S, S] in [0, 1], output `features` float32 [B, D].
+    """Write `path`, with input `rgb` float32 [B, 3, S, S] in [0, 1] and output `features` float32 [B, D], or nothing.
 
-    images: uint8 [n, S, S, 3] BGR, n >= 2, on which it is compared with PyTorch in one batch and one by one. Returns the largest
-    difference as a share of the largest feature; raises Failed where that is above TOLERANCE.
+    images: uint8 [n, S, S, 3] BGR, n >= 2; the graph is compared with PyTorch on them, in one batch and one by one. Returns the
+    largest difference as a share of the largest feature; raises Failed where it is above TOLERANCE.
     """
     rgb = torch.from_numpy(np.ascontiguousarray(images)).flip(-1).permute(0, 3, 1, 2).float() / 255
     batch = torch.export.Dim("batch", min=1, max=4096)
@@ -38,7 +38,7 @@ def export_onnx(encoder: Encoder, path: Path, images: Image, *, weights_sha256: 
         dynamo=True,
         verbose=False,
     )
-    assert program is not None  # only the older exporter returns nothing
+    assert program is not None  # only the older exporter returns None
     program.model.metadata_props["weights_sha256"] = weights_sha256
     draft = path.with_name(f".{path.name}")
     program.save(draft, external_data=False)

@@ -1,7 +1,7 @@
-"""The newest good weights of a run, always at the same place: export/NAME.safetensors for each encoder, with its card.
+"""The newest good weights of a run, always in the same place: export/NAME.safetensors for each encoder, with its model card.
 
-Each commit whose networks show no sign of collapse (`learner.guard`) brings new ones, in the thread that wrote it: training
-goes on. A commit in doubt leaves the ones before. Where the disk refuses them that is said, and the next commit tries again.
+Each commit whose networks have no sign of collapse (`learner.guard`) exports new ones, in the thread of the commit, beside
+training. A commit in doubt keeps the earlier ones. An export that the disk refuses is logged, and the next commit tries again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,11 @@ from learner.weights.export import export_encoder, write_card
 log = logging.getLogger(__name__)
 
 NAMED_DEVICES = 64
-"""Devices that a card names at most."""
-
-Figures = dict[str, Any]
+"""Largest number of devices that a card names."""
 
 
-class Outlet:
-    """Writes the encoders of `learner` into `folder`; one call at a time, but for `probed`."""
+class LatestWeights:
+    """Exports the encoders of a learner into a folder. One call at a time is allowed; `set_probes` may run beside another."""
 
     def __init__(self, learner: Learner, folder: Path, *, metrics: LearnerMetrics) -> None:
         self._learner = learner
@@ -40,16 +38,16 @@ class Outlet:
         self._encoders = {
             name: (encoder, f"{names[encoder.backbone]}.") for name, encoder in learner.objective.encoders().items()
         }
-        self._probes: Figures = {}
+        self._probes: dict[str, Any] = {}
         self._cards: dict[str, Card] = {}
         self._step = -1
 
-    def probed(self, figures: Figures) -> None:
-        """What the next cards say of the probes."""
+    def set_probes(self, figures: dict[str, Any]) -> None:
+        """Set the figures of the probes for the next cards."""
         self._probes = figures
 
-    def offer(self, state: Mapping[str, Any]) -> None:
-        """Export the networks of a state (`Learner.state_dict`), unless they are in doubt. An error of the disk is said."""
+    def export(self, state: Mapping[str, Any]) -> None:
+        """Export the networks of a state (`Learner.state_dict`), unless they are in doubt. An error of the disk is logged."""
         counts = state["counts"]
         if state["guard"]["doubt"]:
             return
@@ -64,9 +62,9 @@ class Outlet:
         self._metrics.exported_step.set(self._step)
 
     def conclude(self, summary: Mapping[str, Any]) -> str:
-        """After the last offer: give the cards the figures of the whole run. Returns what is to be said, mostly nothing.
+        """Give the cards the figures of the whole run, after the last export; return a warning, empty if there is none.
 
-        Where no networks were ever good the last ones are exported, and their card says so. Raises OSError.
+        If no networks were ever good, the last ones are exported, and their card warns. Raises OSError.
         """
         if self._step == self._learner.steps:
             for name, card in self._cards.items():
@@ -87,8 +85,8 @@ class Outlet:
     def _path(self, name: str) -> Path:
         return self._folder / f"{name}.safetensors"
 
-    def _stream(self) -> Figures:
-        """Which devices the pairs in memory are of, and when they were captured."""
+    def _stream(self) -> dict[str, Any]:
+        """Return the devices of the pairs in memory, and when these were captured."""
         captured = _captured(self._learner.memory.slots.captured)
         devices = sorted({device for device, _ in captured})[:NAMED_DEVICES]
         times = [nanoseconds for _, nanoseconds in captured]
