@@ -53,10 +53,10 @@ def test_pairs_arrive_in_order_and_byte_for_byte(kind: Codec) -> None:
         assert publisher.wait_for_subscriber(60)
         assert all(publisher.send(pair) for pair in pairs)
         assert received(source, 20) == pairs
-        assert (publisher.sent, publisher.unsent, publisher.next_seq) == (20, 0, 20)
+        assert (publisher.sent, publisher.next_seq) == (20, 20)
         stats = source.stats()
     assert (stats.received, stats.lost, stats.repeated, stats.malformed) == (20, 0, 0, {})
-    assert stats.bytes == publisher.sent_bytes == sum(len(pair.left) + len(pair.right) for pair in pairs)
+    assert stats.bytes == sum(len(pair.left) + len(pair.right) for pair in pairs)
 
 
 def test_a_late_joiner_is_told_where_it_joined_and_counts_no_gap() -> None:
@@ -247,7 +247,7 @@ def test_a_full_subscriber_pushes_back_and_nothing_is_lost_when_the_publisher_wa
         time.sleep(0.3)
         assert source.backlog() == 8
         assert all_received(source) == pairs
-        assert (publisher.sent, publisher.unsent, source.stats().lost) == (300, 0, 0)
+        assert (publisher.sent, source.stats().lost) == (300, 0)
 
 
 def test_a_subscriber_that_rests_longer_than_a_dead_link_is_waited_for_loses_nothing() -> None:
@@ -283,7 +283,7 @@ def test_a_waiting_publisher_gives_up_after_its_time_and_says_so() -> None:
         with Subscriber([publisher.endpoint], capacity_pairs=1, high_water=1) as source:
             assert publisher.wait_for_subscriber(60)
             last = next(pair for pair in make_pairs(2000, big=True)[1:] if not publisher.send(pair)).header.seq
-            assert publisher.unsent == 2
+            assert publisher.sent == last - 1
             received(source, last - 1)
             until(lambda: publisher.send(make_pair(last + 1)))
             assert received(source, 1) == [make_pair(last + 1)]

@@ -42,8 +42,7 @@ class PairQueue:
 
     def clear(self) -> None:
         """Remove all pairs."""
-        self._pairs.clear()
-        self._bytes = 0
+        self.pop(len(self))
 
 
 def _size(pair: EncodedPair) -> int:

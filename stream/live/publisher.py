@@ -74,10 +74,7 @@ class Publisher:
         """One past the last pair given to `send`; a bye carries it."""
         self.sent = 0
         """Pairs handed to at least one subscriber's queue."""
-        self.unsent = 0
-        """Pairs that nobody took: no subscriber, or in "wait" no room within `wait_s`."""
-        self.sent_bytes = 0
-        self._hello_seq = 0  # what hello tells; in "wait" the pair that nobody took may still be given again
+        self._hello_seq = 0  # of the next hello; in "wait" a pair that no queue took may be given again
         self._waits = on_full == "wait"
         self._wait_s = wait_s
         self._linger_s = linger_s
@@ -115,16 +112,12 @@ class Publisher:
         if (header.device, header.epoch) != (self.device, self.epoch):
             raise ValueError(f"{header.name} is not a pair of {self.device}/{self.epoch[:8]}")
         self._hello_seq = header.seq
-        heard = self.wait_for_subscriber(self._wait_s if self._waits else 0.0)
-        taken = heard and self._put(codec.to_parts(pair), self._wait_s)
+        listened = self.wait_for_subscriber(self._wait_s if self._waits else 0.0)
+        taken = listened and self._put(codec.to_parts(pair), self._wait_s)
         self.next_seq = header.seq + 1
         if taken or not self._waits:
             self._hello_seq = self.next_seq
-        if taken:
-            self.sent += 1
-            self.sent_bytes += len(pair.left) + len(pair.right)
-        else:
-            self.unsent += 1
+        self.sent += taken
         return taken
 
     def subscribers(self) -> int:
