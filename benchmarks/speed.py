@@ -29,7 +29,8 @@ from device.sim.camera import SimCamera
 from learner.config import PRESETS
 from learner.loop import Learner
 from stream.codec import encode_pair, to_parts
-from stream.pair import EncodedPair, Image
+from stream.image import Image
+from stream.pair import EncodedPair
 
 T = TypeVar("T", Image, bytes)
 HD = (720, 1280)

@@ -13,9 +13,7 @@ from typing import Annotated, Literal
 import msgspec
 from zlib_ng import zlib_ng
 
-from stream.image import MAX_EYE_BYTES as MAX_EYE_BYTES  # until all have changed their imports
-from stream.image import MAX_SIDE as MAX_SIDE
-from stream.image import Image as Image
+from stream.image import MAX_SIDE, Image
 
 WIRE_VERSION = 2
 CHECKSUM_BYTES = 4

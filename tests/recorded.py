@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import cache
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 
 from stream.codec import encode_pair
 from stream.pair import Codec, EncodedPair
+from stream.recording.reader import RecordingReader
 from stream.recording.writer import RecordingWriter
 
 EPOCH, NEXT_EPOCH = "a" * 32, "b" * 32
@@ -56,3 +58,8 @@ def recorded(path: Path, pairs: Iterable[EncodedPair]) -> Path:
 def names(pairs: Sequence[EncodedPair]) -> list[tuple[str, str, int]]:
     """The identities."""
     return [(pair.header.device, pair.header.epoch, pair.header.seq) for pair in pairs]
+
+
+def read_pairs(data: bytes) -> list[EncodedPair]:
+    """The pairs in a recording's bytes, however damaged they are; StreamError if it is none, and nothing else."""
+    return list(RecordingReader(BytesIO(data), "recording"))

@@ -25,12 +25,13 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, note, settings
 from hypothesis import strategies as st
+from recorded import read_pairs
 
 from stream import codec
 from stream.codec import encode_pair
 from stream.errors import EndpointError, MalformedMessage, StreamError
 from stream.identity_set import IdentitySet
-from stream.image import jpeg_shape
+from stream.image import MAX_SIDE, Image, jpeg_shape
 from stream.live import announcements
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_messages import (
@@ -50,8 +51,7 @@ from stream.live.backfill_messages import (
     encode_message,
 )
 from stream.live.ledger import Ledger
-from stream.pair import MAX_SIDE, REASONS, EncodedPair, Header, Image
-from stream.recording.reader import read_pairs
+from stream.pair import REASONS, EncodedPair, Header
 from stream.recording.writer import RecordingWriter
 from stream.source import Cursor
 from stream.transport.endpoint import bind_address, connect_address

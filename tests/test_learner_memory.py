@@ -27,7 +27,8 @@ from learner.memory.decoding import decode_all, decode_onto
 from learner.memory.memory import Draw, Memory
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from stream.codec import encode_pair
-from stream.pair import Codec, EncodedPair, Image, StereoPair
+from stream.image import Image
+from stream.pair import Codec, EncodedPair, StereoPair
 from stream.source import IteratorSource
 
 CONFIG = MemoryConfig(capacity=12, fresh_capacity=6, canvas=(8, 10), stalest_share=0.2)

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from link_steps import LOOPBACK, all_received, received
+from recorded import read_pairs
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,7 +39,6 @@ from stream.live import announcements, backfill_messages
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.recording.reader import read_pairs
 from stream.recording.source import RecordingSource
 
 DATA = Path(__file__).parent / "data" / "0.1.0"

@@ -26,7 +26,7 @@ from learner.memory.canvas import on_canvas
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import restore
 from learner.runs.settings import from_plain
-from stream.pair import Image
+from stream.image import Image
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 90.0

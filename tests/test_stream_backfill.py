@@ -21,6 +21,7 @@ from memory_shelf import MemoryShelf
 
 from stream import codec
 from stream.errors import EndpointError, MalformedMessage
+from stream.image import MAX_EYE_BYTES
 from stream.live.backfill_client import MAX_REPLY_BYTES, BackfillClient, VerifiedReply
 from stream.live.backfill_messages import (
     MAX_BODY_BYTES,
@@ -50,7 +51,7 @@ from stream.live.backfill_plan import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, SPANS_IN
 from stream.live.backfill_server import BackfillServer
 from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
-from stream.pair import MAX_EYE_BYTES, EncodedPair
+from stream.pair import EncodedPair
 from stream.source import Cursor
 from stream.transport.endpoint import backfill_endpoint
 

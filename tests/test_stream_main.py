@@ -11,7 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from recorded import EPOCH, NEXT_EPOCH, made, names, recorded, some
+from recorded import EPOCH, NEXT_EPOCH, made, names, read_pairs, recorded, some
 from running import WAIT_S, running
 
 from device.spool.rules import SpoolLimits
@@ -26,7 +26,6 @@ from stream.identity_set import IdentitySet
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.recording.reader import read_pairs
 from stream.recording.source import RecordingSource
 from stream.recording.writer import RecordingWriter
 from stream.source import Cursor, IteratorSource

@@ -35,13 +35,13 @@ from mcap.stream_reader import StreamReader, get_chunk_data_stream
 from mcap.writer import CompressionType, Writer
 from mcap_protobuf.decoder import DecoderFactory
 from mcap_protobuf.schema import register_schema
-from recorded import EPOCH, NEXT_EPOCH, START_NS, made, recorded, some
+from recorded import EPOCH, NEXT_EPOCH, START_NS, made, read_pairs, recorded, some
 
 from stream.codec import decode, encode_pair, from_parts, to_parts
 from stream.errors import EndOfStream, MalformedMessage, StreamError
 from stream.pair import Codec, EncodedPair
 from stream.recording.mcap_writer import MAGIC, MAX_CHUNK_BYTES
-from stream.recording.reader import EyeTopics, RecordingReader, open_recording, read_pairs
+from stream.recording.reader import EyeTopics, RecordingReader, open_recording
 from stream.recording.source import MAX_PAUSE_S, RecordingSource
 from stream.recording.writer import RecordingWriter
 

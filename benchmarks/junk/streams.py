@@ -21,7 +21,8 @@ from learner.memory.canvas import on_canvas
 from learner.objectives.contract import Batch
 from learner.probes.control_sets import load_control
 from stream.codec import decode, encode_pair
-from stream.pair import EncodedPair, Image
+from stream.image import Image
+from stream.pair import EncodedPair
 
 EPOCH = "0" * 32
 PHOTOGRAPH_PX = 32

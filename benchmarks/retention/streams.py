@@ -25,7 +25,8 @@ from device.sim.camera import SimCamera, SimConfig
 from device.sim.control_set import write_control_set
 from learner.probes.control_sets import ControlSet, load_control
 from stream.codec import decode, encode_pair
-from stream.pair import EncodedPair, Image
+from stream.image import Image
+from stream.pair import EncodedPair
 
 EPOCH = "0" * 32
 IMAGE_SIZE = 32

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.pair import Image
+from stream.image import Image
 
 Mishap = Literal["noise", "flat", "motion_blur", "lens_cap", "over_exposed", "frozen"]
 MISHAPS: tuple[Mishap, ...] = get_args(Mishap)

@@ -31,7 +31,8 @@ from benchmarks.transport.peers.lineup import CONTENDERS
 from benchmarks.transport.peers.ours import DEVICE, EPOCH
 from stream.codec import encode_pair
 from stream.errors import StreamError
-from stream.pair import EncodedPair, Image
+from stream.image import Image
+from stream.pair import EncodedPair
 
 SIZE = (720, 1280)
 VIEWS = 4

@@ -13,7 +13,8 @@ from typing import Literal
 from device.cameras.open import Origin, camera_kind
 from device.cameras.settings import CameraSettings
 from device.dedupe import DedupeConfig
-from stream.pair import MAX_SIDE, Codec
+from stream.image import MAX_SIDE
+from stream.pair import Codec
 
 MAX_GIB = 4096
 MAX_LINGER_S = 86400

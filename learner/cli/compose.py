@@ -45,8 +45,8 @@ from learner.service.service import Service
 from learner.service.summary import Summary
 from learner.weights.latest import LatestWeights
 from stream.host.systemd import Supervisor
+from stream.image import MAX_SIDE
 from stream.live.metrics import StreamMetrics
-from stream.pair import MAX_SIDE
 from stream.source import Source
 
 FULL_DISK_S = 10.0

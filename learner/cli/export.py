@@ -21,7 +21,7 @@ from learner.weights.export import load_encoder
 from learner.weights.onnx import export_onnx
 from stream.host.command import Command
 from stream.host.program import Result, Stop
-from stream.pair import MAX_SIDE
+from stream.image import MAX_SIDE
 
 DESCRIPTION = """Write the newest good weights of a run as ONNX, beside the safetensors that are always there.
 

@@ -25,7 +25,8 @@ from learner.report.pictures import photo
 from learner.runs.titles import ACCURACIES, CURVES
 from stream.codec import decode
 from stream.errors import MalformedMessage
-from stream.pair import EncodedPair, Image
+from stream.image import Image
+from stream.pair import EncodedPair
 from stream.stats import DeviceStats
 
 CURVES_EVERY_S = 6.0

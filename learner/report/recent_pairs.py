@@ -14,7 +14,8 @@ from learner.memory.canvas import on_canvas
 from learner.runs.commit import unpack
 from stream.codec import decode
 from stream.errors import MalformedMessage
-from stream.pair import Image, StereoPair
+from stream.image import Image
+from stream.pair import StereoPair
 
 
 @dataclass(frozen=True, eq=False)

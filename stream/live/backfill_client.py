@@ -11,10 +11,11 @@ import zmq
 
 from stream import codec
 from stream.errors import MalformedMessage
+from stream.image import MAX_EYE_BYTES
 from stream.live.backfill_messages import MAX_ROWS, PairsReply, Reply, Row, decode_reply, encode_message
 from stream.live.backfill_plan import CREDIT_BYTES, BackfillPlan
 from stream.live.ledger import Ledger
-from stream.pair import MAX_EYE_BYTES, EncodedPair
+from stream.pair import EncodedPair
 from stream.transport.parts import receive_parts
 
 HIGH_WATER = 8

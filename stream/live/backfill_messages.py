@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Protocol, TypeVar
 import msgspec
 
 from stream.errors import MalformedMessage
-from stream.pair import MAX_EYE_BYTES
+from stream.image import MAX_EYE_BYTES
 
 MAX_BODY_BYTES = 1 << 20
 MAX_EPOCHS = 4096

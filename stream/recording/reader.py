@@ -12,7 +12,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 
@@ -256,8 +255,3 @@ def open_recording(path: Path, topics: EyeTopics | None = None) -> Iterator[Reco
         raise StreamError(f"{path}: {error.strerror or error}") from error
     with file:
         yield RecordingReader(file, str(path), topics)
-
-
-def read_pairs(data: bytes) -> list[EncodedPair]:
-    """Return the pairs in a recording's bytes, however damaged they are. Raises StreamError if it is none, and nothing else."""
-    return list(RecordingReader(BytesIO(data), "recording"))

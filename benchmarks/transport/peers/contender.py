@@ -9,7 +9,8 @@ from typing import NamedTuple, Protocol
 import cv2
 import numpy as np
 
-from stream.pair import EncodedPair, Image
+from stream.image import Image
+from stream.pair import EncodedPair
 
 HOST = "127.0.0.1"
 ENDS = 20

@@ -16,9 +16,10 @@ from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream import codec
 from stream.errors import EndOfStream, StreamError
+from stream.image import Image
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
-from stream.pair import EncodedPair, Image
+from stream.pair import EncodedPair
 from stream.transport.security import Security
 
 DEVICE = "bench"
