@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
 
 from learner.cli.settings import ProcessConfig
 from learner.errors import SettingsError
@@ -11,7 +10,6 @@ from stream.live.subscriber import Subscriber
 from stream.recording.source import RecordingSource
 from stream.source import Cursor, Source
 from stream.transport.endpoint import connect_address, security_for
-from stream.transport.security import Security
 
 OpenSource = Callable[[str, Cursor | None], Source]
 """Opens a source for a learner of this name, which continues behind this cursor."""
@@ -50,11 +48,7 @@ def _subscriber_opener(process: ProcessConfig) -> OpenSource:
     security = security_for(process.connect, keys=process.keys, insecure=process.insecure)
     for endpoint in process.connect:
         connect_address(endpoint, security=security, insecure=process.insecure)
-    return partial(_subscriber, process, security)
-
-
-def _subscriber(process: ProcessConfig, security: Security | None, name: str, cursor: Cursor | None) -> Subscriber:
-    return Subscriber(
+    return lambda name, cursor: Subscriber(
         process.connect,
         consumer=name,
         cursor=cursor,

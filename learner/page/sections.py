@@ -10,6 +10,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from html import escape
 from pathlib import Path
 
@@ -17,9 +18,10 @@ import cv2
 import numpy as np
 
 from learner.page.history import Column, Tail
+from learner.page.live import MAX_DEVICES as LIVE_DEVICES
 from learner.page.live import Live, ReservoirRow, Snapshot
 from learner.page.sparklines import curve, encoder_curves
-from learner.report.html import grid, missing, number
+from learner.report.html import grid, missing, number, number_tiles
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo
 from learner.runs.titles import ACCURACIES, CURVES
@@ -82,10 +84,10 @@ class SectionCache:
 
 def sections_of(live: Live, run: Path) -> list[Section]:
     """Return all sections of the page in their order. run: the run directory, which may not exist yet."""
-    photographs, curves = _Photographs(), _Curves(run)
+    curves = _Curves(run)
     return [
         Section("now", "", "", _always(), lambda: _now(live)),
-        Section("devices", "Devices", _DEVICES, _always(), lambda: _devices(live, photographs)),
+        Section("devices", "Devices", _DEVICES, _always(), lambda: _devices(live)),
         Section("views", "Where the teacher looks", VIEWS_NOTE, lambda: _number(live), lambda: _views(live)),
         Section("memory", "What the reservoir holds", _MEMORY, lambda: _number(live), lambda: _memory(live)),
         Section("curves", "Training", _CURVES, _each(CURVES_EVERY_S, live), curves.steps),
@@ -126,30 +128,29 @@ def _now(live: Live) -> str:
     learner, report = live.learner, live.report
     stats, counts = live.stats, learner.counts()
     capacity = learner.config.memory.capacity
-    tiles = {
-        "training steps": number(learner.steps),
-        "pairs received": number(learner.received),
-        "samples a second at present, waiting included": number(live.samples_per_s),
-        "loss of the last step": number(report.loss if report else None),
-        f"pairs in the reservoir, of {number(capacity)}": number(counts.kept),
-        "pairs that wait for their first step": number(counts.fresh),
-        "pairs suppressed or left out by the rig": number(learner.suppressed + learner.junk),
-        "rollbacks after a collapse": number(learner.trainer.guard.rollbacks),
+    tiles: dict[str, object] = {
+        "training steps": learner.steps,
+        "pairs received": learner.received,
+        "samples a second at present, waiting included": live.samples_per_s,
+        "loss of the last step": report.loss if report else None,
+        f"pairs in the reservoir, of {number(capacity)}": counts.kept,
+        "pairs that wait for their first step": counts.fresh,
+        "pairs suppressed or left out by the rig": learner.suppressed + learner.junk,
+        "rollbacks after a collapse": learner.trainer.guard.rollbacks,
     }
     if stats is not None:
-        tiles |= {"pairs lost on the way": number(stats.lost), "pairs still to come": number(stats.pending)}
-    boxes = "".join(f"<div><b>{value}</b><span>{words}</span></div>" for words, value in tiles.items())
-    return f'<p class="lead">{escape(live.status).replace("  ", " · ")}</p><div class="tiles">{boxes}</div>'
+        tiles |= {"pairs lost on the way": stats.lost, "pairs still to come": stats.pending}
+    return f'<p class="lead">{escape(live.status).replace("  ", " · ")}</p>{number_tiles(tiles)}'
 
 
-def _devices(live: Live, photographs: _Photographs) -> str:
+def _devices(live: Live) -> str:
     latest = live.latest()
     stats = live.stats.devices if live.stats else {}
     names = list(dict.fromkeys((*stats, *latest)))
     if not names:
         return missing("No device is known yet.")
     cards = "".join(
-        f'<article class="device"><h3>{escape(name)}</h3>{photographs.of(latest.get(name))}'
+        f'<article class="device"><h3>{escape(name)}</h3>{_both_eyes(latest.get(name))}'
         f"{_facts(_state(latest.get(name), stats.get(name), live.stats_s))}</article>"
         for name in names[:MAX_DEVICES]
     )
@@ -187,23 +188,11 @@ def _facts(facts: Mapping[str, str]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"
 
 
-class _Photographs:
-    """The newest pair of each device as markup; each pair is drawn once."""
-
-    def __init__(self) -> None:
-        self._drawn: dict[str, tuple[str, str]] = {}
-
-    def of(self, pair: EncodedPair | None) -> str:
-        """Return both eyes as small images, or a note where the pair does not decode."""
-        if pair is None:
-            return missing("No pair was received since this process began.")
-        name, device = pair.header.name, pair.header.device
-        if self._drawn.get(device, ("", ""))[0] != name:
-            self._drawn[device] = name, _both_eyes(pair)
-        return self._drawn[device][1]
-
-
-def _both_eyes(pair: EncodedPair) -> str:
+@lru_cache(maxsize=LIVE_DEVICES)
+def _both_eyes(pair: EncodedPair | None) -> str:
+    """Return both eyes as small images, or a note where there is no pair or it does not decode."""
+    if pair is None:
+        return missing("No pair was received since this process began.")
     try:
         decoded = decode(pair)
     except MalformedMessage as error:
@@ -310,6 +299,5 @@ def _probe(name: str, kind: str, columns: Mapping[str, Column]) -> str:
     drawn = {who: points for who, points in lines.items() if len(points[0])}
     if not drawn:
         return missing(f"{name}: {kind} has no number.")
-    if kind == "rankme":
-        return encoder_curves(f"{name}: effective rank", drawn)
-    return encoder_curves(f"{name}: {ACCURACIES[kind]}, %", drawn, scale=100.0)
+    title, scale = (f"{ACCURACIES[kind]}, %", 100.0) if kind in ACCURACIES else ("effective rank", 1.0)
+    return encoder_curves(f"{name}: {title}", drawn, scale=scale)

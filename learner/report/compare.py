@@ -10,9 +10,8 @@ from typing import Any
 from learner.errors import LearnerError
 from learner.report.figures import MAX_RUNS, run_curves
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
-from learner.report.report import NOT_CURVES
 from learner.runs.reading import Line, by_encoder, flat, is_number, points, read_lines, read_object
-from learner.runs.titles import ACCURACIES, CURVES, FIGURES
+from learner.runs.titles import ACCURACIES, CURVES, FIGURES, curve_names
 from stream.fsync import replace_file
 
 
@@ -139,8 +138,7 @@ def _probe_curves(runs: Sequence[ComparedRun]) -> str:
 
 def _curves(runs: Sequence[ComparedRun]) -> str:
     there = dict.fromkeys(key for run in runs for line in run.steps[:1] + run.steps[-1:] for key in line)
-    names = [name for name in CURVES if name in there] + [n for n in there if n not in CURVES.keys() | NOT_CURVES]
-    lines = {name: [points(run.steps, name) for run in runs] for name in names}
+    lines = {name: [points(run.steps, name) for run in runs] for name in curve_names(there)}
     figures = [
         run_curves(CURVES.get(name, name), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)
     ]

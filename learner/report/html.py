@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from math import isfinite
 
@@ -45,6 +45,12 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = 
     )
     above = f"<caption>{escape(caption)}</caption>" if caption else ""
     return f'<div class="wide"><table>{above}<thead><tr>{top}</tr></thead><tbody>{body}</tbody></table></div>'
+
+
+def number_tiles(numbers: Mapping[str, object]) -> str:
+    """Return numbers by what they mean, as large tiles."""
+    boxes = (f"<div><b>{number(value)}</b><span>{words}</span></div>" for words, value in numbers.items())
+    return f'<div class="tiles">{"".join(boxes)}</div>'
 
 
 def legend(text: str, role: str) -> str:

@@ -18,18 +18,17 @@ import numpy as np
 
 from learner.errors import LearnerError
 from learner.report.figures import curve, encoder_curves, time_map
-from learner.report.html import grid, legend, missing, number, page, section
+from learner.report.html import grid, legend, missing, number, number_tiles, page, section
 from learner.report.layout import Layout, layout_of
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation
 from learner.runs.reading import Album, Line, by_encoder, is_number, points, read_album, read_lines, read_object
-from learner.runs.titles import ACCURACIES, CURVES, FIGURES
+from learner.runs.titles import ACCURACIES, CURVES, FIGURES, curve_names
 from stream.fsync import replace_file
 
 STRIP = 12
 """Pictures of the recent pairs, evenly spread over them."""
-NOT_CURVES = {"step", "samples", "received", "seconds", "waited_s"}
 
 
 def write_report(run: Path, path: Path | None = None) -> Path:
@@ -104,10 +103,9 @@ _LOOKS = (
 
 
 def _headline(summary: Line) -> str:
-    tiles = [f"<div><b>{number(summary.get(key))}</b><span>{words}</span></div>" for key, words in FIGURES.items()]
     loss = f"loss {number(summary.get('loss_first'))} → {number(summary.get('loss_last'))}"
     lead = f"<p class=lead>{number(summary.get('seconds'))} s, {number(summary.get('samples'))} training samples, {loss}</p>"
-    return f'<section>{lead}<div class="tiles">{"".join(tiles)}</div></section>'
+    return f"<section>{lead}{number_tiles({words: summary.get(key) for key, words in FIGURES.items()})}</section>"
 
 
 def _probe_table(summary: Line) -> str:
@@ -149,10 +147,9 @@ def _curves(steps: Sequence[Line] | None, config: Line | None) -> str:
     if not steps:
         return missing("steps.jsonl is missing or empty: the run stopped before its first step.")
     numeric = dict.fromkeys(key for line in steps for key, value in line.items() if is_number(value))
-    names = [name for name in CURVES if name in numeric] + [n for n in numeric if n not in CURVES.keys() | NOT_CURVES]
     prototypes = ((config or {}).get("objective") or {}).get("prototypes")
     levels = {"teacher_entropy": ("uniform: ln K", log(prototypes))} if prototypes else {}
-    curves = {name: points(steps, name) for name in names}
+    curves = {name: points(steps, name) for name in curve_names(numeric)}
     return grid(
         [curve(CURVES.get(n, n), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 ACCURACIES = {"knn": "k-NN", "knn_10pct": "k-NN, 10 % bank", "linear": "linear"}
 """Accuracies of a probe, the keys of a line of probes.jsonl."""
 CURVES = {
@@ -29,3 +31,10 @@ FIGURES = {
     "duty_cycle": "share of the time training",
 }
 """Figures of a whole run, the keys of summary.json."""
+_NOT_CURVES = {"step", "samples", "received", "seconds", "waited_s"}
+
+
+def curve_names(keys: Iterable[str]) -> list[str]:
+    """Return the keys of steps that are drawn as curves: those with a title in its order, then all others."""
+    names = list(keys)
+    return [name for name in CURVES if name in names] + [n for n in names if n not in CURVES.keys() | _NOT_CURVES]

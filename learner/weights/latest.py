@@ -7,7 +7,7 @@ training. A commit in doubt keeps the earlier ones. An export that the disk refu
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -87,16 +87,12 @@ class LatestWeights:
 
     def _stream(self) -> dict[str, Any]:
         """Return the devices of the pairs in memory, and when these were captured."""
-        captured = _captured(self._learner.memory.slots.captured)
+        captured = [(device, time_ns) for device, time_ns in self._learner.memory.slots.captured if device]
         devices = sorted({device for device, _ in captured})[:NAMED_DEVICES]
-        times = [nanoseconds for _, nanoseconds in captured]
+        times = [time_ns for _, time_ns in captured]
         span = {"captured_from": _utc(min(times)), "captured_until": _utc(max(times))} if times else {}
         return {"stream": {"devices": devices, **span}}
 
 
-def _captured(slots: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    return [(device, nanoseconds) for device, nanoseconds in slots if device]
-
-
-def _utc(nanoseconds: int) -> str:
-    return datetime.fromtimestamp(nanoseconds // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")
+def _utc(time_ns: int) -> str:
+    return datetime.fromtimestamp(time_ns // 1_000_000_000, UTC).isoformat().replace("+00:00", "Z")
