@@ -23,7 +23,7 @@ OBJECTIVES = {kind.name: kind for kind in (BabyAgentConfig, ContrastiveConfig)}
 
 @dataclass(frozen=True, kw_only=True)
 class LearnerConfig:
-    """What decides the weights: the same recording, settings and seed give the same ones."""
+    """The settings that decide the weights: the same recording, settings and seed give the same ones."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     objective: ObjectiveConfig = field(default_factory=BabyAgentConfig)
@@ -32,11 +32,11 @@ class LearnerConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     seed: int = 0
-    """Seeds the weights, the views and the reservoir."""
+    """Seed of the weights, the views and the reservoir."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the backbone; bfloat16 pays on a GPU only."""
     max_refused_steps: int = 3
-    """Steps in a row whose loss is not a number after which the learner stops."""
+    """Refused steps in a row after which the learner stops."""
 
     def __post_init__(self) -> None:
         if self.memory.fresh_capacity < self.pacing.batch_size:
@@ -89,9 +89,10 @@ def _contrastive() -> LearnerConfig:
 
 
 def _babyagent() -> LearnerConfig:
-    """DeiT-S for a GPU: the seed's numbers, but for what left small networks below random in k-NN (`docs/learning.md`).
+    """DeiT-S for a GPU: the numbers of the original experiment, except those that left small networks below random in k-NN.
 
-    So centring and the second term are those of preset `cpu`, and a stream's constant schedule replaces the nightly cosine.
+    So centring and the second term are those of preset `cpu` (`docs/learning.md`), and the constant schedule of a stream replaces
+    the nightly cosine.
     """
     return LearnerConfig(
         objective=BabyAgentConfig(centring="sinkhorn", repulsion=0.2, repelled_by="pairs", repulsion_temperature=0.1),
@@ -101,22 +102,22 @@ def _babyagent() -> LearnerConfig:
 
 PRESETS = {"cpu": _cpu(), "contrastive": _contrastive(), "babyagent": _babyagent()}
 """`cpu`: a small ViT for two cores; `contrastive`: the same, with InfoNCE.
-`babyagent`: DeiT-S for a GPU, with the seed's numbers where nothing measured speaks against them."""
+`babyagent`: DeiT-S for a GPU, with the numbers of the original experiment where no measurement speaks against them."""
 
 
 def to_plain(config: LearnerConfig) -> dict[str, Any]:
-    """As nested dictionaries; the objective's has its name beside its settings."""
+    """Return the settings as nested dictionaries; that of the objective has its name, too."""
     plain = dataclasses.asdict(config)
     return plain | {"objective": {"name": config.objective.name} | plain["objective"]}
 
 
 def differences(ours: LearnerConfig, theirs: LearnerConfig) -> list[str]:
-    """The settings in which two configurations differ, as `name: ours, theirs`."""
+    """Return the settings in which two configurations differ, as `name: ours, theirs`."""
     return _differing(to_plain(ours), to_plain(theirs), "")
 
 
 def _differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str) -> list[str]:
-    """Of different objectives the settings that only one has go without saying."""
+    """Of different objectives, settings that only one of them has are left out."""
     found: list[str] = []
     for name, mine in ours.items():
         yours = theirs.get(name, mine)

@@ -1,8 +1,8 @@
-"""What stops a learner.
+"""The errors that stop a learner.
 
 LearnerError                base of this tree; one line that a person can act on
- +- SettingsError           a setting that cannot work, or a run directory made with others
- +- Failed                  it failed on the way, with settings that can work
+ +- SettingsError           a setting that cannot work, or a run directory made with other settings
+ +- Failed                  the run failed, with settings that can work
  |   +- PortInUse           a port or address that cannot be had now, but may be later
  |   +- Diverged            training cannot go on; the weights are the last good ones
  |       +- NonFiniteLoss   several steps in a row had a loss or gradient that is not a number
@@ -20,17 +20,17 @@ class LearnerError(ReportedError):
 
 
 class SettingsError(LearnerError):
-    """A setting that cannot work; the message says which one and what would."""
+    """A setting cannot work; the message says which one, and what would work."""
 
 
 class Failed(LearnerError):
-    """It failed on the way, with settings that can work."""
+    """The run failed, with settings that can work."""
 
     exit_code = 1
 
 
 class PortInUse(Failed):
-    """A port or an address of this machine that cannot be had now, but may be later."""
+    """A port or an address of this machine is taken now, but may be free later."""
 
 
 class Diverged(Failed):
@@ -46,4 +46,4 @@ class Collapsed(Diverged):
 
 
 class ControlError(LearnerError):
-    """A labelled control set that cannot be used."""
+    """A labelled control set cannot be used."""

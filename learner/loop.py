@@ -22,7 +22,7 @@ from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
 from learner.objectives.contract import Objective
 from learner.pacing import Pacing
-from learner.team import Member, PairCounts, Solo, Team
+from learner.team import Member, PairCounts, Solo
 from learner.trainer import StepReport, Trainer
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair, StereoPair
@@ -38,6 +38,9 @@ MAX_AHEAD = 64
 __all__ = ["Learner", "StepReport", "Waiting", "learn"]
 
 _COUNTS = ("received", "suppressed", "junk")
+
+
+Team = Solo | Group
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +66,9 @@ class Learner:
     ) -> None:
         self.config = config
         self.device = device
-        self.team = _default_team(Member(config, device, memory)) if team is None else team
+        if team is None:
+            team = Group(Member(config, device)) if collectives.count() > 1 else Solo(Member(config, device, memory))
+        self.team = team
         self.pacing = Pacing(config.pacing)
         self.received = self.suppressed = self.junk = 0
 
@@ -162,16 +167,10 @@ class Learner:
         LookupError, ValueError or RuntimeError where the state does not fit the settings.
         """
         shards = resharded(state["memory"]["shards"], self.team.size)
-        parts = list(zip_longest(shards, state["generators"][: self.team.size]))
-        common = {name: state[name] for name in ("objective", "optimizer", "guard", "snapshots", "counts")}
-        self.team.load(common, parts, state["memory"]["keys"], pairs)
+        self.team.load(state, list(zip_longest(shards, state["generators"][: self.team.size])), pairs)
         self.pacing.load_state_dict(state["pacing"])
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
-
-
-def _default_team(member: Member) -> Team:
-    return Group(member) if collectives.count() > 1 else Solo(member)
 
 
 def _keep_nothing(key: int, pair: EncodedPair) -> None:

@@ -1,13 +1,12 @@
 """The processes of a run: each is a member, with a trainer and a shard of the memory; together they are the team of the leader.
 
-`Solo` is the team of one process, `learner.distributed.group.Group` that of several.
+`Solo` is the team of one process, `learner.distributed.group.Group` that of several; both have the same methods.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
-from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -21,13 +20,13 @@ from learner.errors import SettingsError
 from learner.memory.decoding import decode_all, decode_onto
 from learner.memory.memory import Memory
 from learner.memory.ranking import Ranking, reservoir_for
-from learner.memory.slots import Keys
 from learner.trainer import StepReport, Trainer
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair, StereoPair
 
 log = logging.getLogger(__name__)
 
+State = Mapping[str, Any]
 Part = tuple[dict[str, Any], Tensor | None]
 """The state of one member that differs from the others: its shard of the memory, and the generator of its views."""
 
@@ -97,30 +96,24 @@ class Member:
 
     def counts(self) -> PairCounts:
         """Count the pairs of this process."""
-        memory = self.memory
-        return PairCounts(
-            drawable=len(memory),
-            fresh=memory.fresh,
-            kept=len(memory.ranking.reservoir),
-            dropped_fresh=memory.dropped_fresh,
-            quarantined=memory.quarantined,
-            undecodable=self.undecodable,
-        )
+        memory, kept = self.memory, len(self.memory.ranking.reservoir)
+        lost = memory.dropped_fresh, memory.quarantined, self.undecodable
+        return PairCounts(len(memory), memory.fresh, kept, *lost)
 
     def part(self) -> Part:
         """Return this member's part of a state."""
         return self.memory.state_dict(), self.trainer.generator.get_state()
 
-    def load(self, common: Mapping[str, Any], part: Part, pairs: Iterable[EncodedPair | None]) -> None:
-        """Continue from a state: what is common to all members, and this member's part with its pairs.
+    def load(self, state: State, part: Part, pairs: Iterable[EncodedPair | None]) -> None:
+        """Continue from a state, which is common to all members, and this member's part of it with its pairs.
 
         Raises LookupError, ValueError or RuntimeError where the state does not fit the settings.
         """
         memory, generator = part
-        self.trainer.load_state_dict(common, generator)
+        self.trainer.load_state_dict(state, generator)
         self.memory.load_state_dict(memory, decode_all(self.config.memory.canvas, pairs))
         # The leader's count includes that of the processes before.
-        self.undecodable = 0 if collectives.number() else common["counts"]["undecodable"]
+        self.undecodable = 0 if collectives.number() else state["counts"]["undecodable"]
 
 
 def _own_shard(config: LearnerConfig) -> Memory:
@@ -130,51 +123,8 @@ def _own_shard(config: LearnerConfig) -> Memory:
     return Memory(config.memory, ranking=ranking, **shard)
 
 
-class Team(ABC):
-    """All processes of a run, as the leader drives them; `member` is the leader itself."""
-
-    member: Member
-    size: int
-
-    @abstractmethod
-    def deal(self, key: int, pair: EncodedPair) -> bool:
-        """Send a new pair to the member that it belongs to; False where that is the leader, who adds it himself."""
-
-    @abstractmethod
-    def deliver(self, *, is_waiting: bool) -> int:
-        """Bring the dealt pairs to the other members, and return how many entered their memories.
-
-        is_waiting: no step is due now. The others are then called also without pairs, so that they do not wait too long.
-        """
-
-    @abstractmethod
-    def step(self, rate_factor: float) -> StepReport:
-        """Let all members train on their parts of one batch."""
-
-    @abstractmethod
-    def counts(self) -> list[PairCounts]:
-        """Return the counts of each member: the leader's of now, the others' of their last call."""
-
-    @abstractmethod
-    def save(self) -> list[Part]:
-        """Return the parts of all members."""
-
-    @abstractmethod
-    def load(
-        self, common: Mapping[str, Any], parts: Sequence[Part], keys: Keys, pairs: Iterable[EncodedPair | None]
-    ) -> None:
-        """Let all members continue from a state. pairs: those of the keys, int64 [n], None for one that cannot be read.
-
-        Raises LookupError, ValueError or RuntimeError where the state does not fit the settings.
-        """
-
-    @abstractmethod
-    def dismiss(self) -> None:
-        """Let the other members end; idempotent."""
-
-
-class Solo(Team):
-    """A team of one."""
+class Solo:
+    """The team of one process; `Group` has the same methods. member: the leader itself."""
 
     size = 1
 
@@ -182,30 +132,35 @@ class Solo(Team):
         self.member = member
 
     def deal(self, key: int, pair: EncodedPair) -> bool:
-        """See Team."""
+        """Send a new pair to the member that it belongs to; False where that is the leader, who adds it himself."""
         return False
 
     def deliver(self, *, is_waiting: bool) -> int:
-        """See Team."""
+        """Bring the dealt pairs to the other members, and return how many entered their memories.
+
+        is_waiting: no step is due now. The others are then called also without pairs, so that they do not wait too long.
+        """
         return 0
 
     def step(self, rate_factor: float) -> StepReport:
-        """See Team."""
+        """Let all members train on their parts of one batch."""
         return self.member.train(rate_factor)
 
     def counts(self) -> list[PairCounts]:
-        """See Team."""
+        """Return the counts of each member: the leader's of now, the others' of their last call."""
         return [self.member.counts()]
 
     def save(self) -> list[Part]:
-        """See Team."""
+        """Return the parts of all members."""
         return [self.member.part()]
 
-    def load(
-        self, common: Mapping[str, Any], parts: Sequence[Part], keys: Keys, pairs: Iterable[EncodedPair | None]
-    ) -> None:
-        """See Team."""
-        self.member.load(common, parts[0], pairs)
+    def load(self, state: State, parts: Sequence[Part], pairs: Iterable[EncodedPair | None]) -> None:
+        """Let all members continue from a state and their parts of it.
+
+        pairs: those of the keys in `state["memory"]`, None for one that cannot be read. Raises LookupError, ValueError or
+        RuntimeError where the state does not fit the settings.
+        """
+        self.member.load(state, parts[0], pairs)
 
     def dismiss(self) -> None:
-        """See Team."""
+        """Let the other members end; idempotent."""

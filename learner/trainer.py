@@ -7,7 +7,7 @@ processes each has a trainer with the same weights and its own part of the batch
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -108,18 +108,11 @@ class Trainer:
             is_bad |= not is_bad.any()
         else:
             self._update(len(priority))
-        gauges = _floats(outcome.gauges)
-        report = StepReport(
-            step=self.steps,
-            samples=self.samples,
-            received=0,
-            loss=float(losses.mean()),
-            priority=float(priority.mean()),
-            grad_norm=float(grad_norm),
-            learning_rate=rate,
-            gauges=gauges,
-            rolled_back="" if is_refused else self._guarded(gauges),
-        )
+        collectives.average_(list(outcome.gauges.values()))
+        gauges = {name: float(value) for name, value in outcome.gauges.items()}
+        rolled_back = "" if is_refused else self._guarded(gauges)
+        figures = float(losses.mean()), float(grad_norm), rate, float(priority.mean())
+        report = StepReport(self.steps, self.samples, 0, *figures, gauges=gauges, rolled_back=rolled_back)
         own = slice(collectives.number() * len(batch), (collectives.number() + 1) * len(batch))
         return Step(report, is_refused, is_bad[own], priority[own])
 
@@ -213,13 +206,6 @@ class Trainer:
             self.generator.manual_seed(_seed_of_views(self.config.seed, self.steps))
         else:
             self.generator.set_state(generator.cpu())
-
-
-def _floats(gauges: Mapping[str, Tensor]) -> dict[str, float]:
-    """Average the gauges over the processes."""
-    values: Sequence[Tensor] = list(gauges.values())
-    collectives.average_(values)
-    return {name: float(value) for name, value in gauges.items()}
 
 
 def _seed_of_views(seed: int, steps: int) -> int:

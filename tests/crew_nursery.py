@@ -25,8 +25,6 @@ from learner.objectives.contract import Batch, Look
 from learner.objectives.guided import Guided
 from learner.views.crops import shrink, to_rgb
 from stream.codec import decode
-from stream.errors import MalformedMessage
-from stream.pair import EncodedPair, StereoPair
 
 torch.set_num_threads(1)
 
@@ -67,17 +65,6 @@ def die_after(steps: int) -> None:
     register_optimizer_step_pre_hook(count)
 
 
-def blind_for(names: list[str]) -> None:
-    """Pairs of these names do not decode."""
-
-    def decoded(pair: EncodedPair) -> StereoPair:
-        if pair.header.name in names:
-            raise MalformedMessage("image", "no image")
-        return decode(pair)
-
-    PATCH.setattr("learner.memory.canvas.decode", decoded)
-
-
 def live(task: dict[str, Any], rank: int, port: int) -> int:
     said = os.open(f"{task['said']}.{rank}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(said, 1)
@@ -89,7 +76,6 @@ def live(task: dict[str, Any], rank: int, port: int) -> int:
         PATCH.setattr(Guided, "look", {"plain": plain_look, "poisoned": poisoned_look}[task["look"]])
     if task["dies"] is not None and task["dies"][0] == rank:
         die_after(task["dies"][1])
-    blind_for(task["blind"])
     try:
         return main(task["words"])
     except SystemExit as ended:

@@ -11,6 +11,7 @@ import re
 import signal
 import subprocess
 import sys
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,8 +22,9 @@ import numpy as np
 import pytest
 import torch
 from crew_nursery import POISONED
+from recorded import recorded
 from safetensors.torch import load_file
-from tiny_learner import CANVAS, EPOCH, TINY, make_pairs
+from tiny_learner import CANVAS, EPOCH, TINY, make_pair, make_pairs
 
 from buffer.store import Store
 from learner.__main__ import PROGRAM
@@ -34,6 +36,7 @@ from learner.memory.memory import Memory
 from learner.runs.checkpoint import load_checkpoint
 from learner.runs.commit import Note, unpack
 from stream.host.program import Stop
+from stream.pair import EncodedPair
 from stream.recording.writer import RecordingWriter
 
 ROOT = Path(__file__).parents[1]
@@ -64,11 +67,11 @@ class Nursery:
         *words: str,
         look: str | None = None,
         dies: tuple[int, int] | None = None,
-        blind: tuple[str, ...] = (),
+        recording: Path | None = None,
     ) -> tuple[list[int], str]:
         """One life of a run: the exit codes of its processes, and what all of them said. dies: (rank, step)."""
-        command = [*SMALL, "--replay", str(self.recording), "--run-dir", str(run), *words]
-        task = {"processes": processes, "words": command, "look": look, "dies": dies, "blind": blind, "said": str(run)}
+        command = [*SMALL, "--replay", str(recording or self.recording), "--run-dir", str(run), *words]
+        task = {"processes": processes, "words": command, "look": look, "dies": dies, "said": str(run)}
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(task), file=self.process.stdin, flush=True)
@@ -201,10 +204,20 @@ def test_a_run_in_two_processes_that_was_killed_ends_as_one_that_never_was(nurse
     assert outcome(killed).sums == outcome(straight).sums
 
 
+def undecodable(seq: int) -> EncodedPair:
+    """A pair that travels well, but whose left image is none."""
+    pair, left = make_pair(seq, codec="jpeg"), b"no image"
+    crc = zlib.crc32(pair.right, zlib.crc32(left))
+    return EncodedPair(msgspec.structs.replace(pair.header, crc=crc), left, pair.right)
+
+
 def test_what_one_process_cannot_use_is_counted_and_named_by_the_first(nursery: Nursery, tmp_path: Path) -> None:
     """A pair that does not decode, and one whose loss is not finite, both in the shard of the second process."""
     run, name = tmp_path / "run", f"baby/{EPOCH[:8]}/"
-    codes, said = nursery.run(run, 2, look="poisoned", blind=(f"{name}3",))
+    pairs = make_pairs(PAIRS)
+    pairs[3] = undecodable(3)
+    recording = recorded(tmp_path / "walk.mcap", pairs)
+    codes, said = nursery.run(run, 2, look="poisoned", recording=recording)
     assert codes == [0, 0], said
     result = outcome(run)
     summary = json.loads((run / "summary.json").read_text())

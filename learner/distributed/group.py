@@ -6,15 +6,12 @@ Each process has the networks and a shard of the memory. The leader deals new pa
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import Any, Literal, NamedTuple
 
-import numpy as np
-from numpy.typing import NDArray
-
 from learner.distributed import collectives
-from learner.team import Member, PairCounts, Part, Team
+from learner.team import Member, PairCounts, Part, State
 from learner.trainer import StepReport
 from stream.pair import EncodedPair
 
@@ -32,8 +29,8 @@ class Order(NamedTuple):
     part: Any = None
 
 
-class Group(Team):
-    """All processes, as the leader sees them."""
+class Group:
+    """All processes, as the leader sees them; each method does what that of `Solo` does."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -43,14 +40,14 @@ class Group(Team):
         self._are_listening = True
 
     def deal(self, key: int, pair: EncodedPair) -> bool:
-        """See Team."""
+        """See Solo."""
         number = key % self.size
         if number:
             self._dealt[number].append((key, pair))
         return number != 0
 
     def deliver(self, *, is_waiting: bool) -> int:
-        """See Team."""
+        """See Solo."""
         dealt = sum(map(len, self._dealt))
         if not dealt and not is_waiting:
             return 0
@@ -60,41 +57,36 @@ class Group(Team):
         return dealt - (self._undecodable() - before)
 
     def step(self, rate_factor: float) -> StepReport:
-        """See Team."""
+        """See Solo."""
         self._order("step", [rate_factor] * self.size)
         report = self.member.train(rate_factor)
         self._gather_counts()
         return report
 
     def counts(self) -> list[PairCounts]:
-        """See Team."""
+        """See Solo."""
         return [self.member.counts(), *self._others]
 
     def save(self) -> list[Part]:
-        """See Team."""
+        """See Solo."""
         self._order("save")
         parts = collectives.gather(self.member.part())
         self._gather_counts()
         return parts
 
-    def load(
-        self,
-        common: Mapping[str, Any],
-        parts: Sequence[Part],
-        keys: NDArray[np.int64],
-        pairs: Iterable[EncodedPair | None],
-    ) -> None:
-        """See Team."""
+    def load(self, state: State, parts: Sequence[Part], pairs: Iterable[EncodedPair | None]) -> None:
+        """See Solo."""
         owners = {key: number for number, (memory, _) in enumerate(parts) for key in memory["keys"].tolist()}
         self._order("load", parts)
-        own = _deal_stored(pairs, [owners[key] for key in keys.tolist()])
+        own = _deal_stored(pairs, [owners[key] for key in state["memory"]["keys"].tolist()])
+        common = {name: value for name, value in state.items() if name not in ("memory", "generators")}
         problems = collectives.gather(_load(self.member, common, parts[0], own))
         self._gather_counts()
         for problem in filter(None, problems):
             raise ValueError(problem)
 
     def dismiss(self) -> None:
-        """See Team."""
+        """See Solo."""
         if self._are_listening:
             self._are_listening = False
             collectives.scatter([Order("end")] * self.size)
@@ -131,13 +123,13 @@ def follow(member: Member) -> None:
         collectives.gather(member.counts())
 
 
-def _load(member: Member, common: Mapping[str, Any], part: Part, pairs: Iterator[EncodedPair | None]) -> str:
+def _load(member: Member, state: State, part: Part, pairs: Iterator[EncodedPair | None]) -> str:
     """Load a state in this process, and return in one line why that failed, or an empty text.
 
-    common: only the leader has it. pairs: all are received in any case, because the leader deals on to the others.
+    state: only the leader has it. pairs: all are received in any case, because the leader deals on to the others.
     """
     try:
-        member.load(collectives.broadcast(common), part, pairs)
+        member.load(collectives.broadcast(state), part, pairs)
     except (LookupError, ValueError, RuntimeError) as error:
         return str(error).partition("\n")[0] or repr(error)
     finally:

@@ -1,8 +1,8 @@
-"""A timm vision transformer as the learner sees it: pixels to features, and where its `[CLS]` token looks.
+"""The encoder: a vision transformer of timm, from pixels to features, and the attention of its `[CLS]` token.
 
-Any timm model with a class token and an attention layer in its last block will do. The attention map is read by a hook
-behind the softmax of that layer, so that models with rotary embeddings, query norms or registers need no code here; what
-would come behind it is not computed. The one price: that single layer runs unfused during the attention pass.
+Any timm model with a class token and an attention layer in its last block can be used. A hook behind the softmax of that layer
+reads the attention map, so that models with rotary embeddings, query norms or registers need no code here; later layers are not
+computed. The only cost is that this one layer runs unfused while the attention is read.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from learner.errors import SettingsError
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
-    """Which backbone, and what to change in it."""
+    """The backbone, and the changes of its sizes."""
 
     backbone: str = "deit_small_patch16_224"
     """Any timm model with a [CLS] token (timm.list_models('vit*'))."""
@@ -41,7 +41,7 @@ class EncoderConfig:
             raise SettingsError(f"encoder: sizes, depth and heads must be at least 1, got {self}")
 
     def timm_arguments(self) -> dict[str, Any]:
-        """Keyword arguments for `timm.create_model`; an export's model card carries the same ones."""
+        """Return the keyword arguments for `timm.create_model`, which the model card of an export has too."""
         changed = {
             "img_size": self.image_size,
             "patch_size": self.patch_size,
@@ -53,7 +53,7 @@ class EncoderConfig:
 
 
 class Encoder(nn.Module):
-    """RGB in [0, 1], float [B, 3, H, W], to features [B, D]; H and W may vary, multiples of the patch size."""
+    """Maps RGB in [0, 1], float [B, 3, H, W], to features [B, D]. H and W are any multiples of the patch size."""
 
     mean: Tensor
     std: Tensor
@@ -69,22 +69,22 @@ class Encoder(nn.Module):
         self.register_buffer("std", torch.tensor(norm["std"]).view(3, 1, 1), persistent=False)
 
     def forward(self, rgb: Tensor) -> Tensor:
-        """Features as the backbone pools them (most: the `[CLS]` token after the last norm), float [B, D]."""
+        """Return the features as the backbone pools them, float [B, D]; mostly the `[CLS]` token after the last norm."""
         features: Tensor = self.backbone((rgb - self.mean) / self.std)
         return features
 
     @torch.no_grad()
     def attention(self, rgb: Tensor) -> Tensor:
-        """Attention of `[CLS]` to the patches in the last block: float [B, heads, h, w], each map sums to 1."""
+        """Return the attention of `[CLS]` to the patches in the last block: float [B, heads, h, w], each map sums to 1."""
         weights = self._last_weights((rgb - self.mean) / self.std)
-        # In float32 whatever the backbone computes in: a position in bfloat16 moves a window by pixels.
+        # In float32 even where the backbone uses bfloat16: a position in bfloat16 would move a window by pixels.
         to_patches = weights[:, :, 0, self.backbone.num_prefix_tokens :].float()
         height, width = rgb.shape[-2] // self.patch_size, rgb.shape[-1] // self.patch_size
         maps = to_patches.reshape(*to_patches.shape[:2], height, width)
         return maps / maps.sum((-2, -1), keepdim=True)
 
     def _last_weights(self, normalised: Tensor) -> Tensor:
-        """What the softmax of the last block's attention puts out: [B, heads, tokens, tokens]."""
+        """Return the output of the softmax in the attention of the last block: [B, heads, tokens, tokens]."""
         layer = self.backbone.blocks[-1].attn
         hook = layer.attn_drop.register_forward_hook(_stop_with_weights)
         fused, layer.fused_attn = layer.fused_attn, False
@@ -99,7 +99,7 @@ class Encoder(nn.Module):
 
 
 class _Seen(Exception):
-    """Ends an attention pass as soon as the weights are there."""
+    """Ends a forward pass as soon as the attention weights are known."""
 
     def __init__(self, weights: Tensor) -> None:
         self.weights = weights
@@ -110,13 +110,15 @@ def _stop_with_weights(_module: nn.Module, _inputs: object, weights: Tensor) -> 
 
 
 def create_backbone(config: EncoderConfig) -> Any:
-    """The timm model of `config` at its random start.
+    """Return the timm model of `config` at its random start.
 
-    Raises SettingsError where timm does not know it, cannot build it so, or it has no attention a Gaussian could be fitted to.
+    Raises SettingsError where timm does not know it, cannot build it with these sizes, or it has no attention of a `[CLS]` token.
     """
     known = timm.list_models()
     if config.backbone.split(".")[0] not in known:
-        longer = [name for name in known if name.startswith(config.backbone)]  # a name cut short is the likeliest slip
+        longer = [
+            name for name in known if name.startswith(config.backbone)
+        ]  # a name cut short is the most likely mistake
         near = longer[:3] or difflib.get_close_matches(config.backbone, known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models('vit*') names some"
         raise SettingsError(f"timm knows no backbone {config.backbone!r}{hint}")

@@ -1,13 +1,13 @@
-"""The seed's objective (seed 000, section 2): coherence of the present with the past, guided by the past's attention.
+"""The objective of the original experiment (section 2): the student agrees with the teacher, whose attention places the views.
 
 Views X, student and teacher are those of `learner.objectives.guided`. With P_p the teacher's centred and sharpened distribution
-over K prototypes, P_m the student's, z the projections:
+over K prototypes, P_m that of the student, z the projections:
 
     loss = sum_i H(P_p(X_G), P_m(X_i)) + repulsion * sum_i log sum_{j != i} exp(cos(z_i, z_j) / repulsion_temperature)
 
-per pair, before any mean. The second sum goes over the crops of the same pair (the seed's) or, with `repelled_by` "pairs",
-over those of all other pairs of the batch; `docs/learning.md` says what each was worth. The priority is KL(P_p || P_m), the
-part of the first term that the student can still lower.
+for each pair, before any mean. The second sum goes over the crops of the same pair (as in the original experiment) or, with
+`repelled_by` "pairs", over those of all other pairs of the batch; `docs/learning.md` says what each was worth. The priority is
+KL(P_p || P_m), the part of the first term that the student can still lower.
 Shapes: B pairs, N crops, K prototypes, D width of a projection.
 """
 
@@ -30,28 +30,28 @@ from learner.objectives.guided import Guided, GuidedConfig, Network, require
 
 @dataclass(frozen=True, kw_only=True)
 class BabyAgentConfig(GuidedConfig):
-    """The seed's numbers where it gives them; `docs/log.md` says what other values do."""
+    """The numbers of the original experiment where it gives them; `docs/log.md` says what other values do."""
 
     name: ClassVar[str] = "babyagent"
 
     prototypes: int = 4096
     """K, the number of prototypes."""
     hidden: int = 2048
-    """Width of the projection head's hidden layers."""
+    """Width of the hidden layers of the projector."""
     bottleneck: int = 256
     """Width of a projection."""
     student_temperature: float = 0.05
-    """tau_m, of the main network's softmax."""
+    """tau_m, of the softmax of the student."""
     teacher_temperature: float = 0.02
-    """tau_p, of the past network's softmax: lower sharpens."""
+    """tau_p, of the softmax of the teacher; a lower one sharpens."""
     centring: Literal["ema", "sinkhorn"] = "ema"
-    """How one prototype is kept from taking all: an EMA of the mean logits (the seed's), or Sinkhorn-Knopp over the batch."""
+    """How one prototype is kept from taking all pairs: an EMA of the mean logits (original experiment), or Sinkhorn-Knopp."""
     centre_momentum: float = 0.9
     """EMA rate of the centre."""
     repulsion: float = 0.1
     """lambda, the weight of the term that pushes crops apart."""
     repelled_by: Literal["crops", "pairs"] = "crops"
-    """What pushes: the other crops of the same pair (the seed's), or the crops of all other pairs of the batch."""
+    """What pushes: other crops of the same pair (original experiment), or the crops of all other pairs of the batch."""
     repulsion_temperature: float = 0.05
     """tau of that term."""
 
@@ -74,12 +74,15 @@ class BabyAgentConfig(GuidedConfig):
         )
 
     def build(self, encoder: EncoderConfig) -> BabyAgent:
-        """A random start from torch's global generator."""
+        """See ObjectiveConfig."""
         return BabyAgent(encoder, self)
 
 
 class PrototypeProjector(nn.Module):
-    """Three layers to a unit vector (the projection), then cosines to K unit prototypes (Caron et al. 2021, appendix C)."""
+    """Maps features by three layers to a unit vector, the projection, and to its cosines with K unit prototypes.
+
+    See Caron et al. 2021 (DINO), appendix C.
+    """
 
     def __init__(self, dim: int, hidden: int, bottleneck: int, prototypes: int) -> None:
         super().__init__()
@@ -94,7 +97,7 @@ class PrototypeProjector(nn.Module):
         nn.init.normal_(self.prototypes)
 
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Features [B, dim] to projection [B, bottleneck] and logits [B, K], cosines in [-1, 1]."""
+        """Map features, float [B, dim], to the projection [B, bottleneck] and logits [B, K], cosines in [-1, 1]."""
         projection = F.normalize(self.mlp(features), dim=-1)
         return projection, projection @ F.normalize(self.prototypes, dim=-1).T
 
@@ -123,11 +126,11 @@ class BabyAgent(Guided):
         self._seen_mean = self.centre.clone()
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
-        """Losses and KL of each pair; see the module's formula."""
+        """Return losses and priority of each pair by the formula of this module."""
         view = self.look(batch, generator)
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
-            # Centring is over the whole batch, whatever part of it this process has.
+            # Centring is over the whole batch, of which this process has a part.
             teacher_logits = collectives.all_rows(self.teacher(view.teacher_view)[1])
             everyones_target = self.target(teacher_logits)
             target = collectives.own_rows(everyones_target)
@@ -141,11 +144,11 @@ class BabyAgent(Guided):
         losses = cross_entropy.sum(1)
         if self.config.repulsion:
             losses = losses + self.config.repulsion * self._repulsion(projection, cosines)
-        kl = (cross_entropy.mean(1) - entropy).detach().clamp_min(0)  # rounding can leave it a hair below
+        kl = (cross_entropy.mean(1) - entropy).detach().clamp_min(0)  # rounding may bring it below 0
         return Outcome(losses, kl, self.gauges(everyones_target, entropy, kl, cosines.detach()))
 
     def _repulsion(self, projections: Tensor, cosines: Tensor) -> Tensor:
-        """[B], from the batch's projections [B, N, D] and the cosines in each pair."""
+        """Return the second term, [B], from projections [B, N, D] and the cosines in each pair [B, N, N]."""
         if self.config.repelled_by == "crops":
             return repulsion(cosines, self.config.repulsion_temperature)
         everyones = collectives.all_rows(projections.detach())
@@ -153,7 +156,7 @@ class BabyAgent(Guided):
         return repulsion_from_others(projections, everyones, own, self.config.repulsion_temperature)
 
     def target(self, logits: Tensor) -> Tensor:
-        """P_p [B, K] from the teacher's logits: centred and sharpened, each row sums to 1."""
+        """Return P_p, [B, K], the centred and sharpened logits [B, K] of the teacher; each row sums to 1."""
         if self.config.centring == "sinkhorn":
             return sinkhorn(logits / self.config.teacher_temperature)
         return F.softmax((logits - self.centre) / self.config.teacher_temperature, -1)
@@ -162,13 +165,16 @@ class BabyAgent(Guided):
     def after_step(self) -> None:
         """theta_p <- alpha theta_p + (1 - alpha) theta_m; c <- m c + (1 - m) mean of the teacher's logits.
 
-        The centre waits for the step too: a batch whose step is refused leaves no trace.
+        The centre waits for the step too, so that a refused step leaves no trace.
         """
         self.centre.lerp_(self._seen_mean, 1 - self.config.centre_momentum)
         super().after_step()
 
     def gauges(self, target: Tensor, entropy: Tensor, kl: Tensor, cosines: Tensor) -> dict[str, Tensor]:
-        """What tells a learning teacher from a collapsing one, which the loss does not (informations: `learner.guard`)."""
+        """Return the gauges, which show a collapsing teacher; the loss does not (`learner.guard` explains the informations).
+
+        target: [B, K]; entropy, kl: [B]; cosines: [B, N, N].
+        """
         spread = torch.special.entr(target.mean(0)).sum()
         information, most = spread - entropy.mean(), math.log(max(2, min(target.shape)))
         count = cosines.shape[-1]
@@ -184,23 +190,24 @@ class BabyAgent(Guided):
 
 
 def pairwise_cosines(projections: Tensor) -> Tensor:
-    """Cosines between the unit projections of a pair's crops: [B, N, D] to [B, N, N]."""
-    with torch.autocast(projections.device.type, enabled=False):  # they are divided by a small temperature next
+    """Return the cosines between the unit projections of the crops of each pair: [B, N, D] to [B, N, N]."""
+    with torch.autocast(projections.device.type, enabled=False):  # a small temperature divides them next
         return projections @ projections.transpose(-2, -1)
 
 
 def repulsion(cosines: Tensor, temperature: float) -> Tensor:
-    """sum_i log sum_{j != i} exp(cos(z_i, z_j) / temperature): [B, N, N] to [B]."""
+    """Return sum_i log sum_{j != i} exp(cos(z_i, z_j) / temperature): [B, N, N] to [B]."""
     itself = torch.eye(cosines.shape[-1], dtype=torch.bool, device=cosines.device)
     return (cosines / temperature).masked_fill(itself, -torch.inf).logsumexp(-1).sum(-1)
 
 
 def repulsion_from_others(projections: Tensor, everyones: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """sum_i log sum_{j of another pair} exp(cos(z_i, z_j) / temperature): [B, N, D], [M, N, D] and each pair's place in M to [B].
+    """Return sum_i log sum_{j of another pair} exp(cos(z_i, z_j) / temperature): [B].
 
-    What InfoNCE lowers beside the cosine with the own key (van den Oord et al. 2018, equation 4; Wang and Isola 2020,
-    uniformity). The others are taken as they stand, without gradient, so that several processes differ in nothing from one;
-    one that is not finite is left out, so that a bad pair spoils its own loss only.
+    projections: [B, N, D] of this process. everyones: [M, N, D] of all. own: int [B], the position of each pair in `everyones`.
+    This is what InfoNCE lowers beside the cosine with the own key (van den Oord et al. 2018, equation 4; Wang and Isola 2020,
+    uniformity). The others have no gradient, so that several processes give the same as one. Projections that are not finite
+    are left out, so that a bad pair spoils its own loss only.
     """
     others = everyones.flatten(0, 1)
     broken = ~others.isfinite().all(-1)
@@ -211,9 +218,9 @@ def repulsion_from_others(projections: Tensor, everyones: Tensor, own: Tensor, t
 
 
 def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
-    """Spread a batch over the prototypes evenly (Caron et al. 2020, SwAV, section 3.1): [B, K] scores to rows that sum to 1.
+    """Spread a batch evenly over the prototypes (Caron et al. 2020, SwAV, section 3.1): scores [B, K] to rows that sum to 1.
 
-    Alternately normalises prototypes to the same mass and pairs to the same mass, in log space so that nothing overflows.
+    It normalises in turn all prototypes to the same mass and all pairs to the same mass, in log space so that nothing overflows.
     """
     for _ in range(rounds):
         scores = scores - scores.logsumexp(0, keepdim=True)

@@ -1,7 +1,7 @@
-"""What an objective is: it maps (state, batch) to a loss and a priority for each pair, and brings everything else itself.
+"""The contract of an objective: it maps a batch to a loss and a priority for each pair.
 
-Views, heads, teacher, centre, queue or decoder belong to the objective, one file each under `learner/objectives/`; the loop
-knows only this contract. An objective is an `nn.Module`, so its whole state travels in `state_dict()`.
+Views, projector, teacher, centre, queue and decoder belong to the objective, which is one file in `learner/objectives/`; the
+trainer knows only this contract. An objective is an `nn.Module`, so that `state_dict()` holds its whole state.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Batch:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a batch gave, before any reduction over pairs.
+    """The result of a batch, before any reduction over pairs.
 
-    losses: [B], what the optimiser lowers, with gradient. priority: [B], what the reservoir ranks by, without. gauges:
-    scalars for the eye; never used for training.
+    losses: float [B], with gradient; the optimiser lowers their mean. priority: float [B] >= 0, without gradient; the reservoir
+    ranks by it. gauges: scalars for people and for the collapse guard; no gradient comes from them.
     """
 
     losses: Tensor
@@ -44,7 +44,7 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """How the objective looked at a batch, for a person: see `learner.views.crops` for windows.
+    """The views of a batch and how they were chosen, for a person; `learner.views.crops` explains windows.
 
     attention: [B, heads, h, w]; head: int [B]; gauss: [B, 4] mean x, y and standard deviation x, y; window: [B, 4];
     crops: [B, N, 4]; teacher_view: [B, 3, s, s]; student_views: [B, N, 3, s, s], RGB in [0, 1].
@@ -60,10 +60,10 @@ class Look:
 
 
 class Meaning(NamedTuple):
-    """What a gauge says, for whoever watches a run."""
+    """The meaning of a gauge, for people who watch a run."""
 
     unit: str
-    """The end of its name as a metric, say `nats` or `ratio`; empty for a plain number."""
+    """The last part of its name as a metric, for example `nats` or `ratio`; empty for a plain number."""
     text: str
 
 
@@ -71,47 +71,47 @@ class Objective(Protocol):
     """A self-supervised objective with its networks and its state."""
 
     meanings: ClassVar[Mapping[str, Meaning]]
-    """Of each gauge that its outcomes bring."""
+    """The meaning of each gauge in its outcomes."""
 
     def __call__(self, batch: Batch, generator: Generator) -> Outcome:
-        """Losses of one batch; draws its views from `generator`."""
+        """Return the losses of one batch; all randomness of its views comes from `generator`."""
 
     def trained(self) -> Iterable[nn.Parameter]:
-        """What the optimiser may change."""
+        """Return the parameters that the optimiser may change."""
 
     def after_step(self) -> None:
-        """Called once after each optimiser step: move the teacher, the centre, the queue."""
+        """Move teacher, centre or queue; called once after each step of the optimiser."""
 
     def encoders(self) -> dict[str, Encoder]:
-        """The encoders worth probing and exporting, by name."""
+        """Return the encoders to probe and to export, by name."""
 
     def look(self, batch: Batch, generator: Generator) -> Look:
-        """The views of a batch, without training on them."""
+        """Return the views of a batch, without training on them."""
 
     def named_modules(self) -> Iterable[tuple[str, nn.Module]]:
-        """Each part by its place in `state_dict`; `nn.Module` brings it."""
+        """Return each part by its prefix in `state_dict`; inherited from `nn.Module`."""
 
     def to(self, device: torch.device) -> Self:
-        """Move the networks and the state there; `nn.Module` brings it."""
+        """Move networks and state to a compute device; inherited from `nn.Module`."""
 
     def state_dict(self) -> dict[str, Any]:
-        """Networks and everything else that the next loss depends on; `nn.Module` brings it."""
+        """Return the networks and all else that the next loss depends on; inherited from `nn.Module`."""
 
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
         """Continue from `state_dict()`."""
 
 
 class ObjectiveConfig(ABC):
-    """The settings of an objective: a frozen dataclass that knows what it is the settings of."""
+    """The settings of an objective: a frozen dataclass that builds it."""
 
     name: ClassVar[str]
-    """What the objective is called in a run's settings."""
+    """The name of the objective in the settings of a run."""
 
     @abstractmethod
     def build(self, encoder: EncoderConfig) -> Objective:
-        """The objective at its random start, drawn from torch's global generator. Raises SettingsError."""
+        """Return the objective at its random start, drawn from torch's global generator. Raises SettingsError."""
 
     @property
     @abstractmethod
     def probe_size(self) -> int:
-        """Side in pixels at which control sets are shown to its encoders, unless the set says another."""
+        """Side in pixels at which its encoders see a control set that has no size of its own."""

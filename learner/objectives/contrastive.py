@@ -1,4 +1,4 @@
-"""InfoNCE between the eyes: a crop of the right eye is to find its own pair's left eye among those of the batch.
+"""InfoNCE between the eyes: a crop of the right eye finds the left eye of its own pair among those of the batch.
 
 NT-Xent (Chen et al. 2020, SimCLR, section 2.1) with the keys of a momentum encoder that are the batch's own (Chen et al. 2021,
 MoCo v3, section 3), in one direction: the student's crops of the right eye are the queries, the teacher's focused crops of the
@@ -6,7 +6,7 @@ left eyes the keys. With q_in the unit projection of crop n of pair i, k_j that 
 
     loss_i = mean_n -log( exp(q_in k_i / temperature) / sum_j exp(q_in k_j / temperature) )
 
-The target is one-hot and has no entropy, so that KL(target || student) is this cross-entropy: the priority is the loss.
+The target is one-hot and has no entropy, so KL(target || student) is this cross-entropy, and the priority is the loss.
 Shapes: B pairs, N crops, D width of a projection.
 """
 
@@ -29,12 +29,12 @@ from learner.objectives.guided import Guided, GuidedConfig, Network, require
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(GuidedConfig):
-    """MoCo v3's temperature; the views are the seed's."""
+    """The temperature of MoCo v3, with the views of the original experiment."""
 
     name: ClassVar[str] = "contrastive"
 
     hidden: int = 2048
-    """Width of the projection head's hidden layer."""
+    """Width of the hidden layer of the projector."""
     projection: int = 256
     """D, the width of a projection."""
     temperature: float = 0.2
@@ -50,19 +50,19 @@ class ContrastiveConfig(GuidedConfig):
         )
 
     def build(self, encoder: EncoderConfig) -> Contrastive:
-        """A random start from torch's global generator."""
+        """See ObjectiveConfig."""
         return Contrastive(encoder, self)
 
 
 class Projector(nn.Module):
-    """Two layers to a unit vector (SimCLR, section 2.1)."""
+    """Maps features by two layers to a unit vector (SimCLR, section 2.1)."""
 
     def __init__(self, dim: int, hidden: int, projection: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, projection))
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B, dim] to projections [B, D]."""
+        """Map features, float [B, dim], to projections [B, D]."""
         return F.normalize(self.mlp(features), dim=-1)
 
 
@@ -82,11 +82,11 @@ class Contrastive(Guided):
         super().__init__(Network(backbone, Projector(backbone.dim, config.hidden, config.projection)), config)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
-        """Losses of each pair; see the module's formula. A batch of one has nothing to tell apart: its loss is 0."""
+        """Return the losses of each pair by the formula of this module. The loss of a batch of one pair is 0."""
         view = self.look(batch, generator)
         count, crops = view.student_views.shape[:2]
         with torch.no_grad():
-            keys = collectives.all_rows(self.teacher(view.teacher_view))  # the negatives are those of the whole batch
+            keys = collectives.all_rows(self.teacher(view.teacher_view))  # negatives are those of the whole batch
         queries = self.student(view.student_views.flatten(0, 1))
         with torch.autocast(queries.device.type, enabled=False):
             cosines = queries @ keys.T

@@ -1,8 +1,8 @@
-"""What objectives share whose past says where to look: student and EMA teacher, and the views of a pair (seed 000, section 2).
+"""What guided objectives share: student and EMA teacher, and views of a pair that the teacher's attention places.
 
-The past network (teacher) sees the whole left image; the Gaussian under one random head of its `[CLS]` attention places one
-focused crop of the left image for itself and N small crops **at the same location of the right image** for the main network
-(student). What the two are to agree on is each objective's own.
+The views are those of the original experiment (section 2). The teacher sees the whole left image. The Gaussian under one random
+head of its `[CLS]` attention places one focused crop of the left image for the teacher, and N small crops **at the same
+location of the right image** for the student. Each objective decides what student and teacher are to agree on.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from learner.views.crops import crop, fit_gaussian, focus_window, shrink, to_rgb
 
 @dataclass(frozen=True, kw_only=True)
 class GuidedConfig(ObjectiveConfig):
-    """The seed's views and teacher; `docs/log.md` says what other values do."""
+    """The views and the teacher of the original experiment; `docs/log.md` says what other values do."""
 
     crops: int = 8
     """N, the student's crops of the right image."""
@@ -61,7 +61,7 @@ class GuidedConfig(ObjectiveConfig):
 
     @property
     def probe_size(self) -> int:
-        """The teacher's view is the one of a whole scene."""
+        """The size of the teacher's view, which shows a scene as a control set does."""
         return self.teacher_size
 
 
@@ -73,7 +73,7 @@ def require(rules: Mapping[str, bool]) -> None:
 
 
 class Network(nn.Module):
-    """A backbone and a head on its features: g_m or g_p of the seed."""
+    """An encoder with a projector on its features: g_m or g_p of the original experiment."""
 
     def __init__(self, encoder: Encoder, projector: nn.Module) -> None:
         super().__init__()
@@ -81,15 +81,15 @@ class Network(nn.Module):
         self.projector: Any = projector  # each objective has its own
 
     def forward(self, rgb: Tensor) -> Any:
-        """RGB [B, 3, S, S] to what the head makes of the features."""
+        """Map RGB, float [B, 3, S, S] in [0, 1], to the output of the projector."""
         features = self.encoder(rgb)
-        # The head stays in float32: at a temperature of 0.02 a rounded cosine is a wrong distribution.
+        # The projector stays in float32: at a temperature of 0.02 a rounded cosine gives a wrong distribution.
         with torch.autocast(rgb.device.type, enabled=False):
             return self.projector(features.float())
 
 
 class Guided(nn.Module):
-    """Student, EMA teacher and where they look; a subclass says what a batch costs."""
+    """Student, EMA teacher and their views; a subclass defines the losses."""
 
     config: GuidedConfig
 
@@ -107,7 +107,7 @@ class Guided(nn.Module):
 
     @abstractmethod
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
-        """Losses and priority of each pair."""
+        """Return losses and priority of each pair."""
 
     @torch.no_grad()
     def after_step(self) -> None:
@@ -117,22 +117,22 @@ class Guided(nn.Module):
         torch._foreach_lerp_(past, present, 1 - self.config.teacher_momentum)
 
     def trained(self) -> Iterable[nn.Parameter]:
-        """The student; the teacher follows it."""
+        """Return the weights of the student; the teacher follows it."""
         return self.student.parameters()
 
     def encoders(self) -> dict[str, Encoder]:
-        """Student and teacher."""
+        """Return student and teacher."""
         return {"student": self.student.encoder, "teacher": self.teacher.encoder}
 
     @torch.no_grad()
     def look(self, batch: Batch, generator: Generator) -> Look:
-        """Where the teacher looks, the windows that follow from it, and the augmented views."""
+        """Return the attention of the teacher, the windows that follow from it, and the augmented views."""
         attention = self.teacher.encoder.attention(to_rgb(shrink(batch.left, self.config.attention_size)))
-        with torch.autocast(attention.device.type, enabled=False):  # places and pixels are not rounded
+        with torch.autocast(attention.device.type, enabled=False):  # positions and pixels must not be rounded
             return self._views(batch, attention, generator)
 
     def gaze(self, attention: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Where to look, from maps [B, heads, h, w]: the head that is asked [B], mean and deviation [B, 2] under its map."""
+        """Choose a head for each pair from maps [B, heads, h, w]; return it, int [B], and mean and deviation [B, 2] of its map."""
         count, device = len(attention), attention.device
         head = torch.randint(attention.shape[1], (count,), device=device, generator=generator)
         mean, std = fit_gaussian(attention[torch.arange(count, device=device), head])

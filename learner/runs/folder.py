@@ -4,7 +4,7 @@ config.json    every setting that decides the weights; a run goes on only with t
 steps.jsonl    one line a training step, late in a long run one of 2, 4, ...      probes.jsonl   one line a probe
 pairs.sqlite   the pairs in memory and the list of commits, see `buffer.store`
 checkpoints/   the rest of each commit, see `learner.runs.checkpoint`                  export/        weights for timm
-album.npz      pictures as arrays               summary.json   what the run came to       report.html
+album.npz      pictures as arrays               summary.json   the figures of the run       report.html
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other learners out meanwhile; a killed one leaves no lock. Raises Failed where one is at work."""
+        """Keep other learners out inside the context; a killed one leaves no lock. Raises Failed where one is at work."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             try:
@@ -65,21 +65,21 @@ class RunDirectory:
 
     @property
     def store(self) -> Path:
-        """The file of `buffer.store.Store`."""
+        """The file of the pairs, a `buffer.store.Store`."""
         return self.path / "pairs.sqlite"
 
     @property
     def checkpoints(self) -> Path:
-        """Where the states of the commits lie."""
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @property
     def export(self) -> Path:
-        """Where weights for others lie."""
+        """The folder of the exported weights."""
         return self.path / EXPORT
 
     def append(self, name: str, line: dict[str, Any]) -> None:
-        """Add a line to `name`.jsonl; where the disk is full, OSError, and no half of it stays for the next one to follow."""
+        """Add a line to `name`.jsonl. Raises OSError where the disk is full; then no part of the line stays."""
         data = f"{json.dumps(line)}\n".encode()
         with (self.path / f"{name}.jsonl").open("ab", buffering=0) as file:
             end = file.tell()
@@ -88,7 +88,7 @@ class RunDirectory:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
     def lines(self, name: str) -> list[dict[str, Any]]:
-        """The lines of `name`.jsonl; a last one that a crash cut is left out."""
+        """Return the lines of `name`.jsonl, without a last one that a crash has cut."""
         path = self.path / f"{name}.jsonl"
         if not path.is_file():
             return []
@@ -96,14 +96,14 @@ class RunDirectory:
         return [legacy.line(json.loads(line)) for line in whole]
 
     def rewind(self, step: int) -> None:
-        """Drop the lines written after `step`, and a torn last one: the run goes on from there."""
+        """Remove the lines written after `step`, and a torn last one: the run goes on from there."""
         for name in ("steps", "probes"):
             kept = [line for line in self.lines(name) if line["step"] <= step]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             replace_file(self.path / f"{name}.jsonl", text.encode())
 
     def write_album(self, album: Album) -> None:
-        """Replace the pictures."""
+        """Replace the album."""
         draft = self.path / ".album.npz"
         np.savez(draft, **album)  # type: ignore[arg-type]
         draft.rename(self.path / "album.npz")
@@ -114,7 +114,7 @@ class RunDirectory:
 
 
 def _create(path: Path, config: LearnerConfig) -> None:
-    # Not by msgspec.json: it writes an infinite half-life as null, which is not a number when it is read again.
+    # Not by msgspec.json: it writes an infinite half-life as null, which cannot be read back as a number.
     text = json.dumps(to_plain(config), indent=2)
     missing = [folder for folder in (path, *path.parents) if not folder.exists()]
     try:

@@ -1,4 +1,4 @@
-"""Photometric augmentations of whole batches of crops, on the compute device; randomness comes from the generator passed in."""
+"""Photometric augmentations of whole batches of crops, on the compute device. All randomness comes from a passed generator."""
 
 from __future__ import annotations
 
@@ -52,10 +52,10 @@ LUMA = (0.299, 0.587, 0.114)
 
 
 def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
-    """Augment each image of float [B, 3, S, S] in [0, 1] on its own; the result is in [0, 1] again.
+    """Augment each image of float [B, 3, S, S] in [0, 1] independently; the result is in [0, 1] again.
 
-    All that is drawn is drawn for every image, and what it is to be spared gets the amount that changes nothing: shapes stay
-    the same, and most operations become one product.
+    Every amount is drawn for every image. An image that skips an operation gets the amount that changes nothing: shapes stay the
+    same, and most operations become one product.
     """
     count = len(rgb)
 
@@ -75,11 +75,11 @@ def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor
         rgb = blur(rgb, torch.where(is_blurred, sigma, 0.0))
     if settings.solarise:
         rgb = torch.where(chance(settings.solarise) & (rgb >= 0.5), 1 - rgb, rgb)
-    return rgb.clamp_(0, 1)  # weights that sum to 1 may round a hair above
+    return rgb.clamp_(0, 1)  # weights that sum to 1 may round to a little more
 
 
 def _jitter(rgb: Tensor, settings: Augmentation, chosen: Tensor, factor: Callable[[float, float], Tensor]) -> Tensor:
-    """Brightness, contrast, saturation and hue, in this order, where `chosen`."""
+    """Change brightness, contrast, saturation and hue, in this order, of the `chosen` images, bool [B, 1, 1, 1]."""
 
     def amount(strength: float) -> Tensor:
         return torch.where(chosen, factor(1 - strength, 1 + strength), 1.0)
@@ -93,13 +93,13 @@ def _jitter(rgb: Tensor, settings: Augmentation, chosen: Tensor, factor: Callabl
 
 
 def _coloured(rgb: Tensor, matrices: Tensor) -> Tensor:
-    """Each pixel of an image [B, 3, S, S] through the image's matrix [B, 3, 3]."""
+    """Multiply each pixel of images [B, 3, S, S] by the matrix of its image [B, 3, 3]."""
     return torch.bmm(matrices, rgb.flatten(2)).view_as(rgb)
 
 
 @cache
 def _grey_matrix(device: torch.device) -> Tensor:
-    """[3, 3]: every colour becomes the grey of the pixel. Made once: each copy of a constant to a GPU would wait for it."""
+    """Return the matrix [3, 3] that makes every colour grey. Made once, because each copy of a constant waits for the GPU."""
     return torch.tensor([LUMA] * 3, device=device)
 
 
@@ -109,7 +109,7 @@ def _identity(device: torch.device) -> Tensor:
 
 
 def hue_matrix(turns: Tensor) -> Tensor:
-    """Rotations of colours about the grey axis by `turns` [B]: [B, 3, 3], one product instead of a trip through HSV."""
+    """Return rotations of colours about the grey axis by `turns` [B]: [B, 3, 3], one product instead of HSV and back."""
     cos, sin = (2 * math.pi * turns).cos(), (2 * math.pi * turns).sin()
     third, root = (1 - cos) / 3, sin / math.sqrt(3)
     own, next_, last = cos + third, third - root, third + root
@@ -117,10 +117,10 @@ def hue_matrix(turns: Tensor) -> Tensor:
 
 
 def blur(rgb: Tensor, sigma: Tensor) -> Tensor:
-    """Separable Gaussian blur, a standard deviation in pixels for each image [B]; the kernel spans a tenth of the image.
+    """Blur images [B, 3, S, S] by a Gaussian; sigma: float [B], standard deviation in pixels, 0 changes nothing.
 
-    0 changes nothing. The border is reflected. As two products with a matrix an image: a convolution with a kernel of its own
-    for each image is slow on every device.
+    The kernel spans a tenth of the image, whose border is reflected. Each image is multiplied by a matrix twice: a convolution
+    with a different kernel for each image is slow on every device.
     """
     size = rgb.shape[-1]
     radius = max(1, size // 20)

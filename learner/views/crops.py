@@ -1,9 +1,9 @@
-"""From whole pairs to the crops an objective learns from: pure functions on whole batches, on the compute device.
+"""Crops of whole pairs that an objective learns from: pure functions on whole batches, on the compute device.
 
-Shapes: B pairs, N crops a pair, h w a map's grid. A **window** is (centre_x, centre_y, half_width, half_height) as fractions
-of the image's width and height, so that one window means the same place in the left and in the right image and at any
-resolution. Pairs lie in memory squeezed onto one canvas size; `aspect` (width / height of the original) lets a window be
-square on the original scene, so that static shapes cost no distortion. All randomness comes from the generator passed in.
+Shapes: B pairs, N crops of each, h and w the grid of a map. A **window** is (centre_x, centre_y, half_width, half_height) as
+fractions of the width and height of the image, so that one window is the same place in the left and in the right image and at
+any resolution. Memory holds pairs squeezed onto one canvas; with `aspect` (width / height of the original) a window is square
+on the original scene, so that static shapes cause no distortion. All randomness comes from a passed generator.
 """
 
 from __future__ import annotations
@@ -14,25 +14,25 @@ from torch import Generator, Tensor
 
 
 def to_rgb(bgr: Tensor) -> Tensor:
-    """BGR [B, 3, H, W] in 0 to 255 of any type to float RGB in [0, 1]: the house's one flip of colours.
+    """Turn BGR [B, 3, H, W] in 0 to 255 of any type into float RGB in [0, 1]; colours are flipped nowhere else.
 
-    For what was cut or shrunk: whole images have ten times the pixels.
+    It is called after images were cut or shrunk: whole images have ten times the pixels.
     """
     return bgr.flip(1).float().div_(255)
 
 
 def shrink(images: Tensor, size: int) -> Tensor:
-    """Squeeze uint8 [B, H, W, 3] onto a square of `size` pixels, antialiased, to whole numbers again: [B, 3, size, size]."""
+    """Squeeze images, uint8 [B, H, W, 3], onto a square of `size` pixels, antialiased and rounded: [B, 3, size, size]."""
     planes = images.permute(0, 3, 1, 2)
-    if planes.device.type == "cpu":  # there whole numbers take a twentieth of the time; a GPU has no kernel for them
+    if planes.device.type == "cpu":  # there integers take a twentieth of the time; a GPU has no kernel for them
         return F.interpolate(planes, (size, size), mode="bilinear", antialias=True)
     return F.interpolate(planes.float(), (size, size), mode="bilinear", antialias=True).round_()
 
 
 def fit_gaussian(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of position under attention maps [B, h, w] that sum to 1 (seed 000, section 2).
+    """Return mean and standard deviation of the position under attention maps [B, h, w] that sum to 1.
 
-    Both [B, 2] as (x, y) in fractions of the image; a patch's mass lies at its centre.
+    Both are [B, 2], (x, y) as fractions of the image; the mass of a patch lies at its centre. (Original experiment, section 2.)
     """
     height, width = maps.shape[-2:]
     xs = (torch.arange(width, device=maps.device) + 0.5) / width
@@ -44,10 +44,11 @@ def fit_gaussian(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def focus_window(mean: Tensor, std: Tensor, aspect: Tensor, *, sigmas: float, smallest: float) -> Tensor:
-    """The window around the attention: [B, 4], square on the scene, wholly inside the image.
+    """Return the window around the attention: [B, 4], square on the scene and wholly inside the image.
 
-    Its half side is `sigmas` standard deviations (the root mean square of both axes, in image heights), at least half of
-    `smallest` and at most half of the image's shorter side; near a border it is moved inside rather than cut.
+    mean, std: [B, 2]; aspect: [B]. Its half side is `sigmas` standard deviations (the root mean square of both axes, in image
+    heights), at least half of
+    `smallest` and at most half of the image's shorter side; near a border it is moved inside and not cut.
     """
     in_heights = torch.stack([std[:, 0] * aspect, std[:, 1]], -1)
     half = sigmas * in_heights.square().mean(-1).sqrt()
@@ -58,7 +59,10 @@ def focus_window(mean: Tensor, std: Tensor, aspect: Tensor, *, sigmas: float, sm
 
 
 def windows_inside(window: Tensor, count: int, *, scale: tuple[float, float], generator: Generator) -> Tensor:
-    """`count` random windows inside each of `window` [B, 4]: [B, N, 4], sides `scale` times the outer one's, uniform."""
+    """Return `count` random windows inside each `window` [B, 4]: [B, N, 4].
+
+    Their sides are the outer side times a uniform factor within `scale`.
+    """
     shape, device = (len(window), count), window.device
     share = torch.empty(shape, device=device).uniform_(*scale, generator=generator)
     shift = torch.empty((*shape, 2), device=device).uniform_(-1, 1, generator=generator)
@@ -67,7 +71,7 @@ def windows_inside(window: Tensor, count: int, *, scale: tuple[float, float], ge
 
 
 def crop(images: Tensor, windows: Tensor, size: int) -> Tensor:
-    """Cut `windows` [B, N, 4] out of images [B, H, W, 3] at `size` pixels a side: float [B * N, 3, size, size], bilinear."""
+    """Cut `windows` [B, N, 4] out of images [B, H, W, 3], bilinear: float [B * N, 3, size, size] in 0 to 255."""
     planes, count = images.permute(0, 3, 1, 2).float(), windows.shape[1]
     centre, half = windows[..., :2].flatten(0, 1), windows[..., 2:].flatten(0, 1)
     steps = (torch.arange(size, device=images.device) + 0.5) / size * 2 - 1
