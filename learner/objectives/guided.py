@@ -132,7 +132,7 @@ class Guided(nn.Module):
             return self._views(batch, attention, generator)
 
     def gaze(self, attention: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Choose a head for each pair from maps [B, heads, h, w]; return it, int [B], and mean and deviation [B, 2] of its map."""
+        """Choose a head of maps [B, heads, h, w] for each pair; return it, int [B], and mean and deviation [B, 2] of its map."""
         count, device = len(attention), attention.device
         head = torch.randint(attention.shape[1], (count,), device=device, generator=generator)
         mean, std = fit_gaussian(attention[torch.arange(count, device=device), head])
