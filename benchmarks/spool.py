@@ -37,7 +37,7 @@ from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import encode_pair, to_parts
 from stream.fsync import sync_path
-from stream.live.backfill_messages import Row
+from stream.live.backfill_messages import PairParts
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 
@@ -77,7 +77,7 @@ class Store(Protocol):
     def sync(self) -> None:
         """Make what was appended survive a power cut."""
 
-    def read(self, first: int) -> Iterator[tuple[int, Row]]:
+    def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
         """The pairs from this number on, in order."""
 
     def free(self, below: int) -> None:
@@ -106,7 +106,7 @@ class Rollback:
     def sync(self) -> None:
         """Every commit is a sync."""
 
-    def read(self, first: int) -> Iterator[tuple[int, Row]]:
+    def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
         """One statement."""
         return _rows(self._connection, first)
 
@@ -142,7 +142,7 @@ class WalSegments:
         """One fdatasync of the log."""
         os.fdatasync(self._log)
 
-    def read(self, first: int) -> Iterator[tuple[int, Row]]:
+    def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
         """Segment by segment; the open one by its own connection."""
         paths = sorted(self._folder.glob("*.sqlite"))
         for path in paths[:-1] if self._open else paths:
@@ -202,7 +202,7 @@ class Lmdb:
         """Also what was committed without."""
         self._environment.sync(True)
 
-    def read(self, first: int) -> Iterator[tuple[int, Row]]:
+    def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
         """One cursor."""
         with self._environment.begin() as transaction:
             cursor = transaction.cursor()
@@ -242,7 +242,7 @@ class Ours:
     def sync(self) -> None:
         """It does that itself."""
 
-    def read(self, first: int) -> Iterator[tuple[int, Row]]:
+    def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
         """As a learner pulls: in answers of at most 1 MiB."""
         lost: list[tuple[int, int]] = []
         head = max(span.head for span in self._spool.spans() if span.epoch == EPOCH)
@@ -376,7 +376,7 @@ def _read_damaged(name: str, kind: str, folder: Path, seed: int) -> None:
     path = max(folder.iterdir(), key=lambda path: path.stat().st_size)
     path.chmod(0o644)
     _damage(path, kind, np.random.default_rng(seed))
-    given: dict[int, Row] = {}
+    given: dict[int, PairParts] = {}
     raised = False
     try:
         given.update(STORES[name](folder).read(0))
@@ -404,7 +404,7 @@ def _damage(path: Path, kind: str, rng: np.random.Generator) -> None:
         file.write(bytes([byte ^ 1 << int(rng.integers(8))]))
 
 
-def to_row(pair: EncodedPair) -> Row:
+def to_row(pair: EncodedPair) -> PairParts:
     """What a spool keeps of a pair."""
     _, header, left, right = to_parts(pair)
     return header, left, right
@@ -428,7 +428,7 @@ def _numbered(views: Sequence[EncodedPair], seq: int) -> EncodedPair:
     return EncodedPair(msgspec.structs.replace(view.header, seq=seq), view.left, view.right)
 
 
-def _rows(connection: sqlite3.Connection, first: int) -> Iterator[tuple[int, Row]]:
+def _rows(connection: sqlite3.Connection, first: int) -> Iterator[tuple[int, PairParts]]:
     for seq, header, left, right in connection.execute("SELECT * FROM pairs WHERE seq >= ? ORDER BY seq", (first,)):
         yield seq, (header, left, right)
 

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from stream.codec import to_parts
-from stream.live.backfill_messages import MAX_ROWS, Reading, Row, Span
+from stream.live.backfill_messages import MAX_ROWS, PairParts, Reading, Span
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 
@@ -16,7 +16,7 @@ from stream.ranges import Ranges
 class _Epoch:
     tail: int = 0
     head: int = 0
-    rows: dict[int, Row] = field(default_factory=dict)
+    rows: dict[int, PairParts] = field(default_factory=dict)
 
 
 class MemoryShelf:
@@ -51,7 +51,7 @@ class MemoryShelf:
         with self._lock:
             self._free(epoch or self._open, tail)
 
-    def rot(self, *seqs: int, row: Row | None = None) -> None:
+    def rot(self, *seqs: int, row: PairParts | None = None) -> None:
         """These pairs cannot be read any more, or are something else."""
         with self._lock:
             for seq in seqs:
@@ -81,7 +81,7 @@ class MemoryShelf:
             self.reads.append((epoch, first, last))
             book = self._epochs.get(epoch, _Epoch())
             stop = min(last, book.head) if epoch == self._open else last
-            rows: list[Row] = []
+            rows: list[PairParts] = []
             lost = Ranges([(first, min(stop, book.tail)), (max(first, book.head), stop)])
             for seq in range(max(first, book.tail), min(stop, book.head)):
                 row = book.rows.get(seq)

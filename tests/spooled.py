@@ -14,7 +14,7 @@ import numpy as np
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import encode_pair, to_parts
-from stream.live.backfill_messages import Reading, Row
+from stream.live.backfill_messages import PairParts, Reading
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 
@@ -54,7 +54,7 @@ def _noise(seq: int, side: int) -> EncodedPair:
     return encode_pair(left, right, device=DEVICE, epoch="0" * 32, seq=seq, left_ns=seq, right_ns=seq, codec="lz4")
 
 
-def row_of(seq: int, epoch: str, *, side: int = 64) -> Row:
+def row_of(seq: int, epoch: str, *, side: int = 64) -> PairParts:
     """The row that a spool gives for a pair."""
     _, header, left, right = to_parts(make_pair(seq, epoch, side=side))
     return header, left, right

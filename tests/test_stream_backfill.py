@@ -33,12 +33,12 @@ from stream.live.backfill_messages import (
     MIN_CELSIUS,
     AckReply,
     AckRequest,
+    PairParts,
     PairsReply,
     PairsRequest,
     Reading,
     Reply,
     Request,
-    Row,
     Span,
     SpansReply,
     SpansRequest,
@@ -72,11 +72,11 @@ def make_pairs(
     ]
 
 
-def rows(pairs: Sequence[EncodedPair]) -> list[Row]:
+def rows(pairs: Sequence[EncodedPair]) -> list[PairParts]:
     return [(head, left, right) for _, head, left, right in map(codec.to_parts, pairs)]
 
 
-def parts(answer: Reply, given: Sequence[Row] = ()) -> list[bytes]:
+def parts(answer: Reply, given: Sequence[PairParts] = ()) -> list[bytes]:
     return [encode_message(answer), *itertools.chain(*given)]
 
 
@@ -218,12 +218,12 @@ def asking(endpoint: str, *, high_water: int = 1000) -> Iterator[zmq.Socket[byte
         yield socket
 
 
-def ask(socket: zmq.Socket[bytes], question: Request) -> tuple[Reply, list[Row]]:
+def ask(socket: zmq.Socket[bytes], question: Request) -> tuple[Reply, list[PairParts]]:
     socket.send(encode_message(question))
     return heard(socket)
 
 
-def heard(socket: zmq.Socket[bytes]) -> tuple[Reply, list[Row]]:
+def heard(socket: zmq.Socket[bytes]) -> tuple[Reply, list[PairParts]]:
     assert socket.poll(60_000), "no answer came within 60 s"
     return decode_reply(socket.recv_multipart())
 
@@ -420,7 +420,7 @@ class Rig:
         assert isinstance(question, kind)
         return question
 
-    def says(self, answer: Reply, given_rows: Sequence[Row] = ()) -> None:
+    def says(self, answer: Reply, given_rows: Sequence[PairParts] = ()) -> None:
         self.socket.send_multipart([self.asker, *parts(answer, given_rows)])
 
 

@@ -170,7 +170,7 @@ def test_trusted_keys_come_back_by_name_until_they_are_forgotten(tmp_path: Path)
     assert trusted_keys(tmp_path / "keys") == {"a-2.b_C": OTHER_KEY, "baby": KEY}
     forget(tmp_path / "keys", "baby")
     assert trusted_keys(tmp_path / "keys") == {"a-2.b_C": OTHER_KEY}
-    with pytest.raises(KeysError, match="nobody is trusted as baby"):
+    with pytest.raises(KeysError, match="no key is trusted as baby"):
         forget(tmp_path / "keys", "baby")
 
 
@@ -278,10 +278,10 @@ def test_typing_what_is_printed_makes_two_machines_trust_each_other(tmp_path: Pa
 
 def test_the_command_lists_and_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("BABYAGENT_KEYS", str(tmp_path / "keys"))
-    assert printed(["list"]) == "nobody is trusted yet"
+    assert printed(["list"]) == "no key is trusted yet"
     printed(["trust", "baby", KEY])
     assert printed(["list"]) == f"baby {KEY}"
-    assert "started again" in printed(["forget", "baby"])
+    assert "must be started again" in printed(["forget", "baby"])
     assert trusted_keys(tmp_path / "keys") == {}
     with pytest.raises(KeysError, match="cannot be a name"):
         printed(["trust", "../baby", KEY])

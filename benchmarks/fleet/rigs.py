@@ -19,7 +19,7 @@ import msgspec
 import zmq
 
 from stream.codec import to_parts
-from stream.live.backfill_messages import MAX_ROWS, Reading, Row, Span
+from stream.live.backfill_messages import MAX_ROWS, PairParts, Reading, Span
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
 
@@ -84,7 +84,7 @@ class HeaderShelf:
         if headers is None:
             return Reading(last, [(first, last)], [])
         fits = max(1, credit_bytes // (len(self._left) + len(self._right)))
-        rows: list[Row] = [
+        rows: list[PairParts] = [
             (header, self._left, self._right) for header in headers[first : min(last, first + min(fits, MAX_ROWS))]
         ]
         return Reading(first + len(rows), [], rows)

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from stream.codec import TOPIC, from_parts
 from stream.errors import MalformedMessage
-from stream.live.backfill_messages import MAX_LOST_RANGES, MAX_ROWS, Reading, Row
+from stream.live.backfill_messages import MAX_LOST_RANGES, MAX_ROWS, PairParts, Reading
 from stream.ranges import Ranges
 
 
@@ -25,7 +25,7 @@ class Answer:
         self.complete = False
         """Whether nothing more can be added to it: its credit is used up, or a row cannot be read now."""
         self._device, self._epoch, self._credit_bytes = device, epoch, credit_bytes
-        self._rows: list[Row] = []
+        self._rows: list[PairParts] = []
         self._lost = Ranges()
         self._looked_at = 0
 
@@ -38,7 +38,7 @@ class Answer:
         self._lost.add(self.next, end)
         self.next = max(self.next, end)
 
-    def extend(self, end: int, row_of: Callable[[int], Row | None]) -> Ranges:
+    def extend(self, end: int, row_of: Callable[[int], PairParts | None]) -> Ranges:
         """Add the pairs from `next` up to `end`, as many as the credit allows; returns those that are unreadable.
 
         row_of: from a number to its row, None for one that is unreadable; raises NotNow.
@@ -61,7 +61,7 @@ class Answer:
                 self._add(row)
         return unreadable
 
-    def _is_valid(self, row: Row) -> bool:
+    def _is_valid(self, row: PairParts) -> bool:
         """Whether a row passes its own checksums and is the pair that was asked for."""
         try:
             header = from_parts([TOPIC, *row]).header
@@ -69,7 +69,7 @@ class Answer:
             return False
         return (header.device, header.epoch, header.seq) == (self._device, self._epoch, self.next)
 
-    def _add(self, row: Row) -> None:
+    def _add(self, row: PairParts) -> None:
         size = len(row[1]) + len(row[2])
         if self._rows and size > self._credit_bytes:
             self.complete = True

@@ -27,7 +27,7 @@ from device.spool.answer import NotNow
 from device.spool.segment import Segment, Size, State
 from stream.fsync import sync_path
 from stream.image import MAX_EYE_BYTES
-from stream.live.backfill_messages import Row
+from stream.live.backfill_messages import PairParts
 
 PAGE_BYTES = 4096
 """Small pages: they waste 2 % of a pair of 358 kB, and one flipped bit cannot damage much."""
@@ -90,14 +90,14 @@ class SegmentFile:
             seqs = (seq for seq in _readable_seqs(self._writer) if segment.first <= seq < bound)
             segment.end = 1 + max(seqs, default=segment.first - 1)
 
-    def append(self, seq: int, row: Row) -> None:
+    def append(self, seq: int, row: PairParts) -> None:
         """Commit a pair; raises sqlite3.Error or OSError, and the pair is not in the file then."""
         with self._lock:
             assert self._writer is not None
             self._writer.execute("INSERT INTO pairs VALUES (?, ?, ?, ?)", (seq, *row))
 
     @contextmanager
-    def reading(self) -> Iterator[Callable[[int], Row | None]]:
+    def reading(self) -> Iterator[Callable[[int], PairParts | None]]:
         """Give a function from a number to its row, not verified; None if there is no readable row.
 
         The function raises NotNow if the same question may have another answer later.
@@ -105,7 +105,7 @@ class SegmentFile:
         with ExitStack() as stack:
             plain: sqlite3.Connection | None = None
 
-            def row(seq: int) -> Row | None:
+            def row(seq: int) -> PairParts | None:
                 nonlocal plain
                 try:
                     if plain is None:
@@ -211,7 +211,7 @@ def segment_of(path: Path) -> Segment | None:
     return segment
 
 
-def row_bytes(row: Row) -> int:
+def row_bytes(row: PairParts) -> int:
     """What a pair takes in the log, at most."""
     pages = sum(len(part) // (PAGE_BYTES - 4) + 1 for part in row) + 3  # the last bytes of each page name the next one
     return pages * FRAME_BYTES
@@ -256,7 +256,7 @@ def _limited(connection: sqlite3.Connection, setting: str) -> sqlite3.Connection
     return connection
 
 
-def _row(connection: sqlite3.Connection, seq: int) -> Row | None:
+def _row(connection: sqlite3.Connection, seq: int) -> PairParts | None:
     query = "SELECT header, left_eye, right_eye FROM pairs WHERE seq = ?"
     row = connection.execute(query, (seq,)).fetchone()
     return row if row is not None and all(isinstance(part, bytes) for part in row) else None

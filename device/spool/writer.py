@@ -10,7 +10,7 @@ from device.spool.folder import SpoolFolder
 from device.spool.rules import SpoolRules
 from device.spool.segment import Segment, State
 from device.spool.segment_file import SegmentFile, is_disk_full, row_bytes
-from stream.live.backfill_messages import Row
+from stream.live.backfill_messages import PairParts
 
 
 class _NoRoom(Exception):
@@ -32,14 +32,14 @@ class Writer:
     on_refusal: Callable[[str], None]
     """Called with the reason when the disk refuses a pair."""
 
-    def append(self, seq: int, row: Row) -> SegmentFile | None:
+    def append(self, seq: int, row: PairParts) -> SegmentFile | None:
         """Append a pair; returns the file that holds it now, None if the disk refused it."""
         file = self._append(seq, row) if self.rules.may_write(self.clock()) else None
         self.rules.offered(seq, spooled=file is not None)
         self.files.write_end(self.rules.inventory.end)
         return file
 
-    def _append(self, seq: int, row: Row) -> SegmentFile | None:
+    def _append(self, seq: int, row: PairParts) -> SegmentFile | None:
         limit_bytes = self.rules.limits.segment_bytes
         reason = f"one is larger than a segment of {limit_bytes} bytes, give the spool more room"
         if row_bytes(row) <= limit_bytes:
@@ -58,7 +58,7 @@ class Writer:
         self.on_refusal(f"{reason} count={self.rules.unspooled + 1}")
         return None
 
-    def _try_append(self, seq: int, row: Row) -> SegmentFile:
+    def _try_append(self, seq: int, row: PairParts) -> SegmentFile:
         """Append a pair; raises sqlite3.Error, OSError or _NoRoom, and it is not in the spool then."""
         enough, removal = self.rules.make_room(2 * row_bytes(row), self.free_bytes(), self.clock())
         self.files.remove(removal)
@@ -70,7 +70,7 @@ class Writer:
         self.rules.appended(segment, file.size())
         return file
 
-    def _segment_for(self, seq: int, row: Row) -> Segment:
+    def _segment_for(self, seq: int, row: PairParts) -> Segment:
         """The open segment, or a new one."""
         segment = self.rules.open
         if segment is None or not self.rules.fits_open(seq, row_bytes(row)):

@@ -21,8 +21,8 @@ DESCRIPTION = """Keys by which a rig and a learner know each other; without them
   on the rig       python -m stream keys                       prints what to type on the learner
   on the learner   python -m stream keys trust rig1 'KEY'      prints what to type on the rig
 
-Secret keys never leave their machine. A rig that is running notices a change when it is started again."""
-RESTART = "A rig that is running here has to be started again to know of it."
+Secret keys never leave their machine. A running rig notices a change when it is started again."""
+RESTART = "A rig that is running here must be started again to use the change."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,7 +72,7 @@ def run(command: Own | Trust | List | Forget, _stop: Stop) -> Result:
             return Result(_trust(command))
         case List():
             keys = trusted_keys(command.folder)
-            return Result("\n".join(f"{name} {key}" for name, key in keys.items()) or "nobody is trusted yet")
+            return Result("\n".join(f"{name} {key}" for name, key in keys.items()) or "no key is trusted yet")
         case Forget():
             forget(command.folder, command.name)
             return Result(f"{command.name} is forgotten. {RESTART}")

@@ -12,7 +12,7 @@ import zmq
 from stream import codec
 from stream.errors import MalformedMessage
 from stream.image import MAX_EYE_BYTES
-from stream.live.backfill_messages import MAX_ROWS, PairsReply, Reply, Row, decode_reply, encode_message
+from stream.live.backfill_messages import MAX_ROWS, PairParts, PairsReply, Reply, decode_reply, encode_message
 from stream.live.backfill_plan import CREDIT_BYTES, BackfillPlan
 from stream.live.ledger import Ledger
 from stream.pair import EncodedPair
@@ -70,7 +70,7 @@ class BackfillClient:
         return VerifiedReply(reply, tuple(pairs), tuple(refused))
 
 
-def _verified(row: Row, reply: PairsReply) -> EncodedPair:
+def _verified(row: PairParts, reply: PairsReply) -> EncodedPair:
     pair = codec.from_parts([codec.TOPIC, *row])
     header = pair.header
     if (header.device, header.epoch) != (reply.device, reply.epoch) or not reply.first <= header.seq < reply.next:

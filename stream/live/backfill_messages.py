@@ -37,7 +37,7 @@ Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
 Device = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 Consumer = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?\Z")]
 """The name that a consumer keeps over its restarts; empty: the rig keeps no pairs for it."""
-Row = tuple[bytes, bytes, bytes]
+PairParts = tuple[bytes, bytes, bytes]
 """Header part, left, right: `stream.codec.to_parts(pair)[1:]`."""
 
 
@@ -142,7 +142,7 @@ class Reading:
 
     next: int
     lost: Sequence[tuple[int, int]]
-    rows: Sequence[Row]
+    rows: Sequence[PairParts]
 
 
 class Shelf(Protocol):
@@ -189,7 +189,7 @@ def decode_request(parts: Sequence[bytes]) -> Request:
     return request
 
 
-def decode_reply(parts: Sequence[bytes]) -> tuple[Reply, list[Row]]:
+def decode_reply(parts: Sequence[bytes]) -> tuple[Reply, list[PairParts]]:
     """The reply in the parts of a message, and its rows, which are not decoded. Raises MalformedMessage, and nothing else."""
     if not parts or len(parts) % 3 != 1 or len(parts) > 1 + 3 * MAX_ROWS:
         raise MalformedMessage("parts", f"a reply has 1 part and 3 for each pair, got {len(parts)}")

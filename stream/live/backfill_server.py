@@ -19,11 +19,11 @@ from stream.errors import MalformedMessage
 from stream.live.backfill_messages import (
     AckReply,
     AckRequest,
+    PairParts,
     PairsReply,
     PairsRequest,
     Reply,
     Request,
-    Row,
     Shelf,
     SpansReply,
     SpansRequest,
@@ -49,7 +49,7 @@ LOG_INTERVAL_S = 10.0
 
 def reply_to(
     request: Request, shelf: Shelf, *, over: bool, now_ns: int, vitals: Callable[[], Vitals]
-) -> tuple[Reply, Sequence[Row]]:
+) -> tuple[Reply, Sequence[PairParts]]:
     """The reply to a request out of a shelf, and the pairs behind it. Pure, apart from the shelf.
 
     over: whether the stream has ended, so that no epoch is open. now_ns: nanoseconds since 1970.

@@ -147,13 +147,13 @@ class Acceptor:
 
     def _describe(self, reason: str, address: str) -> str:
         if self._security is None:
-            return f"somebody could not talk to {address}, which is plain: a learner with keys, or no learner at all"
+            return f"a handshake at {address} failed, which uses no keys: the other side is a learner with keys, or no learner"
         if reason == "wrong_key":
             return (
-                f"somebody calls {address} with another key than this rig's, which is {self._security.public}: "
-                "on the learner, forget the old one and trust this"
+                f"a learner calls {address} with another key than this rig's, which is {self._security.public}: "
+                "on the learner, forget the old key and trust this one"
             )
-        return f"somebody could not talk to {address}, which wants keys: a learner without, or no learner at all"
+        return f"a handshake at {address} failed, which needs keys: the other side is a learner without keys, or no learner"
 
 
 def _zap_socket(context: zmq.Context[zmq.Socket[bytes]]) -> zmq.Socket[bytes]:

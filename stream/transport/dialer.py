@@ -111,17 +111,17 @@ class Dialer:
     def _describe(self, reason: str, address: str) -> str:
         rig = self._rigs[address]
         if self._security is None or rig is None:
-            return f"{address} does not talk to us: the rig there wants keys, or it is no rig"
+            return f"a handshake with {address} failed: the rig there needs keys, or it is no rig"
         if reason == "refused":
             return (
                 f"{rig} at {address} does not trust our key: type on the rig "
                 f"`python -m stream keys trust NAME '{self._security.public}'` and start it again"
             )
         if reason == "wrong_key":
-            return f"a message of {rig} at {address} was damaged on its way: the connection is made again"
+            return f"a message of {rig} at {address} was damaged on its way: the connection is being made again"
         if reason == "protocol":
-            return f"{address} does not talk to us: the rig there was started without keys, or it is no rig"
+            return f"a handshake with {address} failed: the rig there was started without keys, or it is no rig"
         return (
-            f"{address} hangs up: its key is not the one trusted here as {rig} "
+            f"{address} closed the connection: its key is not the one trusted here as {rig} "
             "(`python -m stream keys` there shows it), or the rig there was started without keys"
         )

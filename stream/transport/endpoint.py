@@ -99,7 +99,7 @@ def connect_address(endpoint: str, *, security: Security | None = None, insecure
     if not insecure and not _is_loopback(host):
         raise EndpointError(
             f"{endpoint} is across the network: make keys (`python -m stream keys`), "
-            "or use --insecure to trust whoever answers there"
+            "or use --insecure to trust any machine that answers there"
         )
     return f"tcp://{host}:{port}"
 

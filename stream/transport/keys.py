@@ -131,7 +131,7 @@ def forget(folder: Path, name: str) -> None:
         path.unlink()
         sync_path(path.parent)
     except FileNotFoundError as error:
-        raise KeysError(f"nobody is trusted as {name}: `python -m stream keys list` shows who is") from error
+        raise KeysError(f"no key is trusted as {name}: `python -m stream keys list` shows the trusted ones") from error
     except OSError as error:
         raise KeysError(f"{path} cannot be removed: {error.strerror}") from error
 
