@@ -1,1 +1,1 @@
-"""One module per question; `python -m benchmarks` lists them."""
+"""One bench for each question; `python -m benchmarks` lists them."""

@@ -1,7 +1,7 @@
-"""The main job in two minutes: a simulated rig and a learner, two processes, pairs over TCP between them.
+"""The main job in two minutes: a simulated rig and a learner, two processes, with pairs over TCP between them.
 
 It proves an installation: the pairs come from a walk through the simulated world, the control sets are the digits of
-scikit-learn and the places of that world seen on two other walks. The exit code is 0 only where the learner received
+scikit-learn and the places of that world seen on two other walks. The exit code is 0 only if the learner received
 pairs, trained on them, and its features tell the places apart better than at their random start.
 """
 
@@ -15,25 +15,25 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import tyro
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, report_progress
+from benchmarks.shared.errors import BenchFailed
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set
-from learner.errors import LearnerError
 
 PLACES = "places"
 DIGITS = "digits"
+START_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class DemoSettings:
+class DemoSettings(BenchSettings):
     """A simulated rig and a learner over TCP; the report of the run at the end."""
 
     run_dir: Path | None = None
@@ -50,38 +50,73 @@ class DemoSettings:
     """Labelled views of each room, in each half of the control set."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Run the demo; returns 0 where it learned from frames, else 1."""
-    settings = tyro.cli(DemoSettings, args=list(arguments), prog="python -m benchmarks demo")
-    console = Console(highlight=False)
+def measure(settings: DemoSettings) -> dict[str, Any]:
+    """The learner's summary, with the path of the report as `report`."""
     run = settings.run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with tempfile.TemporaryDirectory() as folder:
         places = Path(folder) / PLACES
-        console.print("writing the control set: the same rooms, seen on two other walks")
+        report_progress("writing the control set: the same rooms, seen on two other walks")
         config = SimConfig(seed=settings.seed, textures=settings.textures)
         write_control_set(places, config=config, count=20_000, per_place=settings.per_place)
-        summary = _train(settings, run, places, console)
-    return _tell(summary, run, console)
+        return _train(settings, run, places) | {"report": str(run / "report.html")}
 
 
-def _train(settings: DemoSettings, run: Path, places: Path, console: Console) -> dict[str, Any]:
-    """Start the rig, let the learner train on it, stop both; the learner's summary."""
+def render(_settings: DemoSettings, summary: dict[str, Any]) -> Iterator[RenderableType]:
+    """The probes, the path of the report, and whether it learned."""
+    rows = {}
+    for name, row in summary["probe"].items():
+        for probe, title in (("knn", "k-NN"), ("linear", "linear")):
+            values = (row[when].get(f"{probe}_student", math.nan) for when in ("before", "after"))
+            rows[f"{name}, {title}"] = [f"{value:.3f}" for value in values]
+    yield figure_table("the student's features on labelled images", ("control set and probe", "before", "after"), rows)
+    yield f"report: {summary['report']}\n"
+    failures = shortcomings(summary)
+    yield "".join(f"it did not learn: {failure}\n" for failure in failures) or "it learned from what the rig saw\n"
+
+
+def goals(summary: dict[str, Any]) -> Iterator[Goal]:
+    """Nothing speaks against the run."""
+    yield Goal("shortcomings", len(shortcomings(summary)), 0)
+
+
+COMMAND = Bench(DemoSettings, measure, render, goals)
+
+
+def shortcomings(summary: dict[str, Any]) -> list[str]:
+    """The reasons why a run cannot have learned from images; empty where there are none."""
+    row = summary["probe"].get(PLACES, {})  # a run that was stopped early has none
+    before, after = (row.get(when, {}).get("linear_student", math.nan) for when in ("before", "after"))
+    checks = {
+        "no pair was received": summary["pairs_received"] > 0,
+        "no training step was taken": summary["steps"] > 0,
+        "the loss is not a number": summary["loss_last"] is not None and summary["loss_last"] == summary["loss_last"],
+        "pairs were lost on the way": summary["pairs_lost"] == 0,
+        f"places are told apart no better than before ({before:.3f} -> {after:.3f})": after > before,
+    }
+    return [failure for failure, holds in checks.items() if not holds]
+
+
+def _train(settings: DemoSettings, run: Path, places: Path) -> dict[str, Any]:
+    """Start the rig, let the learner train on it, stop both; returns the learner's summary."""
     run.parent.mkdir(parents=True, exist_ok=True)
     log = Path(f"{run}.device.log")
-    # A terminal's Ctrl-C goes to all three: both processes stop cleanly, and this one lives on to tell how far they came.
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal's Ctrl-C goes to all three: both processes stop cleanly, and this one continues, to report how far they got.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with log.open("w") as file:
         rig = subprocess.Popen([*_python("device"), *_rig_flags(settings)], stderr=file, stdout=file)
     try:
         endpoint = _endpoint(rig, log)
-        console.print(f"a simulated rig streams at {endpoint}; a learner trains on it for {settings.train_s:.0f} s")
-        learner = subprocess.run([*_python("learner"), *_learner_flags(settings, run, places, endpoint)], check=False)
+        report_progress(f"a simulated rig streams at {endpoint}; a learner trains on it for {settings.train_s:.0f} s")
+        flags = _learner_flags(settings, run, places, endpoint)
+        learner = subprocess.run(
+            [*_python("learner"), *flags], stdout=sys.stderr if settings.json else None, check=False
+        )
     finally:
         rig.send_signal(signal.SIGINT)
         stopped = rig.wait(30)
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, handler)
     if learner.returncode or stopped:
-        raise LearnerError(f"the learner ended with {learner.returncode}, the rig with {stopped}: see above and {log}")
+        raise BenchFailed(f"the learner ended with {learner.returncode}, the rig with {stopped}: see above and {log}")
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return summary
 
@@ -106,42 +141,12 @@ def _learner_flags(settings: DemoSettings, run: Path, places: Path, endpoint: st
     ]
 
 
-def _endpoint(rig: subprocess.Popen[bytes], log: Path, timeout_s: float = 60.0) -> str:
-    """The address the rig says it streams at."""
-    deadline_s = time.monotonic() + timeout_s
+def _endpoint(rig: subprocess.Popen[bytes], log: Path) -> str:
+    """The address at which the rig streams, from its log."""
+    deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and rig.poll() is None:
         found = re.search(r"bind=(tcp://\S+)", log.read_text())
         if found:
             return found[1]
         time.sleep(0.1)
-    raise LearnerError(f"the rig did not start: see {log}")
-
-
-def shortcomings(summary: dict[str, Any]) -> list[str]:
-    """What speaks against a run having learned from frames; empty where it did."""
-    row = summary["probe"].get(PLACES, {})  # a run that was stopped early has none
-    before, after = (row.get(when, {}).get("linear_student", math.nan) for when in ("before", "after"))
-    checks = {
-        "no pair was received": summary["pairs_received"] > 0,
-        "no training step was taken": summary["steps"] > 0,
-        "the loss is not a number": summary["loss_last"] is not None and summary["loss_last"] == summary["loss_last"],
-        "pairs were lost on the way": summary["pairs_lost"] == 0,
-        f"places are told apart no better than before ({before:.3f} -> {after:.3f})": after > before,
-    }
-    return [failure for failure, holds in checks.items() if not holds]
-
-
-def _tell(summary: dict[str, Any], run: Path, console: Console) -> int:
-    failures = shortcomings(summary)
-    table = Table("control set", "probe", "before", "after", title="the student's features on labelled images")
-    for name, row in summary["probe"].items():
-        for probe, title in (("knn", "k-NN"), ("linear", "linear")):
-            before, after = (row[when].get(f"{probe}_student", math.nan) for when in ("before", "after"))
-            table.add_row(name, title, f"{before:.3f}", f"{after:.3f}")
-    console.print(table)
-    console.print(f"report: {run / 'report.html'}")
-    for failure in failures:
-        console.print(f"it did not learn: {failure}")
-    if not failures:
-        console.print("it learned from what the rig saw")
-    return 1 if failures else 0
+    raise BenchFailed(f"the rig did not start: see {log}")

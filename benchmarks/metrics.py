@@ -1,23 +1,22 @@
-"""What is told to Prometheus, as the table in docs/metrics.md; with --cost, what telling it costs of a core.
+"""The list of all metrics, as in docs/metrics.md; with --cost, the share of a core that counting and scraping takes.
 
-The table is read off the code that counts, so it cannot say anything else: `python -m benchmarks metrics > docs/metrics.md`.
+The list is made by the code that counts, so the two always agree: `python -m benchmarks metrics > docs/metrics.md`.
 """
 
 from __future__ import annotations
 
-import json
-import statistics
-import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-import tyro
 from prometheus_client import CollectorRegistry, Metric, generate_latest
+from rich.console import RenderableType
 
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in_turns, medians
+from benchmarks.shared.bounds import Count
 from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
 from device.spool.rules import SpoolStats
@@ -34,34 +33,32 @@ from stream.transport import handshake
 LABELS = {
     "cause": "why pairs of a spool are lost: evicted, rot",
     "control": "a labelled set that `--control` names",
-    "device": f"the name of a rig, of the first {MAX_DEVICES_SHOWN} heard of; "
+    "device": f"the name of a rig, of the first {MAX_DEVICES_SHOWN} that sent anything; "
     "those beyond are in the totals and in `babyagent_stream_untold_devices`",
     "encoder": "student or teacher",
-    "probe": "how the features were judged: knn, knn_10pct, linear",
+    "probe": "how the features were measured: knn, knn_10pct, linear",
     "reason": "one of a fixed list, each there from the start with 0",
     "tier": "where a pair waits: fresh (for its first step), reservoir",
 }
-"""Every label there is, and what bounds it."""
+"""Every label, and what bounds it."""
 PAIRS_PER_S = 30.0
 SCRAPE_EVERY_S = 15.0
 MAX_SHARE = 0.005
-"""Of a core, that telling may cost."""
+"""Largest share of a core that counting and scraping may take."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricsSettings:
+class MetricsSettings(BenchSettings):
     """Write the list of metrics, or measure what they cost."""
 
     cost: bool = False
     """Measure the CPU time of counting 30 pairs and 30 steps a second and of a scrape every 15 s."""
-    rounds: int = 5
+    rounds: Count = 5
     """Of the measurement; the median is reported."""
-    json: bool = False
-    """One JSON object instead of the table."""
 
 
-class Row(NamedTuple):
-    """A metric as it is listed."""
+class ListedMetric(NamedTuple):
+    """A metric as the list has it."""
 
     name: str
     kind: str
@@ -69,44 +66,58 @@ class Row(NamedTuple):
     text: str
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Print the list, or the cost; returns 1 where it is above MAX_SHARE."""
-    settings = tyro.cli(MetricsSettings, args=list(arguments), prog="python -m benchmarks metrics")
-    if settings.rounds < 1:
-        raise ValueError(f"--rounds must be at least 1, got {settings.rounds}")
-    if settings.cost:
-        return _tell_cost(settings)
-    if settings.json:
-        listed = {row.name: {"kind": row.kind, "labels": row.labels, "text": row.text} for row in rows(told())}
-        sys.stdout.write(json.dumps(listed) + "\n")
-        return 0
-    sys.stdout.write(document(told()))
-    return 0
+def measure(settings: MetricsSettings) -> dict[str, Any]:
+    """The list of metrics by name; with --cost, shares of a core by who counts."""
+    if not settings.cost:
+        return {metric.name: dict(zip(metric._fields[1:], metric[1:], strict=True)) for metric in listed(exported())}
+    rows: dict[str, Callable[[], float]] = {
+        "rig": _rig_share,
+        "learner of 1 rig": partial(_learner_share, 1),
+        f"learner of {MAX_DEVICES_SHOWN} rigs": partial(_learner_share, MAX_DEVICES_SHOWN),
+    }
+    return medians(in_turns(rows, settings.rounds), 6)
 
 
-def told() -> list[Metric]:
+def render(settings: MetricsSettings, figures: dict[str, Any]) -> list[RenderableType]:
+    """The text of docs/metrics.md, or a table of the shares."""
+    if not settings.cost:
+        return [document(exported())]
+    return [figure_table("", ("who counts", "of a core"), {name: [f"{share:.3%}"] for name, share in figures.items()})]
+
+
+def goals(figures: dict[str, Any]) -> Iterator[Goal]:
+    """Counting takes little time; the list alone has no goals."""
+    for name, share in figures.items():
+        if isinstance(share, float):
+            yield Goal(name, share, MAX_SHARE)
+
+
+COMMAND = Bench(MetricsSettings, measure, render, goals)
+
+
+def exported() -> list[Metric]:
     """Every metric of a rig and a learner, with a value for each label."""
     device, learner, stream = _device(), _learner(), CollectorRegistry()
     stream.register(_stream(1))
     return [metric for registry in (device.registry, learner.registry, stream) for metric in registry.collect()]
 
 
-def rows(metrics: Sequence[Metric]) -> list[Row]:
-    """One for each name, sorted; those of the process are the client library's."""
+def listed(metrics: Sequence[Metric]) -> list[ListedMetric]:
+    """Our metrics, sorted by name; those of the process are the client library's."""
     ours = {metric.name: metric for metric in metrics if metric.name.startswith("babyagent_")}
-    return [_row(metric) for _, metric in sorted(ours.items())]
+    return [_listed(metric) for _, metric in sorted(ours.items())]
 
 
 def document(metrics: Sequence[Metric]) -> str:
-    """docs/metrics.md."""
-    listed = rows(metrics)
+    """The text of docs/metrics.md."""
+    ours = listed(metrics)
     parts = [_HEAD]
     for folder, title in _FOLDERS.items():
         parts.append(f"\n## {title}\n\n| name | type | labels | what |\n|---|---|---|---|\n")
         parts += [
-            f"| `{row.name}` | {row.kind} | {', '.join(row.labels)} | {row.text} |\n"
-            for row in listed
-            if row.name.startswith(f"babyagent_{folder}_")
+            f"| `{metric.name}` | {metric.kind} | {', '.join(metric.labels)} | {metric.text} |\n"
+            for metric in ours
+            if metric.name.startswith(f"babyagent_{folder}_")
         ]
     parts.append("\n## Labels\n\n| label | what, and what bounds it |\n|---|---|\n")
     parts += [f"| `{label}` | {text} |\n" for label, text in LABELS.items()]
@@ -115,8 +126,8 @@ def document(metrics: Sequence[Metric]) -> str:
 
 _HEAD = """# Metrics
 
-Written by `python -m benchmarks metrics`; a test compares it with the code. A rig tells its own at
-`http://127.0.0.1:PORT/metrics` where `--metrics-port PORT` is given, a learner all others at `--http-port`, 9632. Both tell
+Written by `python -m benchmarks metrics`; a test compares it with the code. A rig exports its own at
+`http://127.0.0.1:PORT/metrics` where `--metrics-port PORT` is given, a learner all others at `--http-port`, 9632. Both export
 `process_cpu_seconds_total`, `process_resident_memory_bytes` and the like too.
 
 Counts are those of the process and begin at 0 with it: take `rate()` or `increase()`. Units are in the names: seconds, bytes,
@@ -130,11 +141,13 @@ _FOLDERS = {
 }
 
 
-def _row(metric: Metric) -> Row:
+def _listed(metric: Metric) -> ListedMetric:
     labels = sorted({label for sample in metric.samples for label in sample.labels} - {"le"})
     buckets = [sample.labels["le"] for sample in metric.samples if "le" in sample.labels]
     text = metric.documentation + (f" Buckets: {', '.join(bucket for bucket in buckets)}." if buckets else "")
-    return Row(f"{metric.name}{'_total' if metric.type == 'counter' else ''}", metric.type, tuple(labels), text)
+    return ListedMetric(
+        f"{metric.name}{'_total' if metric.type == 'counter' else ''}", metric.type, tuple(labels), text
+    )
 
 
 def _device() -> DeviceMetrics:
@@ -166,29 +179,13 @@ def _learner() -> LearnerMetrics:
 
 
 def _stream(devices: int) -> StreamMetrics:
-    """Of so many devices, of which everything is known."""
+    """The metrics of a subscriber that knows everything about so many devices."""
     device = DeviceStats(
         epoch="0" * 32, next_seq=1, received=1, clock_offset_ns=0, clock_error_ns=0, battery=1.0, temperature_c=20.0
     )
     names = tuple(f"rig{number}" for number in range(devices))
     stats = SourceStats(devices=dict.fromkeys(names, device), endpoints=names)
     return StreamMetrics(lambda: stats, lambda: 0)
-
-
-def _tell_cost(settings: MetricsSettings) -> int:
-    """Shares of a core, of the rig and of a learner of one device, in CPU time of this thread."""
-    share_of: dict[str, Callable[[], float]] = {
-        "rig": _rig_share,
-        "learner of 1 rig": partial(_learner_share, 1),
-        f"learner of {MAX_DEVICES_SHOWN} rigs": partial(_learner_share, MAX_DEVICES_SHOWN),
-    }
-    shares = {name: statistics.median(share() for _ in range(settings.rounds)) for name, share in share_of.items()}
-    if settings.json:
-        sys.stdout.write(json.dumps(shares) + "\n")
-    else:
-        said = (f"{name:20} {100 * share:.3f} % of a core" for name, share in shares.items())
-        sys.stdout.write("\n".join(said) + "\n")
-    return int(max(shares.values()) > MAX_SHARE)
 
 
 def _rig_share() -> float:
@@ -204,7 +201,7 @@ def _rig_share() -> float:
 
 
 def _learner_share(devices: int) -> float:
-    """A step for each pair: far more steps than there are, where a batch is not tiny."""
+    """With a step for each pair: far more steps than there are, unless a batch is tiny."""
     metrics = _learner()
     metrics.registry.register(_stream(devices))
     known = {"rig0": DeviceStats(epoch="0" * 32, next_seq=1, clock_offset_ns=0)}
@@ -225,7 +222,7 @@ def _scrape(registry: CollectorRegistry) -> None:
 
 
 def _cpu_s(action: Callable[[], None], times: int) -> float:
-    """CPU time of one, seconds."""
+    """CPU time of one call, seconds."""
     started_s = time.thread_time()
     for _ in range(times):
         action()

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.__main__ import QUESTIONS, main
+from benchmarks.__main__ import BENCHES, main
 from benchmarks.demo import shortcomings
 from benchmarks.learning import summarise
 
@@ -27,7 +27,7 @@ def test_a_run_that_received_trained_and_improved_has_no_shortcomings() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "failure"),
     [
         ({"pairs_received": 0}, "no pair"),
         ({"steps": 0}, "no training step"),
@@ -38,8 +38,8 @@ def test_a_run_that_received_trained_and_improved_has_no_shortcomings() -> None:
         ({"probe": {}}, "no better"),
     ],
 )
-def test_a_run_that_did_not_learn_from_frames_is_told_why(change: dict[str, Any], said: str) -> None:
-    assert [said in failure for failure in shortcomings(GOOD | change)] == [True]
+def test_a_run_that_did_not_learn_has_the_reason_as_its_only_shortcoming(change: dict[str, Any], failure: str) -> None:
+    assert [failure in one for one in shortcomings(GOOD | change)] == [True]
 
 
 def test_a_gain_is_the_mean_over_seeds_with_the_standard_error_of_that_mean() -> None:
@@ -61,7 +61,7 @@ def test_every_benchmark_is_listed_and_an_unknown_one_is_refused_with_the_list(
 ) -> None:
     assert main([]) == 0
     listed = capsys.readouterr().out
-    assert all(name in listed for name in QUESTIONS)
+    assert all(name in listed for name in BENCHES)
     assert main(["nonsense"]) == 2
     assert "nonsense" in capsys.readouterr().err
 

@@ -12,9 +12,12 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks.ablation import bench
-from benchmarks.ablation.figures import Runs, correlations, tables
-from benchmarks.ablation.rows import PRESET, RECIPE, ROWS, STREAM, changed, with_the_seeds_numbers
+from benchmarks.__main__ import main
+from benchmarks.ablation.bench import sent_pairs
+from benchmarks.ablation.figures import control_names, correlations, tables
+from benchmarks.ablation.rows import PRESET, RECIPE, ROWS, STREAM
+from benchmarks.shared.paired import by_seed
+from benchmarks.shared.recipes import changed, with_original_numbers
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
@@ -53,14 +56,14 @@ def test_every_row_of_a_seed_begins_with_the_same_backbone() -> None:
 def test_a_setting_is_changed_by_its_dotted_name_and_nothing_else_is() -> None:
     preset = PRESETS["cpu"]
     config = changed(preset, {"objective.crops": 3, "schedule.learning_rate": 0.5, "seed": 7})
-    told = {text.split(":")[0] for text in differences(config, preset)}
-    assert told == {"objective.crops", "schedule.learning_rate", "seed"}
+    names = {text.split(":")[0] for text in differences(config, preset)}
+    assert names == {"objective.crops", "schedule.learning_rate", "seed"}
     with pytest.raises(TypeError):
         changed(preset, {"objective.no_such_setting": 1})
 
 
-def test_the_seeds_numbers_are_those_of_its_post() -> None:
-    config = with_the_seeds_numbers(PRESETS["cpu"])
+def test_the_original_numbers_are_those_of_the_original_experiment() -> None:
+    config = with_original_numbers(PRESETS["cpu"])
     objective = config.objective
     assert isinstance(objective, BabyAgentConfig)
     assert (objective.student_temperature, objective.repulsion, objective.centring) == (0.05, 0.1, "ema")
@@ -89,8 +92,8 @@ def test_shuffled_time_is_the_same_pairs_in_another_order(pairs: list[EncodedPai
 
 
 def test_without_dedupe_the_rig_sends_every_frame_of_as_long_a_walk() -> None:
-    kept = bench._walk(4, None, 6, True)
-    every = bench._walk(4, None, 6, False)
+    kept = sent_pairs(4, None, 6, True)
+    every = sent_pairs(4, None, 6, False)
     assert every[-1].header.left_ns == kept[-1].header.left_ns
     assert [pair.header.suppressed for pair in every] == [0] * len(every)
     assert len(every) == len(kept) + sum(pair.header.suppressed for pair in kept)
@@ -136,10 +139,11 @@ def test_rows_are_compared_with_the_preset_seed_by_seed() -> None:
     assert first.startswith("| preset | +12.0 / +12.0 |")
     assert second.startswith("| EMA centre | -4.0 ± 0.0 / -4.0 ± 0.0 |")
     assert "1.50 x | 1.00" in second
-    assert Runs(LINES).sets == ["cifar", "mnist", "places"]
+    assert control_names(LINES[0]) == ["cifar", "mnist", "places"]
+    assert by_seed(LINES, "row").seeds == (1, 2, 3)
 
 
-def test_a_gauge_that_follows_the_probe_is_told_from_one_that_does_not() -> None:
+def test_a_gauge_that_follows_the_probe_differs_from_one_that_does_not() -> None:
     rows = {
         cells[1].strip(): cells[3:5] for cells in (text.split("|") for text in correlations(LINES).splitlines()[6:])
     }
@@ -149,7 +153,7 @@ def test_a_gauge_that_follows_the_probe_is_told_from_one_that_does_not() -> None
     assert "kl" not in rows  # it never changed
 
 
-def test_the_bench_runs_each_row_once_and_tells_its_lines(
+def test_the_bench_runs_each_row_once_and_gives_its_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small: LearnerConfig = changed(
@@ -157,11 +161,10 @@ def test_the_bench_runs_each_row_once_and_tells_its_lines(
         {"encoder.embed_dim": 16, "encoder.depth": 1, "encoder.heads": 2, "objective.crops": 2, "pacing.batch_size": 8},
     )
     monkeypatch.setitem(PRESETS, "cpu", replace(small, memory=replace(small.memory, capacity=32, fresh_capacity=16)))
-    monkeypatch.setattr(bench, "PLACE_SIZE", 16)
-    monkeypatch.setattr(bench, "PER_PLACE", 2)
     words = ["--rows", "left eye only", "--seeds", "0", "--pairs", "20", "--steps", "4", "--json"]
+    words += ["--place-size", "16", "--per-place", "2"]
     words += ["--results", str(tmp_path / "lines.jsonl"), "--report", str(tmp_path / "docs" / "table.md")]
-    assert bench.main(words) == 0
+    assert main(["ablation", *words]) == 0
     lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [one["row"] for one in lines] == [PRESET, "left eye only"]
     assert [point["step"] for point in lines[0]["curve"]] == [0, 2, 4]
@@ -169,11 +172,16 @@ def test_the_bench_runs_each_row_once_and_tells_its_lines(
     assert "left eye only" in (tmp_path / "docs" / "table.md").read_text()
 
 
-def test_a_row_nobody_knows_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        bench.main(["--rows", "larger moon"])
-    assert stopped.value.code == 2
+def test_an_unknown_row_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ablation", "--rows", "larger moon"]) == 2
     assert "larger moon" in capsys.readouterr().err
+
+
+def test_a_row_that_took_no_measurable_time_has_no_ratio_of_times() -> None:
+    short = [line(row, 1, 0.1, cpu_s=0.0) for row in (PRESET, "EMA centre")]
+    rows = tables(short, {"recipe": (PRESET, "EMA centre")}).splitlines()[-2:]
+    assert "| 0 s |" in rows[0]
+    assert " x |" not in rows[1]
 
 
 def test_every_row_has_one_name() -> None:

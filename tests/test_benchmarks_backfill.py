@@ -7,10 +7,10 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.faults.backfill import PAIR_BYTES, _first_s, _late_mb_per_s, _latencies_beside
+from benchmarks.faults.backfill import PAIR_BYTES, first_live_s, late_mb_per_s, latencies_beside_ms
 
 S = 1_000_000_000
-TRIPS = [
+PAIRS = [
     *((at * S, 100 * S + at * S // 10) for at in range(11)),  # made before the link came back at 100 s, 10 a second
     *((100 * S + n * S // 4, 100 * S + n * S // 4 + S // 100) for n in range(8)),  # live, 10 ms under way
     (102 * S, 102 * S + S // 2),  # live, after the last late one
@@ -18,16 +18,16 @@ TRIPS = [
 
 
 def test_throughput_is_of_the_pairs_made_before_the_link_came_back() -> None:
-    assert _late_mb_per_s(TRIPS, (100 * S, 200 * S)) == pytest.approx(10 * PAIR_BYTES / 1e6)
+    assert late_mb_per_s(PAIRS, (100 * S, 200 * S)) == pytest.approx(10 * PAIR_BYTES / 1e6)
 
 
 def test_latency_beside_the_backfill_is_of_live_pairs_made_while_late_ones_came() -> None:
-    assert _latencies_beside(TRIPS, (100 * S, 200 * S)) == pytest.approx([10.0] * 4)
+    assert latencies_beside_ms(PAIRS, (100 * S, 200 * S)) == pytest.approx([10.0] * 4)
 
 
 def test_the_first_live_pair_is_one_that_was_made_after_the_link_came_back() -> None:
-    assert _first_s(TRIPS, 100 * S) == pytest.approx(0.01)
-    assert _first_s(TRIPS, 100 * S + 1) == pytest.approx(0.26)
+    assert first_live_s(PAIRS, 100 * S) == pytest.approx(0.01)
+    assert first_live_s(PAIRS, 100 * S + 1) == pytest.approx(0.26)
 
 
 def test_the_benchmark_measures_everything_that_it_has_goals_for(capsys: pytest.CaptureFixture[str]) -> None:

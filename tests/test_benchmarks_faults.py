@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.faults.check import FAILURES, Entered, Harm, Journal, Verdict, check, owed
+from benchmarks.faults.check import FAILURES, Entered, Harm, Journal, PairCounts, check, owed
 from benchmarks.faults.nemesis import HARMLESS, KINDS, LINK_KINDS, damage, plan
 from benchmarks.faults.rig import make_pair
 from benchmarks.shared.link import Link
@@ -25,13 +25,13 @@ from benchmarks.shared.processes import Supervised
 
 RIG, EPOCH = "rig0", "a" * 32
 CHILD = """
-from benchmarks.shared.processes import Orders, say
-said = []
-orders = Orders(said.append)
-say("here")
+from benchmarks.shared.processes import Orders, report
+received = []
+orders = Orders(received.append)
+report("here")
 while not orders.stop.wait(0.01):
-    while said:
-        say("heard", said.pop(0))
+    while received:
+        report("received", received.pop(0))
 """
 
 
@@ -39,9 +39,9 @@ def journal_of(count: int, *, kept: int | None = None) -> Journal:
     """A rig that attempted pairs 0, 1, ... at 0 s, 1 s, ..., of which the first ones were kept."""
     journal = Journal()
     for seq in range(count):
-        journal.hear(f"attempt {EPOCH} {seq} {100 + seq} {seq * 1_000_000_000}")
+        journal.add(f"attempt {EPOCH} {seq} {100 + seq} {seq * 1_000_000_000}")
     for seq in range(count if kept is None else kept):
-        journal.hear(f"kept {EPOCH} {seq}")
+        journal.add(f"kept {EPOCH} {seq}")
     return journal
 
 
@@ -59,11 +59,11 @@ def cursor_of(
 
 def verdict_of(
     journal: Journal, entered: list[Entered], cursor: dict[str, Any], *harms: Harm, evicts: bool = False
-) -> Verdict:
+) -> PairCounts:
     return check({RIG: journal}, entered, cursor, harms, evicts=evicts)
 
 
-def failures(verdict: Verdict) -> dict[str, int]:
+def failures(verdict: PairCounts) -> dict[str, int]:
     return {name: getattr(verdict, name) for name in FAILURES if getattr(verdict, name)}
 
 
@@ -128,7 +128,7 @@ def test_an_attempt_without_an_answer_may_enter_or_not_but_not_twice(seqs: tuple
 
 def test_a_pair_that_the_spool_refused_owes_nothing() -> None:
     journal = journal_of(3, kept=2)
-    journal.hear(f"refused {EPOCH} 2")
+    journal.add(f"refused {EPOCH} 2")
     verdict = verdict_of(journal, entered_of(0, 1), cursor_of((0, 2)))
     assert verdict.holds
     assert (verdict.refused, verdict.indeterminate) == (1, 0)
@@ -275,12 +275,12 @@ def test_a_link_forwards_counts_and_refuses_while_it_leads_nowhere_or_is_cut(ech
         with reached(link) as connection:
             connection.sendall(b"hello")
             assert connection.recv(5) == b"hello"
-            assert (link.forwarded_bytes(0), link.forwarded_bytes(1)) == (5, 0)
+            assert link.forwarded_bytes == 10
             link.cut()
             assert connection.recv(5) == b""
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", link.port), 60)
-        link.heal()
+        link.cut(-1)
         with reached(link) as connection:
             connection.sendall(b"again")
             assert connection.recv(5) == b"again"
@@ -297,7 +297,7 @@ def test_a_frozen_link_holds_everything_back_and_closes_nothing(echo: int) -> No
             connection.settimeout(0.2)
             with pytest.raises(TimeoutError):
                 connection.recv(5)
-            link.heal()
+            link.freeze(-1)
             connection.settimeout(60)
             assert connection.recv(5) == b"after"
 
@@ -310,18 +310,20 @@ def child(tmp_path: Path) -> Iterator[tuple[Supervised, list[str]]]:
         yield process, lines
 
 
-def test_a_supervised_process_hears_orders_and_is_heard_up_to_its_kill(child: tuple[Supervised, list[str]]) -> None:
+def test_a_supervised_process_gets_orders_and_its_reports_arrive_up_to_its_kill(
+    child: tuple[Supervised, list[str]],
+) -> None:
     process, lines = child
     process.start()
     until(lambda: lines == ["here"])
-    process.tell("one")
-    until(lambda: lines == ["here", "heard one"])
+    process.order("one")
+    until(lambda: lines == ["here", "received one"])
     process.take_down()
     process.take_down()
     process.bring_up()
     assert process.pid is None
     process.bring_up()
-    until(lambda: lines == ["here", "heard one", "here"])
+    until(lambda: lines == ["here", "received one", "here"])
     assert process.end(60.0) == 0
     assert (process.starts, process.crashes) == (2, 0)
 
@@ -333,12 +335,12 @@ def test_a_stalled_process_does_nothing_until_it_is_resumed_as_often(child: tupl
     process.stall()
     process.stall()
     process.resume()
-    process.tell("late")
+    process.order("late")
     assert process.pid is not None
     status = Path(f"/proc/{process.pid}/stat")
     until(lambda: status.read_text().rpartition(")")[2].split()[0] == "T")
     process.resume()
-    until(lambda: lines == ["here", "heard late"])
+    until(lambda: lines == ["here", "received late"])
 
 
 def test_a_process_that_ends_by_itself_is_counted_and_can_be_started_again(child: tuple[Supervised, list[str]]) -> None:
@@ -347,7 +349,7 @@ def test_a_process_that_ends_by_itself_is_counted_and_can_be_started_again(child
     until(lambda: lines == ["here"])
     assert process.pid is not None
     os.kill(process.pid, signal.SIGKILL)
-    until(lambda: not process.watch())
+    until(lambda: not process.check())
     assert process.crashes == 1
     process.start()
     until(lambda: lines == ["here", "here"])

@@ -19,9 +19,10 @@ from torch import Generator
 
 from benchmarks.__main__ import main
 from benchmarks.junk.auc import Auc, auc, over_seeds
-from benchmarks.junk.run import Scorings, Watched, held_out, memory_row, plain, run
-from benchmarks.junk.streams import Scenes, exam, photographs, walk, with_junk
-from benchmarks.shared.spoiled import MISHAPS, Eyes
+from benchmarks.junk.run import RecordingStubbornness, Scorings, memory_row, score_held_out, train_and_score
+from benchmarks.junk.streams import Scenes, held_out_batches, photographs, walk, with_junk
+from benchmarks.shared.pairs import Eyes
+from benchmarks.shared.spoiled import MISHAPS
 from buffer.priority import PriorityScale, Stubbornness
 from learner.objectives.contract import Batch, Outcome
 from stream.codec import decode
@@ -92,7 +93,7 @@ def test_of_a_stream_a_share_is_spoiled_evenly_and_the_rest_untouched() -> None:
 
 
 def test_an_exam_has_the_share_of_every_mishap_and_freezes_a_pair_of_the_same_batch() -> None:
-    asked = exam(scenes(70), size=32, share=0.4, random=np.random.default_rng(1))
+    asked = held_out_batches(scenes(70), size=32, share=0.4, random=np.random.default_rng(1))
     assert len(asked.batches) == 2
     assert len(asked.mishaps) == 64
     for batch, kinds in zip(asked.batches, np.split(asked.mishaps, 2), strict=True):
@@ -123,7 +124,7 @@ def test_what_is_held_out_is_not_streamed_and_each_eye_sees_its_own(make: Callab
     assert not np.array_equal(*made.streamed[0])
 
 
-# What is noted
+# The figures
 
 
 class Brightness:
@@ -135,24 +136,24 @@ class Brightness:
 
 
 def test_held_out_areas_are_those_of_the_priority_and_of_the_loss() -> None:
-    asked = exam(scenes(64), size=32, share=0.2, random=np.random.default_rng(1))
+    asked = held_out_batches(scenes(64), size=32, share=0.2, random=np.random.default_rng(1))
     objective: Any = Brightness()  # all that is asked of it
-    table = held_out(objective, asked, torch.Generator())
+    table = score_held_out(objective, asked, torch.Generator())
     assert list(table) == list(MISHAPS)
     assert table["over_exposed"]["kl"].value == table["lens_cap"]["ce"].value == 1
     assert table["over_exposed"]["ce"].value == table["lens_cap"]["kl"].value == 0
 
 
-def test_watched_stubbornness_answers_as_the_plain_one_and_notes_what_it_was_told() -> None:
+def test_recording_stubbornness_damps_as_the_plain_one_and_records_its_arguments() -> None:
     scale, random = PriorityScale(), np.random.default_rng(0)
-    watched, plain = Watched(scale), Stubbornness()
+    recording, plain = RecordingStubbornness(scale), Stubbornness()
     keys, noted = np.array([4, 9]), []
     for _ in range(6):
         losses = random.uniform(1, 9, 2)
         phi = scale.observe(losses)
         noted.append((losses - scale.mean) / scale.deviation)
-        assert np.array_equal(watched.damped(keys, losses, phi), plain.damped(keys, losses, phi))
-    found = watched.scorings()
+        assert np.array_equal(recording.damped(keys, losses, phi), plain.damped(keys, losses, phi))
+    found = recording.scorings()
     assert found.step.tolist() == [step for step in range(6) for _ in keys]
     assert found.key.tolist() == [4, 9] * 6
     assert found.nth.tolist() == [nth for nth in range(1, 7) for _ in keys]
@@ -195,10 +196,10 @@ def test_a_mishap_that_did_not_happen_has_no_figures_instead_of_wrong_ones() -> 
 
 def test_one_learner_scores_at_each_moment_and_repeats_under_its_seed() -> None:
     real = scenes(400)
-    asked = exam(real[300:], size=16, share=0.4, random=np.random.default_rng(1))
+    asked = held_out_batches(real[300:], size=16, share=0.4, random=np.random.default_rng(1))
     config = replace(TINY, memory=replace(TINY.memory, canvas=(16, 16)))
     shown = with_junk(real[:300], 0.3, np.random.default_rng(2))
-    one, again = (plain(run(config, shown, asked, [0, 30, 60])) for _ in range(2))
+    one, again = (train_and_score(config, shown, asked, [0, 30, 60]).plain() for _ in range(2))
     assert one["held_out"] == again["held_out"]
     assert json.dumps(one["memory"]) == json.dumps(again["memory"])
     assert list(one["held_out"]) == ["0", "30", "60"]

@@ -13,25 +13,36 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.__main__ import main
 from benchmarks.regimes import bench
-from benchmarks.regimes.days import Diary, Itinerary
-from benchmarks.regimes.figures import Runs, plot, tables
-from benchmarks.regimes.train import FIRST_DECAY, LAST_DECAY, REGIMES, Album, Day, Night, continuous, nightly, shuffled
+from benchmarks.regimes.days import RecordedDays, Route
+from benchmarks.regimes.figures import Regimes, plot, tables
+from benchmarks.regimes.train import (
+    FIRST_DECAY,
+    LAST_DECAY,
+    REGIMES,
+    EpochMemory,
+    Night,
+    TrainedDay,
+    continuous,
+    nightly,
+    shuffled,
+)
 from learner.config import PRESETS, LearnerConfig
 from learner.loop import Learner, StepReport
 from learner.memory.memory import Draw
 from learner.memory.slots import Keys
 from learner.objectives.babyagent import BabyAgentConfig
 
-ROAD = Itinerary(days=4, pairs_a_day=24, rooms_a_day=2, size=(32, 48), per_place=3)
+ROAD = Route(days=4, pairs_a_day=24, rooms_a_day=2, size=(32, 48), per_place=3)
 NIGHT = Night(trigger_pairs=40, epochs=3, recalled=0.25)
 BATCH = 8
 CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def diary(tmp_path_factory: pytest.TempPathFactory) -> Diary:
-    return Diary(tmp_path_factory.mktemp("diary"), ROAD, seed=3, textures=None)
+def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordedDays:
+    return RecordedDays(tmp_path_factory.mktemp("days"), ROAD, seed=3, textures=None)
 
 
 def config() -> LearnerConfig:
@@ -53,9 +64,9 @@ class Watch:
         self.drawn: list[Keys] = []
         self.rates: list[float] = []
         self.decays: list[float] = []
-        draw, step = Album.draw, Learner.step
+        draw, step = EpochMemory.draw, Learner.step
 
-        def watched_draw(memory: Album, count: int) -> Draw:
+        def watched_draw(memory: EpochMemory, count: int) -> Draw:
             found = draw(memory, count)
             self.drawn.append(found.keys)
             return found
@@ -66,31 +77,31 @@ class Watch:
             self.rates.append(report.learning_rate)
             return report
 
-        monkeypatch.setattr(Album, "draw", watched_draw)
+        monkeypatch.setattr(EpochMemory, "draw", watched_draw)
         monkeypatch.setattr(Learner, "step", watched_step)
 
 
-def test_days_are_recorded_once_and_each_is_another_world(diary: Diary, tmp_path: Path) -> None:
-    days = list(diary.days())
+def test_days_are_recorded_once_and_each_is_another_world(recorded: RecordedDays, tmp_path: Path) -> None:
+    days = list(recorded.days())
     assert [len(pairs) for pairs in days] == [24] * 4
     assert len({pairs[0].left for pairs in days}) == 4
     starts = [pairs[0].header.left_ns for pairs in days]
     assert all(later - earlier > 20 * 3600 * 10**9 for earlier, later in pairwise(starts))
-    files = sorted(diary._folder.iterdir())
+    files = sorted(recorded.folder.iterdir())
     before = [file.stat().st_mtime_ns for file in files]
-    again = Diary(diary._folder.parent, ROAD, seed=3, textures=None)
+    again = RecordedDays(recorded.folder.parent, ROAD, seed=3, textures=None)
     assert [file.stat().st_mtime_ns for file in files] == before
     assert [pair.left for pair in again.pairs(2)] == [pair.left for pair in days[2]]
 
 
-def test_days_of_another_itinerary_are_recorded_anew(tmp_path: Path) -> None:
+def test_days_of_another_route_are_recorded_again(tmp_path: Path) -> None:
     short = replace(ROAD, days=1, pairs_a_day=2, rooms_a_day=1)
-    Diary(tmp_path, short, seed=0, textures=None)
-    assert len(Diary(tmp_path, replace(short, pairs_a_day=3), seed=0, textures=None).pairs(0)) == 3
+    RecordedDays(tmp_path, short, seed=0, textures=None)
+    assert len(RecordedDays(tmp_path, replace(short, pairs_a_day=3), seed=0, textures=None).pairs(0)) == 3
 
 
-def test_each_room_of_each_day_is_a_class_in_both_halves(diary: Diary) -> None:
-    places = diary.places(16)
+def test_each_room_of_each_day_is_a_class_in_both_halves(recorded: RecordedDays) -> None:
+    places = recorded.places(16)
     assert len(places.classes) == ROAD.days * ROAD.rooms_a_day
     assert places.classes[2].startswith("day 2")
     for labels in (places.train_labels, places.test_labels):
@@ -98,10 +109,10 @@ def test_each_room_of_each_day_is_a_class_in_both_halves(diary: Diary) -> None:
 
 
 def test_a_night_takes_the_new_pairs_and_some_old_ones_for_all_epochs_and_nothing_happens_by_day(
-    diary: Diary, monkeypatch: pytest.MonkeyPatch
+    recorded: RecordedDays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch(monkeypatch)
-    steps = [day.learner.steps for day in nightly(config(), diary, NIGHT, CPU)]
+    steps = [day.learner.steps for day in nightly(config(), recorded, NIGHT, CPU)]
     first, second = 3 * (48 // BATCH), 3 * (60 // BATCH)  # 48 new ones, then 48 and a quarter of that recalled
     assert steps == [0, first, first, first + second]
     one, two = (Counter(np.concatenate(part).tolist()) for part in (watch.drawn[:first], watch.drawn[first:]))
@@ -112,9 +123,11 @@ def test_a_night_takes_the_new_pairs_and_some_old_ones_for_all_epochs_and_nothin
     assert sum(two.values()) == second * BATCH
 
 
-def test_rate_and_decay_of_a_night_go_along_the_seeds_cosines(diary: Diary, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rate_and_decay_of_a_night_go_along_the_seeds_cosines(
+    recorded: RecordedDays, monkeypatch: pytest.MonkeyPatch
+) -> None:
     watch = Watch(monkeypatch)
-    list(nightly(config(), diary, NIGHT, CPU))
+    list(nightly(config(), recorded, NIGHT, CPU))
     steps = 3 * (48 // BATCH)
     turn = (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
     assert watch.rates[:steps] == pytest.approx(config().schedule.learning_rate * turn)
@@ -123,18 +136,20 @@ def test_rate_and_decay_of_a_night_go_along_the_seeds_cosines(diary: Diary, monk
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])
-def test_continuous_training_takes_its_share_of_samples_by_the_evening_of_each_day(diary: Diary, share: float) -> None:
-    for number, day in enumerate(continuous(share)(config(), diary, NIGHT, CPU), 1):
+def test_continuous_training_takes_its_share_of_samples_by_the_evening_of_each_day(
+    recorded: RecordedDays, share: float
+) -> None:
+    for number, day in enumerate(continuous(share)(config(), recorded, NIGHT, CPU), 1):
         owed = share * NIGHT.samples_a_pair * ROAD.pairs_a_day * number
         assert day.learner.received == 24 * number
         assert owed - BATCH <= day.learner.samples <= owed
 
 
 def test_shuffled_training_takes_as_many_samples_and_every_pair_equally_often(
-    diary: Diary, monkeypatch: pytest.MonkeyPatch
+    recorded: RecordedDays, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     watch = Watch(monkeypatch)
-    for number, day in enumerate(shuffled(config(), diary, NIGHT, CPU), 1):
+    for number, day in enumerate(shuffled(config(), recorded, NIGHT, CPU), 1):
         owed = NIGHT.samples_a_pair * ROAD.pairs_a_day * number
         assert owed - BATCH < day.learner.samples <= owed
     counts = Counter(np.concatenate(watch.drawn).tolist())
@@ -143,19 +158,19 @@ def test_shuffled_training_takes_as_many_samples_and_every_pair_equally_often(
     assert max(watch.drawn[0]) > 24  # pairs of later days from the first step on
 
 
-def test_a_pair_waits_for_the_night_or_for_the_next_step(diary: Diary) -> None:
-    nights = [day.waits_h for day in nightly(config(), diary, NIGHT, CPU)]
+def test_a_pair_waits_for_the_night_or_for_the_next_step(recorded: RecordedDays) -> None:
+    nights = [day.waits_h for day in nightly(config(), recorded, NIGHT, CPU)]
     assert [len(waits) for waits in nights] == [0, 48, 0, 48]
     assert max(nights[1]) == pytest.approx(24 + 8 + 1)  # the first of day one until the second evening
     assert min(nights[1]) == pytest.approx(1 + 8 / 24)
-    days = [day.waits_h for day in continuous(1.0)(config(), diary, NIGHT, CPU)]
+    days = [day.waits_h for day in continuous(1.0)(config(), recorded, NIGHT, CPU)]
     waits = np.concatenate([np.array(day) for day in days])
     assert np.all(waits >= 0)
     assert np.median(waits) < 1
     assert len(waits) >= 96 - 3  # the last ones may still wait for their step
 
 
-def test_every_regime_of_a_seed_begins_with_the_same_weights(diary: Diary) -> None:
+def test_every_regime_of_a_seed_begins_with_the_same_weights(recorded: RecordedDays) -> None:
     starts = []
     for change, _ in REGIMES.values():
         learner = Learner(change(config()), CPU)
@@ -196,12 +211,12 @@ LINES = [
 
 
 def test_the_tables_compare_regimes_seed_by_seed(tmp_path: Path) -> None:
-    runs = Runs([*LINES, line("nightly", 3, 0.9)])  # a seed that not every regime has is left out
-    assert runs.seeds == [1, 2]
-    assert runs.names == ["cifar", "mnist"]
-    assert runs.of("nightly", "mean of control sets", "linear") == pytest.approx(np.array([[41, 51], [42, 52]]))
+    found = Regimes([*LINES, line("nightly", 3, 0.9)])  # a seed that not every regime has is left out
+    assert found.runs.seeds == (1, 2)
+    assert found.names == ["cifar", "mnist"]
+    assert found.accuracy("nightly", "mean of control sets", "linear") == pytest.approx(np.array([[41, 51], [42, 52]]))
     text = tables(LINES)
-    assert "continuous less nightly by day: +5.0 ± 0.0, +5.0 ± 0.0" in text
+    assert "continuous minus nightly by day: +5.0 ± 0.0, +5.0 ± 0.0" in text
     assert "Linear +15.0 of +20.0 (0.75)" in text
     assert "mean of control sets: Linear +2.0 ± 0.0" in text  # half the compute, last day
     assert "| nightly | 2.00 | 7.00 |" in text
@@ -213,38 +228,37 @@ def test_the_tables_compare_regimes_seed_by_seed(tmp_path: Path) -> None:
 def test_a_table_with_a_regime_alone_says_what_it_can() -> None:
     text = tables([one for one in LINES if one["regime"] == "continuous"])
     assert "Linear, continuous, by day" in text
-    assert "What it comes to" not in text
+    assert "Comparisons" not in text
 
 
-def test_the_bench_runs_each_regime_once_and_tells_a_line_a_day(
+def test_the_bench_runs_each_regime_once_and_gives_a_line_a_day(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small = replace(
         bench.SCALES["smoke"],
-        itinerary=replace(ROAD, days=2),
+        route=replace(ROAD, days=2),
         night=NIGHT,
         settings={"pacing.batch_size": BATCH},
         max_train=80,
         max_test=40,
     )
     monkeypatch.setitem(bench.SCALES, "smoke", small)
-    monkeypatch.setattr(bench, "PLACE_SIZE", 32)
     words = ["--folder", str(tmp_path), "--json", "--report", str(tmp_path / "docs/regimes"), "--regimes"]
-    assert bench.main([*words, "random", "continuous"]) == 0
+    assert main(["regimes", *words, "random", "continuous"]) == 0
     lines = [json.loads(text) for text in capsys.readouterr().out.splitlines()]
     assert [(one["regime"], one["day"]) for one in lines] == [(n, d) for n in ("random", "continuous") for d in (1, 2)]
     assert lines[-1]["samples"] > 0
     assert set(lines[-1]["probes"]["student"]) == {"digits", "gauges", "places", "first day's places"}
     file = tmp_path / "smoke.jsonl"
     before = file.read_text()
-    assert bench.main([*words, "random", "continuous"]) == 0
+    assert main(["regimes", *words, "random", "continuous"]) == 0
     assert file.read_text() == before
     assert "Turned images" in (tmp_path / "docs/regimes.md").read_text()
     assert (tmp_path / "docs/regimes.png").exists()
 
 
 @pytest.mark.parametrize(
-    ("words", "said"),
+    ("words", "named"),
     [
         (["--regimes", "hourly"], "hourly"),
         (["--seeds", "-1"], "--seeds"),
@@ -252,15 +266,13 @@ def test_the_bench_runs_each_regime_once_and_tells_a_line_a_day(
     ],
 )
 def test_a_wrong_setting_is_refused_by_its_name(
-    words: list[str], said: str, capsys: pytest.CaptureFixture[str]
+    words: list[str], named: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    with pytest.raises(SystemExit) as stopped:
-        bench.main(words)
-    assert stopped.value.code == 2
-    assert said in capsys.readouterr().err
+    assert main(["regimes", *words]) == 2
+    assert named in capsys.readouterr().err
 
 
-def test_a_day_notes_what_a_step_says() -> None:
-    day = Day(Learner(config(), CPU))
-    day.saw(StepReport(1, 8, 8, 2.0, 1.0, 1e-3, gauges={"kl": 0.5}, rolled_back="collapsed"))
+def test_a_day_counts_losses_gauges_and_rollbacks_of_its_steps() -> None:
+    day = TrainedDay(Learner(config(), CPU))
+    day.add(StepReport(1, 8, 8, 2.0, 1.0, 1e-3, gauges={"kl": 0.5}, rolled_back="collapsed"))
     assert (day.gauges["loss"], day.gauges["kl"], day.rollbacks) == ([2.0], [0.5], 1)

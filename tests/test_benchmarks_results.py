@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.shared.results import Line, completed, fingerprint
+from benchmarks.shared.results import Result, completed, fingerprint
 from learner.config import PRESETS
 
 
@@ -28,12 +28,12 @@ class Runner:
     def __init__(self) -> None:
         self.ran: list[Cell] = []
 
-    def __call__(self, cell: Cell) -> Line:
+    def __call__(self, cell: Cell) -> Result:
         self.ran.append(cell)
         return {"value": len(cell.name) + cell.seed}
 
 
-def squared(cell: Cell) -> Line:
+def squared(cell: Cell) -> Result:
     return {"value": cell.seed**2}
 
 
@@ -75,12 +75,15 @@ def test_several_jobs_give_the_lines_of_one(tmp_path: Path) -> None:
     assert completed(CELLS, tmp_path / "two.jsonl", squared, jobs=2) == one
 
 
-def test_progress_says_how_many_are_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    completed(CELLS[:2], tmp_path / "results.jsonl", Runner(), tell=lambda line: f"value {line['value']}")
-    said = capsys.readouterr().out.splitlines()
-    assert len(said) == 2
-    assert "2/2" in said[1]
-    assert said[1].endswith("value 1")
+def test_progress_reports_how_many_are_done_and_how_long_the_rest_may_take(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    completed(CELLS[:2], tmp_path / "results.jsonl", Runner(), describe=lambda line: f"value {line['value']}")
+    reported = capsys.readouterr().err.splitlines()
+    assert len(reported) == 2
+    assert "min left" in reported[0]
+    assert "2/2" in reported[1]
+    assert reported[1].endswith("value 1")
 
 
 def test_another_setting_gives_another_fingerprint_and_the_same_ones_the_same() -> None:

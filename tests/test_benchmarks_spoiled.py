@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from benchmarks.shared.spoiled import MISHAPS, Eyes, Mishap, spoiled
+from benchmarks.shared.pairs import Eyes
+from benchmarks.shared.spoiled import MISHAPS, Mishap, spoiled
 
 
 def eyes(shape: tuple[int, ...] = (48, 64, 3), seed: int = 0) -> Eyes:

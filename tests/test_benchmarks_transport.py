@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.shared.relay import Relay
+from benchmarks.shared.errors import BenchFailed
+from benchmarks.shared.machine import HOST, free_port
 from benchmarks.transport.figures import summarise, tables
 from benchmarks.transport.peers import plain_tcp
-from benchmarks.transport.peers.contender import HOST, Contender
+from benchmarks.transport.peers.contender import Contender
 from benchmarks.transport.peers.lineup import CONTENDERS
-from benchmarks.transport.trip import Plan, Received, Sent, Trip, TripError, free_port, travel
+from benchmarks.transport.trip import Plan, Received, Sent, Trip, travel
 
 STARTED_NS = 5_000_000_000
 TINY = ("--rounds", "1", "--full-speed-s", "0.2", "--paced-s", "0.3", "--wire-s", "0.2", "--stall-s", "0.5")
@@ -108,20 +109,6 @@ def test_the_first_pairs_of_a_trip_warm_up_unless_there_are_no_others() -> None:
         assert figures["p99_ms"] == p99_ms
 
 
-def test_a_relay_forwards_in_both_directions_and_counts_every_byte() -> None:
-    with socket.create_server((HOST, 0)) as listener, Relay(listener.getsockname()[1]) as relay:
-        near = socket.create_connection((HOST, relay.port))
-        far = listener.accept()[0]
-        with near, far:
-            near.sendall(b"question")
-            assert far.recv(8, socket.MSG_WAITALL) == b"question"
-            far.sendall(b"x" * 300_000)
-            assert near.recv(300_000, socket.MSG_WAITALL) == b"x" * 300_000
-            near.shutdown(socket.SHUT_WR)
-            assert far.recv(1) == b""
-            assert relay.count_bytes == 300_008
-
-
 def test_ours_with_keys_and_without_and_plain_tcp_bring_every_pair_once_through_two_processes() -> None:
     for name in ("ours", "ours_curve", "tcp"):
         came = travel(name, Plan(0.2), port=free_port())
@@ -144,7 +131,7 @@ def test_base64_brings_the_newest_pairs_and_hears_the_end_however_much_is_droppe
 
 
 def test_an_end_that_fails_is_named_with_its_reason() -> None:
-    with socket.create_server((HOST, 0)) as taken, pytest.raises(TripError, match=r"the sender failed: .*in use"):
+    with socket.create_server((HOST, 0)) as taken, pytest.raises(BenchFailed, match=r"the sender failed: .*in use"):
         travel("tcp", Plan(0.1), port=taken.getsockname()[1])
 
 
@@ -162,7 +149,7 @@ def test_a_small_run_of_our_own_contenders_gives_figures_goals_and_tables(capfd:
     assert set(figures["stall"]) == {"ours_rig", "tcp"}
     assert figures["stall"]["tcp"]["lost"] == 0
     assert "receiver stopped" in err
-    assert len(list(tables(figures))) == 5
+    assert len(list(tables(figures))) == 4
 
 
 def test_a_peer_that_is_not_installed_is_named_and_left_out(

@@ -1,140 +1,141 @@
 """What does a key cost in a prioritised buffer? Ours against TorchRL's, cpprb's and plain LARS, from 10^4 to 10^7 keys.
 
-Every buffer is full; then keys are offered, drawn and rated anew in batches of 256. The buffers take turns in each round, and
-the medians over the rounds are reported: CPU time of this process, on one thread, so that what else the machine does
-counts little. Each buffer's memory is measured in a process of its own. The exit code is 0 only where every goal that could
+Every buffer is full; then keys are offered, drawn and rated again in batches of 256. The buffers take turns in each round, and
+the medians over the rounds are reported: CPU time of this process, on one thread, so that other load on the machine
+counts little. Each buffer's memory is measured in a process of its own. The exit code is 0 only if every goal that could
 be measured is met.
 """
 
 from __future__ import annotations
 
 import gc
-import importlib.metadata
-import importlib.util
-import json
 import multiprocessing
-import os
-import platform
-import statistics
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from itertools import product
+from statistics import median
+from typing import Annotated, Any
 
 import numpy as np
-import tyro
-from rich.console import Console
-from rich.table import Table
+from rich.console import RenderableType
 
-from benchmarks.buffer.contenders import CONTENDERS, Buffer
+from benchmarks.buffer.contenders import CONTENDERS, PrioritisedBuffer
+from benchmarks.shared.bench import (
+    Bench,
+    BenchSettings,
+    Goal,
+    figure_table,
+    in_turns,
+    report_progress,
+)
+from benchmarks.shared.bounds import Count, Positive, SomeOf, Within
+from benchmarks.shared.machine import available_bytes, date, describe_machine, not_installed, resident_bytes
 
 BATCH = 256
 FILLED_AT_ONCE = 1 << 16
 MAX_SIZE = 10**8
 BYTES_PER_KEY = 500
-"""All contenders together take less while they are filled."""
+"""All contenders together need less while they are filled."""
 OPERATIONS = ("offer", "sample", "update")
-GOAL_US, GOAL_SIZE, GOAL_FLAT = 5.0, 10**6, 2.0
+GOAL_US, GOAL_SIZE, GOAL_GROWTH = 5.0, 10**6, 2.0
 PEERS = ("torchrl", "cpprb")
 Figures = dict[str, dict[str, dict[str, float]]]
 """Microseconds a key by contender, operation and size."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class BufferSettings:
+class BufferSettings(BenchSettings):
     """Offer, draw and rate keys in full buffers, ours and others'."""
 
-    sizes: tuple[int, ...] = (10**4, 10**5, 10**6, 10**7)
+    sizes: Annotated[tuple[int, ...], Within(BATCH, MAX_SIZE)] = (10**4, 10**5, 10**6, 10**7)
     """Capacities in keys; one that does not fit into memory is left out."""
-    rounds: int = 5
+    rounds: Count = 5
     """Rounds in which every buffer takes its turn; the medians are reported."""
-    batches: int = 20
+    batches: Count = 20
     """Batches of each operation in a turn."""
-    turn_s: float = 1.0
+    turn_s: Positive = 1.0
     """An operation's turn ends early after so many seconds, with at least one batch."""
-    contenders: tuple[str, ...] = tuple(CONTENDERS)
-    """Who is measured."""
-    json: bool = False
-    """One JSON object; progress and the table go to the standard error either way."""
+    contenders: Annotated[tuple[str, ...], SomeOf(CONTENDERS)] = tuple(CONTENDERS)
+    """Which buffers are measured."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Measure and print; returns 1 where a goal was missed."""
-    settings = tyro.cli(BufferSettings, args=list(arguments), prog="python -m benchmarks buffer")
-    _check(settings)
-    console = Console(stderr=True, highlight=False)
-    left_out = {}
-    for name in settings.contenders:
-        package = CONTENDERS[name].needs
-        if package and importlib.util.find_spec(package) is None:
-            left_out[name] = f"{package} is not installed: pip install -e '.[peers]'"
+def measure(settings: BufferSettings, free_bytes: Callable[[], int] = available_bytes) -> dict[str, Any]:
+    """Times and memory by contender and size, and the goals among them."""
+    left_out = not_installed({name: CONTENDERS[name].needs for name in settings.contenders})
     names = [name for name in settings.contenders if name not in left_out]
     us_per_key: Figures = {name: {operation: {} for operation in OPERATIONS} for name in names}
     bytes_per_key: dict[str, dict[str, float]] = {name: {} for name in names}
     for size in settings.sizes:
-        if BYTES_PER_KEY * size > _available_bytes():
+        if BYTES_PER_KEY * size > free_bytes():
             left_out[f"{size} keys"] = f"{BYTES_PER_KEY * size / 1e9:.1f} GB of memory are not free"
             continue
+        report_progress(f"{size} keys")
         for name in names:
             bytes_per_key[name][str(size)] = _bytes_per_key(name, size)
-        for name, figures in _measure(names, size, settings).items():
-            for operation, us in figures.items():
-                us_per_key[name][operation][str(size)] = us
-        console.print(f"{time.strftime('%H:%M:%S')}  {size} keys: done", soft_wrap=True)
-    reached = goals(us_per_key)
-    result = {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S%z"),
-        "machine": _machine(),
+        times = _us_per_key(names, size, settings)
+        for name, operation in product(names, OPERATIONS):
+            us_per_key[name][operation][str(size)] = times[name][operation]
+    return {
+        "date": date(),
+        "machine": describe_machine({"numpy": "numpy"} | {peer: peer for peer in PEERS}),
         "batch": BATCH,
         "rounds": settings.rounds,
         "us_per_key": us_per_key,
         "bytes_per_key": bytes_per_key,
-        "goals": reached,
+        "goals": {
+            goal.name: {"reached": round(goal.reached, 2), "at_most": goal.bound, "met": goal.met}
+            for goal in goals_of(us_per_key)
+        },
         "left_out": left_out,
     }
-    _show(console, result)
-    if settings.json:
-        sys.stdout.write(json.dumps(result) + "\n")
-    return 0 if all(goal["met"] for goal in reached.values()) else 1
 
 
-def goals(us_per_key: Figures) -> dict[str, dict[str, Any]]:
-    """What ours should reach, as far as it was measured: microseconds at 10^6 keys, growth over the sizes, peers."""
-    found: dict[str, dict[str, Any]] = {}
+def render(_settings: BufferSettings, figures: dict[str, Any]) -> Iterator[RenderableType]:
+    """A table, and what was left out."""
+    sizes = sorted({size for row in figures["bytes_per_key"].values() for size in row}, key=int)
+    rows = {}
+    for name, operations in figures["us_per_key"].items():
+        for operation, row in operations.items():
+            rows[f"{name}, {operation}"] = [f"{row[size]:.2f}" for size in sizes]
+        rows[f"{name}, bytes a key"] = [f"{figures['bytes_per_key'][name][size]:.0f}" for size in sizes]
+    title = f"CPU microseconds a key, batches of {BATCH}, median of {figures['rounds']} rounds"
+    yield figure_table(title, ("buffer and operation", *sizes), rows)
+    yield "".join(f"{name}: left out, {why}\n" for name, why in figures["left_out"].items())
+
+
+def goals_of(us_per_key: Figures) -> Iterator[Goal]:
+    """Bounds for ours, as far as measured: microseconds at 10^6 keys, growth over the sizes, the peers' times."""
     for operation, by_size in us_per_key.get("ours", {}).items():
         at_goal = by_size.get(str(GOAL_SIZE))
         if at_goal is not None:
-            found[f"{operation}: microseconds a key at 10^6"] = _goal(at_goal, GOAL_US)
+            yield Goal(f"{operation}: microseconds a key at 10^6", at_goal, GOAL_US)
             for peer in PEERS:
                 if peer in us_per_key:
                     ratio = at_goal / us_per_key[peer][operation][str(GOAL_SIZE)]
-                    found[f"{operation}: of {peer}'s time at 10^6"] = _goal(ratio, 1.0)
+                    yield Goal(f"{operation}: of {peer}'s time at 10^6", ratio, 1.0)
         if len(by_size) > 1:
             sizes = sorted(by_size, key=int)
             growth = by_size[sizes[-1]] / by_size[sizes[0]]
-            found[f"{operation}: growth from {sizes[0]} to {sizes[-1]} keys"] = _goal(growth, GOAL_FLAT)
-    return found
+            yield Goal(f"{operation}: growth from {sizes[0]} to {sizes[-1]} keys", growth, GOAL_GROWTH)
 
 
-def _goal(reached: float, at_most: float) -> dict[str, Any]:
-    return {"reached": round(reached, 2), "at_most": at_most, "met": reached <= at_most}
+COMMAND = Bench(BufferSettings, measure, render, lambda figures: goals_of(figures["us_per_key"]))
 
 
-def _measure(names: Sequence[str], size: int, settings: BufferSettings) -> dict[str, dict[str, float]]:
+def _us_per_key(names: Sequence[str], size: int, settings: BufferSettings) -> Mapping[str, dict[str, float]]:
     """Microseconds a key of each contender and operation, medians over the rounds."""
-    turns = {name: _Turn(name, size, settings) for name in names}
-    rounds = [{name: turn.take() for name, turn in turns.items()} for _ in range(settings.rounds + 1)]
+    turns: dict[str, Callable[[], dict[str, float]]] = {name: FullBuffer(name, size, settings).turn for name in names}
+    rounds = in_turns(turns, settings.rounds + 1)
     return {  # the first round warms up
-        name: {what: statistics.median(turn[name][what] for turn in rounds[1:]) for what in OPERATIONS}
-        for name in names
+        name: {operation: median(turn[operation] for turn in found[1:]) for operation in OPERATIONS}
+        for name, found in rounds.items()
     }
 
 
-class _Turn:
-    """A full buffer, and what is done with it again and again."""
+class FullBuffer:
+    """A full buffer, whose operations are timed again and again."""
 
     def __init__(self, name: str, size: int, settings: BufferSettings) -> None:
         self._contender, self._settings = CONTENDERS[name], settings
@@ -143,7 +144,7 @@ class _Turn:
         self._arrived = _fill(self._buffer, size, self._random)
         self._drawn: list[Any] = []
 
-    def take(self) -> dict[str, float]:
+    def turn(self) -> dict[str, float]:
         """Microseconds a key by operation."""
         at_once = self._contender.offered_at_once
         self._drawn.clear()
@@ -158,10 +159,10 @@ class _Turn:
         started_s = time.process_time()
         for done in range(times):
             work(phi[done])
-            took_s = time.process_time() - started_s
-            if took_s > self._settings.turn_s:
+            spent_s = time.process_time() - started_s
+            if spent_s > self._settings.turn_s:
                 break
-        return 1e6 * took_s / keys / (done + 1)
+        return 1e6 * spent_s / keys / (done + 1)
 
     def _offer(self, phi: Any) -> None:
         self._buffer.offer(np.arange(self._arrived, self._arrived + phi.size), phi)
@@ -174,8 +175,8 @@ class _Turn:
         self._buffer.update(self._drawn.pop(), phi)
 
 
-def _fill(buffer: Buffer, size: int, random: np.random.Generator) -> int:
-    """Offer as many keys as it holds; returns how many."""
+def _fill(buffer: PrioritisedBuffer, size: int, random: np.random.Generator) -> int:
+    """Offer as many keys as the buffer holds; returns how many."""
     for start in range(0, size, FILLED_AT_ONCE):
         keys = np.arange(start, min(start + FILLED_AT_ONCE, size))
         buffer.offer(keys, random.uniform(-2, 2, keys.size))
@@ -184,61 +185,16 @@ def _fill(buffer: Buffer, size: int, random: np.random.Generator) -> int:
 
 def _bytes_per_key(name: str, size: int) -> float:
     """By how much a fresh process grows when it makes and fills a buffer."""
-    context = multiprocessing.get_context("spawn")  # nothing that this process holds
+    context = multiprocessing.get_context("spawn")  # a process that holds nothing of this one
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return round(pool.submit(_growth_bytes, name, size).result() / size, 1)
 
 
 def _growth_bytes(name: str, size: int) -> int:
     random = np.random.default_rng(0)
-    _fill(CONTENDERS[name].make(BATCH), BATCH, random)  # imports, and whatever is made once
+    _fill(CONTENDERS[name].make(BATCH), BATCH, random)  # imports, and everything that is made only once
     gc.collect()
-    before = _resident_bytes()
+    before = resident_bytes()
     buffer = CONTENDERS[name].make(size)
     _fill(buffer, size, random)
-    return _resident_bytes() - before
-
-
-def _resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
-
-
-def _available_bytes() -> int:
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))
-
-
-def _machine() -> dict[str, Any]:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    packages = ["numpy", *(needs for contender in CONTENDERS.values() if (needs := contender.needs))]
-    return {
-        "cpu": names[0] if names else platform.machine(),
-        "cores": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        **{name: importlib.metadata.version(name) for name in packages if importlib.util.find_spec(name) is not None},
-    }
-
-
-def _check(settings: BufferSettings) -> None:
-    if not settings.contenders or not set(settings.contenders) <= CONTENDERS.keys():
-        raise ValueError(f"--contenders are some of {', '.join(CONTENDERS)}")
-    if not settings.sizes or not all(BATCH <= size <= MAX_SIZE for size in settings.sizes):
-        raise ValueError(f"--sizes must be at least one number within [{BATCH}, {MAX_SIZE}]")
-    if min(settings.rounds, settings.batches) < 1 or not settings.turn_s > 0:
-        raise ValueError("--rounds and --batches must be at least 1, --turn-s above 0 seconds")
-
-
-def _show(console: Console, result: Mapping[str, Any]) -> None:
-    title = f"CPU microseconds a key, batches of {BATCH}, median of {result['rounds']} rounds"
-    sizes = sorted({size for row in result["bytes_per_key"].values() for size in row}, key=int)
-    table = Table("buffer", "operation", *sizes, title=title)
-    for name, operations in result["us_per_key"].items():
-        for operation, row in operations.items():
-            table.add_row(name, operation, *(f"{row[size]:.2f}" for size in sizes))
-        table.add_row(name, "bytes a key", *(f"{result['bytes_per_key'][name][size]:.0f}" for size in sizes))
-    console.print(table)
-    for name, goal in result["goals"].items():
-        console.print(f"{'met' if goal['met'] else 'missed':6} {name}: {goal['reached']} of at most {goal['at_most']}")
-    for name, why in result["left_out"].items():
-        console.print(f"{name}: left out, {why}", soft_wrap=True)
+    return resident_bytes() - before

@@ -1,28 +1,28 @@
-"""A rig with its disk and a learner, as real processes that are killed and stopped: what they were told, what they said."""
+"""The processes of a rig, with its disk, and of a learner: their orders, and the state that their reports tell."""
 
 from __future__ import annotations
 
 import resource
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
 from benchmarks.faults.check import Journal
-from benchmarks.faults.learner import LearnerPlan
-from benchmarks.faults.rig import RigPlan
+from benchmarks.faults.learner import ListingLearnerPlan
+from benchmarks.faults.rig import SpoolRigPlan
 from benchmarks.shared.link import Link
 from benchmarks.shared.processes import Supervised
 from stream.source import Cursor
 
 
 class Disk:
-    """Where a rig's spool lies: a small file system of its own, where we may mount one, else a folder.
+    """The place of a rig's spool: a small file system of its own where mounting is allowed, else a folder.
 
-    A full disk is then a file that takes all the room; or else no file of the rig may grow (RLIMIT_FSIZE).
+    To fill the file system, a file takes all the room; in a folder, no file of the rig may grow (RLIMIT_FSIZE).
     """
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
@@ -32,7 +32,7 @@ class Disk:
         self.mounted = _runs("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(self._folder))
 
     def fill(self, pid: int | None) -> None:
-        """Nothing more goes onto it, but for what the rig itself deletes."""
+        """Take all the room; only the rig itself can make some, by deleting."""
         if not self.mounted:
             _limit(pid, 0)
             return
@@ -43,20 +43,20 @@ class Disk:
                         pass
 
     def free(self, pid: int | None) -> None:
-        """There is room again."""
+        """Give the room back."""
         if not self.mounted:
             _limit(pid, resource.RLIM_INFINITY)
         (self._folder / "filler").unlink(missing_ok=True)
 
     def close(self, keep: Path | None) -> None:
-        """Unmount it; keep: copy the spool there before."""
+        """Unmount it; keep: a folder to copy the spool to before."""
         if keep is not None:
             shutil.copytree(self.spool, keep, dirs_exist_ok=True)
         if self.mounted:
             self.mounted = not _runs("umount", str(self._folder))
 
 
-class Rig:
+class RigProcess:
     """A rig's process, its disk and the links to it."""
 
     def __init__(
@@ -77,60 +77,61 @@ class Rig:
         self.goes = False
         self.links = links
         self._port: int | None = None
-        self._led_to: int | None = None
+        self._linked_port: int | None = None
         self._clock_s = 0.0
         self._fills = 0
-        rig_plan = RigPlan(device, str(self.disk.spool), spool_bytes, pairs_per_s, size)
+        rig_plan = SpoolRigPlan(device, str(self.disk.spool), spool_bytes, pairs_per_s, size)
         command = ["-m", "benchmarks.faults.rig", msgspec.json.encode(rig_plan).decode()]
-        self.process = Supervised(device, command, self._hear, folder / f"{device}.log")
+        self.process = Supervised(device, command, self._receive, folder / f"{device}.log")
 
     def attend(self) -> None:
-        """What follows from what it said: links lead to it, and it is told what it cannot know."""
-        if not self.process.watch():
+        """Act on its reports: point the links to it, and send it the orders that a new process does not know."""
+        if not self.process.check():
             self._port = None
-        if self._port == self._led_to:
+        if self._port == self._linked_port:
             return
-        self._led_to = self._port
+        self._linked_port = self._port
         for link in self.links:
             link.point_to(self._port)
         if self._port is not None:
-            self.process.tell(f"clock {self._clock_s}")
-            self.process.tell("go" if self.goes else "rest")
+            self.process.order(f"clock {self._clock_s}")
+            self.process.order("go" if self.goes else "rest")
             if self._fills:
                 self.disk.fill(self.process.pid)
 
-    def take_down(self) -> None:
-        """Kill it."""
+    def take_down(self, damage: Callable[[Path], str]) -> str:
+        """Kill it, and damage its spool; returns a description of the damage."""
         self.process.take_down()
         self._port = None
         self.attend()
+        return damage(self.disk.spool)
 
     def step_clock(self, seconds: float) -> None:
-        """Its clock is wrong by so much more."""
+        """Move its clock by so many seconds."""
         self._clock_s += seconds
-        self.process.tell(f"clock {self._clock_s}")
+        self.process.order(f"clock {self._clock_s}")
 
     def fill(self, more: int) -> None:
-        """One more (1) or one less (-1) who says that its disk is full."""
+        """Count one more (1) or one less (-1) reason for its disk to be full."""
         self._fills += more
         (self.disk.fill if self._fills else self.disk.free)(self.process.pid)
 
     def go(self, goes: bool) -> None:
-        """Make pairs, or make none."""
+        """Let it make pairs, or stop it."""
         self.goes, self.rests = goes, False
-        self.process.tell("go" if goes else "rest")
+        self.process.order("go" if goes else "rest")
 
-    def _hear(self, line: str) -> None:
+    def _receive(self, line: str) -> None:
         match line.split():
             case ["listening", port]:
                 self._port = int(port)
             case ["rests"]:
                 self.rests = True
             case _:
-                self.journal.hear(line)
+                self.journal.add(line)
 
 
-class Learner:
+class LearnerProcess:
     """A learner's process, and the last cursor that it committed."""
 
     def __init__(self, name: str, folder: Path, links: Sequence[Link]) -> None:
@@ -138,11 +139,11 @@ class Learner:
         self.cursor: Cursor = {}
         self.ready = False
         self.malformed: dict[str, int] = {}
-        learner_plan = LearnerPlan(str(self.store), [f"tcp://127.0.0.1:{link.port}" for link in links])
+        learner_plan = ListingLearnerPlan(str(self.store), [f"tcp://127.0.0.1:{link.port}" for link in links])
         command = ["-m", "benchmarks.faults.learner", msgspec.json.encode(learner_plan).decode()]
-        self.process = Supervised(name, command, self._hear, folder / f"{name}.log")
+        self.process = Supervised(name, command, self._receive, folder / f"{name}.log")
 
-    def _hear(self, line: str) -> None:
+    def _receive(self, line: str) -> None:
         word, _, value = line.partition(" ")
         match word:
             case "ready":
@@ -160,7 +161,7 @@ def _limit(pid: int | None, size_bytes: int) -> None:
 
 
 def _runs(*command: str) -> bool:
-    """Whether a program of the system is there and does what it is told."""
+    """Whether a program of the system exists and succeeds."""
     with suppress(OSError):
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     return False

@@ -1,12 +1,12 @@
-"""Did every kept pair enter exactly once? Pure: journals, a learner's list, its cursor and what harm was done; a verdict.
+"""Did every kept pair enter exactly once? Pure: counts pairs from journals, a learner's list, its cursor and the harms done.
 
-In the manner of Jepsen's set-full: what was kept is known from the rigs' journals, what entered from the list that was
-committed. A kept pair is in the list once with its own content, or inside a range that the learner counts as lost and that
-a harm explains. Two kinds of pairs owe nothing: one whose rig was killed before it knew whether it kept it, and one that the
-spool refused; both may enter, once.
+The check follows Jepsen's set-full: the rigs' journals name the kept pairs, the committed list those that entered. A kept pair is
+in the list once with its own content, or inside a range that the learner counts as lost and that a harm explains. Two kinds of
+pairs need not enter: those whose rig was killed before it knew whether it kept them, and those that the spool refused; both may
+enter, once.
 
-`unseen` is what nobody can know: damage destroyed pairs at the end of an epoch together with the only record that they
-had been there, before the learner heard of their numbers.
+`unseen` pairs cannot be known to the learner: damage destroyed pairs at the end of an epoch together with the only record of
+them, before the learner got their numbers.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stream.ranges import Ranges
 from stream.source import Cursor
 
 Name = tuple[str, int]
-"""Epoch and number: of one device."""
+"""Epoch and number of a pair of one device."""
 
 
 class Attempt(NamedTuple):
@@ -32,14 +32,14 @@ class Attempt(NamedTuple):
 
 @dataclass(slots=True)
 class Journal:
-    """What one rig said it did."""
+    """The reports of one rig: pairs that it was about to keep, kept and refused."""
 
     attempts: dict[Name, Attempt] = field(default_factory=dict)
     kept: set[Name] = field(default_factory=set)
     refused: set[Name] = field(default_factory=set)
 
-    def hear(self, line: str) -> None:
-        """Take note of a line; of those that are no journal's, nothing."""
+    def add(self, line: str) -> None:
+        """Add a reported line; other lines are ignored."""
         match line.split():
             case ["attempt", epoch, seq, crc, at_ns]:
                 self.attempts[epoch, int(seq)] = Attempt(int(crc), int(at_ns))
@@ -50,7 +50,7 @@ class Journal:
 
 
 class Entered(NamedTuple):
-    """A pair in the list of a learner. crc: of the images as they came. at_ns: when, by the machine's monotonic clock."""
+    """A pair in the list of a learner. crc: of the images as received. at_ns: when, by the machine's monotonic clock."""
 
     device: str
     epoch: str
@@ -60,25 +60,25 @@ class Entered(NamedTuple):
 
 
 class Harm(NamedTuple):
-    """A device's spool was damaged, or its disk full, until then, by the machine's monotonic clock."""
+    """A device's spool was damaged, or its disk was full, until `until_ns` of the machine's monotonic clock."""
 
     device: str
     until_ns: int
     destroys: bool
-    """Whether it can take the record of pairs with them."""
+    """Whether it can destroy pairs together with their record."""
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
-    """Numbers of pairs, but for `lost_ranges`. Those of FAILURES have to be 0."""
+class PairCounts:
+    """Numbers of pairs, except for `lost_ranges`. Those of FAILURES have to be 0."""
 
     kept: int = 0
     entered: int = 0
     indeterminate: int = 0
-    """Attempts of which the rig never knew the outcome."""
+    """Attempts whose outcome the rig never knew."""
     refused: int = 0
     lost: int = 0
-    """Kept, and neither entered nor counted."""
+    """Kept, but neither entered nor counted as lost."""
     twice: int = 0
     changed: int = 0
     """Entered with other content than was made."""
@@ -91,18 +91,18 @@ class Verdict:
     miscounted: int = 0
     """By how much the learner's count of lost pairs differs from its ranges."""
     unaccounted: int = 0
-    """Counted as lost where no harm was done that explains it."""
+    """Counted as lost, without a harm that explains it."""
     unseen: int = 0
     lost_ranges: int = 0
     lost_pairs: int = 0
     """Inside the lost ranges."""
 
-    def __add__(self, other: Verdict) -> Verdict:
-        return Verdict(*(getattr(self, name.name) + getattr(other, name.name) for name in fields(Verdict)))
+    def __add__(self, other: PairCounts) -> PairCounts:
+        return PairCounts(*(getattr(self, name.name) + getattr(other, name.name) for name in fields(PairCounts)))
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was lost without a word, and nothing entered twice."""
+        """Whether no pair was lost without being counted, and none entered twice."""
         return not any(getattr(self, name) for name in FAILURES)
 
 
@@ -111,28 +111,28 @@ FAILURES = ("lost", "twice", "changed", "strangers", "both", "phantoms", "miscou
 
 def check(
     journals: Mapping[str, Journal], entered: Iterable[Entered], cursor: Cursor, harms: Sequence[Harm], *, evicts: bool
-) -> Verdict:
-    """The verdict on one learner; journals by device.
+) -> PairCounts:
+    """The counts of one learner; journals by device.
 
     entered, cursor: of its newest commit. evicts: the spools were too small for the cuts, so that loss needs no other harm.
     """
     by_device: dict[str, list[Entered]] = {}
     for pair in entered:
         by_device.setdefault(pair.device, []).append(pair)
-    verdict = Verdict(strangers=sum(len(pairs) for device, pairs in by_device.items() if device not in journals))
+    counts = PairCounts(strangers=sum(len(pairs) for device, pairs in by_device.items() if device not in journals))
     for device, journal in journals.items():
         kept = cursor.get("devices", {}).get(device, {"epochs": {}, "counts": {"lost": 0}})
         own_harms = [harm for harm in harms if harm.device == device]
-        verdict += _check_device(journal, by_device.get(device, []), kept, own_harms, evicts=evicts)
-    return verdict
+        counts += _check_device(journal, by_device.get(device, []), kept, own_harms, evicts=evicts)
+    return counts
 
 
 def owed(journal: Journal, cursor: Cursor, device: str, harms: Sequence[Harm]) -> Iterator[Name]:
-    """The kept pairs that a committed cursor says nothing about, without the unseen ones."""
+    """The kept pairs that a committed cursor does not know, without the unseen ones."""
     epochs = cursor.get("devices", {}).get(device, {"epochs": {}})["epochs"]
     done = {epoch: Ranges(book["done"]) for epoch, book in epochs.items()}
     own_harms = [harm for harm in harms if harm.device == device]
-    for name in list(journal.kept):  # it grows meanwhile
+    for name in list(journal.kept):  # it grows at the same time
         known = done.get(name[0], Ranges())
         if name[1] not in known and not _is_unseen(name, journal.attempts[name], known, own_harms):
             yield name
@@ -140,7 +140,7 @@ def owed(journal: Journal, cursor: Cursor, device: str, harms: Sequence[Harm]) -
 
 def _check_device(
     journal: Journal, entered: Sequence[Entered], kept: Mapping[str, Any], harms: Sequence[Harm], *, evicts: bool
-) -> Verdict:
+) -> PairCounts:
     attempts = journal.attempts
     times = Counter((pair.epoch, pair.seq) for pair in entered)
     lost = {epoch: Ranges(book["lost"]) for epoch, book in kept["epochs"].items()}
@@ -149,7 +149,7 @@ def _check_device(
     explained = [_explains(harms, attempt) for name, attempt in attempts.items() if _is_in(name, lost)]
     missing = [name for name in journal.kept if name not in times and not _is_in(name, lost)]
     unseen = sum(_is_unseen(name, attempts[name], done.get(name[0], Ranges()), harms) for name in missing)
-    return Verdict(
+    return PairCounts(
         kept=len(journal.kept),
         entered=len(times),
         indeterminate=len(attempts.keys() - journal.kept - journal.refused),
@@ -173,7 +173,7 @@ def _is_in(name: Name, ranges: Mapping[str, Ranges]) -> bool:
 
 
 def _is_unseen(name: Name, attempt: Attempt, known: Ranges, harms: Sequence[Harm]) -> bool:
-    """Whether it was beyond all that the learner ever knew of its epoch when its spool was damaged."""
+    """Whether the learner did not know its number yet when its spool was damaged."""
     return name[1] >= known.end and any(harm.destroys and attempt.at_ns <= harm.until_ns for harm in harms)
 
 

@@ -1,4 +1,4 @@
-"""What came out of a run of the faults: the verdict on every learner, and how soon pairs came."""
+"""The figures of a run of the faults bench: the counts of every learner, and how soon pairs arrived."""
 
 from __future__ import annotations
 
@@ -8,33 +8,33 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from benchmarks.faults.check import FAILURES, Entered, Journal, Verdict, check
+from benchmarks.faults.check import FAILURES, Entered, Journal, PairCounts, check
 from benchmarks.faults.learner import outcome
 from benchmarks.faults.nemesis import LINK_KINDS
 from benchmarks.faults.stage import Stage, Struck
 
 WATCHED_NS = 1_500_000_000
-"""Before a link goes and after it is back nothing else may happen, so that the first live pair tells of it alone."""
+"""No other fault may be near a link's fault for so long, so that the first live pair shows the effect of that one alone."""
 LATE_NS = 500_000_000
-"""A pair that came so long after it was made did not come live."""
+"""A pair that arrived so long after it was made was not live."""
 BIN_NS = 50_000_000
 
-Trip = tuple[int, int]
-"""When a pair was made and when it came, by the machine's monotonic clock, nanoseconds."""
+MadeAndArrived = tuple[int, int]
+"""When a pair was made and when it arrived, nanoseconds of the machine's monotonic clock."""
 
 
 def judge(stage: Stage, *, ended_well: bool, evicts: bool) -> dict[str, Any]:
-    """The figures of a stage whose processes have ended; `failures` names those that must not be.
+    """The figures of a stage whose processes have ended; `failures` names those that must be zero and are not.
 
-    evicts: the spools were too small for the cuts, so that loss needs no other harm.
+    evicts: the spools were too small for the cuts, so that lost pairs need no other harm.
     """
     journals = {rig.device: rig.journal for rig in stage.rigs}
-    verdict, trips = Verdict(), []
+    total, arrivals = PairCounts(), []
     for learner in stage.learners:
         entered, cursor = outcome(learner.store)
-        verdict += check(journals, entered, cursor, stage.harms(), evicts=evicts)
-        trips.append({device: list(_trips(device, journal, entered)) for device, journal in journals.items()})
-    counts = asdict(verdict)
+        total += check(journals, entered, cursor, stage.harms(), evicts=evicts)
+        arrivals.append({device: list(_arrivals(device, journal, entered)) for device, journal in journals.items()})
+    counts = asdict(total)
     crashes = sum(process.crashes for process in stage.processes)
     failures = [name for name in FAILURES if counts[name]]
     failures += ["crashes"] if crashes else []
@@ -45,33 +45,33 @@ def judge(stage: Stage, *, ended_well: bool, evicts: bool) -> dict[str, Any]:
         "faults": dict(Counter(struck.fault.kind for struck in stage.struck if struck.hit)),
         "void": sum(not struck.hit for struck in stage.struck),
         **{name: counts[name] for name in (*FAILURES, "unseen", "indeterminate", "refused")},
-        "lost_ranges": {"count": verdict.lost_ranges, "pairs": verdict.lost_pairs},
+        "lost_ranges": {"count": total.lost_ranges, "pairs": total.lost_pairs},
         "malformed": dict(sum((Counter(learner.malformed) for learner in stage.learners), Counter[str]())),
         "crashes": crashes,
         "starts": sum(process.starts for process in stage.processes),
         "full_disk": "a small file system" if stage.rigs[0].disk.mounted else "a limit to the size of files",
-        "first_live_s": _spread(list(_first_live_s(stage, trips))),
-        "backfill_pairs_per_s": _backfill_pairs_per_s(trips),
+        "first_live_s": _spread(list(_first_live_s(stage, arrivals))),
+        "backfill_pairs_per_s": _backfill_pairs_per_s(arrivals),
     }
 
 
-def _trips(device: str, journal: Journal, entered: Sequence[Entered]) -> Iterator[Trip]:
+def _arrivals(device: str, journal: Journal, entered: Sequence[Entered]) -> Iterator[MadeAndArrived]:
     for pair in entered:
         attempt = journal.attempts.get((pair.epoch, pair.seq))
         if pair.device == device and attempt is not None:
             yield attempt.at_ns, pair.at_ns
 
 
-def _first_live_s(stage: Stage, trips: Sequence[Mapping[str, Sequence[Trip]]]) -> Iterator[float]:
-    """For each return of a link that nothing else disturbed: until the first pair came that was made after it."""
+def _first_live_s(stage: Stage, arrivals: Sequence[Mapping[str, Sequence[MadeAndArrived]]]) -> Iterator[float]:
+    """For each return of a link that no other fault disturbed: seconds until the first pair made after it arrived."""
     for struck in stage.struck:
         if struck.fault.kind not in LINK_KINDS or not _is_alone(struck, stage.struck):
             continue
         back_ns, device = struck.until_ns, stage.rigs[struck.fault.rig].device
-        pairs = trips[struck.fault.learner][device]
-        came_ns = [came_ns for made_ns, came_ns in pairs if back_ns <= made_ns < back_ns + WATCHED_NS]
-        if came_ns:
-            yield 1e-9 * (min(came_ns) - back_ns)
+        pairs = arrivals[struck.fault.learner][device]
+        arrived = [arrived_ns for made_ns, arrived_ns in pairs if back_ns <= made_ns < back_ns + WATCHED_NS]
+        if arrived:
+            yield 1e-9 * (min(arrived) - back_ns)
 
 
 def _is_alone(struck: Struck, others: Sequence[Struck]) -> bool:
@@ -85,13 +85,13 @@ def _is_alone(struck: Struck, others: Sequence[Struck]) -> bool:
     )
 
 
-def _backfill_pairs_per_s(trips: Sequence[Mapping[str, Sequence[Trip]]]) -> float | None:
-    """How many late pairs came to a learner in a second of the time in which any came."""
+def _backfill_pairs_per_s(arrivals: Sequence[Mapping[str, Sequence[MadeAndArrived]]]) -> float | None:
+    """How many late pairs arrived at a learner per second of the time in which any did."""
     late = [
-        [came_ns for pairs in by_device.values() for made_ns, came_ns in pairs if came_ns - made_ns > LATE_NS]
-        for by_device in trips
+        [arrived_ns for pairs in by_device.values() for made_ns, arrived_ns in pairs if arrived_ns - made_ns > LATE_NS]
+        for by_device in arrivals
     ]
-    bins = sum(len({came_ns // BIN_NS for came_ns in came}) for came in late)
+    bins = sum(len({arrived_ns // BIN_NS for arrived_ns in times}) for times in late)
     return round(sum(map(len, late)) / (1e-9 * BIN_NS * bins)) if bins else None
 
 

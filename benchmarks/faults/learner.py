@@ -1,7 +1,7 @@
-"""A learner for the faults: the real subscriber and store, and no training. What entered is the list that it commits.
+"""A learner for the faults: the real subscriber and store, and no training. It commits the list of the pairs that entered.
 
-An item of the store is the pair's header as it came, the checksum of the images as they came, and when. The cursor is committed
-with the list in one transaction, then acknowledged. A process that is started again goes on from the newest commit.
+An item of the store is the pair's header as received, the checksum of its images as received, and the time. The cursor is
+committed with the list in one transaction, then acknowledged. A process that is started again continues from the newest commit.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from benchmarks.faults.check import Entered
-from benchmarks.shared.processes import Orders, say
+from benchmarks.shared.processes import Orders, report
 from buffer.store import Store
 from stream import codec
 from stream.live.subscriber import Subscriber
@@ -28,28 +28,28 @@ from stream.source import Cursor
 COMMIT_S = 0.3
 AT_ONCE = 64
 WORK_S = 0.01
-"""Between taking pairs and committing them, as a training step does: meanwhile others wait in the queue."""
+"""Between receiving pairs and committing them, as a training step takes: other pairs wait in the queue for so long."""
 _TAIL = struct.Struct("<Iq")
 
 
-class LearnerPlan(msgspec.Struct, frozen=True):
-    """What it is started with, as JSON."""
+class ListingLearnerPlan(msgspec.Struct, frozen=True):
+    """Where the learner works; its process gets it as JSON."""
 
     store: str
     endpoints: list[str]
 
 
 def outcome(store: Path) -> tuple[list[Entered], Cursor]:
-    """The list and the cursor of the newest commit."""
+    """The list of entered pairs and the cursor of a store's newest commit."""
     with Store(store) as opened:
         commit = opened.commits()[0]
         return [_entered(item) for item in opened.items(commit.keys)], msgspec.json.decode(commit.note)
 
 
-class Learner:
-    """Receives, lists and commits until told to stop."""
+class ListingLearner:
+    """Receives, lists and commits until the order to stop arrives."""
 
-    def __init__(self, plan: LearnerPlan) -> None:
+    def __init__(self, plan: ListingLearnerPlan) -> None:
         self._orders = Orders()
         self._store = Store(Path(plan.store))
         commits = self._store.commits()
@@ -60,12 +60,12 @@ class Learner:
         self._committing: tuple[Future[None], Cursor] | None = None
 
     def run(self) -> None:
-        """One thread does everything; the store writes in its own."""
+        """Do all work in this thread; the store writes in its own."""
         while len(self._source.stats().devices) < self._devices and not self._orders.stop.wait(0.01):
-            pass  # a pair of a rig that does not know us yet is not kept for us: it is not ours to have
+            pass  # a rig that does not know this learner yet keeps no pairs for it
         self._commit()
         self._finish_commit()
-        say("ready")
+        report("ready")
         due_s = 0.0
         while not self._orders.stop.is_set():
             self._receive(0.05)
@@ -83,7 +83,7 @@ class Learner:
         stats = self._source.stats()
         self._source.close()
         self._store.close()
-        say("malformed", msgspec.json.encode(stats.malformed).decode())
+        report("malformed", msgspec.json.encode(stats.malformed).decode())
 
     def _receive(self, timeout_s: float) -> bool:
         pairs = self._source.receive(AT_ONCE, timeout_s)
@@ -104,7 +104,7 @@ class Learner:
         (done, cursor), self._committing = self._committing, None
         done.result()
         self._source.acknowledge(cursor)
-        say("committed", msgspec.json.encode(cursor).decode())
+        report("committed", msgspec.json.encode(cursor).decode())
 
 
 def _entered(item: bytes) -> Entered:
@@ -118,4 +118,4 @@ def _item(pair: EncodedPair, now_ns: int) -> bytes:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    Learner(msgspec.json.decode(sys.argv[1], type=LearnerPlan)).run()
+    ListingLearner(msgspec.json.decode(sys.argv[1], type=ListingLearnerPlan)).run()

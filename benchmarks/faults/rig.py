@@ -1,7 +1,7 @@
-"""A rig for the faults: the real spool and publisher, small pairs that nobody can mistake for each other, and a journal.
+"""A rig for the faults: the real spool and publisher, small pairs that cannot be confused with each other, and a journal.
 
-It says `attempt` before a pair is kept, and `kept` or `refused` when the spool has answered: what was kept is known, whatever
-happens to the spool. Between them it may be killed; then the pair may have been kept or not.
+It reports `attempt` before a pair is kept, and `kept` or `refused` after: so the kept pairs are known, whatever happens to the
+spool. If it is killed between the two, the pair may have been kept or not.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.shared.processes import Orders, say
+from benchmarks.shared.processes import Orders, Pace, report
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import encode_pair
@@ -25,13 +25,11 @@ SMALL = (24, 32)
 """Height and width of an image of noise: 2.3 kB that do not compress."""
 IDLE_S = 0.02
 GRACE_S = 8.0
-"""Longer than a learner is ever away here."""
-LATE_S = 0.1
-"""A rig that was held up for longer does not make up for it."""
+"""Longer than a learner is ever away in this bench."""
 
 
-class RigPlan(msgspec.Struct, frozen=True):
-    """What it is started with, as JSON."""
+class SpoolRigPlan(msgspec.Struct, frozen=True):
+    """How the rig works; its process gets it as JSON."""
 
     device: str
     spool: str
@@ -40,22 +38,22 @@ class RigPlan(msgspec.Struct, frozen=True):
     size: tuple[int, int] = SMALL
 
 
-class Rig:
-    """What it is told while it runs: `go`, `rest`, `rate` in pairs a second, `clock` in seconds by which it is wrong."""
+class SpoolRig:
+    """Obeys the orders `go`, `rest`, `rate` (pairs a second) and `clock` (seconds by which its clock is wrong)."""
 
-    def __init__(self, plan: RigPlan) -> None:
+    def __init__(self, plan: SpoolRigPlan) -> None:
         self.plan = plan
         self.going = False
         self.clock_s = 0.0
         self.pairs_per_s = plan.pairs_per_s
-        self.orders = Orders(self._take)
+        self.orders = Orders(self._obey)
 
     def wall_s(self) -> float:
         """Seconds since 1970 by the rig's clock."""
         return time.time() + self.clock_s
 
     def run(self) -> None:
-        """Keep and publish until told to stop."""
+        """Keep and publish until the order to stop arrives."""
         plan = self.plan
         with (
             Spool(
@@ -69,27 +67,26 @@ class Rig:
                 "tcp://127.0.0.1:0", device=plan.device, epoch=spool.epoch, shelf=spool, linger_s=1.0
             ) as publisher,
         ):
-            say("listening", publisher.endpoint.rpartition(":")[2])
-            seq, due_s = 0, time.monotonic()
+            report("listening", publisher.endpoint.rpartition(":")[2])
+            seq, pace = 0, Pace()
             while not self.orders.stop.is_set():
                 if not self.going:
-                    say("rests")
+                    report("rests")
                     while not self.going and not self.orders.stop.wait(IDLE_S):
                         publisher.subscribers()
-                    due_s = time.monotonic()
+                    pace.restart()
                     continue
                 self._keep(seq, spool, publisher)
                 seq += 1
-                due_s = max(due_s + 1 / self.pairs_per_s, time.monotonic() - LATE_S)
-                time.sleep(max(0.0, due_s - time.monotonic()))
+                pace.wait(self.pairs_per_s)
 
     def _keep(self, seq: int, spool: Spool, publisher: Publisher) -> None:
         pair = make_pair(self.plan.device, spool.epoch, seq, int(1e9 * self.wall_s()), self.plan.size)
-        say("attempt", spool.epoch, seq, pair.header.crc, time.monotonic_ns())
-        say("kept" if spool.append(pair) else "refused", spool.epoch, seq)
+        report("attempt", spool.epoch, seq, pair.header.crc, time.monotonic_ns())
+        report("kept" if spool.append(pair) else "refused", spool.epoch, seq)
         publisher.send(pair)
 
-    def _take(self, order: str) -> None:
+    def _obey(self, order: str) -> None:
         word, _, value = order.partition(" ")
         match word:
             case "clock":
@@ -101,7 +98,7 @@ class Rig:
 
 
 def make_pair(device: str, epoch: str, seq: int, captured_ns: int, size: tuple[int, int] = SMALL) -> EncodedPair:
-    """The images follow from epoch and number, so that a pair under another one's number is found."""
+    """A pair whose images follow from epoch and number, so that a pair under another number is found."""
     left, right = np.random.default_rng([int(epoch, 16), seq]).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     return encode_pair(
         left, right, device=device, epoch=epoch, seq=seq, left_ns=captured_ns, right_ns=captured_ns, codec="lz4"
@@ -110,4 +107,4 @@ def make_pair(device: str, epoch: str, seq: int, captured_ns: int, size: tuple[i
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    Rig(msgspec.json.decode(sys.argv[1], type=RigPlan)).run()
+    SpoolRig(msgspec.json.decode(sys.argv[1], type=SpoolRigPlan)).run()

@@ -1,8 +1,8 @@
-"""Rigs for the fleet: many publishers in one process, with pairs made beforehand, clocks of their own, and mishaps.
+"""Rigs for the fleet: many publishers in one process, with pairs made beforehand, clocks of their own, and incidents.
 
-A rig's shelf keeps the headers of all its pairs, and the images once: what has to be pulled is what a spool would give, and no
-disk is measured. A rig that stalls makes nothing for a while; one that restarts drops its sockets without a word, comes back
-under the same address, and begins another epoch.
+A rig's shelf keeps the headers of all its pairs, and the images once: it gives what a spool would give, and no disk is
+measured. A rig that stalls makes no pairs for a while; one that restarts closes its sockets without a goodbye, comes back at the
+same address, and begins another epoch.
 """
 
 from __future__ import annotations
@@ -15,39 +15,39 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Literal
 
-import msgspec
 import zmq
 
+from benchmarks.shared.pairs import renumbered
 from stream.codec import to_parts
 from stream.live.backfill_messages import MAX_ROWS, PairParts, Reading, Span
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
 
 AWAY_S = 1.0
-"""How long a rig stalls, or is gone before it is back."""
+"""How long a rig stalls, or is away before it comes back."""
 IDLE_S = 0.001
 LINGER_S = 0.5
-"""Longest wait for a bye to be confirmed: a learner that is behind hears of it from the shelf."""
+"""Longest wait for a bye to be confirmed: a learner that is behind learns of the end from the shelf."""
 
-Mishap = Literal["none", "stall", "restart"]
+Incident = Literal["none", "stall", "restart"]
 
 
 @dataclass(frozen=True)
-class RigPlan:
+class FleetRigPlan:
     """One rig: pairs a second (None: as fast as they are taken), the first after `phase_s`, its clock wrong by `clock_s`.
 
-    The mishap befalls it in the middle of its time.
+    The incident happens in the middle of its time.
     """
 
     device: str
     pairs_per_s: float | None
     phase_s: float = 0.0
     clock_s: float = 0.0
-    mishap: Mishap = "none"
+    incident: Incident = "none"
 
 
 class HeaderShelf:
-    """A `Shelf` of pairs that all have the same images. Thread-safe: epochs and headers are only appended."""
+    """A `Shelf` of pairs that all have the same images. Thread-safe, as epochs and headers are only appended."""
 
     def __init__(self, device: str, pair: EncodedPair) -> None:
         self.device = device
@@ -69,7 +69,7 @@ class HeaderShelf:
         return len(self._newest)
 
     def append(self, pair: EncodedPair) -> None:
-        """Keep the next pair."""
+        """Keep the header of the next pair."""
         self._newest.append(to_parts(pair)[1])
 
     def spans(self) -> list[Span]:
@@ -96,30 +96,30 @@ class HeaderShelf:
         """It keeps everything."""
 
 
-class Rig:
-    """A rig at work; its process gives it turns."""
+class FleetRig:
+    """A rig that acts in turns; its process calls them."""
 
-    def __init__(self, plan: RigPlan, pair: EncodedPair, context: zmq.Context[zmq.Socket[bytes]]) -> None:
+    def __init__(self, plan: FleetRigPlan, pair: EncodedPair, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.plan = plan
         self.made = 0
         self._pair = pair
         self._context = context
         self._held: EncodedPair | None = None
         self._shelf = HeaderShelf(plan.device, pair)
-        self._due_s, self._mishap_s = 0.0, float("inf")
+        self._due_s, self._incident_s = 0.0, float("inf")
         self._publisher: Publisher | None = self._open("tcp://127.0.0.1:0")
         self.endpoint = self._publisher.endpoint
 
     def begin(self, now_s: float, duration_s: float) -> None:
-        """Time starts."""
+        """Start the clock of its plan."""
         self._due_s = now_s + self.plan.phase_s
-        if self.plan.mishap != "none":
-            self._mishap_s = now_s + duration_s / 2
+        if self.plan.incident != "none":
+            self._incident_s = now_s + duration_s / 2
 
     def turn(self, now_s: float) -> bool:
-        """Do what is due; False where nothing was, or nobody takes a pair."""
-        if now_s >= self._mishap_s:
-            self._meet(now_s)
+        """Act if it is time to; False where it is not, or where no subscriber takes a pair."""
+        if now_s >= self._incident_s:
+            self._suffer(now_s)
         if now_s < self._due_s:
             return False
         if self._publisher is None:
@@ -127,36 +127,26 @@ class Rig:
         pair = self._held or self._make(self._publisher)
         taken = self._publisher.send(pair)
         if self.plan.pairs_per_s is None:
-            self._held = None if taken else pair  # given again at the next turn
+            self._held = None if taken else pair  # sent again at the next turn
             return taken
         self._due_s += 1 / self.plan.pairs_per_s
         return True
 
     def bye(self) -> None:
-        """It makes no more; its shelf stays open."""
+        """Announce that no more pairs follow; the shelf stays open."""
         if self._publisher is None:
             self._publisher = self._open(self.endpoint)
         self._publisher.bye()
 
     def close(self) -> None:
-        """Leave."""
+        """Close the sockets."""
         if self._publisher is not None:
             self._publisher.close()
 
     def _make(self, publisher: Publisher) -> EncodedPair:
         captured_ns = time.time_ns() + int(1e9 * self.plan.clock_s)
-        pair = EncodedPair(
-            msgspec.structs.replace(
-                self._pair.header,
-                device=publisher.device,
-                epoch=publisher.epoch,
-                seq=self._shelf.head,
-                left_ns=captured_ns,
-                right_ns=captured_ns,
-            ),
-            self._pair.left,
-            self._pair.right,
-        )
+        names = {"device": publisher.device, "epoch": publisher.epoch}
+        pair = renumbered(self._pair, self._shelf.head, captured_ns, **names)
         self._shelf.append(pair)
         self.made += 1
         return pair
@@ -173,21 +163,21 @@ class Rig:
             context=self._context,
         )
 
-    def _meet(self, now_s: float) -> None:
-        self._mishap_s, self._due_s = float("inf"), now_s + AWAY_S
-        if self.plan.mishap == "restart":
+    def _suffer(self, now_s: float) -> None:
+        self._incident_s, self._due_s = float("inf"), now_s + AWAY_S
+        if self.plan.incident == "restart":
             self.close()
             self._publisher = None
 
 
-def work(pipe: Connection, plans: list[RigPlan], pair: EncodedPair) -> None:
-    """A process of rigs: says their endpoints, is told for how many seconds to go, says how many pairs each made.
+def work(pipe: Connection, plans: list[FleetRigPlan], pair: EncodedPair) -> None:
+    """A process of rigs. It sends their endpoints, receives a number of seconds to run, and sends how many pairs each made.
 
-    It then stays until it is told that all has been pulled.
+    Then it stays until it receives another message, once all pairs have been pulled.
     """
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context(1)
     context.set(zmq.MAX_SOCKETS, 8192)
-    rigs = [Rig(plan, pair, context) for plan in plans]
+    rigs = [FleetRig(plan, pair, context) for plan in plans]
     pipe.send([rig.endpoint for rig in rigs])
     duration_s: float = pipe.recv()
     _drive(rigs, duration_s)
@@ -199,7 +189,7 @@ def work(pipe: Connection, plans: list[RigPlan], pair: EncodedPair) -> None:
         rig.close()
 
 
-def _drive(rigs: list[Rig], duration_s: float) -> None:
+def _drive(rigs: list[FleetRig], duration_s: float) -> None:
     now_s = time.monotonic()
     end_s = now_s + duration_s
     for rig in rigs:

@@ -1,1 +1,1 @@
-"""Does junk score high, so that a buffer ranked by loss fills with it?"""
+"""Does junk get a high score, so that a buffer ranked by loss fills with it?"""

@@ -45,8 +45,8 @@ def placements(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDAr
 def over_seeds(found: Sequence[Auc]) -> Interval:
     """The mean over seeds, within two standard errors.
 
-    The variance of a seed is what its seeds show, but not below what DeLong's says of each alone: three that agree by chance
-    would promise too much.
+    The variance is that between the seeds, but not less than DeLong's for each alone: three seeds that agree by chance would
+    promise too much.
     """
     values = np.array([one.value for one in found])
     within = float(np.mean([one.variance for one in found]))

@@ -1,39 +1,38 @@
-"""Does junk score high, so that a buffer ranked by loss fills with it?
+"""Does junk get a high score, so that a buffer ranked by loss fills with it?
 
-A learner trains on a stream in which every tenth pair is spoiled. At some moments it scores pairs it was never trained on,
-real and spoiled, in batches of the same mixture: the AUC is the chance that a spoiled pair scores above a real one (0.5: the
-score does not tell, 1: every spoiled one is above every real one). What memory makes of the stream's own junk is followed
-beside it: first and later scores, what `Stubbornness` takes away, the shares that are replayed and kept.
+A learner trains on a stream in which every tenth pair is spoiled. At some moments it scores pairs that it was never trained on,
+real and spoiled, in batches of the same mixture. The AUC is the chance that a spoiled pair scores above a real one (0.5: the
+score tells nothing, 1: every spoiled one is above every real one). The junk of the stream is followed through the memory as
+well: first and later scores, what `Stubbornness` takes away, the shares that are replayed and kept.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from itertools import groupby, pairwise
+from typing import Annotated
 
-import cv2
 import numpy as np
-import torch
-import tyro
-from rich.console import Console
-from rich.table import Column, Table
+from rich.table import Table
 
-from benchmarks.junk.auc import Auc, over_seeds
-from benchmarks.junk.run import Finding, plain, run
-from benchmarks.junk.streams import Scenes, exam, photographs, walk, with_junk
+from benchmarks.junk.auc import over_seeds
+from benchmarks.junk.run import JunkFigures, train_and_score
+from benchmarks.junk.streams import Scenes, held_out_batches, photographs, walk, with_junk
+from benchmarks.shared.bench import Bench, figure_table, report_progress
+from benchmarks.shared.bounds import Count, SomeOf, Within
+from benchmarks.shared.probing import use_one_thread
+from benchmarks.shared.recipes import changed
+from benchmarks.shared.results import GridSettings, Result, in_processes
 from benchmarks.shared.spoiled import MISHAPS
 from learner.config import PRESETS, LearnerConfig
+from learner.errors import SettingsError
 from learner.objectives.babyagent import BabyAgentConfig
 
 PRESETS_COMPARED = ("cpu", "contrastive")
-"""The seed's objective and InfoNCE, in one small network each, without repulsion: their losses are cross-entropies."""
+"""The original experiment's objective and InfoNCE, with a small network each and no repulsion: both lower cross-entropies."""
 MEMORY_ROWS = {
     "first": "AUC, first score",
     "later": "AUC, 4th score on",
@@ -48,100 +47,96 @@ MEMORY_ROWS = {
     "kept": "kept by arrived",
     "replayed": "replayed by arrived",
 }
-"""Titles of what `memory_row` gives."""
+"""Titles of the figures of `memory_row`."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class JunkSettings:
+class JunkSettings(GridSettings):
     """Train on streams with junk and measure whether it scores above real pairs."""
 
-    streams: tuple[Literal["photographs", "walk"], ...] = ("photographs", "walk")
+    streams: Annotated[tuple[str, ...], SomeOf(("photographs", "walk"))] = ("photographs", "walk")
     """Photographs whose right eye is made from the left one, and the simulated walk."""
     control: str = "digits"
-    """Whose images are the photographs, as for the learner: digits, or a folder."""
-    textures: Path | None = None
-    """A folder of photographs to hang into the walk's worlds; procedural pictures without it."""
-    seeds: tuple[int, ...] = (0, 1, 2)
-    """Each seeds a world, its junk and two learners."""
-    moments: tuple[int, ...] = (0, 200, 500)
+    """The control set whose images are the photographs: digits, or a folder."""
+    moments: Annotated[tuple[int, ...], Within(0)] = (0, 200, 500)
     """Steps of training after which held-out pairs are scored."""
-    share: float = 0.1
+    share: Annotated[float, Within(0, 0.5, above=True)] = 0.1
     """Of junk among the pairs."""
-    batch_size: int = 64
-    """Pairs a step: half the presets', for twice the steps in the same time."""
-    capacity: int = 512
-    """Pairs in the reservoir: small, so that it has to choose."""
-    exams: int = 40
+    batch_size: Annotated[int, Within(16)] = 64
+    """Pairs a step: half of the presets', for twice the steps in the same time."""
+    capacity: Count = 512
+    """Pairs in the reservoir: few, so that it has to choose."""
+    exams: Count = 40
     """Held-out batches."""
-    json: bool = False
-    """One JSON line a learner instead of progress; the tables go to the standard error."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.moments[-1] < 1 or any(earlier >= later for earlier, later in pairwise(self.moments)):
+            raise SettingsError("--moments must rise, and the last one be at least 1")
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Train, score and print both tables; returns 0."""
-    settings = tyro.cli(JunkSettings, args=list(arguments), prog="python -m benchmarks junk")
-    _check(settings)
-    torch.set_num_threads(1)
-    cv2.setNumThreads(1)
-    say: Callable[[str], None] = (lambda _text: None) if settings.json else _say
-    found: dict[tuple[str, str], list[Finding]] = {}
-    for seed in settings.seeds:
-        for stream in settings.streams:
-            say(f"seed {seed}  {stream}: making the pairs")
-            for preset, finding in _seed(settings, stream, seed):
-                found.setdefault((stream, preset), []).append(finding)
-                say(f"seed {seed}  {stream}  {preset}  {finding.cpu_s:.0f} CPU-s")
-                if settings.json:
-                    _line({"stream": stream, "preset": preset, "seed": seed, **plain(finding)})
-    console = Console(stderr=settings.json, highlight=False)
-    for names, findings in found.items():
-        title = ", ".join(names)
-        console.print(held_out_table(f"{title}: AUC of junk above held-out real pairs", findings))
-        console.print(memory_table(f"{title}: what memory makes of the stream's junk", findings))
-    return 0
+@dataclass(frozen=True)
+class JunkRun:
+    """One learner: which stream, objective and seed, and its figures."""
+
+    stream: str
+    preset: str
+    seed: int
+    figures: JunkFigures
 
 
-def _check(settings: JunkSettings) -> None:
-    rising = all(earlier < later for earlier, later in zip(settings.moments, settings.moments[1:], strict=False))
-    rules = {
-        "--moments must rise from at least 0 to at least 1": rising
-        and bool(settings.moments)
-        and settings.moments[0] >= 0 < settings.moments[-1],
-        "--share must be above 0 and at most 0.5": 0 < settings.share <= 0.5,
-        "--batch-size must be at least 16 and --exams at least 1": settings.batch_size >= 16 and settings.exams >= 1,
-        "--seeds and --streams must name at least one": bool(settings.seeds and settings.streams),
-    }
-    for rule, holds in rules.items():
-        if not holds:
-            raise ValueError(rule)
+def measure(settings: JunkSettings) -> list[JunkRun]:
+    """Both objectives on each stream of each seed."""
+    streams = [(seed, stream) for seed in settings.seeds for stream in settings.streams]
+    found = dict(in_processes(partial(_runs, settings=settings), streams, settings.jobs))
+    return [run for each in streams for run in found[each]]
 
 
-def _seed(settings: JunkSettings, stream: str, seed: int) -> Iterator[tuple[str, Finding]]:
+def render(_settings: JunkSettings, runs: Sequence[JunkRun]) -> Iterator[Table]:
+    """Two tables for each stream and objective."""
+
+    def names(run: JunkRun) -> tuple[str, str]:
+        return run.stream, run.preset
+
+    for key, same in groupby(sorted(runs, key=names), names):
+        title, found = ", ".join(key), [run.figures for run in same]
+        yield held_out_table(f"{title}: AUC of junk above held-out real pairs", found)
+        yield memory_table(f"{title}: the stream's junk in memory", found)
+
+
+def json_lines(runs: Sequence[JunkRun]) -> Iterator[Result]:
+    """A JSON value for each learner."""
+    for run in runs:
+        yield {"stream": run.stream, "preset": run.preset, "seed": run.seed, **run.figures.plain()}
+
+
+COMMAND = Bench(JunkSettings, measure, render, json_lines=json_lines)
+
+
+def _runs(seed_and_stream: tuple[int, str], settings: JunkSettings) -> list[JunkRun]:
     """Both objectives on one stream of this seed, with the same pairs."""
-    config = {preset: _config(settings, preset, seed) for preset in PRESETS_COMPARED}
-    ratio = config["cpu"].pacing.replay_ratio
+    use_one_thread()
+    seed, stream = seed_and_stream
+    report_progress(f"seed {seed}  {stream}: making the pairs")
+    ratio = PRESETS[PRESETS_COMPARED[0]].pacing.replay_ratio
     streamed = settings.batch_size + math.ceil(settings.moments[-1] * settings.batch_size / ratio)
     scenes = _scenes(settings, stream, streamed, seed)
     spoil_streamed, spoil_held_out = np.random.default_rng([seed, 1]).spawn(2)
-    shown = with_junk(scenes.streamed, settings.share, spoil_streamed)
-    asked = exam(scenes.held_out, size=settings.batch_size, share=settings.share, random=spoil_held_out)
-    for preset, learner in config.items():
-        memory = dataclasses.replace(learner.memory, canvas=scenes.size)
-        yield preset, run(dataclasses.replace(learner, memory=memory), shown, asked, settings.moments)
+    pairs = with_junk(scenes.streamed, settings.share, spoil_streamed)
+    held_out = held_out_batches(scenes.held_out, size=settings.batch_size, share=settings.share, random=spoil_held_out)
+    runs = []
+    for preset in PRESETS_COMPARED:
+        config = changed(_config(settings, preset), {"seed": seed, "memory.canvas": scenes.size})
+        runs.append(JunkRun(stream, preset, seed, train_and_score(config, pairs, held_out, settings.moments)))
+        report_progress(f"seed {seed}  {stream}  {preset}  {runs[-1].figures.cpu_s:.0f} CPU-s")
+    return runs
 
 
-def _config(settings: JunkSettings, preset: str, seed: int) -> LearnerConfig:
+def _config(settings: JunkSettings, preset: str) -> LearnerConfig:
     config = PRESETS[preset]
-    objective = config.objective
-    if isinstance(objective, BabyAgentConfig):
-        objective = dataclasses.replace(objective, repulsion=0.0)
-    return dataclasses.replace(
-        config,
-        seed=seed,
-        objective=objective,
-        pacing=dataclasses.replace(config.pacing, batch_size=settings.batch_size),
-        memory=dataclasses.replace(config.memory, capacity=settings.capacity),
-    )
+    if isinstance(config.objective, BabyAgentConfig):
+        config = replace(config, objective=replace(config.objective, repulsion=0.0))
+    return changed(config, {"pacing.batch_size": settings.batch_size, "memory.capacity": settings.capacity})
 
 
 def _scenes(settings: JunkSettings, stream: str, streamed: int, seed: int) -> Scenes:
@@ -151,36 +146,21 @@ def _scenes(settings: JunkSettings, stream: str, streamed: int, seed: int) -> Sc
     return walk(settings.textures, streamed, held_out, seed)
 
 
-def held_out_table(title: str, findings: Sequence[Finding]) -> Table:
+def held_out_table(title: str, found: Sequence[JunkFigures]) -> Table:
     """Rows: mishaps; columns: score at moment; mean over seeds and two standard errors."""
-    moments = list(findings[0].held_out)
-    columns = [(score, moment) for score in ("kl", "ce") for moment in moments]
-    table = Table("junk", *(f"{score} {moment}" for score, moment in columns), title=title)
+    columns = [(score, moment) for score in ("kl", "ce") for moment in found[0].held_out]
+    rows: dict[str, list[str]] = {}
     for mishap in MISHAPS:
-        cells = []
-        for score, moment in columns:
-            aucs: list[Auc] = [finding.held_out[moment][mishap][score] for finding in findings]
-            mean, reach = over_seeds(aucs)
-            cells.append(f"{mean:.2f} ± {reach:.2f}")
-        table.add_row(mishap, *cells)
-    return table
+        aucs = ([one.held_out[moment][mishap][score] for one in found] for score, moment in columns)
+        rows[mishap] = ["{:.2f} ± {:.2f}".format(*over_seeds(seeds)) for seeds in aucs]
+    return figure_table(title, ("junk", *(f"{score} {moment}" for score, moment in columns)), rows)
 
 
-def memory_table(title: str, findings: Sequence[Finding]) -> Table:
-    """Rows: what `memory_row` gives, means over seeds; columns: mishaps and all junk."""
-    kinds = list(findings[0].memory)
-    table = Table(Column(no_wrap=True), *(kind.replace("_", " ") for kind in kinds), title=title)
-    for name, row in MEMORY_ROWS.items():
-        means = [np.mean([finding.memory[kind][name] for finding in findings]) for kind in kinds]
-        table.add_row(row, *(f"{mean:.2f}" for mean in means))
-    return table
-
-
-def _say(text: str) -> None:
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {text}\n")
-    sys.stdout.flush()
-
-
-def _line(fields: dict[str, Any]) -> None:
-    sys.stdout.write(json.dumps(fields) + "\n")
-    sys.stdout.flush()
+def memory_table(title: str, found: Sequence[JunkFigures]) -> Table:
+    """Rows: the figures of `memory_row`, means over seeds; columns: mishaps and all junk."""
+    kinds = list(found[0].memory)
+    rows = {
+        row: [f"{np.mean([one.memory[kind][name] for one in found]):.2f}" for kind in kinds]
+        for name, row in MEMORY_ROWS.items()
+    }
+    return figure_table(title, ("", *(kind.replace("_", " ") for kind in kinds)), rows)

@@ -1,11 +1,11 @@
-"""One learner on a stream with junk: how it scores held-out junk at some moments, and what its memory makes of the stream's."""
+"""One learner on a stream with junk: its scores of held-out junk at some moments, and what its memory does with the stream's."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,28 +15,28 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Generator
 
 from benchmarks.junk.auc import Auc, auc
-from benchmarks.junk.streams import Exam, Shown
+from benchmarks.junk.streams import HeldOut, LabelledPair
+from benchmarks.shared.paired import Floats
+from benchmarks.shared.probing import train_to
 from benchmarks.shared.spoiled import MISHAPS
 from buffer.priority import PriorityScale, Stubbornness
 from learner.config import LearnerConfig
-from learner.loop import Learner, learn
+from learner.loop import Learner
 from learner.memory.memory import Memory
 from learner.memory.ranking import Ranking, reservoir_for
 from learner.objectives.contract import Objective
-from stream.source import IteratorSource
 
-Floats = NDArray[np.float64]
 Table = dict[str, dict[str, Auc]]
 """AUC of "junk above real" by mishap and score."""
 
 SETTLED_STEPS = 50
-"""Steps that are left out of what memory did: the learning rate still warms up, the running mean of losses begins."""
+"""Steps that are left out of the figures of memory: the learning rate warms up, and the running mean of losses begins."""
 REPLAYED = 4
-"""The scoring of a pair from which on a stubborn one can have been damped."""
+"""The number of scorings of a pair from which on a stubborn one can have been damped."""
 
 
-class Watched(Stubbornness):
-    """Stubbornness that notes what it was told and what it answered."""
+class RecordingStubbornness(Stubbornness):
+    """Stubbornness that records its arguments and results."""
 
     def __init__(self, scale: PriorityScale) -> None:
         super().__init__()
@@ -46,20 +46,20 @@ class Watched(Stubbornness):
 
     def damped(self, keys: ArrayLike, priorities: ArrayLike, phi: ArrayLike) -> Floats:
         """See Stubbornness. Each call is one training step."""
-        answer = super().damped(keys, priorities, phi)
+        damped = super().damped(keys, priorities, phi)
         standardised = (np.asarray(priorities) - self._scale.mean) / max(self._scale.deviation, 1e-12)
         key = np.asarray(keys)
         nth = np.array([self._count(k) for k in key.tolist()])
         step = np.full(len(key), len(self._notes))
-        self._notes.append(np.stack([step, key, nth, standardised, np.asarray(phi), answer], 1))
-        return answer
+        self._notes.append(np.stack([step, key, nth, standardised, np.asarray(phi), damped], 1))
+        return damped
 
     def _count(self, key: int) -> int:
         self._scorings[key] = self._scorings.get(key, 0) + 1
         return self._scorings[key]
 
     def scorings(self) -> Scorings:
-        """All of them, in their order."""
+        """All scorings, in their order."""
         step, key, nth, standardised, phi, damped = np.concatenate(self._notes).T
         return Scorings(step.astype(int), key.astype(int), nth.astype(int), standardised, phi, damped)
 
@@ -68,8 +68,8 @@ class Watched(Stubbornness):
 class Scorings:
     """One row a scoring.
 
-    step: from 0. key: of the pair. nth: how often it was scored by now, from 1. standardised: the loss; phi: the same, clipped;
-    damped: what Stubbornness left of phi.
+    step: from 0. key: of the pair. nth: how often the pair has been scored, from 1. standardised: the loss; phi: the same,
+    clipped; damped: what Stubbornness left of phi.
     """
 
     step: NDArray[np.int_]
@@ -80,54 +80,64 @@ class Scorings:
     damped: Floats
 
     def where(self, chosen: NDArray[np.bool_]) -> Scorings:
-        """Those rows."""
+        """The rows that are chosen."""
         return Scorings(*(getattr(self, spec.name)[chosen] for spec in dataclasses.fields(self)))
 
 
 @dataclass
-class Finding:
-    """What one learner showed. held_out: by moment in steps; memory: by mishap, see `memory_row`."""
+class JunkFigures:
+    """The figures of one learner. held_out: by moment in steps; memory: by mishap, see `memory_row`."""
 
     held_out: dict[int, Table] = field(default_factory=dict)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     cpu_s: float = 0.0
 
+    def plain(self) -> dict[str, Any]:
+        """The figures as JSON has them."""
+        held_out = {
+            str(moment): {mishap: {score: one._asdict() for score, one in row.items()} for mishap, row in table.items()}
+            for moment, table in self.held_out.items()
+        }
+        return {"held_out": held_out, "memory": self.memory, "cpu_s": self.cpu_s}
 
-def run(config: LearnerConfig, stream: Sequence[Shown], exam: Exam, moments: Sequence[int]) -> Finding:
-    """Train from a random start to the last moment and look at each; the stream must last as long."""
-    started_s, finding = time.process_time(), Finding()
+
+def train_and_score(
+    config: LearnerConfig, stream: Sequence[LabelledPair], held_out: HeldOut, moments: Sequence[int]
+) -> JunkFigures:
+    """Train from a random start to the last moment and score at each; the stream must last that long."""
+    started_s, figures = time.process_time(), JunkFigures()
     ranking = Ranking(reservoir_for(config.memory, seed=config.seed))
-    watched = ranking.stubborn = Watched(ranking.scale)
+    recorded = ranking.stubborn = RecordingStubbornness(ranking.scale)
     learner = Learner(config, torch.device("cpu"), memory=Memory(config.memory, seed=config.seed, ranking=ranking))
-    events = learn(learner, IteratorSource(shown.pair for shown in stream), clock=time.monotonic)
-    for moment in moments:
-        while learner.steps < moment:
-            next(events)
-        finding.held_out[moment] = held_out(learner.objective, exam, torch.Generator().manual_seed(config.seed))
-    finding.memory = memory_table(watched.scorings(), ranking.reservoir.keys(), stream)
-    finding.cpu_s = round(time.process_time() - started_s, 1)
-    return finding
+    for _ in train_to(learner, (labelled.pair for labelled in stream), moments):
+        chance = torch.Generator().manual_seed(config.seed)
+        figures.held_out[learner.steps] = score_held_out(learner.objective, held_out, chance)
+    figures.memory = memory_table(recorded.scorings(), ranking.reservoir.keys(), stream)
+    figures.cpu_s = round(time.process_time() - started_s, 1)
+    return figures
 
 
 @torch.no_grad()
-def held_out(objective: Objective, exam: Exam, generator: Generator) -> Table:
-    """AUC of each mishap by score: the priority (`kl`), and what the optimiser lowers (`ce`, without a repulsion in it)."""
-    outcomes = [objective(batch, generator) for batch in exam.batches]
+def score_held_out(objective: Objective, held_out: HeldOut, generator: Generator) -> Table:
+    """AUC of each mishap by score: the priority (`kl`), and the loss that the optimiser lowers (`ce`, without a repulsion)."""
+    outcomes = [objective(batch, generator) for batch in held_out.batches]
     scores = {
         "kl": torch.cat([outcome.priority for outcome in outcomes]).double().numpy(),
         "ce": torch.cat([outcome.losses for outcome in outcomes]).double().numpy(),
     }
-    real = exam.mishaps == ""
+    real = held_out.mishaps == ""
     return {
-        mishap: {name: auc(score[exam.mishaps == mishap], score[real]) for name, score in scores.items()}
+        mishap: {name: auc(score[held_out.mishaps == mishap], score[real]) for name, score in scores.items()}
         for mishap in MISHAPS
     }
 
 
-def memory_table(scorings: Scorings, kept: NDArray[np.int64], stream: Sequence[Shown]) -> dict[str, dict[str, float]]:
-    """What became of each mishap's pairs, once the learner had settled; "any" is all junk together."""
+def memory_table(
+    scorings: Scorings, kept: NDArray[np.int64], stream: Sequence[LabelledPair]
+) -> dict[str, dict[str, float]]:
+    """The figures of each mishap's pairs, once the learner had settled; "any" is all junk together."""
     seen = int(scorings.key.max()) + 1
-    fate = np.array([shown.mishap or "" for shown in stream[:seen]])
+    fate = np.array([labelled.mishap or "" for labelled in stream[:seen]])
     settled = scorings.where(scorings.step >= SETTLED_STEPS)
     kinds: dict[str, NDArray[np.bool_]] = {mishap: fate == mishap for mishap in MISHAPS}
     return {name: memory_row(settled, kept, junk, fate == "") for name, junk in (kinds | {"any": fate != ""}).items()}
@@ -136,11 +146,11 @@ def memory_table(scorings: Scorings, kept: NDArray[np.int64], stream: Sequence[S
 def memory_row(
     scorings: Scorings, kept: NDArray[np.int64], junk: NDArray[np.bool_], real: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Of the pairs `junk` against `real`, both bool over the keys.
+    """Figures of the pairs `junk` against the pairs `real`, both bool over the keys.
 
     first, later, damped: AUC of junk above real; by the standardised loss of the first scoring, by that from the 4th scoring
     on (a mean for each pair), and by what Stubbornness left of the latter's phi. clipped: share of junk's first scorings at the
-    upper clip. weight_*: mean weight exp(.) of junk by that of real; of first scorings without and with the clip, of later ones
+    upper clip. weight_*: mean weight exp(.) of junk / real; of first scorings without and with the clip, of later ones
     with the clip and damped too. taken, taken_real: share of later phi above 0 that Stubbornness took. replayed, kept: share
     of the replays, and of the reservoir at the end, by the share of arrivals.
     """
@@ -167,7 +177,7 @@ def memory_row(
 
 
 def _by_pair(scorings: Scorings, name: str) -> Floats:
-    """The mean over the scorings of each pair: one pair's scorings are no independent witnesses."""
+    """The mean over the scorings of each pair: the scorings of one pair are not independent."""
     _, which = np.unique(scorings.key, return_inverse=True)
     return np.asarray(np.bincount(which, getattr(scorings, name)) / np.bincount(which))
 
@@ -178,19 +188,10 @@ def _taken(scorings: Scorings) -> float:
 
 
 def _ratio(values: NDArray[Any], others: NDArray[Any]) -> float:
-    """Of the means; nan where there is nothing to compare with."""
+    """The ratio of the means; nan where there is nothing to compare with."""
     mean = _mean(others)
     return _mean(values) / mean if mean else math.nan
 
 
 def _mean(values: NDArray[Any]) -> float:
     return float(values.mean()) if values.size else math.nan
-
-
-def plain(finding: Finding) -> Mapping[str, Any]:
-    """As JSON has it."""
-    held_out_rows = {
-        str(moment): {mishap: {score: one._asdict() for score, one in row.items()} for mishap, row in table.items()}
-        for moment, table in finding.held_out.items()
-    }
-    return {"held_out": held_out_rows, "memory": finding.memory, "cpu_s": finding.cpu_s}

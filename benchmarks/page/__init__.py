@@ -1,1 +1,1 @@
-"""What does a watched live page cost training?"""
+"""How much slower is training while somebody watches the live page?"""

@@ -1,35 +1,33 @@
-"""What does somebody who watches the live page cost training? Stretches with and without a watcher, taking turns in one run.
+"""How much slower is training while somebody watches the live page? Periods with and without a watcher take turns in one run.
 
-The watcher is a process of its own that asks as a browser does, every two seconds for what is new. What the training thread
-itself gives away, the time from a step's report until it may go on, is told apart from what both share: the interpreter
+The watcher is a process of its own that asks every two seconds for what is new, as a browser does. Two costs are reported: what
+the page takes of the training thread, from a step's report until training may continue, and what both share, the interpreter
 and the cores.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import multiprocessing
-import socket
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import cycle, islice
 from pathlib import Path
+from typing import Annotated
 
 import cv2
 import torch
-import tyro
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.page.watcher import watch
-from device.capture import capture
-from device.dedupe import Dedupe, DedupeConfig
-from device.sim.camera import SimCamera, SimConfig
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, name_value_table, report_progress
+from benchmarks.shared.bounds import Count, Positive, Within
+from benchmarks.shared.machine import HOST, free_port
+from benchmarks.shared.pairs import walk_pairs
+from benchmarks.shared.recipes import Preset, changed
+from device.sim.camera import SimConfig
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport, learn
 from learner.page import view
@@ -38,37 +36,34 @@ from learner.page.app import app_for
 from learner.page.live import WATCHED_S, Live
 from learner.page.server import served
 from learner.runs.folder import RunDirectory
-from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
 MAX_SHARE = 0.005
-"""Of the time, that a watcher may cost the training thread."""
-WALK = 64
-"""Pairs that are rendered before, and given over and over."""
+"""Largest share of the time that a watcher may take of the training thread."""
+WALK_PAIRS = 64
+"""Pairs that are rendered beforehand, because rendering is the rig's work, and sent again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PageSettings:
-    """Measure what the live page costs, watched and not."""
+class PageSettings(BenchSettings):
+    """Measure the cost of the live page, watched and not."""
 
-    preset: str = "cpu"
+    preset: Preset = "cpu"
     """The learner's settings."""
-    batch_size: int | None = None
+    batch_size: Annotated[int | None, Within(1)] = None
     """Pairs in a step; None is the preset's. Small ones make more steps in a short run."""
-    stretches: int = 5
-    """Of each kind; they take turns."""
-    stretch_s: float = 10.0
-    """Least length of one."""
-    threads: int = 1
-    """Torch's."""
+    stretches: Count = 5
+    """Periods of each kind; they take turns."""
+    stretch_s: Positive = 10.0
+    """Shortest length of a period."""
+    threads: Count = 1
+    """Torch's threads."""
     seed: int = 0
     """Of the world and the learner."""
-    json: bool = False
-    """One JSON object instead of the table."""
 
 
 @dataclass(frozen=True)
-class Stretch:
+class Period:
     """Some seconds of training. busy: receiving and steps; handing_over: what the page then takes of the training thread."""
 
     watched: bool
@@ -80,82 +75,87 @@ class Stretch:
     """Of the whole process, the drawing in the server's threads included."""
 
 
-def main(arguments: Sequence[str]) -> int:
-    """Measure and tell; returns 1 where the training thread gave away more than MAX_SHARE of its time."""
-    settings = tyro.cli(PageSettings, args=list(arguments), prog="python -m benchmarks page")
-    if settings.preset not in PRESETS or settings.stretches < 1 or not settings.stretch_s > 0 or settings.threads < 1:
-        raise ValueError(f"--preset must be one of {', '.join(PRESETS)}; stretches, stretch-s and threads above 0")
-    figures = summarise(list(_stretches(settings)))
-    if settings.json:
-        sys.stdout.write(json.dumps(figures) + "\n")
-    else:
-        table = Table("what", "value", title=f"preset {settings.preset}, {settings.stretches} stretches of each kind")
-        for name, value in figures.items():
-            table.add_row(name.replace("_", " "), f"{value:.5g}")
-        Console(highlight=False).print(table)
-    return int(figures["handing_over_share"] > MAX_SHARE)
+def measure(settings: PageSettings) -> dict[str, float]:
+    """The figures over all periods."""
+    return summarise(list(_periods(settings)))
 
 
-def summarise(stretches: Sequence[Stretch]) -> dict[str, float]:
-    """Shares of the watched time, and seconds a step: medians of stretches, and their ratio, watched to not."""
-    watched, alone = ([each for each in stretches if each.watched is kind] for kind in (True, False))
-    step_s = {
-        name: statistics.median(each.busy_s / each.steps for each in kind)
-        for name, kind in (("watched", watched), ("alone", alone))
+def render(settings: PageSettings, figures: dict[str, float]) -> list[Table]:
+    """One table."""
+    named = {name.replace("_", " "): value for name, value in figures.items()}
+    return [name_value_table(f"preset {settings.preset}, {settings.stretches} periods of each kind", named)]
+
+
+def goals(figures: dict[str, float]) -> Iterator[Goal]:
+    """The training thread loses little time."""
+    yield Goal("share of the time handed over", figures["handing_over_share"], MAX_SHARE)
+
+
+COMMAND = Bench(PageSettings, measure, render, goals)
+
+
+def summarise(periods: Sequence[Period]) -> dict[str, float]:
+    """Shares of the watched time, and seconds a step: medians over the periods, and their ratio, watched to not."""
+    kinds = {
+        name: [each for each in periods if each.watched is kind] for name, kind in (("watched", True), ("alone", False))
     }
-    pairs = zip(watched, alone, strict=True)
-    cpu_s = {
-        name: sum(each.cpu_s for each in kind) / sum(each.steps for each in kind)
-        for name, kind in (("watched", watched), ("alone", alone))
+    step_s = {name: [each.busy_s / each.steps for each in kind] for name, kind in kinds.items()}
+    cpu_s = {name: sum(each.cpu_s for each in kind) / sum(each.steps for each in kind) for name, kind in kinds.items()}
+    share = {
+        name: sum(each.handing_over_s for each in kind) / sum(each.wall_s for each in kind)
+        for name, kind in kinds.items()
     }
-    ratios = sorted(one.busy_s / one.steps / (other.busy_s / other.steps) for one, other in pairs)
+    median_s = {name: statistics.median(found) for name, found in step_s.items()}
+    ratios = sorted(one / other for one, other in zip(step_s["watched"], step_s["alone"], strict=True))
     return {
-        "handing_over_share": sum(each.handing_over_s for each in watched) / sum(each.wall_s for each in watched),
-        "handing_over_share_alone": sum(each.handing_over_s for each in alone) / sum(each.wall_s for each in alone),
-        "busy_s_a_step_watched": step_s["watched"],
-        "busy_s_a_step_alone": step_s["alone"],
-        "ratio_of_busy_s": step_s["watched"] / step_s["alone"],
+        "handing_over_share": share["watched"],
+        "handing_over_share_alone": share["alone"],
+        "busy_s_a_step_watched": median_s["watched"],
+        "busy_s_a_step_alone": median_s["alone"],
+        "ratio_of_busy_s": median_s["watched"] / median_s["alone"],
         "min_ratio_of_neighbours": ratios[0],
         "greatest_ratio_of_neighbours": ratios[-1],
         "cpu_s_a_step_watched": cpu_s["watched"],
         "cpu_s_a_step_alone": cpu_s["alone"],
         "ratio_of_cpu_s": cpu_s["watched"] / cpu_s["alone"],
-        "steps": sum(each.steps for each in stretches),
+        "steps": sum(each.steps for each in periods),
     }
 
 
-def _stretches(settings: PageSettings) -> Iterator[Stretch]:
-    """By turns alone and watched; what comes right after a turn is left out."""
+def _periods(settings: PageSettings) -> Iterator[Period]:
+    """Alone and watched in turns; the time right after a turn is left out."""
     settle_s = min(WATCHED_S + 1, settings.stretch_s)
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
-    config = dataclasses.replace(PRESETS[settings.preset], seed=settings.seed)
+    config = changed(PRESETS[settings.preset], {"seed": settings.seed})
     if settings.batch_size is not None:
-        config = dataclasses.replace(config, pacing=dataclasses.replace(config.pacing, batch_size=settings.batch_size))
+        config = changed(config, {"pacing.batch_size": settings.batch_size})
     learner = Learner(config, torch.device("cpu"))
     live = Live(learner, time.monotonic)
+    pairs = cycle(list(islice(walk_pairs(SimConfig(seed=settings.seed)), WALK_PAIRS)))
     context = multiprocessing.get_context("spawn")
-    looks = context.Event()
+    watching = context.Event()
     with tempfile.TemporaryDirectory() as folder:
-        directory, access = RunDirectory(Path(folder), config), Access("127.0.0.1", _free_port())
+        directory, access = RunDirectory(Path(folder), config), Access(HOST, free_port())
         with served(app_for(access, view.routes(live, directory.path)), access):
-            watcher = context.Process(target=watch, args=(access.port, looks), daemon=True)
+            watcher = context.Process(target=watch, args=(access.port, watching), daemon=True)
             watcher.start()
-            events = learn(learner, IteratorSource(_pairs(settings.seed)), clock=time.monotonic, keep=_keeping(live))
+            source = IteratorSource(pairs)
+            events = learn(learner, source, clock=time.monotonic, keep=lambda _key, pair: live.received(pair))
             for number in range(2 * settings.stretches):
                 watched = bool(number % 2)
-                looks.set() if watched else looks.clear()
-                # Until it is forgotten that somebody looked, or as long until drawing goes on as it will.
-                _stretch(settle_s, live, directory, events, watched=watched)
-                stretch = _stretch(settings.stretch_s, live, directory, events, watched=watched)
-                _say(settings, stretch)
-                yield stretch
+                watching.set() if watched else watching.clear()
+                # Until the page has forgotten the last watcher, or until drawing has become steady.
+                _train(settle_s, live, directory, events, watched=watched)
+                period = _train(settings.stretch_s, live, directory, events, watched=watched)
+                _report(period)
+                yield period
             watcher.kill()
             watcher.join()
 
 
-def _stretch(min_s: float, live: Live, directory: RunDirectory, events: Iterator[object], *, watched: bool) -> Stretch:
-    """Steps for at least so long, observed as the service does."""
+def _train(min_s: float, live: Live, directory: RunDirectory, events: Iterator[object], *, watched: bool) -> Period:
+    """Train for at least this long, observed as the service does."""
     steps, busy_s, handing_over_s = 0, 0.0, 0.0
     began_s, began_cpu_s = time.monotonic(), time.process_time()
     while steps == 0 or time.monotonic() - began_s < min_s:
@@ -169,33 +169,10 @@ def _stretch(min_s: float, live: Live, directory: RunDirectory, events: Iterator
         directory.append("steps", {"step": event.step, "loss": event.loss, **event.gauges})
         steps, busy_s = steps + 1, busy_s + event.busy_s
     wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
-    return Stretch(watched, steps, busy_s, handing_over_s, wall_s, cpu_s)
+    return Period(watched, steps, busy_s, handing_over_s, wall_s, cpu_s)
 
 
-def _pairs(seed: int) -> Iterator[EncodedPair]:
-    """The simulated walk over and over: rendering is the rig's work, so it is done before."""
-    rig = capture(SimCamera(SimConfig(seed=seed)), Dedupe(DedupeConfig(), seed=seed), device="sim", epoch="0" * 32)
-    walk = list(islice(rig, WALK))
-    for number in count():
-        yield walk[number % len(walk)]
-
-
-def _keeping(live: Live) -> Callable[[int, EncodedPair], None]:
-    return lambda _key, pair: live.received(pair)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
-def _say(settings: PageSettings, stretch: Stretch) -> None:
-    if not settings.json:
-        kind = "watched" if stretch.watched else "alone"
-        sys.stdout.write(
-            f"{time.strftime('%H:%M:%S')}  {kind:7}  {stretch.steps} steps  {stretch.busy_s / stretch.steps:.4f} s a step"
-            f"  handed over {1e3 * stretch.handing_over_s:.1f} ms\n"
-        )
-        sys.stdout.flush()
+def _report(period: Period) -> None:
+    kind = "watched" if period.watched else "alone"
+    step_s, handed_ms = period.busy_s / period.steps, 1e3 * period.handing_over_s
+    report_progress(f"{kind:7}  {period.steps} steps  {step_s:.4f} s a step  handed over {handed_ms:.1f} ms")

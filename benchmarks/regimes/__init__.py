@@ -1,1 +1,1 @@
-"""Is continuous training better than nightly batches?"""
+"""Is training during the day better than in nightly batches?"""

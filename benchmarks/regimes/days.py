@@ -1,7 +1,7 @@
-"""Ten days of a rig that goes somewhere new each morning, recorded once: what every regime of the bench replays.
+"""Days of a rig that goes somewhere new each morning, recorded once and replayed by every regime of the bench.
 
-A day is a world of its own with photographs of its own on the walls. Beside the recorded walk two more walks of each world are
-seen by nobody but the probe: the bank and the test half of the places.
+A day is a world of its own with its own photographs on the walls. Beside the recorded walk two more walks through each world
+are used for the probe only: as the bank and the test half of the places.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.capture import capture
-from device.dedupe import Dedupe, DedupeConfig
-from device.sim.camera import SimCamera, SimConfig
+from benchmarks.shared.pairs import walk_pairs
+from benchmarks.shared.probing import PLACES
+from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set
 from learner.probes.control_sets import ControlSet, load_control
 from stream.pair import EncodedPair
@@ -26,14 +26,13 @@ from stream.recording.source import RecordingSource
 from stream.recording.writer import RecordingWriter
 
 HOURS_OUT = 8.0
-"""A day's pairs are taken as spread evenly over so many hours, from its hour 0: 600 of them are one in 48 s, as the seed had."""
+"""A day's pairs count as spread evenly over these hours from its hour 0: 600 pairs are one in 48 s, as originally."""
 _DAY_NS = 24 * 3600 * 10**9
 _WORLDS_A_SEED = 1000
-PLACES = "places"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Itinerary:
+class Route:
     """Where the rig goes and what it sends."""
 
     days: int
@@ -55,58 +54,51 @@ class Itinerary:
         )
 
 
-class Diary:
-    """The recorded days of a seed in a folder, which is filled where it is not yet."""
+class RecordedDays:
+    """The days of a seed as recordings in a folder; they are recorded where the folder has none of this route."""
 
-    def __init__(self, folder: Path, itinerary: Itinerary, *, seed: int, textures: Path | None) -> None:
-        self.itinerary = itinerary
-        self._folder = folder / f"seed_{seed}"
-        written = json.dumps({**asdict(itinerary), "seed": seed, "textures": textures and textures.name})
-        label = self._folder / "itinerary.json"
+    def __init__(self, folder: Path, route: Route, *, seed: int, textures: Path | None) -> None:
+        self.route = route
+        self.folder = folder / f"seed_{seed}"
+        written = json.dumps({**asdict(route), "seed": seed, "textures": textures and textures.name})
+        label = self.folder / "itinerary.json"
         if not label.exists() or label.read_text() != written:
-            shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder.mkdir(parents=True)
-            for day in range(itinerary.days):
-                self._record(day, itinerary.world(seed, day, textures))
+            shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(parents=True)
+            cv2.setNumThreads(1)
+            for day in range(route.days):
+                self._record(day, route.world(seed, day, textures))
             label.write_text(written)
 
     def _record(self, day: int, world: SimConfig) -> None:
-        cv2.setNumThreads(1)
-        rig = capture(
-            SimCamera(world), Dedupe(DedupeConfig(), seed=world.seed), device="sim", epoch=f"{world.seed:032x}"
-        )
         with RecordingWriter(self._recording(day)) as writer:
-            for pair in islice(rig, self.itinerary.pairs_a_day):
+            for pair in islice(walk_pairs(world), self.route.pairs_a_day):
                 writer.write(pair)
-        write_control_set(self._views(day), config=world, count=30_000, every=3, per_place=self.itinerary.per_place)
+        write_control_set(self._views(day), config=world, count=30_000, every=3, per_place=self.route.per_place)
 
     def _recording(self, day: int) -> Path:
-        return self._folder / f"day_{day:02d}.mcap"
+        return self.folder / f"day_{day:02d}.mcap"
 
     def _views(self, day: int) -> Path:
-        return self._folder / f"{PLACES}_{day:02d}"
+        return self.folder / f"{PLACES}_{day:02d}"
 
     def pairs(self, day: int) -> list[EncodedPair]:
-        """What the rig sent that day, in order."""
-        source = RecordingSource([self._recording(day)])
-        return source.receive(self.itinerary.pairs_a_day, 0.0)
+        """The pairs that the rig sent that day, in order."""
+        return RecordingSource([self._recording(day)]).receive(self.route.pairs_a_day, 0.0)
 
     def days(self) -> Iterator[list[EncodedPair]]:
-        """One day after the other."""
-        return (self.pairs(day) for day in range(self.itinerary.days))
+        """The pairs of one day after the other."""
+        return (self.pairs(day) for day in range(self.route.days))
 
     def hours(self, day: int, pairs: list[EncodedPair]) -> dict[int, float]:
-        """When each pair was captured, hours since the first morning, by its header's time."""
-        out = enumerate(pairs)
-        return {pair.header.left_ns: 24 * day + HOURS_OUT * number / len(pairs) for number, pair in out}
+        """When each pair was captured, in hours since the first morning, by the time in its header (nanoseconds)."""
+        numbered = enumerate(pairs)
+        return {pair.header.left_ns: 24 * day + HOURS_OUT * number / len(pairs) for number, pair in numbered}
 
     def places(self, size: int) -> ControlSet:
-        """The rooms of all days as classes, `rooms_a_day` a day in their order; bank and test from two walks nobody streamed."""
-        days = [
-            load_control(f"{PLACES}={self._views(day)}", size=size, limit_train=None, limit_test=None)
-            for day in range(self.itinerary.days)
-        ]
-        shift = np.arange(len(days)) * self.itinerary.rooms_a_day
+        """The rooms of all days as classes, `rooms_a_day` of each day in their order. size: side of an image, pixels."""
+        days = [load_control(f"{PLACES}={self._views(day)}", size=size) for day in range(self.route.days)]
+        shift = np.arange(len(days)) * self.route.rooms_a_day
         return ControlSet(
             PLACES,
             np.concatenate([day.train_images for day in days]),

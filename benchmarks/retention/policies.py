@@ -1,7 +1,7 @@
-"""Which pairs stay: the reservoir's own settings, and policies of others in its clothes.
+"""Policies that decide which pairs stay: settings of the reservoir, and others' policies as subclasses of it.
 
-All draw uniformly from what they keep (but for the one that says otherwise), so that only retention differs. The policies of
-others override who leaves and inherit the rest, bookkeeping of keys and ages among it.
+All draw uniformly from the kept pairs, except the one that is named so, and therefore differ in retention only. Others' policies
+override which pair leaves and inherit the rest, such as the bookkeeping of keys and ages.
 """
 
 from __future__ import annotations
@@ -15,26 +15,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from benchmarks.shared.paired import Floats, Keys
 from buffer.reservoir import Offer, Reservoir
 
-Keys = NDArray[np.int64]
-Floats = NDArray[np.float64]
 IID, NONE = "iid", "none"
-"""The references: the same pairs in shuffled order, of which none ever leaves; and a memory of one step's newcomers."""
+"""The references: the same pairs in shuffled order, with room for all; and a memory that holds the new pairs of one step."""
 
 
 @dataclass(frozen=True)
 class Situation:
-    """What a policy is made from. embed: unit features [k, D] of kept or offered keys; losses: their last raw KL [k]."""
+    """The surroundings of a policy. embed: unit features [k, D] of kept or offered keys; priorities: their last ones [k]."""
 
     capacity: int
     seed: int
     embed: Callable[[Keys], Floats]
-    losses: Callable[[Keys], Floats]
+    priorities: Callable[[Keys], Floats]
 
 
 class Sequential(Reservoir, ABC):
-    """Newcomers are taken one after the other, and `victim` says which slot each takes; it ranks nothing."""
+    """A reservoir that adds new keys one after the other; `victim` chooses the slot that each replaces. It ranks nothing."""
 
     def __init__(self, situation: Situation) -> None:
         super().__init__(situation.capacity, loss_weight=0.0, uniform_floor=1.0, seed=situation.seed)
@@ -44,10 +43,10 @@ class Sequential(Reservoir, ABC):
 
     @abstractmethod
     def victim(self, key: int, arrival: int) -> int | None:
-        """The slot that newcomer `key`, arrival number `arrival` from 0, takes; None where it is turned away."""
+        """The slot that a new key replaces, the arrival with this number (from 0); None where the key is not kept."""
 
     def placed(self, slot: int, key: int) -> None:
-        """Newcomer `key` took the slot."""
+        """Called once a new key has the slot."""
 
     def compete(self, keys: Keys, ranks: NDArray[np.complex128]) -> tuple[NDArray[np.bool_], Any]:
         """As Reservoir.compete, one new key after the other."""
@@ -62,28 +61,28 @@ class Sequential(Reservoir, ABC):
         return np.isin(keys, self._held), self.slots(leaving)
 
 
-class Lars(Sequential):
+class LarsPolicy(Sequential):
     """Loss-aware reservoir sampling (Buzzega et al. 2020, section 3.3; as in Mammoth).
 
     Arrival t enters with probability n / t, as in a plain reservoir; its victim is drawn in proportion to minus the last
-    loss, scaled to [0, 1] between the least and the most of all.
+    loss, scaled to [0, 1] between the least and the greatest of all. The loss is the priority here.
     """
 
     def victim(self, key: int, arrival: int) -> int | None:
-        """By chance, the lower the loss the likelier."""
+        """A random slot, more likely the lower its loss."""
         if self._random.integers(arrival + 1) >= self._held.size:
             return None
-        losses = self._situation.losses(self._held)
+        losses = self._situation.priorities(self._held)
         score = losses.max() - losses
         total = float(score.sum())
         return int(self._random.choice(score.size, p=score / total if total else None))
 
 
 class MinimumRedundancy(Sequential):
-    """Minimum redundancy (Purushwalkam et al. 2022, section 4.2): out goes what is nearest to its nearest neighbour.
+    """Minimum redundancy (Purushwalkam et al. 2022, section 4.2): the pair nearest to its nearest neighbour leaves.
 
-    Features follow those of the network by an average with weight 0.5 whenever a pair is replayed. Of the two that are nearest
-    to each other one leaves by chance: sending the earlier one away would make it half a first-in-first-out queue.
+    Features follow those of the network by an average with weight 0.5 whenever a pair is replayed. Of the two pairs nearest to
+    each other a random one leaves: if it were the earlier one, this would be half a first-in-first-out queue.
     """
 
     _features: Floats
@@ -97,19 +96,19 @@ class MinimumRedundancy(Sequential):
         if not self.arrivals and new.size:
             self._features = np.zeros((self._held.size, features.shape[1]))
             self._cosines = np.full((self._held.size, self._held.size), -1.0)
-        self._newcomers = dict(zip(new.tolist(), features, strict=True))
+        self._new_features = dict(zip(new.tolist(), features, strict=True))
         return super().offer(keys, phi)
 
     def victim(self, key: int, arrival: int) -> int | None:
-        """Among the kept and the newcomer."""
-        nearest = np.append(self._cosines.max(1), (self._features @ self._newcomers[key]).max())
+        """One of the kept pairs or the new one."""
+        nearest = np.append(self._cosines.max(1), (self._features @ self._new_features[key]).max())
         tied = np.flatnonzero(nearest >= nearest.max() - 1e-12)
         slot = int(self._random.choice(tied))
         return slot if slot < self._held.size else None
 
     def placed(self, slot: int, key: int) -> None:
-        """The newcomer's features take the slot."""
-        self._write_features(np.array([slot]), self._newcomers[key][None])
+        """Store the features of the new key."""
+        self._write_features(np.array([slot]), self._new_features[key][None])
 
     def update(self, keys: ArrayLike, phi: ArrayLike) -> None:
         """As Reservoir.update."""
@@ -147,16 +146,16 @@ OURS = {
     for turns in HALF_LIVES
     if (weight, turns) != (0.0, math.inf)  # that is `uniform`
 }
-"""Of each loss_weight and half_life."""
+"""The reservoir with each loss_weight and half_life."""
 POLICIES: dict[str, Callable[[Situation], Reservoir]] = {
     NONE: _first_out,
     "fifo": _first_out,
     "uniform": lambda it: _ours(it, loss_weight=0.0),
     "greedy": lambda it: _ours(it, noise=0.0),
-    "lars": Lars,
+    "lars": LarsPolicy,
     "minred": MinimumRedundancy,
     **OURS,
     "ours 1, inf, drawn by loss": lambda it: _ours(it, uniform_floor=0.25),
     IID: lambda it: _ours(it, loss_weight=0.0),
 }
-"""By name; `greedy` is seed 001's rule."""
+"""The policies by name; `greedy` is the rule of the live-video blog post that the reservoir began with."""

@@ -1,1 +1,1 @@
-"""What several benchmarks use: result files, paired statistics, links, processes."""
+"""What several benches use: the harness, pairs, probes, result files, statistics, links, processes."""

@@ -1,7 +1,7 @@
-"""A network link between two processes of this machine, as TCP sees one: it can be cut, frozen, and as slow as asked for.
+"""A network link between two processes of this machine, as TCP sees one: it can be cut, frozen and made slow, and it counts.
 
-It listens on two ports beside each other, as a rig does for its live stream and its spool, and forwards what comes to the
-two ports it is pointed to. A limited link is one queue for everything: each chunk waits until those before it have left.
+It listens on two neighbouring ports, as a rig does for its live stream and its spool, and forwards all data to the two ports it
+is pointed to. A limited link is one queue for everything: each chunk waits until those before it have left.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from typing import Self
 
 CHUNK_BYTES = 1 << 14
 BURST_S = 0.005
-"""What a limited link may make up after its thread woke up late."""
+"""How much a limited link may catch up after its thread woke up late."""
 PORT_TRIES = 64
 
 
 class Link:
     """Forwards its `port` and the one after it; context manager. All methods may be called by any thread.
 
-    bytes_per_s: of everything that comes back from the other end, both ports together; None: no limit.
+    bytes_per_s: of all data that comes back from the other end, both ports together; None: no limit.
     buffer_bytes: of each TCP connection's kernel buffers here; None: the kernel's default.
     """
 
@@ -38,10 +38,10 @@ class Link:
         self._buffer_bytes = buffer_bytes
         self._changed = threading.Condition()  # guards everything below
         self._target: int | None = None
-        self._cut = self._frozen = self._closing = self._live_first = False
+        self._cuts = self._freezes = self._forwarded_bytes = 0
+        self._closing = self._live_first = False
         self._free_s = [0.0, 0.0]  # when the limited queue will have room for a chunk of either port
         self._sockets: set[socket.socket] = set()
-        self._forwarded_bytes = [0, 0]
         self._reserved = self._bind_two()
         self.port: int = self._reserved[0].getsockname()[1]
         self._threads = [
@@ -51,40 +51,43 @@ class Link:
             thread.start()
 
     def point_to(self, port: int | None) -> None:
-        """Lead to this port and the one after it from now on; None: nobody is there, connections are refused."""
+        """Forward to this port and the one after it from now on; None: refuse connections."""
         with self._changed:
             self._target = port
             self._drop_connections()
 
-    def cut(self) -> None:
-        """Close all connections and refuse new ones."""
+    def cut(self, times: int = 1) -> None:
+        """Close all connections and refuse new ones, until as many calls with -1 have undone it."""
         with self._changed:
-            self._cut = True
-            self._drop_connections()
-
-    def freeze(self) -> None:
-        """Forward nothing any more, close nothing."""
-        with self._changed:
-            self._frozen = True
-
-    def heal(self) -> None:
-        """Neither cut nor frozen any more."""
-        with self._changed:
-            self._cut = self._frozen = False
+            self._cuts += times
+            if self._cuts:
+                self._drop_connections()
             self._changed.notify_all()
 
-    def prefer_live(self, live_first: bool) -> None:
-        """Whether what comes back from the first port does not wait for what comes from the second.
+    def freeze(self, times: int = 1) -> None:
+        """Stop forwarding, without closing any connection, until as many calls with -1 have undone it."""
+        with self._changed:
+            self._freezes += times
+            self._changed.notify_all()
 
-        So does Wi-Fi, and a router that heeds what packets are marked with; else there is one queue.
+    @property
+    def is_cut(self) -> bool:
+        """Whether new connections are refused now."""
+        return self._cuts > 0
+
+    def prefer_live(self, live_first: bool) -> None:
+        """Set whether data of the first port overtakes data of the second on the way back.
+
+        Wi-Fi does so, and a router that respects the marks of packets; else there is one queue.
         """
         with self._changed:
             self._live_first = live_first
 
-    def forwarded_bytes(self, offset: int) -> int:
-        """What came back so far from the first port (offset 0) or the second (1)."""
+    @property
+    def forwarded_bytes(self) -> int:
+        """Bytes forwarded so far, in both directions."""
         with self._changed:
-            return self._forwarded_bytes[offset]
+            return self._forwarded_bytes
 
     def close(self) -> None:
         """Cut everything and free the ports; idempotent."""
@@ -105,7 +108,7 @@ class Link:
         self.close()
 
     def _bind_two(self) -> list[socket.socket]:
-        """Nobody listens on them: they keep the ports while the link refuses connections."""
+        """Two bound sockets that do not listen: they keep the ports while the link refuses connections."""
         for _ in range(PORT_TRIES):
             first, second = self._socket(), self._socket()
             first.bind((self._host, 0))
@@ -116,7 +119,7 @@ class Link:
                 second.close()
             else:
                 return [first, second]
-        raise OSError(f"no two free ports beside each other after {PORT_TRIES} tries")
+        raise OSError(f"no two neighbouring ports were free in {PORT_TRIES} tries")
 
     def _socket(self) -> socket.socket:
         opened = socket.socket()
@@ -128,17 +131,17 @@ class Link:
         return opened
 
     def _drop_connections(self) -> None:
-        """Under the lock: end all connections, and stop listening."""
+        """End all connections, and stop listening; called under the lock."""
         for opened in self._sockets:
             with suppress(OSError):
                 opened.shutdown(socket.SHUT_RDWR)
         self._changed.notify_all()
 
     def _accept(self, offset: int) -> None:
-        """The thread of one port: listens while somebody would be reached."""
+        """The thread of one port: listens while the link leads somewhere."""
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._closing or (self._target is not None and not self._cut))
+                self._changed.wait_for(lambda: self._closing or (self._target is not None and not self._cuts))
                 if self._closing:
                     return
                 listener = self._socket()
@@ -158,7 +161,7 @@ class Link:
         far = self._socket()
         with suppress(OSError):
             with self._changed:
-                if self._target is None or self._cut or self._closing:
+                if self._target is None or self._cuts or self._closing:
                     raise ConnectionAbortedError
                 self._sockets |= {near, far}
                 port = self._target + offset
@@ -185,13 +188,11 @@ class Link:
     def _pass(self, size: int, back: int | None) -> bool:
         """Wait until a chunk may leave; False where the link is being closed."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._frozen or self._cut or self._closing)
-            if self._cut or self._closing:
+            self._changed.wait_for(lambda: not self._freezes or self._cuts or self._closing)
+            if self._cuts or self._closing:
                 return False
-            if back is None:
-                return True
-            self._forwarded_bytes[back] += size
-            if self._bytes_per_s is None:
+            self._forwarded_bytes += size
+            if back is None or self._bytes_per_s is None:
                 return True
             now_s = time.monotonic()
             for port in (0, 1)[back:] if self._live_first else (0, 1):  # those whose next chunk waits for this one

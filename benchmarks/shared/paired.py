@@ -1,15 +1,19 @@
-"""Differences paired by seed: runs of a seed share weights, stream and views, so they are compared seed by seed. Pure."""
+"""Runs over the same seeds: those of a seed share weights, stream and views, so they are compared seed by seed. Pure."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy import stats
 
 Floats = NDArray[np.float64]
+Keys = NDArray[np.int64]
+Line = Mapping[str, Any]
+"""A result line of a bench, as read from JSON."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +28,29 @@ class Difference:
         return f"{self.mean:+.1f} ± {self.half:.1f}"
 
 
+@dataclass(frozen=True)
+class SeedRuns:
+    """Result lines by name (a row, a regime, a policy), those of `seeds` in their order; every name has all of these seeds."""
+
+    seeds: tuple[int, ...]
+    lines: Mapping[str, Sequence[Line]]
+
+    @property
+    def names(self) -> list[str]:
+        """The names, in the order of their first lines."""
+        return list(self.lines)
+
+
+def by_seed(lines: Sequence[Line], field: str) -> SeedRuns:
+    """Sort lines by their `field`, and keep the seeds that all of its values have."""
+    found = {(line[field], line["seed"]): line for line in lines}
+    names = list(dict.fromkeys(line[field] for line in lines))
+    seeds = sorted({line["seed"] for line in lines if all((name, line["seed"]) in found for name in names)})
+    return SeedRuns(tuple(seeds), {name: [found[name, seed] for seed in seeds] for name in names})
+
+
 def paired(differences: Floats) -> Difference:
-    """Mean, 95 % interval and p of differences [seeds] that are nought in the mean if nothing differs."""
+    """Mean, 95 % interval and p of differences [seeds] whose mean is zero if nothing differs (Student's t)."""
     count, mean = len(differences), float(differences.mean())
     if count < 2:
         return Difference(mean, float("nan"), float("nan"))
@@ -41,3 +66,8 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))
         adjusted[name] = largest
     return adjusted
+
+
+def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

@@ -1,35 +1,49 @@
-"""A process that is killed and stopped on purpose, and how it is spoken with: orders down its input, news up its output.
+"""Processes of ours: workers with a pipe to each, and one that is killed and stopped on purpose.
 
-A line that it has written is heard even where it is killed in the next moment, because the pipe keeps it: what it says is a
-journal.
+The latter gets orders by its standard input and reports by its standard output. A report that it has written arrives even if the
+process is killed right after, because the pipe keeps it: the reports are a journal.
 """
 
 from __future__ import annotations
 
+import logging
+import multiprocessing
 import os
 import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from benchmarks.shared.errors import BenchFailed
+
+START_S = 60.0
+LEAVE_S = 5.0
+LATE_S = 0.1
+"""A process that was held up for longer does not make up for it."""
 
 
 class Supervised:
-    """One process after the other under one name; used by one thread.
+    """Processes that run one after the other under one name; used by one thread.
 
-    command: its arguments behind `python`. hear: is given each line, by a thread of the process.
-    log: where its errors go, one process behind the other.
+    command: arguments behind `python`. receive: is called with each reported line, by a thread of its own.
+    log: the file that all of them append their errors to.
     """
 
-    def __init__(self, name: str, command: Sequence[str], hear: Callable[[str], None], log: Path) -> None:
+    def __init__(self, name: str, command: Sequence[str], receive: Callable[[str], None], log: Path) -> None:
         self.name = name
         self.starts = 0
         self.crashes = 0
-        """Times it ended by itself."""
+        """How often it ended by itself."""
         self._command = [sys.executable, *command]
-        self._hear = hear
+        self._receive = receive
         self._log = log
         self._downs = self._stalls = 0
         self._process: subprocess.Popen[bytes] | None = None
@@ -37,11 +51,11 @@ class Supervised:
 
     @property
     def pid(self) -> int | None:
-        """Of the process that runs now."""
+        """The number of the process that runs now."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start it; one that is held down or stalled stays so."""
+        """Start it, unless it runs or is held down; where it is stalled it starts stopped."""
         if self._process is not None or self._downs:
             return
         with self._log.open("ab") as log:
@@ -49,64 +63,64 @@ class Supervised:
                 self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0
             )
         self.starts += 1
-        self._reader = threading.Thread(target=self._listen, args=(self._process,), daemon=True)
+        self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
         if self._stalls:
             self._process.send_signal(signal.SIGSTOP)
 
-    def tell(self, order: str) -> None:
-        """Give an order; nothing happens where it is not there to hear it."""
+    def order(self, text: str) -> None:
+        """Send an order; nothing happens where no process runs."""
         if self._process is not None and self._process.stdin is not None:
             with suppress(BrokenPipeError):
-                self._process.stdin.write(f"{order}\n".encode())
+                self._process.stdin.write(f"{text}\n".encode())
 
     def take_down(self) -> None:
-        """kill -9, and it stays down until `bring_up` was called as often."""
+        """Kill it (SIGKILL), and hold it down until `bring_up` was called as often."""
         self._downs += 1
         self.close()
 
     def bring_up(self) -> None:
-        """The other half of `take_down`."""
+        """Undo one `take_down`."""
         self._downs -= 1
         self.start()
 
     def stall(self) -> None:
-        """Stop it in its tracks, until `resume` was called as often."""
+        """Stop it (SIGSTOP), until `resume` was called as often."""
         self._stalls += 1
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:
-        """The other half of `stall`."""
+        """Undo one `stall`."""
         self._stalls -= 1
         if self._process is not None and not self._stalls:
             self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """kill -9, where it runs; everything that it said has been heard then."""
+        """Kill it where it runs; all its reports have been received then."""
         if self._process is not None:
             self._process.kill()
-            self._gone()
+            self._finish()
 
-    def watch(self) -> bool:
+    def check(self) -> bool:
         """False where it has ended by itself: that is counted, and it can be started again."""
         if self._process is None or self._process.poll() is None:
             return True
         self.crashes += 1
-        self._gone()
+        self._finish()
         return False
 
     def end(self, timeout_s: float) -> int:
-        """Order it to stop; its exit code, that of a kill where it did not come to its end in time."""
-        self.tell("stop")
+        """Order it to stop; returns its exit code, that of a kill where it did not end in time."""
+        self.order("stop")
         if self._process is None:
             return -signal.SIGKILL
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout_s)
         self._process.kill()
-        return self._gone()
+        return self._finish()
 
-    def _gone(self) -> int:
+    def _finish(self) -> int:
         process, self._process = self._process, None
         assert process is not None
         code = process.wait()
@@ -116,37 +130,113 @@ class Supervised:
                 pipe.close()
         return code
 
-    def _listen(self, process: subprocess.Popen[bytes]) -> None:
+    def _read(self, process: subprocess.Popen[bytes]) -> None:
         assert process.stdout is not None
         rest = b""
         while data := process.stdout.read(1 << 16):
-            *lines, rest = (rest + data).split(b"\n")  # the last one was cut off by a kill, where there is one
+            *lines, rest = (rest + data).split(b"\n")  # a kill may have cut off the last line
             for line in lines:
-                self._hear(line.decode())
+                self._receive(line.decode())
 
 
 class Orders:
-    """The supervised end: what was ordered so far. It ends itself once nobody is there any more to give orders.
+    """The orders that a supervised process has received. The process ends itself once its supervisor is gone.
 
-    take: is given each line but the last one, `stop`, by a thread.
+    obey: is called with each order but the last one, `stop`, by a thread.
     """
 
-    def __init__(self, take: Callable[[str], None] = lambda order: None) -> None:
+    def __init__(self, obey: Callable[[str], None] = lambda order: None) -> None:
         self.stop = threading.Event()
-        self._take = take
-        threading.Thread(target=self._listen, daemon=True).start()
+        self._obey = obey
+        threading.Thread(target=self._read, daemon=True).start()
 
-    def _listen(self) -> None:
+    def _read(self) -> None:
         for line in sys.stdin:
             if line.strip() == "stop":
                 self.stop.set()
             else:
-                self._take(line.strip())
+                self._obey(line.strip())
         os._exit(1)
 
 
-def say(*words: object) -> None:
-    """One line to who supervises us, as one write: whole or not at all where this process dies."""
+class Pace:
+    """Waits so that turns come at a steady rate."""
+
+    def __init__(self) -> None:
+        self._due_s = time.monotonic()
+
+    def restart(self) -> None:
+        """Count from now."""
+        self._due_s = time.monotonic()
+
+    def wait(self, per_s: float) -> None:
+        """Wait for the next turn, at so many a second."""
+        self._due_s = max(self._due_s + 1 / per_s, time.monotonic() - LATE_S)
+        time.sleep(max(0.0, self._due_s - time.monotonic()))
+
+
+def report(*words: object) -> None:
+    """Send one line to the supervisor. A process that dies while it writes may cut the line off, never mix it with others."""
     data = f"{' '.join(map(str, words))}\n".encode()
     while data:
         data = data[os.write(1, data) :]
+
+
+class Workers:
+    """Starts processes by name, and ends them as a context manager; they share nothing with this process."""
+
+    def __init__(self) -> None:
+        self._spawn = multiprocessing.get_context("spawn")
+        self._workers: dict[str, tuple[BaseProcess, Connection]] = {}
+
+    def start(self, name: str, work: Callable[..., None], *arguments: object) -> None:
+        """Call a function in a new process, with its end of the pipe and these arguments."""
+        ours, theirs = self._spawn.Pipe()
+        process = self._spawn.Process(target=_run, args=(work, theirs, *arguments), daemon=True)
+        process.start()
+        theirs.close()
+        self._workers[name] = (process, ours)
+
+    def send(self, message: object) -> None:
+        """Send a message to all of them."""
+        for _process, pipe in self._workers.values():
+            pipe.send(message)
+
+    def receive(self, name: str, timeout_s: float = START_S) -> Any:
+        """Wait for a message. Raises BenchFailed where none arrives, or where the function has failed."""
+        pipe = self._workers[name][1]
+        if not pipe.poll(timeout_s):
+            raise BenchFailed(f"the {name} did not respond within {timeout_s:.0f} s")
+        try:
+            message = pipe.recv()
+        except EOFError:
+            raise BenchFailed(f"the {name} ended without a result: see above") from None
+        if isinstance(message, BenchFailed):
+            raise BenchFailed(f"the {name} failed: {message}")
+        return message
+
+    def pid(self, name: str) -> int:
+        """The number of a process."""
+        return self._workers[name][0].pid or 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for process, pipe in self._workers.values():
+            process.join(LEAVE_S)  # one that has failed still removes its files
+            process.kill()
+            process.join()
+            pipe.close()
+
+
+def _run(work: Callable[..., None], pipe: Connection, *arguments: object) -> None:
+    """The process: its output goes to the standard error, an error to the parent."""
+    os.dup2(sys.stderr.fileno(), 1)
+    logging.disable(logging.INFO)
+    try:
+        work(pipe, *arguments)
+    except Exception as error:  # any error is the parent's to report
+        pipe.send(BenchFailed(f"{type(error).__name__}: {error}"))

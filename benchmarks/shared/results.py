@@ -1,6 +1,6 @@
-"""Benches of many independent runs: each run's result is a line of a file, and runs that are in it are not run again.
+"""Benches of many independent runs: the result of each run is a line of a file, and runs that are in the file are not repeated.
 
-So a bench that was stopped goes on where it was, and a larger grid keeps what a smaller one has measured.
+So a bench that was stopped continues where it was, and a larger grid keeps what a smaller one has measured.
 """
 
 from __future__ import annotations
@@ -9,79 +9,95 @@ import dataclasses
 import hashlib
 import json
 import multiprocessing
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
+from benchmarks.shared.bench import BenchSettings, report_progress, time_left
+from benchmarks.shared.bounds import Count, Within
 from learner.config import LearnerConfig, to_plain
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-Line = dict[str, Any]
-"""A result: the fields of its cell, then what was measured."""
-Cell = TypeVar("Cell", bound="DataclassInstance")
-"""One run: a frozen dataclass of words and numbers, by which its line is known."""
+Seeds = Annotated[tuple[int, ...], Within(0)]
+Result = dict[str, Any]
+"""A result: the fields of its run, then the measured figures."""
+Key = TypeVar("Key", bound="DataclassInstance")
+"""One run: a frozen dataclass of words and numbers, by which its line is found."""
+Item = TypeVar("Item")
+Found = TypeVar("Found")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GridSettings(BenchSettings):
+    """The settings of benches that train many times."""
+
+    textures: Path | None = None
+    """A folder of photographs to hang into the simulated worlds; without it they have procedural pictures."""
+    jobs: Count = 1
+    """Runs side by side, one thread each on a CPU."""
+    seeds: Seeds = (0, 1, 2)
+    """Each decides world, walk, weights and views."""
 
 
 def completed(
-    cells: Sequence[Cell],
+    keys: Sequence[Key],
     path: Path,
-    run: Callable[[Cell], Line],
+    run: Callable[[Key], Result],
     *,
     jobs: int = 1,
-    tell: Callable[[Line], str] | None = None,
-) -> list[Line]:
-    """Lines of all cells, in their order; those that `path` does not have are run, `jobs` at a time, and appended to it.
+    describe: Callable[[Result], str] = str,
+) -> list[Result]:
+    """Lines of all runs, in their order; those that `path` does not have are run, `jobs` at a time, and appended to it.
 
-    run: gives what a line has beside the fields of its cell; with several jobs it is pickled. tell: a line in a few words, for
-    progress on the standard output; None says nothing.
+    run: returns what a line has beside the fields of its run; with several jobs it is pickled. describe: a line in a few words,
+    for progress.
     """
-    known = _read(path, cells)
-    missing = [cell for cell in cells if cell not in known]
+    known = _read(path, keys)
+    missing = [key for key in keys if key not in known]
     path.parent.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
-    for count, (cell, measured) in enumerate(_measured(run, missing, jobs), 1):
-        line = known[cell] = dataclasses.asdict(cell) | measured
+    for done, (key, measured) in enumerate(in_processes(run, missing, jobs), 1):
+        line = known[key] = dataclasses.asdict(key) | measured
         _append(path, json.dumps(line))
-        if tell is not None:
-            left_s = (time.monotonic() - started_s) / count * (len(missing) - count)
-            say(f"{count}/{len(missing)}  {left_s / 60:.0f} min left  {tell(line)}")
-    return [known[cell] for cell in cells]
+        report_progress(f"{done}/{len(missing)}  {describe(line)}{time_left(started_s, done, len(missing))}")
+    return [known[key] for key in keys]
 
 
 def fingerprint(config: LearnerConfig) -> str:
-    """12 hex digits of all settings that decide the weights: a cell that has it is run again where a preset has changed."""
+    """12 hex digits of all settings that decide the weights, so that runs are repeated once a preset has changed."""
     return hashlib.sha256(json.dumps(to_plain(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
-def say(text: str) -> None:
-    """A line of progress."""
-    sys.stdout.write(f"{time.strftime('%H:%M:%S')}  {text}\n")
-    sys.stdout.flush()
+def write_report(path: Path | None, text: str) -> None:
+    """Write a Markdown file, with its folder; nothing without a path."""
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"{text}\n")
 
 
-def _read(path: Path, cells: Sequence[Cell]) -> dict[Cell, Line]:
-    """What is there of the cells; a line that a stop cut short is none."""
-    wanted = {_identity(dataclasses.asdict(cell)): cell for cell in cells}
-    names = [field.name for field in dataclasses.fields(cells[0])] if cells else []
+def _read(path: Path, keys: Sequence[Key]) -> dict[Key, Result]:
+    """The lines of these runs that are in the file; a line that a stop cut short does not count."""
+    wanted = {_identity(dataclasses.asdict(key)): key for key in keys}
+    names = [field.name for field in dataclasses.fields(keys[0])] if keys else []
     known = {}
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        cell = wanted.get(_identity({name: line.get(name) for name in names})) if isinstance(line, dict) else None
-        if cell is not None:
-            known[cell] = line
+        key = wanted.get(_identity({name: line.get(name) for name in names})) if isinstance(line, dict) else None
+        if key is not None:
+            known[key] = line
     return known
 
 
 def _append(path: Path, text: str) -> None:
-    """As a line of its own, also after one that was cut short."""
+    """Add a line of its own, also after one that was cut short."""
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, 2)
@@ -89,17 +105,17 @@ def _append(path: Path, text: str) -> None:
         file.write(text.encode() + b"\n")
 
 
-def _identity(fields: Line) -> str:
+def _identity(fields: Result) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def _measured(run: Callable[[Cell], Line], cells: Sequence[Cell], jobs: int) -> Iterator[tuple[Cell, Line]]:
-    """In the order in which they end."""
+def in_processes(run: Callable[[Item], Found], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Found]]:
+    """Run each item, `jobs` at a time in processes of their own, and yield the results in the order in which they end."""
     if jobs == 1:
-        yield from ((cell, run(cell)) for cell in cells)
+        yield from ((item, run(item)) for item in items)
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running = {pool.submit(run, cell): cell for cell in cells}
+        running = {pool.submit(run, item): item for item in items}
         for future in as_completed(running):
             yield running[future], future.result()

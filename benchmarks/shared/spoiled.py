@@ -1,4 +1,4 @@
-"""Pairs that teach nothing, as rigs make them: both eyes spoiled by the same mishap, from a real pair and a generator."""
+"""Pairs with nothing to learn from, as rigs make them: both eyes of a real pair spoiled by the same mishap."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.shared.pairs import Eyes
 from stream.image import Image
 
 Mishap = Literal["noise", "flat", "motion_blur", "lens_cap", "over_exposed", "frozen"]
 MISHAPS: tuple[Mishap, ...] = get_args(Mishap)
-Eyes = tuple[Image, Image]
 
 
 def spoiled(eyes: Eyes, mishap: Mishap, random: np.random.Generator, *, before: Eyes) -> Eyes:
-    """Left and right, uint8 [H, W] or [H, W, 3] of one shape, as they look after a mishap.
+    """Left and right, uint8 [H, W] or [H, W, 3] of one shape, as they look after a mishap. Those of `before` have the same shape.
 
-    noise: every pixel drawn anew. flat: one grey, with a grain of two levels. motion_blur: smeared along one
+    noise: every pixel is random. flat: one grey, with a grain of two levels. motion_blur: smeared along one
     direction over a third of the height. lens_cap: nearly black. over_exposed: six times the light. frozen: `before`, the
-    eyes of an earlier pair, once more.
+    eyes of an earlier pair, again.
     """
     if mishap == "frozen":
         return before

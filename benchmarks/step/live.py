@@ -1,4 +1,4 @@
-"""The learner beside a rig, for the step bench: a real stream over TCP, a real store, and a look at where its time goes."""
+"""The learner beside a rig, for the step bench: a real stream over TCP, a real store, and a profile of its steps."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
+from unittest import mock
 
 import msgspec
 import torch
 
+from benchmarks.shared.errors import BenchFailed
+from benchmarks.shared.probing import control_set
 from benchmarks.shared.processes import Supervised
-from benchmarks.step.rig import RigPlan
+from benchmarks.step.rig import SteadyRigPlan
 from buffer.store import Store
 from learner.config import LearnerConfig
-from learner.errors import LearnerError
 from learner.loop import Learner, StepReport, learn
-from learner.memory.memory import Draw
-from learner.probes.control_sets import load_control
 from learner.probes.probe import run_probe
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
@@ -29,10 +29,12 @@ from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 
 START_S = 60.0
+QUIET_S = 0.15
+"""The rig rests once the loop has waited for a pair for so long."""
 
 
-class Marks:
-    """Seconds by name, without those of the marks inside; each thread has its own nesting. Waits for a GPU at each mark."""
+class Profile:
+    """Seconds by name, without those of the names inside; each thread has its own nesting. Waits for a GPU at each end."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
@@ -41,34 +43,32 @@ class Marks:
         self._inner = threading.local()
 
     @contextmanager
-    def mark(self, name: str) -> Iterator[None]:
-        """Count what happens inside."""
+    def part(self, name: str) -> Iterator[None]:
+        """Count the time inside under this name."""
         outer_s, self._inner.s = getattr(self._inner, "s", 0.0), 0.0
-        self._settle()
+        self._wait_for_device()
         began_s = self._clock()
         try:
             yield
         finally:
-            self._settle()
-            took_s = self._clock() - began_s
-            self.seconds[name] = self.seconds.get(name, 0.0) + took_s - self._inner.s
-            self._inner.s = outer_s + took_s
+            self._wait_for_device()
+            spent_s = self._clock() - began_s
+            self.seconds[name] = self.seconds.get(name, 0.0) + spent_s - self._inner.s
+            self._inner.s = outer_s + spent_s
 
-    def around(
-        self, owner: Any, method: str, name: str, when: Callable[[], object] = lambda: True
-    ) -> Callable[[], None]:
-        """Mark the calls of a method from now on, those `when` it counts; returns what ends it."""
-        was_own = method in vars(owner)
+    @contextmanager
+    def around(self, owner: Any, method: str, name: str, when: Callable[[], object] = lambda: True) -> Iterator[None]:
+        """Count the calls of a method under this name, while inside; only those at which `when` is true."""
         original = getattr(owner, method)
 
-        def marked(*arguments: Any, **named: Any) -> Any:
-            with self.mark(name) if when() else nullcontext():
+        def timed(*arguments: Any, **named: Any) -> Any:
+            with self.part(name) if when() else nullcontext():
                 return original(*arguments, **named)
 
-        setattr(owner, method, marked)
-        return lambda: setattr(owner, method, original) if was_own else delattr(owner, method)
+        with mock.patch.object(owner, method, timed):
+            yield
 
-    def _settle(self) -> None:
+    def _wait_for_device(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
 
@@ -80,21 +80,20 @@ class LiveLearner:
         self, config: LearnerConfig, device: torch.device, folder: Path, *, pairs_per_s: float, size: tuple[int, int]
     ) -> None:
         self.latencies_s: list[float] = []
-        """From leaving the rig to the end of the first step on it; reception is a millisecond of it."""
-        self._sent_ns: dict[int, int] = {}
-        self._rested: frozenset[int] = frozenset()  # pairs that waited while the others had their turn
-        self._in_step: list[int] = []
-        self._endpoint = threading.Event()
-        self._said = ""
+        """From leaving the rig to the end of the first step on the pair; reception is a millisecond of it."""
+        self._waiting_ns: set[int] = set()  # when the pairs left that no step was taken on yet
+        self._rested_ns: frozenset[int] = frozenset()  # those that waited while the other rows had their turn
+        self._started = threading.Event()
+        self._endpoint = ""
         self._stack = ExitStack()
-        plan = msgspec.json.encode(RigPlan(pairs_per_s, size)).decode()
-        self._rig = Supervised("rig", ["-m", "benchmarks.step.rig", plan], self._hear, folder / "rig.log")
+        plan = msgspec.json.encode(SteadyRigPlan(pairs_per_s, size)).decode()
+        self._rig = Supervised("rig", ["-m", "benchmarks.step.rig", plan], self._receive, folder / "rig.log")
         self._rig.start()
         self._stack.callback(self._rig.close)
-        if not self._endpoint.wait(START_S):
-            raise LearnerError(f"the rig did not start: see {folder / 'rig.log'}")
+        if not self._started.wait(START_S):
+            raise BenchFailed(f"the rig did not start: see {folder / 'rig.log'}")
         self.learner = Learner(config, device)
-        self.source = Subscriber([self._said])
+        self.source = Subscriber([self._endpoint])
         self._stack.callback(self.source.close)
         store = self._stack.enter_context(Store(folder / "pairs.sqlite"))
         self.committer = self._stack.enter_context(
@@ -103,7 +102,6 @@ class LiveLearner:
             )
         )
         self._events = learn(self.learner, self.source, clock=time.perf_counter, keep=self._keep)
-        self._watch_draws()
 
     def __enter__(self) -> Self:
         return self
@@ -114,23 +112,23 @@ class LiveLearner:
         self._stack.close()
 
     def steps(self, count: int) -> list[StepReport]:
-        """So many steps on the stream; the rig rests before and afterwards, and nothing is left waiting."""
-        self._rig.tell("go")
+        """Take so many steps on the stream; the rig rests before and afterwards, and no received pair is left in a queue."""
+        self._rig.order("go")
         reports = [self._next_step() for _ in range(count)]
-        self._rig.tell("rest")
-        while True:  # until nothing came for as long as the loop waits for a pair
+        self._rig.order("rest")
+        while True:
             event = next(self._events)
             if isinstance(event, StepReport):
-                self._trained()
-            elif event.waited_s > 0.15 and not self.source.backlog():
-                self._rested = frozenset(self._sent_ns)
+                self._note(event)
+            elif event.waited_s > QUIET_S and not self.source.backlog():
+                self._rested_ns = frozenset(self._waiting_ns)
                 return reports
 
     def profile(self, count: int) -> dict[str, float]:
-        """Seconds a step by what they went into, over at least so many; "rest" is what else `Learner.step` does."""
-        marks = Marks(self.learner.device)
+        """Seconds a step by what takes them, over at least so many steps; "rest" is what else `Learner.step` does."""
+        profile = Profile(self.learner.device)
         objective: Any = self.learner.objective
-        marked = [
+        parts = [
             (self.learner, "decode", "decode, beside the step"),
             (self.learner, "add", "add"),
             (self.committer, "keep", "keep"),
@@ -143,26 +141,23 @@ class LiveLearner:
             (objective, "after_step", "EMA"),
             (self.learner, "step", "rest"),
         ]
-        endings = [marks.around(owner, method, name) for owner, method, name in marked]
-        endings.append(marks.around(self.source, "receive", "receive", when=self.source.backlog))  # else it waits
         before = self.learner.steps
-        try:
+        with ExitStack() as stack:
+            for owner, method, name in parts:
+                stack.enter_context(profile.around(owner, method, name))
+            # Receiving is counted while pairs are there; else it waits.
+            stack.enter_context(profile.around(self.source, "receive", "receive", when=self.source.backlog))
             self.steps(count)
-        finally:
-            for end in endings:
-                end()
-        return {name: total_s / (self.learner.steps - before) for name, total_s in marks.seconds.items()}
+        return {name: total_s / (self.learner.steps - before) for name, total_s in profile.seconds.items()}
 
     def pauses(self) -> dict[str, float]:
-        """Shares of the time that a probe and a commit stop training for, at the service's rhythm."""
+        """Shares of the time for which a probe and a commit stop training, as often as the service has them."""
         limits = Limits()
         began_s = time.perf_counter()
         self.committer.begin()
         committed_s = time.perf_counter() - began_s
         self.committer.settle(wait=True)
-        control = load_control(
-            "digits", size=self.learner.config.objective.probe_size, limit_train=None, limit_test=None
-        )
+        control = control_set("digits", self.learner.config.objective.probe_size)
         began_s = time.perf_counter()
         for encoder in self.learner.objective.encoders().values():
             run_probe(encoder, control, device=self.learner.device)
@@ -175,34 +170,22 @@ class LiveLearner:
     def _next_step(self) -> StepReport:
         for event in self._events:
             if isinstance(event, StepReport):
-                self._trained()
+                self._note(event)
                 return event
-        raise LearnerError("the stream has ended")
+        raise BenchFailed("the stream has ended")
 
-    def _trained(self) -> None:
-        now_ns = time.time_ns()
-        sent_ns = {key: self._sent_ns.pop(key) for key in self._in_step}
-        self.latencies_s += [1e-9 * (now_ns - at_ns) for key, at_ns in sent_ns.items() if key not in self._rested]
-        self._in_step = []
+    def _note(self, report: StepReport) -> None:
+        """Measure the latency of the pairs that were trained on for the first time; a rig stamps them when they leave."""
+        now_ns, sent_ns = time.time_ns(), {sent_ns for _, sent_ns in report.fresh}
+        self.latencies_s += [1e-9 * (now_ns - at_ns) for at_ns in sent_ns - self._rested_ns]
+        self._waiting_ns -= sent_ns
 
     def _keep(self, key: int, pair: EncodedPair) -> None:
-        self._sent_ns[key] = pair.header.left_ns
+        self._waiting_ns.add(pair.header.left_ns)
         self.committer.keep(key, pair)
 
-    def _watch_draws(self) -> None:
-        """Which pairs a step sees for the first time."""
-        memory: Any = self.learner.memory
-        original = memory.draw
-
-        def draw(count: int) -> Draw:
-            drawn: Draw = original(count)
-            self._in_step = drawn.keys[: drawn.fresh].tolist()
-            return drawn
-
-        memory.draw = draw
-
-    def _hear(self, line: str) -> None:
+    def _receive(self, line: str) -> None:
         word, _, rest = line.partition(" ")
         if word == "listening":
-            self._said = rest
-            self._endpoint.set()
+            self._endpoint = rest
+            self._started.set()

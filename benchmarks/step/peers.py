@@ -1,15 +1,14 @@
-"""How others train the same backbone on the same crops: the reference DINO loop, and lightly's modules as its example has them.
+"""How others train the same backbone on the same crops: the reference DINO loop, and lightly's modules as in its example.
 
 Written from the paper (Caron et al. 2021, arXiv:2104.14294, section 3 and appendices) and the manuals. Backbone, batch,
 precision, number and size of the crops, widths of the head and probabilities of the augmentation are ours; everything else is
-theirs. As in ours the teacher sees one crop and the student the N others, so no pair of views is the same one twice. lightly's
-loss takes the first views of both sides for the same one and leaves that pair out: an empty first view of the student stands
-there, so that every crop counts.
+theirs. As in ours the teacher sees one crop and the student the N others, so no view is compared with itself. lightly's loss
+assumes that the first views of both sides are the same and leaves that pair out: an empty view comes first on the student's side,
+so that every crop counts.
 """
 
 from __future__ import annotations
 
-import importlib.util
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -34,7 +33,7 @@ Transform = Callable[[Image.Image], Tensor]
 
 
 class Peer(ABC):
-    """What both have in common: networks, crops, AdamW in two groups; `step` is one training step."""
+    """The parts that both have: networks, crops, AdamW in two groups; `step` is one training step."""
 
     def __init__(self, config: LearnerConfig, device: torch.device) -> None:
         assert isinstance(config.objective, BabyAgentConfig)
@@ -69,7 +68,7 @@ class Peer(ABC):
     def step(self, views: Sequence[Tensor]) -> None:
         """Train on the views of one batch."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.low):
-            loss = self._loss(views)
+            loss = self.loss(views)
         if not torch.isfinite(loss).item():
             raise FloatingPointError("a peer's loss is not finite")
         self.optimizer.zero_grad()
@@ -94,7 +93,7 @@ class Peer(ABC):
         """The chain of augmentations of one kind of crop."""
 
     @abstractmethod
-    def _loss(self, views: Sequence[Tensor]) -> Tensor:
+    def loss(self, views: Sequence[Tensor]) -> Tensor:
         """Mean loss of the views of one batch."""
 
     @abstractmethod
@@ -134,7 +133,8 @@ class DinoLoop(Peer):
         )
         return chain
 
-    def _loss(self, views: Sequence[Tensor]) -> Tensor:
+    def loss(self, views: Sequence[Tensor]) -> Tensor:
+        """See Peer."""
         with torch.no_grad():
             past = self.teacher(views[0])
             target = F.softmax((past - self.centre) / self.objective.teacher_temperature, -1)
@@ -222,7 +222,8 @@ class LightlyLoop(Peer):
         )
         return transform
 
-    def _loss(self, views: Sequence[Tensor]) -> Tensor:
+    def loss(self, views: Sequence[Tensor]) -> Tensor:
+        """See Peer."""
         with torch.no_grad():
             past = self.teacher(views[0])
         present = [self.student(view) for view in views[1:]]
@@ -240,13 +241,6 @@ class LightlyLoop(Peer):
 
 
 PEERS: dict[str, type[Peer]] = {"dino": DinoLoop, "lightly": LightlyLoop}
-
-
-def absent() -> dict[str, str]:
-    """The peers that cannot be measured here, with what to do about it."""
-    if importlib.util.find_spec("lightly") is None:
-        return {"lightly": "not installed: pip install -e '.[peers]'"}
-    return {}
 
 
 def _blurred(image: Image.Image) -> Image.Image:

@@ -1,4 +1,4 @@
-"""The rows of the step bench that need no stream: our step and the peers', on one batch at rest."""
+"""The rows of the step bench that need no stream: our step and the peers', on one batch that stays the same."""
 
 from __future__ import annotations
 
@@ -6,13 +6,15 @@ import resource
 import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
+from unittest import mock
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.shared.pairs import rendered_pairs
 from benchmarks.step.peers import PEERS, Peer
-from benchmarks.step.rig import VIEWS, walk_pairs
+from benchmarks.step.rig import VIEWS
 from learner.config import LearnerConfig
 from learner.loop import Learner
 from learner.objectives.contract import Batch, Look
@@ -26,7 +28,7 @@ def resting_steps(
 ) -> dict[str, Step]:
     """One training step of each row, by its name; the images are views of the simulated walk on the memory's canvas."""
     learner = Learner(config, device)
-    for pair in islice(cycle(walk_pairs(VIEWS, size)), config.pacing.batch_size):
+    for pair in islice(cycle(rendered_pairs(VIEWS, size)), config.pacing.batch_size):
         learner.add(pair)
     batch = learner.memory.batch(learner.memory.draw(config.pacing.batch_size), device)
     look = learner.objective.look(batch, learner.trainer.generator)
@@ -54,18 +56,14 @@ def bare_step(learner: Learner, batch: Batch) -> None:
 
 def step_from(learner: Learner, batch: Batch, look: Look) -> None:
     """`bare_step` on views that were made before."""
-    objective = vars(learner.objective)
-    objective["look"] = lambda _batch, _generator: look
-    try:
+    with mock.patch.object(learner.objective, "look", return_value=look):
         bare_step(learner, batch)
-    finally:
-        del objective["look"]
 
 
 def peak_mib(
     config: LearnerConfig, device_name: str, row: str, size: tuple[int, int], threads: int, count: int = 2
 ) -> float:
-    """Most memory that so many steps of one row take, in a fresh process: of the GPU, or resident with all libraries."""
+    """Peak memory in MiB of so many steps of one row, in a fresh process: of the GPU, or resident with all libraries."""
     torch.set_num_threads(threads)
     device = torch.device(device_name)
     step = resting_steps(config, device, [row.removesuffix(WITH_VIEWS)] if row != BARE else [], size)[row]
@@ -77,7 +75,7 @@ def peak_mib(
 
 
 def timed(step: Step, device: torch.device, count: int) -> float:
-    """Seconds of one step, over so many."""
+    """Seconds of one step, the mean over so many."""
     began_s = time.perf_counter()
     for _ in range(count):
         step()
@@ -92,5 +90,5 @@ def _peer_steps(name: str, peer: Peer, lefts: list[Image.Image], rights: list[Im
 
 
 def _images(batch: Tensor) -> list[Image.Image]:
-    """As the peers' transforms want them, from uint8 [B, H, W, 3] BGR."""
+    """Images for the peers' transforms, from uint8 [B, H, W, 3] BGR."""
     return [Image.fromarray(image) for image in batch.flip(-1).cpu().numpy()]

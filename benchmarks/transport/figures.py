@@ -1,4 +1,4 @@
-"""What the trips of `benchmarks.transport.bench` amount to: medians, ratios, percentiles, goals, and the tables of them."""
+"""The figures of the transport bench: medians, ratios, percentiles and goals of its trips, and their tables. Pure."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from rich.table import Column, Table
+from rich.table import Table
 
+from benchmarks.shared.bench import Goal, figure_table
 from benchmarks.transport.trip import Trip
 
 RATIOS = ("imagezmq_req", "base64", "lerobot", "tcp")
-"""Whose pairs a second ours are divided by."""
+"""The peers by whose pairs a second ours are divided."""
 OURS = ("ours", "ours_curve", "ours_rig")
 AT_LEAST = {"ratio imagezmq_req": 2.2, "ratio lerobot": 18.0, "ratio tcp": 0.75, "curve_mb_s": 250.0}
 AT_MOST = {"lost": 0.0, "p99_ms": 30.0}
 WARM_UP_PAIRS = 10
-"""Of each trip; their latency is left out: libraries make their tables with the first images."""
+"""The first pairs of a trip, whose latency is left out: libraries make their tables with the first images."""
 Trips = Mapping[str, Sequence[Trip]]
 """Every contender's trips, one a round."""
 Rows = Mapping[str, Mapping[str, float]]
@@ -25,7 +26,7 @@ Rows = Mapping[str, Mapping[str, float]]
 
 
 def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> dict[str, Any]:
-    """The figures of all parts and the goals among them; who was not measured is in none of them."""
+    """The figures of all parts and the goals among them, of those who were measured."""
     ratios = {peer: _ratios(full_speed, peer) for peer in RATIOS if {"ours", peer} <= full_speed.keys()}
     latency = {name: _latency(trips) for name, trips in paced.items()}
     figures: dict[str, Any] = {"ratio": {peer: spread["median"] for peer, spread in ratios.items()}}
@@ -38,7 +39,9 @@ def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> di
     if "ours" in latency:
         figures["p99_ms"] = latency["ours"]["p99_ms"]
     return figures | {
-        "goals": dict(_goals(figures)),
+        "goals": {
+            goal.name: {"reached": goal.reached, "goal": goal.bound, "met": goal.met} for goal in goals_of(figures)
+        },
         "ratio_spread": ratios,
         "full_speed": {name: _speed(trips) for name, trips in full_speed.items()},
         "paced": latency,
@@ -47,48 +50,45 @@ def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> di
     }
 
 
+def goals_of(figures: Mapping[str, Any]) -> Iterator[Goal]:
+    """The goals for those figures that were measured."""
+    reached = {**figures, **{f"ratio {peer}": ratio for peer, ratio in figures["ratio"].items()}}
+    for name, bound in (AT_LEAST | AT_MOST).items():
+        if name in reached:
+            yield Goal(name, reached[name], bound, at_least=name in AT_LEAST)
+
+
 def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
-    """A table for each part that was measured, and one of the goals."""
-    yield _table(
-        ("one core a side", "pairs/s", "min-max", "MB/s", "lost of sent", "CPU ms a pair"),
+    """A table for each part."""
+    yield figure_table(
+        "one core a side",
+        ("", "pairs/s", "min-max", "MB/s", "lost of sent", "CPU ms a pair"),
         {name: _speed_cells(row) for name, row in figures["full_speed"].items()},
     )
-    yield _table(
-        ("30 Hz, capture to decoded", "p50 ms", "p95 ms", "p99 ms", "pairs", "lost"),
+    yield figure_table(
+        "30 Hz, capture to decoded",
+        ("", "p50 ms", "p95 ms", "p99 ms", "pairs", "lost"),
         {
-            name: [*(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), f"{row['pairs']}", f"{row['lost']}"]
+            name: [*(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), row["pairs"], row["lost"]]
             for name, row in figures["paced"].items()
         },
     )
-    yield _table(
-        ("on the wire", "bytes a pair", "beyond the images"),
+    yield figure_table(
+        "on the wire",
+        ("", "bytes a pair", "beyond the images"),
         {
             name: [f"{row['bytes_per_pair']:.0f}", f"{row['bytes_per_pair'] / row['image_bytes_per_pair'] - 1:.2%}"]
             for name, row in figures["wire"].items()
         },
     )
-    yield _table(
-        ("receiver stopped", "sender grows by MB", "sent", "shots not taken", "lost"),
+    yield figure_table(
+        "receiver stopped",
+        ("", "sender grows by MB", "sent", "shots not taken", "lost"),
         {
-            name: [f"{row['rss_growth_mb']:.1f}", *(f"{row[key]}" for key in ("sent", "skipped", "lost"))]
+            name: [f"{row['rss_growth_mb']:.1f}", row["sent"], row["skipped"], row["lost"]]
             for name, row in figures["stall"].items()
         },
     )
-    yield _table(
-        ("goal of ours", "reached", "bound", ""),
-        {
-            what: [f"{row['reached']:.3g}", f"{row['goal']:g}", "met" if row["met"] else "missed"]
-            for what, row in figures["goals"].items()
-        },
-    )
-
-
-def _goals(figures: Mapping[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
-    reached = {**figures, **{f"ratio {peer}": ratio for peer, ratio in figures["ratio"].items()}}
-    for what, bound in (AT_LEAST | AT_MOST).items():
-        if what in reached:
-            met = reached[what] >= bound if what in AT_LEAST else reached[what] <= bound
-            yield what, {"reached": reached[what], "goal": bound, "met": met}
 
 
 def _ratios(full_speed: Trips, peer: str) -> dict[str, float]:
@@ -130,10 +130,3 @@ def _speed_cells(row: Mapping[str, Any]) -> list[str]:
     cpu = " + ".join(f"{row[f'{side}_cpu_ms_per_pair']:.2f}" for side in ("sender", "receiver"))
     spread, lost = f"{rate['min']:.0f}-{rate['max']:.0f}", f"{row['lost']} of {row['sent']}"
     return [f"{rate['median']:.0f}", spread, f"{row['mb_per_s']:.0f}", lost, cpu]
-
-
-def _table(columns: Sequence[str], rows: Mapping[str, Sequence[str]]) -> Table:
-    table = Table(Column(columns[0], no_wrap=True), *columns[1:])
-    for name, cells in rows.items():
-        table.add_row(name, *cells)
-    return table

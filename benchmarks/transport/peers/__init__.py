@@ -1,1 +1,1 @@
-"""Other ways to bring a stereo pair over TCP, each in the few lines its own documentation asks for, and ours among them."""
+"""Other ways to send a stereo pair over TCP, each in the few lines its own documentation asks for, and ours among them."""

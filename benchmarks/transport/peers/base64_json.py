@@ -1,7 +1,7 @@
 """Base64 in JSON, as LeRobot's ZMQ camera does it: PUB of one string with the newest images, SUB that keeps the newest string.
 
-Its client gives decoded images only, so that is what `decodes` measures; without it, the same transport is compared with those
-that leave the JPEG as it is. One client takes both eyes out of a string, where LeRobot's two cameras would parse it twice.
+Its client gives decoded images only, and `decodes` measures that; without it, the same transport is compared with those that
+leave the JPEG as it is. One client reads both eyes of a string, while LeRobot's two cameras would parse it twice.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from functools import partial
 
 import zmq
 
-from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, HOST, Arrival, decode_jpegs
+from benchmarks.shared.machine import HOST
+from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, Arrival, decode_jpegs
 from stream.pair import EncodedPair
 
 QUEUED_STRINGS = 20
 
 
 class Sender:
-    """A PUB socket with a short queue; what does not fit is dropped."""
+    """A PUB socket with a short queue; strings that do not fit are dropped."""
 
     def __init__(self, port: int) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -52,7 +53,7 @@ class Sender:
 
 
 class Receiver:
-    """A SUB socket that keeps the newest string only; with `decodes`, images come out of it as pixels."""
+    """A SUB socket that keeps the newest string only; with `decodes`, it also decodes the images."""
 
     def __init__(self, port: int, *, decodes: bool) -> None:
         self._decodes = decodes

@@ -1,4 +1,4 @@
-"""What a way to bring pairs over TCP has to offer to be measured: a sender and a receiver, each in a process of its own."""
+"""The interface of a way to send pairs over TCP: a sender and a receiver, each in a process of its own."""
 
 from __future__ import annotations
 
@@ -12,16 +12,15 @@ import numpy as np
 from stream.image import Image
 from stream.pair import EncodedPair
 
-HOST = "127.0.0.1"
 ENDS = 20
 END_EVERY_S = 0.1
-"""A sender that may drop anything says its end so often and so slowly: the receiver hears it once its queue is empty."""
+"""A sender that may drop messages repeats its end so often and so slowly that the receiver gets it once its queue is empty."""
 
 Data = bytes | memoryview
 
 
 class Arrival(NamedTuple):
-    """A pair that reached its receiver: what identifies it, and its images still to be decoded."""
+    """A pair that reached its receiver: its number, its capture time, and its images, which are not decoded yet."""
 
     seq: int
     captured_ns: int
@@ -37,30 +36,30 @@ class Sender(Protocol):
         """Send one pair; blocks where this way of sending blocks, drops where it drops."""
 
     def end(self) -> None:
-        """Say that nothing comes any more and free the socket."""
+        """Announce that no more pairs follow, and free the socket."""
 
 
 class Receiver(Protocol):
     """The other process's end; the constructor opens it."""
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Every pair that came, until the sender's end."""
+        """Every pair that arrives, until the sender's end."""
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to bring pairs from one process to another on a port of this machine."""
+    """One way to send pairs from one process to another on a port of this machine."""
 
     sender: Callable[[int], Sender]
     receiver: Callable[[int], Receiver]
     receiver_binds: bool = False
-    """Which of the two listens on the port; the other one connects."""
+    """Whether the receiver listens on the port and the sender connects; else it is the other way round."""
     needs: str | None = None
-    """The package it is measured with, where that is not one of ours."""
+    """The package that it needs, where that is not one of ours."""
 
 
 def decode_jpegs(left: Data, right: Data) -> tuple[Image, Image]:
-    """Both eyes as OpenCV decodes them, [H, W, 3] BGR; raises ValueError where one is no image."""
+    """Both eyes as OpenCV decodes them, [H, W, 3] BGR; raises ValueError where one is not an image."""
     return _decode(left), _decode(right)
 
 

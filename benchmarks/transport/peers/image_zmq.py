@@ -1,4 +1,4 @@
-"""imagezmq: one image a message with a text beside it; a pair is two messages, its text says which pair, eye and moment."""
+"""imagezmq: one image a message with a text beside it; a pair is two messages, its text names pair, eye and moment."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ import time
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, HOST, Arrival, Data, decode_jpegs
+from benchmarks.shared.machine import HOST
+from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, Arrival, Data, decode_jpegs
 from stream.pair import EncodedPair
 
 END = "end"
 
 
 class Sender:
-    """An ImageSender; with `replies` it waits for a reply to each image (REQ), without it may drop (PUB)."""
+    """An ImageSender; with `replies` it waits for a reply to each image (REQ), else it may drop images (PUB)."""
 
     def __init__(self, port: int, *, replies: bool) -> None:
         self._replies = replies
@@ -34,7 +35,7 @@ class Sender:
 
 
 class Receiver:
-    """An ImageHub; a left image whose right one was dropped is dropped too."""
+    """An ImageHub; it also drops a left image whose right one was dropped."""
 
     def __init__(self, port: int, *, replies: bool) -> None:
         self._replies = replies

@@ -1,4 +1,4 @@
-"""Everybody who is measured, by the name the figures carry."""
+"""All ways to send pairs that are measured, by their names in the figures."""
 
 from __future__ import annotations
 

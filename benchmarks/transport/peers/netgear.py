@@ -1,6 +1,6 @@
 """vidgear's NetGear in its REQ/REP pattern, its own compression off: it carries one array a message.
 
-Its messages beside an array come with two-way traffic only, so the array is everything: head, left and right JPEG in a row.
+Messages beside an array need two-way traffic, so everything is in the array: head, left and right JPEG in a row.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.transport.peers.contender import HOST, Arrival, decode_jpegs
+from benchmarks.shared.machine import HOST
+from benchmarks.transport.peers.contender import Arrival, decode_jpegs
 from benchmarks.transport.peers.plain_tcp import HEAD
 from stream.pair import EncodedPair
 
@@ -34,7 +35,7 @@ class Sender:
 
     def end(self) -> None:
         """See `contender.Sender`."""
-        time.sleep(DRAINED_S)  # once it hears of the end, the receiver forgets what is in its queue
+        time.sleep(DRAINED_S)  # at the end the receiver discards its queue
         self._gear.close()
 
 

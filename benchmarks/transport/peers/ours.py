@@ -1,4 +1,4 @@
-"""Ours: `stream.live.publisher` to `stream.live.subscriber`, every pair with its header, its checksums and its account."""
+"""Ours: `stream.live.publisher` to `stream.live.subscriber`, every pair with header and checksums, and entered in the ledger."""
 
 from __future__ import annotations
 
@@ -11,19 +11,17 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, HOST, Arrival
+from benchmarks.shared.machine import HOST
+from benchmarks.shared.pairs import DEVICE, EPOCH, eyes_of
+from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, Arrival
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
-from stream import codec
 from stream.errors import EndOfStream, StreamError
-from stream.image import Image
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.transport.security import Security
 
-DEVICE = "bench"
-EPOCH = "0" * 32
 BATCH_PAIRS = 64
 SPOOL_BYTES = 4 << 30
 SECRET = b"it guards nothing, both know it."
@@ -45,7 +43,7 @@ class Sender:
     def send(self, pair: EncodedPair) -> None:
         """See `contender.Sender`."""
         if not self._publisher.send(pair):
-            raise StreamError(f"nobody took {pair.header.name}")
+            raise StreamError(f"no subscriber took {pair.header.name}")
 
     def end(self) -> None:
         """See `contender.Sender`."""
@@ -54,7 +52,7 @@ class Sender:
 
 
 class RigSender:
-    """What a rig does: each pair into the spool, then live, which waits for nobody; what it drops is pulled from the spool."""
+    """Sends as a rig does: each pair goes into the spool, then live without waiting; dropped pairs are pulled from the spool."""
 
     def __init__(self, port: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="babyagent-")
@@ -69,7 +67,7 @@ class RigSender:
         self._publisher.send(pair)
 
     def end(self) -> None:
-        """See `contender.Sender`; until then the receiver pulls what it lacks."""
+        """See `contender.Sender`; the receiver pulls its missing pairs in the meantime."""
         for _ in range(ENDS):
             time.sleep(END_EVERY_S)
             self._publisher.bye()
@@ -94,14 +92,9 @@ class Receiver:
                     return
                 for pair in pairs:
                     size_bytes = len(pair.left) + len(pair.right)
-                    yield Arrival(pair.header.seq, pair.header.left_ns, size_bytes, partial(_decode, pair))
+                    yield Arrival(pair.header.seq, pair.header.left_ns, size_bytes, partial(eyes_of, pair))
 
 
 def _keys() -> Security:
     public = zmq.curve_public(z85.encode(SECRET)).decode()
     return Security(folder=Path(), public=public, secret=z85.encode(SECRET).decode(), trusted={DEVICE: public})
-
-
-def _decode(pair: EncodedPair) -> tuple[Image, Image]:
-    decoded = codec.decode(pair)
-    return decoded.left, decoded.right

@@ -1,4 +1,4 @@
-"""A blocking TCP socket: sizes, then both images. No validation, no queue, no reconnecting: the bound of what TCP gives here."""
+"""A blocking TCP socket: sizes, then both images. No validation, no queue and no reconnecting slow it down."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ import struct
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.transport.peers.contender import HOST, Arrival, decode_jpegs
+from benchmarks.shared.machine import HOST
+from benchmarks.transport.peers.contender import Arrival, decode_jpegs
 from stream.pair import EncodedPair
 
 HEAD = struct.Struct("!QQII")
@@ -15,7 +16,7 @@ HEAD = struct.Struct("!QQII")
 
 
 class Sender:
-    """Listens, and sends to the first that connects."""
+    """Listens, and sends to the first receiver that connects."""
 
     def __init__(self, port: int) -> None:
         self._listener = socket.create_server((HOST, port))

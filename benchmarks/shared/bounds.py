@@ -1,0 +1,70 @@
+"""Bounds of settings, which stand at the field: `rounds: Annotated[int, Within(1)]`, or `rounds: Count`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any, Protocol, get_type_hints, runtime_checkable
+
+from learner.errors import SettingsError
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """A rule for the value of one setting; its text follows "must be"."""
+
+    def holds(self, value: Any) -> bool:
+        """Whether the value keeps the bound."""
+
+
+@dataclass(frozen=True)
+class Within:
+    """Numbers from `low` (above it, where `above` is set) to `high`; of a tuple, which must not be empty, all of them.
+
+    empty: whether a tuple may be empty.
+    """
+
+    low: float
+    high: float = math.inf
+    above: bool = False
+    empty: bool = False
+
+    def holds(self, value: Any) -> bool:
+        """See Bound. NaN is never within."""
+        values = value if isinstance(value, tuple) else (value,)
+        low = (one > self.low if self.above else one >= self.low for one in values)
+        return bool(self.empty or values) and all(low) and all(one <= self.high for one in values)
+
+    def __str__(self) -> str:
+        low = f"{'above' if self.above else 'at least'} {self.low:.12g}"
+        return low if math.isinf(self.high) else f"{low} and at most {self.high:.12g}"
+
+
+class SomeOf:
+    """One of these names, or, in a tuple, at least one of them."""
+
+    def __init__(self, choices: Iterable[str]) -> None:
+        self.choices = tuple(choices)
+
+    def holds(self, value: Any) -> bool:
+        """See Bound."""
+        names = {value} if isinstance(value, str) else {*value}
+        return bool(names) and names <= {*self.choices}
+
+    def __str__(self) -> str:
+        return f"some of: {'; '.join(self.choices)}"
+
+
+Count = Annotated[int, Within(1)]
+Positive = Annotated[float, Within(0, above=True)]
+
+
+def check_bounds(settings: Any) -> None:
+    """Raise SettingsError for the first field of a dataclass that does not keep its bounds; None keeps them all."""
+    for name, hint in get_type_hints(type(settings), include_extras=True).items():
+        value = getattr(settings, name)
+        for bound in getattr(hint, "__metadata__", ()):
+            if isinstance(bound, Bound) and value is not None and not bound.holds(value):
+                given = "; ".join(map(str, value)) if isinstance(value, tuple) else value
+                raise SettingsError(f"--{name.replace('_', '-')} must be {bound}, got {given or 'nothing'}")

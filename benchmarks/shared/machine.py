@@ -1,0 +1,73 @@
+"""The machine a bench runs on: what it is, its free ports and memory, and which packages to compare with are installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import socket
+import time
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from learner.errors import Failed
+
+HOST = "127.0.0.1"
+PORT_TRIES = 100
+
+
+def describe_machine(packages: Mapping[str, str]) -> dict[str, Any]:
+    """Processor, cores, kernel and versions. packages: modules by the names of their distributions."""
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return {
+        "cpu": models[0] if models else platform.machine(),
+        "cores": len(os.sched_getaffinity(0)),
+        "kernel": platform.release(),
+        "python": platform.python_version(),
+        **{
+            name: importlib.metadata.version(name)
+            for name, module in packages.items()
+            if importlib.util.find_spec(module) is not None
+        },
+    }
+
+
+def date() -> str:
+    """Date and time of day with the offset of the time zone."""
+    return time.strftime("%Y-%m-%d %H:%M:%S%z")
+
+
+def not_installed(needed: Mapping[str, str | None]) -> dict[str, str]:
+    """Why contenders cannot be measured here, by their names. needed: the module that each needs; None: none."""
+    return {
+        name: f"{module} is not installed: pip install -e '.[peers]'"
+        for name, module in needed.items()
+        if module is not None and importlib.util.find_spec(module) is None
+    }
+
+
+def free_port() -> int:
+    """A TCP port that was free a moment ago, as the next one was: a rig answers from its spool there. Raises Failed."""
+    for _ in range(PORT_TRIES):
+        with socket.create_server((HOST, 0)) as listener, suppress(OSError, OverflowError):
+            port: int = listener.getsockname()[1]
+            socket.create_server((HOST, port + 1)).close()
+            return port
+    raise Failed(
+        f"no two neighbouring ports were free in {PORT_TRIES} tries: end some of the programs that listen here"
+    )
+
+
+def resident_bytes(pid: int | str = "self") -> int:
+    """Resident memory of a process of this machine."""
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
+def available_bytes() -> int:
+    """Memory that a process can still get without swapping."""
+    lines = Path("/proc/meminfo").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -1,0 +1,111 @@
+"""Pairs to measure with: the simulated walk behind dedupe, rendered views, noise as large as a camera's JPEG, photographs."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterable, Iterator
+from itertools import islice
+
+import cv2
+import msgspec
+import numpy as np
+
+from device.camera import Shot
+from device.capture import capture
+from device.dedupe import Dedupe, DedupeConfig
+from device.sim.camera import SimCamera, SimConfig
+from stream.codec import decode, encode_pair
+from stream.image import Image
+from stream.pair import EncodedPair, Header
+
+DEVICE, EPOCH = "bench", "0" * 32
+HD = (720, 1280)
+EYE_BYTES = 179_000
+"""Size of the JPEG that a 720p camera gives of one eye."""
+NOISE_SIZE = (244, 245)
+"""Height and width of an image of noise that has as many bytes."""
+DISPARITY_PX = 2
+Eyes = tuple[Image, Image]
+"""Left and right image, uint8 [H, W] or [H, W, 3] of one shape."""
+
+
+def kept_pairs(shots: Iterable[Shot], *, seed: int, dedupe: DedupeConfig | None = None) -> Iterator[EncodedPair]:
+    """The pairs that a rig keeps of these shots, encoded; seed: of the audit, and the name of the epoch."""
+    return capture(shots, Dedupe(dedupe or DedupeConfig(), seed=seed), device="sim", epoch=f"{seed:032x}")
+
+
+def walk_pairs(world: SimConfig) -> Iterator[EncodedPair]:
+    """The pairs that a rig keeps of a simulated walk, which has no end."""
+    return kept_pairs(SimCamera(world), seed=world.seed)
+
+
+def rendered_eyes(count: int, size: tuple[int, int], *, every: int = 2) -> list[Eyes]:
+    """Views of the simulated walk, taken of every so many frames, without dedupe. size: height and width, pixels."""
+    shots = islice(iter(SimCamera(size=size, start_ns=0)), 0, every * count, every)
+    return [(_pixels(shot.left.pixels), _pixels(shot.right.pixels)) for shot in shots]
+
+
+def rendered_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:
+    """Every second view of the simulated walk as JPEG, numbered from 0."""
+    return [
+        encode_pair(*eyes, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq)
+        for seq, eyes in enumerate(rendered_eyes(count, size))
+    ]
+
+
+def jpeg_sized_pairs(count: int) -> list[EncodedPair]:
+    """Pairs of 720p whose images are random bytes, as large as a JPEG and as little compressible. They do not decode."""
+    random = np.random.default_rng(0)
+    pairs = []
+    for seq in range(count):
+        left, right = random.bytes(EYE_BYTES), random.bytes(EYE_BYTES)
+        header = Header(
+            device=DEVICE,
+            epoch=EPOCH,
+            seq=seq,
+            left_ns=seq,
+            right_ns=seq,
+            height=HD[0],
+            width=HD[1],
+            channels=3,
+            codec="jpeg",
+            crc=zlib.crc32(right, zlib.crc32(left)),
+        )
+        pairs.append(EncodedPair(header, left, right))
+    return pairs
+
+
+def noise_pair() -> EncodedPair:
+    """A lossless pair of noise, as large as two 720p JPEGs."""
+    left, right = np.random.default_rng(0).integers(0, 256, (2, *NOISE_SIZE, 3), dtype=np.uint8)
+    return encoded(left, right)
+
+
+def encoded(left: Image, right: Image, seq: int = 0) -> EncodedPair:
+    """A lossless pair; its capture times are its number."""
+    return encode_pair(left, right, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq, codec="lz4")
+
+
+def renumbered(pair: EncodedPair, seq: int, captured_ns: int | None = None, **header: object) -> EncodedPair:
+    """The same images as another pair. captured_ns: of both eyes; None leaves the times. header: further fields of it."""
+    moment = {} if captured_ns is None else {"left_ns": captured_ns, "right_ns": captured_ns}
+    return EncodedPair(msgspec.structs.replace(pair.header, seq=seq, **moment, **header), pair.left, pair.right)
+
+
+def eyes_of(pair: EncodedPair) -> Eyes:
+    """Both images of a pair, decoded."""
+    decoded = decode(pair)
+    return decoded.left, decoded.right
+
+
+def two_eyes(image: Image, random: np.random.Generator) -> Eyes:
+    """A photograph uint8 [H, W, 3] as a stereo pair: the right eye sees it shifted and with another exposure."""
+    gain, offset = random.uniform(0.9, 1.1), random.uniform(-8, 8)
+    shift = np.array([[1, 0, -DISPARITY_PX], [0, 1, 0]], np.float32)
+    right = cv2.warpAffine(image, shift, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101).astype(np.float32)
+    return image, np.asarray(np.clip(np.rint(right * gain + offset), 0, 255), np.uint8)
+
+
+def _pixels(image: Image | None) -> Image:
+    assert image is not None  # the simulator gives pixels
+    return image

@@ -1,0 +1,118 @@
+"""Training with probes on the way: control sets, accuracies of frozen features, and CPU time that leaves the probes out."""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, lru_cache
+from pathlib import Path
+from typing import Annotated, Literal
+
+import cv2
+import torch
+from torch import Tensor
+
+from benchmarks.shared.errors import BenchFailed
+from device.sim.camera import SimConfig
+from device.sim.control_set import write_control_set
+from learner.loop import Learner, StepReport, learn
+from learner.networks.encoder import Encoder
+from learner.probes.control_sets import ControlSet, load_control
+from learner.probes.probe import extract, knn_accuracy, linear_accuracy
+from stream.pair import EncodedPair
+from stream.source import IteratorSource
+
+PLACES = "places"
+PLACE_SIZE = 96
+"""Side in pixels at which a view of a place is probed: about the scale that crops are trained at."""
+
+
+class _Available:
+    """Bound of a compute device that is there."""
+
+    def holds(self, value: str) -> bool:
+        """See Bound."""
+        return value != "cuda" or torch.cuda.is_available()
+
+    def __str__(self) -> str:
+        return "cpu or auto: torch finds no GPU here"
+
+
+Device = Annotated[Literal["auto", "cpu", "cuda"], _Available()]
+
+
+def compute_device(name: str) -> torch.device:
+    """The compute device of a `--device` flag; `auto` takes a GPU where there is one."""
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def use_one_thread(device: torch.device | None = None) -> None:
+    """Let torch and OpenCV use one thread of this process; beside a GPU torch keeps its threads."""
+    cv2.setNumThreads(1)
+    if device is None or device.type == "cpu":
+        torch.set_num_threads(1)
+
+
+@cache
+def control_set(spec: str, size: int, max_train: int | None = None, max_test: int | None = None) -> ControlSet:
+    """A control set as `--control` names it, loaded once. size: side of an image, pixels; max: images of each half."""
+    return load_control(spec, size=size, limit_train=max_train, limit_test=max_test)
+
+
+@lru_cache(maxsize=2)
+def places_of(
+    world: SimConfig, *, size: int = PLACE_SIZE, per_place: int, count: int = 30_000, every: int = 3
+) -> ControlSet:
+    """The rooms of a world as a control set, seen on two walks that are never streamed.
+
+    size: side of an image, pixels. per_place: images of each room in each half. count, every: as for `write_control_set`.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        write_control_set(Path(folder) / PLACES, config=world, count=count, every=every, per_place=per_place)
+        return load_control(f"{PLACES}={folder}/{PLACES}", size=size)
+
+
+def student_of(learner: Learner) -> Encoder:
+    """The encoder that is trained."""
+    return learner.objective.encoders()["student"]
+
+
+def features_of(encoder: Encoder, control: ControlSet, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
+    """Features of the train and of the test half: float32 [N, D] and [M, D], on the CPU."""
+    return extract(encoder, control.train_images, device=device), extract(encoder, control.test_images, device=device)
+
+
+def accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, float]:
+    """Accuracies (0 to 1) of k-NN and of the linear classifier on features of the test half [M, D], from those of train."""
+    labels, truth = control.train_labels, control.test_labels
+    return {
+        "knn": knn_accuracy(bank, labels, test, truth),
+        "linear": linear_accuracy(bank, labels, test, truth),
+    }
+
+
+def evenly(steps: int, parts: int) -> list[int]:
+    """The steps at which so many equal parts of a run end."""
+    return [round(steps * part / parts) for part in range(1, parts + 1)]
+
+
+def train_to(
+    learner: Learner,
+    pairs: Iterable[EncodedPair],
+    steps: Sequence[int],
+    observe: Callable[[StepReport], object] = lambda _report: None,
+) -> Iterator[float]:
+    """Train, and yield at each of these steps the CPU seconds so far, without those of the caller between two yields."""
+    events = learn(learner, IteratorSource(pairs), clock=time.monotonic)
+    cpu_s = 0.0
+    for due in steps:
+        resumed_s = time.process_time()
+        while learner.steps < due:
+            event = next(events, None)
+            if event is None:
+                raise BenchFailed(f"the stream has ended at step {learner.steps}, before step {due}")
+            if isinstance(event, StepReport):
+                observe(event)
+        cpu_s += time.process_time() - resumed_s
+        yield cpu_s

@@ -1,0 +1,51 @@
+"""Settings of the learner for benches: presets with some settings replaced, and the numbers of the original experiment."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Annotated, Any
+
+from benchmarks.shared.bounds import SomeOf
+from learner.config import PRESETS, LearnerConfig
+from learner.objectives.babyagent import BabyAgentConfig
+from learner.objectives.guided import GuidedConfig
+
+_NUMBERS = (
+    "student_temperature",
+    "teacher_temperature",
+    "centring",
+    "repulsion",
+    "repelled_by",
+    "repulsion_temperature",
+    "teacher_momentum",
+)
+
+
+def _presets(objective: type[object]) -> SomeOf:
+    return SomeOf([name for name, config in PRESETS.items() if isinstance(config.objective, objective)])
+
+
+Preset = Annotated[str, _presets(object)]
+GuidedPreset = Annotated[str, _presets(GuidedConfig)]
+BabyAgentPreset = Annotated[str, _presets(BabyAgentConfig)]
+"""The name of a preset of the learner, whose objective has settings of this kind."""
+
+
+def changed(config: LearnerConfig, settings: Mapping[str, Any]) -> LearnerConfig:
+    """The configuration with some settings replaced, by their dotted names: `{"objective.crops": 2}`."""
+    for name, value in settings.items():
+        config = _replaced(config, name.split("."), value)
+    return config
+
+
+def _replaced(config: Any, path: Sequence[str], value: Any) -> Any:
+    inner = value if len(path) == 1 else _replaced(getattr(config, path[0]), path[1:], value)
+    return replace(config, **{path[0]: inner})
+
+
+def with_original_numbers(config: LearnerConfig) -> LearnerConfig:
+    """The temperatures, centring, repulsion, EMA rate and learning rate of the original experiment; views and network stay."""
+    original = BabyAgentConfig()
+    numbers = {f"objective.{name}": getattr(original, name) for name in _NUMBERS}
+    return changed(config, numbers | {"schedule.learning_rate": 5e-4})

@@ -1,0 +1,1 @@
+"""Which embedded store should hold the rig's pairs?"""
