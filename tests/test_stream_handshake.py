@@ -51,9 +51,9 @@ LEARNER = trusting(machine(2), rig=machine(1))
 
 @dataclass
 class Rig:
-    """Bound sockets behind one door."""
+    """Bound sockets behind one acceptor."""
 
-    door: Acceptor
+    acceptor: Acceptor
     live: zmq.Socket[bytes]
     backfill: zmq.Socket[bytes]
     endpoint: str
@@ -152,7 +152,7 @@ def test_those_who_trust_each_other_talk_on_every_socket_of_a_rig() -> None:
             rig.backfill.send_multipart([asker.bytes, b"answer"])
             assert asking.socket.poll(60_000)
             assert asking.socket.recv() == b"answer"
-        assert set(rig.door.failures().values()) == set(learner.dialer.failures().values()) == {0}
+        assert set(rig.acceptor.failures().values()) == set(learner.dialer.failures().values()) == {0}
 
 
 def test_without_keys_they_talk_plain_where_both_are_told_to() -> None:
@@ -194,8 +194,8 @@ WRONG = {
         rf"another key than.*{re.escape(RIG.public)}",
         "its key is not the one trusted here as rig",
     ),
-    "a learner without keys": (RIG, None, MISMATCH, MISMATCH, "wants keys", "wants keys"),
-    "a rig without keys": (None, LEARNER, MISMATCH, MISMATCH, "is plain", "without keys"),
+    "a learner without keys": (RIG, None, MISMATCH, MISMATCH, "which needs keys", "the rig there needs keys"),
+    "a rig without keys": (None, LEARNER, MISMATCH, MISMATCH, "uses no keys", "started without keys"),
 }
 """Keys of both sides, what each counts, and what each says."""
 
@@ -214,11 +214,11 @@ def test_nothing_passes_between_those_who_do_not_trust_each_other_and_both_say_s
         for _ in range(30):  # as often as a patient stranger would
             rig.live.send(b"secret")
             learner.rest(0.02)
-        learner.until(lambda: bool(reasons(rig.door) and reasons(learner.dialer)))
+        learner.until(lambda: bool(reasons(rig.acceptor) and reasons(learner.dialer)))
         learner.until(lambda: all(re.search(says, caplog.text) for says in (rig_says, learner_says)))  # then it is said
         assert not rig.live.poll(0)
         assert not learner.socket.poll(0)
-        assert reasons(rig.door) <= rig_counts
+        assert reasons(rig.acceptor) <= rig_counts
         assert reasons(learner.dialer) <= learner_counts
         said = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert 2 <= len(said) <= len(rig_counts) + len(learner_counts)  # many failures, a line of each kind
@@ -455,7 +455,7 @@ def test_ten_thousand_strangers_with_garbage_leave_a_rig_serving() -> None:
                 if number % 50 == 0:  # its greeting: the ones before have been accepted, so that no SYN is dropped
                     assert peer.recv(1) == b"\xff"
                 peer.sendall(beginnings[number % len(beginnings)] + garbage[number % len(garbage)])
-        learner.until(lambda: sum(rig.door.failures().values()) > 2000)
+        learner.until(lambda: sum(rig.acceptor.failures().values()) > 2000)
         rig.live.send(b"still here")
         assert learner.socket.poll(60_000)
         assert learner.socket.recv() == b"still here"
@@ -506,14 +506,14 @@ def test_rigs_and_learners_leave_no_thread_and_no_file_behind() -> None:
     until(lambda: resources()[0] <= threads and resources()[1] <= files)
 
 
-@pytest.mark.parametrize("first", ["door", "socket", "context"])
+@pytest.mark.parametrize("first", ["acceptor", "socket", "context"])
 def test_a_door_closes_before_its_sockets_after_them_or_with_their_context(first: str) -> None:
     before = threading.active_count()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     doorkeeper, socket = Acceptor(context, RIG), context.socket(zmq.XPUB)
     doorkeeper.guard(socket)
     bind(socket, LOOPBACK)
-    if first == "door":
+    if first == "acceptor":
         doorkeeper.close()
     socket.close(linger=0)
     if first == "context":
