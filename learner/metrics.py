@@ -137,6 +137,14 @@ class LearnerMetrics:
         return gauge
 
 
+_DROPPED = {
+    "dropped_fresh": ("buffer_dropped_fresh_pairs", "Pairs dropped before their first training step."),
+    "quarantined": ("buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite."),
+    "undecodable": ("stream_undecodable_pairs", "Pairs received whose images do not decode."),
+}
+"""Counts of `learner.team.PairCounts`, and the names and texts of their metrics."""
+
+
 class MemoryMetrics(Collector):
     """The pairs in memory, and those dropped, under `babyagent_buffer_`, and the budget of pacing.
 
@@ -159,13 +167,8 @@ class MemoryMetrics(Collector):
         yield GaugeMetricFamily(
             "babyagent_buffer_capacity_pairs", "Pairs that the reservoir holds.", self._learner.config.memory.capacity
         )
-        dropped, quarantined = counts.dropped_fresh - before.dropped_fresh, counts.quarantined - before.quarantined
-        yield _count("buffer_dropped_fresh_pairs", "Pairs dropped before their first training step.", dropped)
-        yield _count(
-            "buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite.", quarantined
-        )
-        undecodable = counts.undecodable - before.undecodable
-        yield _count("stream_undecodable_pairs", "Pairs received whose images do not decode.", undecodable)
+        for field, (name, text) in _DROPPED.items():
+            yield _count(name, text, getattr(counts, field) - getattr(before, field))
         pacing = self._learner.pacing
         yield GaugeMetricFamily(
             "babyagent_learner_owed_samples", "Training samples that the received pairs still allow.", pacing.owed

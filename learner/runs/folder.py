@@ -20,10 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from learner import legacy
 from learner.config import LearnerConfig, to_plain
 from learner.errors import Failed, SettingsError
-from learner.runs.reading import Album
+from learner.runs.reading import Album, Line, read_lines
 from learner.runs.settings import require_same
 from stream.fsync import replace_file, sync_path
 
@@ -78,7 +77,7 @@ class RunDirectory:
         """The folder of the exported weights."""
         return self.path / EXPORT
 
-    def append(self, name: str, line: dict[str, Any]) -> None:
+    def append(self, name: str, line: Line) -> None:
         """Add a line to `name`.jsonl. Raises OSError where the disk is full; then no part of the line stays."""
         data = f"{json.dumps(line)}\n".encode()
         with (self.path / f"{name}.jsonl").open("ab", buffering=0) as file:
@@ -87,13 +86,9 @@ class RunDirectory:
                 file.truncate(end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
 
-    def lines(self, name: str) -> list[dict[str, Any]]:
+    def lines(self, name: str) -> list[Line]:
         """Return the lines of `name`.jsonl, without a last one that a crash has cut."""
-        path = self.path / f"{name}.jsonl"
-        if not path.is_file():
-            return []
-        whole = path.read_text().split("\n")[:-1]
-        return [legacy.line(json.loads(line)) for line in whole]
+        return read_lines(self.path / f"{name}.jsonl") or []
 
     def rewind(self, step: int) -> None:
         """Remove the lines written after `step`, and a torn last one: the run goes on from there."""

@@ -1,4 +1,4 @@
-"""A run's files as a report reads them: what is missing or damaged is None or left out, and never stops it."""
+"""Readers of the files of a run for its report: they leave out what is missing or damaged, and never raise an error for it."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from learner import legacy
 
 Line = dict[str, Any]
 Album = dict[str, NDArray[Any]]
-"""Pictures of a run by name, as `learner.report.album` takes them."""
+"""Pictures of a run by name, as `learner.report.album` makes them."""
 Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 """x and y of a line, float64 [n] each."""
 
 
 def read_object(path: Path) -> Line | None:
-    """A JSON object."""
+    """Return the JSON object in a file; None where it is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -32,7 +32,7 @@ def read_object(path: Path) -> Line | None:
 
 
 def read_lines(path: Path) -> list[Line] | None:
-    """The lines of a .jsonl, without those that a crash cut."""
+    """Return the objects in a .jsonl file, without lines that a crash has cut; None where the file is missing."""
     if not path.is_file():
         return None
     lines = []
@@ -45,7 +45,7 @@ def read_lines(path: Path) -> list[Line] | None:
 
 
 def read_album(path: Path) -> Album:
-    """The arrays of the album; empty where the file is missing or damaged."""
+    """Return the arrays of an album; empty where the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {legacy.ALBUM.get(name, name): array for name, array in arrays.items()}
