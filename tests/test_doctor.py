@@ -163,10 +163,7 @@ def test_wrong_flags_of_a_doctor_are_exit_code_2(capfd: pytest.CaptureFixture[st
     assert "--quality" in capfd.readouterr().err
 
 
-def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("learner.cli.doctor.PATIENCE_S", 60.0)
+def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(tmp_path: Path) -> None:
     with Publisher("tcp://127.0.0.1:0", device="rig-1", epoch=EPOCH) as rig:
         words = [
             "--connect",
@@ -186,7 +183,7 @@ def test_a_learner_finds_a_rig_that_is_there_and_leaves_no_name_with_it(
 
         thread = threading.Thread(target=greet)
         thread.start()
-        findings = {finding.what: finding for finding in examine(COMMAND.parse(words))}
+        findings = {finding.what: finding for finding in examine(COMMAND.parse(words), patience_s=60.0)}
         asked.set()
         thread.join()
     assert findings["rig"] == Finding("rig", "ok", f"{rig.endpoint}: rig-1 answers")

@@ -12,8 +12,7 @@ from learner_state import digest, trained
 from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner, StepReport, Waiting, learn
-from learner.page import live as handing_over
-from learner.page.live import EVERY_S, MAX_DEVICES, ROW_PAIRS, SHARE, WATCHED_S, Live
+from learner.page.live import EVERY_S, MAX_DEVICES, ROW_PAIRS, SHARE, WATCHED_S, Live, Snapshot, copy_snapshot
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
@@ -63,15 +62,14 @@ def test_pictures_are_taken_only_while_somebody_watches(learner: Learner, clock:
     assert number(live) == 2
 
 
-def test_pictures_that_take_long_come_rarely(learner: Learner, clock: Clock, monkeypatch: pytest.MonkeyPatch) -> None:
-    live, took_s = Live(learner, clock), 0.1
-    taken = handing_over._snapshot
+def test_pictures_that_take_long_come_rarely(learner: Learner, clock: Clock) -> None:
+    took_s = 0.1
 
-    def slow(learner: Learner, number: int) -> handing_over.Snapshot:
+    def slow(learner: Learner, number: int) -> Snapshot:
         clock.now_s += took_s
-        return taken(learner, number)
+        return copy_snapshot(learner, number)
 
-    monkeypatch.setattr(handing_over, "_snapshot", slow)
+    live = Live(learner, clock, copy=slow)
     began_s = clock.now_s
     while clock.now_s < began_s + 300:
         live.watch()

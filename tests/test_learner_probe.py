@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from learner.probes import probe
 from learner.probes.control_sets import ControlSet, load_control, subset
 from learner.probes.packed_files import Labels
 from learner.probes.probe import ProbeResult, extract, knn_accuracy, linear_accuracy, rotate, run_probe, run_rotations
@@ -186,18 +185,14 @@ def test_accuracy_falls_with_the_angle_for_an_encoder_that_knows_only_upright_di
     assert scores[0] > scores[1] > scores[2]
 
 
-def test_turned_images_are_measured_at_each_angle_on_a_balanced_part_of_the_set(
-    digits: ControlSet, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(probe, "ROTATED_TRAIN", 200)
-    monkeypatch.setattr(probe, "ROTATED_TEST", 100)
+def test_rotated_images_are_measured_at_each_angle_on_a_balanced_part_of_the_set(digits: ControlSet) -> None:
     sizes = []
 
     def counted(rgb: torch.Tensor) -> torch.Tensor:
         sizes.append(len(rgb))
         return pixels(rgb)
 
-    found = run_rotations(counted, digits)
+    found = run_rotations(counted, digits, train=200, test=100)
     assert found["degrees"] == [0.0, 10.0, 20.0, 30.0, 40.0]
     assert sum(sizes) == 5 * (200 + 100)
     some = subset(digits, train=200, test=100)

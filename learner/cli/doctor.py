@@ -51,8 +51,8 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
     return report(examine(settings), as_json=settings.json)
 
 
-def examine(settings: TrainSettings) -> Iterator[Finding]:
-    """The findings one by one; the rigs may take long to answer and come last."""
+def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Iterator[Finding]:
+    """The findings one by one; the rigs come last. patience_s: how long each of them may take to answer."""
     process = settings.process
     yield check_clock(read_clock(time.time()))
     yield check_compute_device(process.device, settings.learner.precision, _gpu())
@@ -64,7 +64,7 @@ def examine(settings: TrainSettings) -> Iterator[Finding]:
     if not process.replay:
         yield run_check("keys", lambda: _check_keys(settings))
         for endpoint in process.connect:
-            yield run_check("rig", partial(_check_rig, settings, endpoint))
+            yield run_check("rig", partial(_check_rig, settings, endpoint, patience_s))
 
 
 def _gpu() -> tuple[str, int] | None:
@@ -129,12 +129,12 @@ def _check_keys(settings: TrainSettings) -> Finding:
     return Finding("keys", "ok", f"trusted: {', '.join(list(security.trusted)[:8])}")
 
 
-def _check_rig(settings: TrainSettings, endpoint: str) -> Finding:
+def _check_rig(settings: TrainSettings, endpoint: str, patience_s: float) -> Finding:
     """Connect as the learner will, but without a name, so that the rig keeps no pairs for us."""
     process = settings.process
     security = security_for([endpoint], keys=process.keys, insecure=process.insecure)
     with Subscriber([endpoint], security=security, insecure=process.insecure) as subscriber:
-        until_s = time.monotonic() + PATIENCE_S
+        until_s = time.monotonic() + patience_s
         while not (stats := subscriber.stats()).devices and time.monotonic() < until_s:
             subscriber.receive(1, 0.1)
     return rig_finding(endpoint, list(stats.devices), stats.failed_handshakes)

@@ -69,10 +69,46 @@ class Snapshot:
     """Number of processes. Each holds an equal share of memory; this snapshot is of the first one's."""
 
 
-class Live:
-    """One learner as others watch it. clock: seconds, monotonic."""
+def copy_snapshot(learner: Learner, number: int) -> Snapshot:
+    """Copy the pictures of a learner; number: of the snapshot, from 1."""
+    memory = learner.memory
+    highest, lowest = pictures.extremes(memory, ROW_PAIRS)
+    newest, oldest = pictures.ends(memory, ROW_PAIRS)
+    slots = {"highest": highest, "lowest": lowest, "newest": newest, "oldest": oldest}
+    return Snapshot(
+        number=number,
+        step=learner.steps,
+        views=tuple(views_of(learner, slots) for slots in pictures.over_time(memory, VIEWED_PAIRS).reshape(-1, 1)),
+        rows={name: _row(learner, chosen) for name, chosen in slots.items()},
+        kept=memory.ranking.reservoir.keys(),
+        arrived=memory.arrived,
+        processes=collectives.count(),
+    )
 
-    def __init__(self, learner: Learner, clock: Callable[[], float]) -> None:
+
+def _row(learner: Learner, slots: NDArray[np.intp]) -> ReservoirRow:
+    memory = learner.memory.slots
+    known = [memory.captured[slot] for slot in slots]
+    index = torch.from_numpy(slots.copy())  # torch takes no array that runs backwards
+    return ReservoirRow(
+        left=memory.left[index].numpy(),  # a copy, since indexed by a tensor
+        aspect=tuple(memory.aspect[index].tolist()),
+        priority=tuple(memory.priority[slots].tolist()),
+        device=tuple(device for device, _ in known),
+        captured_ns=tuple(time_ns for _, time_ns in known),
+    )
+
+
+class Live:
+    """One learner as others watch it. clock: seconds, monotonic. copy: makes a snapshot of this number."""
+
+    def __init__(
+        self,
+        learner: Learner,
+        clock: Callable[[], float],
+        copy: Callable[[Learner, int], Snapshot] = copy_snapshot,
+    ) -> None:
+        self._copy = copy
         self.learner = learner
         self.pulse = Pulse(clock)
         self.clock = clock
@@ -128,7 +164,7 @@ class Live:
 
     def _copy_pictures(self) -> None:
         try:
-            self.snapshot = _snapshot(self.learner, self.snapshot.number + 1 if self.snapshot else 1)
+            self.snapshot = self._copy(self.learner, self.snapshot.number + 1 if self.snapshot else 1)
         except Exception as error:  # of any kind: training does not depend on pictures
             log.warning("no pictures of step=%d: %s", self.learner.steps, repr(error).partition("\n")[0])
 
@@ -138,32 +174,3 @@ class Live:
             rate = self.learner.config.pacing.batch_size / took_s
             self.samples_per_s = 0.9 * self.samples_per_s + 0.1 * rate if self.report else rate
         self.report = report
-
-
-def _snapshot(learner: Learner, number: int) -> Snapshot:
-    memory = learner.memory
-    highest, lowest = pictures.extremes(memory, ROW_PAIRS)
-    newest, oldest = pictures.ends(memory, ROW_PAIRS)
-    slots = {"highest": highest, "lowest": lowest, "newest": newest, "oldest": oldest}
-    return Snapshot(
-        number=number,
-        step=learner.steps,
-        views=tuple(views_of(learner, slots) for slots in pictures.over_time(memory, VIEWED_PAIRS).reshape(-1, 1)),
-        rows={name: _row(learner, chosen) for name, chosen in slots.items()},
-        kept=memory.ranking.reservoir.keys(),
-        arrived=memory.arrived,
-        processes=collectives.count(),
-    )
-
-
-def _row(learner: Learner, slots: NDArray[np.intp]) -> ReservoirRow:
-    memory = learner.memory.slots
-    known = [memory.captured[slot] for slot in slots]
-    index = torch.from_numpy(slots.copy())  # torch takes no array that runs backwards
-    return ReservoirRow(
-        left=memory.left[index].numpy(),  # a copy, since indexed by a tensor
-        aspect=tuple(memory.aspect[index].tolist()),
-        priority=tuple(memory.priority[slots].tolist()),
-        device=tuple(device for device, _ in known),
-        captured_ns=tuple(time_ns for _, time_ns in known),
-    )

@@ -77,13 +77,18 @@ def run_probe(
 
 
 def run_rotations(
-    encoder: FeatureFunction, control: ControlSet, *, device: torch.device | str = "cpu"
+    encoder: FeatureFunction,
+    control: ControlSet,
+    *,
+    device: torch.device | str = "cpu",
+    train: int = ROTATED_TRAIN,
+    test: int = ROTATED_TEST,
 ) -> dict[str, list[float]]:
     """Return accuracies on rotated test images, one for each of `degrees`: a test of the original experiment (section 3.2).
 
-    At most ROTATED_TRAIN and ROTATED_TEST images of the set are used: this takes as long as one probe on CIFAR-10.
+    At most `train` and `test` images of the halves are used: by default this takes as long as one probe on CIFAR-10.
     """
-    some = subset(control, train=ROTATED_TRAIN, test=ROTATED_TEST)
+    some = subset(control, train=train, test=test)
     results = [run_probe(encoder, some, device=device, degrees=angle) for angle in ROTATION_DEGREES]
     return {
         "degrees": list(ROTATION_DEGREES),
