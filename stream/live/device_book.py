@@ -179,7 +179,7 @@ class DeviceBook:
         return sum(last - first for book in self.epochs.values() for first, last in book.holes())
 
     def has_ended(self) -> bool:
-        """Whether it has said that its stream is over, and no pair is missing. A spool, where there is one, has to agree."""
+        """Whether its stream has ended, and no pair is missing. Where there is a spool, that has to agree."""
         book = self.epochs.get(self.live)
         if book is None or not book.closed or (book.state is not EpochState.UNSPOOLED and book.endpoint is None):
             return False

@@ -56,7 +56,7 @@ class Subscriber:
     capacity_pairs, capacity_bytes: of the queue; the pair that reaches a bound still enters, and so does the reply of a
     spool (1 MiB and a pair, at most 256 pairs).
     high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back.
-    end_on_bye: `receive` raises EndOfStream once all devices (one an endpoint or more) said bye and nothing is missing.
+    end_on_bye: `receive` raises EndOfStream once all devices (one an endpoint or more) have ended and no pair is missing.
     security: our keys and those of the rigs (`stream.transport.endpoint.security_for`); None: plain.
     farewell_s: how long `close` waits for rigs to confirm the last acknowledgement.
     clock: seconds, monotonic; of `last_received_s`.
@@ -121,7 +121,7 @@ class Subscriber:
             return self._ledger.cursor()
 
     def acknowledge(self, cursor: Cursor) -> None:
-        """See Source: the rigs are told soon, and again until they confirm it."""
+        """See Source. The acknowledgement is sent soon, and again until the rigs confirm it."""
         with self._changed:
             self._acknowledged = cursor
 
@@ -175,9 +175,7 @@ class Subscriber:
     def _receive_live(self) -> None:
         for _ in range(LIVE_AT_ONCE):
             try:
-                message = (
-                    self._links.receive_live()
-                )  # verifying the checksum takes time, so it is done outside the lock
+                message = self._links.receive_live()  # outside the lock: the checksum takes time
                 if message is None:
                     return
                 self._enter_live(message)

@@ -48,7 +48,9 @@ class Dialer:
         self._failures = Failures(clock)
         self._rigs: dict[str, str | None] = {}
         self._shaking_hands: set[str] = set()  # connected, and the handshake has not ended yet
-        self._left_s: dict[str, float] = {}  # failed or disconnected, and ZeroMQ has not said that it tries again
+        self._left_s: dict[
+            str, float
+        ] = {}  # since when it is failed or disconnected, without an event that ZeroMQ tries again
         self._monitor = socket.get_monitor_socket(_EVENTS)
 
     def dial(self, address: str) -> None:
