@@ -199,7 +199,7 @@ def test_rotated_images_are_measured_at_each_angle_on_a_balanced_part_of_the_set
     assert np.bincount(some.test_labels).tolist() == [10] * 10
     assert found["knn"][2] == run_probe(pixels, some, degrees=20.0).knn
     assert found["knn"][0] > found["knn"][4]
-    assert found == run_rotations(pixels, digits)
+    assert found == run_rotations(pixels, digits, train=200, test=100)
 
 
 def test_pixels_of_real_photographs_score_above_chance(shared_data: Path) -> None:
