@@ -103,10 +103,7 @@ class Live:
     """One learner as others watch it. clock: seconds, monotonic. copy: makes a snapshot of this number."""
 
     def __init__(
-        self,
-        learner: Learner,
-        clock: Callable[[], float],
-        copy: Callable[[Learner, int], Snapshot] = copy_snapshot,
+        self, learner: Learner, clock: Callable[[], float], copy: Callable[[Learner, int], Snapshot] = copy_snapshot
     ) -> None:
         self._copy = copy
         self.learner = learner

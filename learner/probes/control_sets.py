@@ -20,14 +20,7 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from learner.errors import ControlError
-from learner.probes.packed_files import (
-    Labels,
-    pair_idx,
-    parse_cifar_binary,
-    parse_cifar_python,
-    parse_idx,
-    read_file,
-)
+from learner.probes.packed_files import Labels, pair_idx, parse_cifar_binary, parse_cifar_python, parse_idx, read_file
 from stream.image import MAX_EYE_BYTES, Image
 
 LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, MNIST's idx files, CIFAR's batches"

@@ -48,12 +48,14 @@ class Observers:
         self.live.observe(event)
         self.screen.waiting(event, status.missing(event))
 
-    def step(self, report: StepReport, status: RunStatus, *, batch_size: int, stalest_steps: int) -> None:
+    def step(self, report: StepReport, status: RunStatus) -> None:
         """Report a training step."""
+        learner = self.live.learner
+        batch_size = learner.config.pacing.batch_size
         self.alive(lambda: status.describe(report))
         self.live.observe(report)
         self.metrics.step(report, batch_size)
-        self.metrics.stalest.set(stalest_steps)
+        self.metrics.stalest.set(learner.memory.ranking.stalest_steps())
         if report.fresh and status.stats is not None:
             self.metrics.fresh_trained(report.fresh, status.stats.devices)
         self.screen.step(report, batch_size, str(status))

@@ -122,12 +122,7 @@ class Service:
             return
         self._times.add(event)
         self._step_log.write(event, self._elapsed_s())
-        self.observers.step(
-            event,
-            status,
-            batch_size=self.learner.config.pacing.batch_size,
-            stalest_steps=self.learner.memory.ranking.stalest_steps(),
-        )
+        self.observers.step(event, status)
 
     def _status(self) -> RunStatus:
         now_s = self.clock()
