@@ -41,9 +41,10 @@ from benchmarks.shared.bounds import Count, Positive, Within
 from benchmarks.shared.machine import not_installed
 from benchmarks.shared.probing import Device, compute_device
 from benchmarks.shared.recipes import changed
+from benchmarks.step.bare import timed
 from benchmarks.step.live import LiveLearner
 from benchmarks.step.peers import PEERS
-from benchmarks.step.rows import BARE, FROM_VIEWS, WITH_VIEWS, peak_mib, resting_steps, timed
+from benchmarks.step.rows import BARE, FROM_VIEWS, WITH_VIEWS, peak_mib, resting_steps
 from learner.config import PRESETS, LearnerConfig
 
 MAX_OVERHEAD = 0.02

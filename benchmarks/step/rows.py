@@ -3,24 +3,20 @@
 from __future__ import annotations
 
 import resource
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import cycle, islice
-from unittest import mock
 
 import torch
 from PIL import Image
-from torch import Tensor
 
 from benchmarks.shared.pairs import rendered_pairs
+from benchmarks.step.bare import Step, bare_step, images_of, step_from
 from benchmarks.step.peers import PEERS, Peer
 from benchmarks.step.rig import VIEWS
 from learner.config import LearnerConfig
 from learner.loop import Learner
-from learner.objectives.contract import Batch, Look
 
 BARE, FROM_VIEWS, WITH_VIEWS = "bare", "from views", " with views"
-Step = Callable[[], None]
 
 
 def resting_steps(
@@ -33,31 +29,13 @@ def resting_steps(
     batch = learner.memory.batch(learner.memory.draw(config.pacing.batch_size), device)
     look = learner.objective.look(batch, learner.trainer.generator)
     steps: dict[str, Step] = {
-        BARE: lambda: bare_step(learner, batch),
-        FROM_VIEWS: lambda: step_from(learner, batch, look),
+        BARE: lambda: bare_step(learner.trainer, batch),
+        FROM_VIEWS: lambda: step_from(learner.trainer, batch, look),
     }
-    lefts, rights = _images(batch.left), _images(batch.right)
+    lefts, rights = images_of(batch.left), images_of(batch.right)
     for name in peers:
         steps |= _peer_steps(name, PEERS[name](config, device), lefts, rights)
     return steps
-
-
-def bare_step(learner: Learner, batch: Batch) -> None:
-    """Views, forward, backward, optimiser and EMA on one batch: the least that a step of this objective is."""
-    config, objective = learner.config, learner.objective
-    with torch.autocast(learner.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        outcome = objective(batch, learner.trainer.generator)
-    learner.trainer.optimizer.zero_grad(set_to_none=True)
-    torch.autograd.backward(outcome.losses.mean())
-    torch.nn.utils.clip_grad_norm_(objective.trained(), config.schedule.clip_grad_norm)
-    learner.trainer.optimizer.step()
-    objective.after_step()
-
-
-def step_from(learner: Learner, batch: Batch, look: Look) -> None:
-    """`bare_step` on views that were made before."""
-    with mock.patch.object(learner.objective, "look", return_value=look):
-        bare_step(learner, batch)
 
 
 def peak_mib(
@@ -74,21 +52,6 @@ def peak_mib(
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
-def timed(step: Step, device: torch.device, count: int) -> float:
-    """Seconds of one step, the mean over so many."""
-    began_s = time.perf_counter()
-    for _ in range(count):
-        step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    return (time.perf_counter() - began_s) / count
-
-
 def _peer_steps(name: str, peer: Peer, lefts: list[Image.Image], rights: list[Image.Image]) -> dict[str, Step]:
     views = peer.views(lefts, rights)
     return {name: lambda: peer.step(views), name + WITH_VIEWS: lambda: peer.step(peer.views(lefts, rights))}
-
-
-def _images(batch: Tensor) -> list[Image.Image]:
-    """Images for the peers' transforms, from uint8 [B, H, W, 3] BGR."""
-    return [Image.fromarray(image) for image in batch.flip(-1).cpu().numpy()]

@@ -1,0 +1,68 @@
+"""What a card can do at most: its name, the datasheet's rates, and both ceilings as measured here."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+BFLOAT16_TFLOPS = {
+    "H200": 989,
+    "H100 PCIe": 756,
+    "H100": 989,
+    "GH200": 989,
+    "A100": 312,
+    "L40S": 362,
+    "L4": 121,
+    "RTX 4090": 165,
+    "RTX 3090": 71,
+    "Orin": 42,
+}
+"""Dense rates of the tensor cores with float32 sums by the makers' datasheets; the first name that fits counts."""
+
+
+def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
+    """Return the median time of a run, behind two that do not count. Waits for the device around each."""
+    found = []
+    for number in range(repeats + 2):
+        settle(device)
+        began_s = time.perf_counter()
+        run()
+        settle(device)
+        if number >= 2:
+            found.append(time.perf_counter() - began_s)
+    return statistics.median(found)
+
+
+def settle(device: torch.device) -> None:
+    """Wait until the device has done all that it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def ceilings(device: torch.device, size: int) -> dict[str, Any]:
+    """Measure a product of two random matrices [size, size] in bfloat16, and a copy of memory that no cache holds.
+
+    peak_flops: what shares of the peak are counted from: the datasheet's rate, or the measured one of an unknown card.
+    """
+    left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
+    product_s = seconds_of(lambda: left @ right, device)
+    source = torch.empty(64 * size * size, dtype=torch.uint8, device=device).random_()
+    target = torch.empty_like(source)
+    copy_s = seconds_of(lambda: target.copy_(source), device)
+    measured = 2 * size**3 / product_s / 1e12
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+    known = next((rate for word, rate in BFLOAT16_TFLOPS.items() if word in name), None)
+    return {
+        "device": name,
+        "torch": torch.__version__,
+        "cuda": torch.version.cuda,
+        "memory_gib": torch.cuda.get_device_properties(device).total_memory / 2**30 if device.type == "cuda" else None,
+        "datasheet_bfloat16_tflops": known,
+        "measured_bfloat16_tflops": measured,
+        "peak_flops": 1e12 * (measured if known is None else known),
+        "copy_gb_per_s": 2 * source.nbytes / copy_s / 1e9,
+    }

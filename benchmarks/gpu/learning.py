@@ -1,0 +1,88 @@
+"""Does it learn on this device? k-NN before and after, in the time that is left, for the default objective and the original one.
+
+The pairs are drawn at random from those of the walk, all of them at once: this is about the device and the objective, not about
+memory. k-NN is of frozen features: scikit-learn's digits, and the walk's rooms on two other walks, where they are there.
+"""
+
+from __future__ import annotations
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from benchmarks.gpu.pictures import has_places
+from benchmarks.gpu.task import Task
+from benchmarks.gpu.workload import Workload, filled_slots
+from learner.memory.slots import Slots
+from learner.probes.control_sets import ControlSet, load_control
+from learner.probes.probe import extract, knn_accuracy
+from learner.trainer import Trainer
+
+MOST_PAIRS = 6000
+TRAINED = ("default", "original")
+
+
+def run(task: Task) -> None:
+    """Train with each objective for an equal part of the time."""
+    work = Workload.of(task)
+    slots, controls = filled_slots(task, work.config, MOST_PAIRS), control_sets(task, work)
+    for left, name in zip(range(len(TRAINED), 0, -1), TRAINED, strict=True):
+        changed = work.changed(objective=work.objectives[name])
+        task.attempt(name, partial(learned, task, name, changed, slots, controls, task.left_s() / left))
+
+
+def control_sets(task: Task, work: Workload) -> list[ControlSet]:
+    """Load what can be probed, a part of it at rehearsal scale."""
+    places = [f"places={task.pictures}/places"] if has_places(Path(task.pictures)) else []
+    most = {} if task.is_full else {"limit_train": 60, "limit_test": 60}
+    return [load_control(spec, size=work.large, **most) for spec in ["digits", *places]]
+
+
+def learned(
+    task: Task, name: str, work: Workload, slots: Slots, controls: list[ControlSet], seconds: float
+) -> dict[str, Any]:
+    """Probe, train, probe. The second probe takes as long as the first, so that much is kept back."""
+    began_s = time.monotonic()
+    trainer, random = Trainer(work.config, work.device), np.random.default_rng(work.config.seed)
+    before = accuracies(trainer, controls)
+    probed_s = time.monotonic() - began_s
+    losses: list[float] = []
+    trained_s = time.monotonic()
+    while not losses or time.monotonic() - began_s < seconds - 1.3 * probed_s:
+        drawn = random.integers(len(slots.names), size=work.sizes[0]).astype(np.intp)
+        step = trainer.step(slots.batch(drawn, work.device))
+        trainer.require_progress(step.report)
+        losses.append(step.report.loss)
+        if trainer.steps % 100 == 0:
+            task.report(name, {"steps": trainer.steps, "loss": float(np.mean(losses[-100:])), "knn_before": before})
+    took_s = time.monotonic() - trained_s
+    after = accuracies(trainer, controls)
+    return {
+        "pairs": len(slots.names),
+        "steps": trainer.steps,
+        "pairs_per_s": trainer.samples / took_s,
+        "loss_first": float(np.mean(losses[:20])),
+        "loss_last": float(np.mean(losses[-20:])),
+        "rollbacks": trainer.guard.rollbacks,
+        "knn_before": before,
+        "knn_after": after,
+        "knn_gain": {name: after[name] - before[name] for name in after},
+    }
+
+
+def accuracies(trainer: Trainer, controls: list[ControlSet]) -> dict[str, float]:
+    """k-NN of student and teacher on each set, 0 to 1; features in bfloat16, where the backbone is trained in it."""
+    found, device = {}, trainer.device
+    for control in controls:
+        for name, encoder in trainer.objective.encoders().items():
+            with torch.autocast(device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16"):
+                bank, query = (
+                    extract(encoder, images, device=device) for images in (control.train_images, control.test_images)
+                )
+            accuracy = knn_accuracy(bank, control.train_labels, query, control.test_labels)
+            found[f"{control.name} {name}"] = accuracy
+    return found

@@ -1,0 +1,159 @@
+"""What does a training step cost? Pairs a second, the share of the card's peak, memory, and where the time goes.
+
+Beside ours the reference DINO loop and lightly's take turns (`benchmarks.step.peers`), with the same backbone and crops. Two
+ratios: from views at rest, which is networks and optimiser alone; and from images, where a peer makes its views on all cores
+and all of that hides behind its step: no loader is better.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+import os
+import re
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+from torch._C._autograd import DeviceType
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks.gpu.card import ceilings, seconds_of
+from benchmarks.gpu.task import Task
+from benchmarks.gpu.workload import Workload
+from benchmarks.step.bare import bare_step, images_of, step_from, timed
+from benchmarks.step.peers import PEERS
+
+ROUNDS = 7
+TOP = 15
+KINDS = {
+    "attention": r"flash|fmha|attention|sdp",
+    "matrix products": r"gemm|nvjet|cutlass|matmul|mm\b|addmm|bmm|linear|cublas",
+    "convolution": r"conv|cudnn",
+    "normalisation": r"layer_?norm",
+    "softmax": r"softmax",
+    "optimiser": r"adam|multi_tensor|foreach|lerp",
+    "sampling of crops": r"grid_sample|upsample|interpolate",
+    "reductions": r"reduce|sum|norm|mean",
+    "copies": r"memcpy|memset|copy|cat",
+    "element by element": r"elementwise|vectorized|gelu|add|mul|div|where|clamp",
+}
+"""What kernels and operators are named by; the first pattern that fits counts."""
+
+
+def run(task: Task) -> None:
+    """Measure the card, then our step at each batch size, the profile, and the peers."""
+    start = Workload.of(task)
+    task.attempt("card", partial(ceilings, start.device, 8192 if task.is_full else 256))
+    task.attempt("flops", partial(flops_of, start))
+    work = Workload.of(task)  # now with these numbers
+    for count in work.sizes:
+        task.attempt(f"batch {count}", partial(bare, work, count))
+    task.attempt("with checks", partial(with_checks, work))
+    task.attempt("profile", partial(where_time_goes, work))
+    for name in PEERS:
+        if name == "lightly" and importlib.util.find_spec("lightly") is None:
+            task.report(name, {"skipped": "lightly is not installed"})
+        else:
+            task.attempt(name, partial(against, name, work))
+
+
+def flops_of(work: Workload, count: int = 4) -> dict[str, float]:
+    """Floating-point operations of a step for each pair, counted by PyTorch: products, convolutions and attention."""
+    with FlopCounterMode(display=False) as counter:
+        bare_step(*work.start(count))
+    return {"of_a_pair": counter.get_total_flops() / count}
+
+
+def bare(work: Workload, count: int) -> dict[str, Any]:
+    """Views, networks, optimiser, EMA, without reading any number back."""
+    return measured(partial(bare_step, *work.start(count)), work, count)
+
+
+def with_checks(work: Workload) -> dict[str, Any]:
+    """The learner's own step, which looks at the losses before the weights change and reads the gauges."""
+    trainer, batch = work.start(work.sizes[0])
+    return measured(lambda: trainer.step(batch), work, len(batch))
+
+
+def measured(step: Callable[[], object], work: Workload, count: int) -> dict[str, Any]:
+    """The first step, which may compile, then rounds of a few steps: median, fastest and slowest; and the peak of memory."""
+    device = work.device
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    first_s = timed(step, device, 1)
+    timed(step, device, 3)
+    steps = max(1, min(20, math.ceil(work.round_s / timed(step, device, 1))))
+    found = [timed(step, device, steps) for _ in range(ROUNDS)]
+    pace = count / statistics.median(found)
+    return {
+        "pairs_per_s": pace,
+        "step_ms": 1e3 * statistics.median(found),
+        "spread_ms": [1e3 * min(found), 1e3 * max(found)],
+        "share_of_peak": pace * work.flops / work.peak_flops,
+        "first_step_s": first_s,
+        "peak_gib": torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None,
+    }
+
+
+def against(name: str, work: Workload) -> dict[str, Any]:
+    """A peer and our step, by turns; ratios of one round, medians over rounds. Above 1 ours is faster."""
+    trainer, batch = work.start(work.sizes[0])
+    peer, device = PEERS[name](work.config, work.device), work.device
+    images = images_of(batch.left), images_of(batch.right)
+    began_s = time.perf_counter()
+    views = peer.views(*images)
+    views_s = (time.perf_counter() - began_s) / len(os.sched_getaffinity(0))
+    look = trainer.objective.look(batch, trainer.generator)
+    rows: dict[str, Callable[[], object]] = {
+        "ours": lambda: bare_step(trainer, batch),
+        "ours_from_views": lambda: step_from(trainer, batch, look),
+        "theirs": lambda: peer.step(views),
+    }
+    for row in rows.values():
+        timed(row, device, 3)
+    rounds = [{row: timed(step, device, 3) for row, step in rows.items()} for _ in range(ROUNDS)]
+    steps = {row: statistics.median(each[row] for each in rounds) for row in rows}
+    return {
+        "step_ms": {row: 1e3 * step_s for row, step_s in steps.items()},
+        "their_views_ms_on_all_cores": 1e3 * views_s,
+        "speedup": statistics.median(max(each["theirs"], views_s) / each["ours"] for each in rounds),
+        "speedup_from_views": statistics.median(each["theirs"] / each["ours_from_views"] for each in rounds),
+    }
+
+
+def where_time_goes(work: Workload) -> dict[str, Any]:
+    """The kernels (on a CPU: operators) that take most of a step, sums by kind, and the share in which the device works."""
+    step, is_cuda = partial(bare_step, *work.start(work.sizes[0])), work.device.type == "cuda"
+    step_s = seconds_of(step, work.device, 5)
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
+    with profile(activities=activities) as profiler:
+        timed(step, work.device, 3)
+    kind = DeviceType.CUDA if is_cuda else DeviceType.CPU
+    spent_ms: dict[str, float] = {}
+    calls = 0
+    for event in profiler.key_averages():
+        if event.device_type == kind:
+            spent = event.self_device_time_total if is_cuda else event.self_cpu_time_total
+            spent_ms[event.key] = spent_ms.get(event.key, 0.0) + spent / 3e3
+            calls += event.count
+    return {
+        "step_ms": 1e3 * step_s,
+        "busy_share": sum(spent_ms.values()) / (1e3 * step_s),
+        "kernels_a_step": calls / 3,
+        "by_kind_ms": by_kind(spent_ms),
+        "top_ms": dict(sorted(spent_ms.items(), key=lambda item: -item[1])[:TOP]),
+    }
+
+
+def by_kind(spent: Mapping[str, float]) -> dict[str, float]:
+    """Sum the time of kernels by what they do."""
+    sums: dict[str, float] = {}
+    for name, one in spent.items():
+        kind = next((kind for kind, pattern in KINDS.items() if re.search(pattern, name, re.IGNORECASE)), "other")
+        sums[kind] = sums.get(kind, 0.0) + one
+    return dict(sorted(sums.items(), key=lambda item: -item[1]))
