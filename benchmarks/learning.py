@@ -63,7 +63,7 @@ class Gain:
     @property
     def sigmas(self) -> float:
         """The gain in standard errors; nan for a single seed."""
-        return self.gain / self.standard_error if self.standard_error else math.inf * np.sign(self.gain)
+        return self.gain / self.standard_error if self.standard_error else math.copysign(math.inf, self.gain or -1)
 
 
 def measure(settings: LearningSettings) -> list[Result]:
@@ -154,8 +154,8 @@ def train_seed(seed: int, settings: LearningSettings) -> Result:
         "steps": learner.steps,
         "pairs_received": learner.received,
         "pairs_suppressed": learner.suppressed,
-        "cpu_s": round(used_s, 1),
-        "rig_cpu_s": round(rig.cpu_s, 1),
+        "cpu_s": round(used_s, 3),
+        "rig_cpu_s": round(rig.cpu_s, 3),
         "loss": last.loss if last else None,
         "gauges": last.gauges if last else {},
     }

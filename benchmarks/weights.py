@@ -1,8 +1,8 @@
 """How soon after a commit does a robot have the new weights, and what does the export cost?
 
-A learner's own committer, export and HTTP server; the robot is a thread that asks for the teacher by its ETag every `poll_s`
-seconds, over the loopback. Between two commits the weights are moved a little. The moment of a commit is drawn at random, since a
-robot does not ask in step with commits. The cost is the CPU time of the thread that exports, which is not the one that trains.
+A learner's own committer, export and HTTP server; the robot asks for the teacher by its ETag every `poll_s` seconds, over the
+loopback. Between two commits the weights are moved a little. The robot's first question after a commit is at a random moment,
+since it does not ask in step with commits. The cost is the CPU time of the thread that exports, which is not the one that trains.
 """
 
 from __future__ import annotations
@@ -10,10 +10,9 @@ from __future__ import annotations
 import random
 import statistics
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -63,44 +62,6 @@ class WeightsSettings(BenchSettings):
     """Of the moments of the commits."""
 
 
-class Robot:
-    """Asks for new weights in a thread of its own. arrivals_s: when each of them had arrived, on the monotonic clock."""
-
-    def __init__(self, url: str, poll_s: float) -> None:
-        self.arrivals_s: list[float] = []
-        self._url = url
-        self._poll_s = poll_s
-        self._stop = threading.Event()
-        self._arrived = threading.Condition()
-        self._thread = threading.Thread(target=self._run, name="robot", daemon=True)
-        self._thread.start()
-
-    def wait_for(self, count: int) -> None:
-        """Wait until so many weights have arrived. Raises BenchFailed after WAIT_S."""
-        with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self.arrivals_s) >= count, WAIT_S):
-                raise BenchFailed(f"the robot has had no new weights for {WAIT_S:g} s")
-
-    def close(self) -> None:
-        """Stop asking."""
-        self._stop.set()
-        self._thread.join()
-
-    def _run(self) -> None:
-        tag = ""
-        while not self._stop.wait(self._poll_s):
-            request = Request(self._url, headers={"If-None-Match": tag} if tag else {})
-            try:
-                with urlopen(request, timeout=WAIT_S) as response:
-                    response.read()
-                    tag = response.headers["ETag"]
-            except HTTPError:  # 404 before the first commit, then 304
-                continue
-            with self._arrived:
-                self.arrivals_s.append(time.monotonic())
-                self._arrived.notify_all()
-
-
 @dataclass
 class TimedExport:
     """Exports as the service does; keeps when each commit was durable and what its export cost in CPU time."""
@@ -141,20 +102,19 @@ def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learne
 
 def measure(settings: WeightsSettings) -> dict[str, Any]:
     """Delays from the durable commit to the robot, and the CPU time of the export."""
-    chance = random.Random(settings.seed)
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        committing(settings, Path(folder) / "run") as (learner, committer, export),
-    ):
-        robot = Robot(f"http://{HOST}:{settings.port}/weights/teacher.safetensors", settings.poll_s)
-        for number in counted(range(1, settings.rounds + 1), "commit"):
-            time.sleep(chance.uniform(0, settings.poll_s))
-            _move(learner)
-            committer.finish()
-            robot.wait_for(number)
-        robot.close()
+    chance, arrivals_s, tag = random.Random(settings.seed), [], ""
+    url = f"http://{HOST}:{settings.port}/weights/teacher.safetensors"
+    with tempfile.TemporaryDirectory() as folder:
+        with committing(settings, Path(folder) / "run") as (learner, committer, export):
+            for _ in counted(range(settings.rounds), "commit"):
+                _move(learner)
+                committer.begin()
+                time.sleep(chance.uniform(0, settings.poll_s))
+                tag = _wait_for_weights(url, tag, settings.poll_s)
+                arrivals_s.append(time.monotonic())
+                committer.settle(wait=True)
         size = (Path(folder) / "run" / "export" / "teacher.safetensors").stat().st_size
-    delays_s = [arrived - durable for arrived, durable in zip(robot.arrivals_s, export.durable_s, strict=True)]
+    delays_s = [arrived_s - durable_s for arrived_s, durable_s in zip(arrivals_s, export.durable_s, strict=True)]
     return {
         "preset": settings.preset,
         "bytes": size,
@@ -162,6 +122,18 @@ def measure(settings: WeightsSettings) -> dict[str, Any]:
         "export_cpu_s": round(statistics.median(export.cpu_s), 4),
         "reach_s": MAX_DELAY_S,
     }
+
+
+def _wait_for_weights(url: str, tag: str, poll_s: float) -> str:
+    """The robot: ask until other weights than those with this ETag are there; returns their ETag. Raises BenchFailed."""
+    deadline_s = time.monotonic() + WAIT_S
+    request = Request(url, headers={"If-None-Match": tag} if tag else {})
+    while time.monotonic() < deadline_s:
+        with suppress(HTTPError), urlopen(request, timeout=WAIT_S) as response:  # 404 or 304 while there are none
+            response.read()
+            return str(response.headers["ETag"])
+        time.sleep(poll_s)
+    raise BenchFailed(f"the robot has had no new weights for {WAIT_S:g} s")
 
 
 def render(settings: WeightsSettings, figures: dict[str, Any]) -> Sequence[str]:

@@ -268,7 +268,7 @@ def reached(link: Link) -> socket.socket:
 
 
 def test_a_link_forwards_counts_and_refuses_while_it_leads_nowhere_or_is_cut(echo: int) -> None:
-    with Link() as link:
+    with closing(Link()) as link:
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", link.port), 60)
         link.point_to(echo)
@@ -287,7 +287,7 @@ def test_a_link_forwards_counts_and_refuses_while_it_leads_nowhere_or_is_cut(ech
 
 
 def test_a_frozen_link_holds_everything_back_and_closes_nothing(echo: int) -> None:
-    with Link(bytes_per_s=1e6, buffer_bytes=1 << 16) as link:
+    with closing(Link(bytes_per_s=1e6, buffer_bytes=1 << 16)) as link:
         link.point_to(echo)
         with reached(link) as connection:
             connection.sendall(b"before")

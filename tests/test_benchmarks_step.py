@@ -6,6 +6,7 @@ import dataclasses
 import importlib.util
 import math
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any, cast
 
@@ -160,7 +161,7 @@ def test_the_rows_at_rest_train_and_looking_is_itself_again_after_views_at_rest(
 
 def test_a_learner_beside_a_rig_takes_steps_tells_where_their_time_goes_and_loses_nothing(tmp_path: Path) -> None:
     config = dataclasses.replace(TINY, memory=dataclasses.replace(TINY.memory, fresh_capacity=64))
-    with LiveLearner(config, CPU, tmp_path, pairs_per_s=100.0, size=CANVAS) as live:
+    with closing(LiveLearner(config, CPU, tmp_path, 100.0, CANVAS)) as live:
         reports = live.steps(3)
         assert len(reports) == 3
         assert live.source.backlog() == 0

@@ -22,14 +22,7 @@ import numpy as np
 from rich.console import RenderableType
 
 from benchmarks.buffer.contenders import CONTENDERS, PrioritisedBuffer
-from benchmarks.shared.bench import (
-    Bench,
-    BenchSettings,
-    Goal,
-    figure_table,
-    in_turns,
-    report_progress,
-)
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in_turns, report_progress
 from benchmarks.shared.bounds import Count, Positive, SomeOf, Within
 from benchmarks.shared.machine import available_bytes, date, describe_machine, not_installed, resident_bytes
 

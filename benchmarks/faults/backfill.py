@@ -27,14 +27,7 @@ from rich.table import Table
 
 from benchmarks.faults.learner import outcome
 from benchmarks.faults.stage import Stage, StageError
-from benchmarks.shared.bench import (
-    Bench,
-    BenchSettings,
-    Goal,
-    counted,
-    name_value_table,
-    report_progress,
-)
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, counted, name_value_table, report_progress
 from benchmarks.shared.bounds import Count, Positive
 from benchmarks.shared.link import Link
 from benchmarks.shared.machine import HOST
@@ -182,8 +175,10 @@ def _outage(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
 
 
 def _window(stage: Stage, length_s: float) -> Window:
-    began_ns = time.monotonic_ns()
+    """Let the rig go on for so long, and until it has kept a pair in that time."""
+    began_ns, kept = time.monotonic_ns(), stage.kept
     stage.wait(lambda: False, length_s)
+    stage.wait(lambda: stage.kept > kept, TIMEOUT_S)
     return began_ns, time.monotonic_ns()
 
 
@@ -210,7 +205,7 @@ def _heal_and_drain(stage: Stage, heal: Callable[[], None]) -> Window:
 
 def _bare_mb_per_s(link: Link, length_s: float) -> float:
     """Throughput of one plain TCP connection through such a link, in 10^6 bytes a second."""
-    with link, socket.create_server((HOST, 0)) as server:
+    with closing(link), socket.create_server((HOST, 0)) as server:
         sender = threading.Thread(target=_send_zeros, args=(server,), daemon=True)
         sender.start()
         link.point_to(server.getsockname()[1])
@@ -251,9 +246,9 @@ def _evaluate(stage: Stage, windows: Windows) -> dict[str, Any]:
     pairs = sorted((attempts[pair.epoch, pair.seq].at_ns, pair.at_ns) for pair in entered)
     link_mb_per_s = median(windows.bare_mb_per_s)
     backfill_mb_per_s = median(late_mb_per_s(pairs, window) for window in windows.backfill)
-    live = _spread([latency for window in windows.live for latency in _latencies_ms(pairs, window)])
+    live = [latency for window in windows.live for latency in _latencies_ms(pairs, window)]
     queued, marked = (
-        _spread([latency for window in beside for latency in latencies_beside_ms(pairs, window)])
+        [latency for window in beside for latency in latencies_beside_ms(pairs, window)]
         for beside in (windows.queued, windows.marked)
     )
     returns_ns = [began_ns for began_ns, _ in (*windows.queued, *windows.marked)]
@@ -262,11 +257,11 @@ def _evaluate(stage: Stage, windows: Windows) -> dict[str, Any]:
         "link_mb_per_s": round(link_mb_per_s, 2),
         "backfill_mb_per_s": round(backfill_mb_per_s, 2),
         "backfill_share": round(backfill_mb_per_s / link_mb_per_s, 3),
-        "live_ms": live,
-        "live_in_one_queue_ms": queued,
-        "live_first_ms": marked,
-        "live_p99_ratio_in_one_queue": round(queued["p99"] / live["p99"], 2),
-        "live_p99_ratio": round(marked["p99"] / live["p99"], 2),
+        "live_ms": _spread(live),
+        "live_in_one_queue_ms": _spread(queued),
+        "live_first_ms": _spread(marked),
+        "live_p99_ratio_in_one_queue": round(_p99(queued) / _p99(live), 2),
+        "live_p99_ratio": round(_p99(marked) / _p99(live), 2),
         "first_live_s": round(max(first), 3),
         "first_live_median_s": round(median(first), 3),
         "queue_mib": max(windows.queue_mib.values()),
@@ -302,5 +297,8 @@ def first_live_s(pairs: Sequence[MadeAndArrived], began_ns: int) -> float:
 
 
 def _spread(values: Sequence[float]) -> dict[str, float]:
-    p50, p99 = np.percentile(values, (50, 99))
-    return {"p50": round(float(p50), 1), "p99": round(float(p99), 1), "count": len(values)}
+    return {"p50": round(median(values), 1), "p99": round(_p99(values), 1), "count": len(values)}
+
+
+def _p99(values: Sequence[float]) -> float:
+    return float(np.percentile(values, 99))

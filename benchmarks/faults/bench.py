@@ -27,13 +27,7 @@ from benchmarks.faults.check import Journal
 from benchmarks.faults.figures import judge
 from benchmarks.faults.nemesis import HARMLESS, KINDS, Fault, plan
 from benchmarks.faults.stage import Stage, Struck
-from benchmarks.shared.bench import (
-    Bench,
-    BenchSettings,
-    Goal,
-    name_value_table,
-    report_progress,
-)
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, name_value_table, report_progress
 from benchmarks.shared.bounds import Count, Positive, SomeOf, Within
 
 SPOOL_MIB = 64.0

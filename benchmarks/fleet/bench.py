@@ -12,6 +12,7 @@ import os
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Annotated, Any
 
@@ -19,13 +20,7 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.fleet.rigs import FleetRigPlan, Incident, work
-from benchmarks.shared.bench import (
-    Bench,
-    BenchSettings,
-    Goal,
-    figure_table,
-    report_progress,
-)
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, report_progress
 from benchmarks.shared.bounds import Count, Within
 from benchmarks.shared.machine import date, resident_bytes
 from benchmarks.shared.pairs import NOISE_SIZE, noise_pair
@@ -160,7 +155,7 @@ def fairness(counts: Sequence[int]) -> float:
 
 def _run(plans: Sequence[FleetRigPlan], processes: int, duration_s: float) -> dict[str, Any]:
     names = [f"process {number} of rigs" for number in range(processes)]
-    with Workers() as workers:
+    with closing(Workers()) as workers:
         for number, name in enumerate(names):
             workers.start(name, work, list(plans[number::processes]), noise_pair())
         endpoints = [endpoint for name in names for endpoint in workers.receive(name)]

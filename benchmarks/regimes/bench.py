@@ -78,16 +78,9 @@ SCALES = {
         max_test=2000,
         seeds=(1, 2, 3),
     ),
-    "gpu": Scale(
-        preset="babyagent",
-        route=Route(**_ORIGINAL_DAYS, rooms_a_day=4, size=(480, 640), per_place=50),
-        night=_ORIGINAL_NIGHT,
-        settings={},
-        max_train=None,
-        max_test=None,
-        seeds=(1, 2, 3),
-    ),
 }
+_GPU_ROUTE = replace(SCALES["cpu"].route, size=(480, 640))
+SCALES["gpu"] = replace(SCALES["cpu"], preset="babyagent", route=_GPU_ROUTE, settings={}, max_train=None, max_test=None)
 
 
 @dataclass(frozen=True, kw_only=True)

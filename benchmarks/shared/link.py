@@ -10,8 +10,6 @@ import socket
 import threading
 import time
 from contextlib import suppress
-from types import TracebackType
-from typing import Self
 
 CHUNK_BYTES = 1 << 14
 BURST_S = 0.005
@@ -20,18 +18,14 @@ PORT_TRIES = 64
 
 
 class Link:
-    """Forwards its `port` and the one after it; context manager. All methods may be called by any thread.
+    """Forwards its `port` and the one after it; has to be closed. All methods may be called by any thread.
 
     bytes_per_s: of all data that comes back from the other end, both ports together; None: no limit.
     buffer_bytes: of each TCP connection's kernel buffers here; None: the kernel's default.
     """
 
     def __init__(
-        self,
-        *,
-        host: str = "127.0.0.1",
-        bytes_per_s: float | None = None,
-        buffer_bytes: int | None = None,
+        self, *, host: str = "127.0.0.1", bytes_per_s: float | None = None, buffer_bytes: int | None = None
     ) -> None:
         self._host = host
         self._bytes_per_s = bytes_per_s
@@ -98,14 +92,6 @@ class Link:
             thread.join()
         for reserved in self._reserved:
             reserved.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _bind_two(self) -> list[socket.socket]:
         """Two bound sockets that do not listen: they keep the ports while the link refuses connections."""

@@ -86,10 +86,7 @@ def features_of(encoder: Encoder, control: ControlSet, device: torch.device | st
 def accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, float]:
     """Accuracies (0 to 1) of k-NN and of the linear classifier on features of the test half [M, D], from those of train."""
     labels, truth = control.train_labels, control.test_labels
-    return {
-        "knn": knn_accuracy(bank, labels, test, truth),
-        "linear": linear_accuracy(bank, labels, test, truth),
-    }
+    return {"knn": knn_accuracy(bank, labels, test, truth), "linear": linear_accuracy(bank, labels, test, truth)}
 
 
 def evenly(steps: int, parts: int) -> list[int]:

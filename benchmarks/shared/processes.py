@@ -19,8 +19,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from benchmarks.shared.errors import BenchFailed
 
@@ -183,7 +182,7 @@ def report(*words: object) -> None:
 
 
 class Workers:
-    """Starts processes by name, and ends them as a context manager; they share nothing with this process."""
+    """Starts processes by name, which share nothing with this one; has to be closed."""
 
     def __init__(self) -> None:
         self._spawn = multiprocessing.get_context("spawn")
@@ -219,12 +218,8 @@ class Workers:
         """The number of a process."""
         return self._workers[name][0].pid or 0
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End all of them."""
         for process, pipe in self._workers.values():
             process.join(LEAVE_S)  # one that has failed still removes its files
             process.kill()

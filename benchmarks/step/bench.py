@@ -18,6 +18,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,15 +29,7 @@ import numpy as np
 import torch
 from rich.console import RenderableType
 
-from benchmarks.shared.bench import (
-    Bench,
-    BenchSettings,
-    Goal,
-    figure_table,
-    in_turns,
-    medians,
-    report_progress,
-)
+from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in_turns, medians, report_progress
 from benchmarks.shared.bounds import Count, Positive, Within
 from benchmarks.shared.machine import not_installed
 from benchmarks.shared.probing import Device, compute_device
@@ -95,7 +88,7 @@ def measure(settings: StepSettings) -> dict[str, Any]:
     rows: dict[str, Callable[[int], float]] = {name: partial(timed, step, device) for name, step in steps.items()}
     with (
         tempfile.TemporaryDirectory(prefix="step-") as folder,
-        LiveLearner(config, device, Path(folder), pairs_per_s=settings.pairs_per_s, size=settings.size) as live,
+        closing(LiveLearner(config, device, Path(folder), settings.pairs_per_s, settings.size)) as live,
     ):
         rows[LIVE] = lambda count: statistics.fmean(report.busy_s for report in live.steps(count))
         report_progress("filling the memory of the live learner, and a first step of each row")

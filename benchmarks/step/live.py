@@ -7,8 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from unittest import mock
 
 import msgspec
@@ -74,10 +73,10 @@ class Profile:
 
 
 class LiveLearner:
-    """A rig in another process, and the learner on its stream. Context manager; driven by one thread."""
+    """A rig in another process, and the learner on its stream. Driven by one thread; has to be closed."""
 
     def __init__(
-        self, config: LearnerConfig, device: torch.device, folder: Path, *, pairs_per_s: float, size: tuple[int, int]
+        self, config: LearnerConfig, device: torch.device, folder: Path, pairs_per_s: float, size: tuple[int, int]
     ) -> None:
         self.latencies_s: list[float] = []
         """From leaving the rig to the end of the first step on the pair; reception is a millisecond of it."""
@@ -103,12 +102,8 @@ class LiveLearner:
         )
         self._events = learn(self.learner, self.source, clock=time.perf_counter, keep=self._keep)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """End the rig, and close store and source."""
         self._stack.close()
 
     def steps(self, count: int) -> list[StepReport]:

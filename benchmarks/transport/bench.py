@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -112,7 +113,7 @@ class ContenderField:
         sizes: dict[str, dict[str, float]] = {}
         for name in self._of(WIRE):
             port = free_port()
-            with Link() as link:
+            with closing(Link()) as link:
                 link.point_to(port)
                 trip = self._travel(name, plan, port=port, connect_port=link.port)
                 count_bytes = link.forwarded_bytes

@@ -11,6 +11,7 @@ import functools
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 
@@ -115,7 +116,7 @@ def travel(
     ends: list[tuple[str, Callable[..., None], Load | None]] = [("sender", _send, load), ("receiver", _receive, None)]
     if CONTENDERS[name].receiver_binds:
         ends.reverse()
-    with Workers() as both:
+    with closing(Workers()) as both:
         for (role, work, its_load), at_port in zip(ends, (port, connect_port or port), strict=True):
             both.start(role, work, name, plan, at_port, its_load)
             both.receive(role)

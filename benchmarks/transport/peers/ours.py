@@ -33,11 +33,7 @@ class Sender:
 
     def __init__(self, port: int, *, curve: bool = False) -> None:
         self._publisher = Publisher(
-            f"tcp://{HOST}:{port}",
-            device=DEVICE,
-            epoch=EPOCH,
-            on_full="wait",
-            security=_keys() if curve else None,
+            f"tcp://{HOST}:{port}", device=DEVICE, epoch=EPOCH, on_full="wait", security=_keys() if curve else None
         )
 
     def send(self, pair: EncodedPair) -> None:
