@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import os
 import re
 import sys
 import tomllib
@@ -146,7 +147,7 @@ def present_name(name: str, old_names: Mapping[str, str]) -> str:
     """
     within, dot, last = name.rpartition(".")
     now = old_names.get(name, f"{within}{dot}{old_names.get(last, last)}")
-    if now != name:
+    if now != name and os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, the first one warns
         sys.stderr.write(f"the setting {name} is called {now} now\n")
     return now
 
