@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import signal
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ from stream.host.progress import Progress
 Item = TypeVar("Item")
 Settings = TypeVar("Settings", bound="BenchSettings")
 Figures = TypeVar("Figures")
+PLAIN_COLUMNS = 120
+"""Width of tables where there is no terminal."""
 _progress = Progress()
 
 
@@ -76,7 +79,8 @@ class Bench(Generic[Settings, Figures]):
         for line in self.json_lines(figures) if settings.json else ():
             write(json.dumps(line))
         goals = list(self.goals(figures))
-        console = Console(stderr=settings.json, highlight=False)
+        stream = sys.stderr if settings.json else sys.stdout
+        console = Console(file=stream, highlight=False, width=None if stream.isatty() else PLAIN_COLUMNS)
         for part in (*self.render(settings, figures), *_goal_table(goals)):
             if isinstance(part, str):
                 console.file.write(part)
@@ -130,7 +134,8 @@ def medians(results: Mapping[str, Sequence[float]], digits: int | None = None) -
 
 def figure_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[object]]) -> Table:
     """A table whose first column holds the names of the rows and never wraps."""
-    table = Table(Column(columns[0], no_wrap=True), *columns[1:], title=title or None)
+    others = (Column(name, overflow="fold") for name in columns[1:])  # a number is never cut
+    table = Table(Column(columns[0], no_wrap=True), *others, title=title or None)
     for name, cells in rows.items():
         table.add_row(name, *map(str, cells))
     return table
