@@ -8,6 +8,7 @@ ACCURACIES = {"knn": "k-NN", "knn_10pct": "k-NN, 10 % bank", "linear": "linear"}
 """Accuracies of a probe, the keys of a line of probes.jsonl."""
 CURVES = {
     "loss": "Loss",
+    "priority": "Priority",
     "kl": "KL of student from teacher, nats",
     "teacher_entropy": "Teacher entropy, nats",
     "prototypes_in_use": "Prototypes in use",
