@@ -12,7 +12,7 @@ import statistics
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -88,13 +88,15 @@ def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learne
     with (
         served(app_for(access, weights.routes(directory.export)), access),
         Store(directory.store) as store,
-        Committer(
-            learner,
-            IteratorSource(iter(())),
-            store,
-            CheckpointFolder(directory.checkpoints),
-            clock=time.monotonic,
-            publish=export.publish,
+        closing(
+            Committer(
+                learner,
+                IteratorSource(iter(())),
+                store,
+                CheckpointFolder(directory.checkpoints),
+                clock=time.monotonic,
+                publish=export.publish,
+            )
         ) as committer,
     ):
         yield learner, committer, export

@@ -20,10 +20,9 @@ from learner.distributed import collectives
 from learner.distributed.group import Group
 from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
-from learner.objectives.contract import Objective
 from learner.pacing import Pacing
 from learner.team import Member, PairCounts, Solo
-from learner.trainer import StepReport, Trainer
+from learner.trainer import StepReport
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair, StereoPair
 from stream.source import Source
@@ -58,7 +57,7 @@ class Learner:
 
     memory: instead of the one that the settings describe, in one process. team: of all processes of this run, with a trainer
     and a memory each; by default `Solo`, or `Group` where torchrun started several, of which this is the leader.
-    received: pairs received; suppressed, junk: shots that the rigs left out.
+    trainer, objective, memory: of this process. received: pairs received; suppressed, junk: shots that the rigs left out.
     """
 
     def __init__(
@@ -69,23 +68,10 @@ class Learner:
         if team is None:
             team = Group(Member(config, device)) if collectives.count() > 1 else Solo(Member(config, device, memory))
         self.team = team
+        self.trainer, self.memory = team.member.trainer, team.member.memory
+        self.objective = self.trainer.objective
         self.pacing = Pacing(config.pacing)
         self.received = self.suppressed = self.junk = 0
-
-    @property
-    def trainer(self) -> Trainer:
-        """The trainer of this process."""
-        return self.team.member.trainer
-
-    @property
-    def objective(self) -> Objective:
-        """The objective with its networks."""
-        return self.trainer.objective
-
-    @property
-    def memory(self) -> Memory:
-        """The memory of this process."""
-        return self.team.member.memory
 
     @property
     def steps(self) -> int:

@@ -19,7 +19,6 @@ from learner.distributed import collectives
 from learner.errors import SettingsError
 from learner.memory.decoding import decode_all, decode_onto
 from learner.memory.memory import Memory
-from learner.memory.ranking import Ranking, reservoir_for
 from learner.trainer import StepReport, Trainer
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair, StereoPair
@@ -57,7 +56,10 @@ class Member:
             )
         self.config = config
         self.trainer = Trainer(config, device)
-        self.memory = _own_shard(config) if memory is None else memory
+        if memory is None:
+            shard, pool = collectives.number(), collectives.all_values
+            memory = Memory(config.memory, seed=config.seed, shard=shard, shards=processes, pool=pool)
+        self.memory = memory
         self.undecodable = 0
 
     def decode(self, pair: EncodedPair) -> StereoPair | None:
@@ -114,13 +116,6 @@ class Member:
         self.memory.load_state_dict(memory, decode_all(self.config.memory.canvas, pairs))
         # The leader's count includes that of the processes before.
         self.undecodable = 0 if collectives.number() else state["counts"]["undecodable"]
-
-
-def _own_shard(config: LearnerConfig) -> Memory:
-    shard = {"seed": config.seed, "shard": collectives.number(), "shards": collectives.count()}
-    config.memory.check(collectives.count())
-    ranking = Ranking(reservoir_for(config.memory, **shard), pool=collectives.all_values)
-    return Memory(config.memory, ranking=ranking, **shard)
 
 
 class Solo:

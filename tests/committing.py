@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,15 +64,17 @@ def run(path: Path, pairs: int = 60, patience_s: float | None = None) -> Iterato
     with Store(directory.store, patience=patience) as store, ThreadPoolExecutor(1) as writer:
         cursor = restore(learner, store, checkpoints)
         source, folder = Acknowledging(make_pairs(pairs), cursor), directory.checkpoints
-        with Committer(
-            learner,
-            source,
-            store,
-            checkpoints,
-            clock=time.monotonic,
-            patience=patience,
-            writer=writer,
-            on_pause=metrics.pause_seconds.observe,
-            on_commit=metrics.committed,
+        with closing(
+            Committer(
+                learner,
+                source,
+                store,
+                checkpoints,
+                clock=time.monotonic,
+                patience=patience,
+                writer=writer,
+                on_pause=metrics.pause_seconds.observe,
+                on_commit=metrics.committed,
+            )
         ) as committer:
             yield Run(learner, source, store, folder, committer, writer, metrics)

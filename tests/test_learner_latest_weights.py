@@ -6,7 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +54,15 @@ def committing(path: Path, learner: Learner) -> Iterator[Committer]:
     latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
     with Store(directory.store) as store:
         source = Acknowledging(make_pairs(30))
-        with Committer(
-            learner,
-            source,
-            store,
-            CheckpointFolder(directory.checkpoints),
-            clock=time.monotonic,
-            publish=latest_weights.export,
+        with closing(
+            Committer(
+                learner,
+                source,
+                store,
+                CheckpointFolder(directory.checkpoints),
+                clock=time.monotonic,
+                publish=latest_weights.export,
+            )
         ) as committer:
             yield committer
 

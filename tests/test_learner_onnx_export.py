@@ -6,6 +6,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -55,13 +56,15 @@ def run(tmp_path_factory: pytest.TempPathFactory, shared_data: Path, one_thread:
     source = Acknowledging(real_pairs(shared_data, 12))
     with (
         Store(directory.store) as store,
-        Committer(
-            learner,
-            source,
-            store,
-            CheckpointFolder(directory.checkpoints),
-            clock=time.monotonic,
-            publish=latest_weights.export,
+        closing(
+            Committer(
+                learner,
+                source,
+                store,
+                CheckpointFolder(directory.checkpoints),
+                clock=time.monotonic,
+                publish=latest_weights.export,
+            )
         ) as committer,
     ):
         for _ in learn(learner, source, clock=time.monotonic, keep=committer.keep):

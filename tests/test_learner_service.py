@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -84,8 +85,8 @@ class Run:
             source = Acknowledging(self.pairs, cursor) if isinstance(self.pairs, list) else self.pairs
             clock = self.clock
             latest_weights = LatestWeights(self.learner, self.directory.export, metrics=metrics)
-            with Committer(
-                self.learner, source, store, checkpoints, clock=clock, publish=latest_weights.export
+            with closing(
+                Committer(self.learner, source, store, checkpoints, clock=clock, publish=latest_weights.export)
             ) as committer:
                 service = Service(
                     learner=self.learner,

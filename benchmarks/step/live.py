@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, closing, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -96,8 +96,10 @@ class LiveLearner:
         self._stack.callback(self.source.close)
         store = self._stack.enter_context(Store(folder / "pairs.sqlite"))
         self.committer = self._stack.enter_context(
-            Committer(
-                self.learner, self.source, store, CheckpointFolder(folder / "checkpoints"), clock=time.perf_counter
+            closing(
+                Committer(
+                    self.learner, self.source, store, CheckpointFolder(folder / "checkpoints"), clock=time.perf_counter
+                )
             )
         )
         self._events = learn(self.learner, self.source, clock=time.perf_counter, keep=self._keep)

@@ -129,7 +129,7 @@ def _resume(
         on_pause=metrics.pause_seconds.observe,
         on_commit=metrics.committed,
     )
-    return source, stack.enter_context(committer)
+    return source, stack.enter_context(closing(committer))
 
 
 def _run(service: Service, learner: Learner) -> Summary:

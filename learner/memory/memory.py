@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from buffer.priority import PRIORITY_LIMIT
 from learner.memory.config import MemoryConfig
-from learner.memory.ranking import Floats, Ranking, reservoir_for
-from learner.memory.slots import Keys, SlotNumbers, slots_for
+from learner.memory.ranking import Floats, Pool, Ranking, alone, reservoir_for
+from learner.memory.slots import Keys, SlotNumbers, Slots
 from learner.objectives.contract import Batch
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
@@ -40,18 +40,26 @@ class Draw:
 class Memory:
     """The fresh queue and the reservoir over one set of slots. The key of a pair is its arrival number.
 
-    It may be number `shard` of `shards` over parts of one stream, each with its part of the capacities. ranking: instead of
-    the one that the settings describe. arrived: the next key; dropped_fresh: pairs dropped before their first step;
-    quarantined: pairs that were put in quarantine.
+    It may be number `shard` of `shards` over parts of one stream, each with its part of the capacities. pool: see `Ranking`.
+    ranking: instead of the one that the settings describe. arrived: the next key; dropped_fresh: pairs dropped before their first
+    step; quarantined: pairs that were put in quarantine.
     """
 
     def __init__(
-        self, config: MemoryConfig, *, seed: int, shard: int = 0, shards: int = 1, ranking: Ranking | None = None
+        self,
+        config: MemoryConfig,
+        *,
+        seed: int,
+        shard: int = 0,
+        shards: int = 1,
+        pool: Pool = alone,
+        ranking: Ranking | None = None,
     ) -> None:
         config.check(shards)
         self.config = config
-        self.slots = slots_for(config, shards)
-        self.ranking = ranking or Ranking(reservoir_for(config, seed=seed, shard=shard, shards=shards))
+        self.slots = Slots((config.capacity + config.fresh_capacity) // shards, config.canvas)
+        reservoir = reservoir_for(config, seed=seed, shard=shard, shards=shards)
+        self.ranking = ranking or Ranking(reservoir, pool=pool)
         self.fresh_capacity = config.fresh_capacity // shards
         self._fresh: deque[int] = deque()
         self.arrived = self.dropped_fresh = self.quarantined = 0

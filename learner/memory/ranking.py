@@ -15,6 +15,7 @@ from learner.memory.config import MemoryConfig
 
 Keys = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Pool = Callable[[Floats], Floats]
 
 
 def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: int = 1) -> Reservoir:
@@ -31,7 +32,8 @@ def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: in
     )
 
 
-def _alone(values: Floats) -> Floats:
+def alone(values: Floats) -> Floats:
+    """Return the values as they are: there is one shard."""
     return values
 
 
@@ -42,9 +44,7 @@ class Ranking:
     standardise their priorities against the distribution of all.
     """
 
-    def __init__(
-        self, reservoir: Reservoir, *, stubborn: Stubbornness | None = None, pool: Callable[[Floats], Floats] = _alone
-    ) -> None:
+    def __init__(self, reservoir: Reservoir, *, stubborn: Stubbornness | None = None, pool: Pool = alone) -> None:
         self.reservoir = reservoir
         self.scale = PriorityScale()
         self.stubborn = Stubbornness() if stubborn is None else stubborn

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.errors import SettingsError
-from learner.memory.config import MemoryConfig
 from learner.objectives.contract import Batch
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
@@ -81,11 +80,6 @@ class Slots:
             return found.to(device, non_blocking=True).view(len(index), *items.shape[1:])
 
         return Batch(gathered(self.left), gathered(self.right), gathered(self.aspect))
-
-
-def slots_for(config: MemoryConfig, shards: int = 1) -> Slots:
-    """Slots for one of `shards` processes."""
-    return Slots((config.capacity + config.fresh_capacity) // shards, config.canvas)
 
 
 def _images(count: int, canvas: tuple[int, int]) -> Tensor:

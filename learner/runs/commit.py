@@ -13,8 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
-from types import TracebackType
-from typing import Annotated, Any, Protocol, Self
+from typing import Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
@@ -86,7 +85,7 @@ def _ignore(_value: Any) -> None:
 
 
 class Committer:
-    """Commits a learner and acknowledges to its source. The training thread calls it between two steps. Context manager.
+    """Commits a learner and acknowledges to its source. The training thread calls it between two steps, and closes it.
 
     One commit is in flight at a time. patience: of store and checkpoints with a full disk. writer: carries out its tasks one
     after the other; closed with the committer. clock: seconds, monotonic. publish: called by the writer with each state that
@@ -178,14 +177,6 @@ class Committer:
         """Let the commit in flight end; idempotent."""
         self._patience.end()
         self._writer.shutdown()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
 
     def _write(self, note: Note, state: dict[str, Any]) -> Note:
         """In the writer: save the checkpoint first, then make the commit that names it."""
