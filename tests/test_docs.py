@@ -98,8 +98,10 @@ def test_every_flag_that_a_page_names_is_a_flag() -> None:
         words = [sys.executable, "-m", command, "--print-completion", "bash"]
         known |= set(FLAG.findall(subprocess.check_output(words, cwd=ROOT, env=environment(), text=True)))
     for path in (ROOT / "benchmarks").rglob("*.py"):  # their fields, since each of their helps loads torch
-        fields = re.findall(r"^    (\w+): ", path.read_text(encoding="utf-8"), re.MULTILINE)
+        text = path.read_text(encoding="utf-8")
+        fields = re.findall(r"^    (\w+): ", text, re.MULTILINE)
         known |= {f"--{field.replace('_', '-')}" for field in fields}
+        known |= set(re.findall(r'add_argument\(\s*"(--[\w-]+)"', text))
     for page in PAGES:
         if page.name not in HISTORY:
             unknown = set(FLAG.findall(page.read_text(encoding="utf-8"))) - known - {"--help", "--print-completion"}

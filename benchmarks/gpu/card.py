@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import statistics
-import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
+
+from benchmarks.step.bare import Step, timed
 
 BFLOAT16_TFLOPS = {
     "H200": 989,
@@ -24,35 +24,16 @@ BFLOAT16_TFLOPS = {
 """Dense rates of the tensor cores with float32 sums by the makers' datasheets; the first name that fits counts."""
 
 
-def seconds_of(run: Callable[[], object], device: torch.device, repeats: int = 7) -> float:
-    """Return the median time of a run, behind two that do not count. Waits for the device around each."""
-    found = []
-    for number in range(repeats + 2):
-        settle(device)
-        began_s = time.perf_counter()
-        run()
-        settle(device)
-        if number >= 2:
-            found.append(time.perf_counter() - began_s)
-    return statistics.median(found)
-
-
-def settle(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def ceilings(device: torch.device, size: int) -> dict[str, Any]:
     """Measure a product of two random matrices [size, size] in bfloat16, and a copy of memory that no cache holds.
 
     peak_flops: what shares of the peak are counted from: the datasheet's rate, or the measured one of an unknown card.
     """
     left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
-    product_s = seconds_of(lambda: left @ right, device)
-    source = torch.empty(64 * size * size, dtype=torch.uint8, device=device).random_()
+    product_s = _median_s(lambda: left @ right, device)
+    source = torch.empty(16 * size * size, dtype=torch.uint8, device=device).random_()
     target = torch.empty_like(source)
-    copy_s = seconds_of(lambda: target.copy_(source), device)
+    copy_s = _median_s(lambda: target.copy_(source), device)
     measured = 2 * size**3 / product_s / 1e12
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
     known = next((rate for word, rate in BFLOAT16_TFLOPS.items() if word in name), None)
@@ -66,3 +47,8 @@ def ceilings(device: torch.device, size: int) -> dict[str, Any]:
         "peak_flops": 1e12 * (measured if known is None else known),
         "copy_gb_per_s": 2 * source.nbytes / copy_s / 1e9,
     }
+
+
+def _median_s(run: Step, device: torch.device) -> float:
+    """Behind two runs that do not count."""
+    return statistics.median([timed(run, device, 1) for _ in range(9)][2:])

@@ -11,8 +11,7 @@ import tempfile
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -168,29 +167,23 @@ def gather(work: Workload) -> Mapping[str, Any]:
 def refused_step(work: Workload) -> Mapping[str, Any]:
     """A pair whose views are not numbers refuses the step: no weight changes, and the next step is a good one."""
     trainer, batch = work.start(PAIRS, seed=7)
-    before = _flat(trainer.objective.state_dict().values())
+    before = _state(trainer)
     look = trainer.objective.look(batch, trainer.generator)
     look.student_views[3] = torch.nan
     with views_from(trainer, look):
         step = trainer.step(batch)
-    unchanged = torch.equal(before, _flat(trainer.objective.state_dict().values()))
-    good = trainer.step(batch)
-    return {
-        "ok": step.is_refused and unchanged and not good.is_refused,
-        "refused": step.is_refused,
-        "unchanged": unchanged,
-        "bad_pairs": step.is_bad.nonzero()[0].tolist(),
-        "next_is_good": not good.is_refused,
-    }
+    unchanged = torch.equal(before, _state(trainer))
+    facts = {"refused": step.is_refused, "unchanged": unchanged, "next_is_good": not trainer.step(batch).is_refused}
+    return {"ok": all(facts.values()), **facts, "bad_pairs": step.is_bad.nonzero()[0].tolist()}
 
 
 def rollback(work: Workload) -> Mapping[str, Any]:
     """A guard that sees a collapse in every step: after three of them the networks are the first snapshot again, bit for bit."""
     guard = GuardConfig(min_teacher_information=1.0, patience_steps=3)
     trainer, batch = work.changed(guard=guard).start(PAIRS, seed=8)
-    start = _flat(trainer.objective.state_dict().values())
+    start = _state(trainer)
     reports = [trainer.step(batch).report for _ in range(3)]
-    same = torch.equal(start, _flat(trainer.objective.state_dict().values()))
+    same = torch.equal(start, _state(trainer))
     return {"ok": same and bool(reports[-1].rolled_back), "same_weights": same, "why": reports[-1].rolled_back}
 
 
@@ -212,11 +205,9 @@ def resume(work: Workload) -> Mapping[str, Any]:
             second.load_state_dict(read["trainer"], read["generator"])
             for batch in batches[2:]:
                 first.step(batch), second.step(batch)
-            ends = [_flat(trainer.objective.state_dict().values()) for trainer in (first, second)]
-            found[name] = {
-                "same_bits": torch.equal(*ends),
-                "largest_difference": float((ends[0] - ends[1]).abs().max()),
-            }
+            ends = [_state(trainer) for trainer in (first, second)]
+            largest = float((ends[0] - ends[1]).abs().max())
+            found[name] = {"same_bits": torch.equal(*ends), "largest_difference": largest}
     torch.use_deterministic_algorithms(False)
     messages = {str(one.message).partition(" does not have")[0] for one in caught}
     without = sorted(message for message in messages if "determin" in message)
@@ -245,9 +236,11 @@ def waits(work: Workload) -> Mapping[str, Any]:
         trainer.step(batch)
     found: dict[str, Any] = {"ok": True, "numbers_read": sum(reads.lines.values()), "by_line": dict(reads.lines)}
     if work.device.type == "cuda":
-        with warnings.catch_warnings(record=True) as caught, _sync_warnings():
+        with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
+            torch.cuda.set_sync_debug_mode("warn")
             trainer.step(batch)
+            torch.cuda.set_sync_debug_mode("default")
         lines = Counter(f"{Path(one.filename).name}:{one.lineno}" for one in caught if "synchroniz" in str(one.message))
         found |= {"cuda_waits": sum(lines.values()), "cuda_by_line": dict(lines)}
     return found
@@ -267,13 +260,8 @@ class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return func(*args, **(kwargs or {}))
 
 
-@contextmanager
-def _sync_warnings() -> Iterator[None]:
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        yield
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+def _state(trainer: Trainer) -> Tensor:
+    return _flat(trainer.objective.state_dict().values())
 
 
 def _flat(tensors: Any) -> Tensor:

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 
-from benchmarks.gpu.card import settle
 from benchmarks.gpu.pictures import QUALITY, decoded, pairs_of
 from benchmarks.gpu.task import Task
 from benchmarks.gpu.workload import Workload
+from benchmarks.step.bare import settle
 from learner.objectives.contract import Batch
 from learner.trainer import Trainer
 

@@ -22,7 +22,7 @@ from torch._C._autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.card import ceilings, seconds_of
+from benchmarks.gpu.card import ceilings
 from benchmarks.gpu.task import Task
 from benchmarks.gpu.workload import Workload
 from benchmarks.step.bare import bare_step, images_of, step_from, timed
@@ -129,7 +129,8 @@ def against(name: str, work: Workload) -> dict[str, Any]:
 def where_time_goes(work: Workload) -> dict[str, Any]:
     """The kernels (on a CPU: operators) that take most of a step, sums by kind, and the share in which the device works."""
     step, is_cuda = partial(bare_step, *work.start(work.sizes[0])), work.device.type == "cuda"
-    step_s = seconds_of(step, work.device, 5)
+    timed(step, work.device, 3)
+    step_s = timed(step, work.device, 5)
     activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if is_cuda else [])]
     with profile(activities=activities) as profiler:
         timed(step, work.device, 3)
@@ -137,7 +138,7 @@ def where_time_goes(work: Workload) -> dict[str, Any]:
     spent_ms: dict[str, float] = {}
     calls = 0
     for event in profiler.key_averages():
-        if event.device_type == kind:
+        if event.device_type == kind and not getattr(event, "is_user_annotation", False):
             spent = event.self_device_time_total if is_cuda else event.self_cpu_time_total
             spent_ms[event.key] = spent_ms.get(event.key, 0.0) + spent / 3e3
             calls += event.count
