@@ -19,7 +19,7 @@ from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in
 from benchmarks.shared.bounds import Count
 from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
-from device.spool.rules import SpoolStats
+from device.spool.rules import SpoolLimits, SpoolStats
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics
@@ -156,8 +156,7 @@ def _device() -> DeviceMetrics:
         pairs=0,
         backlog=0,
         bytes=0,
-        max_bytes=0,
-        free_floor_bytes=0,
+        limits=SpoolLimits(4, free_floor_bytes=0, segment_bytes=1),
         segments=0,
         consumers=0,
         oldest_age_s=0.0,

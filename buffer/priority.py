@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.validation import PHI_LIMIT, is_whole, key_vector, number_vector, require
+from buffer.validation import PHI_LIMIT, is_whole, key_vector, number_vector, require, require_same
 
 PRIORITY_LIMIT = 1e100
 """Largest absolute priority that is accepted; its square must be a number too."""
@@ -95,7 +95,7 @@ class PriorityScale:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`. Raises ValueError for other settings or a damaged state."""
-        _require_state(state, self.state_dict())
+        require_same(state, self.state_dict(), "the state")
         weight, mean, squares = (float(state[name]) for name in ("weight", "mean", "squares"))
         sound = math.isfinite(weight + mean + squares) and weight >= 0 and squares >= 0
         require(sound, "the state's weight, mean and squares", "finite, the first and last at least 0", dict(state))
@@ -129,21 +129,17 @@ class Stubbornness:
         priority = number_vector(priorities, "priorities", PRIORITY_LIMIT, key.size)
         value = number_vector(phi, "phi", PHI_LIMIT, key.size)
         require(bool(np.all(priority >= 0)), "priorities", "at least 0", priority[priority < 0][:8].tolist())
-        failures = np.asarray(
-            [self._replay(k, x) for k, x in zip(key.tolist(), priority.tolist(), strict=True)], np.int64
-        )
+        replays = zip(key.tolist(), priority.tolist(), strict=True)
+        failures = np.asarray([self._replay(*replay) for replay in replays], np.int64)
         excess = np.where(value > 0, np.maximum(failures - self._settings["patience"] + 1, 0), 0)
         return value * self._settings["decay"] ** excess
 
     def _replay(self, key: int, priority: float) -> int:
         """Record a replay and return its failures in a row."""
         lowest, failures = self._records.get(key, (math.inf, 0))
-        if priority < (1 - self._settings["improvement"]) * lowest:
-            lowest, failures = priority, 0
-        else:
-            failures += 1
-        self._records[key] = (lowest, failures)
-        return failures
+        improved = priority < (1 - self._settings["improvement"]) * lowest
+        self._records[key] = record = (priority, 0) if improved else (lowest, failures + 1)
+        return record[1]
 
     def forget(self, keys: ArrayLike) -> None:
         """Drop the record of keys that left the reservoir, int64 [k]; unknown ones are ignored. Raises ValueError."""
@@ -162,14 +158,9 @@ class Stubbornness:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`. Raises ValueError for other settings or a damaged state."""
-        _require_state(state, self.state_dict())
+        require_same(state, self.state_dict(), "the state")
         keys, failures = key_vector(state["keys"]), key_vector(state["failures"])
         lowest = number_vector(state["lowest"], "the state's lowest priorities", PRIORITY_LIMIT, keys.size)
         sound = keys.size == failures.size == np.unique(keys).size and bool(np.all(failures >= 0))
         require(sound, "the state's records", "one for each key", f"{keys.size} keys, {failures.size} failures")
         self._records = dict(zip(keys.tolist(), zip(lowest.tolist(), failures.tolist(), strict=True), strict=True))
-
-
-def _require_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
-    require(state.keys() == own.keys(), "the state", f"made of {', '.join(own)}", ", ".join(state))
-    require(state["settings"] == own["settings"], "the state's settings", f"{own['settings']}", state["settings"])

@@ -37,7 +37,7 @@ from numpy.typing import ArrayLike, NDArray
 from buffer.index import KeyIndex
 from buffer.scoring import DRAW_STREAM, FIELDS, ITEM, Cuts, Floats, Items, Ranks, Scoring, uniforms
 from buffer.trees import MinTree, Slots, SumTree
-from buffer.validation import PHI_LIMIT, Settings, is_whole, key_vector, number_vector, require, rises
+from buffer.validation import PHI_LIMIT, Settings, is_whole, key_vector, number_vector, require, require_same, rises
 
 _COUNTS = ("arrivals", "number", "draws", "step")
 
@@ -256,8 +256,7 @@ class Reservoir:
 
 def _check_state(state: Mapping[str, Any], own: Mapping[str, Any]) -> None:
     """Raise ValueError with the first condition that `state` does not meet; `own` has the right settings and types."""
-    require(state.keys() == own.keys(), "a reservoir's state", f"made of {', '.join(own)}", ", ".join(state))
-    require(state["settings"] == own["settings"], "the state's settings", f"{own['settings']}", state["settings"])
+    require_same(state, own, "a reservoir's state")
     for name in _COUNTS:
         require(is_whole(state[name], 0), f"the state's {name}", "a whole number of at least 0", state[name])
     for name, array in own.items():

@@ -35,16 +35,10 @@ def merged(shards: Sequence[Reservoir], capacity: int | None = None) -> Reservoi
     step = max(state["step"] for state in states)
     rows = {name: np.concatenate([state[name] for state in states]) for name in _ROWS}
     rows["measured"] = np.concatenate([state["measured"] + (step - state["step"]) for state in states])
-    require(
-        np.unique(rows["keys"]).size == rows["keys"].size,
-        "keys of different shards",
-        "different",
-        "some in two of them",
-    )
-    settings = asdict(shards[0].settings)
-    whole = Reservoir(
-        **settings | {"capacity": settings["capacity"] if capacity is None else capacity, "shard": 0, "shards": 1}
-    )
+    distinct = np.unique(rows["keys"]).size == rows["keys"].size
+    require(distinct, "keys of different shards", "different", "some in two of them")
+    settings = replace(shards[0].settings, shard=0, shards=1)
+    whole = Reservoir(**asdict(settings if capacity is None else replace(settings, capacity=capacity)))
     stays, cuts = _best(rows, whole)
     whole.load_state_dict(
         whole.state_dict()

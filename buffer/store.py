@@ -21,7 +21,6 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -112,8 +111,8 @@ class StoreReader:
         try:
             yield
         except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: the message quotes damaged bytes
-            said = " ".join(str(error).split())
-            raise StoreError(f"{self._path} cannot be {done} ({said}): {advice}") from error
+            reason = " ".join(str(error).split())
+            raise StoreError(f"{self._path} cannot be {done} ({reason}): {advice}") from error
 
 
 class Store(StoreReader):
@@ -133,11 +132,11 @@ class Store(StoreReader):
         self._waiting_bytes = 0
         self._failure: StoreError | None = None
         self._closing = False
-        self._changed = threading.Condition()  # guards the five above, and the largest key
+        self._changed = threading.Condition()  # guards the queue with its bytes, _failure, _closing and _largest
         with self._errors("opened", "restore it from a copy, or choose another place"):
             if path.is_file() and 0 < path.stat().st_size < 512:  # SQLite would take it for an empty one
                 raise sqlite3.DatabaseError("file is not a database")
-            self._connection = self._connect()
+            self._connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
             try:
                 self.identity = _open(self._connection)
                 self._present = self._stored()
@@ -158,9 +157,8 @@ class Store(StoreReader):
         """
         require(len(item) <= MAX_BYTES, "an item", f"of at most {MAX_BYTES} bytes", len(item))
         with self._changed:
-            if not self._changed.wait_for(
-                lambda: self._waiting_bytes < self._queue_bytes or self._failure is not None, timeout_s
-            ):
+            room = self._changed.wait_for(lambda: self._waiting_bytes < self._queue_bytes or self._failure, timeout_s)
+            if not room:
                 return False
             require(self._largest < key < 1 << 63, "a key", f"above {self._largest} and below 2**63", key)
             self._enqueue(_Job(partial(self._write_item, key, item), len(item)))
@@ -197,9 +195,7 @@ class Store(StoreReader):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _request(self, work: Callable[[], None]) -> Future[None]:
@@ -259,17 +255,16 @@ class Store(StoreReader):
 
     def _fail(self, error: Exception, job: _Job) -> None:
         """Stop writing: all jobs that wait fail, and all later calls do."""
-        failure = (
-            error if isinstance(error, StoreError) else StoreError(f"{self._path}: writing has stopped ({error!r})")
-        )
+        if not isinstance(error, StoreError):
+            error = StoreError(f"{self._path}: writing has stopped ({error!r})")
         with self._changed:
-            self._failure = failure
+            self._failure = error
             jobs = [job, *self._queue]
             self._queue.clear()
             self._changed.notify_all()
         for waiting in jobs:
             if waiting.done is not None:
-                waiting.done.set_exception(failure)
+                waiting.done.set_exception(error)
 
     def _write_item(self, key: int, item: bytes) -> None:
         self._connection.execute("INSERT INTO items VALUES (?, ?, ?)", (key, _crc(key, item), item))
@@ -296,9 +291,6 @@ class Store(StoreReader):
         gone = [key for key in self._present if key <= upto and key not in named]
         self._connection.executemany("DELETE FROM items WHERE key = ?", ((key,) for key in gone))
         self._present.difference_update(gone)
-
-    def _connect(self) -> sqlite3.Connection:
-        return sqlite3.connect(self._path, isolation_level=None, check_same_thread=False)
 
 
 def _is_full(error: StoreError) -> bool:

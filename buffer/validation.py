@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 
@@ -21,6 +22,12 @@ def require(condition: bool, what: str, expected: str, found: object) -> None:
     """Raise ValueError "`what` must be `expected`, got `found`" unless the condition holds."""
     if not condition:
         raise ValueError(f"{what} must be {expected}, got {found}")
+
+
+def require_same(state: Mapping[str, Any], own: Mapping[str, Any], what: str) -> None:
+    """Raise ValueError unless a state has the names and the settings of one's own state."""
+    require(state.keys() == own.keys(), what, f"made of {', '.join(own)}", ", ".join(state))
+    require(state["settings"] == own["settings"], "the state's settings", f"{own['settings']}", state["settings"])
 
 
 def is_whole(value: object, least: int) -> TypeGuard[int]:

@@ -6,6 +6,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+import cv2
+import numpy as np
+
 from stream.errors import ReportedError
 from stream.image import Image, Shape, jpeg_shape
 
@@ -66,6 +69,17 @@ class Shot:
     left: EyeImage
     right: EyeImage
     labels: SimLabels | None = None
+
+
+def decode_image(data: bytes, flags: int, name: str = "the JPEG") -> Image:
+    """Decode an image as OpenCV's `flags` say; raises BadShot with the `name` of the image if that is not possible."""
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise BadShot(f"{name} does not decode: {error.err}") from error
+    if image is None:
+        raise BadShot(f"{name} does not decode")
+    return np.asarray(image, np.uint8)
 
 
 class Camera(Protocol):

@@ -8,9 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
 import cv2
-import numpy as np
 
-from device.camera import BadShot, EyeImage, Shot
+from device.camera import BadShot, EyeImage, Shot, decode_image
 from device.dedupe import Dedupe, Verdict, luma_of
 from device.metrics import DeviceMetrics
 from device.spool.spool import Spool
@@ -108,11 +107,7 @@ def _payload(eye: EyeImage, codec: Codec) -> Image | bytes:
         return eye.jpeg
     if eye.pixels is not None:
         return eye.pixels
-    flags = cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    image = cv2.imdecode(np.frombuffer(eye.jpeg or b"\0", np.uint8), flags)
-    if image is None:
-        raise BadShot("the JPEG does not decode")
-    return np.asarray(image, np.uint8)
+    return decode_image(eye.jpeg or b"", cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
 
 
 def _log(bad: BadShot, count: int) -> None:

@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from device.camera import BadShot, EyeImage
+from device.camera import EyeImage, decode_image
 from stream.image import Image
 from stream.pair import Kept
 
@@ -81,9 +81,6 @@ class DedupeConfig:
             raise ValueError(f"audit_share is a share from 0 to 1, got {self.audit_share}")
         if not 0 <= self.ring <= 4096:
             raise ValueError(f"ring must be 0 to 4096 pairs, got {self.ring}")
-        self._check_target()
-
-    def _check_target(self) -> None:
         target, silence_alone = self.target_per_hour, 3600 / self.max_silence_s
         if target is not None and not target > silence_alone:
             raise ValueError(
@@ -224,23 +221,13 @@ def luma_of(eye: EyeImage) -> Image:
     height, width, _ = eye.shape()
     factor = max(1, min(width // (2 * GRID[0]), height // (2 * GRID[1])))
     if eye.jpeg is not None:
-        return _reduced_grey(eye.jpeg, next(step for step in _REDUCED if step <= factor))
+        flags = next(flags for step, flags in _REDUCED.items() if step <= factor)
+        return decode_image(eye.jpeg, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     pixels = np.asarray(eye.pixels)
     if factor > 1:  # linear, not area: 4 pixels for each are enough, and it is 5 times faster
         step = (factor + 1) // 2
         pixels = cv2.resize(pixels, (width // step, height // step), interpolation=cv2.INTER_LINEAR)
     return np.asarray(pixels if pixels.ndim == 2 else cv2.cvtColor(pixels, cv2.COLOR_BGR2GRAY), np.uint8)
-
-
-def _reduced_grey(jpeg: bytes, step: int) -> Image:
-    try:
-        flags = _REDUCED[step] | cv2.IMREAD_IGNORE_ORIENTATION
-        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), flags)
-    except cv2.error as error:
-        raise BadShot(f"the JPEG does not decode: {error.err}") from error
-    if image is None:
-        raise BadShot("the JPEG does not decode")
-    return np.asarray(image, np.uint8)
 
 
 def _tiles(left: Image, right: Image) -> tuple[_Float, _Float]:

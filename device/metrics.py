@@ -8,14 +8,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    ProcessCollector,
-    start_http_server,
-)
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
@@ -151,9 +144,9 @@ def _spool_metrics(spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[]
     stats = spool()
     gauges = (
         ("spool_bytes", "Bytes that the spool takes on its disk.", stats.bytes),
-        ("spool_limit_bytes", "Bytes that the spool may take.", stats.max_bytes),
+        ("spool_limit_bytes", "Bytes that the spool may take.", stats.limits.max_bytes),
         ("disk_free_bytes", "Free bytes on the disk of the spool.", disk_free_bytes()),
-        ("disk_floor_bytes", "Bytes that the spool leaves free on its disk.", stats.free_floor_bytes),
+        ("disk_floor_bytes", "Bytes that the spool leaves free on its disk.", stats.limits.free_floor_bytes),
         ("spool_pairs", "Pairs in the spool.", stats.pairs),
         ("spool_backlog_pairs", "Pairs in the spool that not all consumers have acknowledged.", stats.backlog),
         ("spool_oldest_age_seconds", "Age of the oldest segment.", stats.oldest_age_s),
@@ -171,23 +164,17 @@ def _spool_metrics(spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[]
 
 def _sensor_metrics(read: Callable[[], Vitals]) -> Iterator[Metric]:
     vitals = read()
-    yield _known_gauge("battery_ratio", "Charge of the battery, 0 to 1, if it is known.", vitals.battery)
-    yield _known_gauge(
-        "temperature_celsius", "Temperature of the hottest sensor, if there is one.", vitals.temperature_c
+    gauges = (
+        ("battery_ratio", "Charge of the battery, 0 to 1, if it is known.", vitals.battery),
+        ("temperature_celsius", "Temperature of the hottest sensor, if there is one.", vitals.temperature_c),
     )
+    for name, text, value in gauges:
+        yield GaugeMetricFamily(f"{PREFIX}_{name}", text, value)  # without a sample if the value is None
 
 
 def _handshake_metrics(failed: Callable[[], Mapping[str, int]]) -> Iterator[Metric]:
     text = "Handshakes of learners that failed, by reason: another key, none, or hung up."
     yield by_reason(f"{PREFIX}_failed_handshakes", text, failed())
-
-
-def _known_gauge(name: str, text: str, value: float | None) -> Metric:
-    """A gauge, without a sample if its value is not known."""
-    family = GaugeMetricFamily(f"{PREFIX}_{name}", text)
-    if value is not None:
-        family.add_metric([], value)
-    return family
 
 
 def _total(counter: Counter) -> int:

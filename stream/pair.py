@@ -7,6 +7,7 @@ to RGB happens there, on the compute device, where it costs nothing.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
@@ -15,6 +16,8 @@ from zlib_ng import zlib_ng
 
 from stream.image import MAX_SIDE, Image
 
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+"""Of a rig or a consumer; the whole name has to match."""
 WIRE_VERSION = 2
 CHECKSUM_BYTES = 4
 REASONS = ("parts", "size", "header", "version", "crc", "image")

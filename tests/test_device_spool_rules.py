@@ -89,9 +89,9 @@ def earlier_segment(*, pairs: int = PAIRS) -> Segment:
 
 def missing(inventory: Inventory, epoch: str, first: int, last: int) -> Ranges:
     """The numbers of a range that are lost for a consumer."""
-    plan = inventory.plan_read(epoch, first, last)
-    lost = Ranges([(first, plan.end)])
-    for segment, end in plan.parts:
+    plan, known_end = inventory.plan_read(epoch, first, last)
+    lost = Ranges([(first, known_end)])
+    for segment, end in plan:
         lost.remove(segment.first, end)
     return lost
 
@@ -188,7 +188,7 @@ def test_a_pair_of_an_unknown_epoch_is_lost_and_one_beyond_the_open_end_is_not_t
     spool.append(3)
     assert missing(spool.inventory, UNKNOWN, 5, 1 << 40) == Ranges([(5, 1 << 40)])
     assert missing(spool.inventory, EPOCH, 0, 9) == Ranges()
-    assert spool.inventory.plan_read(EPOCH, 0, 9).end == 3
+    assert spool.inventory.plan_read(EPOCH, 0, 9)[1] == 3
 
 
 def test_an_unreadable_pair_is_counted_once_and_not_again_when_its_segment_is_evicted() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.camera import BadShot, CameraError, EyeImage, Shot
+from device.camera import BadShot, CameraError, EyeImage, Shot, decode_image
 from device.cameras.settings import DEFAULTS, CameraSettings
 from stream.image import MAX_EYE_BYTES, Image, Shape
 
@@ -144,18 +144,9 @@ def _read(path: Path) -> Picture:
         data = path.read_bytes()
     except OSError as error:
         raise BadShot(f"{path} cannot be read: {error.strerror}") from error
-    return data if data.startswith(b"\xff\xd8\xff") else _decode(data, path)
-
-
-def _decode(data: bytes, path: Path) -> Image:
-    """Decode any other format; 16 bits become 8, transparency is dropped, grey stays grey."""
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR) if data else None
-    except cv2.error as error:
-        raise BadShot(f"{path} does not decode: {error.err}") from error
-    if image is None:
-        raise BadShot(f"{path} is not an image that can be read")
-    return np.asarray(image, np.uint8)
+    if data.startswith(b"\xff\xd8\xff"):
+        return data
+    return decode_image(data, cv2.IMREAD_ANYCOLOR, str(path))  # 16 bits become 8, no transparency, grey stays grey
 
 
 def _video_fps(path: Path) -> float | None:
@@ -175,10 +166,7 @@ def _video_fps(path: Path) -> float | None:
 def _frames(path: Path) -> Iterator[Image]:
     video = cv2.VideoCapture(str(path))
     try:
-        while True:
-            read, frame = video.read()
-            if not read:
-                return
+        while (frame := video.read()[1]) is not None:
             yield np.asarray(frame, np.uint8)
     finally:
         video.release()

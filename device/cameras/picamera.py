@@ -15,7 +15,6 @@ import numpy as np
 
 from device.camera import CameraError, CameraMissing, EyeImage, Shot
 from device.cameras.settings import DEFAULTS, CameraSettings
-from stream.image import Image
 
 LORES = (320, 180)
 """Width and height of the luma."""
@@ -82,15 +81,9 @@ def _start(number: str, settings: CameraSettings) -> Any:
 
 
 def _image(request: Any) -> EyeImage:
-    captured_ns = _utc_ns(request.get_metadata()["SensorTimestamp"])
-    return EyeImage(captured_ns, pixels=request.make_array("main"), luma=_luma(request.make_array("lores")))
-
-
-def _luma(planes: Image) -> Image:
-    """The Y plane of YUV420 [h * 3 / 2, stride], whose rows are padded to the stride."""
-    return np.ascontiguousarray(planes[: LORES[1], : LORES[0]])
-
-
-def _utc_ns(boot_ns: int) -> int:
-    """Nanoseconds since 1970 of a time since boot."""
-    return time.time_ns() - (time.clock_gettime_ns(time.CLOCK_BOOTTIME) - boot_ns)
+    """The image of one eye; the camera counts nanoseconds since boot, and we count since 1970."""
+    age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - request.get_metadata()["SensorTimestamp"]
+    captured_ns = time.time_ns() - age_ns
+    planes = request.make_array("lores")  # YUV420 [h * 3 / 2, stride]: Y comes first, its rows are padded to the stride
+    luma = np.ascontiguousarray(planes[: LORES[1], : LORES[0]])
+    return EyeImage(captured_ns, pixels=request.make_array("main"), luma=luma)

@@ -33,7 +33,7 @@ class V4l2Camera:
         self._name = f"v4l2:{left},{right}"
         try:
             for device in (left, right):
-                self._eyes.append(_open(_path(device), settings))
+                self._eyes.append(_open(device, settings))
         except CameraError:
             self.close()
             raise
@@ -66,20 +66,15 @@ class V4l2Camera:
         return Shot(left, right)
 
 
-def _path(device: str) -> Path:
-    return Path(f"/dev/video{device}" if device.isdigit() else device)
-
-
-def _open(path: Path, settings: CameraSettings) -> cv2.VideoCapture:
+def _open(device: str, settings: CameraSettings) -> cv2.VideoCapture:
+    path = Path(f"/dev/video{device}" if device.isdigit() else device)
     if not path.exists():
-        raise CameraMissing(
-            f"no camera at {path}: there is no such device (plug it in, or see v4l2-ctl --list-devices)"
-        )
+        reason = "there is no such device (plug it in, or see v4l2-ctl --list-devices)"
+        raise CameraMissing(f"no camera at {path}: {reason}")
     eye = cv2.VideoCapture(str(path), cv2.CAP_V4L2)
     if not eye.isOpened():
-        raise CameraMissing(
-            f"no camera at {path}: it is busy, not a camera, or not readable for this user (group video)"
-        )
+        reason = "it is busy, not a camera, or not readable for this user (group video)"
+        raise CameraMissing(f"no camera at {path}: {reason}")
     eye.set(cv2.CAP_PROP_FOURCC, cv2.VideoWriter.fourcc(*"MJPG"))
     height, width = settings.hardware_size
     eye.set(cv2.CAP_PROP_FRAME_WIDTH, width)

@@ -7,6 +7,7 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from functools import partial
 from itertools import islice
 
@@ -14,7 +15,7 @@ from device.camera import BadShot, Camera, CameraError, Shot
 from device.cameras.open import open_camera
 from device.cli.opencv import configure_opencv
 from device.cli.settings import StreamSettings
-from device.cli.spool_location import GIB, parent_of, spool_bytes
+from device.cli.spool_location import parent_of, spool_bytes
 from stream.host import findings
 from stream.host.command import Command
 from stream.host.findings import Finding
@@ -58,9 +59,8 @@ def _check_keys(settings: StreamSettings) -> Finding:
     if security is None:
         return Finding("keys", "ok", "no keys are needed: only this machine can connect")
     if not security.trusted:
-        return Finding(
-            "keys", "problem", "no learner is trusted yet: `python -m stream keys` on both sides prints what to type"
-        )
+        text = "no learner is trusted yet: `python -m stream keys` on both sides prints what to type"
+        return Finding("keys", "problem", text)
     return Finding("keys", "ok", f"trusted: {', '.join(list(security.trusted)[:8])}")
 
 
@@ -80,20 +80,17 @@ def _check_disk(settings: StreamSettings) -> Finding:
         folder,
         shutil.disk_usage(folder).free,
         writable=findings.can_write(folder),
-        floor_bytes=int(settings.disk_floor_gib * GIB),
+        floor_bytes=int(settings.disk_floor_gib * findings.GIB),
         wanted_bytes=spool_bytes(settings),
     )
 
 
 def _check_camera(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:
     try:
-        camera = open_it()
-        try:
+        with closing(open_it()) as camera:
             started_s = time.monotonic()
             shots = list(islice(camera, SHOTS))
             took_s = time.monotonic() - started_s
-        finally:
-            camera.close()
     except (CameraError, ValueError, OSError) as error:
         yield Finding("camera", "problem", str(error))
         return
@@ -115,14 +112,11 @@ def check_images(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> F
                 bad.append(str(error))
     if not sizes:
         why = bad[0] if bad else "it gives no shot"
-        return Finding(
-            "camera", "problem", f"{name}: no shot can be read ({why}): check its cable, and which programs use it"
-        )
+        text = f"{name}: no shot can be read ({why}): check its cable, and which programs use it"
+        return Finding("camera", "problem", text)
     if bad:
-        text = (
-            f"{name}: {len(bad)} of {len(shots)} shots cannot be read ({bad[0]}): check cables, power and USB bandwidth"
-        )
-        return Finding("camera", "warning", text)
+        share = f"{len(bad)} of {len(shots)} shots cannot be read ({bad[0]})"
+        return Finding("camera", "warning", f"{name}: {share}: check cables, power and USB bandwidth")
     if len(sizes) > 1 or " " in next(iter(sizes)):
         text = f"{name}: {', '.join(sorted(sizes)[:4])}: both eyes need one size, choose it with --size"
         return Finding("camera", "problem", text)
@@ -132,10 +126,9 @@ def check_images(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> F
 def check_skew(shots: Sequence[Shot | BadShot], fps: float) -> Finding:
     """Check that both eyes see the same moment: when they are half a frame apart, the world has moved between them."""
     apart_s = [abs(s.right.captured_ns - s.left.captured_ns) / 1e9 for s in shots if isinstance(s, Shot)]
-    text = (
-        f"right and left are {statistics.median(apart_s) * 1e3:.1f} ms apart (median), {max(apart_s) * 1e3:.1f} at most"
-    )
-    if statistics.median(apart_s) > 0.5 / fps:
+    median_s = statistics.median(apart_s)
+    text = f"right and left are {median_s * 1e3:.1f} ms apart (median), {max(apart_s) * 1e3:.1f} at most"
+    if median_s > 0.5 / fps:
         return Finding("skew", "warning", f"{text}: use cameras of one kind at one rate, or with a common trigger")
     return Finding("skew", "ok", text)
 

@@ -14,12 +14,11 @@ from device.cameras.open import Origin, camera_kind
 from device.cameras.settings import CameraSettings
 from device.dedupe import DedupeConfig
 from stream.image import MAX_SIDE
-from stream.pair import Codec
+from stream.pair import NAME, Codec
 
 MAX_GIB = 4096
 MAX_LINGER_S = 86400
 _DEDUPE = DedupeConfig()
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +89,7 @@ class StreamSettings:
 
     def check(self) -> None:
         """Raise ValueError in one line for a setting that cannot be used (in the constructor tyro would draw a box around it)."""
-        if self.name is not None and not _NAME.fullmatch(self.name):
+        if self.name is not None and not NAME.fullmatch(self.name):
             raise ValueError(
                 f"--name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit, got {self.name!r}"
             )

@@ -15,10 +15,10 @@ from device.cli.settings import StreamSettings
 from device.spool.folder import SpoolError, is_abandoned
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
+from stream.host.findings import GIB
 
 log = logging.getLogger(__name__)
 
-GIB = 1 << 30
 LASTING_GIB = 8.0
 TEMPORARY_GIB = 2.0
 _PREFIX = "babyagent-spool-"

@@ -21,7 +21,6 @@ class Status:
         metrics: DeviceMetrics,
         publisher: Publisher,
         spool: Spool | None,
-        *,
         supervisor: Supervisor,
         progress: Progress,
     ) -> None:

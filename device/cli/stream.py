@@ -74,7 +74,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
         metrics.watch_handshakes(publisher.failed_handshakes)
         if spool is not None:
             metrics.watch_spool(spool.stats, spool.disk_free_bytes)
-        status = Status(metrics, publisher, spool, supervisor=supervisor, progress=progress)
+        status = Status(metrics, publisher, spool, supervisor, progress)
         while settings.waits and not stop.is_set() and not publisher.wait_for_subscriber(SEND_WAIT_S):
             status.update(f"waiting for a learner at {publisher.endpoint}")
         pairs = capture(
@@ -122,13 +122,8 @@ def _open_publisher(settings: StreamSettings, spool: Spool | None, sensors: Sens
 
 def _format_settings(settings: StreamSettings, endpoint: str, spool: Spool | None) -> str:
     folder = "none" if spool is None else spool.folder
-    known = asdict(settings) | {
-        "name": settings.device,
-        "bind": endpoint,
-        "lossless": settings.lossless,
-        "spool": folder,
-    }
-    return " ".join(f"{name}={value}" for name, value in known.items())
+    known = {"name": settings.device, "bind": endpoint, "lossless": settings.lossless, "spool": folder}
+    return " ".join(f"{name}={value}" for name, value in (asdict(settings) | known).items())
 
 
 def _shots(camera: Camera, settings: StreamSettings, status: Status, stop: Stop) -> Iterator[Shot | BadShot]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -80,20 +80,16 @@ VISIBLE_FRACTION = 0.005
 """A thing counts as visible if it covers at least this part of the left image."""
 
 
-@dataclass(frozen=True)
 class _Light:
     """Slow changes of brightness and colour, as a function of time, so that no error accumulates."""
 
-    walk: int
-    _waves: NDArray[np.float64] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        generator = np.random.default_rng([self.walk, 11])
+    def __init__(self, walk: int) -> None:
+        generator = np.random.default_rng([walk, 11])
         level = generator.uniform((-0.35, -0.16, -0.02), (0.08, 0.16, 0.02))
         depth = generator.uniform((0.04, 0.02), (0.1, 0.05))
         rate = 2 * np.pi / generator.uniform(80.0, 240.0, 2)
         phase = generator.uniform(0, 2 * np.pi, 2)
-        object.__setattr__(self, "_waves", np.array([*level, *depth, *rate, *phase]))
+        self._waves = np.array([*level, *depth, *rate, *phase])
 
     def gains(self, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Factors for B, G and R of the left and of the right eye, float64 [3] each, at a time in seconds."""

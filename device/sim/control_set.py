@@ -36,12 +36,7 @@ class ControlSetSummary:
 
 
 def write_control_set(
-    folder: Path,
-    *,
-    config: SimConfig | None = None,
-    count: int = 6000,
-    every: int = 5,
-    per_place: int = 40,
+    folder: Path, *, config: SimConfig | None = None, count: int = 6000, every: int = 5, per_place: int = 40
 ) -> ControlSetSummary:
     """Write left images labelled by place, the same number for every place and split.
 

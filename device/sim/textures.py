@@ -8,7 +8,7 @@ uint8 [H, W, 3] BGR.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable
 from pathlib import Path
 
@@ -145,9 +145,7 @@ class Photographs:
             raise CameraError(f"textures: {folder} is not a folder; name a folder with photographs")
         paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES)
         self._folder = folder
-        self._images: dict[Path, Image] = {}
-        self._queue = [paths[k] for k in generator.permutation(len(paths))]
-        self._next = 0
+        self._queue: deque[Path | Image] = deque(paths[k] for k in generator.permutation(len(paths)))
         self.unreadable = 0
 
     def __call__(self) -> Image:
@@ -156,15 +154,12 @@ class Photographs:
         Raises CameraError if no file can be read.
         """
         while self._queue:
-            path = self._queue[self._next % len(self._queue)]
-            image = self._images.get(path)
-            if image is None:
-                image = _read(path)
+            entry = self._queue.popleft()
+            image = _read(entry) if isinstance(entry, Path) else entry
             if image is not None:
-                self._next += 1
-                return self._images.setdefault(path, image)
+                self._queue.append(image)
+                return image
             self.unreadable += 1
-            del self._queue[self._next % len(self._queue)]
         raise CameraError(
             f"textures: no readable image in {self._folder} ({self.unreadable} unreadable); "
             f"put {', '.join(sorted(PHOTO_SUFFIXES))} files there or leave the option out"

@@ -9,7 +9,6 @@ monotonic clock; the time of day only says how long the rig was off.
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated
@@ -17,11 +16,11 @@ from typing import Annotated
 import msgspec
 
 from stream.live.backfill_messages import MAX_EPOCHS, Epoch, Seq
+from stream.pair import NAME
 
 MAX_CONSUMERS = 64
 SAVE_INTERVAL_S = 3600.0
 """The times of silence in the file may be this old; acknowledgements are saved at once."""
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 log = logging.getLogger(__name__)
 
@@ -34,12 +33,14 @@ class SavedConsumer(msgspec.Struct, forbid_unknown_fields=True):
     upto: Annotated[dict[Epoch, Seq], msgspec.Meta(max_length=MAX_EPOCHS)]
 
 
-class SavedConsumers(msgspec.Struct, frozen=True):
+class SavedConsumers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The list as it stands in the file."""
 
+    crc: int = 0
+    """Checksum of the two other fields; 0 outside of a file."""
     complete: bool = False
     """Whether every consumer had time to report, so that no other one exists."""
-    consumers: Mapping[str, SavedConsumer] = msgspec.field(default_factory=dict)
+    consumers: Annotated[dict[str, SavedConsumer], msgspec.Meta(max_length=MAX_CONSUMERS)] = {}
 
 
 @dataclass(slots=True)
@@ -125,4 +126,4 @@ class Consumers:
             name: SavedConsumer(heard_s=wall_s - (now_s - consumer.heard_s), upto=consumer.upto.copy())
             for name, consumer in self._known.items()
         }
-        return SavedConsumers(now_s >= self._complete_s, consumers)
+        return SavedConsumers(complete=now_s >= self._complete_s, consumers=consumers)

@@ -6,25 +6,18 @@ If it is damaged or missing, the list begins empty: pairs are then offered again
 from __future__ import annotations
 
 import logging
-import os
 import zlib
 from pathlib import Path
-from typing import Annotated
 
 import msgspec
 
-from device.spool.consumers import MAX_CONSUMERS, NAME, SavedConsumer, SavedConsumers
-from stream.fsync import sync_path
+from device.spool.consumers import SavedConsumers
+from stream.fsync import replace_file, sync_path
+from stream.pair import NAME
 
 MAX_FILE_BYTES = 16 << 20
 
 log = logging.getLogger(__name__)
-
-
-class _File(msgspec.Struct, forbid_unknown_fields=True):
-    crc: int
-    complete: bool
-    consumers: Annotated[dict[str, SavedConsumer], msgspec.Meta(max_length=MAX_CONSUMERS)]
 
 
 def load_consumers(path: Path) -> SavedConsumers:
@@ -32,30 +25,21 @@ def load_consumers(path: Path) -> SavedConsumers:
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError("it is too large")
-        file = msgspec.json.decode(path.read_bytes(), type=_File)
-        saved = SavedConsumers(file.complete, file.consumers)
-        if file.crc != _crc(saved) or not all(map(NAME.fullmatch, saved.consumers)):
+        saved = msgspec.json.decode(path.read_bytes(), type=SavedConsumers)
+        if saved.crc != _crc(saved) or not all(map(NAME.fullmatch, saved.consumers)):
             raise ValueError("its checksum differs")
     except FileNotFoundError:
         return SavedConsumers()
     except (ValueError, OSError, msgspec.MsgspecError, RecursionError) as error:
-        log.warning(
-            "%s is damaged (%s): the list begins empty, and consumers are offered pairs again that they have",
-            path,
-            error,
-        )
+        text = "%s is damaged (%s): the list begins empty, and consumers are offered pairs again that they have"
+        log.warning(text, path, error)
         return SavedConsumers()
     return saved
 
 
 def save_consumers(path: Path, saved: SavedConsumers) -> None:
     """Replace the file; raises OSError, and the old file stays then. It is slow, so do not hold a lock during the call."""
-    new = path.with_name(f"{path.name}.new")
-    with new.open("wb") as file:
-        file.write(msgspec.json.encode(_File(_crc(saved), saved.complete, dict(saved.consumers))))
-        file.flush()
-        os.fsync(file.fileno())
-    new.replace(path)
+    replace_file(path, msgspec.json.encode(msgspec.structs.replace(saved, crc=_crc(saved))))
     sync_path(path.parent)
 
 

@@ -10,13 +10,12 @@ All other files are left alone.
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
 import re
 import sqlite3
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -26,11 +25,8 @@ from device.spool.segment import Removal, Segment, State
 from device.spool.segment_file import SegmentFile, is_disk_full, segment_of
 from stream.errors import ReportedError
 
-DEVICE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-
 _LOCK = "device.lock"
 _MAX_LOCK_BYTES = 128
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 log = logging.getLogger(__name__)
 
@@ -162,25 +158,23 @@ def is_abandoned(folder: Path) -> bool:
 
 def _lock(folder: Path, device: str) -> int:
     """Make the folder and lock it for this process; returns the descriptor whose closing unlocks it."""
-    descriptor = -1
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        _check_owner(descriptor, folder, device)
-    except (SpoolError, OSError) as error:
-        if descriptor >= 0:
-            os.close(descriptor)
-        if isinstance(error, SpoolError):
-            raise
-        if isinstance(error, BlockingIOError):
+    with ExitStack() as on_error:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            on_error.callback(os.close, descriptor)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _check_owner(descriptor, folder, device)
+        except BlockingIOError as error:
             raise SpoolTaken(
                 f"another process has the spool {folder}: stop it, or give this one a --name or --spool of its own"
             ) from error
-        raise (SpoolTaken if error.errno in _NO_ROOM else SpoolError)(
-            f"cannot keep pairs in {folder}: {error.strerror}; choose a folder with --spool, none: live only"
-        ) from error
-    return descriptor
+        except OSError as error:
+            raise (SpoolTaken if is_disk_full(error) else SpoolError)(
+                f"cannot keep pairs in {folder}: {error.strerror}; choose a folder with --spool, none: live only"
+            ) from error
+        on_error.pop_all()
+        return descriptor
 
 
 def _check_owner(descriptor: int, folder: Path, device: str) -> None:
@@ -203,9 +197,8 @@ def _recover(segment: Segment, file: SegmentFile) -> None:
     try:
         file.recover(segment)
     except (sqlite3.Error, OSError) as error:
-        raise SpoolError(
-            f"cannot open {file.path}: {error}; let this user read and write it, or move it away"
-        ) from error
+        text = f"cannot open {file.path}: {error}; let this user read and write it, or move it away"
+        raise SpoolError(text) from error
     if segment.damaged:
         log.warning("%s is damaged: its readable pairs are given", file.path)
 

@@ -12,22 +12,12 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import NamedTuple
 
 from device.spool.segment import Removal, Segment, State
 from stream.live.backfill_messages import Span
 from stream.ranges import Ranges
 
 log = logging.getLogger(__name__)
-
-
-class ReadPlan(NamedTuple):
-    """Where the pairs of a range lie."""
-
-    parts: Sequence[tuple[Segment, int]]
-    """Each segment with the number up to which it is read, in order."""
-    end: int
-    """Numbers below it that are in no part are lost."""
 
 
 class Inventory:
@@ -70,11 +60,14 @@ class Inventory:
         earlier = [Span(epoch, tail, head, False) for epoch, (tail, head) in bounds.items()]
         return [*earlier, Span(self.epoch, tail, self.end, True)]
 
-    def plan_read(self, epoch: str, first: int, last: int) -> ReadPlan:
-        """Where the pairs [first, last) of an epoch lie."""
+    def plan_read(self, epoch: str, first: int, last: int) -> tuple[list[tuple[Segment, int]], int]:
+        """The segments that hold pairs of [first, last) of an epoch, in order, each with the number up to which it is read.
+
+        The second value is an end: all numbers of the range below it that are in no segment are lost.
+        """
         end = min(last, self.end) if epoch == self.epoch else last
         segments = [s for s in self.segments if s.epoch == epoch and s.first < end and first < s.end]
-        return ReadPlan([(segment, min(segment.end, end)) for segment in segments], end)
+        return [(segment, min(segment.end, end)) for segment in segments], end
 
     def count_beyond(self, upto: Mapping[str, int]) -> int:
         """The number of pairs that are not below `upto[epoch]`, 0 by default."""

@@ -62,9 +62,7 @@ class SpoolStats:
     """Pairs in the spool that not every consumer has acknowledged; all of them if it knows no consumer."""
     bytes: int
     """Bytes that its segments take on the disk."""
-    max_bytes: int
-    free_floor_bytes: int
-    """Bytes that must stay free on its disk."""
+    limits: SpoolLimits
     segments: int
     consumers: int
     oldest_age_s: float
@@ -168,15 +166,11 @@ class SpoolRules:
         self.consumers.forget(self.inventory.epoch_ends().keys(), now_s)
         if not len(self.consumers):
             return Removal()
-        removal = self.inventory.remove(
-            segment
-            for segment in self.inventory.segments
-            if segment is not self.open and not segment.count_from(self.consumers.deletable(segment.epoch, now_s))
-        )
-        evicted = self.inventory.evicted_epochs()
-        return removal + self.inventory.forget(
-            [epoch for epoch, end in evicted.items() if self.consumers.deletable(epoch, now_s) >= end]
-        )
+        closed = [segment for segment in self.inventory.segments if segment is not self.open]
+        removal = self.inventory.remove(s for s in closed if not s.count_from(self.consumers.deletable(s.epoch, now_s)))
+        evicted = self.inventory.evicted_epochs().items()
+        known = [epoch for epoch, end in evicted if self.consumers.deletable(epoch, now_s) >= end]
+        return removal + self.inventory.forget(known)
 
     def is_done_with_epoch(self, now_s: float) -> bool:
         """Whether no consumer needs to hear of the open epoch after a restart: all of it is acknowledged and deleted."""
@@ -206,8 +200,7 @@ class SpoolRules:
             pairs=self.inventory.count_beyond({}),
             backlog=self.inventory.count_beyond(acknowledged),
             bytes=sum(segment.size.disk_bytes for segment in segments),
-            max_bytes=self.limits.max_bytes,
-            free_floor_bytes=self.limits.free_floor_bytes,
+            limits=self.limits,
             segments=len(segments),
             consumers=len(self.consumers),
             oldest_age_s=max(0.0, wall_s - segments[0].begun_s) if segments else 0.0,

@@ -78,7 +78,7 @@ class SegmentFile:
             if size.log_bytes:  # it may never have been synced
                 self._descriptors = [os.open(self.log_path, os.O_RDWR | os.O_CLOEXEC)]
             self._writer = _connect(self.path)
-            last = _last(self._writer)
+            (last,) = self._writer.execute("SELECT max(seq) FROM pairs").fetchone()
             if last is None or segment.first <= last < bound:
                 segment.end = segment.first if last is None else last + 1
                 return
@@ -260,11 +260,6 @@ def _row(connection: sqlite3.Connection, seq: int) -> PairParts | None:
     query = "SELECT header, left_eye, right_eye FROM pairs WHERE seq = ?"
     row = connection.execute(query, (seq,)).fetchone()
     return row if row is not None and all(isinstance(part, bytes) for part in row) else None
-
-
-def _last(connection: sqlite3.Connection) -> int | None:
-    last: int | None = connection.execute("SELECT max(seq) FROM pairs").fetchone()[0]
-    return last
 
 
 def _readable_seqs(connection: sqlite3.Connection) -> Iterator[int]:

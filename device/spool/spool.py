@@ -30,13 +30,12 @@ import uuid
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from device.spool.answer import Answer
 from device.spool.consumers import Consumers
 from device.spool.consumers_file import load_consumers, save_consumers
-from device.spool.folder import DEVICE, SpoolFolder
+from device.spool.folder import SpoolFolder
 from device.spool.inventory import Inventory
 from device.spool.rules import SpoolLimits, SpoolRules, SpoolStats
 from device.spool.segment import Removal, State
@@ -45,7 +44,8 @@ from device.spool.threads import SealThread, SyncThread
 from device.spool.writer import Writer
 from stream.codec import to_parts
 from stream.live.backfill_messages import Reading, Span
-from stream.pair import EncodedPair
+from stream.log_limit import LogLimit
+from stream.pair import NAME, EncodedPair
 
 FORGET_AFTER_S = 7 * 86400.0
 GRACE_S = 60.0
@@ -82,13 +82,13 @@ class Spool:
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
         on_sync: Callable[[float], None] = lambda seconds: None,
     ) -> None:
-        if not DEVICE.fullmatch(device):
+        if not NAME.fullmatch(device):
             raise ValueError(f"no spool is possible for a device with the name {device!r}")
         self.folder, self.device = folder, device
         self.epoch = uuid.uuid4().hex if epoch is None else epoch
         self._clock, self._wall, self._free_bytes = clock, wall, free_bytes
         self._read_s = float("-inf")
-        self._logged_s: dict[str, float] = {}
+        self._log_limit = LogLimit(LOG_INTERVAL_S, clock)
         self._closed = False
         self._changed = threading.Condition()  # guards rules and files
         self._saving = threading.Lock()
@@ -104,14 +104,8 @@ class Spool:
         except BaseException:
             self._files.close()
             raise
-        self._writer = Writer(
-            self._rules,
-            self._files,
-            clock=clock,
-            wall=wall,
-            free_bytes=self.disk_free_bytes,
-            on_refusal=partial(self._warn, "refused", "pairs are live only: %s"),
-        )
+        warn = partial(self._warn, "refused", "pairs are live only: %s")
+        self._writer = Writer(self._rules, self._files, clock, wall, free_bytes=self.disk_free_bytes, on_refusal=warn)
         self._sync = SyncThread(unsealed, clock=clock, on_sync=on_sync, on_error=self._sync_failed)
         warn = partial(self._warn, "seal", "%s could not be sealed: %s")
         self._sealing = SealThread(self._rules, self._files, changed=self._changed, on_error=warn)
@@ -144,8 +138,8 @@ class Spool:
         """See `Shelf`. Every pair is verified before it is given; a pair that cannot be read is lost."""
         with self._changed:
             self._read_s = self._clock()
-            plan = self._inventory.plan_read(epoch, first, last)
-            parts = [(segment, end, self._files.files[segment]) for segment, end in plan.parts]
+            plan, known_end = self._inventory.plan_read(epoch, first, last)
+            parts = [(segment, end, self._files.files[segment]) for segment, end in plan]
         answer = Answer(self.device, epoch, first, credit_bytes)
         for segment, end, file in parts:
             answer.lose(segment.first)
@@ -153,9 +147,10 @@ class Spool:
                 unreadable = answer.extend(end, row_of)
             with self._changed:
                 self._inventory.mark_unreadable(segment, unreadable)
-            if answer.complete:
-                return answer.reading()
-        answer.lose(plan.end)
+            if answer.next < end:
+                break
+        else:
+            answer.lose(known_end)
         return answer.reading()
 
     def register(self, consumer: str) -> None:
@@ -216,9 +211,7 @@ class Spool:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def _remove(self, removal: Removal) -> None:
@@ -243,7 +236,5 @@ class Spool:
 
     def _warn(self, about: str, text: str, *values: object) -> None:
         """Log a warning, but not more often than every few seconds for each subject."""
-        now_s = self._clock()
-        if now_s - self._logged_s.get(about, float("-inf")) >= LOG_INTERVAL_S:
-            self._logged_s[about] = now_s
+        if self._log_limit.allows(about):
             log.warning(text, *values)

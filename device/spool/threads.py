@@ -37,7 +37,7 @@ class SyncThread:
         self._clock, self._on_sync, self._on_error = clock, on_sync, on_error
         self._waiting = list(files)  # one entry for each pair
         self._closing = False
-        self._changed = threading.Condition()  # guards the two above
+        self._changed = threading.Condition()  # guards _waiting and _closing
         self._thread = threading.Thread(target=self._run, name="spool-sync", daemon=True)
         self._thread.start()
 

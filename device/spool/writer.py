@@ -13,10 +13,6 @@ from device.spool.segment_file import SegmentFile, is_disk_full, row_bytes
 from stream.live.backfill_messages import PairParts
 
 
-class _NoRoom(Exception):
-    """Everything that may be deleted is deleted, and there is still no room."""
-
-
 @dataclass
 class Writer:
     """Carries out the rules for a new pair. The caller's lock guards it."""
@@ -43,12 +39,10 @@ class Writer:
         limit_bytes = self.rules.limits.segment_bytes
         reason = f"one is larger than a segment of {limit_bytes} bytes, give the spool more room"
         if row_bytes(row) <= limit_bytes:
-            for _ in range(
-                2
-            ):  # a full disk may have room after an eviction; a damaged segment is given up for a new one
+            for _ in range(2):  # a full disk may have room after an eviction, and a damaged segment is replaced
                 try:
-                    return self._try_append(seq, row)
-                except _NoRoom:
+                    if (file := self._try_append(seq, row)) is not None:
+                        return file
                     reason = "nothing is left to delete, and so much of the disk must stay free"
                     break
                 except (sqlite3.Error, OSError) as error:
@@ -58,12 +52,12 @@ class Writer:
         self.on_refusal(f"{reason} count={self.rules.unspooled + 1}")
         return None
 
-    def _try_append(self, seq: int, row: PairParts) -> SegmentFile:
-        """Append a pair; raises sqlite3.Error, OSError or _NoRoom, and it is not in the spool then."""
+    def _try_append(self, seq: int, row: PairParts) -> SegmentFile | None:
+        """Append a pair; None if no room can be made. Raises sqlite3.Error or OSError, and the pair is not in the spool then."""
         enough, removal = self.rules.make_room(2 * row_bytes(row), self.free_bytes(), self.clock())
         self.files.remove(removal)
         if not enough:
-            raise _NoRoom
+            return None
         segment = self._segment_for(seq, row)
         file = self.files.files[segment]
         file.append(seq, row)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import struct
 import tempfile
 from collections.abc import Mapping
@@ -23,13 +22,13 @@ from zmq.utils import z85
 
 from stream.errors import StreamError
 from stream.fsync import sync_path
+from stream.pair import NAME
 
 log = logging.getLogger(__name__)
 
 MAX_TRUSTED = 1024
 MAX_FILE_BYTES = 128
 """A key and its line end take 41 bytes."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _OTHERS_READ_OR_WRITE = 0o077
 _OTHERS_WRITE = 0o022
 
@@ -138,7 +137,7 @@ def forget(folder: Path, name: str) -> None:
 
 def check_name(name: str) -> str:
     """Return the name, of a device or a consumer. Raises KeysError if it cannot be one."""
-    if not _NAME.fullmatch(name):
+    if not NAME.fullmatch(name):
         raise KeysError(f"{name!r} cannot be a name: expected 1 to 64 of A-Z a-z 0-9 . _ -, a letter or digit first")
     return name
 
