@@ -1,4 +1,4 @@
-"""How long the writers of a run wait for a full disk."""
+"""Whether and how long the writers of a run wait while their disk is full."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Patience:
         self._ended = threading.Event()
 
     def wait(self, problem: OSError) -> bool:
-        """Wait until the write that met this problem is to be tried again; False: it is not, the problem stands."""
+        """Wait, and return True when the write that met this problem is to be tried again; False at once if it is not."""
         if self._retry_s is None or self._ended.is_set():
             return False
         log.warning("%s; it is tried again every %g s, and nothing is committed before", problem, self._retry_s)
@@ -27,5 +27,5 @@ class Patience:
         return True
 
     def end(self) -> None:
-        """From now on a full disk ends writing, as every other error does: all who wait try once more at most."""
+        """From now on a write to a full disk fails like any other; writers that wait now try once more."""
         self._ended.set()

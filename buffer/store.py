@@ -119,8 +119,8 @@ class Store(StoreReader):
     """Opens the file at `path`, or creates it in an existing folder; for one process at a time. Context manager.
 
     queue_bytes: bytes of items that may wait to be written; the item that reaches the bound still enters, then `put` blocks.
-    patience: decides whether a write to a full disk is tried again; `close` ends it. identity: 32 hex digits, created with the
-    file, by which others know it. Raises StoreError where the file cannot be opened, or is not a store.
+    patience: decides whether a write to a full disk is tried again; `close` ends it. identity: 32 hex digits that
+    name the file, made when it is created. Raises StoreError where the file cannot be opened, or is not a store.
     """
 
     def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, patience: Patience | None = None) -> None:

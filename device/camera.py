@@ -1,9 +1,10 @@
-"""The contract between cameras and capture: a camera gives shots of two eyes."""
+"""The contract between cameras and capture: a camera is opened with settings and gives shots of two eyes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import cv2
@@ -11,6 +12,9 @@ import numpy as np
 
 from stream.errors import ReportedError
 from stream.image import Image, Shape, jpeg_shape
+
+HARDWARE_SIZE = (720, 1280)
+HARDWARE_FPS = 30.0
 
 
 class CameraError(ReportedError):
@@ -93,3 +97,48 @@ class Camera(Protocol):
 
     def close(self) -> None:
         """Free the hardware or the files; idempotent."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CameraSettings:
+    """What can be asked of a camera. Each kind uses the settings that mean something to it. None: the camera's own default."""
+
+    fps: float | None = None
+    """Rate asked of the hardware or of the simulator, or at which a recording is stamped, in Hz; 0 is the same as None."""
+    repeat: bool = False
+    """Whether a recording begins again at its end."""
+    size: tuple[int, int] | None = None
+    """Height and width asked of the hardware or of the simulator, pixels."""
+    seed: int = 0
+    """Decides the simulated world."""
+    walk: int = 0
+    """Decides the path and the light in the simulated world."""
+    textures: Path | None = None
+    """A folder of photographs that hang in the simulated world."""
+    places: int = 16
+    """Number of rooms of the simulated world."""
+    start_ns: int | None = None
+    """Capture time of the first shot of a recording or of the simulator, nanoseconds since 1970; None: now."""
+
+    @property
+    def hardware_size(self) -> tuple[int, int]:
+        """Height and width asked of the hardware."""
+        return self.size or HARDWARE_SIZE
+
+    @property
+    def hardware_fps(self) -> float:
+        """Rate asked of the hardware, Hz."""
+        return self.fps or HARDWARE_FPS
+
+
+DEFAULTS = CameraSettings()
+
+
+def configure_opencv() -> None:
+    """Make OpenCV use one thread, and print no errors of its own.
+
+    The codec is called from one place, and a pool of threads would only take the processor from a learner on the same machine.
+    We report in one line what cannot be opened.
+    """
+    cv2.setNumThreads(1)
+    cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)

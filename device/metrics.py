@@ -130,7 +130,7 @@ class DeviceMetrics:
 
 
 class _Collector(Collector):
-    """Asks for the values of some metrics whenever Prometheus does."""
+    """Reads the values of some metrics each time Prometheus asks."""
 
     def __init__(self, collect: Callable[[], Iterator[Metric]]) -> None:
         self._collect = collect

@@ -11,10 +11,9 @@ import cv2
 import numpy as np
 import pytest
 
-from device.camera import BadShot, Camera, CameraError, CameraMissing, Shot
+from device.camera import BadShot, Camera, CameraError, CameraMissing, CameraSettings, Shot
 from device.cameras.files import open_folders, open_side_by_side, open_videos
 from device.cameras.open import CAMERAS, camera_kind, open_camera
-from device.cameras.settings import CameraSettings
 from stream.image import Image
 
 START_NS = 1_700_000_000_000_000_000

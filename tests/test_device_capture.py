@@ -15,9 +15,8 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
-from device.camera import BadShot, EyeImage, Shot, SimLabels
+from device.camera import BadShot, CameraSettings, EyeImage, Shot, SimLabels
 from device.cameras.files import open_folders
-from device.cameras.settings import CameraSettings
 from device.capture import capture, paced
 from device.dedupe import Dedupe, DedupeConfig
 from device.metrics import CaptureCounts, DeviceMetrics

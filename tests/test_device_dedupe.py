@@ -12,9 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from device.camera import BadShot, EyeImage
+from device.camera import BadShot, CameraSettings, EyeImage
 from device.cameras.files import open_folders
-from device.cameras.settings import CameraSettings
 from device.capture import capture
 from device.dedupe import GRID, Dedupe, DedupeConfig, PairRing, Verdict, luma_of
 from stream.image import Image

@@ -21,9 +21,8 @@ import numpy as np
 import pytest
 from memory_shelf import MemoryShelf
 
-from device.camera import BadShot, Shot
+from device.camera import BadShot, CameraSettings, Shot
 from device.cameras.files import open_folders
-from device.cameras.settings import CameraSettings
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig

@@ -16,8 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.camera import BadShot, CameraError, EyeImage, Shot, decode_image
-from device.cameras.settings import DEFAULTS, CameraSettings
+from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeImage, Shot, decode_image
 from stream.image import MAX_EYE_BYTES, Image, Shape
 
 FOLDER_FPS = 10.0

@@ -7,10 +7,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from device.camera import Camera, CameraError
+from device.camera import DEFAULTS, Camera, CameraError, CameraSettings
 from device.cameras.files import open_folders, open_side_by_side, open_videos
 from device.cameras.picamera import Picamera2Camera
-from device.cameras.settings import DEFAULTS, CameraSettings
 from device.cameras.v4l2 import V4l2Camera
 from device.sim.camera import SimCamera, SimConfig
 

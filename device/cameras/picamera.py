@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from device.camera import CameraError, CameraMissing, EyeImage, Shot
-from device.cameras.settings import DEFAULTS, CameraSettings
+from device.camera import DEFAULTS, CameraError, CameraMissing, CameraSettings, EyeImage, Shot
 
 LORES = (320, 180)
 """Width and height of the luma."""

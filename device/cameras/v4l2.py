@@ -14,8 +14,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.camera import BadShot, CameraError, CameraMissing, EyeImage, Shot
-from device.cameras.settings import DEFAULTS, CameraSettings
+from device.camera import DEFAULTS, BadShot, CameraError, CameraMissing, CameraSettings, EyeImage, Shot
 
 MAX_FAILURES = 10
 """After so many failed grabs in a row the camera counts as gone; the driver waits seconds for each."""

@@ -11,9 +11,8 @@ from contextlib import closing
 from functools import partial
 from itertools import islice
 
-from device.camera import BadShot, Camera, CameraError, Shot
+from device.camera import BadShot, Camera, CameraError, Shot, configure_opencv
 from device.cameras.open import open_camera
-from device.cli.opencv import configure_opencv
 from device.cli.settings import StreamSettings
 from device.cli.spool_location import parent_of, spool_bytes
 from stream.host import findings

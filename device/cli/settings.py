@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from device.camera import CameraSettings
 from device.cameras.open import Origin, camera_kind
-from device.cameras.settings import CameraSettings
 from device.dedupe import DedupeConfig
 from stream.image import MAX_SIDE
 from stream.pair import NAME, Codec
@@ -115,7 +115,7 @@ class StreamSettings:
 
     @property
     def lossless(self) -> bool:
-        """Whether the stream waits for its learner instead of dropping a pair: it can, if it ends or has no pace."""
+        """Whether the stream waits for its learner instead of dropping a pair: it can if it ends, or has no pace of its own."""
         origin = camera_kind(self.camera).origin
         ends = (origin is Origin.RECORDING and not self.repeat) or self.count is not None
         return origin is not Origin.HARDWARE and (ends or self.fps == 0) and self.wait_for_learner != "no"

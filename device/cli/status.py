@@ -1,4 +1,4 @@
-"""How a running rig does, for a person, for systemd and for Prometheus."""
+"""The state of a running rig, for a person, for systemd and for Prometheus."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Status:
         self._started_s = time.monotonic()
 
     def restart(self) -> None:
-        """The first shot comes now."""
+        """Measure the time from now on, because the first shot comes now."""
         self._started_s = time.monotonic()
 
     def update(self, doing: str = "") -> None:

@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
 
-from device.camera import BadShot, Camera, Shot
+from device.camera import BadShot, Camera, Shot, configure_opencv
 from device.cameras.open import CAMERAS, Origin, camera_kind, open_camera
 from device.capture import capture, paced
-from device.cli.opencv import configure_opencv
 from device.cli.settings import StreamSettings, format_counts
 from device.cli.spool_location import open_spool
 from device.cli.status import Status
@@ -154,7 +153,7 @@ def _send(pair: EncodedPair, publisher: Publisher, lossless: bool, status: Statu
 
 
 def _linger(spool: Spool, linger_s: float, status: Status, progress: Progress, stop: Stop) -> None:
-    """Answer learners until all that are there have made everything durable, and nobody reads any more."""
+    """Wait until all connected learners have made every pair durable, and nobody reads any more."""
     first = True
     while not stop.is_set():
         awaited = spool.awaited(linger_s)

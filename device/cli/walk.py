@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from device.cli.opencv import configure_opencv
+from device.camera import configure_opencv
 from device.cli.settings import format_counts, parse_size
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set

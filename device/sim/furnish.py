@@ -174,10 +174,9 @@ class _Furnisher:
             if not hit:
                 yield left, width
                 left += width + float(self._draw.uniform(0.06, 0.25))
-            elif hit[0] - keep_off - left > 0.7:
-                yield left, hit[0] - keep_off - left
-                left = hit[0] + DOOR_WIDTH_M + keep_off
             else:
+                if hit[0] - keep_off - left > 0.7:
+                    yield left, hit[0] - keep_off - left
                 left = hit[0] + DOOR_WIDTH_M + keep_off
 
     def _add_picture(self, base: Floats, aspect: float) -> None:

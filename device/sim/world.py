@@ -60,7 +60,7 @@ class Room:
     textures, things: for each surface the function that paints it, and the id of its picture or box (or NOTHING).
     owner: int64 [N - flat], for each surface of a standing thing the index of that thing in `centres` and `radii`.
     centres: float64 [M, 2] (x, z). radii: float64 [M].
-    targets: float64 [K, 3], middles of the things that are worth a look.
+    targets: float64 [K, 3], middles of the things that a walk may look at.
     """
 
     low: Floats

@@ -11,7 +11,7 @@ from stream.ranges import Ranges
 
 
 class NotNow(Exception):
-    """A row cannot be read at this moment; the answer to the same question may be another one later."""
+    """A row cannot be read at this moment; a later attempt may succeed."""
 
 
 class Answer:

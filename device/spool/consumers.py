@@ -1,4 +1,4 @@
-"""Whom pairs are kept for: each consumer's name, its acknowledgements, and when the rig last heard from it.
+"""The consumers that pairs are kept for: their names, their acknowledgements, and when the rig last heard from them.
 
 Pure rules: the time is passed in, and `consumers_file` reads and writes the file. A list that begins empty (its file is new
 or was damaged) does not know the consumers that have not come back yet. Therefore nothing is deleted because of its
@@ -56,7 +56,7 @@ class Consumers:
 
     saved: the list of the process before. now_s: monotonic seconds; wall_s: seconds since 1970, of the same moment.
     forget_after_s: a consumer that is silent for longer is forgotten.
-    grace_s: how long a list that was not complete is still not taken for complete.
+    grace_s: seconds from now on after which an incomplete list counts as complete.
     """
 
     def __init__(

@@ -99,7 +99,7 @@ class SpoolFolder:
         os.close(self._lock)
 
     def _find(self) -> list[int]:
-        """Find what earlier processes left; returns the numbers of their runs."""
+        """Find the files of earlier processes; returns the numbers of their runs."""
         names = {path.name for path in self.path.iterdir()}
         for name in names:
             database = re.sub(r"-(wal|journal|shm)\Z", "", name)

@@ -1,4 +1,4 @@
-"""What the spool holds, and what a consumer is told about it: the spans of its epochs, and which pairs are lost.
+"""The inventory of a spool: its segments, the spans of its epochs, and which pairs are lost for a consumer.
 
 Pure: no files, threads, locks or clocks.
 
@@ -95,7 +95,7 @@ class Inventory:
         return removal
 
     def forget(self, epochs: Sequence[str]) -> Removal:
-        """Name these evicted epochs no more."""
+        """Stop naming these evicted epochs."""
         for epoch in epochs:
             del self._earlier_ends[epoch]
         return Removal(epochs=tuple(epochs))

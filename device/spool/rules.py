@@ -188,7 +188,7 @@ class SpoolRules:
             segment.state, segment.size = state, size
 
     def awaited(self, since_s: float) -> dict[str, int]:
-        """How many pairs each consumer that was heard from since then has still to acknowledge, where that is any."""
+        """The number of pairs that a consumer has still to acknowledge, by its name; only for those heard from since then."""
         heard = self.consumers.heard_since(since_s)
         return {name: pairs for name, upto in heard.items() if (pairs := self.inventory.count_beyond(upto))}
 

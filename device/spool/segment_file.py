@@ -49,7 +49,7 @@ class SegmentFile:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._deleted = threading.Event()
-        self._lock = threading.Lock()  # guards the connection
+        self._lock = threading.RLock()  # guards the connection; sealing closes it
         self._writer: sqlite3.Connection | None = None
         self._descriptors: list[int] = []
         self._descriptors_lock = threading.Lock()  # a sync takes long, and only closing may have to wait for it
@@ -98,9 +98,9 @@ class SegmentFile:
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[int], PairParts | None]]:
-        """Give a function from a number to its row, not verified; None if there is no readable row.
+        """Give a function that returns the row with a number, not verified, or None if no such row can be read.
 
-        The function raises NotNow if the same question may have another answer later.
+        The function raises NotNow if a later attempt may succeed.
         """
         with ExitStack() as stack:
             plain: sqlite3.Connection | None = None
@@ -141,10 +141,10 @@ class SegmentFile:
             self._writer.execute("PRAGMA synchronous=FULL")
             self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             self._writer.execute("PRAGMA journal_mode=DELETE").fetchall()
-            self._close()
+            self.close()
             self.path.chmod(0o444)
             self.path = self.path.rename(plain)
-        if self._deleted.is_set():  # in the middle of this, under the old name
+        if self._deleted.is_set():  # by another thread during the sealing, and under the old name
             self.delete()
         sync_path(plain.parent)
 
@@ -159,8 +159,13 @@ class SegmentFile:
 
     def close(self) -> None:
         """Close the connection and the files; idempotent."""
-        with self._lock:
-            self._close()
+        with self._lock, self._descriptors_lock:
+            if self._writer is not None:
+                self._writer.close()
+                self._writer = None
+            for descriptor in self._descriptors:
+                os.close(descriptor)
+            self._descriptors = []
 
     @property
     def log_path(self) -> Path:
@@ -182,15 +187,6 @@ class SegmentFile:
         # Opened once: closing any descriptor of the database would give up SQLite's locks on it.
         self._descriptors = [os.open(path, os.O_RDWR | os.O_CLOEXEC) for path in (self.path, self.log_path)]
         self._new = True
-
-    def _close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
-        with self._descriptors_lock:
-            for descriptor in self._descriptors:
-                os.close(descriptor)
-            self._descriptors = []
 
 
 def segment_of(path: Path) -> Segment | None:
@@ -243,7 +239,7 @@ def _connect_plain(path: Path) -> sqlite3.Connection:
 def _limited(connection: sqlite3.Connection, setting: str) -> sqlite3.Connection:
     """Prepare a connection for damaged bytes: no text is decoded, no length beyond a pair's is believed, nothing is mapped.
 
-    It is closed again if the first thing that is asked of it fails.
+    If that fails, the connection is closed.
     """
     connection.text_factory = bytes
     connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, _ROW_BYTES)
