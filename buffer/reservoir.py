@@ -84,7 +84,9 @@ class Reservoir:
 
     def _clear(self) -> None:
         capacity = self.settings.capacity
-        self._length = self._arrivals = self._step = 0
+        self._length = self._step = 0
+        self.arrivals = 0
+        """How many keys were ever offered."""
         self._number = self._draws = self.settings.shard  # of the next arrival, and of the next uniform for a sample
         self._index = KeyIndex(capacity)
         self._items = np.zeros(capacity, ITEM)
@@ -100,11 +102,6 @@ class Reservoir:
         fits = is_whole(key, -(1 << 63)) and key < 1 << 63
         return fits and bool(self._index.find(np.array([key], np.int64))[0] >= 0)
 
-    @property
-    def arrivals(self) -> int:
-        """How many keys were ever offered."""
-        return self._arrivals
-
     def offer(self, keys: ArrayLike, phi: ArrayLike) -> Offer:
         """Let new keys arrive as if one after another: int64 [k], distinct and not kept now; phi float [k] in [-2, 2].
 
@@ -118,7 +115,7 @@ class Reservoir:
         slots = np.append(leaving, np.arange(len(self), len(self) + staying.size - leaving.size))
         self._index.remove(leaving)
         self._enter(slots, key[staying], items.take(staying), ranks[staying])
-        self._arrivals += key.size
+        self.arrivals += key.size
         self._number += key.size * self.settings.shards
         return Offer(kept, evicted)
 
@@ -209,7 +206,7 @@ class Reservoir:
         items = self._items[: len(self)]
         return {
             "settings": asdict(self.settings),
-            "arrivals": self._arrivals,
+            "arrivals": self.arrivals,
             "number": self._number,
             "draws": self._draws,
             "step": self._step,
@@ -229,7 +226,7 @@ class Reservoir:
         """Continue from `state_dict()`. Raises ValueError for another reservoir's settings or a damaged state."""
         _check_state(state, self.state_dict())
         self._clear()
-        self._arrivals, self._number, self._draws, self._step = (int(state[name]) for name in _COUNTS)
+        self.arrivals, self._number, self._draws, self._step = (int(state[name]) for name in _COUNTS)
         self._cuts.steps, self._cuts.scores = state["cut_steps"].tolist(), state["cut_scores"].tolist()
         items = np.zeros(state["keys"].size, ITEM)
         for name in FIELDS:
