@@ -27,16 +27,12 @@ from stream.errors import ReportedError
 from stream.host.program import ExitCode, Result, Stop, write
 
 PARTS = (
-    Part(
-        "pictures", "benchmarks.gpu.pictures", 1.0, "renders the simulated walk on all cores, where no images are given"
-    ),
+    Part("pictures", "benchmarks.gpu.pictures", 1.0, "renders the simulated walk, where no images are given"),
     Part("correctness", "benchmarks.gpu.correctness", 3.5, "compares every function of the learner with the CPU"),
     Part("step", "benchmarks.gpu.step", 3.5, "times a step at three batch sizes, profiles it, compares others' loops"),
     Part("variants", "benchmarks.gpu.variants", 5.0, "times compiled blocks, CUDA graphs, TF32 and other optimisers"),
     Part("jpeg", "benchmarks.gpu.jpeg", 2.0, "decodes on cores and card, and trains a ViT from JPEG bytes"),
-    Part(
-        "learning", "benchmarks.gpu.learning", 3.5, "trains with two objectives, k-NN before and after; takes the rest"
-    ),
+    Part("learning", "benchmarks.gpu.learning", 3.5, "trains with two objectives, k-NN before and after"),
 )
 ESTIMATE = Part("estimate", "benchmarks.gpu.estimate", 1.0, "counts operations and bytes of a step at full size")
 ESTIMATE_LIMIT_S = 300.0
@@ -57,7 +53,7 @@ class GpuBench:
     def execute(self, words: Sequence[str], prog: str, stop: Stop) -> Result:
         """Run the parts, one behind the other. Raises ReportedError for settings that cannot be used."""
         flags = _flags(prog).parse_args(list(words))
-        parts = _chosen(flags.parts)
+        parts = [part for part in PARTS if part.name in flags.parts]
         if flags.minutes <= 0:
             raise ReportedError("--minutes must be above 0")
         if flags.make_pack is not None:
@@ -131,9 +127,7 @@ def _flags(prog: str) -> argparse.ArgumentParser:
     kind = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=kind, allow_abbrev=False)
     parser.add_argument("--minutes", type=float, default=8.0, help="of all parts together (default 8)")
-    parser.add_argument(
-        "--device", choices=("auto", "cuda", "cpu"), default="auto", help="auto: a GPU where there is one"
-    )
+    parser.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="auto: a GPU, if any")
     parser.add_argument("--scale", choices=("full", "rehearsal"), default="full", help="rehearsal: sizes for a CPU")
     names = [part.name for part in PARTS]
     parser.add_argument("--parts", nargs="+", choices=names, default=names, help="in the order of their worth")
@@ -147,10 +141,6 @@ def _flags(prog: str) -> argparse.ArgumentParser:
     )
     parser.add_argument("--json", action="store_true", help="one JSON value for each part, on a line")
     return parser
-
-
-def _chosen(names: Sequence[str]) -> list[Part]:
-    return [part for part in PARTS if part.name in names]
 
 
 def _pictures(given: Path | None, out: Path) -> Path:

@@ -6,10 +6,10 @@ The whole way is measured with decoding beside the step: while a batch is traine
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ import torch.nn.functional as F  # noqa: N812 - the name every torch reader know
 from benchmarks.gpu.pictures import QUALITY, decoded, pairs_of
 from benchmarks.gpu.task import Task
 from benchmarks.gpu.workload import Workload
-from benchmarks.step.bare import settle
+from benchmarks.step.bare import Step, timed
 from learner.objectives.contract import Batch
 from learner.trainer import Trainer
 
@@ -103,36 +103,32 @@ def on_card(pairs: Pairs, canvas: tuple[int, int], device: torch.device) -> Batc
 
 def decode_rate(decode: Decoder, pairs: Pairs, count: int, work: Workload, seconds: float) -> dict[str, Any]:
     """Images decoded a second, onto the canvas and onto the device."""
-    batches, canvas, device = [pairs[:count], pairs[-count:]], work.config.memory.canvas, work.device
-    decode(batches[0], canvas, device)
-    settle(device)
-    began_s, done = time.perf_counter(), 0
-    while time.perf_counter() - began_s < seconds:
-        decode(batches[done % 2], canvas, device)
-        done += 1
-    settle(device)
-    megabytes = sum(len(eye) for pair in pairs for eye in pair) / 1e6
-    return {
-        "images_per_s": 2 * done * min(count, len(pairs)) / (time.perf_counter() - began_s),
-        "kilobytes_an_image": 1e3 * megabytes / 2 / len(pairs),
-    }
+    batches = cycle((pairs[:count], pairs[-count:]))
+    took_s = paced(lambda: decode(next(batches), work.config.memory.canvas, work.device), work.device, seconds)
+    bytes_ = sum(len(eye) for pair in pairs for eye in pair)
+    return {"images_per_s": 2 * min(count, len(pairs)) / took_s, "bytes_an_image": bytes_ / 2 / len(pairs)}
 
 
 def whole_way(decode: Decoder, pairs: Pairs, count: int, work: Workload, seconds: float) -> dict[str, Any]:
     """Views a second from JPEG bytes to changed weights, by the learner's own step."""
-    trainer, batches = Trainer(work.config, work.device), [pairs[:count], pairs[-count:]]
-    canvas, device = work.config.memory.canvas, work.device
+    trainer, batches = Trainer(work.config, work.device), cycle((pairs[:count], pairs[-count:]))
     with ThreadPoolExecutor(1) as beside:
-        coming = beside.submit(decode, batches[0], canvas, device)
-        for number in range(-3, 1 << 30):
-            if number == 0:
-                settle(device)
-                began_s = time.perf_counter()
-            if number > 0 and time.perf_counter() - began_s > seconds:
-                break
-            batch = coming.result()
-            coming = beside.submit(decode, batches[number % 2], canvas, device)
+
+        def decoding() -> Future[Batch]:
+            return beside.submit(decode, next(batches), work.config.memory.canvas, work.device)
+
+        coming = [decoding()]
+
+        def step() -> None:
+            batch = coming.pop().result()
+            coming.append(decoding())
             trainer.step(batch)
-        settle(device)
-        took_s = time.perf_counter() - began_s
-    return {"views_per_s": VIEWS * number * min(count, len(pairs)) / took_s, "step_ms": 1e3 * took_s / number}
+
+        step_s = paced(step, work.device, seconds)
+    return {"views_per_s": VIEWS * min(count, len(pairs)) / step_s, "step_ms": 1e3 * step_s}
+
+
+def paced(step: Step, device: torch.device, seconds: float) -> float:
+    """Return the seconds of one step, over all that fit into this time, behind a few that do not count."""
+    timed(step, device, 2)
+    return timed(step, device, max(1, round(seconds / timed(step, device, 1))))

@@ -47,14 +47,9 @@ def timed(step: Step, device: torch.device, count: int) -> float:
     began_s = time.perf_counter()
     for _ in range(count):
         step()
-    settle(device)
-    return (time.perf_counter() - began_s) / count
-
-
-def settle(device: torch.device) -> None:
-    """Wait until the device has done all that it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
+    return (time.perf_counter() - began_s) / count
 
 
 def images_of(batch: Tensor) -> list[Image.Image]:
