@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict
+from itertools import islice
 
 from device.camera import BadShot, Camera, Shot, configure_opencv
 from device.cameras.open import CAMERAS, Origin, camera_kind, open_camera
@@ -134,13 +135,11 @@ def _shots(camera: Camera, settings: StreamSettings, status: Status, stop: Stop)
     hardware = camera_kind(settings.camera).origin is Origin.HARDWARE
     shots = iter(camera) if hardware or fps == 0 else paced(camera, fps, time.monotonic, stop.sleep)
     status.restart()
-    for number, shot in enumerate(shots, start=1):
+    for shot in islice(shots, settings.count):
         if stop.is_set():
             return
         yield shot
         status.update()
-        if number == settings.count:
-            return
 
 
 def _send(pair: EncodedPair, publisher: Publisher, lossless: bool, status: Status, stop: Stop) -> bool:
