@@ -74,7 +74,7 @@ def test_a_setting_that_cannot_work_is_one_line_and_code_2(capsys: pytest.Captur
 
 def test_the_demo_runs_a_rig_and_a_learner_and_leaves_summary_weights_and_report(tmp_path: Path) -> None:
     run = tmp_path / "run"
-    code = main(["demo", "--run-dir", str(run), "--train-s", "10", "--per-place", "3"])
+    code = main(["demo", "--run-dir", str(run), "--train-s", "10", "--fps", "60", "--per-place", "3"])
     summary = json.loads((run / "summary.json").read_text())
     failures = shortcomings(summary)
     # Ten seconds prove the way of the pairs; whether features got better is for the two minutes of the real demo.
