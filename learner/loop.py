@@ -1,7 +1,7 @@
 """The way of a pair through the learner, in one place: receive, decode, remember, draw, step, score.
 
 `learn` is a generator. The service, the benchmarks and the tests drive the same loop, and decide between its reports what to
-show, probe and commit and when to stop.
+show, probe and commit and when to stop. A `Learner` is what it trains.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from learner.config import LearnerConfig
-from learner.distributed import collectives
-from learner.distributed.group import Group
+from learner.distributed.team import Team
+from learner.member import Member, PairCounts
+from learner.memory.decoding import decode_or_none
 from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
 from learner.pacing import Pacing
-from learner.team import Member, PairCounts, Solo
 from learner.trainer import StepReport
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair, StereoPair
@@ -39,9 +39,6 @@ __all__ = ["Learner", "StepReport", "Waiting", "learn"]
 _COUNTS = ("received", "suppressed", "junk")
 
 
-Team = Solo | Group
-
-
 @dataclass(frozen=True, slots=True)
 class Waiting:
     """No step is due: the learner needs `wanted` more pairs."""
@@ -52,23 +49,93 @@ class Waiting:
     """Since the last step."""
 
 
+def _keep_nothing(key: int, pair: EncodedPair) -> None:
+    """Without a store the pairs in memory end with the process."""
+
+
+def learn(
+    learner: Learner,
+    source: Source,
+    *,
+    clock: Callable[[], float],
+    keep: Callable[[int, EncodedPair], None] = _keep_nothing,
+) -> Iterator[StepReport | Waiting]:
+    """Train on a source until it ends; yield after every step and, while none is due, at least every `POLL_S`.
+
+    clock: seconds, for the times in the reports; it decides nothing. keep: called with each pair that went into memory and its
+    key. At each yield the learner has every pair that `receive` returned.
+
+    A source that makes pairs on demand has no backlog and is asked for exactly the pairs that the next step needs, so that a run
+    can be repeated. From a live source all pairs that have arrived are received, whatever the budget, as long as there is room
+    for them: a backlog waits on the rig, which has the larger disk.
+
+    A step runs in a thread of its own, and pairs that arrive during it are decoded beside it: where there is a second core,
+    decoding a live stream costs no training time.
+    """
+
+    def add(pair: EncodedPair, decoded: StereoPair | None = None) -> None:
+        key = learner.add(pair, decoded)
+        if key is not None:
+            keep(key, pair)
+
+    busy_s = waited_s = 0.0
+    with ThreadPoolExecutor(1, "step") as stepper:
+        while True:
+            limit = max(learner.wanted(), min(source.backlog(), learner.room()))
+            asked_s = clock()
+            try:
+                pairs = source.receive(limit, POLL_S) if limit else []
+            except EndOfStream:
+                return
+            received_s = clock()
+            waited_s += received_s - asked_s
+            for pair in pairs:
+                add(pair)
+            learner.deliver()
+
+            if learner.wanted():
+                busy_s += clock() - received_s
+                yield Waiting(learner.received, learner.wanted(), waited_s)
+                continue
+
+            # As many as fit before the step, which changes memory. Several processes decode their own pairs, after it.
+            room = min(learner.room(), MAX_AHEAD) if learner.team.size == 1 else 0
+            step = stepper.submit(learner.step)
+            for pair, decoded in _receive_beside(step, learner, source, room):
+                add(pair, decoded)  # also where the step has failed: a received pair is never forgotten
+            report = step.result()
+            busy_s += clock() - received_s
+            yield replace(report, received=learner.received, busy_s=busy_s, waited_s=waited_s)
+            busy_s = waited_s = 0.0  # the time of the caller counts as neither
+
+
+def _receive_beside(
+    step: Future[StepReport], learner: Learner, source: Source, room: int
+) -> list[tuple[EncodedPair, StereoPair | None]]:
+    """Receive and decode at most `room` pairs until the step is done; none of a source that makes pairs on demand."""
+    decoded: list[tuple[EncodedPair, StereoPair | None]] = []
+    while not step.done():
+        if len(decoded) < room and source.backlog():
+            decoded += [(pair, learner.decode(pair)) for pair in source.receive(1, 0.0)]
+        else:
+            wait([step], BESIDE_POLL_S)
+    return decoded
+
+
 class Learner:
     """A team that trains on the pairs it is given, and the budget of its steps: everything that a checkpoint holds.
 
-    memory: instead of the one that the settings describe, in one process. team: of all processes of this run, with a trainer
-    and a memory each; by default `Solo`, or `Group` where torchrun started several, of which this is the leader.
-    trainer, objective, memory: of this process. received: pairs received; suppressed, junk: shots that the rigs left out.
+    memory: of this process, instead of the one that the settings describe. Where torchrun started several processes, this is
+    the one that leads them. trainer, objective, memory: of this process. received: pairs received; suppressed, junk: shots
+    that the rigs left out.
     """
 
-    def __init__(
-        self, config: LearnerConfig, device: torch.device, *, memory: Memory | None = None, team: Team | None = None
-    ) -> None:
+    def __init__(self, config: LearnerConfig, device: torch.device, *, memory: Memory | None = None) -> None:
         self.config = config
         self.device = device
-        if team is None:
-            team = Group(Member(config, device)) if collectives.count() > 1 else Solo(Member(config, device, memory))
-        self.team = team
-        self.trainer, self.memory = team.member.trainer, team.member.memory
+        member = Member(config, device, memory)
+        self.team = Team(member)
+        self.trainer, self.memory = member.trainer, member.memory
         self.objective = self.trainer.objective
         self.pacing = Pacing(config.pacing)
         self.received = self.suppressed = self.junk = 0
@@ -100,7 +167,7 @@ class Learner:
 
     def decode(self, pair: EncodedPair) -> StereoPair | None:
         """Decode a pair for `add`; None where it does not decode. Changes nothing, so it may run beside a step."""
-        return self.team.member.decode(pair)
+        return decode_or_none(self.config.memory.canvas, pair)
 
     def add(self, pair: EncodedPair, decoded: StereoPair | None = None) -> int | None:
         """Put a received pair into memory and return its key there. One that does not decode is counted and dropped: None.
@@ -157,72 +224,3 @@ class Learner:
         self.pacing.load_state_dict(state["pacing"])
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
-
-
-def _keep_nothing(key: int, pair: EncodedPair) -> None:
-    """Without a store the pairs in memory end with the process."""
-
-
-def learn(
-    learner: Learner,
-    source: Source,
-    *,
-    clock: Callable[[], float],
-    keep: Callable[[int, EncodedPair], None] = _keep_nothing,
-) -> Iterator[StepReport | Waiting]:
-    """Train on a source until it ends; yields after every step and, while none is due, at least every `POLL_S`.
-
-    A source that makes pairs on demand is asked for exactly the pairs that the next step needs, so that its run is repeatable.
-    From a live source all pairs that have arrived are received, whatever the budget, as long as none has to be dropped for it: a
-    backlog waits on the rig, which has the larger disk. `keep` is called with each pair that went into memory and its key. At
-    each yield the learner has every pair that `receive` returned.
-
-    A step runs in a thread of its own, and pairs that arrive during it are decoded beside it: where there is a second core,
-    decoding a live stream costs no training time.
-    """
-
-    def add(pair: EncodedPair, decoded: StereoPair | None = None) -> None:
-        key = learner.add(pair, decoded)
-        if key is not None:
-            keep(key, pair)
-
-    busy_s = waited_s = 0.0
-    with ThreadPoolExecutor(1, "step") as stepper:
-        while True:
-            limit = max(learner.wanted(), min(source.backlog(), learner.room()))
-            asked_s = clock()
-            try:
-                pairs = source.receive(limit, POLL_S) if limit else []
-            except EndOfStream:
-                return
-            received_s = clock()
-            waited_s += received_s - asked_s
-            for pair in pairs:
-                add(pair)
-            learner.deliver()
-            if learner.wanted():
-                busy_s += clock() - received_s
-                yield Waiting(learner.received, learner.wanted(), waited_s)
-                continue
-            # In several processes the others decode their own pairs, after the step.
-            room = min(learner.room(), MAX_AHEAD) if learner.team.size == 1 else 0
-            step = stepper.submit(learner.step)
-            for pair, decoded in _decoded_beside(step, learner, source, room):
-                add(pair, decoded)  # also where the step has failed: a received pair is never forgotten
-            report = step.result()
-            busy_s += clock() - received_s
-            yield replace(report, received=learner.received, busy_s=busy_s, waited_s=waited_s)
-            busy_s = waited_s = 0.0  # the time of the caller counts as neither
-
-
-def _decoded_beside(
-    step: Future[StepReport], learner: Learner, source: Source, room: int
-) -> list[tuple[EncodedPair, StereoPair | None]]:
-    """Receive and decode at most `room` pairs until the step is done; none of a source that makes pairs on demand."""
-    decoded: list[tuple[EncodedPair, StereoPair | None]] = []
-    while not step.done():
-        if len(decoded) < room and source.backlog():
-            decoded += [(pair, learner.decode(pair)) for pair in source.receive(1, 0.0)]
-        else:
-            wait([step], BESIDE_POLL_S)
-    return decoded

@@ -142,7 +142,7 @@ _DROPPED = {
     "quarantined": ("buffer_quarantined_pairs", "Pairs never drawn again after a loss that was not finite."),
     "undecodable": ("stream_undecodable_pairs", "Pairs received whose images do not decode."),
 }
-"""Counts of `learner.team.PairCounts`, and the names and texts of their metrics."""
+"""Counts of `learner.member.PairCounts`, and the names and texts of their metrics."""
 
 
 class MemoryMetrics(Collector):

@@ -7,7 +7,7 @@ import os
 from learner.cli.compose import device_for, make_learner, train
 from learner.cli.settings import FROM_WORDS, TrainSettings
 from learner.distributed.collectives import process_group, process_of
-from learner.distributed.group import follow
+from learner.distributed.team import follow
 from learner.service.summary import describe
 from stream.host.command import Command
 from stream.host.program import Result, Stop

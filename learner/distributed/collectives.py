@@ -1,7 +1,7 @@
 """The processes of one run, as torchrun starts them, and their collective operations. In one process these do nothing.
 
 A collective operation returns once every process has called it. The first process, number 0, leads
-(`learner.distributed.group`). Tensors of a GPU travel by NCCL, everything else by gloo.
+(`learner.distributed.team`). Tensors of a GPU travel by NCCL, everything else by gloo.
 """
 
 from __future__ import annotations
@@ -140,16 +140,20 @@ def broadcast(value: _T) -> _T:
     return values[0]
 
 
-def scatter(parts: Sequence[_T] | None) -> _T:
-    """Return to each process its own of the leader's `parts` [count]; the others pass None."""
-    if count() == 1:
-        assert parts is not None
-        return parts[0]
-    received: list[Any] = [None]
+def scatter(parts: Sequence[_T]) -> _T:
+    """In the leader: send each process its own of `parts` [count], and return that of the leader."""
+    if count() > 1:
+        with _lost_processes():
+            dist.scatter_object_list([None], list(parts), src=0)
+    return parts[0]
+
+
+def receive() -> Any:
+    """In the other processes: return the part that the leader scatters to this one."""
+    received = [None]
     with _lost_processes():
-        dist.scatter_object_list(received, None if parts is None else list(parts), src=0)
-    part: _T = received[0]
-    return part
+        dist.scatter_object_list(received, None, src=0)
+    return received[0]
 
 
 def gather(value: _T) -> list[_T]:

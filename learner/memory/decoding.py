@@ -23,16 +23,17 @@ def decode_onto(canvas: tuple[int, int], pair: EncodedPair) -> StereoPair:
     return StereoPair(pair.header, on_canvas(decoded.left, canvas), on_canvas(decoded.right, canvas))
 
 
-def decode_all(canvas: tuple[int, int], pairs: Iterable[EncodedPair | None]) -> Iterator[StereoPair | None]:
-    """Decode pairs on all cores, in their order; None stays None and stands for a pair that does not decode, too."""
-    rest = iter(pairs)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        while some := list(islice(rest, DECODED_AT_ONCE)):
-            yield from pool.map(partial(_decoded_or_none, canvas), some)
-
-
-def _decoded_or_none(canvas: tuple[int, int], pair: EncodedPair | None) -> StereoPair | None:
+def decode_or_none(canvas: tuple[int, int], pair: EncodedPair | None) -> StereoPair | None:
+    """Do the same, but return None for a pair that does not decode, and for None."""
     try:
         return None if pair is None else decode_onto(canvas, pair)
     except MalformedMessage:
         return None
+
+
+def decode_all(canvas: tuple[int, int], pairs: Iterable[EncodedPair | None]) -> Iterator[StereoPair | None]:
+    """Decode pairs on all cores, in their order, each as `decode_or_none` does."""
+    rest = iter(pairs)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        while some := list(islice(rest, DECODED_AT_ONCE)):
+            yield from pool.map(partial(decode_or_none, canvas), some)

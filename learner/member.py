@@ -1,13 +1,10 @@
-"""The processes of a run: each is a member, with a trainer and a shard of the memory; together they are the team of the leader.
-
-`Solo` is the team of one process, `learner.distributed.group.Group` that of several; both have the same methods.
-"""
+"""A member of the team: one process of a run, with a trainer and a shard of the memory."""
 
 from __future__ import annotations
 
 import itertools
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -62,20 +59,13 @@ class Member:
         self.memory = memory
         self.undecodable = 0
 
-    def decode(self, pair: EncodedPair) -> StereoPair | None:
-        """Decode a pair onto the canvas; None where it does not decode. Changes nothing, so it may run beside a step."""
-        try:
-            return decode_onto(self.config.memory.canvas, pair)
-        except MalformedMessage:
-            return None
-
     def add(self, key: int, pair: EncodedPair, decoded: StereoPair | None = None) -> bool:
         """Put a pair into memory under its key. Returns False where it does not decode, which is counted and logged.
 
-        decoded: the result of `decode`, where that was called before.
+        decoded: the same pair on the canvas, where it has been decoded before.
         """
         try:
-            decoded = decode_onto(self.config.memory.canvas, pair) if decoded is None else decoded
+            decoded = decoded or decode_onto(self.config.memory.canvas, pair)
         except MalformedMessage as error:
             self.undecodable += 1
             if self.undecodable & (self.undecodable - 1) == 0:  # the 1st, 2nd, 4th, ...: a device could fill the disk
@@ -116,46 +106,3 @@ class Member:
         self.memory.load_state_dict(memory, decode_all(self.config.memory.canvas, pairs))
         # The leader's count includes that of the processes before.
         self.undecodable = 0 if collectives.number() else state["counts"]["undecodable"]
-
-
-class Solo:
-    """The team of one process; `Group` has the same methods. member: the leader itself."""
-
-    size = 1
-
-    def __init__(self, member: Member) -> None:
-        self.member = member
-
-    def deal(self, key: int, pair: EncodedPair) -> bool:
-        """Send a new pair to the member that it belongs to; False where that is the leader, who adds it himself."""
-        return False
-
-    def deliver(self, *, is_waiting: bool) -> int:
-        """Bring the dealt pairs to the other members, and return how many entered their memories.
-
-        is_waiting: no step is due now. The others are then called also without pairs, so that they do not wait too long.
-        """
-        return 0
-
-    def step(self, rate_factor: float) -> StepReport:
-        """Let all members train on their parts of one batch."""
-        return self.member.train(rate_factor)
-
-    def counts(self) -> list[PairCounts]:
-        """Return the counts of each member: the leader's of now, the others' of their last call."""
-        return [self.member.counts()]
-
-    def save(self) -> list[Part]:
-        """Return the parts of all members."""
-        return [self.member.part()]
-
-    def load(self, state: State, parts: Sequence[Part], pairs: Iterable[EncodedPair | None]) -> None:
-        """Let all members continue from a state and their parts of it.
-
-        pairs: those of the keys in `state["memory"]`, None for one that cannot be read. Raises LookupError, ValueError or
-        RuntimeError where the state does not fit the settings.
-        """
-        self.member.load(state, parts[0], pairs)
-
-    def dismiss(self) -> None:
-        """Let the other members end; idempotent."""

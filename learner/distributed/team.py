@@ -1,36 +1,37 @@
-"""A team of several processes: the leader alone has the source, the store and the screen, and orders what all do next.
+"""The team of a run: one process or several, of which the leader alone has the source, the store and the screen.
 
-Each process has the networks and a shard of the memory. The leader deals new pairs to the shards in turn, by their keys.
+Each process is a member, with the networks and a shard of the memory. The leader deals new pairs to the shards in turn, by their
+keys, and orders what all members do next. In one process the leader is the only member, and nothing is sent.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from learner.distributed import collectives
-from learner.team import Member, PairCounts, Part, State
+from learner.member import Member, PairCounts, Part, State
 from learner.trainer import StepReport
 from stream.pair import EncodedPair
 
 _DEALT_AT_ONCE = 64
-"""Pairs on their way to the other processes while a commit is read back."""
+"""Pairs on their way to the other members while a commit is read back."""
 
 Verb = Literal["add", "step", "save", "load", "end"]
 
 
 class Order(NamedTuple):
-    """An order to one process, with the new pairs for it under their keys, and its part of what the order needs."""
+    """An order to one member, with the new pairs for it under their keys, and its part of what the order needs."""
 
     verb: Verb
     pairs: Sequence[tuple[int, EncodedPair]] = ()
     part: Any = None
 
 
-class Group:
-    """All processes, as the leader sees them; each method does what that of `Solo` does."""
+class Team:
+    """All members, as the leader sees them. member: the leader itself; size: how many members there are."""
 
     def __init__(self, member: Member) -> None:
         self.member = member
@@ -40,14 +41,17 @@ class Group:
         self._are_listening = True
 
     def deal(self, key: int, pair: EncodedPair) -> bool:
-        """See Solo."""
+        """Put a new pair aside for the member that it belongs to; False where that is the leader, who adds it himself."""
         number = key % self.size
         if number:
             self._dealt[number].append((key, pair))
         return number != 0
 
     def deliver(self, *, is_waiting: bool) -> int:
-        """See Solo."""
+        """Bring the dealt pairs to the other members, and return how many entered their memories.
+
+        is_waiting: no step is due now. The others are then called also without pairs, so that they do not wait too long.
+        """
         dealt = sum(map(len, self._dealt))
         if not dealt and not is_waiting:
             return 0
@@ -57,25 +61,29 @@ class Group:
         return dealt - (self._undecodable() - before)
 
     def step(self, rate_factor: float) -> StepReport:
-        """See Solo."""
+        """Let all members train on their parts of one batch."""
         self._order("step", [rate_factor] * self.size)
         report = self.member.train(rate_factor)
         self._gather_counts()
         return report
 
     def counts(self) -> list[PairCounts]:
-        """See Solo."""
+        """Return the counts of each member: the leader's of now, the others' of their last order."""
         return [self.member.counts(), *self._others]
 
     def save(self) -> list[Part]:
-        """See Solo."""
+        """Return the parts of all members."""
         self._order("save")
         parts = collectives.gather(self.member.part())
         self._gather_counts()
         return parts
 
     def load(self, state: State, parts: Sequence[Part], pairs: Iterable[EncodedPair | None]) -> None:
-        """See Solo."""
+        """Let all members continue from a state and their parts of it.
+
+        pairs: those of the keys in `state["memory"]`, None for one that cannot be read. Raises ValueError where the state does
+        not fit the settings.
+        """
         owners = {key: number for number, (memory, _) in enumerate(parts) for key in memory["keys"].tolist()}
         self._order("load", parts)
         own = _deal_stored(pairs, [owners[key] for key in state["memory"]["keys"].tolist()])
@@ -86,20 +94,20 @@ class Group:
             raise ValueError(problem)
 
     def dismiss(self) -> None:
-        """See Solo."""
+        """Let the other members end; idempotent."""
         if self._are_listening:
             self._are_listening = False
             collectives.scatter([Order("end")] * self.size)
 
     def _order(self, verb: Verb, parts: Sequence[Any] | None = None) -> None:
-        """Tell each process what to do, with the pairs that were dealt to it and its part of `parts` [size]."""
+        """Tell each member what to do, with the pairs that were dealt to it and its part of `parts` [size]."""
         dealt, self._dealt = self._dealt, [[] for _ in self._dealt]
         self._are_listening = False  # after an error here they are in the middle of something and cannot be told to end
         orders = zip(dealt, parts or [None] * self.size, strict=True)
         collectives.scatter([Order(verb, pairs, part) for pairs, part in orders])
 
     def _gather_counts(self) -> None:
-        """Wait until every process has carried out its order."""
+        """Wait until every member has carried out its order."""
         self._others = collectives.gather(self.member.counts())[1:]
         self._are_listening = True
 
@@ -109,8 +117,8 @@ class Group:
 
 def follow(member: Member) -> None:
     """Carry out the orders of the leader until it says to end. Raises ConnectionError where it has gone."""
-    nothing: Sequence[Order] | None = None
-    while (order := collectives.scatter(nothing)).verb != "end":
+    order: Order
+    while (order := collectives.receive()).verb != "end":
         for key, pair in order.pairs:
             member.add(key, pair)
         match order.verb:
@@ -126,7 +134,7 @@ def follow(member: Member) -> None:
 def _load(member: Member, state: State, part: Part, pairs: Iterator[EncodedPair | None]) -> str:
     """Load a state in this process, and return in one line why that failed, or an empty text.
 
-    state: only the leader has it. pairs: all are received in any case, because the leader deals on to the others.
+    state: only the leader has it. pairs: all are received in any case, because the leader goes on to deal the others'.
     """
     try:
         member.load(collectives.broadcast(state), part, pairs)
@@ -138,7 +146,7 @@ def _load(member: Member, state: State, part: Part, pairs: Iterator[EncodedPair 
 
 
 def _deal_stored(pairs: Iterable[EncodedPair | None], owners: Iterable[int]) -> Iterator[EncodedPair | None]:
-    """In the leader: deal the pairs of a commit to the processes that they belong to, and yield the leader's own."""
+    """In the leader: deal the pairs of a commit to the members that they belong to, and yield the leader's own."""
     rest = zip(pairs, owners, strict=True)
     while some := list(islice(rest, _DEALT_AT_ONCE)):
         yield from collectives.scatter(
@@ -148,7 +156,5 @@ def _deal_stored(pairs: Iterable[EncodedPair | None], owners: Iterable[int]) -> 
 
 
 def _receive_stored() -> Iterator[EncodedPair | None]:
-    """In the others: yield the pairs of a commit that belong here."""
-    nothing: Sequence[list[EncodedPair | None] | None] | None = None
-    while (part := collectives.scatter(nothing)) is not None:
-        yield from part
+    """In the other members: yield the pairs of a commit that belong here."""
+    return chain.from_iterable(iter(collectives.receive, None))
