@@ -11,6 +11,7 @@ libjpeg's warnings). A cut JPEG is detected, because a whole one ends with its E
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 
 import cv2
 import lz4.block
@@ -92,7 +93,7 @@ def encode_pair(
         kept=kept,
         suppressed=suppressed,
         junk=junk,
-        crc=_crc(left_data, right_data),
+        crc=images_crc(left_data, right_data),
     )
     try:  # msgspec validates while it decodes: refused here, rather than by every receiver
         part = encode_header(header)
@@ -107,8 +108,10 @@ def decode(pair: EncodedPair) -> StereoPair:
     Raises MalformedMessage("image", ...) for an eye that is not what the header declares; it is then not decompressed.
     """
     header = pair.header
+    shape = (header.height, header.width, header.channels)
+    decode_eye = _decode_jpeg if header.codec == "jpeg" else _decode_lz4
     try:
-        return StereoPair(header, _decode_eye(pair.left, header), _decode_eye(pair.right, header))
+        return StereoPair(header, decode_eye(pair.left, shape), decode_eye(pair.right, shape))
     except ValueError as error:
         raise MalformedMessage("image", f"{header.name}: {error}") from error
 
@@ -131,7 +134,7 @@ def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
     header = _decode_header(parts[1])
     part, left, right = map(bytes, parts[1:])  # no copy where it is bytes already
     pair = EncodedPair(header, left, right, part)
-    if _crc(pair.left, pair.right) != header.crc:
+    if images_crc(pair.left, pair.right) != header.crc:
         raise MalformedMessage("crc", f"{header.name} was damaged on its way")
     return pair
 
@@ -158,11 +161,6 @@ def _compress(image: Image, codec: Codec, quality: int) -> bytes:
     if not done:
         raise ValueError(f"OpenCV could not encode an image of shape {image.shape}")
     return data.tobytes()
-
-
-def _decode_eye(data: bytes, header: Header) -> Image:
-    shape = (header.height, header.width, header.channels)
-    return _decode_jpeg(data, shape) if header.codec == "jpeg" else _decode_lz4(data, shape)
 
 
 def _decode_jpeg(data: bytes, shape: Shape) -> Image:
@@ -205,17 +203,12 @@ def _decode_header(part: bytes | memoryview) -> Header:
 
 
 def _check_version(header: bytes | memoryview) -> None:
-    version = _version(header)
-    if version not in (None, WIRE_VERSION):
-        detail = f"the message has wire version {version}, this side reads {WIRE_VERSION}: update one of the two"
-        raise MalformedMessage("version", detail)
-
-
-def _version(data: bytes | memoryview) -> int | None:
-    try:
-        return _any_version_decoder.decode(data).version
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return None
+    """Raise MalformedMessage if a header is of another wire version."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        version = _any_version_decoder.decode(header).version
+        if version != WIRE_VERSION:
+            detail = f"the message has wire version {version}, this side reads {WIRE_VERSION}: update one of the two"
+            raise MalformedMessage("version", detail)
 
 
 def _image_shape(image: Image) -> Shape:
@@ -233,5 +226,6 @@ def _describe(shape: Shape) -> str:
     return f"{shape[1]}x{shape[0]} {'colour' if shape[2] == 3 else 'grey'}"
 
 
-def _crc(left: bytes, right: bytes) -> int:
+def images_crc(left: bytes, right: bytes) -> int:
+    """Return the checksum of two encoded images that stands in their header."""
     return zlib_ng.crc32(right, zlib_ng.crc32(left))

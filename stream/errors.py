@@ -11,6 +11,8 @@ StreamError                 a ReportedError, and the base of this tree
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import ClassVar
 
 
@@ -19,6 +21,15 @@ class ReportedError(Exception):
 
     exit_code: ClassVar[int] = 2
     """2: a setting cannot be used; 1: it failed on the way, and the same settings may work later."""
+
+
+@contextmanager
+def reported_as(kind: type[ReportedError], what: str, hint: str = "") -> Iterator[None]:
+    """Raise an error of this kind in place of an OSError: `what` failed, the reason, and a hint what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise kind(f"{what}: {error.strerror or error}{hint}") from error
 
 
 class StreamError(ReportedError):

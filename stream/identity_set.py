@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Annotated
-
 import msgspec
 
-from stream.pair import Header
+from stream.pair import Count, Header
 from stream.ranges import Ranges
 from stream.source import Cursor
-
-_Number = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 
 
 class _IdentityCursor(msgspec.Struct, forbid_unknown_fields=True):
     """A cursor: for each epoch of each device the ranges [a, b) of its pairs."""
 
-    devices: dict[str, dict[str, list[tuple[_Number, _Number]]]]
+    devices: dict[str, dict[str, list[tuple[Count, Count]]]]
 
 
 class IdentitySet:
@@ -38,11 +33,6 @@ class IdentitySet:
         ranges = self._ranges.get((header.device, header.epoch))
         return ranges is not None and header.seq in ranges
 
-    def __iter__(self) -> Iterator[tuple[str, str, Ranges]]:
-        """Yield device, epoch and the numbers of its pairs."""
-        for (device, epoch), ranges in self._ranges.items():
-            yield device, epoch, ranges
-
     def add(self, header: Header) -> bool:
         """Add a pair; returns whether it is new."""
         ranges = self._ranges.setdefault((header.device, header.epoch), Ranges())
@@ -51,6 +41,6 @@ class IdentitySet:
     def cursor(self) -> Cursor:
         """Return the set as JSON values."""
         devices: dict[str, dict[str, list[list[int]]]] = {}
-        for device, epoch, ranges in self:
+        for (device, epoch), ranges in self._ranges.items():
             devices.setdefault(device, {})[epoch] = [[first, last] for first, last in ranges]
         return {"devices": devices}

@@ -31,7 +31,9 @@ Codec = Literal["jpeg", "lz4"]
 Kept = Literal["new", "silence", "audit"]
 """Why a pair was kept: it shows something new; no pair was kept for too long; it is a random sample of the suppressed ones."""
 
-_Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+Device = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
+Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 
 
@@ -44,24 +46,24 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
     """
 
     version: Literal[2] = 2
-    device: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
-    epoch: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
+    device: Device
+    epoch: Epoch
     seq: Annotated[int, msgspec.Meta(ge=0, lt=(1 << 63) - 1)]
     """The number after the last pair must fit too."""
-    left_ns: _Count
+    left_ns: Count
     """Capture time of the left eye, nanoseconds since 1970 by the device's clock."""
-    right_ns: _Count
+    right_ns: Count
     clock_offset_ns: int = 0
     """Device clock minus true time, as the device estimates it."""
-    clock_error_ns: _Count | None = None
+    clock_error_ns: Count | None = None
     """Bound of that estimate's error; None where nothing is known."""
     height: _Side
     width: _Side
     channels: Literal[1, 3]
     codec: Codec
     kept: Kept = "new"
-    suppressed: _Count = 0
-    junk: _Count = 0
+    suppressed: Count = 0
+    junk: Count = 0
     crc: Annotated[int, msgspec.Meta(ge=0, lt=1 << 32)]
     """zlib.crc32 over the left, then the right encoded image."""
 

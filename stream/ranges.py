@@ -44,12 +44,6 @@ class Ranges:
         """One past the largest number, 0 where there is none."""
         return self._last[-1] if self._last else 0
 
-    def copy(self) -> Ranges:
-        """An independent copy."""
-        twin = Ranges()
-        twin._first, twin._last = self._first.copy(), self._last.copy()
-        return twin
-
     def add(self, first: int, last: int) -> int:
         """Add [first, last); returns how many of these numbers are new."""
         if first >= last:

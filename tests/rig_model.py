@@ -146,10 +146,10 @@ class World:
         for _ in range(min(1 + count, len(self.link))):
             match self.link.popleft():
                 case Hello() as hello:
-                    self.ledger.receive_hello(hello, self.now_s)
+                    self.ledger.receive_announcement(hello, self.now_s)
                     self.tell(hello.epoch, hello.next_seq)
                 case Bye() as bye:
-                    self.ledger.receive_bye(bye, self.now_s)
+                    self.ledger.receive_announcement(bye, self.now_s)
                     self.tell(bye.epoch, bye.next_seq)
                 case EncodedPair(header) as live:
                     new = name_of(live) not in [*self.hands, *map(name_of, self.queue)]
@@ -163,7 +163,7 @@ class World:
             self.answers.append(partial(self.hear_where, SpansReply(2, "baby", spans, 0, 0), self.now_s))
 
     def ask_for_a_hole(self, count: int) -> None:
-        wanted = self.ledger.next_request(0, 1 + count, self.now_s, {}) if self.spooled else None
+        wanted = self.ledger.next_request(0, 1 + count, self.now_s, ()) if self.spooled else None
         if wanted is not None:
             self.answers.append(self.answer(*wanted))
 
@@ -257,7 +257,7 @@ class World:
         self.now_s += 1
         self.act("ask_where", 0)
         self.act("hear_answers", 0)
-        while self.spooled and self.ledger.next_request(0, 4, self.now_s, {}) is not None:
+        while self.spooled and self.ledger.next_request(0, 4, self.now_s, ()) is not None:
             self.act("ask_for_a_hole", 3)
             self.act("hear_answers", 0)
         while self.queue:

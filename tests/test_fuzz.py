@@ -163,7 +163,7 @@ def use(ledger: Ledger) -> None:
     ledger.stats()
     ledger.all_ended(1)
     for place in (0, 1):
-        wanted = ledger.next_request(place, 256, 1e9, {EPOCHS[0]: [(0, 9)]})
+        wanted = ledger.next_request(place, 256, 1e9, [(EPOCHS[0], 0, 9)])
         if wanted is not None:
             encode_message(PairsRequest(2, "me", *wanted, 1))
         acknowledged = ledger.acknowledgement(ledger.cursor(), place)
@@ -503,9 +503,9 @@ def test_an_account_bears_every_cursor_and_every_message_that_can_come(
         try:
             match message:
                 case Hello():
-                    ledger.receive_hello(message, now_s)
+                    ledger.receive_announcement(message, now_s)
                 case Bye():
-                    ledger.receive_bye(message, now_s)
+                    ledger.receive_announcement(message, now_s)
                 case SpansReply():
                     ledger.receive_spans(message, place, now_s, 7)
                 case PairsReply():

@@ -22,7 +22,7 @@ from memory_shelf import MemoryShelf
 from stream import codec
 from stream.errors import EndpointError, MalformedMessage
 from stream.image import MAX_EYE_BYTES
-from stream.live.backfill_client import MAX_REPLY_BYTES, BackfillClient, VerifiedReply
+from stream.live.backfill_client import MAX_REPLY_BYTES, BackfillClient
 from stream.live.backfill_messages import (
     MAX_BODY_BYTES,
     MAX_CELSIUS,
@@ -438,6 +438,7 @@ class Learner:
         self.now_s = 0.0
         self.stamps = itertools.count(1)
         self.ledger = Ledger()
+        self.refused: list[MalformedMessage] = []
         self.client = BackfillClient(
             socket,
             BackfillPlan(0, consumer, durable, clock=lambda: self.now_s, clock_ns=lambda: next(self.stamps)),
@@ -450,12 +451,9 @@ class Learner:
     def takes(self) -> list[int]:
         """The numbers of the pairs that are new in the next reply."""
         assert self.client.socket.poll(60_000), "no reply came within 60 s"
-        verified = self.client.receive()
-        assert verified is not None
-        return self.enters(verified)
-
-    def enters(self, verified: VerifiedReply) -> list[int]:
-        return [pair.header.seq for pair in self.client.plan.receive(verified.reply, verified.pairs, self.ledger)]
+        reply = self.client.receive(self.refused.append)
+        assert reply is not None
+        return [pair.header.seq for pair in self.client.plan.receive(*reply, self.ledger)]
 
 
 @contextmanager
@@ -505,7 +503,7 @@ def test_nothing_is_asked_of_a_rig_that_is_away() -> None:
         dealer.connect("tcp://127.0.0.1:9")
         learner = Learner(dealer)
         learner.asks()
-        assert learner.client.receive() is None
+        assert learner.client.receive(learner.refused.append) is None
         dealer.close(linger=0)
 
 
@@ -618,10 +616,8 @@ def test_a_row_that_is_not_the_pair_it_should_be_is_refused_and_lost_and_the_res
         learner.asks()
         assert asked(rig, 1) == [(0, 7)]
         rig.says(PairsReply(2, "baby", EPOCH, 0, 7, []), [good[0], *bad, good[6]])
-        answered = learner.client.receive() if learner.client.socket.poll(60_000) else None
-        assert answered is not None
-        assert [error.reason for error in answered.refused] == ["crc", "crc", "size", "header", "header", "header"]
-        assert learner.enters(answered) == [0, 6]
+        assert learner.takes() == [0, 6]
+        assert [error.reason for error in learner.refused] == ["crc", "crc", "size", "header", "header", "header"]
         assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (5, 0)
 
 
@@ -635,7 +631,7 @@ def test_an_answer_that_is_too_large_is_refused_and_the_question_asked_again() -
         for reason in ("size", "parts"):
             assert learner.client.socket.poll(60_000)
             with pytest.raises(MalformedMessage, match=reason):
-                learner.client.receive()
+                learner.client.receive(learner.refused.append)
         learner.now_s += SPANS_INTERVAL_S
         told(learner, rig, Span(EPOCH, 0, 3, True))
         learner.asks()

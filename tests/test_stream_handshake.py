@@ -94,7 +94,7 @@ class Learner:
         """Tend the socket until it comes to pass."""
         deadline_s = time.monotonic() + 60
         while not condition():
-            assert time.monotonic() < deadline_s, f"it did not come to pass within 60 s: {self.dialer.failures()}"
+            assert time.monotonic() < deadline_s, f"it did not come to pass within 60 s: {self.dialer.failures.counts}"
             self.dialer.tend()
             self.socket.poll(5)  # as a learner does: it is what makes ZeroMQ subscribe again
 
@@ -117,7 +117,7 @@ def open_learner(security: Security | None, *endpoints: str, kind: int = zmq.SUB
         socket.set(zmq.LINGER, 0)
         if kind == zmq.SUB:
             socket.set(zmq.SUBSCRIBE, b"")
-        calls = Dialer(socket, security=security)
+        calls = Dialer(socket, Failures(time.monotonic), security=security)
         try:
             for endpoint in endpoints:
                 calls.dial(connect_address(endpoint, security=security))
@@ -152,7 +152,7 @@ def test_those_who_trust_each_other_talk_on_every_socket_of_a_rig() -> None:
             rig.backfill.send_multipart([asker.bytes, b"answer"])
             assert asking.socket.poll(60_000)
             assert asking.socket.recv() == b"answer"
-        assert set(rig.acceptor.failures().values()) == set(learner.dialer.failures().values()) == {0}
+        assert set(rig.acceptor.failures.counts.values()) == set(learner.dialer.failures.counts.values()) == {0}
 
 
 def test_without_keys_they_talk_plain_where_both_are_told_to() -> None:
@@ -171,7 +171,7 @@ def test_one_socket_calls_several_rigs_each_by_its_own_key() -> None:
         learner.hears(one)
         learner.hears(two)
         with open_learner(both, f"{one.endpoint}#two") as mistaken:  # it is there, but with another key
-            mistaken.until(lambda: mistaken.dialer.failures()["broken_off"] > 0)
+            mistaken.until(lambda: mistaken.dialer.failures.counts["broken_off"] > 0)
             assert not one.live.poll(0)
 
 
@@ -202,7 +202,7 @@ WRONG = {
 
 def reasons(side: Acceptor | Dialer) -> set[str]:
     """Why handshakes have failed there."""
-    return {reason for reason, count in side.failures().items() if count}
+    return {reason for reason, count in side.failures.counts.items() if count}
 
 
 @pytest.mark.parametrize("case", WRONG)
@@ -237,7 +237,7 @@ def endpoint() -> str:
 def test_a_learner_gets_in_as_soon_as_the_rig_trusts_it(endpoint: str, soon: None) -> None:
     with open_learner(LEARNER, endpoint) as learner:
         with open_rig(trusting(machine(1), other=STRANGER), endpoint):
-            learner.until(lambda: learner.dialer.failures()["refused"] >= 3)  # it is called again and again
+            learner.until(lambda: learner.dialer.failures.counts["refused"] >= 3)  # it is called again and again
         with open_rig(RIG, endpoint) as rig:
             learner.hears(rig)
 
@@ -245,7 +245,7 @@ def test_a_learner_gets_in_as_soon_as_the_rig_trusts_it(endpoint: str, soon: Non
 def test_a_learner_without_keys_gets_in_as_soon_as_the_rig_asks_for_none(endpoint: str, soon: None) -> None:
     with open_learner(None, endpoint) as learner:
         with open_rig(RIG, endpoint):
-            learner.until(lambda: learner.dialer.failures()["protocol"] > 0)
+            learner.until(lambda: learner.dialer.failures.counts["protocol"] > 0)
         with open_rig(None, endpoint) as rig:
             learner.hears(rig)
 
@@ -353,7 +353,7 @@ def test_without_a_door_nobody_is_let_in() -> None:
     with zmq.Context() as context, context.socket(zmq.XPUB) as socket:
         RIG.serve(socket)
         with open_learner(LEARNER, bind(socket, LOOPBACK)) as learner:
-            learner.until(lambda: learner.dialer.failures()["broken_off"] > 0)
+            learner.until(lambda: learner.dialer.failures.counts["broken_off"] > 0)
             assert not socket.poll(0)
 
 
@@ -455,7 +455,7 @@ def test_ten_thousand_strangers_with_garbage_leave_a_rig_serving() -> None:
                 if number % 50 == 0:  # its greeting: the ones before have been accepted, so that no SYN is dropped
                     assert peer.recv(1) == b"\xff"
                 peer.sendall(beginnings[number % len(beginnings)] + garbage[number % len(garbage)])
-        learner.until(lambda: sum(rig.acceptor.failures().values()) > 2000)
+        learner.until(lambda: sum(rig.acceptor.failures.counts.values()) > 2000)
         rig.live.send(b"still here")
         assert learner.socket.poll(60_000)
         assert learner.socket.recv() == b"still here"
@@ -496,7 +496,7 @@ def test_rigs_and_learners_leave_no_thread_and_no_file_behind() -> None:
         with open_rig(RIG) as rig, open_learner(LEARNER, rig.endpoint) as learner:
             learner.hears(rig)
             with open_learner(trusting(STRANGER, rig=machine(1)), rig.endpoint) as stranger:
-                stranger.until(lambda: stranger.dialer.failures()["refused"] > 0)
+                stranger.until(lambda: stranger.dialer.failures.counts["refused"] > 0)
 
     one_life()
     threads, files = resources()
@@ -555,5 +555,5 @@ def test_failures_are_all_counted_and_said_at_a_limited_rate(caplog: pytest.LogC
         now_s = float(second)
         for address in ("tcp://a:1", "tcp://b:1"):
             failures.add("refused", address, f"{address} refuses")
-    assert failures.counts() == dict.fromkeys(REASONS, 0) | {"refused": int(4 * LOG_INTERVAL_S)}
+    assert failures.counts == dict.fromkeys(REASONS, 0) | {"refused": int(4 * LOG_INTERVAL_S)}
     assert len(caplog.records) == 4

@@ -47,7 +47,7 @@ def gave(first: int, upto: int, *, epoch: str = EPOCHS[0], device: str = "baby")
 
 def pulled(ledger: Ledger, *, without: tuple[int, ...] = (), limit: int = 4) -> Iterator[EncodedPair]:
     """Everything that the spool at place 0 is asked for; it has all but these numbers."""
-    while (wanted := ledger.next_request(0, limit, LATER_S, {})) is not None:
+    while (wanted := ledger.next_request(0, limit, LATER_S, ())) is not None:
         epoch, first, last = wanted
         rows = [pair(seq, epoch=epoch) for seq in range(first, last) if seq not in without]
         yield from ledger.receive_pairs(gave(first, last, epoch=epoch), rows, 0)
@@ -95,7 +95,7 @@ def test_every_pair_enters_once_or_is_lost_by_name_on_long_walks_too(seed: int) 
 
 def test_pairs_before_the_first_one_heard_of_are_not_lost() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(100), 0.0)
+    ledger.receive_announcement(hello(100), 0.0)
     assert ledger.receive(pair(100), 5.0)
     device = ledger.stats().devices["baby"]
     assert (device.next_seq, device.received, device.lost, device.last_received_s) == (101, 1, 0, 5.0)
@@ -103,13 +103,13 @@ def test_pairs_before_the_first_one_heard_of_are_not_lost() -> None:
 
 def test_without_a_spool_a_hole_is_lost_at_once_whether_a_pair_a_hello_or_the_bye_tells_it() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(0), 0.0)
+    ledger.receive_announcement(hello(0), 0.0)
     ledger.receive(pair(0), 0.0)
     ledger.receive(pair(3), 0.0)
     assert ledger.stats().lost == 2
-    ledger.receive_hello(hello(10), 0.0)
+    ledger.receive_announcement(hello(10), 0.0)
     assert ledger.stats().lost == 2 + 6
-    ledger.receive_bye(bye(15), 0.0)
+    ledger.receive_announcement(bye(15), 0.0)
     assert ledger.stats().lost == 2 + 6 + 5
     assert lost(ledger) == [[1, 3], [4, 15]]
     assert ledger.stats().pending == 0
@@ -120,18 +120,18 @@ def test_a_bye_without_a_hello_says_as_well_that_there_is_no_spool() -> None:
     ledger.receive(pair(0), 0.0)
     ledger.receive(pair(3), 0.0)
     assert (ledger.stats().lost, ledger.stats().pending) == (0, 2)
-    ledger.receive_bye(bye(4), 0.0)
+    ledger.receive_announcement(bye(4), 0.0)
     assert (ledger.stats().lost, ledger.stats().pending) == (2, 0)
     assert ledger.all_ended(1)
 
 
 def test_a_new_epoch_is_counted_afresh_and_the_totals_go_on() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(0), 0.0)
+    ledger.receive_announcement(hello(0), 0.0)
     for seq in (0, 5):
         ledger.receive(pair(seq, suppressed=2, junk=1), 0.0)
-    ledger.receive_bye(bye(6), 0.0)
-    ledger.receive_hello(hello(0, epoch=EPOCHS[1]), 0.0)
+    ledger.receive_announcement(bye(6), 0.0)
+    ledger.receive_announcement(hello(0, epoch=EPOCHS[1]), 0.0)
     assert ledger.receive(pair(0, epoch=EPOCHS[1], suppressed=2, junk=1), 0.0)
     stats = ledger.stats()
     device = stats.devices["baby"]
@@ -143,7 +143,7 @@ def test_a_new_epoch_is_counted_afresh_and_the_totals_go_on() -> None:
 def test_two_devices_are_counted_apart() -> None:
     ledger = Ledger()
     for name in ("baby", "toddler"):
-        ledger.receive_hello(hello(0, device=name), 0.0)
+        ledger.receive_announcement(hello(0, device=name), 0.0)
     ledger.receive(pair(0), 0.0)
     ledger.receive(pair(0, device="toddler"), 0.0)
     ledger.receive(pair(1), 0.0)
@@ -153,13 +153,13 @@ def test_two_devices_are_counted_apart() -> None:
 
 def test_what_a_learner_had_in_its_queue_when_it_died_is_lost_where_nobody_can_be_asked() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(0), 0.0)
+    ledger.receive_announcement(hello(0), 0.0)
     for seq in range(10):
         ledger.receive(pair(seq), 0.0)
     ledger.deliver([pair(seq) for seq in range(4)])
     for epoch in EPOCHS[:2]:  # the rig still runs; or it has started again meanwhile
         after = Ledger(stored(ledger))
-        after.receive_hello(hello(10 * (epoch == EPOCHS[0]), epoch=epoch), 0.0)
+        after.receive_announcement(hello(10 * (epoch == EPOCHS[0]), epoch=epoch), 0.0)
         assert (after.stats().received, lost(after), after.stats().pending) == (4, [[4, 10]], 0)
 
 
@@ -168,16 +168,16 @@ def test_what_a_learner_had_in_its_queue_when_it_died_is_lost_where_nobody_can_b
 
 def test_a_hole_is_pulled_oldest_first_and_is_not_asked_for_twice_at_a_time() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(0, backfill=True), 0.0)
+    ledger.receive_announcement(hello(0, backfill=True), 0.0)
     for seq in (0, 9, 20):
         ledger.receive(pair(seq), 0.0)
-    assert ledger.next_request(0, 4, LATER_S, {}) is None  # nobody has said yet that it has them
+    assert ledger.next_request(0, 4, LATER_S, ()) is None  # nobody has said yet that it has them
     ledger.receive_spans(here(span(0, 21)), 0, 1.0, 0)
     assert (ledger.stats().pending, ledger.stats().lost) == (18, 0)
-    assert ledger.next_request(0, 4, LATER_S, {}) == (EPOCHS[0], 1, 5)
-    assert ledger.next_request(0, 4, LATER_S, {EPOCHS[0]: [(1, 5)]}) == (EPOCHS[0], 5, 9)
-    assert ledger.next_request(0, 4, LATER_S, {EPOCHS[0]: [(5, 9), (1, 5)]}) == (EPOCHS[0], 10, 14)
-    assert ledger.next_request(1, 4, LATER_S, {}) is None
+    assert ledger.next_request(0, 4, LATER_S, ()) == (EPOCHS[0], 1, 5)
+    assert ledger.next_request(0, 4, LATER_S, [(EPOCHS[0], 1, 5)]) == (EPOCHS[0], 5, 9)
+    assert ledger.next_request(0, 4, LATER_S, [(EPOCHS[0], 5, 9), (EPOCHS[0], 1, 5)]) == (EPOCHS[0], 10, 14)
+    assert ledger.next_request(1, 4, LATER_S, ()) is None
     assert seqs(pulled(ledger)) == [*range(1, 9), *range(10, 20)]
     assert (ledger.stats().pending, ledger.stats().lost, ledger.stats().received) == (0, 0, 21)
 
@@ -187,14 +187,14 @@ def test_what_may_be_on_its_way_is_asked_for_only_after_a_silence() -> None:
     ledger.receive(pair(0), 0.0)
     ledger.receive(pair(2), 10.0)
     ledger.receive_spans(here(span(0, 5)), 0, 9.0, 0)
-    assert ledger.next_request(0, 100, 10.0, {}) == (EPOCHS[0], 1, 2)
-    assert ledger.next_request(0, 100, 10.0, {EPOCHS[0]: [(1, 2)]}) is None
-    assert ledger.next_request(0, 100, 10.0 + SETTLED_S, {EPOCHS[0]: [(1, 2)]}) == (EPOCHS[0], 3, 5)
+    assert ledger.next_request(0, 100, 10.0, ()) == (EPOCHS[0], 1, 2)
+    assert ledger.next_request(0, 100, 10.0, [(EPOCHS[0], 1, 2)]) is None
+    assert ledger.next_request(0, 100, 10.0 + SETTLED_S, [(EPOCHS[0], 1, 2)]) == (EPOCHS[0], 3, 5)
 
 
 def test_what_the_spool_held_before_the_learner_came_is_pulled_and_what_was_gone_by_then_is_not_lost() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(50, epoch=EPOCHS[1], backfill=True), 0.0)
+    ledger.receive_announcement(hello(50, epoch=EPOCHS[1], backfill=True), 0.0)
     ledger.receive_spans(here(span(7, 9, goes_on=False), span(40, 50, epoch=EPOCHS[1])), 0, 1.0, 0)
     assert seqs(pulled(ledger, limit=100)) == [7, 8, *range(40, 50)]
     assert ledger.stats().lost == 0
@@ -204,7 +204,7 @@ def test_an_epoch_that_began_when_the_spool_was_known_is_the_learners_from_its_f
     ledger = Ledger()
     ledger.receive_spans(here(span(30, 40)), 0, 1.0, 0)
     after = Ledger(stored(ledger))  # while it was down, the rig made two epochs, and had to delete most of them
-    after.receive_hello(hello(50, epoch=EPOCHS[2], backfill=True), 0.0)
+    after.receive_announcement(hello(50, epoch=EPOCHS[2], backfill=True), 0.0)
     spans = span(20, 20, epoch=EPOCHS[1], goes_on=False), span(45, 50, epoch=EPOCHS[2])
     after.receive_spans(here(*spans), 0, 1.0, 0)
     assert lost(after, EPOCHS[0]) == [[30, 40]]
@@ -267,7 +267,7 @@ def test_an_answer_beyond_the_head_loses_nothing_that_is_still_to_be_made() -> N
 
 def test_a_pair_that_comes_after_it_was_given_up_enters_and_is_no_longer_lost() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(0), 0.0)
+    ledger.receive_announcement(hello(0), 0.0)
     ledger.receive(pair(5), 0.0)
     assert ledger.receive(pair(3), 0.0)
     assert not ledger.receive(pair(3), 0.0)
@@ -280,8 +280,8 @@ def test_a_pair_that_comes_after_it_was_given_up_enters_and_is_no_longer_lost() 
 
 def test_a_late_pair_that_died_in_the_queue_is_missing_again() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(6), 0.0)
-    ledger.receive_bye(bye(10), 0.0)
+    ledger.receive_announcement(hello(6), 0.0)
+    ledger.receive_announcement(bye(10), 0.0)
     assert ledger.receive(pair(7), 0.0)
     after = Ledger(stored(ledger))
     assert (after.stats().lost, after.stats().pending) == (3, 1)
@@ -305,7 +305,7 @@ def test_the_next_process_goes_on_behind_what_was_given_and_pulls_what_died_in_t
 
 def test_the_counts_of_what_was_given_go_on_in_the_next_process_and_those_of_the_queue_do_not() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(0), 0.0)
+    ledger.receive_announcement(hello(0), 0.0)
     pairs = [pair(seq, suppressed=3, junk=1, left_ns=9 - seq) for seq in range(4)]
     for one in (*pairs, pairs[0]):
         ledger.receive(one, 0.0)
@@ -331,7 +331,7 @@ def test_a_commit_acknowledges_what_it_holds_without_a_hole_and_what_is_lost() -
 
 def test_a_commit_from_before_the_first_answer_acknowledges_nothing_that_the_spool_still_has_for_the_learner() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(100, backfill=True), 0.0)
+    ledger.receive_announcement(hello(100, backfill=True), 0.0)
     pairs = [pair(seq) for seq in range(100, 110)]
     assert all(ledger.receive(one, 0.0) for one in pairs)
     ledger.deliver(pairs)
@@ -384,19 +384,19 @@ def test_a_cursor_that_contradicts_itself_is_refused(done: list[list[int]], give
 def test_the_end_is_when_all_expected_devices_said_bye() -> None:
     ledger = Ledger()
     assert not ledger.all_ended(1)
-    ledger.receive_bye(bye(0), 0.0)
+    ledger.receive_announcement(bye(0), 0.0)
     assert ledger.all_ended(1)
     assert not ledger.all_ended(2)
-    ledger.receive_hello(hello(0, device="toddler"), 0.0)
+    ledger.receive_announcement(hello(0, device="toddler"), 0.0)
     assert not ledger.all_ended(1)
-    ledger.receive_bye(bye(0, device="toddler"), 0.0)
+    ledger.receive_announcement(bye(0, device="toddler"), 0.0)
     assert ledger.all_ended(2)
 
 
 def test_the_end_is_not_before_the_spool_has_said_what_it_holds_and_all_of_that_came() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(3, backfill=True), 0.0)
-    ledger.receive_bye(bye(3, backfill=True), 0.0)
+    ledger.receive_announcement(hello(3, backfill=True), 0.0)
+    ledger.receive_announcement(bye(3, backfill=True), 0.0)
     assert not ledger.all_ended(1)
     ledger.receive_spans(here(span(1, 3)), 0, 0.0, 0)
     assert not ledger.all_ended(1)
@@ -417,9 +417,9 @@ def test_a_rig_that_crashed_has_not_ended_when_its_spool_is_back_before_its_live
 
 def test_a_rig_of_an_earlier_process_that_is_not_there_any_more_does_not_keep_the_stream_from_ending() -> None:
     ledger = Ledger()
-    ledger.receive_hello(hello(0, device="toddler"), 0.0)
+    ledger.receive_announcement(hello(0, device="toddler"), 0.0)
     after = Ledger(stored(ledger))
-    after.receive_bye(bye(0), 0.0)
+    after.receive_announcement(bye(0), 0.0)
     assert after.all_ended(1)
 
 
@@ -456,7 +456,7 @@ def test_how_a_rig_is_is_what_it_said_last() -> None:
 def test_two_devices_of_one_name_hide_no_loss_and_are_told_to_take_names(caplog: pytest.LogCaptureFixture) -> None:
     ledger = Ledger()
     for epoch in EPOCHS[:2]:
-        ledger.receive_hello(hello(0, epoch=epoch), 0.0)
+        ledger.receive_announcement(hello(0, epoch=epoch), 0.0)
     for seq in range(0, 100, 10):
         for epoch in EPOCHS[:2]:
             assert ledger.receive(pair(seq, epoch=epoch), 0.0)
@@ -472,8 +472,8 @@ def test_two_rigs_of_one_name_with_a_spool_each_do_not_lose_each_others_pairs() 
         for place in (0, 1):
             ledger.receive_spans(here(span(0, 4, epoch=EPOCHS[place])), place, asked_s, 0)
     assert (ledger.stats().pending, ledger.stats().lost) == (8, 0)
-    assert ledger.next_request(0, 9, LATER_S, {}) == (EPOCHS[0], 0, 4)
-    assert ledger.next_request(1, 9, LATER_S, {}) == (EPOCHS[1], 0, 4)
+    assert ledger.next_request(0, 9, LATER_S, ()) == (EPOCHS[0], 0, 4)
+    assert ledger.next_request(1, 9, LATER_S, ()) == (EPOCHS[1], 0, 4)
 
 
 # Stale, foreign and hostile answers
@@ -523,7 +523,7 @@ def test_an_answer_that_nobody_can_have_asked_for_is_refused(answer: PairsReply,
 def test_names_without_end_do_not_take_memory_without_end() -> None:
     ledger = Ledger()
     for number in range(MAX_DEVICES):
-        ledger.receive_hello(hello(0, device=f"d{number}"), 0.0)
+        ledger.receive_announcement(hello(0, device=f"d{number}"), 0.0)
     with pytest.raises(MalformedMessage, match=str(MAX_DEVICES)):
         ledger.receive(pair(0, device="one-more"), 0.0)
     assert ledger.receive(pair(0, device="d0"), 0.0)
@@ -534,7 +534,7 @@ def test_a_rig_that_starts_and_dies_for_weeks_is_followed_for_ever() -> None:
         ledger = Ledger(max_epochs=16)
         for run in range(200):
             epoch = f"{run:032x}"
-            ledger.receive_hello(hello(0, epoch=epoch, backfill=spooled), float(run))
+            ledger.receive_announcement(hello(0, epoch=epoch, backfill=spooled), float(run))
             if spooled:
                 ledger.receive_spans(here(span(0, 0, epoch=epoch)), 0, run + 0.5, 0)
             assert ledger.receive(pair(1, epoch=epoch), run + 0.6)
@@ -548,9 +548,9 @@ def test_a_rig_that_starts_and_dies_for_weeks_is_followed_for_ever() -> None:
 def test_a_rig_that_starts_and_dies_before_its_spool_can_be_reached_is_followed_once_it_can() -> None:
     ledger = Ledger(max_epochs=8)
     for epoch in EPOCHS[:8]:
-        ledger.receive_hello(hello(0, epoch=epoch, backfill=True), 0.0)
+        ledger.receive_announcement(hello(0, epoch=epoch, backfill=True), 0.0)
     with pytest.raises(MalformedMessage, match="more than 8 epochs"):
-        ledger.receive_hello(hello(0, epoch=EPOCHS[8], backfill=True), 0.0)
+        ledger.receive_announcement(hello(0, epoch=EPOCHS[8], backfill=True), 0.0)
     ledger.receive_spans(here(span(0, 3, epoch=EPOCHS[8])), 0, 1.0, 0)
     assert seqs(pulled(ledger)) == [0, 1, 2]
 
@@ -561,10 +561,10 @@ def test_an_epoch_that_can_still_be_asked_for_is_never_forgotten() -> None:
     ledger.receive_spans(here(*spans), 0, 0.0, 0)
     ledger.deliver(list(pulled(ledger)))
     with pytest.raises(MalformedMessage, match="more than 8 epochs"):
-        ledger.receive_hello(hello(0, epoch=EPOCHS[8]), 0.0)
+        ledger.receive_announcement(hello(0, epoch=EPOCHS[8]), 0.0)
     assert list(pulled(ledger)) == []
     ledger.receive_spans(here(*spans[1:]), 0, 1.0, 0)
-    ledger.receive_hello(hello(0, epoch=EPOCHS[8]), 0.0)
+    ledger.receive_announcement(hello(0, epoch=EPOCHS[8]), 0.0)
 
 
 def test_an_epoch_whose_pairs_still_wait_to_be_given_is_not_forgotten() -> None:
@@ -573,9 +573,9 @@ def test_an_epoch_whose_pairs_still_wait_to_be_given_is_not_forgotten() -> None:
     waiting = list(pulled(ledger))
     ledger.receive_spans(here(span(0, 1, epoch=EPOCHS[3])), 0, 1.0, 0)
     with pytest.raises(MalformedMessage, match="more than 4 epochs"):
-        ledger.receive_hello(hello(0, epoch=EPOCHS[4]), 2.0)
+        ledger.receive_announcement(hello(0, epoch=EPOCHS[4]), 2.0)
     ledger.deliver(waiting)
-    ledger.receive_hello(hello(0, epoch=EPOCHS[4]), 2.0)
+    ledger.receive_announcement(hello(0, epoch=EPOCHS[4]), 2.0)
     assert ledger.stats().received == 4
 
 
@@ -593,7 +593,7 @@ def test_a_rig_without_a_spool_is_followed_also_when_another_one_has_left_too_ma
     ledger = Ledger(max_ranges=16)
     for seq in range(1, 99, 2):
         ledger.receive(pair(seq), 0.0)
-    ledger.receive_hello(hello(0, device="toddler"), 0.0)
+    ledger.receive_announcement(hello(0, device="toddler"), 0.0)
     assert all(ledger.receive(pair(seq, device="toddler"), 0.0) for seq in range(0, 60, 3))
     assert ledger.stats().devices["toddler"].lost == 38
 
@@ -610,7 +610,7 @@ def test_answers_that_jump_about_do_not_take_memory_without_end() -> None:
 
 def test_of_too_many_losses_the_oldest_are_only_counted() -> None:
     ledger = Ledger(max_ranges=16)
-    ledger.receive_hello(hello(0), 0.0)
+    ledger.receive_announcement(hello(0), 0.0)
     for seq in range(0, 200, 2):
         ledger.receive(pair(seq), 0.0)
     assert lost(ledger) == [[seq, seq + 1] for seq in range(167, 199, 2)]
@@ -622,8 +622,8 @@ def test_of_too_many_losses_the_oldest_are_only_counted() -> None:
 
 def test_late_pairs_do_not_make_more_losses_than_are_remembered() -> None:
     ledger = Ledger(max_ranges=16)
-    ledger.receive_hello(hello(0), 0.0)
-    ledger.receive_bye(bye(HUGE), 0.0)
+    ledger.receive_announcement(hello(0), 0.0)
+    ledger.receive_announcement(bye(HUGE), 0.0)
     late = [pair(seq) for seq in range(1, 401, 2) if ledger.receive(pair(seq), 0.0)]
     ledger.deliver(late)
     assert len(lost(ledger)) <= 16

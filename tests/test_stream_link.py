@@ -38,8 +38,7 @@ from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import Codec
-from stream.transport.endpoint import LINK_TIMEOUT_MS
-from stream.transport.keepalive import LEARNER_TIMEOUT_MS
+from stream.transport.sockets import LEARNER_TIMEOUT_MS, RIG_TIMEOUT_MS
 
 
 @pytest.mark.parametrize("kind", ["jpeg", "lz4"])
@@ -257,10 +256,10 @@ def test_a_subscriber_that_rests_longer_than_a_dead_link_is_waited_for_loses_not
         Subscriber([publisher.endpoint], capacity_pairs=2, high_water=2, end_on_bye=True) as source,
         in_background(lambda: publish_all(publisher, pairs)),
     ):
-        time.sleep(LINK_TIMEOUT_MS / 1000 + 1.0)
+        time.sleep(RIG_TIMEOUT_MS / 1000 + 1.0)
         assert all_received(source) == pairs
         assert source.stats().lost == 0
-    assert LEARNER_TIMEOUT_MS > 10 * LINK_TIMEOUT_MS
+    assert LEARNER_TIMEOUT_MS > 10 * RIG_TIMEOUT_MS
 
 
 def test_a_live_publisher_never_waits_and_what_a_slow_subscriber_misses_is_counted_there() -> None:

@@ -292,7 +292,7 @@ class ToldPublisher(Publisher):
 def test_a_replay_begins_each_run_anew() -> None:
     with ToldPublisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher, Progress() as progress:
         pairs = [*some(3), *some(2, epoch=NEXT_EPOCH)]
-        assert replay(pairs, publisher, lossless=False, stop=lambda: False, progress=progress) == 5
+        assert replay(pairs, publisher, lossless=False, stop=Stop(), progress=progress) == 5
         assert publisher.begun == NEXT_EPOCH
 
 

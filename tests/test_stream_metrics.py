@@ -42,7 +42,7 @@ def test_a_pair_that_comes_after_it_was_given_up_does_not_make_a_count_fall() ->
     ledger = Ledger()
     for seq in (0, 3):
         ledger.receive(pair(seq), 0.0)
-    ledger.receive_hello(Hello(device="baby", epoch=EPOCH, next_seq=4), 0.0)
+    ledger.receive_announcement(Hello(device="baby", epoch=EPOCH, next_seq=4), 0.0)
     registry = told(ledger)
     assert value(registry, "lost_pairs_total") == value(registry, "device_lost_pairs_total", device="baby") == 2
     ledger.receive(pair(1), 0.0)
@@ -53,7 +53,7 @@ def test_a_pair_that_comes_after_it_was_given_up_does_not_make_a_count_fall() ->
 
 def test_counts_are_those_of_this_process_since_a_crash_would_make_the_others_fall() -> None:
     earlier = Ledger()
-    earlier.receive_hello(Hello(device="baby", epoch=EPOCH, next_seq=0), 0.0)
+    earlier.receive_announcement(Hello(device="baby", epoch=EPOCH, next_seq=0), 0.0)
     pairs = [pair(seq) for seq in (0, 5)]
     earlier.deliver([one for one in pairs if earlier.receive(one, 0.0)])
     ledger = Ledger(earlier.cursor())
@@ -71,7 +71,7 @@ def test_silence_is_counted_from_the_last_pair_or_from_the_start_and_ends_with_t
     assert value(told(ledger, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(6.0)
     known = Ledger(ledger.cursor())
     assert value(told(known, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(10.0)
-    ledger.receive_bye(Bye(device="baby", epoch=EPOCH, next_seq=1), 5.0)
+    ledger.receive_announcement(Bye(device="baby", epoch=EPOCH, next_seq=1), 5.0)
     assert value(told(ledger, now_s=10.0), "device_silent_seconds", device="baby") is None
     assert value(told(ledger), "devices") == 1
 

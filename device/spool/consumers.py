@@ -15,8 +15,8 @@ from typing import Annotated
 
 import msgspec
 
-from stream.live.backfill_messages import MAX_EPOCHS, Epoch, Seq
-from stream.pair import NAME
+from stream.live.backfill_messages import MAX_EPOCHS
+from stream.pair import NAME, Count, Epoch
 
 MAX_CONSUMERS = 64
 SAVE_INTERVAL_S = 3600.0
@@ -30,7 +30,7 @@ class SavedConsumer(msgspec.Struct, forbid_unknown_fields=True):
 
     heard_s: float
     """When the rig last heard from it, seconds since 1970."""
-    upto: Annotated[dict[Epoch, Seq], msgspec.Meta(max_length=MAX_EPOCHS)]
+    upto: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)]
 
 
 class SavedConsumers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -29,10 +29,7 @@ class InfoSettings:
 
     files: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="FILE")]
     """Recordings."""
-    left: str | None = None
-    """Topic of the left images in another tool's recording; by default the one with left in its name."""
-    right: str | None = None
-    """Topic of the right images."""
+    topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
     json: bool = False
     """Print one JSON list, an object for each file."""
 
@@ -80,12 +77,14 @@ def run(settings: InfoSettings, stop: Stop) -> Result:
     """Read recordings to their ends, and describe them."""
     if not settings.files:
         raise StreamError("info needs a recording: python -m stream info FILE")
-    infos = []
+    infos, texts = [], []
     with Progress() as progress:
         for path in settings.files:
-            with open_recording(path, EyeTopics(settings.left, settings.right)) as recording:
-                infos.append(read_info(recording, progress, stop))
-    return Result("\n".join(map(_describe, infos)), [asdict(info) for info in infos])
+            with open_recording(path, settings.topics) as recording:
+                info = read_info(recording, progress, stop)
+                infos.append(asdict(info))
+                texts.append(_describe(info, recording.damage()))
+    return Result("\n".join(texts), infos)
 
 
 def read_info(recording: RecordingReader, progress: Progress, stop: Stop) -> FileInfo:
@@ -110,7 +109,7 @@ def read_info(recording: RecordingReader, progress: Progress, stop: Stop) -> Fil
     mcap = recording.mcap
     info.cut, info.skipped, info.skipped_bytes = mcap.cut, mcap.skipped, mcap.skipped_bytes
     info.unreadable, info.unpaired = recording.unreadable, recording.unpaired
-    info.whole = not (mcap.cut or mcap.skipped or recording.unreadable)
+    info.whole = not recording.damage()
     return info
 
 
@@ -123,30 +122,19 @@ def _count(pair: EncodedPair, epoch: EpochInfo, seqs: Ranges) -> None:
     epoch.kinds[kind] = epoch.kinds.get(kind, 0) + 1
 
 
-def _describe(info: FileInfo) -> str:
+def _describe(info: FileInfo, damage: list[str]) -> str:
     """Return the lines for a person."""
-    lines = [
-        f"{info.file}: {info.pairs} pairs, {format_bytes(info.image_bytes)} of images in {format_bytes(info.file_bytes)}"
-    ]
+    image_bytes, file_bytes = format_bytes(info.image_bytes), format_bytes(info.file_bytes)
+    lines = [f"{info.file}: {info.pairs} pairs, {image_bytes} of images in {file_bytes}"]
     for epoch in info.epochs:
         start = datetime.fromtimestamp(epoch.start_ns // 10**9, UTC)
         lines.append(
             f"  {epoch.device}/{epoch.epoch[:8]}: pairs {epoch.first_seq} to {epoch.last_seq}, {epoch.missing} missing, "
             f"{epoch.seconds:.1f} s from {start:%Y-%m-%d %H:%M:%S} UTC, {', '.join(epoch.kinds)}"
         )
-    lines.append(
-        "  whole" if info.whole else f"  not whole: {_damage(info)}; `python -m stream recover` writes a clean one"
-    )
+    hint = "`python -m stream recover` writes a clean one"
+    lines.append(f"  not whole: {', '.join(damage)}; {hint}" if damage else "  whole")
     return "\n".join(lines)
-
-
-def _damage(info: FileInfo) -> str:
-    wrong = {
-        "its end is missing": info.cut,
-        f"{info.skipped} damaged or unknown records of {format_bytes(info.skipped_bytes)}": info.skipped,
-        f"{info.unreadable} unreadable messages or pairs": info.unreadable,
-    }
-    return ", ".join(text for text, so in wrong.items() if so)
 
 
 COMMAND = Command(run=run, settings=InfoSettings, description=DESCRIPTION)

@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from stream.errors import EndOfStream, MalformedMessage, StreamError
+from stream.errors import EndOfStream, MalformedMessage, StreamError, reported_as
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress, format_bytes
@@ -74,7 +74,8 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
             security=security_for(settings.connect, keys=settings.keys, insecure=settings.insecure),
             insecure=settings.insecure,
         ) as source:
-            writer = _create(path)
+            with reported_as(StreamError, str(path), ": choose another --out"):
+                writer = RecordingWriter(path)
             progress.log(f"recording {', '.join(source.endpoints)} to {path}")
 
             def state() -> str:
@@ -149,10 +150,8 @@ def _commit(source: Source, writer: RecordingWriter) -> None:
 def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, IdentitySet]:
     """Return the first free path of FILE, FILE-2, FILE-3 ..., and the identities of the pairs in those before it."""
     name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
-    try:
+    with reported_as(StreamError, str(out.parent), ": make the folder first, or choose another --out"):
         found = {int(match[1] or 1): path for path in out.parent.iterdir() if (match := name.fullmatch(path.name))}
-    except OSError as error:
-        raise StreamError(f"{out.parent}: {error.strerror}: make the folder first, or choose another --out") from error
     recorded = IdentitySet()
     for _, path in sorted(found.items()):
         progress.log(f"reading which pairs {path} has")
@@ -163,13 +162,6 @@ def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, Identity
                     break
     number = max(found, default=0) + 1
     return (out if number == 1 else out.with_stem(f"{out.stem}-{number}")), recorded
-
-
-def _create(path: Path) -> RecordingWriter:
-    try:
-        return RecordingWriter(path)
-    except OSError as error:
-        raise StreamError(f"{path}: {error.strerror}: choose another --out") from error
 
 
 def _end(writer: RecordingWriter) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
-from stream.errors import StreamError
+from stream.errors import StreamError, reported_as
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress, format_bytes
@@ -29,10 +29,7 @@ class RecoverSettings:
     """The damaged recording."""
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """The clean recording; the file must not exist yet."""
-    left: str | None = None
-    """Topic of the left images in another tool's recording; by default the one with left in its name."""
-    right: str | None = None
-    """Topic of the right images."""
+    topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
     json: bool = False
     """End with one line of JSON on the standard output."""
 
@@ -40,13 +37,11 @@ class RecoverSettings:
 def run(settings: RecoverSettings, stop: Stop) -> Result:
     """Recover a recording. Raises StreamError if the clean file cannot be made, or is there already."""
     with (
-        open_recording(settings.damaged, EyeTopics(settings.left, settings.right)) as recording,
+        open_recording(settings.damaged, settings.topics) as recording,
         Progress() as progress,
     ):
-        try:
+        with reported_as(StreamError, str(settings.out), ": choose another name for the clean file"):
             writer = RecordingWriter(settings.out)
-        except OSError as error:
-            raise StreamError(f"{settings.out}: {error.strerror}: choose another name for the clean file") from error
         try:
             pairs = recover(recording, writer, progress, stop)
         except BaseException:

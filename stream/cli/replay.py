@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Annotated
@@ -54,10 +54,7 @@ class ReplaySettings:
     """Multiple of real time; 0: as fast as the learner takes them."""
     device: str | None = None
     """The device to replay, where a recording has several."""
-    left: str | None = None
-    """Topic of the left images in another tool's recording; by default the one with left in its name."""
-    right: str | None = None
-    """Topic of the right images."""
+    topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
     json: bool = False
     """End with one line of JSON on the standard output."""
 
@@ -66,26 +63,23 @@ def run(settings: ReplaySettings, stop: Stop) -> Result:
     """Replay until the end or `stop`. Raises StreamError for recordings without a pair, or with pairs of several devices."""
     if not settings.files:
         raise StreamError("replay needs a recording: python -m stream replay FILE")
-    topics = EyeTopics(settings.left, settings.right)
     with (
-        closing(RecordingSource(settings.files, speed=settings.speed, topics=topics)) as source,
+        closing(RecordingSource(settings.files, speed=settings.speed, topics=settings.topics)) as source,
         Progress() as progress,
     ):
-        pairs = _pairs(source, settings.device, stop.is_set)
+        pairs = _pairs(source, settings.device, stop)
         first = next(pairs, None)
         if first is None:
             of = f" of {settings.device}" if settings.device else ""
             raise StreamError(f"{', '.join(map(str, settings.files))}: there is no pair{of} to replay")
         with _publisher(settings, first.header) as publisher:
             progress.log(f"replaying {publisher.device} at {publisher.endpoint}")
-            replayed = replay(chain([first], pairs), publisher, settings.speed == 0, stop.is_set, progress)
+            replayed = replay(chain([first], pairs), publisher, settings.speed == 0, stop, progress)
     figures = {"replayed": replayed, "sent": publisher.sent}
     return Result(f"replayed {replayed} pairs, {publisher.sent} of them to at least one subscriber", figures)
 
 
-def replay(
-    pairs: Iterable[EncodedPair], publisher: Publisher, lossless: bool, stop: Callable[[], bool], progress: Progress
-) -> int:
+def replay(pairs: Iterable[EncodedPair], publisher: Publisher, lossless: bool, stop: Stop, progress: Progress) -> int:
     """Publish the pairs of one device, then a bye; returns how many were published.
 
     lossless: send each pair again until a subscriber took it. Raises StreamError at the first pair of another device.
@@ -98,14 +92,12 @@ def replay(
 
     for pair in pairs:
         if pair.header.device != publisher.device:
-            raise StreamError(
-                f"there are pairs of {pair.header.device} too: use --device {publisher.device}, or the other"
-            )
+            raise StreamError(f"there are pairs of {pair.header.device} too: choose, as in --device {publisher.device}")
         if pair.header.epoch != publisher.epoch:
             publisher.begin(pair.header.epoch, pair.header.seq)
-        while not publisher.send(pair) and lossless and not stop():
+        while not publisher.send(pair) and lossless and not stop.is_set():
             progress.update(state)
-        if stop():
+        if stop.is_set():
             break
         replayed += 1
         progress.update(state)
@@ -126,9 +118,9 @@ def _publisher(settings: ReplaySettings, header: Header) -> Publisher:
     )
 
 
-def _pairs(source: RecordingSource, device: str | None, stop: Callable[[], bool]) -> Iterator[EncodedPair]:
+def _pairs(source: RecordingSource, device: str | None, stop: Stop) -> Iterator[EncodedPair]:
     """Yield the pairs of a recording when they are due; only those of one device where it is named."""
-    while not stop():
+    while not stop.is_set():
         try:
             pairs = source.receive(1, RECEIVE_S)
         except EndOfStream:

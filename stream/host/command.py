@@ -17,10 +17,6 @@ from stream.host.settings_file import SettingsFile, SettingsFileError, config_of
 PRESET = "preset"
 
 
-def _accept(_settings: Any) -> None:
-    """No setting has to be checked."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Command:
     """A command and its settings.
@@ -37,7 +33,7 @@ class Command:
     """Whether `--config FILE` is read. The settings then have a field `config`, and defaults for all fields."""
     presets: Mapping[str, Any] = field(default_factory=dict)
     """Settings to begin from, by the name that `--preset` gives; the first is the default. Empty: there is no such flag."""
-    check: Callable[[Any], None] = _accept
+    check: Callable[[Any], object] = lambda _settings: None
     """Raises ValueError for settings that cannot be used."""
     inline: Collection[str] = ()
     """Fields that are dataclasses whose own fields stand in the same table of the file."""

@@ -59,9 +59,7 @@ def check_disk(folder: Path, free_bytes: int, *, writable: bool, floor_bytes: in
     """Check that `wanted_bytes` fit into a folder while `floor_bytes` stay free."""
     free = f"{folder}: {free_bytes / GIB:.1f} GiB free"
     if not writable:
-        return Finding(
-            "disk", "problem", f"{folder} cannot be written by this user: chown it, or choose another folder"
-        )
+        return Finding("disk", "problem", f"{folder} cannot be written by this user: chown it, or choose another")
     if free_bytes <= floor_bytes:
         return Finding("disk", "problem", f"{free}, {floor_bytes / GIB:.1f} must stay free: make room")
     if free_bytes < floor_bytes + wanted_bytes:
@@ -78,23 +76,11 @@ class Clock:
     error_s: float
 
 
-class _Timex(ctypes.Structure):
-    """The first fields of struct timex (adjtimex(2)), and room for the others."""
-
-    _fields_ = (
-        ("modes", ctypes.c_uint),
-        ("offset", ctypes.c_long),
-        ("freq", ctypes.c_long),
-        ("maxerror", ctypes.c_long),
-        ("rest", ctypes.c_byte * 256),
-    )
-
-
 def read_clock(now_s: float) -> Clock:
     """Ask the kernel about its clock (adjtimex(2)), which every user may do; nothing is changed."""
-    timex = _Timex()
-    state = ctypes.CDLL(None).adjtimex(ctypes.byref(timex))
-    return Clock(now_s, synchronised=0 <= state != TIME_ERROR, error_s=timex.maxerror / 1e6)
+    timex = (ctypes.c_long * 64)()  # struct timex begins with modes (padded to a long), offset, freq, maxerror
+    state = ctypes.CDLL(None).adjtimex(timex)
+    return Clock(now_s, synchronised=0 <= state != TIME_ERROR, error_s=timex[3] / 1e6)
 
 
 def check_clock(clock: Clock) -> Finding:
@@ -102,15 +88,11 @@ def check_clock(clock: Clock) -> Finding:
     if clock.now_s < EARLIEST_S:
         return Finding("clock", "problem", "the clock is years behind: set it, or wait for NTP (timedatectl)")
     if not clock.synchronised:
-        return Finding(
-            "clock", "warning", "the clock is not synchronised: sudo timedatectl set-ntp true (latencies will be wrong)"
-        )
+        text = "not synchronised, so latencies will be wrong: sudo timedatectl set-ntp true"
+        return Finding("clock", "warning", text)
     if clock.error_s > MAX_CLOCK_ERROR_S:
-        return Finding(
-            "clock",
-            "warning",
-            f"synchronised within {clock.error_s:.1f} s only: wait for NTP (timedatectl timesync-status)",
-        )
+        text = f"synchronised within {clock.error_s:.1f} s only: wait for NTP (timedatectl timesync-status)"
+        return Finding("clock", "warning", text)
     return Finding("clock", "ok", f"synchronised within {clock.error_s * 1e3:.0f} ms")
 
 

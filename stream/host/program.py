@@ -138,10 +138,8 @@ class Program:
             name = words[0]
         if name not in self.commands:
             others = [f"`{command}`" for command in self.commands if command]
-            no_word = ["flags alone"] if "" in self.commands else []
-            raise ReportedError(
-                f"there is no command {name!r}: use {', '.join(others + no_word)} (--help explains them)"
-            )
+            others += ["flags alone"] * ("" in self.commands)
+            raise ReportedError(f"there is no command {name!r}: use {', '.join(others)} (--help explains them)")
         return self.command(name).execute(flags, f"python -m {self.package} {name}".rstrip(), stop)
 
     def command(self, name: str) -> Command:

@@ -46,10 +46,7 @@ class Progress:
         if now_s - self._updated_s < self._interval_s:
             return False
         self._updated_s = now_s
-        if self._live:
-            self.show(text())
-        else:
-            self.log(text())
+        (self.show if self._live else self.log)(text())
         return True
 
     def show(self, text: str) -> None:

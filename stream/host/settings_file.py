@@ -21,7 +21,7 @@ from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get
 
 import msgspec
 
-from stream.errors import StreamError
+from stream.errors import StreamError, reported_as
 
 MAX_BYTES = 1 << 16
 FLAG = "--config"
@@ -69,11 +69,8 @@ class SettingsFile:
 
         Raises SettingsFileError for a file that cannot be read, is larger than MAX_BYTES, or is not TOML.
         """
-        try:
-            with path.open("rb") as file:
-                data = file.read(MAX_BYTES + 1)
-        except OSError as error:
-            raise SettingsFileError(f"{path} cannot be read: {error.strerror}") from error
+        with reported_as(SettingsFileError, f"{path} cannot be read"), path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
         if len(data) > MAX_BYTES:
             raise SettingsFileError(f"{path} is larger than {MAX_BYTES} bytes: no file of settings")
         try:
@@ -124,9 +121,8 @@ class SettingsFile:
         for name in table:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
-                hint = (
-                    f"did you mean {near[0]}?" if near else f"{'' if within else '--help lists them; '}{_some(known)}"
-                )
+                some = ", ".join(known[:8]) + ", ..." * (len(known) > 8)
+                hint = f"did you mean {near[0]}?" if near else f"{'' if within else '--help lists them; '}{some}"
                 raise self._error((*within, name), f"there is no setting {'.'.join((*within, name))!r}: {hint}")
 
     def _value(self, value: Any, kind: Any, key: tuple[str, ...]) -> Any:
@@ -185,10 +181,6 @@ def _expected(kind: Any) -> str:
     if get_origin(kind) is tuple:
         return f"a list, each {_expected(parts[0])}" if parts[-1] is ... else f"a list of {len(parts)}"
     return _WORDS.get(kind, str(kind))
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
 
 
 def _lines(text: str) -> Iterator[tuple[int, tuple[str, ...]]]:

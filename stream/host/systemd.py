@@ -24,9 +24,7 @@ class Supervisor:
         self._address = f"\0{name[1:]}" if name.startswith("@") else name
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) if name else None
         self._clock = clock
-        self._interval_s = min(
-            REPORT_INTERVAL_S, _watchdog_s(environ) / 2
-        )  # half of it, as sd_watchdog_enabled(3) advises
+        self._interval_s = min(REPORT_INTERVAL_S, _watchdog_s(environ) / 2)  # as sd_watchdog_enabled(3) advises
         self._next_s = float("-inf")
         self._ready = "READY=1\n"
 

@@ -7,12 +7,13 @@ as ZeroMQ's welcome message: that one is written when the connection is made, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
 
 import msgspec
 
 from stream.errors import MalformedMessage
+from stream.pair import Count, Device, Epoch
 
 MAX_BODY_BYTES = 256
 
@@ -21,9 +22,9 @@ class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     """The position of a device: its next pair is number `next_seq` of `epoch`."""
 
     version: Literal[2] = 2
-    device: Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
-    epoch: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-    next_seq: Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+    device: Device
+    epoch: Epoch
+    next_seq: Count
     backfill: bool = False
     """Whether the rig keeps a spool, which answers at the next port. Without it a hole is a loss at once."""
 
@@ -38,24 +39,35 @@ class Bye(Position, frozen=True, kw_only=True):
 
 CONFIRMATION = b"confirm "
 """After a bye a subscriber subscribes to this topic and the epoch, and unsubscribes: the publisher sees that as confirmation."""
-TOPICS: dict[bytes, type[Hello] | type[Bye]] = {b"hello": Hello, b"bye": Bye}
+Announcement = Hello | Bye
+TOPICS: dict[bytes, Callable[[bytes], Announcement]] = {
+    b"hello": msgspec.msgpack.Decoder(Hello).decode,
+    b"bye": msgspec.msgpack.Decoder(Bye).decode,
+}
+"""How the body of each kind of announcement is decoded."""
 
+_T = TypeVar("_T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-def to_parts(message: Hello | Bye) -> list[bytes]:
+def to_parts(message: Announcement) -> list[bytes]:
     """Return the message as it is sent: topic, position as msgpack."""
     return [b"hello" if isinstance(message, Hello) else b"bye", _encoder.encode(message)]
 
 
-def from_parts(parts: Sequence[bytes]) -> Hello | Bye:
+def from_parts(parts: Sequence[bytes]) -> Announcement:
     """Return the hello or bye in a message. Raises MalformedMessage, and nothing else."""
     if len(parts) != 2 or parts[0] not in TOPICS:
         raise MalformedMessage("parts", f"expected a hello or bye in 2 parts, got {len(parts)}")
-    if len(parts[1]) > MAX_BODY_BYTES:
-        raise MalformedMessage("size", f"a {parts[0].decode()} of {len(parts[1])} bytes is out of bounds")
+    return decode_body(parts[1], TOPICS[parts[0]], MAX_BODY_BYTES)
+
+
+def decode_body(body: bytes, decode: Callable[[bytes], _T], max_bytes: int) -> _T:
+    """Decode the msgpack body of a message; `decode` is of a msgspec decoder. Raises MalformedMessage, and nothing else."""
+    if len(body) > max_bytes:
+        raise MalformedMessage("size", f"a body of {len(body)} bytes is out of bounds")
     try:
-        return msgspec.msgpack.decode(parts[1], type=TOPICS[parts[0]])
+        return decode(body)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         raise MalformedMessage("header", str(error)) from error
 

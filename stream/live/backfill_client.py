@@ -5,7 +5,7 @@ Used by the subscriber's thread, between live messages.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import zmq
 
@@ -16,21 +16,12 @@ from stream.live.backfill_messages import MAX_ROWS, PairParts, PairsReply, Reply
 from stream.live.backfill_plan import CREDIT_BYTES, BackfillPlan
 from stream.live.ledger import Ledger
 from stream.pair import EncodedPair
-from stream.transport.parts import receive_parts
+from stream.transport.sockets import receive_parts
 
 HIGH_WATER = 8
 MAX_PARTS = 1 + 3 * MAX_ROWS
 MAX_REPLY_BYTES = CREDIT_BYTES + 2 * MAX_EYE_BYTES
 """Of pairs; one is sent even if it is larger than the credit. A larger reply is refused."""
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedReply:
-    """A reply whose pairs have been verified; `refused` holds the reasons of those that were not valid."""
-
-    reply: Reply
-    pairs: tuple[EncodedPair, ...] = ()
-    refused: tuple[MalformedMessage, ...] = ()
 
 
 class BackfillClient:
@@ -52,22 +43,24 @@ class BackfillClient:
                 return
             self.plan.sent(request)
 
-    def receive(self) -> VerifiedReply | None:
-        """One reply, its pairs verified; None where none is there. Raises MalformedMessage."""
+    def receive(self, refuse: Callable[[MalformedMessage], None]) -> tuple[Reply, list[EncodedPair]] | None:
+        """Return one reply and its valid pairs; None if there is no reply. Raises MalformedMessage for a malformed reply.
+
+        refuse: called for each pair that is not valid.
+        """
         try:
             parts = receive_parts(self.socket, max_parts=MAX_PARTS, max_bytes=self._max_reply_bytes)
         except zmq.Again:
             return None
         reply, rows = decode_reply(parts)
-        if not isinstance(reply, PairsReply):
-            return VerifiedReply(reply)
-        pairs, refused = [], []
-        for row in rows:
-            try:
-                pairs.append(_verified(row, reply))
-            except MalformedMessage as error:
-                refused.append(error)
-        return VerifiedReply(reply, tuple(pairs), tuple(refused))
+        pairs = []
+        if isinstance(reply, PairsReply):
+            for row in rows:
+                try:
+                    pairs.append(_verified(row, reply))
+                except MalformedMessage as error:
+                    refuse(error)
+        return reply, pairs
 
 
 def _verified(row: PairParts, reply: PairsReply) -> EncodedPair:

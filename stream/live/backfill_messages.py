@@ -14,12 +14,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, TypeVar
+from typing import Annotated, Literal, Protocol
 
 import msgspec
 
 from stream.errors import MalformedMessage
 from stream.image import MAX_EYE_BYTES
+from stream.live.announcements import decode_body
+from stream.pair import Count, Device, Epoch
 
 MAX_BODY_BYTES = 1 << 20
 MAX_EPOCHS = 4096
@@ -32,9 +34,6 @@ MAX_CREDIT_BYTES = 4 << 20
 MIN_CELSIUS, MAX_CELSIUS = -100.0, 200.0
 """Bounds of any plausible temperature."""
 
-Seq = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
-Device = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 Consumer = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?\Z")]
 """The name that a consumer keeps over its restarts; empty: the rig keeps no pairs for it."""
 PairParts = tuple[bytes, bytes, bytes]
@@ -45,8 +44,8 @@ class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
     """The pairs [tail, head) of an epoch. Those below `tail` have left the spool, those from `head` on do not exist (yet)."""
 
     epoch: Epoch
-    tail: Seq
-    head: Seq
+    tail: Count
+    head: Count
     open: bool
     """Whether the epoch continues. Where it does not, no pair from `head` on will ever exist."""
 
@@ -68,69 +67,65 @@ class Vitals(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
             raise ValueError("a rig's battery and temperature must be finite")
 
 
-class SpansRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="where"):
-    """Requests the spans. From now on the rig keeps pairs for this consumer."""
-
+class _Request(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     version: Literal[2]
     consumer: Consumer
-    sent_ns: Seq
 
 
-class SpansReply(msgspec.Struct, frozen=True, array_like=True, tag="here"):
-    """Replies to SpansRequest. Further fields of a newer rig are ignored."""
-
+class _Reply(msgspec.Struct, frozen=True, array_like=True):
     version: Literal[2]
     device: Device
+
+
+class SpansRequest(_Request, frozen=True, tag="where"):
+    """Requests the spans. From now on the rig keeps pairs for this consumer."""
+
+    sent_ns: Count
+
+
+class SpansReply(_Reply, frozen=True, tag="here"):
+    """Replies to SpansRequest. Further fields of a newer rig are ignored."""
+
     spans: Annotated[list[Span], msgspec.Meta(max_length=MAX_EPOCHS)]
-    asked_ns: Seq
+    asked_ns: Count
     """`sent_ns` of the request."""
-    now_ns: Seq
+    now_ns: Count
     """The rig's clock, nanoseconds since 1970."""
     vitals: Vitals = Vitals()
 
 
-class PairsRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="get"):
+class PairsRequest(_Request, frozen=True, tag="get"):
     """Requests the pairs [first, last) of an epoch: at most `credit_bytes` of images, but at least one pair."""
 
-    version: Literal[2]
-    consumer: Consumer
     epoch: Epoch
-    first: Seq
-    last: Seq
+    first: Count
+    last: Count
     credit_bytes: Annotated[int, msgspec.Meta(ge=1, le=MAX_CREDIT_BYTES)]
 
 
-class PairsReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="gave"):
+class PairsReply(_Reply, frozen=True, forbid_unknown_fields=True, tag="gave"):
     """Replies to PairsRequest. Each pair of [first, next) is among the rows that follow, or lost. An empty range: not now."""
 
-    version: Literal[2]
-    device: Device
     epoch: Epoch
-    first: Seq
-    next: Seq
-    lost: Annotated[list[tuple[Seq, Seq]], msgspec.Meta(max_length=MAX_LOST_RANGES)]
+    first: Count
+    next: Count
+    lost: Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=MAX_LOST_RANGES)]
     """Ranges [a, b)."""
 
 
-class AckRequest(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="ack"):
+class AckRequest(_Request, frozen=True, tag="ack"):
     """All pairs below `upto[epoch]` are durable at this consumer, or lost for good."""
 
-    version: Literal[2]
-    consumer: Consumer
-    upto: Annotated[dict[Epoch, Seq], msgspec.Meta(max_length=MAX_EPOCHS)]
-    sent_ns: Seq
+    upto: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)]
+    sent_ns: Count
 
 
-class AckReply(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, tag="acked"):
+class AckReply(_Reply, frozen=True, forbid_unknown_fields=True, tag="acked"):
     """Replies to AckRequest."""
 
-    version: Literal[2]
-    device: Device
-    asked_ns: Seq
+    asked_ns: Count
     """`sent_ns` of the request: an older one may be confirmed while a newer one is under way."""
 
-
-_T = TypeVar("_T")
 
 Request = SpansRequest | PairsRequest | AckRequest
 Reply = SpansReply | PairsReply | AckReply
@@ -183,7 +178,7 @@ def decode_request(parts: Sequence[bytes]) -> Request:
     """The request in the parts of a message. Raises MalformedMessage, and nothing else."""
     if len(parts) != 1:
         raise MalformedMessage("parts", f"a request has 1 part, got {len(parts)}")
-    request = _read(parts[0], _requests)
+    request = decode_body(parts[0], _requests.decode, MAX_BODY_BYTES)
     if isinstance(request, PairsRequest) and request.last <= request.first:
         raise MalformedMessage("header", f"a range [{request.first}, {request.last}) is empty")
     return request
@@ -195,23 +190,12 @@ def decode_reply(parts: Sequence[bytes]) -> tuple[Reply, list[PairParts]]:
         raise MalformedMessage("parts", f"a reply has 1 part and 3 for each pair, got {len(parts)}")
     if any(len(part) > MAX_EYE_BYTES for part in parts[1:]):
         raise MalformedMessage("size", "a part of a reply is out of bounds")
-    reply = _read(parts[0], _replies)
+    reply = decode_body(parts[0], _replies.decode, MAX_BODY_BYTES)
     if len(parts) > 1 and not isinstance(reply, PairsReply):
         raise MalformedMessage("parts", "only the reply to a request for pairs carries pairs")
-    if isinstance(reply, PairsReply) and not _is_consistent(reply):
+    if isinstance(reply, PairsReply) and not (
+        reply.first <= reply.next and all(reply.first <= a < b <= reply.next for a, b in reply.lost)
+    ):
         raise MalformedMessage("header", "lost ranges lie outside of the range of the reply")
     rows = [(parts[at], parts[at + 1], parts[at + 2]) for at in range(1, len(parts), 3)]
     return reply, rows
-
-
-def _is_consistent(reply: PairsReply) -> bool:
-    return reply.first <= reply.next and all(reply.first <= a < b <= reply.next for a, b in reply.lost)
-
-
-def _read(body: bytes, decoder: msgspec.msgpack.Decoder[_T]) -> _T:
-    if len(body) > MAX_BODY_BYTES:
-        raise MalformedMessage("size", f"a body of {len(body)} bytes is out of bounds")
-    try:
-        return decoder.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
-        raise MalformedMessage("header", str(error)) from error

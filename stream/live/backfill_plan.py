@@ -1,27 +1,17 @@
 """Which requests a consumer sends to one rig's spool, and when. Pure: clocks and messages are passed in.
 
 It decides when to send a request; the ledger decides which pairs to request. Two requests for pairs are under way at a time, so
-that the rig reads the next pairs while the last ones travel. Each asks for little, so that a live pair waits behind little.
+that the rig reads the next pairs while the last ones travel. Each requests few pairs, so that a live pair never waits long.
 
-Replies come in the order of the requests. So a request is lost, and sent again, once a later one has been answered; however
-slow the link is, none is sent twice because of that. Requests for spans are sent all the time, for this purpose too.
+Replies come in the order of the requests. So a request is known to be lost, and is sent again, once a later one has a reply; a
+slow link alone never makes us send one twice. Requests for spans are sent all the time, for this purpose too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 
-from stream.live.backfill_messages import (
-    AckReply,
-    AckRequest,
-    PairsReply,
-    PairsRequest,
-    Reply,
-    Request,
-    SpansReply,
-    SpansRequest,
-)
+from stream.live import backfill_messages as messages
 from stream.live.ledger import Ledger
 from stream.pair import EncodedPair
 from stream.source import Cursor
@@ -29,24 +19,16 @@ from stream.source import Cursor
 CREDIT_BYTES = 1 << 20
 UNDER_WAY = 2
 MAX_PAIRS = 256
-"""Of one request, where images are small."""
+"""The most pairs of one request; reached if images are small."""
 SPANS_INTERVAL_S = 1.0
 SPANS_FIRST_INTERVAL_S = 0.2
-"""Until the rig has answered for the first time."""
+"""Used until the first reply."""
 MAX_SPANS_UNDER_WAY = 64
-"""On a slow link they wait behind pairs."""
+"""More than one, because on a slow link they wait behind pairs."""
 PAUSE_S = 1.0
-"""After a reply without any pair, so that a rig in trouble is not asked without end."""
+"""How long no pairs are requested after a reply without any, so that a rig in trouble gets few requests."""
 FIRST_PAIR_BYTES = 64 << 10
 """The assumed size of a pair until one was received."""
-
-
-@dataclass(frozen=True, slots=True)
-class _Sent:
-    """A request under way, and when it was sent, in seconds."""
-
-    request: PairsRequest
-    sent_s: float
 
 
 class BackfillPlan:
@@ -69,7 +51,7 @@ class BackfillPlan:
         self._consumer = consumer
         self._clock, self._clock_ns = clock, clock_ns
         self._durable = durable
-        self._pairs_requests: list[_Sent] = []
+        self._pairs_requests: dict[messages.PairsRequest, float] = {}  # under way, and when they were sent, in seconds
         self._spans_requests: dict[int, float] = {}  # sent_s by sent_ns
         self._spans_due_s = self._pairs_due_s = float("-inf")
         self._answered = False
@@ -77,7 +59,7 @@ class BackfillPlan:
         self._epochs: set[str] = set()
         self._ack_owed: dict[str, int] = {}
         self._ack_confirmed: dict[str, int] = {}
-        self._ack: tuple[AckRequest, float] | None = None  # under way, since when
+        self._ack: tuple[messages.AckRequest, float] | None = None  # under way, since when
 
     @property
     def owes_acknowledgement(self) -> bool:
@@ -85,62 +67,60 @@ class BackfillPlan:
         return self._ack_owed != self._ack_confirmed
 
     def acknowledge(self, ledger: Ledger, cursor: Cursor) -> None:
-        """The pairs of a cursor are durable; the rig is told until it has confirmed that."""
+        """Note that the pairs of a cursor are durable; the acknowledgement is sent until the rig has confirmed it."""
         self._durable = cursor
         self._update_ack(ledger)
 
-    def next_request(self, ledger: Ledger, *, has_room: bool) -> Request | None:
-        """The request to send now; None where there is none. Pairs are requested only where there is room for them.
+    def next_request(self, ledger: Ledger, *, has_room: bool) -> messages.Request | None:
+        """The request to send now, if any. Pairs are requested only if there is room for them.
 
-        Call `sent` once it was sent. One that could not be sent is due again: at once, but a request for spans in its interval.
+        Call `sent` once it was sent. Otherwise it is due again: a request for spans after its interval, any other one at once.
         """
         now_s = self._clock()
         if now_s >= self._spans_due_s:
             self._spans_due_s = now_s + (SPANS_INTERVAL_S if self._answered else SPANS_FIRST_INTERVAL_S)
-            return SpansRequest(2, self._consumer, self._clock_ns())
+            return messages.SpansRequest(2, self._consumer, self._clock_ns())
         if self.owes_acknowledgement and (self._ack is None or self._ack[0].upto != self._ack_owed):
-            return AckRequest(2, self._consumer, self._ack_owed, self._clock_ns())
+            return messages.AckRequest(2, self._consumer, self._ack_owed, self._clock_ns())
         if not has_room or now_s < self._pairs_due_s or len(self._pairs_requests) >= UNDER_WAY:
             return None
-        under_way: dict[str, list[tuple[int, int]]] = {}
-        for sent in self._pairs_requests:
-            under_way.setdefault(sent.request.epoch, []).append((sent.request.first, sent.request.last))
+        under_way = [(sent.epoch, sent.first, sent.last) for sent in self._pairs_requests]
         max_pairs = min(max(1, int(CREDIT_BYTES / self._pair_bytes)), MAX_PAIRS)
         missing = ledger.next_request(self._endpoint, max_pairs, now_s, under_way)
-        return None if missing is None else PairsRequest(2, self._consumer, *missing, CREDIT_BYTES)
+        return None if missing is None else messages.PairsRequest(2, self._consumer, *missing, CREDIT_BYTES)
 
-    def sent(self, request: Request) -> None:
-        """A request is under way."""
+    def sent(self, request: messages.Request) -> None:
+        """Note that a request is under way."""
         now_s = self._clock()
         match request:
-            case SpansRequest():
+            case messages.SpansRequest():
                 self._spans_requests[request.sent_ns] = now_s
                 while len(self._spans_requests) > MAX_SPANS_UNDER_WAY:  # the oldest were never answered
                     self._spans_requests.pop(next(iter(self._spans_requests)))
-            case AckRequest():
+            case messages.AckRequest():
                 self._ack = request, now_s
-            case PairsRequest():
-                self._pairs_requests.append(_Sent(request, now_s))
+            case messages.PairsRequest():
+                self._pairs_requests[request] = now_s
 
-    def receive(self, reply: Reply, pairs: Iterable[EncodedPair], ledger: Ledger) -> list[EncodedPair]:
+    def receive(self, reply: messages.Reply, pairs: Sequence[EncodedPair], ledger: Ledger) -> list[EncodedPair]:
         """Enter a reply and its verified pairs into the ledger; returns the pairs that are new. Raises MalformedMessage."""
         match reply:
-            case SpansReply():
+            case messages.SpansReply():
                 sent_s = self._spans_requests.pop(reply.asked_ns, None)
                 if sent_s is not None:
                     self._receive_spans(reply, sent_s, ledger)
                 return []
-            case AckReply():
+            case messages.AckReply():
                 if self._ack is not None and self._ack[0].sent_ns == reply.asked_ns:
                     self._ack_confirmed, self._ack = self._ack[0].upto, None
                 return []
-            case PairsReply():
-                return self._receive_pairs(reply, list(pairs), ledger)
+            case messages.PairsReply():
+                return self._receive_pairs(reply, pairs, ledger)
 
-    def _receive_spans(self, reply: SpansReply, sent_s: float, ledger: Ledger) -> None:
+    def _receive_spans(self, reply: messages.SpansReply, sent_s: float, ledger: Ledger) -> None:
         self._answered = True
         # Requests that were sent before this one were lost: replies come in order.
-        self._pairs_requests = [sent for sent in self._pairs_requests if sent.sent_s >= sent_s]
+        self._pairs_requests = {one: one_s for one, one_s in self._pairs_requests.items() if one_s >= sent_s}
         if self._ack is not None and self._ack[1] < sent_s:
             self._ack = None
         ledger.receive_spans(reply, self._endpoint, sent_s, self._clock_ns())
@@ -149,16 +129,17 @@ class BackfillPlan:
             self._epochs = epochs
             self._update_ack(ledger)
 
-    def _receive_pairs(self, reply: PairsReply, pairs: list[EncodedPair], ledger: Ledger) -> list[EncodedPair]:
+    def _receive_pairs(
+        self, reply: messages.PairsReply, pairs: Sequence[EncodedPair], ledger: Ledger
+    ) -> list[EncodedPair]:
         answered = reply.epoch, reply.first
-        self._pairs_requests = [
-            sent for sent in self._pairs_requests if (sent.request.epoch, sent.request.first) != answered
-        ]
-        now_s = self._clock()
-        self._pairs_due_s = now_s + PAUSE_S
+        self._pairs_requests = {
+            one: sent_s for one, sent_s in self._pairs_requests.items() if (one.epoch, one.first) != answered
+        }
+        self._pairs_due_s = self._clock() + PAUSE_S  # this pause also follows a reply that the ledger refuses
         new = ledger.receive_pairs(reply, pairs, self._endpoint)
         if reply.next > reply.first:
-            self._pairs_due_s = now_s
+            self._pairs_due_s = float("-inf")
         for pair in pairs:
             self._pair_bytes += (len(pair.left) + len(pair.right) - self._pair_bytes) / 8
         return new

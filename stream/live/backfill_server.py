@@ -16,25 +16,10 @@ import msgspec
 import zmq
 
 from stream.errors import MalformedMessage
-from stream.live.backfill_messages import (
-    AckReply,
-    AckRequest,
-    PairParts,
-    PairsReply,
-    PairsRequest,
-    Reply,
-    Request,
-    Shelf,
-    SpansReply,
-    SpansRequest,
-    Vitals,
-    decode_request,
-    encode_message,
-)
+from stream.live import backfill_messages as messages
 from stream.log_limit import LogLimit
 from stream.transport.endpoint import bind
-from stream.transport.keepalive import LEARNER_TIMEOUT_MS, watch_link
-from stream.transport.parts import receive_parts
+from stream.transport.sockets import LEARNER_TIMEOUT_MS, limit_silence, receive_parts
 
 log = logging.getLogger(__name__)
 
@@ -48,26 +33,26 @@ LOG_INTERVAL_S = 10.0
 
 
 def reply_to(
-    request: Request, shelf: Shelf, *, over: bool, now_ns: int, vitals: Callable[[], Vitals]
-) -> tuple[Reply, Sequence[PairParts]]:
+    request: messages.Request, shelf: messages.Shelf, *, over: bool, now_ns: int, vitals: Callable[[], messages.Vitals]
+) -> tuple[messages.Reply, Sequence[messages.PairParts]]:
     """The reply to a request out of a shelf, and the pairs behind it. Pure, apart from the shelf.
 
     over: whether the stream has ended, so that no epoch is open. now_ns: nanoseconds since 1970.
     """
     match request:
-        case SpansRequest():
+        case messages.SpansRequest():
             if request.consumer:
                 shelf.register(request.consumer)
             spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans()]
-            return SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals()), ()
-        case AckRequest():
+            return messages.SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals()), ()
+        case messages.AckRequest():
             if request.consumer:
                 shelf.acknowledge(request.consumer, request.upto)
-            return AckReply(2, shelf.device, request.sent_ns), ()
-        case PairsRequest():
+            return messages.AckReply(2, shelf.device, request.sent_ns), ()
+        case messages.PairsRequest():
             reading = shelf.read(request.epoch, request.first, request.last, request.credit_bytes)
             lost = list(reading.lost)
-            return PairsReply(2, shelf.device, request.epoch, request.first, reading.next, lost), reading.rows
+            return messages.PairsReply(2, shelf.device, request.epoch, request.first, reading.next, lost), reading.rows
 
 
 class BackfillServer:
@@ -83,9 +68,9 @@ class BackfillServer:
         self,
         socket: zmq.Socket[bytes],
         address: str,
-        shelf: Shelf,
+        shelf: messages.Shelf,
         *,
-        vitals: Callable[[], Vitals] = Vitals,
+        vitals: Callable[[], messages.Vitals] = messages.Vitals,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._socket = socket
@@ -102,7 +87,7 @@ class BackfillServer:
         socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
         socket.set(zmq.TOS, BACKGROUND_TOS)
         socket.set(zmq.LINGER, 0)
-        watch_link(socket, LEARNER_TIMEOUT_MS)
+        limit_silence(socket, LEARNER_TIMEOUT_MS)
         self.endpoint = bind(socket, address)
         self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
         self._thread.start()
@@ -123,7 +108,7 @@ class BackfillServer:
     def _answer_one(self) -> None:
         sender, *parts = receive_parts(self._socket, max_parts=MAX_REQUEST_PARTS)
         try:
-            request = decode_request(parts)
+            request = messages.decode_request(parts)
             over = self.over  # read before the spans, which may still grow in between
             reply, rows = reply_to(request, self._shelf, over=over, now_ns=self._clock_ns(), vitals=self._vitals)
         except MalformedMessage as error:
@@ -137,5 +122,5 @@ class BackfillServer:
             return
         # A ROUTER drops the reply where the consumer is gone or slow.
         self._socket.send_multipart(
-            [sender, encode_message(reply), *(part for row in rows for part in row)], copy=False
+            [sender, messages.encode_message(reply), *(part for row in rows for part in row)], copy=False
         )

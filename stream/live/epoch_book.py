@@ -6,6 +6,7 @@ or is lost for good. A number below the head that is not known is a hole.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
@@ -13,7 +14,9 @@ from typing import Self
 
 import msgspec
 
-from stream.live.backfill_messages import Seq, Span
+from stream.live.announcements import Announcement, Bye
+from stream.live.backfill_messages import Span
+from stream.pair import Count
 from stream.ranges import Ranges
 
 
@@ -30,16 +33,6 @@ class EpochState(Enum):
     """No spool has it any more, and no rig publishes it."""
 
 
-class Arrival(Enum):
-    """What a received pair is to its epoch."""
-
-    NEW = auto()
-    RETURNED = auto()
-    """It had been counted as lost."""
-    REPEATED = auto()
-    """It was received before, and is to be dropped."""
-
-
 @dataclass(slots=True)
 class RangeBudget:
     """How many ranges all epochs together may keep, and how many they do keep."""
@@ -52,10 +45,10 @@ class RangeBudget:
 class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"first": "joined"}):
     """An epoch in a cursor."""
 
-    first: Seq
-    head: Seq
-    done: list[tuple[Seq, Seq]]
-    lost: list[tuple[Seq, Seq]]
+    first: Count
+    head: Count
+    done: list[tuple[Count, Count]]
+    lost: list[tuple[Count, Count]]
     gone: bool
 
 
@@ -63,10 +56,12 @@ class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"first": "
 class EpochBook:
     """The numbers of an epoch, and the rules by which they become known.
 
+    counts: of its device; the book counts lost, returned and repeated pairs there.
     since_s: when the epoch was first heard of. endpoint: number of the endpoint whose spool named it.
     """
 
     budget: RangeBudget
+    counts: Counter[str]
     first: int
     """The first number that this consumer is to receive."""
     head: int
@@ -85,13 +80,13 @@ class EpochBook:
     """The known and lost ranges that are counted in the budget."""
 
     @classmethod
-    def restore(cls, cursor: EpochCursor, budget: RangeBudget) -> Self:
+    def restore(cls, cursor: EpochCursor, budget: RangeBudget, counts: Counter[str]) -> Self:
         """The book of an earlier process. Raises ValueError for a cursor that contradicts itself."""
         done, lost = Ranges(cursor.done), Ranges(cursor.lost)
         if done.end > cursor.head or any(done.overlap(first, last) < last - first for first, last in lost):
             raise ValueError("this is not the cursor of a live stream (it contradicts itself)")
         state = EpochState.GONE if cursor.gone else EpochState.HEARD
-        book = cls(budget, cursor.first, cursor.head, float("-inf"), done.copy(), done, lost, state)
+        book = cls(budget, counts, cursor.first, cursor.head, float("-inf"), Ranges(done), done, lost, state)
         book._count_ranges()
         return book
 
@@ -109,7 +104,7 @@ class EpochBook:
         return self.done == self.known and not any(self.holes())
 
     def is_forgettable(self) -> bool:
-        """Whether it can be forgotten, once it is not live: it is complete, and nobody will send a pair of it again."""
+        """Whether an epoch that is not live can be forgotten: it is complete, and nobody will send a pair of it again."""
         return self.state in (EpochState.GONE, EpochState.UNSPOOLED) and self.is_complete()
 
     def has_room_for(self, first: int, last: int) -> bool:
@@ -117,54 +112,52 @@ class EpochBook:
         touches = first <= self.first or first - 1 in self.known or last in self.known
         return touches or self.budget.known < self.budget.max_ranges
 
-    def receive(self, seq: int) -> Arrival:
-        """Make the number of a received pair known."""
-        returned = seq in self.lost
-        if seq in self.known and not returned:
-            return Arrival.REPEATED
-        if returned:
+    def receive(self, seq: int) -> bool:
+        """Make the number of a received pair known; False if the pair was received before, and is to be dropped."""
+        if seq in self.lost:
             self.lost.remove(seq, seq + 1)
             self.done.remove(seq, seq + 1)
+            self.counts.update(lost=-1, returned=1)
+        elif seq in self.known:
+            self.counts["repeated"] += 1
+            return False
         self.head = max(self.head, seq + 1)
         self.known.add(seq, seq + 1)
         self._count_ranges()
-        return Arrival.RETURNED if returned else Arrival.NEW
+        return True
 
-    def announce(self, head: int, *, backfill: bool) -> None:
-        """The rig says how far it is, and whether it keeps a spool."""
-        self.head = max(self.head, head)
-        if not backfill:
+    def announce(self, announcement: Announcement) -> None:
+        """Note how far the rig is, whether its stream has ended, and whether it keeps a spool."""
+        self.head = max(self.head, announcement.next_seq)
+        self.closed = self.closed or isinstance(announcement, Bye)
+        if not announcement.backfill:
             self.state = EpochState.UNSPOOLED
         elif self.state is EpochState.UNSPOOLED:
             self.state = EpochState.HEARD if self.endpoint is None else EpochState.SPOOLED
 
-    def read_span(self, span: Span, endpoint: int) -> int:
-        """A spool says which pairs it has. Returns how many numbers are lost by that."""
-        self.first = min(
-            self.first, span.tail
-        )  # the first pair that was received live may not be the first one there is
+    def read_span(self, span: Span, endpoint: int) -> None:
+        """Note which pairs the spool of an endpoint has; missing ones that it does not have are lost."""
+        # The first pair that was received live may not be the first one there is.
+        self.first = min(self.first, span.tail)
         self.endpoint, self.state, self.head = endpoint, EpochState.SPOOLED, max(self.head, span.head)
-        lost = self.give_up(self.known.missing(self.first, span.tail))
+        self.give_up(self.known.missing(self.first, span.tail))
         if not span.open:
             self.closed = True
-            lost += self.give_up(self.known.missing(span.head, self.head))
-        return lost
+            self.give_up(self.known.missing(span.head, self.head))
 
-    def dismiss(self) -> int:
-        """Nobody will send a missing pair of it. Returns how many numbers are lost by that."""
+    def dismiss(self) -> None:
+        """Give up all missing pairs: nobody will send them."""
         if self.state is not EpochState.UNSPOOLED:
             self.state = EpochState.GONE
-        return self.give_up(self.holes())
+        self.give_up(self.holes())
 
-    def give_up(self, holes: Iterable[tuple[int, int]]) -> int:
-        """The pairs of these holes will never be received. Returns how many numbers are lost by that."""
-        lost = 0
+    def give_up(self, holes: Iterable[tuple[int, int]]) -> None:
+        """Count the pairs of these holes as lost: they will never be received."""
         for first, last in list(holes):
-            lost += self.known.add(first, last)
+            self.counts["lost"] += self.known.add(first, last)
             self.done.add(first, last)
             self.lost.add(first, last)
             self._count_ranges()
-        return lost
 
     def forget(self) -> None:
         """Give its ranges back to the budget."""

@@ -10,17 +10,17 @@ process begins there, so that a pair that was lost in a queue is pulled again, a
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable
 from typing import Annotated
 
 import msgspec
 
 from stream.errors import MalformedMessage
-from stream.live.announcements import Bye, Hello, Position
-from stream.live.backfill_messages import MAX_EPOCHS, Device, PairsReply, SpansReply
-from stream.live.device_book import DeviceBook, DeviceCursor
+from stream.live.announcements import Announcement
+from stream.live.backfill_messages import MAX_EPOCHS, PairsReply, SpansReply
+from stream.live.device_book import DeviceBook, DeviceCursor, PairRange
 from stream.live.epoch_book import EpochBook, EpochState, RangeBudget
-from stream.pair import EncodedPair
+from stream.pair import Device, EncodedPair
 from stream.source import Cursor
 from stream.stats import SourceStats
 
@@ -67,26 +67,23 @@ class Ledger:
             self._epochs = sum(len(device.epochs) for device in self._devices.values())
 
     def receive(self, pair: EncodedPair, now_s: float) -> bool:
-        """Enter a live pair; False where it was received before, or there is no room for it, and it is to be dropped."""
+        """Enter a live pair; False if it is to be dropped: it was received before, or there is no room for it."""
         header = pair.header
         device, book = self._find(header.device, header.epoch, header.seq, now_s)
         device.see_live(header, now_s)
         if book.state is EpochState.UNSPOOLED:
-            device.give_up(book, book.known.missing(book.first, header.seq))
+            book.give_up(book.known.missing(book.first, header.seq))
         return book.has_room_for(header.seq, header.seq + 1) and device.receive(book, pair)
 
     def deliver(self, pairs: Iterable[EncodedPair]) -> None:
-        """The learner has these accepted pairs."""
+        """Note that the learner has these pairs."""
         for pair in pairs:
             self._devices[pair.header.device].deliver(pair.header)
 
-    def receive_hello(self, hello: Hello, now_s: float) -> None:
-        """Enter where a device is, and whether its missing pairs can be pulled."""
-        self._announce(hello, now_s, closed=False)
-
-    def receive_bye(self, bye: Bye, now_s: float) -> None:
-        """Enter that a device has sent all pairs of its epoch."""
-        self._announce(bye, now_s, closed=True)
+    def receive_announcement(self, announcement: Announcement, now_s: float) -> None:
+        """Enter the position of a device, whether its stream has ended, and whether its missing pairs can be pulled."""
+        device, book = self._find(announcement.device, announcement.epoch, announcement.next_seq, now_s)
+        device.announce(book, announcement)
 
     def receive_spans(self, reply: SpansReply, endpoint: int, asked_s: float, answered_ns: int) -> None:
         """Enter what the spool at an endpoint holds. All other pairs are lost.
@@ -98,8 +95,8 @@ class Ledger:
         if known is not None:
             known.dismiss_unnamed({span.epoch for span in reply.spans}, endpoint, asked_s)
         for span in reply.spans:
-            device, book = self._find(reply.device, span.epoch, span.tail, asked_s)
-            device.read_span(book, span, endpoint)
+            _, book = self._find(reply.device, span.epoch, span.tail, asked_s)
+            book.read_span(span, endpoint)
         if reply.spans:
             self._devices[reply.device].read_spool(reply, asked_s, answered_ns)
 
@@ -116,7 +113,7 @@ class Ledger:
         if not book.has_room_for(reply.first, reply.next):
             raise MalformedMessage("header", f"{reply.device}/{reply.epoch[:8]} replies leave too many holes")
         new = [pair for pair in pairs if device.receive(book, pair)]
-        device.give_up(book, book.known.missing(reply.first, min(reply.next, book.head)))
+        book.give_up(book.known.missing(reply.first, min(reply.next, book.head)))
         return new
 
     def count_malformed(self, reason: str) -> int:
@@ -125,11 +122,11 @@ class Ledger:
         return self._malformed[reason]
 
     def next_request(
-        self, endpoint: int, max_pairs: int, now_s: float, requested: Mapping[str, Sequence[tuple[int, int]]]
-    ) -> tuple[str, int, int] | None:
-        """The next range to request from the spool at an endpoint: epoch, first, last; None where nothing is missing treply.
+        self, endpoint: int, max_pairs: int, now_s: float, requested: Collection[PairRange]
+    ) -> PairRange | None:
+        """The next range to request from the spool at an endpoint, the oldest first; None if nothing is missing there.
 
-        requested: ranges by epoch that were requested and not answered yet. The oldest hole comes first.
+        requested: ranges that were requested, and have no reply yet.
         """
         device = self._devices.get(self._device_at.get(endpoint, ""))
         hole = None if device is None else device.next_hole(endpoint, now_s, requested)
@@ -144,7 +141,7 @@ class Ledger:
         return len(heard) >= devices and all(device.has_ended() for device in heard)
 
     def stats(self) -> SourceStats:
-        """The ledger as of now."""
+        """The present statistics."""
         devices = {name: device.stats() for name, device in self._devices.items() if device.epochs}
         return SourceStats(
             received=sum(device.received for device in devices.values()),
@@ -159,8 +156,7 @@ class Ledger:
     def cursor(self) -> Cursor:
         """The done numbers, as JSON values: see `stream.source.Cursor`."""
         devices = {name: device.cursor() for name, device in self._devices.items()}
-        builtins: Cursor = msgspec.to_builtins(LedgerCursor(devices=devices))
-        return builtins
+        return dict(msgspec.to_builtins(LedgerCursor(devices=devices)))
 
     def acknowledgement(self, cursor: Cursor, endpoint: int) -> dict[str, int]:
         """For each epoch of the spool at an endpoint the number below which a cursor has all pairs."""
@@ -168,29 +164,23 @@ class Ledger:
         device, kept = self._devices.get(name), msgspec.convert(cursor, LedgerCursor).devices.get(name)
         return {} if device is None or kept is None else device.acknowledgement(kept, endpoint)
 
-    def _announce(self, position: Position, now_s: float, *, closed: bool) -> None:
-        device, book = self._find(position.device, position.epoch, position.next_seq, now_s)
-        device.announce(book, position, closed=closed)
-
     def _find(self, name: str, epoch: str, seq: int, now_s: float) -> tuple[DeviceBook, EpochBook]:
         """A device and its epoch. A new epoch begins at `seq`, or at 0 where its earlier pairs are ours too."""
         device = self._devices.get(name)
         if device is None:
             if len(self._devices) >= self._max_devices:
-                raise MalformedMessage(
-                    "header", f"{name} is one device more than the {self._max_devices} that are followed"
-                )
+                raise MalformedMessage("header", f"{name} is one device more than the limit of {self._max_devices}")
             device = self._devices[name] = DeviceBook()
         book = device.epochs.get(epoch)
         if book is None:
             self._make_room()
             first = 0 if device.spool_known else seq
-            book = device.epochs[epoch] = EpochBook(self._budget, first=first, head=seq, since_s=now_s)
+            book = device.epochs[epoch] = EpochBook(self._budget, device.counts, first=first, head=seq, since_s=now_s)
             self._epochs += 1
         return device, book
 
     def _make_room(self) -> None:
-        """Where there are too many epochs, forget the oldest forgettable one. Raises MalformedMessage where there is none."""
+        """If there are too many epochs, forget the oldest forgettable one. Raises MalformedMessage if there is none."""
         if self._epochs < self._max_epochs:
             return
         for device in self._devices.values():

@@ -10,25 +10,24 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Literal, Self, TypeVar
+from typing import Literal
 
 import zmq
 
 from stream import codec
+from stream.closeable import Closeable
 from stream.errors import EndpointError
 from stream.live import announcements
-from stream.live.announcements import Bye, Hello, Subscriptions
+from stream.live.announcements import Announcement, Bye, Hello, Subscriptions
 from stream.live.backfill_messages import Shelf, Vitals
 from stream.live.backfill_server import BackfillServer
 from stream.pair import EncodedPair
 from stream.transport.acceptor import Acceptor
 from stream.transport.endpoint import bind, bind_address, bind_with_neighbour
-from stream.transport.keepalive import LEARNER_TIMEOUT_MS, watch_link
 from stream.transport.security import Security
+from stream.transport.sockets import LEARNER_TIMEOUT_MS, limit_silence
 
 log = logging.getLogger(__name__)
-
-_Announcement = TypeVar("_Announcement", Hello, Bye)
 
 LIVE_TOS = 0x88
 """DSCP AF41: Wi-Fi sends it as video, before the replies of the spool."""
@@ -37,7 +36,7 @@ MAX_SUBSCRIPTIONS_AT_ONCE = 256
 """Read between two pairs, so that a flood of them cannot delay the stream."""
 
 
-class Publisher:
+class Publisher(Closeable):
     """Sends pairs to its subscribers; used by one thread, as a context manager.
 
     endpoint: tcp://HOST:PORT; `self.endpoint` is the real one where the port was 0 or *.
@@ -127,17 +126,11 @@ class Publisher:
 
     def failed_handshakes(self) -> Mapping[str, int]:
         """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`. Any thread may call it."""
-        return self._acceptor.failures()
+        return dict(self._acceptor.failures.counts)
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
         """Wait for a subscriber; returns False if there was none within `timeout_s`."""
-        deadline_s = time.monotonic() + timeout_s
-        while self.subscribers() == 0:
-            left_ms = int(1000 * (deadline_s - time.monotonic()))
-            if left_ms <= 0:
-                return False
-            self._socket.poll(left_ms)
-        return True
+        return self._wait_until(lambda: self.subscribers() > 0, time.monotonic() + timeout_s)
 
     def bye(self) -> bool:
         """Announce the end of the stream; returns whether all subscribers confirmed within `linger_s` that they received it all.
@@ -150,13 +143,9 @@ class Publisher:
         self._greet()
         self._socket.set(zmq.XPUB_NODROP, 1)
         deadline_s = time.monotonic() + self._linger_s
-        sent = self._put(announcements.to_parts(self._position(Bye, self.next_seq)), self._linger_s)
-        while sent and self.subscribers() > self._subscriptions.confirmed:  # in this order: the former reads the latter
-            left_ms = int(1000 * (deadline_s - time.monotonic()))
-            if left_ms <= 0:
-                return False
-            self._socket.poll(left_ms)
-        return sent
+        sent = self._announce(Bye, self.next_seq, self._linger_s)
+        # `subscribers` comes first, because it also reads the confirmations.
+        return sent and self._wait_until(lambda: self.subscribers() <= self._subscriptions.confirmed, deadline_s)
 
     def close(self) -> None:
         """Let queued pairs leave for up to `linger_s`, then free the port; idempotent."""
@@ -166,12 +155,6 @@ class Publisher:
         self._acceptor.close()
         if self._owns_context:
             self._context.term()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def _serve(self, shelf: Shelf, vitals: Callable[[], Vitals], address: str) -> BackfillServer:
         router = self._context.socket(zmq.ROUTER)
@@ -189,8 +172,17 @@ class Publisher:
         socket.set(zmq.XPUB_VERBOSER, 1)  # every joining and leaving, not only the first of a topic
         socket.set(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
         socket.set(zmq.TOS, LIVE_TOS)
-        watch_link(socket, LEARNER_TIMEOUT_MS)
+        limit_silence(socket, LEARNER_TIMEOUT_MS)
         return socket
+
+    def _wait_until(self, condition: Callable[[], bool], deadline_s: float) -> bool:
+        """Wait for messages of subscribers until the condition holds; returns False if it did not by the deadline."""
+        while not condition():
+            left_ms = int(1000 * (deadline_s - time.monotonic()))
+            if left_ms <= 0:
+                return False
+            self._socket.poll(left_ms)
+        return True
 
     def _put(self, parts: list[bytes], wait_s: float) -> bool:
         """Hand a message to the queues. Where the socket may not drop messages, wait for room."""
@@ -213,7 +205,9 @@ class Publisher:
             if change:
                 log.info("subscriber %s device=%s", "joined" if change > 0 else "left", self.device)
         if self._owes_hello:
-            self._owes_hello = not self._put(announcements.to_parts(self._position(Hello, self._hello_seq)), 0.0)
+            self._owes_hello = not self._announce(Hello, self._hello_seq, 0.0)
 
-    def _position(self, kind: type[_Announcement], next_seq: int) -> _Announcement:
-        return kind(device=self.device, epoch=self.epoch, next_seq=next_seq, backfill=self.backfill is not None)
+    def _announce(self, kind: type[Announcement], next_seq: int, wait_s: float) -> bool:
+        has_spool = self.backfill is not None
+        announcement = kind(device=self.device, epoch=self.epoch, next_seq=next_seq, backfill=has_spool)
+        return self._put(announcements.to_parts(announcement), wait_s)

@@ -3,37 +3,34 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import zmq
 
 from stream import codec
 from stream.image import MAX_EYE_BYTES
 from stream.live import announcements
-from stream.live.announcements import Bye, Hello
+from stream.live.announcements import Announcement, Bye
 from stream.live.backfill_client import HIGH_WATER, BackfillClient
 from stream.live.backfill_plan import BackfillPlan
 from stream.pair import EncodedPair
 from stream.transport.dialer import Dialer
-from stream.transport.endpoint import (
-    CONNECT_TIMEOUT_MS,
-    LINK_TIMEOUT_MS,
-    RECONNECT_IVL_MAX_MS,
-    RECONNECT_IVL_MS,
-    backfill_endpoint,
-)
-from stream.transport.keepalive import watch_link
-from stream.transport.parts import receive_parts
+from stream.transport.endpoint import backfill_endpoint
+from stream.transport.handshake import Failures
 from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
+from stream.transport.sockets import RIG_TIMEOUT_MS, limit_silence, receive_parts
 
 MAX_PARTS = 4
+CONNECT_TIMEOUT_MS = 1_000
+RECONNECT_IVL_MS = 100
+RECONNECT_IVL_MAX_MS = 500
+"""With these a live pair arrives within about a second after the link is back, however long it was away."""
 TEND_INTERVAL_S = 0.25
 MAX_PART_BYTES = MAX_EYE_BYTES + CURVE_OVERHEAD_BYTES
 
 
 class RigLinks:
-    """Calls rigs, and calls them again; used by one thread, but `failures` by any.
+    """Calls rigs, and calls them again; used by one thread; `failures` may be read by any.
 
     addresses: of `stream.transport.endpoint.connect_address`. new_plan: makes the plan for a rig's spool from the number of
     its address. high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back.
@@ -50,6 +47,8 @@ class RigLinks:
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._security = security
+        self.failures = Failures(time.monotonic)
+        """Handshakes of all sockets."""
         self._dialers: list[Dialer] = []
         self._poller = zmq.Poller()
         self._tended_s = float("-inf")
@@ -74,8 +73,8 @@ class RigLinks:
         """Wait until a message is there, or the time is over."""
         self._poller.poll(int(1000 * timeout_s))
 
-    def receive_live(self) -> EncodedPair | Hello | Bye | None:
-        """One message of the live streams, its checksum verified; None where none is there. Raises MalformedMessage."""
+    def receive_live(self) -> EncodedPair | Announcement | None:
+        """Return one message of the live streams, its checksum verified; None if there is none. Raises MalformedMessage."""
         try:
             parts = receive_parts(self._live, max_parts=MAX_PARTS)
         except zmq.Again:
@@ -96,13 +95,6 @@ class RigLinks:
             for dialer in self._dialers:
                 dialer.tend()
 
-    def failures(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`."""
-        failures = Counter[str]()
-        for dialer in self._dialers:
-            failures.update(dialer.failures())
-        return dict(failures)
-
     def close(self) -> None:
         """Close all sockets; idempotent."""
         for dialer in self._dialers:
@@ -117,8 +109,8 @@ class RigLinks:
         socket.set(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_IVL_MAX_MS)
         socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
-        watch_link(socket, LINK_TIMEOUT_MS)
-        dialer = Dialer(socket, security=self._security)
+        limit_silence(socket, RIG_TIMEOUT_MS)
+        dialer = Dialer(socket, self.failures, security=self._security)
         self._dialers.append(dialer)
         self._poller.register(socket, zmq.POLLIN)
         return dialer

@@ -5,7 +5,7 @@ thread stops reading: ZeroMQ's queue fills, then TCP pushes back, then the rig d
 its spool when there is room again. Memory is bounded at each of these steps. Live pairs go first: a reply from a spool is read
 only when no live message waits. `stream.live.ledger` says which pairs are new and which are missing.
 
-The kernel checks that connections are alive (`stream.transport.keepalive`); that also works for a learner that rests.
+The kernel checks that connections are alive (`stream.transport.sockets`); that also works for a learner that rests.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Self
 
+from stream.closeable import Closeable
 from stream.errors import EndOfStream, MalformedMessage, StreamError
-from stream.live.announcements import Bye, Hello
+from stream.live.announcements import Announcement, Bye
 from stream.live.backfill_client import BackfillClient
 from stream.live.backfill_plan import BackfillPlan
 from stream.live.ledger import Ledger
@@ -47,7 +47,7 @@ LOG_INTERVAL_S = 10.0
 """Seconds between two log lines of the same reason."""
 
 
-class Subscriber:
+class Subscriber(Closeable):
     """Receives the pairs of one or several devices; satisfies `stream.source.Source`. Context manager.
 
     endpoints: tcp://HOST:PORT of each device; none has to be there yet, and each is reconnected to when it comes back.
@@ -133,7 +133,9 @@ class Subscriber:
         """See Source; received pairs include those that wait in the queue."""
         with self._changed:
             stats = self._ledger.stats()
-        return replace(stats, failed_handshakes=self._links.failures(), before=self._before, endpoints=self.endpoints)
+        return replace(
+            stats, failed_handshakes=dict(self._links.failures.counts), before=self._before, endpoints=self.endpoints
+        )
 
     def close(self) -> None:
         """Stop receiving, tell the rigs the last acknowledgement, and free the sockets; idempotent."""
@@ -142,12 +144,6 @@ class Subscriber:
             self._changed.notify_all()
         self._thread.join()
         self._links.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def _is_over(self) -> bool:
         ended = self._devices_to_end is not None and self._ledger.all_ended(self._devices_to_end)
@@ -217,29 +213,23 @@ class Subscriber:
         if self._log_limit.allows(error.reason):
             log.warning("message dropped: %s count=%d", error, count)
 
-    def _enter_live(self, message: EncodedPair | Hello | Bye) -> None:
+    def _enter_live(self, message: EncodedPair | Announcement) -> None:
         now_s = self._clock()
         with self._changed:
-            match message:
-                case Hello():
-                    self._ledger.receive_hello(message, now_s)
-                case Bye():
-                    self._ledger.receive_bye(message, now_s)
-                    self._links.confirm(message)
-                case EncodedPair():
-                    if self._ledger.receive(message, now_s):
-                        self._enqueue([message])
+            if not isinstance(message, EncodedPair):
+                self._ledger.receive_announcement(message, now_s)
+            elif self._ledger.receive(message, now_s):
+                self._enqueue([message])
             self._changed.notify_all()
+        if isinstance(message, Bye):
+            self._links.confirm(message)
 
     def _enter_reply(self, spool: BackfillClient) -> None:
-        verified = spool.receive()
-        if verified is None:
-            return
-        for error in verified.refused:
-            self._refuse(error)
-        with self._changed:
-            self._enqueue(spool.plan.receive(verified.reply, verified.pairs, self._ledger))
-            self._changed.notify_all()
+        received = spool.receive(self._refuse)
+        if received is not None:
+            with self._changed:
+                self._enqueue(spool.plan.receive(*received, self._ledger))
+                self._changed.notify_all()
 
     def _enqueue(self, pairs: Sequence[EncodedPair]) -> None:
         if not self._closing:

@@ -285,8 +285,7 @@ def _decompress(data: memoryview, chunk: _Chunk) -> memoryview:
 
 
 def _number(content: memoryview, place: int) -> int:
-    number: int = _NUMBER.unpack_from(content, place)[0]
-    return number
+    return int(_NUMBER.unpack_from(content, place)[0])
 
 
 def _name(content: memoryview, place: int) -> tuple[str, int]:

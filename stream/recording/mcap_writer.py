@@ -68,7 +68,8 @@ class McapWriter:
 
     def __init__(self, file: FileIO) -> None:
         self._file = file
-        self._end = 0
+        self.file_bytes = 0
+        """Size of the file, without the chunk that is being filled."""
         self._schemas: dict[str, records.Schema] = {}
         self._channels: list[records.Channel] = []
         self._counts: Counter[int] = Counter()
@@ -85,11 +86,6 @@ class McapWriter:
     def messages(self) -> int:
         """Messages in the file."""
         return self._counts.total()
-
-    @property
-    def file_bytes(self) -> int:
-        """Size of the file, without the chunk that is being filled."""
-        return self._end
 
     def channel(self, topic: str, schema: Schema, *, compressed: bool) -> Channel:
         """Begin a topic, whose messages are all of `schema`."""
@@ -126,10 +122,10 @@ class McapWriter:
         length = _CHUNK.size - 9 + len(compression) + _LENGTH.size + len(data)
         crc = zlib_ng.crc32(content)
         head = _CHUNK.pack(Opcode.CHUNK, length, start_ns, end_ns, len(content), crc, len(compression))
-        index, index_offsets = _message_index(chunk, self._end + 9 + length)
+        index, index_offsets = _message_index(chunk, self.file_bytes + 9 + length)
         record = records.ChunkIndex(
             chunk_length=9 + length,
-            chunk_start_offset=self._end,
+            chunk_start_offset=self.file_bytes,
             compression=compression,
             compressed_size=len(data),
             message_end_time=end_ns,
@@ -146,7 +142,7 @@ class McapWriter:
         """Append the last chunk and the index. Nothing can be added afterwards."""
         self.flush()
         data_end = _packed([records.DataEnd(data_section_crc=0)])
-        start = self._end + len(data_end)
+        start = self.file_bytes + len(data_end)
         groups: dict[Opcode, Sequence[records.McapRecord]] = {
             Opcode.SCHEMA: list(self._schemas.values()),
             Opcode.CHANNEL: self._channels,
@@ -186,10 +182,10 @@ class McapWriter:
                 while rest:
                     rest = rest[self._file.write(rest) :]
         except OSError:
-            self._file.truncate(self._end)
-            self._file.seek(self._end)
+            self._file.truncate(self.file_bytes)
+            self._file.seek(self.file_bytes)
             raise
-        self._end += sum(map(len, parts))
+        self.file_bytes += sum(map(len, parts))
 
 
 def _message_index(chunk: _Chunk, place: int) -> tuple[bytes, dict[int, int]]:
@@ -205,5 +201,4 @@ def _packed(group: Sequence[records.McapRecord]) -> bytes:
     builder = RecordBuilder()
     for record in group:
         record.write(builder)
-    packed: bytes = builder.end()  # type: ignore[no-untyped-call]
-    return packed
+    return bytes(builder.end())  # type: ignore[no-untyped-call]

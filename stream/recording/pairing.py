@@ -22,7 +22,9 @@ class TimedImage:
     """An image and its capture time."""
 
     captured_ns: int
+    """Nanoseconds since 1970."""
     image: bytes | Image
+    """A JPEG file, or pixels: uint8 [H, W] or [H, W, 3] BGR."""
 
     @property
     def size(self) -> int:

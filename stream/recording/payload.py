@@ -19,6 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from stream.image import MAX_EYE_BYTES, MAX_SIDE, Image
 from stream.pair import Header
+from stream.recording.pairing import TimedImage
 from stream.recording.protobuf import Fields, bytes_field
 
 
@@ -30,16 +31,6 @@ class Schema:
     message_encoding: str
     schema_encoding: str
     data: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedImage:
-    """One image of a recording."""
-
-    captured_ns: int | None
-    """None where the message has no time."""
-    image: bytes | Image
-    """A JPEG file, or pixels: uint8 [H, W] or [H, W, 3] BGR."""
 
 
 _FIELDS = [field for field in msgspec.structs.fields(Header) if field.name != "version"]
@@ -89,18 +80,18 @@ def pixels_data(image: Image, captured_ns: int, frame_id: str) -> tuple[bytes, b
     return _bytes(message) + bytes_field(RawImage.DATA_FIELD_NUMBER, image.nbytes), image.tobytes()
 
 
-def read_eye(schema: str, data: memoryview) -> RecordedImage:
+def read_eye(schema: str, data: memoryview, default_ns: int) -> TimedImage:
     """Decode the image in a message of the schema COMPRESSED.name or RAW.name; it shares no memory with `data`.
 
+    default_ns: capture time of an image whose message has no time.
     Raises ValueError if it is damaged, or not a JPEG, bgr8, rgb8 or mono8.
     """
-    message = Fields(data)
-    captured_ns = None
+    message, captured_ns = Fields(data), default_ns
     if CompressedImage.TIMESTAMP_FIELD_NUMBER in message:  # both messages have it in the same place
         timestamp = Fields(message.data(CompressedImage.TIMESTAMP_FIELD_NUMBER))
         seconds = timestamp.integer(Timestamp.SECONDS_FIELD_NUMBER)
         captured_ns = 10**9 * seconds + timestamp.integer(Timestamp.NANOS_FIELD_NUMBER)
-    return RecordedImage(captured_ns, _jpeg(message) if schema == COMPRESSED.name else _pixels(message))
+    return TimedImage(captured_ns, _jpeg(message) if schema == COMPRESSED.name else _pixels(message))
 
 
 def _jpeg(message: Fields) -> bytes:
@@ -132,8 +123,7 @@ _CHANNELS: Mapping[str, int] = {"bgr8": 3, "8UC3": 3, "rgb8": 3, "mono8": 1, "8U
 
 
 def _bytes(message: Any) -> bytes:
-    data: bytes = message.SerializeToString()
-    return data
+    return bytes(message.SerializeToString())
 
 
 def _protobuf(message: Any) -> Schema:

@@ -11,20 +11,19 @@ import logging
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
 import msgspec
-from zlib_ng import zlib_ng
 
-from stream.codec import encode_pair
-from stream.errors import StreamError
+from stream.codec import encode_pair, images_crc
+from stream.errors import StreamError, reported_as
 from stream.image import Image
 from stream.pair import EncodedPair, Header
 from stream.recording.mcap_reader import McapReader, Message
 from stream.recording.pairing import EyeName, Pairing, TimedImage
-from stream.recording.payload import COMPRESSED, HEADER, RAW, RecordedImage, read_eye, read_header
+from stream.recording.payload import COMPRESSED, HEADER, RAW, read_eye, read_header
 
 log = logging.getLogger(__name__)
 
@@ -34,17 +33,19 @@ _IMAGES = (COMPRESSED.name, RAW.name)
 
 @dataclass(frozen=True, slots=True)
 class EyeTopics:
-    """The image topics of both eyes in another tool's recording; None: the topic with left or right in its name."""
+    """The image topics of both eyes in another tool's recording."""
 
     left: str | None = None
+    """Topic of the left images in another tool's recording; by default the one with left in its name."""
     right: str | None = None
+    """Topic of the right images."""
 
 
 class RecordingReader:
     """Iterates once over the pairs of a file, in the order written. Memory: one chunk, and the pair that is being made.
 
-    file: opened for reading bytes, unbuffered is fastest. name: of the file, for people and as another tool's device.
-    Raises StreamError if it is no recording, and while iterating if its two eyes cannot be told apart.
+    file: opened for reading bytes, unbuffered is fastest. name: of the file, for messages and as the device of another tool.
+    Raises StreamError if it is no recording, and while iterating if its two eyes cannot be distinguished.
     """
 
     def __init__(self, file: BinaryIO, name: str, topics: EyeTopics | None = None) -> None:
@@ -65,26 +66,37 @@ class RecordingReader:
         return self._foreign.pairing.unpaired
 
     def __iter__(self) -> Iterator[EncodedPair]:
-        try:
+        with reported_as(StreamError, self.name):  # a card that gives up
             for message in self.mcap:
                 try:
                     yield from self._receive(message)
                 except ValueError:
                     self.unreadable += 1
-        except OSError as error:  # a card that gives up
-            raise StreamError(f"{self.name}: {error.strerror or error}") from error
         self._ours.end()
         yield from self._foreign.end()
         self.unreadable += self._ours.incomplete + self._foreign.unreadable
-        self._log_damage()
+        wrong = self.damage()
+        if self.unpaired:
+            wrong.append(f"{self.unpaired} images without a partner in time")
+        if wrong:
+            log.warning("%s is not whole, the rest was read: %s", self.name, ", ".join(wrong))
+
+    def damage(self) -> list[str]:
+        """Describe what of the file could not be read; known at the end of the iteration."""
+        mcap = self.mcap
+        found = {
+            "its end is missing": mcap.cut,
+            f"{mcap.skipped} damaged or unknown records of {mcap.skipped_bytes} bytes": mcap.skipped,
+            f"{self.unreadable} unreadable messages or pairs": self.unreadable,
+        }
+        return [text for text, count in found.items() if count]
 
     def _receive(self, message: Message) -> list[EncodedPair]:
         """Return the pairs that this message completes. Raises ValueError for an unreadable message or pair."""
         topic = message.topic
         ours = _TOPIC.fullmatch(topic.name)
         if ours is not None and (ours["rig"] in self._rigs or self._has_header(ours["rig"])):
-            pair = self._ours.add(message, ours["rig"], ours["part"])
-            return [] if pair is None else [pair]
+            return self._ours.add(message, ours["rig"], ours["part"])
         if topic.encoding == "protobuf" and topic.schema in _IMAGES:
             return self._foreign.add(message)
         return []
@@ -96,58 +108,35 @@ class RecordingReader:
             self._rigs.add(rig)
         return rig in self._rigs
 
-    def _log_damage(self) -> None:
-        """Log one warning for all damage of the file."""
-        mcap = self.mcap
-        wrong = []
-        if mcap.cut:
-            wrong.append("its end is missing: read up to its last whole chunk (`python -m stream recover` repairs it)")
-        if mcap.skipped:
-            wrong.append(f"{mcap.skipped} damaged or unknown records of {mcap.skipped_bytes} bytes left out")
-        if self.unreadable:
-            wrong.append(f"{self.unreadable} unreadable messages or pairs left out")
-        if self.unpaired:
-            wrong.append(f"{self.unpaired} images had no partner in time")
-        if wrong:
-            log.warning("%s: %s", self.name, "; ".join(wrong))
-
-
-@dataclass(slots=True)
-class _Parts:
-    """The parts of one of our pairs that have been read."""
-
-    key: tuple[str, int, int]
-    header: Header | None = None
-    eyes: dict[str, RecordedImage] = field(default_factory=dict)
-
 
 class _OurPairs:
     """Puts our pairs together: the three messages of a pair have the same rig, time and sequence, and follow each other."""
 
     def __init__(self) -> None:
         self.incomplete = 0
-        self._parts: _Parts | None = None
+        self._key: tuple[str, int, int] | None = None
+        self._header: Header | None = None
+        self._eyes: dict[str, bytes | Image] = {}
 
-    def add(self, message: Message, rig: str, part: str) -> EncodedPair | None:
-        """Return the pair that this message completes. Raises ValueError for parts that do not fit."""
+    def add(self, message: Message, rig: str, part: str) -> list[EncodedPair]:
+        """Return the pair that this message completes, if any. Raises ValueError for parts that do not fit."""
         key = (rig, message.time_ns, message.sequence)
-        if self._parts is None or self._parts.key != key:
+        if key != self._key:
             self.end()
-            self._parts = _Parts(key)
-        parts = self._parts
+            self._key, self._header, self._eyes = key, None, {}
         if part == "meta":
-            parts.header = read_header(message.data)
+            self._header = read_header(message.data)
         else:
-            parts.eyes[part] = read_eye(message.topic.schema, message.data)
-        if parts.header is None or len(parts.eyes) < 2:
-            return None
-        self._parts = None
-        return _restored(parts.header, parts.eyes["left"].image, parts.eyes["right"].image)
+            self._eyes[part] = read_eye(message.topic.schema, message.data, message.time_ns).image
+        if self._header is None or len(self._eyes) < 2:
+            return []
+        self._key = None
+        return [_restored(self._header, self._eyes["left"], self._eyes["right"])]
 
     def end(self) -> None:
-        """The pair ends here, complete or not."""
-        self.incomplete += self._parts is not None
-        self._parts = None
+        """Count the last pair, if it is incomplete."""
+        self.incomplete += self._key is not None
+        self._key = None
 
 
 class _ForeignPairs:
@@ -172,9 +161,8 @@ class _ForeignPairs:
             return []
         if self._found.setdefault(eye, message.topic.name) != message.topic.name:
             raise self._unclear()
-        image = read_eye(message.topic.schema, message.data)
-        captured_ns = message.time_ns if image.captured_ns is None else image.captured_ns
-        return self._encode(self.pairing.add(eye, TimedImage(captured_ns, image.image)))
+        image = read_eye(message.topic.schema, message.data, message.time_ns)
+        return self._encode(self.pairing.add(eye, image))
 
     def end(self) -> list[EncodedPair]:
         """Return the last pairs."""
@@ -200,33 +188,31 @@ class _ForeignPairs:
         for left, right in pairs:
             self._epoch = self._epoch or _hash(self._device, left, right)
             try:
-                encoded.append(self._encoded(left, right))
+                pair = encode_pair(
+                    left.image,
+                    right.image,
+                    device=self._device,
+                    epoch=self._epoch,
+                    seq=self._seq,
+                    left_ns=left.captured_ns,
+                    right_ns=right.captured_ns,
+                    codec="jpeg" if isinstance(left.image, bytes) else "lz4",
+                )
             except ValueError:  # two sizes, a damaged JPEG, a time before 1970
                 self.unreadable += 1
+            else:
+                encoded.append(pair)
+                self._seq += 1
         return encoded
-
-    def _encoded(self, left: TimedImage, right: TimedImage) -> EncodedPair:
-        pair = encode_pair(
-            left.image,
-            right.image,
-            device=self._device,
-            epoch=self._epoch,
-            seq=self._seq,
-            left_ns=left.captured_ns,
-            right_ns=right.captured_ns,
-            codec="jpeg" if isinstance(left.image, bytes) else "lz4",
-        )
-        self._seq += 1
-        return pair
 
 
 def _restored(header: Header, left: bytes | Image, right: bytes | Image) -> EncodedPair:
     """Return one of our pairs as it was sent. Raises ValueError if header and images do not belong together."""
     if isinstance(left, bytes) and isinstance(right, bytes):
-        if header.codec != "jpeg" or zlib_ng.crc32(right, zlib_ng.crc32(left)) != header.crc:
+        if header.codec != "jpeg" or images_crc(left, right) != header.crc:
             raise ValueError(f"{header.name} is not the pair that its header describes")
         return EncodedPair(header, left, right)
-    # Another version of lz4 may pack otherwise: the checksum is made to fit.
+    # Another version of lz4 may compress to other bytes, which then have another checksum.
     pair = encode_pair(left, right, codec="lz4", **{name: getattr(header, name) for name in _PASSED_ON})
     if msgspec.structs.replace(pair.header, crc=header.crc) != header:
         raise ValueError(f"{header.name} is not the pair that its header describes")
@@ -235,7 +221,7 @@ def _restored(header: Header, left: bytes | Image, right: bytes | Image) -> Enco
 
 _MEASURED = ("version", "height", "width", "channels", "codec", "crc")
 _PASSED_ON = [name for name in Header.__struct_fields__ if name not in _MEASURED]
-"""Fields of the header that are passed to `encode_pair`; it finds out the others."""
+"""Fields of the header that are passed to `encode_pair`, which measures the others."""
 
 
 def _hash(device: str, left: TimedImage, right: TimedImage) -> str:
@@ -249,9 +235,7 @@ def _hash(device: str, left: TimedImage, right: TimedImage) -> str:
 @contextmanager
 def open_recording(path: Path, topics: EyeTopics | None = None) -> Iterator[RecordingReader]:
     """Open a recording for reading. Raises StreamError if it cannot be read, or is none."""
-    try:
+    with reported_as(StreamError, str(path)):
         file = path.open("rb", buffering=0)
-    except OSError as error:
-        raise StreamError(f"{path}: {error.strerror or error}") from error
     with file:
         yield RecordingReader(file, str(path), topics)

@@ -91,17 +91,15 @@ class RecordingSource:
         self._pairs.close()
 
     def _look_ahead(self) -> EncodedPair | None:
-        """Return the next pair; None if there is none, and `_ended` holds the reason."""
+        """Return the next pair; None if there is none, and then `_ended` holds the reason."""
         if self._ahead is None and self._ended is None:
             try:
-                self._ahead = next((pair for pair in self._pairs if pair.header not in self._given), None)
+                self._ahead = next(pair for pair in self._pairs if pair.header not in self._given)
+                self._pace.next(self._ahead.header)
+            except StopIteration:
+                self._ended = EndOfStream("the recording has given its last pair")
             except StreamError as error:
                 self._ended = error
-            else:
-                if self._ahead is None:
-                    self._ended = EndOfStream("the recording has given its last pair")
-                else:
-                    self._pace.next(self._ahead.header)
         return self._ahead
 
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Self
 
+from stream.closeable import Closeable
 from stream.codec import decode
 from stream.fsync import sync_path
 from stream.pair import Codec, EncodedPair, Header
@@ -22,7 +22,7 @@ CHUNK_BYTES = 1 << 20
 """What a damaged place can cost, and what a file loses when its writer is killed."""
 
 
-class RecordingWriter:
+class RecordingWriter(Closeable):
     """Writes pairs to a new file; a context manager.
 
     Raises OSError if the file exists already, or there is no room: it then has its whole chunks, and `close` ends it properly.
@@ -79,12 +79,6 @@ class RecordingWriter:
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def _channels(self, header: Header) -> tuple[Channel, Channel, Channel]:
         """Return the topics of a pair: header, left, right."""

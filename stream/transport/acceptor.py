@@ -13,13 +13,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from queue import SimpleQueue
-from typing import Self
 
 import zmq
 from zmq.utils import z85
 
+from stream.closeable import Closeable
 from stream.transport.handshake import FAILED_EVENTS, Failures, failure, read_event
 from stream.transport.security import Security
 
@@ -32,7 +32,7 @@ POLL_MS = 100
 """How soon the thread notices a further socket, or the end."""
 
 
-class Acceptor:
+class Acceptor(Closeable):
     """Guards the sockets of one context that bind. Context manager; close it after its sockets.
 
     security: the keys that are let in; None where the sockets are plain, and only failures are counted.
@@ -48,7 +48,7 @@ class Acceptor:
     ) -> None:
         self._security = security
         self._names = {} if security is None else {key: name for name, key in security.trusted.items()}
-        self._failures = Failures(clock)
+        self.failures = Failures(clock)
         self._sockets: list[zmq.Socket[bytes]] = []
         self._joining: SimpleQueue[zmq.Socket[bytes]] = SimpleQueue()
         self._monitors: list[zmq.Socket[bytes]] = []
@@ -71,10 +71,6 @@ class Acceptor:
         self._sockets.append(socket)
         self._joining.put(socket.get_monitor_socket(FAILED_EVENTS | zmq.EVENT_MONITOR_STOPPED))
 
-    def failures(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`."""
-        return self._failures.counts()
-
     def close(self) -> None:
         """Stop guarding; idempotent. Waits until the closed sockets have finished lingering."""
         for socket in self._sockets:
@@ -82,12 +78,6 @@ class Acceptor:
                 socket.disable_monitor()
         self._closing.set()  # the thread reads on until all monitors have stopped: one left unread hangs the context
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
 
     def _run(self) -> None:
         if self._zap is not None:
@@ -134,11 +124,11 @@ class Acceptor:
             return
         reason = failure(kind, value)
         if reason is not None and reason != "refused":  # a refusal is logged with its key, in _admit
-            self._failures.add(reason, address, self._describe(reason, address))
+            self.failures.add(reason, address, self._describe(reason, address))
 
     def _log_refusal(self, key: str, address: str) -> None:
         folder = "" if self._security is None else f" --keys {self._security.folder}"
-        self._failures.add(
+        self.failures.add(
             "refused",
             "",
             f"a learner at {address} was refused, its key is not trusted here: if `python -m stream keys` there shows "

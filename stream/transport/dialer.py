@@ -7,7 +7,7 @@ was started a minute before its key was trusted would wait for ever. Here such a
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
@@ -38,6 +38,7 @@ class Dialer:
     def __init__(
         self,
         socket: zmq.Socket[bytes],
+        failures: Failures,
         *,
         security: Security | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -45,12 +46,11 @@ class Dialer:
         self.socket = socket
         self._security = security
         self._clock = clock
-        self._failures = Failures(clock)
+        self.failures = failures
         self._rigs: dict[str, str | None] = {}
         self._shaking_hands: set[str] = set()  # connected, and the handshake has not ended yet
-        self._left_s: dict[
-            str, float
-        ] = {}  # since when it is failed or disconnected, without an event that ZeroMQ tries again
+        self._left_s: dict[str, float] = {}
+        """Since when an address has failed or been disconnected, without an event that ZeroMQ tries again."""
         self._monitor = socket.get_monitor_socket(_EVENTS)
 
     def dial(self, address: str) -> None:
@@ -75,10 +75,6 @@ class Dialer:
                 self.socket.disconnect(address)
             self._call(address, self._rigs[address])
 
-    def failures(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`."""
-        return self._failures.counts()
-
     def close(self) -> None:
         """Stop reading events; before the socket is closed. Idempotent."""
         if not self._monitor.closed:
@@ -97,7 +93,7 @@ class Dialer:
         if reason is not None:
             self._shaking_hands.discard(address)
             self._left_s[address] = self._clock()
-            self._failures.add(reason, address, self._describe(reason, address))
+            self.failures.add(reason, address, self._describe(reason, address))
         elif kind == zmq.EVENT_CONNECTED:
             self._shaking_hands.add(address)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -108,7 +104,7 @@ class Dialer:
             self._left_s[address] = self._clock()
             if address in self._shaking_hands:
                 self._shaking_hands.remove(address)
-                self._failures.add("protocol", address, f"{address} is no rig: something else answers there")
+                self.failures.add("protocol", address, f"{address} is no rig: something else answers there")
 
     def _describe(self, reason: str, address: str) -> str:
         rig = self._rigs[address]

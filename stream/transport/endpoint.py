@@ -24,15 +24,6 @@ from stream.errors import EndpointError, EndpointTaken
 from stream.transport.keys import KeysError, keys_folder
 from stream.transport.security import Security
 
-LINK_TIMEOUT_MS = 2_000
-"""How long a consumer keeps a connection on which nothing it sent was confirmed; then it connects again. Without that, TCP
-would wait longer and longer between its attempts, and notice late that a link is back.
-"""
-CONNECT_TIMEOUT_MS = 1_000
-RECONNECT_IVL_MS = 100
-RECONNECT_IVL_MAX_MS = 500
-"""With these a live pair arrives within about a second after the link is back, however long it was away."""
-
 PORT_TRIES = 16
 
 Neighbour = TypeVar("Neighbour")
@@ -168,9 +159,7 @@ def _needs_keys(endpoint: str) -> bool:
 def _split(endpoint: str) -> tuple[str, str, str | None]:
     match = _ADDRESS.fullmatch(endpoint)
     if match is None or (match["port"] != "*" and int(match["port"]) > 65535):
-        raise EndpointError(
-            f"{endpoint!r} is not an address: expected tcp://HOST:PORT, for example tcp://127.0.0.1:5555"
-        )
+        raise EndpointError(f"{endpoint!r} is not an address: expected tcp://HOST:PORT, like tcp://127.0.0.1:5555")
     return match["host"], match["port"], match["rig"]
 
 
@@ -183,9 +172,7 @@ def _is_loopback(host: str) -> bool:
 
 def _bind_failure(address: str, error: zmq.ZMQError) -> EndpointError:
     if error.errno == errno.EADDRINUSE:
-        return EndpointTaken(
-            f"{address} is in use: stop the process that has it, or choose another port (0 takes any free one)"
-        )
+        return EndpointTaken(f"{address} is in use: stop the process that has it, or use another port (0: any)")
     if error.errno in (errno.ENODEV, errno.EADDRNOTAVAIL):
         return EndpointTaken(f"{address} is not an address of this machine: bind one of its own, or * for all of them")
     return EndpointError(f"cannot bind {address}: {error.strerror or error}")

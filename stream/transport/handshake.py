@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 import struct
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import zmq
 
@@ -58,15 +58,11 @@ class Failures:
     """Counts failed handshakes by reason, and logs them at a limited rate. One thread adds, any thread may read."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._counts = dict.fromkeys(REASONS, 0)
+        self.counts = dict.fromkeys(REASONS, 0)
         self._limit = LogLimit(LOG_INTERVAL_S, clock)
 
     def add(self, reason: str, address: str, text: str) -> None:
         """Count a failure. `address` is one of ours, so that the number of remembered addresses is bounded."""
-        self._counts[reason] += 1
+        self.counts[reason] += 1
         if self._limit.allows((reason, address)):
-            log.warning("%s count=%d", text, self._counts[reason])
-
-    def counts(self) -> Mapping[str, int]:
-        """Return the number of failures by reason of REASONS."""
-        return dict(self._counts)
+            log.warning("%s count=%d", text, self.counts[reason])

@@ -20,7 +20,7 @@ from pathlib import Path
 import zmq
 from zmq.utils import z85
 
-from stream.errors import StreamError
+from stream.errors import StreamError, reported_as
 from stream.fsync import sync_path
 from stream.pair import NAME
 
@@ -51,11 +51,9 @@ def keys_folder(environ: Mapping[str, str]) -> Path:
 def parse_key(text: str) -> str:
     """Return the Z85 key in a line. Raises ValueError for anything else."""
     key = text.strip()
-    try:
+    with suppress(KeyError, ValueError, struct.error):
         if len(z85.decode(key)) == 32:
             return key
-    except (KeyError, ValueError, struct.error):
-        pass
     raise ValueError("expected the 40 characters of a Z85 key")
 
 
@@ -91,10 +89,8 @@ def trusted_keys(folder: Path) -> dict[str, str]:
         return {}
     _check_folder(folder)
     _check_folder(trusted)
-    try:
+    with reported_as(KeysError, f"{trusted} cannot be read"):
         paths = sorted(path for path in trusted.iterdir() if path.suffix == ".public")
-    except OSError as error:
-        raise KeysError(f"{trusted} cannot be read: {error.strerror}") from error
     if len(paths) > MAX_TRUSTED:
         raise KeysError(f"{trusted} holds {len(paths)} keys: {MAX_TRUSTED} are the most")
     keys = {}
@@ -126,13 +122,11 @@ def trust(folder: Path, name: str, key: str) -> None:
 def forget(folder: Path, name: str) -> None:
     """Stop trusting a name. Raises KeysError if it is not trusted."""
     path = folder / "trusted" / f"{check_name(name)}.public"
-    try:
+    if not os.access(path, os.F_OK):
+        raise KeysError(f"no key is trusted as {name}: `python -m stream keys list` shows the trusted ones")
+    with reported_as(KeysError, f"{path} cannot be removed"):
         path.unlink()
         sync_path(path.parent)
-    except FileNotFoundError as error:
-        raise KeysError(f"no key is trusted as {name}: `python -m stream keys list` shows the trusted ones") from error
-    except OSError as error:
-        raise KeysError(f"{path} cannot be removed: {error.strerror}") from error
 
 
 def check_name(name: str) -> str:
@@ -152,45 +146,36 @@ def _new_secret() -> str:
 
 def _read_key(path: Path, forbidden_mode: int) -> str:
     """Read a key from a file, which is bounded and, by the mode of the opened file, not open to others."""
-    try:
-        # Non-blocking, because opening a pipe of this name would wait otherwise.
-        with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
-            text = file.read(MAX_FILE_BYTES + 1)
-    except OSError as error:
-        raise KeysError(f"{path} cannot be read: {error.strerror}") from error
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # non-blocking: opening a pipe of this name would wait
+    with reported_as(KeysError, f"{path} cannot be read"), os.fdopen(os.open(path, flags), "rb") as file:
+        mode = os.fstat(file.fileno()).st_mode
+        text = file.read(MAX_FILE_BYTES + 1)
     if mode & forbidden_mode:
         right = "600" if forbidden_mode == _OTHERS_READ_OR_WRITE else "644"
         raise KeysError(f"{path} is open to others: type `chmod {right} {path}`, or make new keys if they saw it")
-    try:
+    with suppress(ValueError):
         if len(text) <= MAX_FILE_BYTES:
             return parse_key(text.decode("ascii"))
-    except ValueError:
-        pass
     raise KeysError(f"{path} does not hold a key of 40 characters: put it back from a copy, or remove it")
 
 
 def _check_folder(folder: Path) -> None:
     """Check that others cannot put keys of their own into a folder."""
-    try:
+    with reported_as(KeysError, f"{folder} cannot be read"):
         mode = folder.stat().st_mode
-    except OSError as error:
-        raise KeysError(f"{folder} cannot be read: {error.strerror}") from error
     if mode & _OTHERS_WRITE:
         raise KeysError(f"{folder} can be written by others: type `chmod 700 {folder}`, then look through its keys")
 
 
 def _make_folder(folder: Path) -> None:
-    try:
+    with reported_as(KeysError, f"{folder} cannot be made", ": choose another one with --keys"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise KeysError(f"{folder} cannot be made: {error.strerror}: choose another one with --keys") from error
     _check_folder(folder)
 
 
 def _publish(path: Path, key: str, mode: int, *, replace: bool) -> None:
     """Write a key file that is complete from its first moment. Without `replace` an existing file stays."""
-    try:
+    with reported_as(KeysError, f"{path} cannot be written", ": choose another folder with --keys"):
         descriptor, draft = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
         try:
             with os.fdopen(descriptor, "w", encoding="ascii") as file:
@@ -206,5 +191,3 @@ def _publish(path: Path, key: str, mode: int, *, replace: bool) -> None:
         finally:
             Path(draft).unlink(missing_ok=True)
         sync_path(path.parent)
-    except OSError as error:
-        raise KeysError(f"{path} cannot be written: {error.strerror}: choose another folder with --keys") from error

@@ -45,9 +45,8 @@ class Security:
         """
         if not self.trusted:
             raise KeysError(f"no rig is trusted yet: type on the rig `python -m stream keys`, and here {self._hint()}")
-        names = ", ".join(list(self.trusted)[:_MAX_NAMES_SHOWN]) + (
-            ", ..." if len(self.trusted) > _MAX_NAMES_SHOWN else ""
-        )
+        more = ", ..." if len(self.trusted) > _MAX_NAMES_SHOWN else ""
+        names = ", ".join(list(self.trusted)[:_MAX_NAMES_SHOWN]) + more
         if name is None and len(self.trusted) > 1:
             raise KeysError(f"{endpoint} does not say which of the trusted keys is there: add #NAME, one of {names}")
         found = name if name is not None else next(iter(self.trusted))
@@ -58,9 +57,7 @@ class Security:
     def serve(self, socket: zmq.Socket[bytes]) -> None:
         """Let a socket that will bind admit only the keys that `stream.transport.acceptor.Acceptor` trusts. Raises KeysError."""
         if not self.trusted:
-            raise KeysError(
-                f"no learner is trusted yet: type on the learner `python -m stream keys`, and here {self._hint()}"
-            )
+            raise KeysError(f"no learner is trusted yet: type on it `python -m stream keys`, and here {self._hint()}")
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, self.secret.encode())
         socket.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
