@@ -43,7 +43,21 @@ class Source(Protocol):
         """Free the resources of the source; idempotent."""
 
 
-class IteratorSource:
+class OnDemandSource:
+    """Base of the sources that make each pair when it is requested."""
+
+    def backlog(self) -> int:
+        """No pair waits."""
+        return 0
+
+    def acknowledge(self, cursor: Cursor) -> None:
+        """Does nothing: no pair is kept for us until we acknowledge it."""
+
+    def stats(self) -> None:
+        """There are no statistics: no pair is sent over a network."""
+
+
+class IteratorSource(OnDemandSource):
     """Makes a Source of any iterator of encoded pairs. Each pair is made when it is requested, so the learner sets the pace.
 
     That makes a benchmark repeatable: an equal iterator gives the same pairs at the same training steps.
@@ -66,19 +80,9 @@ class IteratorSource:
         self._given += len(pairs)
         return pairs
 
-    def backlog(self) -> int:
-        """No pair waits: pairs are made on demand."""
-        return 0
-
     def cursor(self) -> Cursor:
         """Return how many pairs were given."""
         return {"given": self._given}
-
-    def acknowledge(self, cursor: Cursor) -> None:
-        """Does nothing: nobody keeps the pairs for us."""
-
-    def stats(self) -> None:
-        """There are no statistics: no pair is sent over a network."""
 
     def close(self) -> None:
         """Close the iterator if it can be closed (a generator then runs its `finally`)."""

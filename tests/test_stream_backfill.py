@@ -337,7 +337,7 @@ def test_a_question_that_is_none_is_counted_and_said_once_and_the_next_one_is_an
             socket.send_multipart(case)
         socket.send_multipart([b""] * 1000)
         assert ask(socket, SpansRequest(2, "me", 1))[0] == SpansReply(2, "baby", [Span(EPOCH, 0, 0, True)], 1, 77)
-        assert server.malformed == len(asked) + 1
+        assert server.failures.counts["malformed"] == len(asked) + 1
     assert caplog.text.count("request dropped") == 1
 
 
@@ -349,7 +349,7 @@ def test_a_question_beyond_all_bounds_costs_its_sender_the_connection_and_nobody
         hostile.disable_monitor()
         monitor.close(linger=0)
         assert isinstance(ask(socket, SpansRequest(2, "me", 1))[0], SpansReply)
-        assert server.malformed == 0
+        assert server.failures.counts["malformed"] == 0
 
 
 def test_a_shelf_in_trouble_answers_nothing_and_the_next_question_when_it_is_well_again(

@@ -20,11 +20,12 @@ import zmq
 from link_steps import until
 
 from stream.errors import EndpointError
+from stream.failures import Failures
 from stream.transport import acceptor, dialer
 from stream.transport.acceptor import Acceptor
 from stream.transport.dialer import Dialer
 from stream.transport.endpoint import bind, connect_address
-from stream.transport.handshake import LOG_INTERVAL_S, REASONS, Failures
+from stream.transport.handshake import LOG_INTERVAL_S, REASONS
 from stream.transport.keys import KeysError
 from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
 
@@ -117,7 +118,9 @@ def open_learner(security: Security | None, *endpoints: str, kind: int = zmq.SUB
         socket.set(zmq.LINGER, 0)
         if kind == zmq.SUB:
             socket.set(zmq.SUBSCRIBE, b"")
-        calls = Dialer(socket, Failures(time.monotonic), security=security)
+        calls = Dialer(
+            socket, Failures(logging.getLogger(__name__), LOG_INTERVAL_S, reasons=REASONS), security=security
+        )
         try:
             for endpoint in endpoints:
                 calls.dial(connect_address(endpoint, security=security))
@@ -546,14 +549,3 @@ def test_a_door_that_is_closed_while_a_socket_lingers_does_not_hang_its_context(
             endpoint = bind(other, LOOPBACK)
         with pytest.raises(ConnectionRefusedError):
             keep_calling(endpoint)
-
-
-def test_failures_are_all_counted_and_said_at_a_limited_rate(caplog: pytest.LogCaptureFixture) -> None:
-    now_s = 0.0
-    failures = Failures(lambda: now_s)
-    for second in range(int(2 * LOG_INTERVAL_S)):
-        now_s = float(second)
-        for address in ("tcp://a:1", "tcp://b:1"):
-            failures.add("refused", address, f"{address} refuses")
-    assert failures.counts == dict.fromkeys(REASONS, 0) | {"refused": int(4 * LOG_INTERVAL_S)}
-    assert len(caplog.records) == 4

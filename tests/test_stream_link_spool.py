@@ -355,7 +355,7 @@ def test_a_learner_that_floods_the_rig_with_questions_does_not_keep_the_others_f
         finally:
             over.set()
         assert publisher.backfill is not None
-        assert publisher.backfill.malformed > 0
+        assert publisher.backfill.failures.counts["malformed"] > 0
 
 
 Answers = Callable[[Request, int], list[list[bytes]]]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 from collections import deque
 
 import pytest
@@ -12,13 +13,13 @@ from link_steps import EPOCH, make_pairs
 from memory_shelf import MemoryShelf
 
 from stream import codec
+from stream.failures import Failures
 from stream.live.announcements import CONFIRMATION, Subscriptions
 from stream.live.backfill_messages import Reply, Vitals
 from stream.live.backfill_plan import SPANS_INTERVAL_S, BackfillPlan
 from stream.live.backfill_server import reply_to
 from stream.live.ledger import Ledger
 from stream.live.pair_queue import PairQueue
-from stream.log_limit import LogLimit
 from stream.pair import EncodedPair
 
 PAIRS = make_pairs(40)
@@ -46,12 +47,15 @@ def test_a_queue_without_room_for_anything_is_refused() -> None:
             PairQueue(*bounds)
 
 
-def test_each_subject_is_logged_once_an_interval() -> None:
+def test_failures_are_all_counted_and_each_subject_is_logged_once_an_interval(caplog: pytest.LogCaptureFixture) -> None:
     now_s = 0.0
-    limit = LogLimit(10.0, lambda: now_s)
-    assert [limit.allows("a"), limit.allows("a"), limit.allows("b")] == [True, False, True]
+    failures = Failures(logging.getLogger("test"), 10.0, reasons=("crc", "size"), clock=lambda: now_s)
+    for subject in "aab":
+        failures.add("crc", f"{subject} is damaged", subject)
     now_s = 10.0
-    assert limit.allows("a")
+    failures.add("crc", "a is damaged", "a")
+    assert caplog.messages == ["a is damaged count=1", "b is damaged count=3", "a is damaged count=4"]
+    assert failures.counts == {"crc": 4, "size": 0}
 
 
 def test_subscriptions_to_pairs_and_confirmations_are_counted_apart() -> None:

@@ -47,12 +47,11 @@ TOPICS: dict[bytes, Callable[[bytes], Announcement]] = {
 """How the body of each kind of announcement is decoded."""
 
 _T = TypeVar("_T")
-_encoder = msgspec.msgpack.Encoder()
 
 
 def to_parts(message: Announcement) -> list[bytes]:
     """Return the message as it is sent: topic, position as msgpack."""
-    return [b"hello" if isinstance(message, Hello) else b"bye", _encoder.encode(message)]
+    return [b"hello" if isinstance(message, Hello) else b"bye", msgspec.msgpack.encode(message)]
 
 
 def from_parts(parts: Sequence[bytes]) -> Announcement:

@@ -164,14 +164,10 @@ class Shelf(Protocol):
         """All pairs below `upto[epoch]` are durable at this consumer; the numbers never decrease."""
 
 
-_encoder = msgspec.msgpack.Encoder()
+encode_message = msgspec.msgpack.Encoder().encode
+"""Encodes a request or a reply."""
 _requests: msgspec.msgpack.Decoder[SpansRequest | PairsRequest | AckRequest] = msgspec.msgpack.Decoder(Request)
 _replies: msgspec.msgpack.Decoder[SpansReply | PairsReply | AckReply] = msgspec.msgpack.Decoder(Reply)
-
-
-def encode_message(message: Request | Reply) -> bytes:
-    """A request or reply as msgpack."""
-    return _encoder.encode(message)
 
 
 def decode_request(parts: Sequence[bytes]) -> Request:

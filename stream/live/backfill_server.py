@@ -16,8 +16,8 @@ import msgspec
 import zmq
 
 from stream.errors import MalformedMessage
+from stream.failures import Failures
 from stream.live import backfill_messages as messages
-from stream.log_limit import LogLimit
 from stream.transport.endpoint import bind
 from stream.transport.sockets import LEARNER_TIMEOUT_MS, limit_silence, receive_parts
 
@@ -78,8 +78,7 @@ class BackfillServer:
         self._vitals = vitals
         self._clock_ns = clock_ns
         self._closing = threading.Event()
-        self._log_limit = LogLimit(LOG_INTERVAL_S)
-        self.malformed = 0
+        self.failures = Failures(log, LOG_INTERVAL_S)
         self.over = False
         """Set it when no pair will be added any more: a consumer that missed the bye learns it here."""
         socket.set(zmq.SNDHWM, HIGH_WATER)
@@ -112,13 +111,10 @@ class BackfillServer:
             over = self.over  # read before the spans, which may still grow in between
             reply, rows = reply_to(request, self._shelf, over=over, now_ns=self._clock_ns(), vitals=self._vitals)
         except MalformedMessage as error:
-            self.malformed += 1
-            if self._log_limit.allows():
-                log.warning("request dropped: %s count=%d", error, self.malformed)
+            self.failures.add("malformed", f"request dropped: {error}")
             return
-        except Exception as error:  # a spool in trouble must not end the stream: the consumer asks again
-            if self._log_limit.allows():
-                log.warning("a request could not be answered: %s", error)
+        except Exception as error:  # a spool in trouble must not end the stream: the consumer sends the request again
+            self.failures.add("unanswered", f"a request could not be answered: {error}")
             return
         # A ROUTER drops the reply where the consumer is gone or slow.
         self._socket.send_multipart(

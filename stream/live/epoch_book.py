@@ -99,13 +99,13 @@ class EpochBook:
         """The ranges [a, b) that are missing, in order; below `upto` where it is given."""
         return self.known.missing(self.first, self.head if upto is None else min(upto, self.head))
 
-    def is_complete(self) -> bool:
-        """Whether no pair is missing, or waits to be delivered."""
-        return self.done == self.known and not any(self.holes())
-
     def is_forgettable(self) -> bool:
-        """Whether an epoch that is not live can be forgotten: it is complete, and nobody will send a pair of it again."""
-        return self.state in (EpochState.GONE, EpochState.UNSPOOLED) and self.is_complete()
+        """Whether an epoch that is not live can be forgotten.
+
+        Nobody will send a pair of it again, and none is missing or waits to be delivered.
+        """
+        is_over = self.state in (EpochState.GONE, EpochState.UNSPOOLED)
+        return is_over and self.done == self.known and not any(self.holes())
 
     def has_room_for(self, first: int, last: int) -> bool:
         """Whether [first, last) can become known within the budget: it touches known numbers, or there is room."""

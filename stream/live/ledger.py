@@ -9,7 +9,6 @@ process begins there, so that a pair that was lost in a queue is pulled again, a
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Collection, Iterable
 from typing import Annotated
 
@@ -54,7 +53,6 @@ class Ledger:
     ) -> None:
         self._devices: dict[str, DeviceBook] = {}
         self._device_at: dict[int, str] = {}  # by endpoint
-        self._malformed = Counter[str]()
         self._max_devices, self._max_epochs = max_devices, max_epochs
         self._budget = RangeBudget(max_ranges)
         self._epochs = 0
@@ -116,11 +114,6 @@ class Ledger:
         book.give_up(book.known.missing(reply.first, min(reply.next, book.head)))
         return new
 
-    def count_malformed(self, reason: str) -> int:
-        """Count a message that was dropped; returns how many there were of this reason."""
-        self._malformed[reason] += 1
-        return self._malformed[reason]
-
     def next_request(
         self, endpoint: int, max_pairs: int, now_s: float, requested: Collection[PairRange]
     ) -> PairRange | None:
@@ -149,7 +142,6 @@ class Ledger:
             lost=sum(device.lost for device in devices.values()),
             pending=sum(device.pending for device in devices.values()),
             repeated=sum(device.repeated for device in devices.values()),
-            malformed=dict(self._malformed),
             devices=devices,
         )
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Sequence
 
 import zmq
 
 from stream import codec
+from stream.failures import Failures
 from stream.image import MAX_EYE_BYTES
 from stream.live import announcements
 from stream.live.announcements import Announcement, Bye
@@ -16,9 +18,11 @@ from stream.live.backfill_plan import BackfillPlan
 from stream.pair import EncodedPair
 from stream.transport.dialer import Dialer
 from stream.transport.endpoint import backfill_endpoint
-from stream.transport.handshake import Failures
+from stream.transport.handshake import LOG_INTERVAL_S, REASONS
 from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
 from stream.transport.sockets import RIG_TIMEOUT_MS, limit_silence, receive_parts
+
+log = logging.getLogger(__name__)
 
 MAX_PARTS = 4
 CONNECT_TIMEOUT_MS = 1_000
@@ -47,7 +51,7 @@ class RigLinks:
     ) -> None:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._security = security
-        self.failures = Failures(time.monotonic)
+        self.failures = Failures(log, LOG_INTERVAL_S, reasons=REASONS)
         """Handshakes of all sockets."""
         self._dialers: list[Dialer] = []
         self._poller = zmq.Poller()

@@ -19,13 +19,13 @@ from functools import partial
 
 from stream.closeable import Closeable
 from stream.errors import EndOfStream, MalformedMessage, StreamError
+from stream.failures import Failures
 from stream.live.announcements import Announcement, Bye
 from stream.live.backfill_client import BackfillClient
 from stream.live.backfill_plan import BackfillPlan
 from stream.live.ledger import Ledger
 from stream.live.pair_queue import PairQueue
 from stream.live.rig_links import RigLinks
-from stream.log_limit import LogLimit
 from stream.pair import EncodedPair
 from stream.source import Cursor
 from stream.stats import SourceStats
@@ -92,7 +92,7 @@ class Subscriber(Closeable):
         self._failure: Exception | None = None
         self._closing = False
         self._changed = threading.Condition()  # guards the attributes from the queue on
-        self._log_limit = LogLimit(LOG_INTERVAL_S, clock)
+        self._malformed = Failures(log, LOG_INTERVAL_S, clock=clock)
         plan = partial(BackfillPlan, consumer=consumer or "", durable=cursor, clock=clock, clock_ns=time.time_ns)
         self._links = RigLinks(addresses, plan, high_water=high_water, security=security)
         self._thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
@@ -134,7 +134,11 @@ class Subscriber(Closeable):
         with self._changed:
             stats = self._ledger.stats()
         return replace(
-            stats, failed_handshakes=dict(self._links.failures.counts), before=self._before, endpoints=self.endpoints
+            stats,
+            malformed=dict(self._malformed.counts),
+            failed_handshakes=dict(self._links.failures.counts),
+            before=self._before,
+            endpoints=self.endpoints,
         )
 
     def close(self) -> None:
@@ -207,11 +211,8 @@ class Subscriber(Closeable):
             time.sleep(POLL_S / 10)
 
     def _refuse(self, error: MalformedMessage) -> None:
-        """A malformed message is dropped, counted and logged."""
-        with self._changed:
-            count = self._ledger.count_malformed(error.reason)
-        if self._log_limit.allows(error.reason):
-            log.warning("message dropped: %s count=%d", error, count)
+        """Count and log a malformed message, which is dropped."""
+        self._malformed.add(error.reason, f"message dropped: {error}")
 
     def _enter_live(self, message: EncodedPair | Announcement) -> None:
         now_s = self._clock()

@@ -140,7 +140,7 @@ class McapReader:
             if record is None or record.opcode not in (Opcode.SCHEMA, Opcode.CHANNEL) or record.end > self._end:
                 return
             with suppress(ValueError):
-                self._take(record.opcode, self._load(record.content, record.end))
+                self._read_record(record.opcode, self._load(record.content, record.end))
             place = record.end
 
     def _fits(self, record: _Record) -> bool:
@@ -173,9 +173,7 @@ class McapReader:
             if record.opcode == Opcode.CHUNK:
                 yield from self._parse(self._content(record))
             elif record.opcode in (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE):
-                message = self._take(record.opcode, self._load(record.content, record.end))
-                if message is not None:
-                    yield message
+                yield from self._read_record(record.opcode, self._load(record.content, record.end))
             elif record.opcode not in _NEEDLESS:
                 raise ValueError("its kind is unknown")
         except ValueError:
@@ -203,16 +201,14 @@ class McapReader:
             place = begin + length
             if place > len(content):
                 raise ValueError("a record reaches beyond its chunk")
-            message = self._take(opcode, content[begin:place])
-            if message is not None:
-                yield message
+            yield from self._read_record(opcode, content[begin:place])
 
-    def _take(self, opcode: int, content: memoryview) -> Message | None:
-        """Return the message in a record, None for another kind of record. Raises ValueError for a malformed one."""
+    def _read_record(self, opcode: int, content: memoryview) -> list[Message]:
+        """Note the schema or the topic in a record, or return its message. Raises ValueError for a malformed record."""
         try:
             if opcode == Opcode.MESSAGE:
                 channel, sequence, time_ns, _ = _MESSAGE.unpack_from(content)
-                return Message(self.topics[channel], sequence, time_ns, content[_MESSAGE.size :])
+                return [Message(self.topics[channel], sequence, time_ns, content[_MESSAGE.size :])]
             if opcode == Opcode.SCHEMA:
                 self._schemas[_number(content, 0)], _ = _name(content, 2)
             elif opcode == Opcode.CHANNEL:
@@ -221,7 +217,7 @@ class McapReader:
                 self.topics[_number(content, 0)] = Topic(name, encoding, self._schemas.get(_number(content, 2), ""))
         except (struct.error, KeyError) as error:
             raise ValueError("the record is malformed") from error
-        return None
+        return []
 
     def _record(self, place: int) -> _Record | None:
         """Return the record that begins at a position; None if none can."""

@@ -56,7 +56,6 @@ class RecordingReader:
             self.mcap = McapReader(file)
         except (StreamError, OSError) as error:
             raise StreamError(f"{name}: {error}") from error
-        self._rigs: set[str] = set()
         self._ours = _OurPairs()
         self._foreign = _ForeignPairs(name, topics or EyeTopics())
 
@@ -95,7 +94,7 @@ class RecordingReader:
         """Return the pairs that this message completes. Raises ValueError for an unreadable message or pair."""
         topic = message.topic
         ours = _TOPIC.fullmatch(topic.name)
-        if ours is not None and (ours["rig"] in self._rigs or self._has_header(ours["rig"])):
+        if ours is not None and self._has_header(ours["rig"]):
             return self._ours.add(message, ours["rig"], ours["part"])
         if topic.encoding == "protobuf" and topic.schema in _IMAGES:
             return self._foreign.add(message)
@@ -104,9 +103,7 @@ class RecordingReader:
     def _has_header(self, rig: str) -> bool:
         """Whether the topics of a rig are ours: another tool's topics may have the same names."""
         meta = f"{rig}/stereo/meta"
-        if any(topic.name == meta and topic.schema == HEADER.name for topic in self.mcap.topics.values()):
-            self._rigs.add(rig)
-        return rig in self._rigs
+        return any(topic.name == meta and topic.schema == HEADER.name for topic in self.mcap.topics.values())
 
 
 class _OurPairs:

@@ -11,13 +11,13 @@ from stream.errors import EndOfStream, StreamError
 from stream.identity_set import IdentitySet
 from stream.pair import EncodedPair, Header
 from stream.recording.reader import EyeTopics, open_recording
-from stream.source import Cursor
+from stream.source import Cursor, OnDemandSource
 
 MAX_PAUSE_S = 60.0
 """Replay does not wait for a longer pause of a rig, or a jump of its clock."""
 
 
-class RecordingSource:
+class RecordingSource(OnDemandSource):
     """The pairs of recordings, one file after the other; satisfies `stream.source.Source`.
 
     cursor: of an earlier source, whose pairs are skipped. No pair is given twice, even if two files hold it.
@@ -70,19 +70,9 @@ class RecordingSource:
             raise self._ended
         return pairs
 
-    def backlog(self) -> int:
-        """No pair waits: pairs are read when they are requested."""
-        return 0
-
     def cursor(self) -> Cursor:
         """See Source."""
         return self._given.cursor()
-
-    def acknowledge(self, cursor: Cursor) -> None:
-        """Does nothing: a recording keeps its pairs."""
-
-    def stats(self) -> None:
-        """There are no statistics: no pair is sent over a network."""
 
     def close(self) -> None:
         """Close the file; idempotent."""

@@ -30,8 +30,7 @@ class RecordingWriter(Closeable):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._prefixes: dict[str, str] = {}
-        self._metas: dict[str, Channel] = {}
+        self._rigs: dict[str, tuple[str, Channel]] = {}  # the prefix of its topics, and the topic of its headers
         self._eyes: dict[tuple[str, Codec], tuple[Channel, Channel]] = {}
         self._file = path.open("xb", buffering=0)
         try:
@@ -83,17 +82,18 @@ class RecordingWriter(Closeable):
     def _channels(self, header: Header) -> tuple[Channel, Channel, Channel]:
         """Return the topics of a pair: header, left, right."""
         device, codec = header.device, header.codec
-        if device not in self._metas:
-            self._prefixes[device] = f"/{device}/stereo" if self._prefixes else "/stereo"
-            self._metas[device] = self._mcap.channel(f"{self._prefixes[device]}/meta", HEADER, compressed=False)
+        if device not in self._rigs:
+            prefix = f"/{device}/stereo" if self._rigs else "/stereo"
+            self._rigs[device] = prefix, self._mcap.channel(f"{prefix}/meta", HEADER, compressed=False)
+        prefix, meta = self._rigs[device]
         if (device, codec) not in self._eyes:
             schema, name = (COMPRESSED, "image") if codec == "jpeg" else (RAW, "image_raw")
             left, right = (
-                self._mcap.channel(f"{self._prefixes[device]}/{side}/{name}", schema, compressed=codec == "lz4")
-                for side in ("left", "right")
+                self._mcap.channel(f"{prefix}/{eye}/{name}", schema, compressed=codec == "lz4")
+                for eye in ("left", "right")
             )
             self._eyes[device, codec] = left, right
-        return self._metas[device], *self._eyes[device, codec]
+        return meta, *self._eyes[device, codec]
 
 
 def _images(pair: EncodedPair) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:

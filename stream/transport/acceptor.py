@@ -20,7 +20,8 @@ import zmq
 from zmq.utils import z85
 
 from stream.closeable import Closeable
-from stream.transport.handshake import FAILED_EVENTS, Failures, failure, read_event
+from stream.failures import Failures
+from stream.transport.handshake import FAILED_EVENTS, LOG_INTERVAL_S, REASONS, failure, read_event
 from stream.transport.security import Security
 
 log = logging.getLogger(__name__)
@@ -48,7 +49,7 @@ class Acceptor(Closeable):
     ) -> None:
         self._security = security
         self._names = {} if security is None else {key: name for name, key in security.trusted.items()}
-        self.failures = Failures(clock)
+        self.failures = Failures(log, LOG_INTERVAL_S, reasons=REASONS, clock=clock)
         self._sockets: list[zmq.Socket[bytes]] = []
         self._joining: SimpleQueue[zmq.Socket[bytes]] = SimpleQueue()
         self._monitors: list[zmq.Socket[bytes]] = []
@@ -124,13 +125,12 @@ class Acceptor(Closeable):
             return
         reason = failure(kind, value)
         if reason is not None and reason != "refused":  # a refusal is logged with its key, in _admit
-            self.failures.add(reason, address, self._describe(reason, address))
+            self.failures.add(reason, self._describe(reason, address), address)
 
     def _log_refusal(self, key: str, address: str) -> None:
         folder = "" if self._security is None else f" --keys {self._security.folder}"
         self.failures.add(
             "refused",
-            "",
             f"a learner at {address} was refused, its key is not trusted here: if `python -m stream keys` there shows "
             f"{key}, type here `python -m stream keys trust NAME '{key}'{folder}` and start the rig again",
         )

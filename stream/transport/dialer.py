@@ -13,8 +13,9 @@ from contextlib import suppress
 import zmq
 
 from stream.errors import EndpointError
+from stream.failures import Failures
 from stream.transport.endpoint import connect, rig_at
-from stream.transport.handshake import FAILED_EVENTS, Failures, failure, read_event
+from stream.transport.handshake import FAILED_EVENTS, failure, read_event
 from stream.transport.security import Security
 
 REDIAL_S = 5.0
@@ -93,7 +94,7 @@ class Dialer:
         if reason is not None:
             self._shaking_hands.discard(address)
             self._left_s[address] = self._clock()
-            self.failures.add(reason, address, self._describe(reason, address))
+            self.failures.add(reason, self._describe(reason, address), address)
         elif kind == zmq.EVENT_CONNECTED:
             self._shaking_hands.add(address)
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
@@ -104,7 +105,7 @@ class Dialer:
             self._left_s[address] = self._clock()
             if address in self._shaking_hands:
                 self._shaking_hands.remove(address)
-                self.failures.add("protocol", address, f"{address} is no rig: something else answers there")
+                self.failures.add("protocol", f"{address} is no rig: something else answers there", address)
 
     def _describe(self, reason: str, address: str) -> str:
         rig = self._rigs[address]

@@ -17,15 +17,9 @@ the events of each side (measured with libzmq 4.3.5):
 
 from __future__ import annotations
 
-import logging
 import struct
-from collections.abc import Callable
 
 import zmq
-
-from stream.log_limit import LogLimit
-
-log = logging.getLogger(__name__)
 
 REASONS = ("refused", "wrong_key", "protocol", "broken_off")
 """Why handshakes fail: the key is not trusted; a message was encrypted for another key (or damaged, then also after the
@@ -52,17 +46,3 @@ def failure(kind: int, value: int) -> str | None:
     if kind == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
         return "wrong_key" if value == zmq.PROTOCOL_ERROR_ZMTP_CRYPTOGRAPHIC else "protocol"
     return "broken_off" if kind == zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL else None
-
-
-class Failures:
-    """Counts failed handshakes by reason, and logs them at a limited rate. One thread adds, any thread may read."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self.counts = dict.fromkeys(REASONS, 0)
-        self._limit = LogLimit(LOG_INTERVAL_S, clock)
-
-    def add(self, reason: str, address: str, text: str) -> None:
-        """Count a failure. `address` is one of ours, so that the number of remembered addresses is bounded."""
-        self.counts[reason] += 1
-        if self._limit.allows((reason, address)):
-            log.warning("%s count=%d", text, self.counts[reason])
