@@ -32,6 +32,8 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
+from stream.log_limit import LogLimit
+
 from device.spool.answer import Answer
 from device.spool.consumers import Consumers
 from device.spool.consumers_file import load_consumers, save_consumers
@@ -44,7 +46,6 @@ from device.spool.threads import SealThread, SyncThread
 from device.spool.writer import Writer
 from stream.codec import to_parts
 from stream.live.backfill_messages import Reading, Span
-from stream.log_limit import LogLimit
 from stream.pair import NAME, EncodedPair
 
 FORGET_AFTER_S = 7 * 86400.0

@@ -78,7 +78,8 @@ class RecordingReader:
         if self.unpaired:
             wrong.append(f"{self.unpaired} images without a partner in time")
         if wrong:
-            log.warning("%s is not whole, the rest was read: %s", self.name, ", ".join(wrong))
+            hint = "`python -m stream recover` writes a clean one"
+            log.warning("%s is not whole, the rest was read: %s; %s", self.name, ", ".join(wrong), hint)
 
     def damage(self) -> list[str]:
         """Describe what of the file could not be read; known at the end of the iteration."""
