@@ -32,8 +32,6 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from stream.log_limit import LogLimit
-
 from device.spool.answer import Answer
 from device.spool.consumers import Consumers
 from device.spool.consumers_file import load_consumers, save_consumers
@@ -45,6 +43,7 @@ from device.spool.segment_file import SegmentFile
 from device.spool.threads import SealThread, SyncThread
 from device.spool.writer import Writer
 from stream.codec import to_parts
+from stream.failures import Failures
 from stream.live.backfill_messages import Reading, Span
 from stream.pair import NAME, EncodedPair
 
@@ -89,7 +88,7 @@ class Spool:
         self.epoch = uuid.uuid4().hex if epoch is None else epoch
         self._clock, self._wall, self._free_bytes = clock, wall, free_bytes
         self._read_s = float("-inf")
-        self._log_limit = LogLimit(LOG_INTERVAL_S, clock)
+        self._failures = Failures(log, LOG_INTERVAL_S, clock=clock)
         self._closed = False
         self._changed = threading.Condition()  # guards rules and files
         self._saving = threading.Lock()
@@ -237,5 +236,4 @@ class Spool:
 
     def _warn(self, about: str, text: str, *values: object) -> None:
         """Log a warning, but not more often than every few seconds for each subject."""
-        if self._log_limit.allows(about):
-            log.warning(text, *values)
+        self._failures.add(about, text % values)

@@ -1,1 +1,1 @@
-"""Sockets between a rig and a learner: addresses, keys, handshakes and keepalive."""
+"""Sockets between a rig and a learner: addresses, keys, handshakes and messages."""
