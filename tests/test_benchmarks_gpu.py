@@ -264,6 +264,9 @@ def test_goals_are_those_figures_that_were_measured() -> None:
     assert [goal["met"] for goal in found.values()] == [False, True, False, True, False, False]
     assert found["pairs/s trained"]["reached"] == 5000.0
     assert found["times lightly's loop"]["reached"] is None
+    for status, other in (("stopped", {"ok": True}), ("done", {"skipped": "no time"})):
+        some = {"correctness": {"status": status, "results": {"a": {"ok": True}, "b": other}}}
+        assert judged(some)["all checks hold"]["reached"] is None
 
 
 def test_kernels_are_summed_by_what_they_do() -> None:

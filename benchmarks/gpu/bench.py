@@ -107,10 +107,11 @@ def judged(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
         return max(values, default=None)
 
     checks = figures("correctness").values()
-    all_hold = all(check.get("ok", False) for check in checks)
+    all_hold = all(check.get("ok", "skipped" in check) for check in checks)
+    is_whole = results.get("correctness", {}).get("status") != "stopped" and all("skipped" not in one for one in checks)
     pace = best("pairs_per_s", "step", "variants")
     reached = (
-        None if not checks or any("skipped" in check for check in checks) else float(all_hold),
+        float(all_hold) if checks and (is_whole or not all_hold) else None,
         pace,
         pace,
         figures("step").get("dino", {}).get("speedup"),

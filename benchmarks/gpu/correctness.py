@@ -45,7 +45,7 @@ def run(task: Task) -> None:
         task.attempt(f"step_{name}", partial(step_against_cpu, work.changed(objective=objective)))
     for check in (attention, views, augmentations, bfloat16, gather, export):
         task.attempt(check.__name__, partial(check, work))
-    for check in (refused_step, rollback, resume, waits):
+    for check in (refused_step, rollback, waits, resume):
         task.attempt(check.__name__, partial(check, Workload.of(task)))
 
 
