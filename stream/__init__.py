@@ -1,1 +1,1 @@
-"""The pair and its travel: datum, codec, live and backfill sockets, keys, recordings. Never imports torch."""
+"""The stereo pair and its transport: codec, live stream and backfill, keys, recordings. This package never imports torch."""

@@ -43,7 +43,7 @@ _decoder = msgspec.msgpack.Decoder(Header)
 
 
 class _AnyVersion(msgspec.Struct, array_like=True):
-    """The first field of every version of the header, past and future."""
+    """The first field of a header, which every version of the header has."""
 
     version: int
 
@@ -117,7 +117,10 @@ def decode(pair: EncodedPair) -> StereoPair:
 
 
 def to_parts(pair: EncodedPair) -> list[bytes]:
-    """Return the message as it is sent: topic, header (`stream.pair.encode_header`), left, right. Nothing is copied."""
+    """Return the parts of the message: topic, header (`stream.pair.encode_header`), left image, right image.
+
+    Nothing is copied.
+    """
     return [TOPIC, pair.header_part, pair.left, pair.right]
 
 

@@ -20,7 +20,7 @@ class ReportedError(Exception):
     """An error that a program reports in one line before it ends with the exit code of this class."""
 
     exit_code: ClassVar[int] = 2
-    """2: a setting cannot be used; 1: it failed on the way, and the same settings may work later."""
+    """2: a setting cannot be used. 1: the program failed while it ran; the same settings may work later."""
 
 
 @contextmanager

@@ -16,7 +16,7 @@ def sync_path(path: Path) -> None:
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write a file so that a reader finds the old or the new one, never a half."""
+    """Write a file so that a reader finds either the whole old file or the whole new one."""
     draft = path.with_name(f".{path.name}")
     with draft.open("wb") as file:
         file.write(data)

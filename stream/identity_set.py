@@ -1,4 +1,7 @@
-"""A set of pair identities, for example of the pairs that were given or recorded; as a cursor it survives the process."""
+"""A set of pair identities, for example those of all recorded pairs.
+
+It can be stored as a cursor, and so survives the process.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,13 @@ from stream.source import Cursor
 
 
 class _IdentityCursor(msgspec.Struct, forbid_unknown_fields=True):
-    """A cursor: for each epoch of each device the ranges [a, b) of its pairs."""
+    """The set as a cursor: for each device and epoch the ranges [a, b) of its numbers."""
 
     devices: dict[str, dict[str, list[tuple[Count, Count]]]]
 
 
 class IdentitySet:
-    """A set of pair identities. Raises ValueError for a cursor that is not of an earlier set."""
+    """A set of pair identities. Raises ValueError for a cursor that was not made by such a set."""
 
     def __init__(self, cursor: Cursor | None = None) -> None:
         self._ranges: dict[tuple[str, str], Ranges] = {}
@@ -34,7 +37,7 @@ class IdentitySet:
         return ranges is not None and header.seq in ranges
 
     def add(self, header: Header) -> bool:
-        """Add a pair; returns whether it is new."""
+        """Add the identity of a pair; return whether it is new."""
         ranges = self._ranges.setdefault((header.device, header.epoch), Ranges())
         return ranges.add(header.seq, header.seq + 1) == 1
 

@@ -1,4 +1,4 @@
-"""Bounds for images, and the shape that a JPEG declares. Needs NumPy only.
+"""Bounds for images, and the shape that a JPEG declares. This module needs NumPy only.
 
 Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the camera to the learner's batch.
 """
@@ -22,11 +22,11 @@ Shape = tuple[int, int, int]
 
 
 def jpeg_shape(data: bytes) -> Shape:
-    """Return height, width and channels that a complete JPEG file declares, without decoding it.
+    """Return the height, width and channels that a complete JPEG file declares, without decoding it.
 
     Zeros after the end are tolerated, because capture buffers are padded with them. Raises ValueError for a JPEG that cannot be
-    sent: no JPEG at all, cut off, larger than MAX_SIDE, not of 8 bits and 1 or 3 channels, arithmetic or lossless coding.
-    Markers as in ITU-T T.81, annex B.
+    sent: data that is no JPEG, is cut off, is larger than MAX_SIDE, has not 8 bits and 1 or 3 channels, or uses arithmetic or
+    lossless coding. Markers are those of ITU-T T.81, annex B.
     """
     if not data.startswith(b"\xff\xd8\xff"):
         raise ValueError("it is not a JPEG: no SOI marker at its start")
@@ -51,7 +51,7 @@ def jpeg_shape(data: bytes) -> Shape:
 
 
 def _frame_shape(frame: bytes) -> Shape:
-    """Return the shape in a SOF segment, given its bytes from the precision on."""
+    """Return the shape in a SOF (start of frame) segment. frame: its bytes, beginning with the sample precision."""
     if len(frame) < 6:
         raise ValueError("the JPEG is cut off in its frame header")
     precision, channels = frame[0], frame[5]

@@ -1,8 +1,8 @@
 """A stereo pair: encoded, as it is sent and stored, and decoded.
 
-`decode` turns an `EncodedPair` into a `StereoPair` at the last moment, so that a pair that nobody needs is never decompressed.
-Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the camera to the learner's batch. The one flip
-to RGB happens there, on the compute device, where it costs nothing.
+`decode` turns an `EncodedPair` into a `StereoPair` as late as possible, so that a pair that nobody needs is never decompressed.
+Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the camera to the learner's batch. The only
+conversion to RGB happens in the batch, on the compute device, where it costs nothing.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from zlib_ng import zlib_ng
 from stream.image import MAX_SIDE, Image
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
-"""Of a rig or a consumer; the whole name has to match."""
+"""Pattern of the name of a rig or a consumer; it has to match the whole name."""
 WIRE_VERSION = 2
 CHECKSUM_BYTES = 4
 REASONS = ("parts", "size", "header", "version", "crc", "image")
@@ -29,7 +29,8 @@ _encoder = msgspec.msgpack.Encoder()
 
 Codec = Literal["jpeg", "lz4"]
 Kept = Literal["new", "silence", "audit"]
-"""Why a pair was kept: it shows something new; no pair was kept for too long; it is a random sample of the suppressed ones."""
+"""Why a pair was kept: it shows something new, or no pair was kept for too long, or it was chosen at random among the
+suppressed."""
 
 Device = Annotated[str, msgspec.Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*\Z")]
 Epoch = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{32}\Z")]
@@ -38,25 +39,26 @@ _Side = Annotated[int, msgspec.Meta(ge=1, le=MAX_SIDE)]
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
-    """The description that is sent with the two images; validated when it is received.
+    """The description that is sent with the two images. It is validated when it is received.
 
-    The identity is `(device, epoch, seq)`. `epoch` is new whenever the device starts a new count; `seq` counts kept pairs from 0
-    without holes, so that a hole is a loss. `suppressed` counts the pairs that were left out as seen before since the last kept
-    one, `junk` those that were left out as dark or covered: rates and times survive dedupe.
+    The identity of a pair is `(device, epoch, seq)`. The device begins a new `epoch` when it begins to count from 0 again. `seq`
+    counts the kept pairs of an epoch without holes, so a missing number is a missing pair. `suppressed` and `junk` count the
+    pairs that were left out since the last kept one: those seen before, and those that were dark or covered. A receiver can
+    therefore compute the rate at which the camera took pairs.
     """
 
     version: Literal[2] = 2
     device: Device
     epoch: Epoch
     seq: Annotated[int, msgspec.Meta(ge=0, lt=(1 << 63) - 1)]
-    """The number after the last pair must fit too."""
+    """Number of the pair in its epoch; the upper bound leaves room for the number after it."""
     left_ns: Count
     """Capture time of the left eye, nanoseconds since 1970 by the device's clock."""
     right_ns: Count
     clock_offset_ns: int = 0
     """Device clock minus true time, as the device estimates it."""
     clock_error_ns: Count | None = None
-    """Bound of that estimate's error; None where nothing is known."""
+    """Largest error of clock_offset_ns; None if it is not known."""
     height: _Side
     width: _Side
     channels: Literal[1, 3]
@@ -69,12 +71,12 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
 
     @property
     def skew_ns(self) -> int:
-        """Right minus left capture time."""
+        """Right minus left capture time, in nanoseconds; negative if the right image was taken first."""
         return self.right_ns - self.left_ns
 
     @property
     def name(self) -> str:
-        """The identity as a person reads it in a message."""
+        """The identity in short form, for messages to people: device/epoch/seq, with 8 digits of the epoch."""
         return f"{self.device}/{self.epoch[:8]}/{self.seq}"
 
 
@@ -89,7 +91,9 @@ class StereoPair:
 
 @dataclass(frozen=True, slots=True)
 class EncodedPair:
-    """A pair as it travels; `stream.codec` makes and reads it. Spool, recording and store keep these bytes as they are.
+    """A pair with its images encoded, as it is sent; `stream.codec` encodes and decodes it.
+
+    Spool, recording and store keep these bytes as they are.
 
     Two pairs are equal where their headers and images are.
     """
@@ -98,7 +102,7 @@ class EncodedPair:
     left: bytes
     right: bytes
     header_part: bytes = field(default=b"", compare=False, repr=False)
-    """The header as it was received or first encoded (see `encode_header`); made here where it is not given."""
+    """The header as it was received or first encoded (see `encode_header`); encoded here if it is not given."""
 
     def __post_init__(self) -> None:
         if not self.header_part:
@@ -106,7 +110,7 @@ class EncodedPair:
 
 
 def encode_header(header: Header) -> bytes:
-    """The header's part of a message: msgpack, and behind it the CRC-32 of that in CHECKSUM_BYTES bytes, big-endian.
+    """Encode the header as a part of a message: msgpack, then the CRC-32 of these bytes (CHECKSUM_BYTES bytes, big-endian).
 
     The header holds the checksum of the images, so this one covers the whole pair.
     """
@@ -115,5 +119,5 @@ def encode_header(header: Header) -> bytes:
 
 
 def checksum(data: bytes | memoryview) -> bytes:
-    """CRC-32 of an encoded header."""
+    """Return the CRC-32 of an encoded header."""
     return zlib_ng.crc32(data).to_bytes(CHECKSUM_BYTES)

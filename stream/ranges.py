@@ -1,4 +1,4 @@
-"""Sets of integers as half-open ranges: a year of pairs with three holes in it takes four of them."""
+"""Sets of integers as half-open ranges: the numbers of a year of pairs with three holes need only four ranges."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator
 
 
 class Ranges:
-    """A set of numbers, kept as sorted, disjoint ranges [a, b) that do not touch. Logarithmic in their number."""
+    """A set of integers, kept as sorted, disjoint ranges [a, b) that do not touch.
+
+    Operations take logarithmic time in their number.
+    """
 
     def __init__(self, ranges: Iterable[tuple[int, int]] = ()) -> None:
         self._first: list[int] = []
@@ -22,11 +25,11 @@ class Ranges:
         return at >= 0 and number < self._last[at]
 
     def __iter__(self) -> Iterator[tuple[int, int]]:
-        """The ranges [a, b), in order."""
+        """Yield the ranges [a, b), in order."""
         return zip(self._first, self._last, strict=True)
 
     def __len__(self) -> int:
-        """The number of ranges; `count` is the number of integers."""
+        """Return the number of ranges; `count` is the number of integers."""
         return len(self._first)
 
     def __eq__(self, other: object) -> bool:

@@ -11,14 +11,14 @@ from stream.pair import EncodedPair
 from stream.stats import SourceStats
 
 Cursor = dict[str, Any]
-"""The identities of the pairs that a source has given so far, as JSON values. Only a source of the same kind understands it."""
+"""Identifies all pairs that a source has given so far, as JSON values. Only a source of the same kind understands it."""
 
 
 class Source(Protocol):
-    """Gives pairs in their order, none of them twice. A learner uses these methods and no others.
+    """Gives pairs in their order, each of them once. A learner uses these methods and no others.
 
-    The cursor is what survives the learner. It is read after a `receive` whose pairs the learner has, made durable together with
-    the weights learned from them, then acknowledged, and given to the source of the next process.
+    The cursor survives the learner. It is read after a `receive` whose pairs the learner has, stored together with the weights
+    learned from them, then acknowledged, and given to the source of the next process.
     """
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
@@ -31,10 +31,10 @@ class Source(Protocol):
         """Return how many pairs wait to be received; 0 for a source that makes them on demand."""
 
     def cursor(self) -> Cursor:
-        """Return which pairs `receive` has given, also in the processes before this one."""
+        """Return the cursor of all pairs that `receive` has given, in this process and the earlier ones."""
 
     def acknowledge(self, cursor: Cursor) -> None:
-        """The pairs of a cursor are durable now, so the place they came from may delete them. Returns at once."""
+        """Report that the pairs of a cursor are durable, so that the rig may delete them. Returns at once."""
 
     def stats(self) -> SourceStats | None:
         """Return how many pairs were received, lost and dropped, by device; None for a source without such statistics."""
@@ -47,21 +47,21 @@ class OnDemandSource:
     """Base of the sources that make each pair when it is requested."""
 
     def backlog(self) -> int:
-        """No pair waits."""
+        """Return 0: each pair is made when it is requested, so none waits."""
         return 0
 
     def acknowledge(self, cursor: Cursor) -> None:
-        """Does nothing: no pair is kept for us until we acknowledge it."""
+        """Do nothing: no pair is kept for us until we acknowledge it."""
 
     def stats(self) -> None:
-        """There are no statistics: no pair is sent over a network."""
+        """Return None: no pair is sent over a network."""
 
 
 class IteratorSource(OnDemandSource):
     """Makes a Source of any iterator of encoded pairs. Each pair is made when it is requested, so the learner sets the pace.
 
-    That makes a benchmark repeatable: an equal iterator gives the same pairs at the same training steps.
-    cursor: of an earlier source over an equal iterator, whose pairs are made again and skipped. Raises ValueError for any other.
+    A benchmark is then repeatable: an equal iterator gives the same pairs at the same training steps. cursor: of an earlier
+    source over an equal iterator; its pairs are made again and skipped. Raises ValueError for any other cursor.
     """
 
     def __init__(self, pairs: Iterable[EncodedPair], *, cursor: Cursor | None = None) -> None:
@@ -81,7 +81,7 @@ class IteratorSource(OnDemandSource):
         return pairs
 
     def cursor(self) -> Cursor:
-        """Return how many pairs were given."""
+        """Return the number of given pairs, as a cursor."""
         return {"given": self._given}
 
     def close(self) -> None:

@@ -49,7 +49,7 @@ class EpochInfo:
     """Capture time of the earliest left image."""
     end_ns: int = 0
     seconds: float = 0.0
-    """Between start_ns and end_ns."""
+    """Seconds between start_ns and end_ns."""
     kinds: dict[str, int] = field(default_factory=dict)
     """Pairs by codec and size."""
 
@@ -60,11 +60,11 @@ class FileInfo:
 
     file: str
     whole: bool = True
-    """The end of the file is there, and nothing in it is damaged."""
+    """Whether the end of the file is there and nothing in it is damaged."""
     file_bytes: int = 0
     pairs: int = 0
     image_bytes: int = 0
-    """Of the pairs' encoded images."""
+    """Bytes of the encoded images of its pairs."""
     cut: bool = False
     skipped: int = 0
     skipped_bytes: int = 0

@@ -42,12 +42,12 @@ class Own(_Command):
 
 @dataclass(frozen=True, kw_only=True)
 class Trust(_Command):
-    """Trust the key of another machine: a rig then lets it in, a learner knows it by this name."""
+    """Trust the key of another machine: a rig then accepts its connections; a learner then finds it under this name."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """Any name: 1 to 64 of A-Z a-z 0-9 . _ -"""
     key: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="KEY")]
-    """The key that `python -m stream keys` printed there, in single quotes."""
+    """The key that `python -m stream keys` printed on the other machine, in single quotes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +60,7 @@ class Forget(_Command):
     """Stop trusting a key."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
-    """Its name, as `list` shows it."""
+    """Name of the key, as `list` shows it."""
 
 
 def run(command: Own | Trust | List | Forget, _stop: Stop) -> Result:

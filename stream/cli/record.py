@@ -30,7 +30,8 @@ from stream.transport.endpoint import security_for
 log = logging.getLogger(__name__)
 
 SYNC_S = 1.0
-"""The most that a power cut can cost; rigs keep these pairs until they are acknowledged."""
+"""Seconds between two syncs: a power cut costs at most the pairs of this time, and rigs keep those until they are
+acknowledged."""
 RECEIVE_S = 0.2
 RECEIVE_PAIRS = 64
 
@@ -54,7 +55,8 @@ class RecordSettings:
     connect: tuple[str, ...] = ("tcp://127.0.0.1:5555",)
     """Addresses of the rigs."""
     keys: Path | None = None
-    """Folder of the keys. Off the loopback the default folder is used without it, on the loopback none."""
+    """Folder of the keys. By default the usual folder is used for an address on the network, and no keys for a loopback
+    address."""
     insecure: bool = False
     """Use no keys across the network."""
     until_device_ends: bool = False
@@ -125,7 +127,10 @@ def record(
 
 
 def consumer_name(out: Path) -> str:
-    """Return the name by which the spools of rigs know a recording, over all its files: from its path and this machine's name."""
+    """Return the name under which rigs keep pairs for this recording, the same for all of its files.
+
+    It is made of the recording's path and the name of this machine.
+    """
     where = hashlib.blake2b(f"{platform.node()}:{out.resolve()}".encode(), digest_size=8).hexdigest()
     return f"record-{re.sub(r'[^A-Za-z0-9._-]', '-', out.stem)[:32]}-{where}"
 
@@ -148,7 +153,7 @@ def _commit(source: Source, writer: RecordingWriter) -> None:
 
 
 def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, IdentitySet]:
-    """Return the first free path of FILE, FILE-2, FILE-3 ..., and the identities of the pairs in those before it."""
+    """Find the first free path among FILE, FILE-2, FILE-3 ...; return it, and the identities of the pairs in earlier files."""
     name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
     with reported_as(StreamError, str(out.parent), ": make the folder first, or choose another --out"):
         found = {int(match[1] or 1): path for path in out.parent.iterdir() if (match := name.fullmatch(path.name))}

@@ -47,7 +47,8 @@ class ReplaySettings:
     bind: str = "tcp://127.0.0.1:5555"
     """Where learners connect to; port 0 takes any free one."""
     keys: Path | None = None
-    """Folder of the keys. Off the loopback the default folder is used without it, on the loopback none."""
+    """Folder of the keys. By default the usual folder is used for an address on the network, and no keys for a loopback
+    address."""
     insecure: bool = False
     """Use no keys across the network."""
     speed: float = 1.0
@@ -80,9 +81,9 @@ def run(settings: ReplaySettings, stop: Stop) -> Result:
 
 
 def replay(pairs: Iterable[EncodedPair], publisher: Publisher, lossless: bool, stop: Stop, progress: Progress) -> int:
-    """Publish the pairs of one device, then a bye; returns how many were published.
+    """Publish the pairs of one device, then a bye; return how many pairs were published.
 
-    lossless: send each pair again until a subscriber took it. Raises StreamError at the first pair of another device.
+    lossless: send each pair again until a subscriber takes it. Raises StreamError at the first pair of another device.
     """
     replayed = 0
 
@@ -119,7 +120,7 @@ def _publisher(settings: ReplaySettings, header: Header) -> Publisher:
 
 
 def _pairs(source: RecordingSource, device: str | None, stop: Stop) -> Iterator[EncodedPair]:
-    """Yield the pairs of a recording when they are due; only those of one device where it is named."""
+    """Yield the pairs of a recording when they are due; where a device is named, only the pairs of that device."""
     while not stop.is_set():
         try:
             pairs = source.receive(1, RECEIVE_S)

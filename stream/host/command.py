@@ -1,4 +1,4 @@
-"""One command of a program: from words and a settings file to settings, and to the text that is printed."""
+"""One command of a program: its arguments and a settings file become settings, and its result becomes printed text."""
 
 from __future__ import annotations
 
@@ -27,21 +27,25 @@ class Command:
 
     run: Callable[[Any, Stop], Result]
     settings: Any
-    """The dataclass, or a union of dataclasses: then each is a subcommand, and the first one runs where none is named."""
+    """The dataclass of its settings. A union of dataclasses makes each of them a subcommand; the first one is the default."""
     description: str
     config_file: bool = False
-    """Whether `--config FILE` is read. The settings then have a field `config`, and defaults for all fields."""
+    """Whether the command reads `--config FILE`. Its settings then have a field `config`, and every field has a default."""
     presets: Mapping[str, Any] = field(default_factory=dict)
-    """Settings to begin from, by the name that `--preset` gives; the first is the default. Empty: there is no such flag."""
+    """Settings to begin from, by the name that `--preset` gives; the first one is the default. If it is empty, there is no
+    `--preset`."""
     check: Callable[[Any], object] = lambda _settings: None
     """Raises ValueError for settings that cannot be used."""
     inline: Collection[str] = ()
-    """Fields that are dataclasses whose own fields stand in the same table of the file."""
+    """Names of fields that are dataclasses, and whose own fields stand in the same table of the file."""
     old_names: Mapping[str, str] = field(default_factory=dict)
-    """Names that fields had in earlier versions, and their names now. They still work as flags and in files."""
+    """Field names of earlier versions, each with its present name. They still work as flags and in files."""
 
     def execute(self, words: Sequence[str], prog: str, stop: Stop) -> Result:
-        """Run the command with these words. Raises ReportedError, OSError or ValueError."""
+        """Run the command with these command-line arguments and return its result.
+
+        prog: the name of the program in --help. stop: ends the command early. Raises ReportedError, OSError or ValueError.
+        """
         settings = self.parse(words, prog)
         result = self.run(settings, stop)
         if getattr(settings, "json", False):
@@ -49,9 +53,10 @@ class Command:
         return result
 
     def parse(self, words: Sequence[str], prog: str = "") -> Any:
-        """The settings: flags over the file that they name, over the preset, over the defaults.
+        """Return the settings that these command-line arguments make.
 
-        Raises ReportedError or ValueError for what cannot be used. tyro ends the process for an unknown flag and for --help.
+        A flag wins over the settings file, the file over the preset, and the preset over the defaults. Raises ReportedError or
+        ValueError for a setting that cannot be used. tyro ends the process for an unknown flag and for --help.
         """
         words = [self._renamed(word) for word in words]
         if kinds := get_args(self.settings):
@@ -70,7 +75,7 @@ class Command:
         return settings
 
     def options(self, name: str) -> completion.Options:
-        """The words that the shell completes. name: of this command."""
+        """Return the flags and choices that the shell completes. name: of this command."""
         if kinds := get_args(self.settings):
             return {name: [kind.__name__.lower() for kind in kinds], **completion.options(kinds[0])}
         if not self.presets:
@@ -83,7 +88,10 @@ class Command:
         return self.settings() if self.config_file else tyro.MISSING_NONPROP
 
     def _over(self, default: Any, file: SettingsFile) -> Any:
-        """The defaults with the file's values. Raises SettingsFileError where the settings cannot be used."""
+        """Return the defaults, replaced by the values in the file.
+
+        Raises SettingsFileError where these settings cannot be used.
+        """
         try:
             settings = file.over(default, inline=self.inline, other_keys=(PRESET,) if self.presets else ())
             self.check(settings)
@@ -99,7 +107,7 @@ class Command:
         return f"{self.description}\n\n--{PRESET} {{{','.join(self.presets)}}} (now {preset}) sets the defaults below."
 
     def _preset(self, words: list[str]) -> tuple[str | None, list[str]]:
-        """The preset that the words name, and the words without it."""
+        """Return the preset that the arguments name, and the arguments without it."""
         for index, word in enumerate(words if self.presets else ()):
             if word == f"--{PRESET}" or word.startswith(f"--{PRESET}="):
                 name = word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
@@ -109,7 +117,7 @@ class Command:
         return None, words
 
     def _renamed(self, word: str) -> str:
-        """The word, with the present name of a flag that had another one."""
+        """Return the argument; if it is a flag with an old name, return it with the present name."""
         flag, equals, value = word.partition("=")
         if not flag.startswith("--") or not self.old_names:
             return word

@@ -16,11 +16,11 @@ FLAG = "--print-completion"
 SHELLS = ("bash", "zsh")
 
 Options = Mapping[str, Sequence[str]]
-"""Each flag, and the words that may follow it. An empty list: a file, a number, or nothing follows."""
+"""For each flag the words that may follow it. An empty list means that a file, a number or nothing follows."""
 
 
 def shell_of(words: Sequence[str]) -> str | None:
-    """Return the shell for which the words request a script, or None. Raises StreamError for an unknown shell."""
+    """Return the shell for which the arguments request a completion script, or None. Raises StreamError for an unknown shell."""
     if not words or words[0].partition("=")[0] != FLAG:
         return None
     given = words[0].partition("=")[2] or (words[1] if len(words) > 1 else "")
@@ -30,7 +30,10 @@ def shell_of(words: Sequence[str]) -> str | None:
 
 
 def script(shell: str, program: str, commands: Mapping[str, Options]) -> str:
-    """Return the script for a program. commands: the options of each subcommand; those of "" need no subcommand."""
+    """Return the completion script of a program for `shell`, "bash" or "zsh".
+
+    commands: for each subcommand its flags and their choices; the key "" stands for flags that need no subcommand.
+    """
     name = f"_{program.replace('-', '_')}"
     subcommands = " ".join(command for command in commands if command)
     start = "autoload -U +X compinit bashcompinit && compinit && bashcompinit\n" if shell == "zsh" else ""
@@ -56,7 +59,10 @@ def options(settings: Any) -> dict[str, Sequence[str]]:
 
 
 def _cases(commands: Mapping[str, Options]) -> str:
-    """Yield shell patterns (subcommand, word before, word begun) with the words that fit; elsewhere files are offered."""
+    """Return the branches of the script: patterns (subcommand, previous word, beginning of the word) with the words that fit.
+
+    Where no pattern fits, the shell offers files.
+    """
     lines = []
     for command, flags in commands.items():
         lines += [f'"{command} {flag} "*) words="{" ".join(words)}" ;;' for flag, words in flags.items() if words]

@@ -17,7 +17,7 @@ EARLIEST_S = 1_750_000_000
 """A clock that shows an earlier time is wrong: this code did not exist then."""
 MAX_CLOCK_ERROR_S = 0.5
 TIME_ERROR = 5
-"""The state that adjtimex(2) returns for a clock that is not synchronised."""
+"""The value that adjtimex(2) returns for a clock that is not synchronised."""
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -32,7 +32,7 @@ class Finding:
 
 
 def run_check(what: str, check: Callable[[], Finding]) -> Finding:
-    """The finding of a check; a ReportedError or OSError that it raises becomes a problem."""
+    """Return the finding of a check; a ReportedError or OSError that it raises becomes a problem."""
     try:
         return check()
     except (ReportedError, OSError) as error:
@@ -40,7 +40,7 @@ def run_check(what: str, check: Callable[[], Finding]) -> Finding:
 
 
 def report(findings: Iterable[Finding], *, as_json: bool) -> Result:
-    """Print each finding when it is there, or collect them as JSON values. A problem makes the exit code 1."""
+    """Print each finding as soon as it is known, or only collect them for JSON. A problem makes the exit code 1."""
     reported = []
     for finding in findings:
         reported.append(finding)
@@ -51,7 +51,7 @@ def report(findings: Iterable[Finding], *, as_json: bool) -> Result:
 
 
 def existing_folder(folder: Path) -> Path:
-    """The folder, or the nearest one above it that exists."""
+    """Return the folder itself, or its nearest parent that exists."""
     return next((parent for parent in (folder, *folder.parents) if parent.is_dir()), Path.cwd())
 
 
@@ -69,7 +69,10 @@ def check_disk(folder: Path, free_bytes: int, *, writable: bool, floor_bytes: in
 
 @dataclass(frozen=True, slots=True)
 class Clock:
-    """The system clock. now_s: seconds since 1970. synchronised: by NTP or the like. error_s: the kernel's bound on its error."""
+    """The system clock. now_s: seconds since 1970. synchronised: whether NTP or similar sets it.
+
+    error_s: largest error, seconds.
+    """
 
     now_s: float
     synchronised: bool
@@ -97,5 +100,5 @@ def check_clock(clock: Clock) -> Finding:
 
 
 def can_write(folder: Path) -> bool:
-    """Whether this user may make files in a folder."""
+    """Return whether this user may make files in a folder."""
     return os.access(folder, os.W_OK | os.X_OK)

@@ -31,14 +31,15 @@ class ExitCode(IntEnum):
 
     DONE = 0
     FAILED = 1
-    """It failed on the way, or cannot run now: the same settings may work later."""
+    """The command failed while it ran, or cannot run now; the same settings may work later."""
     WRONG_SETTINGS = 2
 
 
 class Stop:
-    """The request to end a program, which can be read at any time and is never withdrawn.
+    """A request to end the program. Any thread can read it at any time, and it is never withdrawn.
 
-    It has no lock, unlike threading.Event: a signal handler that sets an Event can wait forever for the thread it interrupted.
+    It has no lock, unlike threading.Event: a signal handler that sets an Event can wait for ever for the thread that it
+    interrupted.
     """
 
     def __init__(self) -> None:
@@ -46,7 +47,10 @@ class Stop:
 
     @classmethod
     def on_signals(cls, message: str) -> Self:
-        """The first SIGINT or SIGTERM sets it, and prints `message` on a terminal; a second one kills the process."""
+        """Return a Stop that the first SIGINT or SIGTERM sets; `message` is then printed on a terminal.
+
+        The same signal again kills the process.
+        """
         stop = cls()
 
         def handle(number: int, _frame: FrameType | None) -> None:
@@ -64,11 +68,11 @@ class Stop:
         self._requested = True
 
     def is_set(self) -> bool:
-        """Whether the end has been requested."""
+        """Return whether the end has been requested."""
         return self._requested
 
     def sleep(self, seconds: float) -> None:
-        """Sleep until the time is over or the end is requested."""
+        """Sleep for some seconds, or until the end is requested."""
         end_s = time.monotonic() + seconds
         while not self._requested and (left_s := end_s - time.monotonic()) > 0:
             time.sleep(min(left_s, SLEEP_S))
@@ -79,9 +83,9 @@ class Result:
     """What a command has to report at its end."""
 
     text: str = ""
-    """For a person."""
+    """The result as text for a person."""
     figures: Any = None
-    """For a program, as JSON values; printed instead of the text under `--json`."""
+    """The result as JSON values for a program; printed instead of the text under `--json`."""
     code: int = ExitCode.DONE
 
 
@@ -91,11 +95,11 @@ class Program:
 
     package: str
     script: str
-    """Name of its console script, for which the shell completes words."""
+    """Name of its console script, for which the shell completes arguments."""
     commands: Mapping[str, str]
-    """Names of commands, and for each the module whose `COMMAND` it is. The command named "" needs no word."""
+    """For each command the module that holds its `COMMAND`. The command named "" runs where no command is given."""
     usage: str = ""
-    """The text of --help where no command is named "" (that one has a help text of its own)."""
+    """The text of --help for a program without a command named "", which would have a help text of its own."""
     stop_message: str = "stopping"
     extra: str = ""
     """The optional dependencies (`pip install -e '.[EXTRA]'`) that its commands import."""
@@ -105,7 +109,10 @@ class Program:
     """Errors, beside ReportedError, that mean that a setting cannot be used."""
 
     def main(self, words: Sequence[str] | None = None) -> int:
-        """Run the command that the words name (None: those of this process), print its result and return the exit code."""
+        """Run the command that the arguments name, print its result and return the exit code.
+
+        words: None takes those of this process.
+        """
         stop = Stop.on_signals(self.stop_message)
         if self.log_format is not None:
             logging.basicConfig(level=logging.WARNING, format=self.log_format)

@@ -17,7 +17,7 @@ PLAIN_S = 5.0
 
 
 class Progress:
-    """A context manager. console: where to write, by default the standard error. clock: seconds, monotonic."""
+    """Shows progress, as a context manager. console: where to write; the standard error by default. clock: seconds, monotonic."""
 
     def __init__(
         self,
@@ -36,12 +36,15 @@ class Progress:
         self._updated_s = clock()
 
     def log(self, text: str) -> None:
-        """Print a line that stays."""
+        """Print a line that stays on the screen."""
         if not self._quiet:
             self._console.print(text, soft_wrap=True, highlight=False, markup=False)
 
     def update(self, text: Callable[[], str]) -> bool:
-        """Show the state, if the last update is long enough ago; returns whether it did. text: called only then."""
+        """Show the state if the last update is long enough ago, and return whether it was shown.
+
+        text: called only if it is shown.
+        """
         now_s = self._clock()
         if now_s - self._updated_s < self._interval_s:
             return False
@@ -50,7 +53,7 @@ class Progress:
         return True
 
     def show(self, text: str) -> None:
-        """Show slow work in place of the state, at once; on a terminal only."""
+        """Replace the live line at once; without a terminal, do nothing."""
         if self._live:
             self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
 
@@ -65,5 +68,5 @@ class Progress:
 
 
 def format_bytes(count: int) -> str:
-    """A number of bytes as a person reads it."""
+    """Return a number of bytes in a unit that suits its size."""
     return f"{count / 1e9:.2f} GB" if count >= 10**9 else f"{count / 1e6:.1f} MB"

@@ -45,7 +45,7 @@ class SettingsFileError(StreamError):
 
 
 def config_of(words: Sequence[str]) -> Path | None:
-    """Return the file that the words of a command name, or None. Raises SettingsFileError for a missing name."""
+    """Return the file that the arguments of a command name, or None. Raises SettingsFileError for a missing name."""
     found = None
     for word, following in pairwise([*words, ""]):
         if word == FLAG or word.startswith(f"{FLAG}="):
@@ -65,7 +65,7 @@ class SettingsFile:
 
     @classmethod
     def read(cls, path: Path, old_names: Mapping[str, str] | None = None) -> Self:
-        """Read a file; keys that are among the old names get their present ones.
+        """Read a file, and translate old names of settings into the present ones.
 
         Raises SettingsFileError for a file that cannot be read, is larger than MAX_BYTES, or is not TOML.
         """
@@ -82,7 +82,10 @@ class SettingsFile:
             raise SettingsFileError(f"{path} is not TOML: {error}") from error
 
     def choice(self, name: str, among: Collection[str], default: str) -> str:
-        """Return the word for a key that is read before the other settings. Raises SettingsFileError for an unknown word."""
+        """Return the value of a key that is read before the other settings.
+
+        Raises SettingsFileError for a value that is not `among` the known ones.
+        """
         value = self.table.get(name, default)
         if value not in list(among):
             raise self._error((name,), f"{name} must be one of {', '.join(among)}, got {value!r}")
@@ -91,9 +94,8 @@ class SettingsFile:
     def over(self, default: Settings, *, inline: Collection[str] = (), other_keys: Collection[str] = ()) -> Settings:
         """Return the settings, a tree of dataclasses, with the values of the file instead of the defaults.
 
-        inline: fields whose own fields stand in the same table. other_keys: top-level keys that are no settings.
-        Raises SettingsFileError for an unknown key or a value of another type, and whatever the dataclasses raise for values that
-        they refuse.
+        inline: fields whose own fields stand in the same table. other_keys: top-level keys that are no settings. Raises
+        SettingsFileError for an unknown key or a value of another type, and the error of a dataclass that refuses a value.
         """
         table = {name: value for name, value in self.table.items() if name not in other_keys}
         settings: Settings = self._merged(default, table, (), inline)
@@ -172,7 +174,7 @@ def _path(kind: type, value: Any) -> Any:
 
 
 def _expected(kind: Any) -> str:
-    """Describe a type in words."""
+    """Describe, for an error message, the values that a type allows."""
     parts = get_args(kind)
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(_expected(part) for part in parts if part is not type(None))

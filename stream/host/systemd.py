@@ -11,13 +11,16 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 
 REPORT_INTERVAL_S = 5.0
-"""The most seconds between two reports; a less patient watchdog shortens it."""
+"""Longest time between two reports; with a shorter watchdog timeout the reports are more frequent."""
 MAX_STATUS_CHARS = 500
 """Longest status text, in characters."""
 
 
 class Supervisor:
-    """Sends one datagram for each message to the socket that `environ` names. clock: seconds, monotonic."""
+    """Sends reports to systemd, one datagram each, to the socket that $NOTIFY_SOCKET names; without it nothing is sent.
+
+    environ: the environment variables. clock: seconds, monotonic.
+    """
 
     def __init__(self, environ: Mapping[str, str], clock: Callable[[], float]) -> None:
         name = environ.get("NOTIFY_SOCKET", "")
@@ -29,7 +32,11 @@ class Supervisor:
         self._ready = "READY=1\n"
 
     def alive(self, status: Callable[[], str]) -> None:
-        """Report that the loop has gone round: the process is ready and alive. The status is sent when a report is due."""
+        """Report that the process is ready and that its loop is still running; call it in each round of the loop.
+
+        Most calls send nothing: a report is sent once an interval. status: called only then; returns one line about the present
+        work.
+        """
         if self._socket is None or self._clock() < self._next_s:
             return
         self._next_s = self._clock() + self._interval_s
@@ -53,7 +60,7 @@ class Supervisor:
 
 
 def _watchdog_s(environ: Mapping[str, str]) -> float:
-    """Return after how many seconds without a report systemd restarts this process; infinite without a watchdog."""
+    """Return the seconds without a report after which systemd restarts this process; inf without a watchdog."""
     microseconds = environ.get("WATCHDOG_USEC", "")
     meant = environ.get("WATCHDOG_PID") in (None, str(os.getpid()))
     return int(microseconds) / 1e6 if meant and microseconds.isdecimal() else float("inf")

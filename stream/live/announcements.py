@@ -19,26 +19,27 @@ MAX_BODY_BYTES = 256
 
 
 class Position(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
-    """The position of a device: its next pair is number `next_seq` of `epoch`."""
+    """The position of a device in its stream: its next pair has number `next_seq` of `epoch`."""
 
     version: Literal[2] = 2
     device: Device
     epoch: Epoch
     next_seq: Count
     backfill: bool = False
-    """Whether the rig keeps a spool, which answers at the next port. Without it a hole is a loss at once."""
+    """Whether the rig keeps a spool, and answers requests at the next port. Without a spool every missing pair is lost at
+    once."""
 
 
 class Hello(Position, frozen=True, kw_only=True):
-    """The following pairs begin with `next_seq`."""
+    """Sent when a subscriber joins: the pairs that it will receive begin with number `next_seq`."""
 
 
 class Bye(Position, frozen=True, kw_only=True):
-    """No more pairs follow; `next_seq` is one past the last pair."""
+    """Sent at the end of a stream: no pair follows. `next_seq` is the number of the last pair plus one."""
 
 
 CONFIRMATION = b"confirm "
-"""After a bye a subscriber subscribes to this topic and the epoch, and unsubscribes: the publisher sees that as confirmation."""
+"""To confirm a bye, a subscriber subscribes to this topic plus the epoch and unsubscribes again; the publisher sees both."""
 Announcement = Hello | Bye
 TOPICS: dict[bytes, Callable[[bytes], Announcement]] = {
     b"hello": msgspec.msgpack.Decoder(Hello).decode,
@@ -50,7 +51,7 @@ _T = TypeVar("_T")
 
 
 def to_parts(message: Announcement) -> list[bytes]:
-    """Return the message as it is sent: topic, position as msgpack."""
+    """Return the parts of the message: the topic, and the position as msgpack."""
     return [b"hello" if isinstance(message, Hello) else b"bye", msgspec.msgpack.encode(message)]
 
 
@@ -72,17 +73,17 @@ def decode_body(body: bytes, decode: Callable[[bytes], _T], max_bytes: int) -> _
 
 
 class Subscriptions:
-    """Counts the subscriptions that an XPUB socket receives. Pure. topic: that of the pairs."""
+    """Counts the subscriptions that an XPUB socket receives. It uses no socket itself. topic: the topic of the pairs."""
 
     def __init__(self, topic: bytes) -> None:
         self._topic = topic
         self.count = 0
-        """Present subscribers to the pairs."""
+        """Number of subscribers to the pairs at present."""
         self.confirmed = 0
-        """Confirmations of the bye of an epoch."""
+        """Number of subscribers that have confirmed the bye of the epoch."""
 
     def read(self, message: bytes, epoch: str) -> int:
-        """Count a message. +1 where a subscriber joined, -1 where one left, 0 for everything else."""
+        """Count a message; return +1 if a subscriber joined, -1 if one left, and 0 otherwise."""
         self.confirmed += message == b"\1" + CONFIRMATION + epoch.encode()
         if message[:1] not in (b"\0", b"\1") or not self._topic.startswith(message[1:]):
             return 0

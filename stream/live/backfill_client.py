@@ -1,6 +1,6 @@
-"""A consumer's end of one rig's second socket: sends the requests of its plan, and verifies what the rig replies.
+"""The consumer's side of one rig's second socket: it sends the requests of the plan, and verifies the replies of the rig.
 
-Used by the subscriber's thread, between live messages.
+The subscriber's thread uses it between live messages.
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from stream.transport.sockets import receive_parts
 HIGH_WATER = 8
 MAX_PARTS = 1 + 3 * MAX_ROWS
 MAX_REPLY_BYTES = CREDIT_BYTES + 2 * MAX_EYE_BYTES
-"""Of pairs; one is sent even if it is larger than the credit. A larger reply is refused."""
+"""Limit of the pairs in one reply; a larger reply is refused. (A rig sends one pair even if it is larger than the credit.)"""
 
 
 class BackfillClient:
-    """socket: a DEALER whose options and security are set; the caller closes it."""
+    """Sends requests to one rig, and receives its replies.
+
+    socket: a DEALER with options and security set; the caller closes it.
+    """
 
     def __init__(
         self, socket: zmq.Socket[bytes], plan: BackfillPlan, *, max_reply_bytes: int = MAX_REPLY_BYTES
@@ -35,7 +38,7 @@ class BackfillClient:
         self._max_reply_bytes = max_reply_bytes
 
     def send_requests(self, ledger: Ledger, *, has_room: bool) -> None:
-        """Send the requests that are due. Where there is no connection nothing is queued for later."""
+        """Send the requests whose time has come. While there is no connection, nothing is queued for later."""
         while (request := self.plan.next_request(ledger, has_room=has_room)) is not None:
             try:
                 self.socket.send(encode_message(request), zmq.NOBLOCK)
@@ -44,7 +47,7 @@ class BackfillClient:
             self.plan.sent(request)
 
     def receive(self, refuse: Callable[[MalformedMessage], None]) -> tuple[Reply, list[EncodedPair]] | None:
-        """Return one reply and its valid pairs; None if there is no reply. Raises MalformedMessage for a malformed reply.
+        """Return one reply and its valid pairs, or None if no reply has arrived. Raises MalformedMessage for a malformed reply.
 
         refuse: called for each pair that is not valid.
         """

@@ -25,29 +25,32 @@ from stream.pair import Count, Device, Epoch
 
 MAX_BODY_BYTES = 1 << 20
 MAX_EPOCHS = 4096
-"""Of one rig: epochs of which its spool still holds pairs."""
+"""Largest number of epochs of one rig whose pairs its spool still holds."""
 MAX_LOST_RANGES = 4096
 MAX_ROWS = 4096
 MAX_CREDIT_BYTES = 4 << 20
-"""A consumer that sends requests and never reads takes a few times as much of the rig's memory."""
+"""Largest credit. A consumer that sends requests and never reads the replies takes a few times as much of the rig's memory."""
 
 MIN_CELSIUS, MAX_CELSIUS = -100.0, 200.0
 """Bounds of any plausible temperature."""
 
 Consumer = Annotated[str, msgspec.Meta(max_length=64, pattern=r"^([A-Za-z0-9][A-Za-z0-9._-]*)?\Z")]
-"""The name that a consumer keeps over its restarts; empty: the rig keeps no pairs for it."""
+"""The name of a consumer, the same after each restart. The rig keeps no pairs for a consumer with an empty name."""
 PairParts = tuple[bytes, bytes, bytes]
-"""Header part, left, right: `stream.codec.to_parts(pair)[1:]`."""
+"""The message of a pair without its topic: header part, left image, right image (`stream.codec.to_parts(pair)[1:]`)."""
 
 
 class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """The pairs [tail, head) of an epoch. Those below `tail` have left the spool, those from `head` on do not exist (yet)."""
+    """The pairs [tail, head) of an epoch that a spool holds.
+
+    Pairs below `tail` have left it; pairs from `head` on do not exist yet.
+    """
 
     epoch: Epoch
     tail: Count
     head: Count
     open: bool
-    """Whether the epoch continues. Where it does not, no pair from `head` on will ever exist."""
+    """Whether the epoch continues. If not, no pair from `head` on will ever exist."""
 
     def __post_init__(self) -> None:
         if self.tail > self.head:
@@ -55,12 +58,12 @@ class Span(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=T
 
 
 class Vitals(msgspec.Struct, frozen=True, array_like=True, kw_only=True):
-    """The state of the rig itself, as far as it is known. Further fields of a newer rig are ignored."""
+    """Battery and temperature of the rig, as far as they are known. Additional fields from a newer rig are ignored."""
 
     battery: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
     """Charge, 0 to 1."""
     temperature_c: Annotated[float, msgspec.Meta(ge=MIN_CELSIUS, le=MAX_CELSIUS)] | None = None
-    """Of the hottest sensor, degrees Celsius."""
+    """Temperature of the hottest sensor, degrees Celsius."""
 
     def __post_init__(self) -> None:
         if not all(value is None or math.isfinite(value) for value in (self.battery, self.temperature_c)):
@@ -78,13 +81,13 @@ class _Reply(msgspec.Struct, frozen=True, array_like=True):
 
 
 class SpansRequest(_Request, frozen=True, tag="where"):
-    """Requests the spans. From now on the rig keeps pairs for this consumer."""
+    """Asks for the spans of all epochs. From this request on, the rig keeps pairs for the consumer."""
 
     sent_ns: Count
 
 
 class SpansReply(_Reply, frozen=True, tag="here"):
-    """Replies to SpansRequest. Further fields of a newer rig are ignored."""
+    """Replies to SpansRequest. Additional fields from a newer rig are ignored."""
 
     spans: Annotated[list[Span], msgspec.Meta(max_length=MAX_EPOCHS)]
     asked_ns: Count
@@ -95,7 +98,7 @@ class SpansReply(_Reply, frozen=True, tag="here"):
 
 
 class PairsRequest(_Request, frozen=True, tag="get"):
-    """Requests the pairs [first, last) of an epoch: at most `credit_bytes` of images, but at least one pair."""
+    """Asks for the pairs [first, last) of an epoch. The reply holds at most `credit_bytes` of images, but at least one pair."""
 
     epoch: Epoch
     first: Count
@@ -104,17 +107,20 @@ class PairsRequest(_Request, frozen=True, tag="get"):
 
 
 class PairsReply(_Reply, frozen=True, forbid_unknown_fields=True, tag="gave"):
-    """Replies to PairsRequest. Each pair of [first, next) is among the rows that follow, or lost. An empty range: not now."""
+    """Replies to PairsRequest. Each pair of [first, next) is either in the parts that follow or lost.
+
+    If the range is empty, the rig cannot reply now, and the request is to be repeated later.
+    """
 
     epoch: Epoch
     first: Count
     next: Count
     lost: Annotated[list[tuple[Count, Count]], msgspec.Meta(max_length=MAX_LOST_RANGES)]
-    """Ranges [a, b)."""
+    """Ranges [a, b) of lost pairs."""
 
 
 class AckRequest(_Request, frozen=True, tag="ack"):
-    """All pairs below `upto[epoch]` are durable at this consumer, or lost for good."""
+    """Reports that all pairs below `upto[epoch]` are durable at this consumer, or lost for good."""
 
     upto: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)]
     sent_ns: Count
@@ -124,7 +130,7 @@ class AckReply(_Reply, frozen=True, forbid_unknown_fields=True, tag="acked"):
     """Replies to AckRequest."""
 
     asked_ns: Count
-    """`sent_ns` of the request: an older one may be confirmed while a newer one is under way."""
+    """`sent_ns` of the confirmed request; a newer request may still be under way."""
 
 
 Request = SpansRequest | PairsRequest | AckRequest
@@ -133,7 +139,7 @@ Reply = SpansReply | PairsReply | AckReply
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """A range of a shelf from `first` on: each pair of [first, next) is among the rows, or inside `lost`."""
+    """The result of reading a shelf: each pair of [first, next) is either among the rows or inside `lost`."""
 
     next: int
     lost: Sequence[tuple[int, int]]
@@ -141,17 +147,20 @@ class Reading:
 
 
 class Shelf(Protocol):
-    """Holds the pairs that can be requested: a rig's spool. Another thread may call its methods."""
+    """The spool of a rig, as its backfill server uses it. Its methods may be called from another thread."""
 
     @property
     def device(self) -> str:
         """The name of the rig that made the pairs."""
 
     def spans(self) -> list[Span]:
-        """The epochs that it holds, oldest first. The open one is the last, and is named even while it is empty."""
+        """Return the spans of all epochs in the spool, oldest first.
+
+        The open epoch is the last; it is named even while it is empty.
+        """
 
     def read(self, epoch: str, first: int, last: int, credit_bytes: int) -> Reading:
-        """The pairs [first, last) in order, as many as the credit allows but at least one where there is one.
+        """Read the pairs [first, last) in order, as many as the credit allows, but at least one if there is one.
 
         There are at most MAX_ROWS rows and MAX_LOST_RANGES lost ranges; `last` may be beyond the last pair. All pairs of an
         unknown epoch are lost.
@@ -161,7 +170,7 @@ class Shelf(Protocol):
         """Keep pairs for this consumer from now on; idempotent."""
 
     def acknowledge(self, consumer: str, upto: Mapping[str, int]) -> None:
-        """All pairs below `upto[epoch]` are durable at this consumer; the numbers never decrease."""
+        """Record that all pairs below `upto[epoch]` are durable at this consumer; the numbers never decrease."""
 
 
 encode_message = msgspec.msgpack.Encoder().encode
@@ -171,7 +180,7 @@ _replies: msgspec.msgpack.Decoder[SpansReply | PairsReply | AckReply] = msgspec.
 
 
 def decode_request(parts: Sequence[bytes]) -> Request:
-    """The request in the parts of a message. Raises MalformedMessage, and nothing else."""
+    """Decode a request from the parts of a message. Raises MalformedMessage, and no other error."""
     if len(parts) != 1:
         raise MalformedMessage("parts", f"a request has 1 part, got {len(parts)}")
     request = decode_body(parts[0], _requests.decode, MAX_BODY_BYTES)
@@ -181,7 +190,10 @@ def decode_request(parts: Sequence[bytes]) -> Request:
 
 
 def decode_reply(parts: Sequence[bytes]) -> tuple[Reply, list[PairParts]]:
-    """The reply in the parts of a message, and its rows, which are not decoded. Raises MalformedMessage, and nothing else."""
+    """Decode a reply from the parts of a message; return it and its rows, whose pairs are not decoded.
+
+    Raises MalformedMessage, and no other error.
+    """
     if not parts or len(parts) % 3 != 1 or len(parts) > 1 + 3 * MAX_ROWS:
         raise MalformedMessage("parts", f"a reply has 1 part and 3 for each pair, got {len(parts)}")
     if any(len(part) > MAX_EYE_BYTES for part in parts[1:]):

@@ -19,22 +19,22 @@ from stream.source import Cursor
 CREDIT_BYTES = 1 << 20
 UNDER_WAY = 2
 MAX_PAIRS = 256
-"""The most pairs of one request; reached if images are small."""
+"""Largest number of pairs in one request; it matters where images are small."""
 SPANS_INTERVAL_S = 1.0
 SPANS_FIRST_INTERVAL_S = 0.2
-"""Used until the first reply."""
+"""Seconds between two requests for spans until the rig has replied for the first time."""
 MAX_SPANS_UNDER_WAY = 64
-"""More than one, because on a slow link they wait behind pairs."""
+"""Largest number of requests for spans without a reply; more than one, because on a slow link the replies wait behind pairs."""
 PAUSE_S = 1.0
-"""How long no pairs are requested after a reply without any, so that a rig in trouble gets few requests."""
+"""Pause after a reply without any pair, so that a rig in trouble gets few requests."""
 FIRST_PAIR_BYTES = 64 << 10
 """The assumed size of a pair until one was received."""
 
 
 class BackfillPlan:
-    """One rig's spool as its consumer sees it.
+    """Decides which requests one rig's spool gets.
 
-    endpoint: number of the rig's endpoint in the ledger. consumer: name under which the rig keeps pairs for us; empty: none.
+    endpoint: number of the rig's endpoint in the ledger. consumer: name under which the rig keeps pairs for us; empty for none.
     durable: the cursor that the last process left. clock: seconds, monotonic. clock_ns: nanoseconds since 1970.
     """
 
@@ -72,7 +72,7 @@ class BackfillPlan:
         self._update_ack(ledger)
 
     def next_request(self, ledger: Ledger, *, has_room: bool) -> messages.Request | None:
-        """The request to send now, if any. Pairs are requested only if there is room for them.
+        """Return the request to send now, or None. Pairs are requested only if there is room for them.
 
         Call `sent` once it was sent. Otherwise it is due again: a request for spans after its interval, any other one at once.
         """
@@ -103,7 +103,7 @@ class BackfillPlan:
                 self._pairs_requests[request] = now_s
 
     def receive(self, reply: messages.Reply, pairs: Sequence[EncodedPair], ledger: Ledger) -> list[EncodedPair]:
-        """Enter a reply and its verified pairs into the ledger; returns the pairs that are new. Raises MalformedMessage."""
+        """Enter a reply and its verified pairs into the ledger, and return the pairs that are new. Raises MalformedMessage."""
         match reply:
             case messages.SpansReply():
                 sent_s = self._spans_requests.pop(reply.asked_ns, None)

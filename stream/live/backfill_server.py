@@ -1,8 +1,8 @@
-"""The rig's second socket: answers consumers that missed pairs, out of its spool. Made by `Publisher(shelf=...)`.
+"""The rig's second socket: it sends pairs from the spool to consumers that missed them. `Publisher(shelf=...)` makes it.
 
 It is a ROUTER on a port of its own, so that a live pair never waits behind old ones in one TCP stream. It has a lower priority
-in the network (DSCP CS1, which Wi-Fi sends as background traffic). The shelf remembers consumers, the server does not: a request
-is answered when it is received, and a lost one is sent again.
+in the network (DSCP CS1, which Wi-Fi sends as background traffic). The shelf remembers consumers, the server does not: it replies
+to each request when it arrives, and a lost request is sent again by the consumer.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ log = logging.getLogger(__name__)
 
 BACKGROUND_TOS = 0x20
 HIGH_WATER = 8
-"""Replies that wait for one consumer, of its credit each; it requests one or two at a time."""
+"""Number of replies, each as large as the credit, that may wait for one consumer; a consumer sends one or two requests at a
+time."""
 MAX_REQUEST_BYTES = 1 << 20
 MAX_REQUEST_PARTS = 8
 POLL_S = 0.1
@@ -35,7 +36,7 @@ LOG_INTERVAL_S = 10.0
 def reply_to(
     request: messages.Request, shelf: messages.Shelf, *, over: bool, now_ns: int, vitals: Callable[[], messages.Vitals]
 ) -> tuple[messages.Reply, Sequence[messages.PairParts]]:
-    """The reply to a request out of a shelf, and the pairs behind it. Pure, apart from the shelf.
+    """Return the reply to a request, and the pairs that follow it. Only the shelf is read and changed.
 
     over: whether the stream has ended, so that no epoch is open. now_ns: nanoseconds since 1970.
     """
@@ -56,12 +57,12 @@ def reply_to(
 
 
 class BackfillServer:
-    """Answers on `socket` in a thread of its own until it is closed.
+    """Replies to requests on `socket`, in a thread of its own, until it is closed.
 
-    socket: a fresh ROUTER whose security is set; it is bound here and belongs to the server.
-    address: as of `stream.transport.endpoint.bind_address`. Raises EndpointError where it cannot be bound.
-    vitals: reads the state of the rig; called by the thread.
-    clock_ns: the rig's clock that also stamps pairs, nanoseconds since 1970.
+    socket: a new ROUTER whose security is set; the server binds and owns it.
+    address: as `stream.transport.endpoint.bind_address` returns it. Raises EndpointError where it cannot be bound.
+    vitals: reads battery and temperature of the rig; called by the thread.
+    clock_ns: nanoseconds since 1970, by the clock that also stamps the pairs.
     """
 
     def __init__(
@@ -80,7 +81,7 @@ class BackfillServer:
         self._closing = threading.Event()
         self.failures = Failures(log, LOG_INTERVAL_S)
         self.over = False
-        """Set it when no pair will be added any more: a consumer that missed the bye learns it here."""
+        """Set it when the stream has ended, so that a consumer that missed the bye learns it from a reply."""
         socket.set(zmq.SNDHWM, HIGH_WATER)
         socket.set(zmq.RCVHWM, HIGH_WATER)
         socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)

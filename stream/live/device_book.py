@@ -1,4 +1,4 @@
-"""One device as its consumer knows it: its epochs, its counts, and what it reports about itself. Pure."""
+"""What a consumer knows of one device: its epochs, its counts, and what it reports about itself. Pure."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from stream.ranges import Ranges
 from stream.stats import DeviceStats
 
 SETTLED_S = 0.3
-"""Pairs beyond the last live one are pulled only after so long a silence: they may be on their way."""
+"""Seconds without a live pair before pairs beyond the last live one are pulled: until then they may be on their way."""
 MAX_COUNT = (1 << 63) - 1
-"""Largest count in a cursor, so that no number from the network makes one that cannot be read again."""
+"""Largest count in a cursor. A larger number from the network must not make a cursor that cannot be read again."""
 
 _DELIVERED = ("received", "suppressed", "junk")
-"""Counts of which a cursor keeps only the share of the delivered pairs."""
+"""Names of the counts that include only delivered pairs when they are stored in a cursor."""
 _COUNTS = (*_DELIVERED, "lost", "returned", "repeated", "clock_steps")
 
 PairRange = tuple[str, int, int]
@@ -32,7 +32,10 @@ log = logging.getLogger(__name__)
 
 
 class DeviceCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"spool_known": "met"}):
-    """A device in a cursor."""
+    """The part of a cursor that belongs to one device: its epochs and counts.
+
+    spool_known: whether its spool has listed its epochs.
+    """
 
     epochs: Annotated[dict[Epoch, EpochCursor], msgspec.Meta(max_length=2 * MAX_EPOCHS)]
     counts: Annotated[dict[str, Count], msgspec.Meta(max_length=len(_COUNTS))]
@@ -40,16 +43,17 @@ class DeviceCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"spool_kn
 
 
 class DeviceBook:
-    """The epochs of a device, the oldest first, and what is counted over all of them."""
+    """The epochs of a device, the oldest first, and the counts over all of them."""
 
     def __init__(self) -> None:
         self.epochs: dict[str, EpochBook] = {}
         self.live = ""
-        """The epoch that is published now; empty until this process has heard of one."""
+        """The epoch that is published now; empty until this process has received a message of one."""
         self.spool_known = False
-        """Its spool has named its epochs: any other one began later, so all of its pairs are ours."""
+        """Whether the spool has listed its epochs. An epoch that is not in the list began later, and this consumer wants all
+        its pairs."""
         self.bytes = 0
-        """Encoded images received in this process."""
+        """Bytes of the encoded images that this process has received."""
         self.counts = Counter[str]()
         self._delivered = Counter[str]()
         self._name_is_shared = False
@@ -60,7 +64,7 @@ class DeviceBook:
 
     @classmethod
     def restore(cls, cursor: DeviceCursor, budget: RangeBudget) -> Self:
-        """The device as an earlier process left it. Raises ValueError for a cursor that contradicts itself."""
+        """Rebuild the state of a device from a cursor. Raises ValueError for a cursor that contradicts itself."""
         device = cls()
         device.spool_known = cursor.spool_known
         device.counts, device._delivered = Counter(cursor.counts), Counter(cursor.counts)
@@ -70,7 +74,7 @@ class DeviceBook:
         return device
 
     def cursor(self) -> DeviceCursor:
-        """The done numbers of its epochs, and its counts, for a cursor."""
+        """Return this device's part of a cursor: the done numbers of its epochs, and its counts."""
         counts = {name: (self._delivered if name in _DELIVERED else self.counts)[name] for name in _COUNTS}
         return DeviceCursor(
             epochs={epoch: book.cursor(live=epoch == self.live) for epoch, book in self.epochs.items()},
@@ -136,7 +140,7 @@ class DeviceBook:
         self._vitals = reply.vitals
 
     def next_hole(self, endpoint: int, now_s: float, requested: Collection[PairRange]) -> PairRange | None:
-        """The oldest hole that the spool of an endpoint can fill, and that was not requested yet."""
+        """Return the oldest hole that the spool of an endpoint can fill, and that was not requested yet."""
         flowing = self._last_live_s is not None and now_s - self._last_live_s < SETTLED_S
         for epoch, book in self.epochs.items():
             if book.endpoint != endpoint:
@@ -148,7 +152,7 @@ class DeviceBook:
         return None
 
     def acknowledgement(self, cursor: DeviceCursor, endpoint: int) -> dict[str, int]:
-        """For each epoch in the spool of an endpoint the number below which a cursor has all pairs, or counts them as lost."""
+        """Return, by epoch in an endpoint's spool, the number below which each pair of a cursor is delivered or lost."""
         upto = {}
         for epoch, kept in cursor.epochs.items():
             book = self.epochs.get(epoch)
@@ -158,18 +162,18 @@ class DeviceBook:
         return upto
 
     def pending(self) -> int:
-        """How many pairs are missing."""
+        """Return the number of missing pairs."""
         return sum(last - first for book in self.epochs.values() for first, last in book.holes())
 
     def has_ended(self) -> bool:
-        """Whether its stream has ended, and no pair is missing. If there is a spool, it must have named the epoch."""
+        """Return whether its stream has ended and no pair is missing. If there is a spool, it must have named the epoch."""
         book = self.epochs.get(self.live)
         if book is None or not book.closed or (book.state is not EpochState.UNSPOOLED and book.endpoint is None):
             return False
         return not self.pending()
 
     def stats(self) -> DeviceStats:
-        """The present statistics."""
+        """Return the present statistics of the device."""
         epoch = self.live or next(reversed(self.epochs))
         offset_ns, error_ns = self._clock or (None, None)
         return DeviceStats(

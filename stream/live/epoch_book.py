@@ -1,4 +1,4 @@
-"""One epoch of a device as its consumer knows it: which pairs were received, delivered or lost, and which are missing.
+"""What a consumer knows of one epoch of a device: which pairs were received, delivered or lost, and which are missing.
 
 Pure. A number is *known* once its pair was received or is lost for good, and *done* once its pair was delivered to the learner
 or is lost for good. A number below the head that is not known is a hole.
@@ -24,18 +24,18 @@ class EpochState(Enum):
     """Whether the holes of an epoch can be filled."""
 
     HEARD = auto()
-    """Announced on the live stream. No spool has named it yet, so its holes wait."""
+    """The epoch was announced on the live stream. No spool has named it yet, so its holes wait."""
     SPOOLED = auto()
-    """A spool has named it: its holes can be pulled."""
+    """A spool has named the epoch: its holes can be pulled."""
     UNSPOOLED = auto()
-    """Its rig keeps no spool: a hole is a loss at once."""
+    """The rig keeps no spool: a hole is a loss at once."""
     GONE = auto()
-    """No spool has it any more, and no rig publishes it."""
+    """No spool has the epoch any more, and no rig publishes it."""
 
 
 @dataclass(slots=True)
 class RangeBudget:
-    """How many ranges all epochs together may keep, and how many they do keep."""
+    """The number of ranges that all epochs together keep, and its limit."""
 
     max_ranges: int
     known: int = 0
@@ -43,7 +43,7 @@ class RangeBudget:
 
 
 class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"first": "joined"}):
-    """An epoch in a cursor."""
+    """The part of a cursor that belongs to one epoch."""
 
     first: Count
     head: Count
@@ -73,15 +73,15 @@ class EpochBook:
     state: EpochState = EpochState.HEARD
     endpoint: int | None = None
     closed: bool = False
-    """No number from `head` on will ever exist."""
+    """Whether the epoch has ended, so that no number from `head` on will ever exist."""
     superseded: bool = False
-    """Another epoch of its device was published after it."""
+    """Whether another epoch of the device was published after this one."""
     _counted: tuple[int, int] = (0, 0)
     """The known and lost ranges that are counted in the budget."""
 
     @classmethod
     def restore(cls, cursor: EpochCursor, budget: RangeBudget, counts: Counter[str]) -> Self:
-        """The book of an earlier process. Raises ValueError for a cursor that contradicts itself."""
+        """Rebuild the state of an epoch from a cursor. Raises ValueError for a cursor that contradicts itself."""
         done, lost = Ranges(cursor.done), Ranges(cursor.lost)
         if done.end > cursor.head or any(done.overlap(first, last) < last - first for first, last in lost):
             raise ValueError("this is not the cursor of a live stream (it contradicts itself)")
@@ -91,24 +91,24 @@ class EpochBook:
         return book
 
     def cursor(self, *, live: bool) -> EpochCursor:
-        """The book for a cursor. live: whether the epoch is being published."""
+        """Return this epoch's part of a cursor. live: whether the epoch is being published."""
         gone = self.state is EpochState.GONE or (self.state is EpochState.UNSPOOLED and not live)
         return EpochCursor(self.first, self.head, list(self.done), list(self.lost), gone)
 
     def holes(self, upto: int | None = None) -> Iterator[tuple[int, int]]:
-        """The ranges [a, b) that are missing, in order; below `upto` where it is given."""
+        """Yield the ranges [a, b) of missing numbers, in order. upto: only numbers below it."""
         return self.known.missing(self.first, self.head if upto is None else min(upto, self.head))
 
     def is_forgettable(self) -> bool:
-        """Whether an epoch that is not live can be forgotten.
+        """Return whether an epoch that is not live can be forgotten.
 
-        Nobody will send a pair of it again, and none is missing or waits to be delivered.
+        It can if nobody will send a pair of it again, and no pair is missing or waits to be delivered.
         """
         is_over = self.state in (EpochState.GONE, EpochState.UNSPOOLED)
         return is_over and self.done == self.known and not any(self.holes())
 
     def has_room_for(self, first: int, last: int) -> bool:
-        """Whether [first, last) can become known within the budget: it touches known numbers, or there is room."""
+        """Return whether the budget lets [first, last) become known: it touches known numbers, or one more range is allowed."""
         touches = first <= self.first or first - 1 in self.known or last in self.known
         return touches or self.budget.known < self.budget.max_ranges
 
@@ -160,12 +160,12 @@ class EpochBook:
             self._count_ranges()
 
     def forget(self) -> None:
-        """Give its ranges back to the budget."""
+        """Give the ranges of this epoch back to the budget."""
         self.budget.known -= self._counted[0]
         self.budget.lost -= self._counted[1]
 
     def _count_ranges(self) -> None:
-        """Bring the budget up to date. Where there are too many lost ranges, the oldest ones are only counted from now on."""
+        """Update the budget. If there are too many lost ranges, the oldest ones are dropped, and only their count remains."""
         known, lost = self._counted
         self.budget.known += len(self.known) - known
         self.budget.lost += len(self.lost) - lost

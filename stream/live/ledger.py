@@ -1,10 +1,10 @@
-"""The ledger of all devices: which pairs have been received, which are to be pulled, which are lost for good.
+"""The ledger of all devices: it records which pairs were received, which are missing, and which are lost for good.
 
 Pure: no socket, no thread; the time is passed in. A hole is pulled where the rig has a spool, and lost at once where it has
 none. The rules for an epoch are in `stream.live.epoch_book`, those for a device in `stream.live.device_book`.
 
-A pair is accepted once: a known one is a repetition. The done numbers are the cursor that a commit stores. The ledger of the next
-process begins there, so that a pair that was lost in a queue is pulled again, and a learned one is not.
+Each pair is accepted once: a pair with a known number is a repetition. The done numbers are the cursor that a commit stores. The
+ledger of the next process begins there, so that a pair that was lost in a queue is pulled again, and a learned one is not.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ MAX_RANGES = 1 << 16
 
 
 class LedgerCursor(msgspec.Struct, forbid_unknown_fields=True):
-    """A cursor."""
+    """The cursor of a ledger: one part for each device."""
 
     devices: Annotated[dict[Device, DeviceCursor], msgspec.Meta(max_length=MAX_DEVICES)]
 
 
 class Ledger:
-    """Enters every message in the order of arrival, and says which pairs are new and which to ask for.
+    """Enters all messages in the order of arrival, and decides which pairs are new and which to request.
 
-    cursor: of an earlier ledger; its pairs were delivered to the learner. Raises ValueError for anything else.
-    max_devices: names from the network must not take memory without end; a further device is refused as a malformed header.
-    max_epochs: of all devices together. The oldest one that is complete and gone is forgotten; without one, a new one is refused.
-    max_ranges: of all epochs together. A live pair that would make one more is left out, and pulled when there is room.
-    Of as many lost ranges it is known which pairs they were; beyond that the oldest ones are only counted.
+    cursor: of an earlier ledger; its pairs were delivered to the learner. Raises ValueError for anything else. max_devices:
+    limit, because names from the network must not take memory without end. A further device is refused as a malformed header.
+    max_epochs: limit for all devices together. The oldest epoch that is complete and gone is forgotten; if there is none, a new
+    epoch is refused. max_ranges: limit for all epochs together. A live pair that would make one more range is left out, and
+    pulled when there is room. The same limit holds for lost ranges: of those beyond it, the oldest are only counted.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Ledger:
             self._epochs = sum(len(device.epochs) for device in self._devices.values())
 
     def receive(self, pair: EncodedPair, now_s: float) -> bool:
-        """Enter a live pair; False if it is to be dropped: it was received before, or there is no room for it."""
+        """Enter a live pair; return False if it is to be dropped, because it was received before or there is no room for it."""
         header = pair.header
         device, book = self._find(header.device, header.epoch, header.seq, now_s)
         device.see_live(header, now_s)
@@ -84,9 +84,9 @@ class Ledger:
         device.announce(book, announcement)
 
     def receive_spans(self, reply: SpansReply, endpoint: int, asked_s: float, answered_ns: int) -> None:
-        """Enter what the spool at an endpoint holds. All other pairs are lost.
+        """Enter which pairs the spool at an endpoint holds; all others are lost.
 
-        asked_s: when the request was sent. answered_ns: when the reply was received, since 1970.
+        asked_s: when the request was sent. answered_ns: when the reply was received, nanoseconds since 1970.
         """
         self._device_at[endpoint] = reply.device
         known = self._devices.get(reply.device)
@@ -117,7 +117,7 @@ class Ledger:
     def next_request(
         self, endpoint: int, max_pairs: int, now_s: float, requested: Collection[PairRange]
     ) -> PairRange | None:
-        """The next range to request from the spool at an endpoint, the oldest first; None if nothing is missing there.
+        """Return the next range to request from the spool at an endpoint, the oldest first; None if nothing is missing there.
 
         requested: ranges that were requested, and have no reply yet.
         """
@@ -129,12 +129,12 @@ class Ledger:
         return epoch, first, min(last, first + max_pairs)
 
     def all_ended(self, devices: int) -> bool:
-        """Whether at least so many devices were heard of in this process, and each of them has ended its stream."""
+        """Return whether at least so many devices were seen in this process, and each of them has ended its stream."""
         heard = [device for device in self._devices.values() if device.live]
         return len(heard) >= devices and all(device.has_ended() for device in heard)
 
     def stats(self) -> SourceStats:
-        """The present statistics."""
+        """Return the present statistics of all devices."""
         devices = {name: device.stats() for name, device in self._devices.items() if device.epochs}
         return SourceStats(
             received=sum(device.received for device in devices.values()),
@@ -146,18 +146,21 @@ class Ledger:
         )
 
     def cursor(self) -> Cursor:
-        """The done numbers, as JSON values: see `stream.source.Cursor`."""
+        """Return the done numbers, as JSON values: see `stream.source.Cursor`."""
         devices = {name: device.cursor() for name, device in self._devices.items()}
         return dict(msgspec.to_builtins(LedgerCursor(devices=devices)))
 
     def acknowledgement(self, cursor: Cursor, endpoint: int) -> dict[str, int]:
-        """For each epoch of the spool at an endpoint the number below which a cursor has all pairs."""
+        """Return, for each epoch in the spool at an endpoint, the number below which a cursor has all pairs."""
         name = self._device_at.get(endpoint, "")
         device, kept = self._devices.get(name), msgspec.convert(cursor, LedgerCursor).devices.get(name)
         return {} if device is None or kept is None else device.acknowledgement(kept, endpoint)
 
     def _find(self, name: str, epoch: str, seq: int, now_s: float) -> tuple[DeviceBook, EpochBook]:
-        """A device and its epoch. A new epoch begins at `seq`, or at 0 where its earlier pairs are ours too."""
+        """Return a device and its epoch, new ones if they are not known yet.
+
+        A new epoch begins at `seq`, or at 0 if this consumer wants its earlier pairs too.
+        """
         device = self._devices.get(name)
         if device is None:
             if len(self._devices) >= self._max_devices:

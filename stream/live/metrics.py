@@ -1,7 +1,7 @@
 """Metrics of a source that receives pairs, for Prometheus, under `babyagent_stream_`.
 
-Counts are those of this process. A count that goes on over restarts falls back to the last commit after a crash, which Prometheus
-would take for a restart from 0, and add as a whole.
+Counters begin at 0 in each process. The counts of a source continue over restarts, and after a crash they fall back to the last
+commit. Prometheus would take that for a restart from 0, and would add the whole count again.
 """
 
 from __future__ import annotations
@@ -87,7 +87,10 @@ class StreamMetrics(Collector):
 
 
 def by_reason(name: str, text: str, counts: Mapping[str, int]) -> Metric:
-    """Return a count with the label `reason`. Give every reason from the start: Prometheus misses an increase from nothing."""
+    """Return a count with the label `reason`.
+
+    Pass every reason from the start, with 0: Prometheus misses the first increase of a new series.
+    """
     family = CounterMetricFamily(name, text, labels=["reason"])
     for reason, count in counts.items():
         family.add_metric([reason], count)
@@ -95,7 +98,10 @@ def by_reason(name: str, text: str, counts: Mapping[str, int]) -> Metric:
 
 
 def _all_lost(device: DeviceStats) -> int:
-    """A Prometheus count never falls, so pairs that were lost first and received later are counted separately."""
+    """Return the number of pairs that were ever counted as lost, those included that were received later.
+
+    A counter of Prometheus must not decrease; the returned pairs have a counter of their own.
+    """
     return device.lost + device.returned
 
 

@@ -1,4 +1,4 @@
-"""Pairs that were received and wait for the learner. Pure, and not safe to be used by two threads at once."""
+"""Pairs that were received and wait for the learner. Pure, and not thread-safe."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from stream.pair import EncodedPair
 
 
 class PairQueue:
-    """First in, first out; bounded by pairs and by bytes of encoded images.
+    """A queue (first in, first out) that is bounded by the number of pairs and by the bytes of their encoded images.
 
-    The owner asks `has_room` before it receives; what it has received then enters, also beyond a bound.
+    The owner checks `has_room` before it receives. What it then receives always enters, even if this exceeds a bound.
     """
 
     def __init__(self, max_pairs: int, max_bytes: int) -> None:
@@ -25,7 +25,7 @@ class PairQueue:
         return len(self._pairs)
 
     def has_room(self) -> bool:
-        """Whether neither bound is reached."""
+        """Return whether both bounds leave room."""
         return len(self._pairs) < self._max_pairs and self._bytes < self._max_bytes
 
     def extend(self, pairs: Iterable[EncodedPair]) -> None:

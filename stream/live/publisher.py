@@ -33,7 +33,7 @@ LIVE_TOS = 0x88
 """DSCP AF41: Wi-Fi sends it as video, before the replies of the spool."""
 MAX_SUBSCRIPTION_BYTES = 1024
 MAX_SUBSCRIPTIONS_AT_ONCE = 256
-"""Read between two pairs, so that a flood of them cannot delay the stream."""
+"""Most subscriptions that are read between two pairs, so that a flood of them cannot delay the stream."""
 
 
 class Publisher(Closeable):
@@ -104,8 +104,8 @@ class Publisher(Closeable):
     def send(self, pair: EncodedPair) -> bool:
         """Send one pair; returns whether at least one subscriber's queue took it. `on_full` decides how long it waits.
 
-        In "drop", a subscriber whose queue is full misses the pair, and finds the hole itself. After False in "wait" the same
-        pair may be given again; continuing with the next one leaves a hole.
+        With "drop", a subscriber whose queue is full misses the pair, and finds the hole itself. With "wait", the same pair may
+        be sent again after False; if the next pair is sent instead, the numbers have a hole.
         """
         header = pair.header
         if (header.device, header.epoch) != (self.device, self.epoch):
@@ -120,20 +120,20 @@ class Publisher(Closeable):
         return taken
 
     def subscribers(self) -> int:
-        """Return the number of subscribers, and greet the new ones: call it now and then when nothing is sent."""
+        """Count the subscribers, and greet the new ones. Call it now and then while nothing is sent."""
         self._greet()
         return self._subscriptions.count
 
     def failed_handshakes(self) -> Mapping[str, int]:
-        """Handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`. Any thread may call it."""
+        """Return the handshakes that failed so far, by reason of `stream.transport.handshake.REASONS`. Any thread may call it."""
         return dict(self._acceptor.failures.counts)
 
     def wait_for_subscriber(self, timeout_s: float) -> bool:
-        """Wait for a subscriber; returns False if there was none within `timeout_s`."""
+        """Wait for a subscriber; return False if none joined within `timeout_s`."""
         return self._wait_until(lambda: self.subscribers() > 0, time.monotonic() + timeout_s)
 
     def bye(self) -> bool:
-        """Announce the end of the stream; returns whether all subscribers confirmed within `linger_s` that they received it all.
+        """Announce the end of the stream; return whether all subscribers confirmed within `linger_s` that they have every pair.
 
         The confirmation is needed because a queue that drains after `close` can be lost: any message to the closed socket makes
         the kernel reset the connection. Where there is a shelf, a subscriber that missed the bye learns it from there.
@@ -185,7 +185,10 @@ class Publisher(Closeable):
         return True
 
     def _put(self, parts: list[bytes], wait_s: float) -> bool:
-        """Hand a message to the queues. Where the socket may not drop messages, wait for room."""
+        """Hand a message to all queues; return False if there was no room within `wait_s` seconds.
+
+        A socket that may drop messages never waits.
+        """
         self._socket.set(zmq.SNDTIMEO, int(1000 * wait_s))
         try:
             self._socket.send_multipart(parts, copy=False)  # the bytes are immutable: ZeroMQ may read them later
@@ -194,7 +197,7 @@ class Publisher(Closeable):
         return True
 
     def _greet(self) -> None:
-        """Count the consumers that joined and left. A hello goes to all, but only new ones learn from it."""
+        """Count the subscribers that joined and left, and send a hello. It reaches all of them, but only new ones need it."""
         for _ in range(MAX_SUBSCRIPTIONS_AT_ONCE):
             try:
                 message = self._socket.recv(zmq.NOBLOCK)

@@ -28,17 +28,17 @@ MAX_PARTS = 4
 CONNECT_TIMEOUT_MS = 1_000
 RECONNECT_IVL_MS = 100
 RECONNECT_IVL_MAX_MS = 500
-"""With these a live pair arrives within about a second after the link is back, however long it was away."""
+"""Longest pause between two attempts to connect. With it, a live pair arrives within about a second after a link is back."""
 TEND_INTERVAL_S = 0.25
 MAX_PART_BYTES = MAX_EYE_BYTES + CURVE_OVERHEAD_BYTES
 
 
 class RigLinks:
-    """Calls rigs, and calls them again; used by one thread; `failures` may be read by any.
+    """Connects to rigs, and connects again where ZeroMQ has given up. Used by one thread; any thread may read `failures`.
 
-    addresses: of `stream.transport.endpoint.connect_address`. new_plan: makes the plan for a rig's spool from the number of
-    its address. high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back.
-    Raises EndpointError where an address cannot be called.
+    addresses: as `stream.transport.endpoint.connect_address` returns them. new_plan: makes the plan for a rig's spool from the
+    number of its address. high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back. Raises EndpointError
+    for an address that cannot be used.
     """
 
     def __init__(
@@ -57,7 +57,7 @@ class RigLinks:
         self._poller = zmq.Poller()
         self._tended_s = float("-inf")
         self.spools: list[BackfillClient] = []
-        """In the order of the addresses."""
+        """One client for each address, in the same order."""
         try:
             live = self._open(zmq.SUB, receive_high_water=high_water)
             self._live = live.socket
@@ -74,7 +74,7 @@ class RigLinks:
             raise
 
     def poll(self, timeout_s: float) -> None:
-        """Wait until a message is there, or the time is over."""
+        """Wait until a message has arrived or the time is over."""
         self._poller.poll(int(1000 * timeout_s))
 
     def receive_live(self) -> EncodedPair | Announcement | None:
@@ -86,13 +86,13 @@ class RigLinks:
         return announcements.from_parts(parts) if parts[0] in announcements.TOPICS else codec.from_parts(parts)
 
     def confirm(self, bye: Bye) -> None:
-        """Let the publisher know that everything up to its bye has been received."""
+        """Confirm to the publisher that everything up to its bye was received."""
         topic = announcements.CONFIRMATION + bye.epoch.encode()
         self._live.set(zmq.SUBSCRIBE, topic)
         self._live.set(zmq.UNSUBSCRIBE, topic)  # or each epoch would leave one behind
 
     def tend(self) -> None:
-        """Call again the rigs that ZeroMQ has given up; it never waits, and costs nothing if it is called often."""
+        """Connect again to the rigs that ZeroMQ has given up. It never waits, and may be called often."""
         now_s = time.monotonic()
         if now_s - self._tended_s >= TEND_INTERVAL_S:
             self._tended_s = now_s

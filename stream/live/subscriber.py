@@ -1,11 +1,11 @@
 """The receiving end: a Source over the live stream of each rig, and over its spool for the pairs that the live stream dropped.
 
-A thread reads the sockets, so that the learner never waits for the network while pairs lie there. When the queue is full the
+A thread reads the sockets, so that the learner never waits for the network while pairs are available. When the queue is full the
 thread stops reading: ZeroMQ's queue fills, then TCP pushes back, then the rig drops pairs, and the hole in `seq` is pulled from
 its spool when there is room again. Memory is bounded at each of these steps. Live pairs go first: a reply from a spool is read
 only when no live message waits. `stream.live.ledger` says which pairs are new and which are missing.
 
-The kernel checks that connections are alive (`stream.transport.sockets`); that also works for a learner that rests.
+The kernel checks that connections are alive (`stream.transport.sockets`); that also works while a learner reads nothing.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from stream.transport.security import Security
 log = logging.getLogger(__name__)
 
 POLL_S = 0.05
-"""How soon the thread notices that it is to stop, or that a request is due."""
+"""Longest time until the thread notices that it is to stop, or that a request is to be sent."""
 LIVE_AT_ONCE = 64
-"""Live messages that are read before the spools get a turn."""
+"""Number of live messages that are read before the spools get a turn."""
 FAREWELL_S = 2.0
 """How long `close` waits for rigs to confirm the last acknowledgement."""
 GLIBC_BLOCK_BYTES = 31 << 20
@@ -50,17 +50,14 @@ LOG_INTERVAL_S = 10.0
 class Subscriber(Closeable):
     """Receives the pairs of one or several devices; satisfies `stream.source.Source`. Context manager.
 
-    endpoints: tcp://HOST:PORT of each device; none has to be there yet, and each is reconnected to when it comes back.
-    consumer: this learner's name to the rigs' spools, which keep every pair until it is acknowledged; None: they do not.
-    cursor: of the process before this one; its pairs are not received again. Raises ValueError for anything else.
-    capacity_pairs, capacity_bytes: of the queue; the pair that reaches a bound still enters, and so does the reply of a
-    spool (1 MiB and a pair, at most 256 pairs).
-    high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back.
-    end_on_bye: `receive` raises EndOfStream once all devices (one an endpoint or more) have ended and no pair is missing.
-    security: our keys and those of the rigs (`stream.transport.endpoint.security_for`); None: plain.
-    farewell_s: how long `close` waits for rigs to confirm the last acknowledgement.
-    clock: seconds, monotonic; of `last_received_s`.
-    Raises EndpointError for a malformed endpoint.
+    endpoints: tcp://HOST:PORT of each device; none has to be there yet, and each is reconnected to when it comes back. consumer:
+    the name under which rigs keep pairs for this learner until it acknowledges them; None: they keep none. cursor: of the process
+    before this one; its pairs are not received again. Raises ValueError for anything else. capacity_pairs, capacity_bytes: of the
+    queue; the pair that reaches a bound still enters, and so does the reply of a spool (1 MiB and a pair, at most 256 pairs).
+    high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back. end_on_bye: `receive` raises EndOfStream once
+    all devices (one an endpoint or more) have ended and no pair is missing. security: our keys and those of the rigs
+    (`stream.transport.endpoint.security_for`); None: plain. farewell_s: how long `close` waits for rigs to confirm the last
+    acknowledgement. clock: seconds, monotonic; of `last_received_s`. Raises EndpointError for a malformed endpoint.
     """
 
     def __init__(
@@ -99,7 +96,7 @@ class Subscriber(Closeable):
         self._thread.start()
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
-        """See Source. Raises StreamError where receiving itself has failed, after the pairs that came before that."""
+        """See Source. Raises StreamError if the thread has failed, once all earlier pairs were returned."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1 pair, got {limit}")
         with self._changed:
@@ -121,12 +118,12 @@ class Subscriber(Closeable):
             return self._ledger.cursor()
 
     def acknowledge(self, cursor: Cursor) -> None:
-        """See Source. The acknowledgement is sent soon, and again until the rigs confirm it."""
+        """See Source. The acknowledgement is sent soon, and repeated until the rigs have confirmed it."""
         with self._changed:
             self._acknowledged = cursor
 
     def backlog(self) -> int:
-        """Pairs that wait in the queue."""
+        """Return the number of pairs in the queue."""
         return len(self._queue)
 
     def stats(self) -> SourceStats:
@@ -142,7 +139,7 @@ class Subscriber(Closeable):
         )
 
     def close(self) -> None:
-        """Stop receiving, tell the rigs the last acknowledgement, and free the sockets; idempotent."""
+        """Stop receiving, send the last acknowledgement to the rigs, and free the sockets; idempotent."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
@@ -154,7 +151,7 @@ class Subscriber(Closeable):
         return ended or self._closing or self._failure is not None
 
     def _run(self) -> None:
-        """The thread: until closed, read live messages first, then the spools; without room, neither of them."""
+        """Work in the thread until the end: read live messages first, then the spools; while there is no room, read neither."""
         bytearray(GLIBC_BLOCK_BYTES)
         try:
             while not self._closing:
@@ -185,7 +182,7 @@ class Subscriber(Closeable):
                 return
 
     def _serve_spools(self) -> None:
-        """Read each spool's reply, and send its next request."""
+        """Read the replies of all spools, and send the next request to each."""
         with self._changed:
             cursor, self._acknowledged = self._acknowledged, None
             if cursor is not None:

@@ -1,8 +1,8 @@
-"""Reads the messages of an MCAP file in the order written, however damaged the file is.
+"""Reads the messages of an MCAP file in the order in which they were written, however damaged the file is.
 
-It goes forward record by record, and compares each declared size with what is there before it is trusted. A chunk with a wrong
-checksum is skipped by its length; where the lengths themselves are wrong, the next chunk is searched for. So a flipped bit costs
-one chunk, and a file that was cut is read up to its last whole one. Memory: one chunk.
+It reads record by record, and compares each declared size with the bytes that are there before it uses it. A chunk with a wrong
+checksum is skipped by its length. Where the lengths themselves are wrong, the reader searches for the next chunk. So a flipped
+bit costs one chunk, and a file that was cut is read up to its last whole chunk. It holds one chunk in memory.
 """
 
 from __future__ import annotations
@@ -37,9 +37,9 @@ _PRIVATE = 0x80
 """Opcodes from here on are free for private use."""
 _NEEDLESS = (Opcode.HEADER, Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT, Opcode.METADATA)
 _PREFIX_BYTES = 64
-"""Bytes that show what a record is: of a chunk, everything before its content."""
+"""Number of bytes that show what a record is; of a chunk, everything before its content."""
 _SEARCH_BYTES = (1 << 12, 1 << 20)
-"""Sizes of the blocks in which a chunk is searched for: small first, because it is mostly near."""
+"""Sizes of the blocks in which the next chunk is searched for: small ones first, because it is mostly near."""
 _MAYBE_CHUNK = re.compile(rb"\x06(?=[\s\S]{4}\0{4})")  # its opcode, and a length below 4 GiB
 
 
@@ -81,9 +81,9 @@ class _Chunk:
     """The declared sizes and checksum of a chunk."""
 
     size: int
-    """Before compression."""
+    """Size of the content before compression, bytes."""
     crc: int
-    """0 where the chunk has no checksum."""
+    """CRC-32 of the content; 0 if the chunk has no checksum."""
     compression: bytes
     begin: int
     """Position of its content in the file."""
@@ -92,7 +92,7 @@ class _Chunk:
 class McapReader:
     """Iterates once over the messages of a file that was opened for reading bytes; unbuffered is fastest.
 
-    Raises StreamError for a file that is no MCAP file. A cut or damaged one is read as far as possible.
+    Raises StreamError for a file that is no MCAP file. A cut or damaged file is read as far as possible.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -128,7 +128,7 @@ class McapReader:
                 trusted = place
 
     def _read_footer(self) -> None:
-        """Check whether the file has its end, and read the topics that are repeated there: their chunk may be damaged."""
+        """Check whether the file has its end, and read the topics from there: their first copy may be in a damaged chunk."""
         footer = self._read(max(0, self.size - _END_BYTES), _END_BYTES)
         if not (footer.startswith(_FOOTER) and footer.endswith(MAGIC)):
             return
@@ -144,7 +144,7 @@ class McapReader:
             place = record.end
 
     def _fits(self, record: _Record) -> bool:
-        """Whether a record of its kind can have its length at this position."""
+        """Return whether a record can have its declared length, given its kind and position."""
         length = record.end - record.content
         if record.end > self._end:
             return False
@@ -155,7 +155,7 @@ class McapReader:
         return record.opcode != Opcode.DATA_END or length == 4
 
     def _search(self, place: int) -> int:
-        """Return where the next chunk begins behind a position at which no whole one does; the end if there is none."""
+        """Return the position of the next whole chunk after `place`; the end of the file if there is none."""
         at, size = place + 1, _SEARCH_BYTES[0]
         while at < self._end:
             for match in _MAYBE_CHUNK.finditer(self._read(at, size + _PREFIX_BYTES)):
@@ -231,7 +231,7 @@ class McapReader:
         return _Record(opcode, place, content, content + length, prefix)
 
     def _read(self, place: int, count: int) -> bytes:
-        """Read at most so many bytes."""
+        """Read at most `count` bytes at a position."""
         self._file.seek(place)
         return self._file.read(count)
 

@@ -50,7 +50,7 @@ class _Chunk:
     size: int = 0
     compressed: bool = False
     index: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """Log time and position of each message, by channel."""
+    """By channel, the log time and position of each message."""
 
     def append(self, *parts: bytes) -> None:
         self.parts += parts
@@ -88,7 +88,7 @@ class McapWriter:
         return self._counts.total()
 
     def channel(self, topic: str, schema: Schema, *, compressed: bool) -> Channel:
-        """Begin a topic, whose messages are all of `schema`."""
+        """Begin a topic; all of its messages have the type `schema`."""
         if schema.name not in self._schemas:
             number = len(self._schemas) + 1
             self._schemas[schema.name] = records.Schema(number, schema.data, schema.schema_encoding, schema.name)
@@ -98,7 +98,7 @@ class McapWriter:
         return Channel(channel.id, _packed([record, channel]), compressed)
 
     def add(self, channel: Channel, sequence: int, time_ns: int, *parts: bytes) -> None:
-        """Add a message to the chunk. Chunks end at `flush`, or before they become larger than readers allow."""
+        """Add a message to the chunk. A chunk ends at `flush`, or before it becomes larger than readers allow."""
         size = sum(map(len, parts))
         if self._chunk.size + len(channel.definition) + _MESSAGE.size + size > MAX_CHUNK_BYTES:
             self.flush()
@@ -175,7 +175,7 @@ class McapWriter:
         )
 
     def _append(self, *parts: bytes) -> None:
-        """Write all of the data, or leave the file as it was."""
+        """Write all of the data; if that fails, restore the file as it was."""
         try:
             for part in parts:
                 rest = memoryview(part)

@@ -12,14 +12,15 @@ TOLERANCE_NS = 20_000_000
 """Images further apart make no pair: half the period of a camera of 25 Hz."""
 MAX_WAITING = 64
 MAX_WAITING_BYTES = 64 << 20
-"""Bounds of the waiting images of one eye, in images and bytes. The oldest image is dropped, but one always stays."""
+"""Limits of the images of one eye that wait, in number and bytes. Beyond them the oldest is dropped, but one image always
+stays."""
 
 EyeName = Literal["left", "right"]
 
 
 @dataclass(frozen=True, slots=True)
 class TimedImage:
-    """An image and its capture time."""
+    """An image of one eye, JPEG bytes or pixels, and its capture time in nanoseconds since 1970."""
 
     captured_ns: int
     """Nanoseconds since 1970."""
@@ -28,14 +29,14 @@ class TimedImage:
 
     @property
     def size(self) -> int:
-        """Bytes."""
+        """Size of the image in bytes, as it is held in memory."""
         return len(self.image) if isinstance(self.image, bytes) else self.image.nbytes
 
 
 class Pairing:
-    """Receives the images of both eyes, each eye in the order of its time, and returns those that belong together.
+    """Receives the images of both eyes, each eye in the order of its time, and forms pairs.
 
-    A pair is returned once no later image can be a nearer partner: one image later, or at the `end`.
+    A pair is returned once no later image can be a nearer partner: when the next image has arrived, or at the `end`.
     """
 
     def __init__(self) -> None:
@@ -45,7 +46,7 @@ class Pairing:
         """Images that found no partner."""
 
     def add(self, eye: EyeName, shot: TimedImage) -> list[tuple[TimedImage, TimedImage]]:
-        """Add an image; returns the pairs that are certain now."""
+        """Add an image; return the pairs whose partners are certain now."""
         waiting = self._left if eye == "left" else self._right
         if waiting and shot.captured_ns < waiting[-1].captured_ns:
             self.unpaired += 1

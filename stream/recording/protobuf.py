@@ -1,6 +1,7 @@
-"""The part of protobuf's wire format that is needed to move an image without a copy; generated classes copy it twice each way.
+"""Encodes and decodes the few parts of protobuf's wire format that recordings need, without copying images.
 
-Writing a pair of 2 x 179 kB takes 0.15 ms of CPU time instead of 0.39, and reading one a sixteenth.
+Generated classes copy an image twice in each direction. Writing a pair of 2 x 179 kB takes 0.15 ms of CPU time here instead of
+0.39 ms, and reading one takes a sixteenth of the time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Reads the pairs of one recording: ours as they were written, another tool's by the nearest time of its two image topics.
+"""Reads the pairs of one recording: our own, as they were written, or another tool's, formed by the nearest times of two topics.
 
-Our recordings keep the header of every pair, with its identity. A recording of another tool has none: its device is the file's
-name, its epoch a hash of its first pair, and its pairs are counted. The result is the same each time.
+Our recordings keep the header of every pair, with its identity. A recording of another tool has no headers: its device is the
+name of the file, its epoch is a hash of its first pair, and its pairs are numbered from 0. Each reading gives the same result.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ class EyeTopics:
     """The image topics of both eyes in another tool's recording."""
 
     left: str | None = None
-    """Topic of the left images in another tool's recording; by default the one with left in its name."""
+    """Topic of the left images in another tool's recording; by default the topic with left in its name."""
     right: str | None = None
     """Topic of the right images."""
 
 
 class RecordingReader:
-    """Iterates once over the pairs of a file, in the order written. Memory: one chunk, and the pair that is being made.
+    """Iterates once over the pairs of a file, in the order in which they were written. It holds one chunk and one pair in memory.
 
     file: opened for reading bytes, unbuffered is fastest. name: of the file, for messages and as the device of another tool.
     Raises StreamError if it is no recording, and while iterating if its two eyes cannot be distinguished.
@@ -51,7 +51,7 @@ class RecordingReader:
     def __init__(self, file: BinaryIO, name: str, topics: EyeTopics | None = None) -> None:
         self.name = name
         self.unreadable = 0
-        """Messages and pairs that are undamaged, but of a kind that is not read: another image format, parts that do not fit."""
+        """Messages and pairs that are undamaged, but cannot be used: another image format, or parts that do not fit together."""
         try:
             self.mcap = McapReader(file)
         except (StreamError, OSError) as error:
@@ -102,13 +102,13 @@ class RecordingReader:
         return []
 
     def _has_header(self, rig: str) -> bool:
-        """Whether the topics of a rig are ours: another tool's topics may have the same names."""
+        """Return whether the topics of a rig are ours: another tool may use the same names for its topics."""
         meta = f"{rig}/stereo/meta"
         return any(topic.name == meta and topic.schema == HEADER.name for topic in self.mcap.topics.values())
 
 
 class _OurPairs:
-    """Puts our pairs together: the three messages of a pair have the same rig, time and sequence, and follow each other."""
+    """Forms pairs from the messages of our own recordings. The three messages of a pair have the same rig, time and number."""
 
     def __init__(self) -> None:
         self.incomplete = 0
@@ -138,7 +138,10 @@ class _OurPairs:
 
 
 class _ForeignPairs:
-    """Makes pairs from the images of another tool."""
+    """Forms pairs from the images in a recording that another tool made, for example ROS.
+
+    name: of the file, from which the device's name is made. topics: of the left and the right images.
+    """
 
     def __init__(self, name: str, topics: EyeTopics) -> None:
         self.pairing = Pairing()
@@ -152,7 +155,10 @@ class _ForeignPairs:
         self._topics: set[str] = set()
 
     def add(self, message: Message) -> list[EncodedPair]:
-        """Return the pairs that are certain with this image. Raises ValueError for an unreadable image."""
+        """Add the image in a message, and return the pairs whose partners are certain now.
+
+        Raises ValueError for an unreadable image.
+        """
         self._topics.add(message.topic.name)
         eye = self._eye_of(message.topic.name)
         if eye is None:
@@ -163,7 +169,7 @@ class _ForeignPairs:
         return self._encode(self.pairing.add(eye, image))
 
     def end(self) -> list[EncodedPair]:
-        """Return the last pairs."""
+        """Return the pairs that were waiting for a nearer partner. Raises StreamError if the topics of the eyes are unclear."""
         if self._topics and len(self._found) < 2:
             raise self._unclear()
         return self._encode(self.pairing.end())

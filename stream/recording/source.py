@@ -18,13 +18,12 @@ MAX_PAUSE_S = 60.0
 
 
 class RecordingSource(OnDemandSource):
-    """The pairs of recordings, one file after the other; satisfies `stream.source.Source`.
+    """Gives the pairs of recordings, one file after the other; satisfies `stream.source.Source`.
 
     cursor: of an earlier source, whose pairs are skipped. No pair is given twice, even if two files hold it.
     speed: 0 gives pairs as fast as they are requested; otherwise at this multiple of real time, by their capture times within
     an epoch. A pause of more than MAX_PAUSE_S, and the time between two epochs, is left out.
-    topics: of the images in another tool's recording.
-    clock, sleep: seconds.
+    topics: of the images in another tool's recording. clock, sleep: seconds.
     Raises StreamError in one line if a file is no recording, ValueError for an unusable cursor or speed.
     """
 
@@ -51,7 +50,7 @@ class RecordingSource(OnDemandSource):
         self._clock, self._sleep = clock, sleep
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
-        """See Source. Raises StreamError if the rest of a file cannot be read, after the pairs before that."""
+        """See Source. Raises StreamError if the rest of a file cannot be read, once all earlier pairs were returned."""
         if limit < 1:
             raise ValueError(f"limit must be at least 1 pair, got {limit}")
         pairs: list[EncodedPair] = []

@@ -19,13 +19,14 @@ from stream.recording.mcap_writer import Channel, McapWriter
 from stream.recording.payload import COMPRESSED, HEADER, RAW, header_data, jpeg_data, pixels_data
 
 CHUNK_BYTES = 1 << 20
-"""What a damaged place can cost, and what a file loses when its writer is killed."""
+"""Size of a chunk: a damaged place costs one chunk, and so does the death of the writer."""
 
 
 class RecordingWriter(Closeable):
     """Writes pairs to a new file; a context manager.
 
-    Raises OSError if the file exists already, or there is no room: it then has its whole chunks, and `close` ends it properly.
+    Raises OSError if the file exists already or the disk is full. After a full disk the file holds its whole chunks, and `close`
+    still completes it.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The rig's side of a handshake: which consumers are let in at its sockets, and why others are refused.
+"""The rig's side of a handshake: it decides which consumers may connect to its sockets, and reports why others are refused.
 
 One thread serves all sockets of a rig. It answers ZeroMQ's question whether a key is trusted (ZAP, RFC 27), and reads the
 sockets' monitors. It has to be a thread of its own: a monitor that nobody reads blocks ZeroMQ's I/O thread after 2000 events, and
@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_TIMEOUT_MS = 10_000
-"""How long a stranger can hold a connection without a handshake."""
+"""Longest time that a client can hold a connection without a handshake, milliseconds."""
 POLL_MS = 100
-"""How soon the thread notices a further socket, or the end."""
+"""Longest time until the thread notices a further socket or its end, milliseconds."""
 
 
 class Acceptor(Closeable):
-    """Guards the sockets of one context that bind. Context manager; close it after its sockets.
+    """Guards the bound sockets of one context: only trusted keys may connect. A context manager; close it after its sockets.
 
-    security: the keys that are let in; None where the sockets are plain, and only failures are counted.
+    security: the trusted keys; None: the sockets are plain, and only failures are counted.
     Raises ValueError for a context that has an acceptor with keys already.
     """
 
@@ -106,7 +106,7 @@ class Acceptor(Closeable):
                 self._read_monitor(socket)
 
     def _admit(self, zap: zmq.Socket[bytes]) -> None:
-        """Answer whether a key is let in. If so, the name of the key becomes ZeroMQ's User-Id."""
+        """Tell ZeroMQ whether a key is trusted. If it is, its name becomes the User-Id of the connection."""
         _version, request, _domain, address, _identity, mechanism, *credentials = zap.recv_multipart()
         key = z85.encode(credentials[0]).decode() if mechanism == b"CURVE" else ""
         name = self._names.get(key)

@@ -1,7 +1,7 @@
-"""The consumer's side of a handshake: calls rigs, explains why one does not let it in, and calls again.
+"""The consumer's side of a handshake: it connects to rigs, reports why a rig refuses the connection, and connects again.
 
 After a refused handshake, a damaged message, or a reply in another protocol, ZeroMQ gives an address up for good: a learner that
-was started a minute before its key was trusted would wait for ever. Here such an address is called again every few seconds.
+was started a minute before its key was trusted would wait for ever. Here the connection is tried again every few seconds.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from stream.transport.handshake import FAILED_EVENTS, failure, read_event
 from stream.transport.security import Security
 
 REDIAL_S = 5.0
-"""How long after ZeroMQ gave up an address it is called again."""
+"""Seconds from the moment at which ZeroMQ gives an address up until the next attempt to connect."""
 _EVENTS = (
     FAILED_EVENTS
     | zmq.EVENT_CONNECTED
@@ -55,7 +55,7 @@ class Dialer:
         self._monitor = socket.get_monitor_socket(_EVENTS)
 
     def dial(self, address: str) -> None:
-        """Connect to an address of `stream.transport.endpoint.connect_address`. Raises EndpointError in one line."""
+        """Connect to an address from `stream.transport.endpoint.connect_address`. Raises EndpointError in one line."""
         plain, rig = rig_at(address)
         if (rig is None) != (self._security is None):
             raise EndpointError(f"{address} has to be read with the same keys that it is called with")
@@ -65,7 +65,10 @@ class Dialer:
         self._rigs[plain] = rig
 
     def tend(self) -> None:
-        """Read the events of the connections, log failures, and call again the addresses that were given up; never waits."""
+        """Read the events of the connections, log failures, and connect again to addresses that ZeroMQ has given up.
+
+        It never waits.
+        """
         with suppress(zmq.Again):
             while True:
                 self._read(*read_event(self._monitor))
@@ -77,7 +80,7 @@ class Dialer:
             self._call(address, self._rigs[address])
 
     def close(self) -> None:
-        """Stop reading events; before the socket is closed. Idempotent."""
+        """Stop reading events. Call it before the socket is closed; idempotent."""
         if not self._monitor.closed:
             self.socket.disable_monitor()
             self._monitor.close(linger=0)

@@ -1,8 +1,7 @@
 """Addresses of sockets: which ones can be used, and how they are bound and connected.
 
 An address is `tcp://HOST:PORT`. To bind, the port may be `*` or `0` (any free one), and the host `*` (every interface). An
-address
-to connect to can name the rig whose key must answer there: `tcp://HOST:PORT#NAME`.
+address to connect to can name the rig whose key is expected there: `tcp://HOST:PORT#NAME`.
 
 A socket that can be reached from the network needs keys, or explicit consent (`insecure`). On the loopback a socket is plain,
 unless a folder of keys or a rig is named. With keys, nothing ever falls back to plain.
@@ -76,9 +75,9 @@ def bind_address(endpoint: str, *, security: Security | None = None, insecure: b
 
 
 def connect_address(endpoint: str, *, security: Security | None = None, insecure: bool = False) -> str:
-    """Return the address to connect to; with keys, the name of the rig stands behind it.
+    """Return the address to connect to; with keys, it ends in `#` and the name of the rig.
 
-    Raises EndpointError if it is malformed, across the network without keys or consent, or names no trusted rig.
+    Raises EndpointError if the address is malformed, lies on the network without keys or consent, or names no trusted rig.
     """
     host, port, rig = _split(endpoint)
     if host == "*" or port in ("*", "0"):
@@ -96,7 +95,7 @@ def connect_address(endpoint: str, *, security: Security | None = None, insecure
 
 
 def rig_at(address: str) -> tuple[str, str | None]:
-    """Return an address as ZeroMQ reads it, and the name of the rig behind it; None for a plain one."""
+    """Split an address into the part that ZeroMQ reads and the name of the rig, which is None for a plain address."""
     host, port, rig = _split(address)
     return f"tcp://{host}:{port}", rig
 
@@ -121,7 +120,7 @@ def connect(socket: zmq.Socket[bytes], address: str) -> None:
 
 
 def backfill_endpoint(live: str) -> str:
-    """Return the address of the second socket beside a live one, with its `#RIG`: its port is the next.
+    """Return the address of a rig's second socket: that of its live stream, with the next port.
 
     Raises EndpointError for port 65535.
     """
@@ -135,9 +134,9 @@ def backfill_endpoint(live: str) -> str:
 def bind_with_neighbour(
     socket: zmq.Socket[bytes], address: str, bind_neighbour: Callable[[str], Neighbour]
 ) -> tuple[str, Neighbour]:
-    """Bind a socket, and let `bind_neighbour` bind another one at the next port. Returns the real address, and the neighbour.
+    """Bind a socket, let `bind_neighbour` bind another one at the next port, and return the real address and the other socket.
 
-    If any port will do, other ports are tried until two neighbours are free. Raises EndpointError in one line.
+    If any port is allowed, other ports are tried until two neighbours are free. Raises EndpointError in one line.
     """
     tries = PORT_TRIES if address.rpartition(":")[2] in ("0", "*") else 1
     while True:

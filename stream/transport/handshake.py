@@ -1,6 +1,6 @@
-"""Handshakes that failed: how they are recognised, counted and logged.
+"""Recognises, counts and logs failed handshakes.
 
-ZeroMQ itself reports nothing: a wrong key looks like a rig that is not there. It sends events to a socket's monitor; these are
+ZeroMQ itself reports nothing: to it, a wrong key looks like a rig that is off. It sends events to a socket's monitor; these are
 the events of each side (measured with libzmq 4.3.5):
 
     case                                    rig (bound)                       learner (connected)

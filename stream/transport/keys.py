@@ -103,7 +103,7 @@ def trusted_keys(folder: Path) -> dict[str, str]:
 
 
 def trust(folder: Path, name: str, key: str) -> None:
-    """Trust a public key under a name. Raises KeysError if it is none, or the name has another one."""
+    """Trust a public key under a name. Raises KeysError if it is no key, or if the name already has another key."""
     path = folder / "trusted" / f"{check_name(name)}.public"
     try:
         key = parse_key(key)

@@ -26,7 +26,7 @@ class Security:
     """The keys of this machine, all of them in Z85; `load` reads them."""
 
     folder: Path
-    """The folder they were read from; for messages."""
+    """The folder from which the keys were read; for messages."""
     public: str
     secret: str = field(repr=False)
     trusted: Mapping[str, str]
@@ -39,9 +39,9 @@ class Security:
         return cls(folder=folder, public=public, secret=secret, trusted=trusted_keys(folder))
 
     def rig(self, name: str | None, endpoint: str) -> str:
-        """Return the trusted name of the rig at an endpoint: the only one there is, if the endpoint names none.
+        """Return the name under which the rig at an endpoint is trusted: the only trusted name, if the endpoint names none.
 
-        Raises KeysError if no key is trusted under that name, or several keys are trusted and none is named.
+        Raises KeysError if no key is trusted under that name, or if several keys are trusted and none is named.
         """
         if not self.trusted:
             raise KeysError(f"no rig is trusted yet: type on the rig `python -m stream keys`, and here {self._hint()}")
@@ -55,7 +55,7 @@ class Security:
         return found
 
     def serve(self, socket: zmq.Socket[bytes]) -> None:
-        """Let a socket that will bind admit only the keys that `stream.transport.acceptor.Acceptor` trusts. Raises KeysError."""
+        """Prepare a socket before it is bound: it then accepts only the keys that the `Acceptor` trusts. Raises KeysError."""
         if not self.trusted:
             raise KeysError(f"no learner is trusted yet: type on it `python -m stream keys`, and here {self._hint()}")
         socket.set(zmq.CURVE_SERVER, 1)
@@ -64,7 +64,7 @@ class Security:
         socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, everybody is let in when there is no acceptor
 
     def call(self, socket: zmq.Socket[bytes], rig: str) -> None:
-        """Let the next `connect` of a socket reach only that rig."""
+        """Prepare a socket so that its next `connect` reaches only the named rig."""
         socket.set(zmq.CURVE_SERVERKEY, self.trusted[rig].encode())
         socket.set(zmq.CURVE_PUBLICKEY, self.public.encode())
         socket.set(zmq.CURVE_SECRETKEY, self.secret.encode())

@@ -1,9 +1,9 @@
-"""What all our sockets share: how dead connections are noticed, and how messages of several parts are received.
+"""Functions for all our sockets: they detect dead connections, and receive messages of several parts.
 
 ZeroMQ's own heartbeats are off. If one side has stopped reading, because its queue is full, and the other one dies, the next ping
 runs into an assertion of libzmq (4.3.5: stream_engine_base.cpp, `!_io_error` in out_event), which ends the whole process. TCP
-does what is needed: it probes an idle connection, and limits how long sent data may stay unconfirmed. A learner that rests with a
-full queue confirms nothing either, so a rig is patient.
+does what is needed: it probes an idle connection, and limits how long sent data may stay unconfirmed. A learner that reads
+nothing because its queue is full confirms nothing either, so a rig waits long.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ PROBE_INTERVAL_S = 1
 
 
 def limit_silence(socket: zmq.Socket[bytes], timeout_ms: int) -> None:
-    """Let a socket drop connections on which the other side's kernel confirms nothing for so long. Call it before `connect`."""
+    """Let a socket drop a connection on which the other side's kernel has confirmed nothing for `timeout_ms`.
+
+    Call it before `connect`.
+    """
     socket.set(zmq.TCP_KEEPALIVE, 1)
     socket.set(zmq.TCP_KEEPALIVE_IDLE, PROBE_AFTER_S)
     socket.set(zmq.TCP_KEEPALIVE_INTVL, PROBE_INTERVAL_S)
