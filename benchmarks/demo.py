@@ -51,7 +51,7 @@ class DemoSettings(BenchSettings):
 
 
 def measure(settings: DemoSettings) -> dict[str, Any]:
-    """The learner's summary, with the path of the report as `report`."""
+    """Return the learner's summary, with the path of the report as `report`."""
     run = settings.run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with tempfile.TemporaryDirectory() as folder:
         places = Path(folder) / PLACES
@@ -62,7 +62,7 @@ def measure(settings: DemoSettings) -> dict[str, Any]:
 
 
 def render(_settings: DemoSettings, summary: dict[str, Any]) -> Iterator[RenderableType]:
-    """The probes, the path of the report, and whether it learned."""
+    """Yield the probes, the path of the report, and whether it learned."""
     rows = {}
     for name, row in summary["probe"].items():
         for probe, title in (("knn", "k-NN"), ("linear", "linear")):
@@ -142,7 +142,7 @@ def _learner_flags(settings: DemoSettings, run: Path, places: Path, endpoint: st
 
 
 def _endpoint(rig: subprocess.Popen[bytes], log: Path) -> str:
-    """The address at which the rig streams, from its log."""
+    """Return the address at which the rig streams, from its log."""
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and rig.poll() is None:
         found = re.search(r"bind=(tcp://\S+)", log.read_text())

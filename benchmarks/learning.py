@@ -67,13 +67,13 @@ class Gain:
 
 
 def measure(settings: LearningSettings) -> list[Result]:
-    """The figures of each seed, in their order."""
+    """Return the figures of each seed, in their order."""
     found = dict(in_processes(partial(train_seed, settings=settings), settings.seeds, settings.jobs))
     return [found[seed] for seed in settings.seeds]
 
 
 def render(settings: LearningSettings, results: Sequence[Result]) -> list[Table]:
-    """The gain of each probe."""
+    """Return the gain of each probe."""
     title = f"{len(results)} seeds, preset {settings.preset}, {settings.cpu_min:g} CPU-minutes each"
     rows = {
         name: [f"{100 * value:.1f}" for value in (gain.before, gain.after, gain.gain, gain.standard_error)]
@@ -94,7 +94,7 @@ COMMAND = Bench(LearningSettings, measure, render, goals, json_lines=list)
 
 
 def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Gain]:
-    """Gains by probe; the standard error is that of the mean over seeds, nan for one seed."""
+    """Return the gains by probe; the standard error is that of the mean over seeds, nan for one seed."""
     gains = {}
     for name in results[0]["before"]:
         before, after = (np.array([result[when][name] for result in results]) for when in ("before", "after"))

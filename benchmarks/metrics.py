@@ -67,7 +67,7 @@ class ListedMetric(NamedTuple):
 
 
 def measure(settings: MetricsSettings) -> dict[str, Any]:
-    """The list of metrics by name; with --cost, shares of a core by who counts."""
+    """Return the list of metrics by name; with --cost, shares of a core by who counts."""
     if not settings.cost:
         return {metric.name: dict(zip(metric._fields[1:], metric[1:], strict=True)) for metric in listed(exported())}
     rows: dict[str, Callable[[], float]] = {
@@ -79,7 +79,7 @@ def measure(settings: MetricsSettings) -> dict[str, Any]:
 
 
 def render(settings: MetricsSettings, figures: dict[str, Any]) -> list[RenderableType]:
-    """The text of docs/metrics.md, or a table of the shares."""
+    """Return the text of docs/metrics.md, or a table of the shares."""
     if not settings.cost:
         return [document(exported())]
     return [figure_table("", ("who counts", "of a core"), {name: [f"{share:.3%}"] for name, share in figures.items()})]
@@ -109,7 +109,7 @@ def listed(metrics: Sequence[Metric]) -> list[ListedMetric]:
 
 
 def document(metrics: Sequence[Metric]) -> str:
-    """The text of docs/metrics.md."""
+    """Return the text of docs/metrics.md."""
     ours = listed(metrics)
     parts = [_HEAD]
     for folder, title in _FOLDERS.items():
@@ -178,7 +178,7 @@ def _learner() -> LearnerMetrics:
 
 
 def _stream(devices: int) -> StreamMetrics:
-    """The metrics of a subscriber that knows everything about so many devices."""
+    """Return the metrics of a subscriber that knows everything about so many devices."""
     device = DeviceStats(
         epoch="0" * 32, next_seq=1, received=1, clock_offset_ns=0, clock_error_ns=0, battery=1.0, temperature_c=20.0
     )
@@ -221,7 +221,7 @@ def _scrape(registry: CollectorRegistry) -> None:
 
 
 def _cpu_s(action: Callable[[], None], times: int) -> float:
-    """CPU time of one call, seconds."""
+    """Return the CPU time of one call, seconds."""
     started_s = time.thread_time()
     for _ in range(times):
         action()

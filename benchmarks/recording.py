@@ -50,7 +50,7 @@ class RecordingSettings(BenchSettings):
 
 
 def measure(settings: RecordingSettings) -> dict[str, Any]:
-    """Megabytes (10^6) of images a second, of each row."""
+    """Return the megabytes (10^6) of images a second, of each row."""
     with tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         rates = _rates(settings, Path(folder))
     figures = medians(rates)

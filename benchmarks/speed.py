@@ -50,7 +50,7 @@ class SpeedSettings(BenchSettings):
 
 
 def measure(settings: SpeedSettings) -> dict[str, float]:
-    """Items a second of each row."""
+    """Return the items a second of each row."""
     use_one_thread()
     rows = _rig_rows(settings.pairs) | {f"learner: samples, preset {settings.preset}": _learner_row(settings)}
     return medians(in_turns(rows, settings.rounds), 1)
@@ -84,7 +84,7 @@ def _rig_rows(count: int) -> dict[str, Callable[[], float]]:
 
 
 def _shots_per_s(shots: Sequence[Shot], config: DedupeConfig) -> float:
-    """Shots a second through capture, to the parts of a message."""
+    """Return shots a second through capture, to the parts of a message."""
     started_s = time.perf_counter()
     for pair in kept_pairs(shots, seed=0, dedupe=config):
         to_parts(pair)
@@ -120,5 +120,5 @@ def _jpeg(image: Image) -> bytes:
 
 
 def _timed_views(views: Sequence[tuple[Picture, Picture]], count: int) -> list[tuple[int, tuple[Picture, Picture]]]:
-    """The views again and again, each with its capture time in nanoseconds."""
+    """Return the views again and again, each with its capture time in nanoseconds."""
     return [(n * SHOT_PERIOD_NS, view) for n, view in enumerate(islice(cycle(views), count))]

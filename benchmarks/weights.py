@@ -80,7 +80,7 @@ class TimedExport:
 
 @contextmanager
 def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learner, Committer, TimedExport]]:
-    """A learner that has received nothing yet, and serves the weights that it exports."""
+    """Give a learner that has received nothing yet, and serves the weights that it exports."""
     config = replace(PRESETS[settings.preset], memory=MemoryConfig(capacity=256, fresh_capacity=256, canvas=(24, 32)))
     learner, directory = Learner(config, torch.device("cpu")), RunDirectory(folder, config)
     export = TimedExport(LatestWeights(learner, directory.export, metrics=LearnerMetrics()), [], [])
@@ -127,7 +127,7 @@ def measure(settings: WeightsSettings) -> dict[str, Any]:
 
 
 def _wait_for_weights(url: str, tag: str, poll_s: float) -> str:
-    """The robot: ask until other weights than those with this ETag are there; returns their ETag. Raises BenchFailed."""
+    """Return the robot: ask until other weights than those with this ETag are there; returns their ETag. Raises BenchFailed."""
     deadline_s = time.monotonic() + WAIT_S
     request = Request(url, headers={"If-None-Match": tag} if tag else {})
     while time.monotonic() < deadline_s:

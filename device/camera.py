@@ -45,7 +45,7 @@ class EyeImage:
     luma: Image | None = None
 
     def shape(self) -> Shape:
-        """Height, width and channels, without decoding; raises BadShot if there is no complete image."""
+        """Return the height, width and channels, without decoding; raises BadShot if there is no complete image."""
         if self.jpeg is not None:
             try:
                 return jpeg_shape(self.jpeg)
@@ -93,7 +93,7 @@ class Camera(Protocol):
     """The camera's own rate in Hz; None if it has none, as a folder of files."""
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
-        """Shots until the camera ends. A BadShot is *yielded*, not raised, because a generator that raises is finished."""
+        """Yield shots until the camera ends. A BadShot is *yielded*, not raised, because a generator that raises is finished."""
 
     def close(self) -> None:
         """Free the hardware or the files; idempotent."""

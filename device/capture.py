@@ -102,7 +102,7 @@ def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
 
 
 def _payload(eye: EyeImage, codec: Codec) -> Image | bytes:
-    """The image for the encoder: the camera's own JPEG if the codec forwards it, otherwise pixels."""
+    """Return the image for the encoder: the camera's own JPEG if the codec forwards it, otherwise pixels."""
     if eye.jpeg is not None and codec == "jpeg":
         return eye.jpeg
     if eye.pixels is not None:

@@ -192,11 +192,11 @@ class PairRing:
         self._count += 1
 
     def distance_to_last(self, tiles: _Float, means: _Float) -> float:
-        """Grey levels between a pair and the one that was remembered last; inf if there is none."""
+        """Return grey levels between a pair and the one that was remembered last; inf if there is none."""
         return self._distance((self._count - 1) % len(self._tiles), tiles, means) if self._count else math.inf
 
     def holds(self, tiles: _Float, means: _Float, threshold: float) -> bool:
-        """Whether a remembered pair differs by at most `threshold` grey levels."""
+        """Return whether a remembered pair differs by at most `threshold` grey levels."""
         used = min(self._count, len(self._tiles))
         blocks = _block_means(tiles / means[:, None])
         differences = np.abs(self._blocks[:used] - blocks) - self._block_slack[:used]
@@ -211,7 +211,7 @@ class PairRing:
 
 
 def luma_of(eye: EyeImage) -> Image:
-    """A small grey image of an eye, uint8 [h, w], made in the cheapest way.
+    """Return a small grey image of an eye, uint8 [h, w], made in the cheapest way.
 
     It is the hardware's own luma, or a JPEG decoded at 1/8 to 1/1 of its size, or the pixels, which are reduced before they are
     made grey. At least two pixels for each tile are left, if there are as many. Raises BadShot if the image cannot be decoded.
@@ -231,7 +231,7 @@ def luma_of(eye: EyeImage) -> Image:
 
 
 def _tiles(left: Image, right: Image) -> tuple[_Float, _Float]:
-    """Mean luma of each tile, float32 [2, 2304], and of each eye, float32 [2], which is at least 1; grey levels."""
+    """Return the mean luma of each tile, float32 [2, 2304], and of each eye, float32 [2], which is at least 1; grey levels."""
     eyes = [cv2.resize(eye.astype(np.float32), GRID, interpolation=cv2.INTER_AREA).ravel() for eye in (left, right)]
     tiles = np.stack(eyes).astype(np.float32, copy=False)
     return tiles, np.maximum(tiles.mean(axis=1), np.float32(1))
@@ -244,7 +244,7 @@ def _block_means(tiles: _Float) -> _Float:
 
 
 def _slope(tiles: _Float) -> _Float:
-    """Difference of luma between neighbouring tiles, across plus down; float32 [2, 2304]."""
+    """Return the difference of luma between neighbouring tiles, across plus down; float32 [2, 2304]."""
     images = tiles.reshape(_EYES, GRID[1], GRID[0])
     edge = cv2.BORDER_REPLICATE
     across = [cv2.Sobel(image, cv2.CV_32F, 1, 0, ksize=1, scale=0.5, borderType=edge) for image in images]
@@ -254,5 +254,5 @@ def _slope(tiles: _Float) -> _Float:
 
 
 def _sharpness(luma: Image) -> float:
-    """Variance of the Laplacian, which is small if no edge is sharp."""
+    """Return the variance of the Laplacian, which is small if no edge is sharp."""
     return float(cv2.meanStdDev(cv2.Laplacian(luma, cv2.CV_16S))[1][0, 0]) ** 2

@@ -96,7 +96,7 @@ class DeviceMetrics:
         self.registry.register(_Collector(partial(_handshake_metrics, failed_handshakes)))
 
     def counts(self) -> CaptureCounts:
-        """The counts now."""
+        """Return the counts now."""
         counters = (self.captured, self.kept, self.suppressed, self.junk, self.bad)
         return CaptureCounts(*(_total(counter) for counter in counters))
 
@@ -140,7 +140,7 @@ class _Collector(Collector):
 
 
 def _spool_metrics(spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[], int]) -> Iterator[Metric]:
-    """All metrics of the spool, from one look at it."""
+    """Yield all metrics of the spool, from one look at it."""
     stats = spool()
     gauges = (
         ("spool_bytes", "Bytes that the spool takes on its disk.", stats.bytes),
@@ -178,6 +178,6 @@ def _handshake_metrics(failed: Callable[[], Mapping[str, int]]) -> Iterator[Metr
 
 
 def _total(counter: Counter) -> int:
-    """The sum of a counter over all labels."""
+    """Return the sum of a counter over all labels."""
     samples = (sample for family in counter.collect() for sample in family.samples)
     return int(sum(sample.value for sample in samples if sample.name.endswith("_total")))

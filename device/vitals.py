@@ -25,7 +25,7 @@ class Sensors:
         self._vitals = Vitals()
 
     def read(self) -> Vitals:
-        """The lowest charge of a battery (0 to 1) and the highest temperature (Celsius), both recent. Thread-safe."""
+        """Return the lowest charge of a battery (0 to 1) and the highest temperature (Celsius), both recent. Thread-safe."""
         now_s = self._clock()
         if now_s - self._read_s >= READ_INTERVAL_S:
             self._vitals = Vitals(
@@ -49,7 +49,7 @@ class Sensors:
 
 
 def _word(path: Path) -> str:
-    """The text of a file of the kernel; empty if the file is missing, or its driver cannot answer now."""
+    """Return the text of a file of the kernel; empty if the file is missing, or its driver cannot answer now."""
     try:
         return path.read_text(errors="replace").strip()
     except OSError:

@@ -60,7 +60,7 @@ _SMALL_VIEWS: dict[str, Any] = {
 
 
 def _cpu() -> LearnerConfig:
-    """A small ViT that two cores train in minutes; `docs/log.md` has the trials behind the numbers."""
+    """Return a small ViT that two cores train in minutes; `docs/log.md` has the trials behind the numbers."""
     return LearnerConfig(
         encoder=EncoderConfig(
             backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=96, depth=3, heads=3

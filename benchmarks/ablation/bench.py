@@ -102,7 +102,7 @@ class RowRun:
 
 
 def measure(settings: AblationSettings) -> list[Result]:
-    """The result lines of all runs; those that are missing are run."""
+    """Return the result lines of all runs; those that are missing are run."""
     names = " ".join(spec.split("=")[0] for spec in settings.control)
     size = (settings.pairs, settings.steps, settings.preset, names, settings.textures.name if settings.textures else "")
     prints = {row: fingerprint(ROWS[row].settings(PRESETS[settings.preset])) for row in settings.chosen}
@@ -112,7 +112,7 @@ def measure(settings: AblationSettings) -> list[Result]:
 
 
 def render(settings: AblationSettings, lines: Sequence[Result]) -> list[str]:
-    """The tables, which are also written to the report."""
+    """Return the tables, which are also written to the report."""
     text = "\n\n".join([tables(lines, FAMILIES), correlations(lines)])
     write_report(settings.report, f"# What each choice is worth\n\n{text}")
     return [f"{text}\n"]
@@ -146,7 +146,7 @@ def run_row(run: RowRun, settings: AblationSettings) -> Result:
 
 
 def _config(run: RowRun, sent: int) -> LearnerConfig:
-    """The preset with a budget that is spent over the walk."""
+    """Return the preset with a budget that is spent over the walk."""
     preset = PRESETS[run.preset]
     # Half a pair less than there are: the last step must not wait for a rounding error.
     pacing = replace(
@@ -168,7 +168,7 @@ def sent_pairs(seed: int, textures: Path | None, count: int, dedupe: bool) -> Pa
 
 
 def _controls(seed: int, settings: AblationSettings) -> list[ControlSet]:
-    """The control sets of the flag, then the places of the seed's world."""
+    """Return the control sets of the flag, then the places of the seed's world."""
     size = PRESETS[settings.preset].objective.probe_size
     world = SimConfig(seed=seed, textures=settings.textures)
     places = places_of(world, size=settings.place_size, per_place=settings.per_place)
@@ -177,13 +177,13 @@ def _controls(seed: int, settings: AblationSettings) -> list[ControlSet]:
 
 @lru_cache(maxsize=1)
 def _probe_start(seed: int, settings: AblationSettings) -> Result:
-    """The probe of the random start, which all rows of a seed share."""
+    """Return the probe of the random start, which all rows of a seed share."""
     learner = Learner(replace(PRESETS[settings.preset], seed=seed), compute_device(settings.device))
     return _probe(student_of(learner), seed, settings)
 
 
 def _probe(encoder: Encoder, seed: int, settings: AblationSettings) -> Result:
-    """Accuracies on each control set, and rank and spectrum of the features on the first one."""
+    """Return the accuracies on each control set, and rank and spectrum of the features on the first one."""
     found: dict[str, Any] = {}
     controls = _controls(seed, settings)
     for control in controls:

@@ -20,7 +20,7 @@ LEGEND = (
 
 
 def control_names(line: Line) -> list[str]:
-    """The control sets of a result line, the places last."""
+    """Return the control sets of a result line, the places last."""
     student = line["curve"][0]["student"]
     return [name for name in student if isinstance(student[name], Mapping)]
 
@@ -61,13 +61,13 @@ def _gain_cell(runs: SeedRuns, row: str, names: Sequence[str], probe: str) -> st
 
 
 def _gain(runs: SeedRuns, row: str, name: str, probe: str) -> Floats:
-    """Percent above the random start at the end of the run, [seeds]."""
+    """Return the percent above the random start at the end of the run, [seeds]."""
     ends = [[line["curve"][at]["student"][name][probe] for at in (0, -1)] for line in runs.lines[row]]
     return np.array([100 * (last - first) for first, last in ends])
 
 
 def _time_cell(row: str, spent_s: Sequence[float], base_s: Sequence[float]) -> str:
-    """Seconds of the preset, else the ratio to the preset's; empty where its runs were too short to be measured."""
+    """Return the seconds of the preset, else the ratio to the preset's; empty where its runs were too short to be measured."""
     if row == PRESET:
         return f"{np.mean(spent_s):.0f} s"
     return f"{np.median(np.divide(spent_s, base_s)):.2f} x" if all(base_s) else ""

@@ -43,7 +43,7 @@ class Variant:
 
 
 def _with(**settings: Any) -> Variant:
-    """A variant with other settings of the objective."""
+    """Return a variant with other settings of the objective."""
     named = {f"objective.{name}": value for name, value in settings.items()}
     return Variant(lambda config: changed(config, named))
 
@@ -66,7 +66,7 @@ class UnguidedConfig(BabyAgentConfig):
     """The settings of BabyAgent for the objective without guidance."""
 
     def build(self, encoder: EncoderConfig) -> BabyAgent:
-        """The objective with new networks."""
+        """Return the objective with new networks."""
         return UnguidedBabyAgent(encoder, self)
 
 
@@ -82,7 +82,7 @@ def _left_only(pairs: Pairs, _seed: int) -> Pairs:
 
 
 def _with_right(pair: EncodedPair, right: bytes, seq: int) -> EncodedPair:
-    """The pair with another right image and number; a JPEG is forwarded untouched."""
+    """Return the pair with another right image and number; a JPEG is forwarded untouched."""
     head = pair.header
     return encode_pair(
         pair.left, right, device=head.device, epoch=head.epoch, seq=seq, left_ns=head.left_ns, right_ns=head.right_ns
@@ -90,7 +90,7 @@ def _with_right(pair: EncodedPair, right: bytes, seq: int) -> EncodedPair:
 
 
 def _shuffled(pairs: Pairs, seed: int) -> Pairs:
-    """The pairs in another order, with new numbers, so that they are a stream like any other."""
+    """Return the pairs in another order, with new numbers, so that they are a stream like any other."""
     order = np.random.default_rng([seed, 31]).permutation(len(pairs)).tolist()
     return [_with_right(pairs[index], pairs[index].right, seq) for seq, index in enumerate(order)]
 

@@ -86,7 +86,7 @@ def measure(settings: BufferSettings, free_bytes: Callable[[], int] = available_
 
 
 def render(_settings: BufferSettings, figures: dict[str, Any]) -> Iterator[RenderableType]:
-    """A table, and what was left out."""
+    """Yield a table, and what was left out."""
     sizes = sorted({size for row in figures["bytes_per_key"].values() for size in row}, key=int)
     rows = {}
     for name, operations in figures["us_per_key"].items():
@@ -118,7 +118,7 @@ COMMAND = Bench(BufferSettings, measure, render, lambda figures: goals_of(figure
 
 
 def _us_per_key(names: Sequence[str], size: int, settings: BufferSettings) -> Mapping[str, dict[str, float]]:
-    """Microseconds a key of each contender and operation, medians over the rounds."""
+    """Return the microseconds a key of each contender and operation, medians over the rounds."""
     turns: dict[str, Callable[[], dict[str, float]]] = {name: FullBuffer(name, size, settings).turn for name in names}
     rounds = in_turns(turns, settings.rounds + 1)
     return {  # the first round warms up
@@ -138,7 +138,7 @@ class FullBuffer:
         self._drawn: list[Any] = []
 
     def turn(self) -> dict[str, float]:
-        """Microseconds a key by operation."""
+        """Return the microseconds a key by operation."""
         at_once = self._contender.offered_at_once
         self._drawn.clear()
         return {

@@ -118,7 +118,7 @@ class LarsBuffer:
                 self.keys[slot], self.losses[slot] = key, loss
 
     def victim(self) -> int:
-        """The slot whose key leaves."""
+        """Return the slot whose key leaves."""
         score = self.losses.max() - self.losses
         total = float(score.sum())
         return int(self._random.choice(score.size, p=score / total if total else None))

@@ -161,7 +161,7 @@ def _limit(pid: int | None, size_bytes: int) -> None:
 
 
 def _runs(*command: str) -> bool:
-    """Whether a program of the system exists and succeeds."""
+    """Return whether a program of the system exists and succeeds."""
     with suppress(OSError):
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     return False

@@ -94,7 +94,7 @@ class Windows:
 
 
 def measure(settings: BackfillSettings) -> dict[str, Any]:
-    """The figures of a run; its files stay where it fails."""
+    """Return the figures of a run; its files stay where it fails."""
     folder = Path(tempfile.mkdtemp(prefix="backfill-", dir=settings.folder))
     stage = Stage(
         folder,
@@ -204,7 +204,7 @@ def _heal_and_drain(stage: Stage, heal: Callable[[], None]) -> Window:
 
 
 def _bare_mb_per_s(link: Link, length_s: float) -> float:
-    """Throughput of one plain TCP connection through such a link, in 10^6 bytes a second."""
+    """Return the throughput of one plain TCP connection through such a link, in 10^6 bytes a second."""
     with closing(link), socket.create_server((HOST, 0)) as server:
         sender = threading.Thread(target=_send_zeros, args=(server,), daemon=True)
         sender.start()
@@ -235,7 +235,7 @@ def _connected(port: int) -> socket.socket:
 
 
 def _anonymous_mib(pid: int | None) -> float:
-    """Memory of a process without that of mapped files."""
+    """Return the memory of a process without that of mapped files."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     return int(found[1]) / 1024 if found else 0.0
 
@@ -271,12 +271,12 @@ def _evaluate(stage: Stage, windows: Windows) -> dict[str, Any]:
 
 
 def _late(pairs: Sequence[MadeAndArrived], window: Window) -> list[int]:
-    """When the pairs arrived, within the window, that had been made before it."""
+    """Return when the pairs arrived, within the window, that had been made before it."""
     return sorted(arrived for made, arrived in pairs if made < window[0] <= arrived < window[1])
 
 
 def late_mb_per_s(pairs: Sequence[MadeAndArrived], window: Window) -> float:
-    """Throughput of the pairs made before the window, from the first to the last of them, 10^6 bytes a second."""
+    """Return the throughput of the pairs made before the window, from the first to the last of them, 10^6 bytes a second."""
     arrived = _late(pairs, window)
     return 1e-6 * PAIR_BYTES * (len(arrived) - 1) / (1e-9 * (arrived[-1] - arrived[0]))
 
@@ -286,13 +286,13 @@ def _latencies_ms(pairs: Sequence[MadeAndArrived], window: Window) -> list[float
 
 
 def latencies_beside_ms(pairs: Sequence[MadeAndArrived], window: Window) -> list[float]:
-    """Latencies of the live pairs that were made while late ones arrived."""
+    """Return the latencies of the live pairs that were made while late ones arrived."""
     late = _late(pairs, window)
     return _latencies_ms(pairs, (late[0], late[-1]))
 
 
 def first_live_s(pairs: Sequence[MadeAndArrived], began_ns: int) -> float:
-    """Seconds until the first pair arrived that was made after this moment."""
+    """Return the seconds until the first pair arrived that was made after this moment."""
     return 1e-9 * (min(arrived for made, arrived in pairs if made >= began_ns) - began_ns)
 
 

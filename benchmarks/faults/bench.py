@@ -65,7 +65,7 @@ class FaultsSettings(BenchSettings):
     """Where all files lie during the run; the system's temporary folder by default."""
 
     def plan(self, seed: int) -> list[Fault]:
-        """The faults of a run."""
+        """Return the faults of a run."""
         return plan(
             seed,
             self.faults,
@@ -79,7 +79,7 @@ class FaultsSettings(BenchSettings):
 
 
 def measure(settings: FaultsSettings) -> dict[str, Any]:
-    """The figures of a run; the files stay where they name failures."""
+    """Return the figures of a run; the files stay where they name failures."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # mounted file systems are unmounted then too
     seed = random.SystemRandom().getrandbits(31) if settings.seed is None else settings.seed
     report_progress(f"seed {seed}: {settings.faults} faults while {settings.pairs} pairs are kept")
@@ -109,7 +109,7 @@ COMMAND = Bench(FaultsSettings, measure, render, goals)
 
 
 def _run(settings: FaultsSettings, seed: int, folder: Path) -> dict[str, Any]:
-    """The figures; `failures` names those that must be zero and are not."""
+    """Return the figures; `failures` names those that must be zero and are not."""
     faults, started_s = settings.plan(seed), time.monotonic()
     stage = Stage(
         folder,

@@ -112,7 +112,7 @@ FAILURES = ("lost", "twice", "changed", "strangers", "both", "phantoms", "miscou
 def check(
     journals: Mapping[str, Journal], entered: Iterable[Entered], cursor: Cursor, harms: Sequence[Harm], *, evicts: bool
 ) -> PairCounts:
-    """The counts of one learner; journals by device.
+    """Return the counts of one learner; journals by device.
 
     entered, cursor: of its newest commit. evicts: the spools were too small for the cuts, so that loss needs no other harm.
     """
@@ -128,7 +128,7 @@ def check(
 
 
 def owed(journal: Journal, cursor: Cursor, device: str, harms: Sequence[Harm]) -> Iterator[Name]:
-    """The kept pairs that a committed cursor does not know, without the unseen ones."""
+    """Yield the kept pairs that a committed cursor does not know, without the unseen ones."""
     epochs = cursor.get("devices", {}).get(device, {"epochs": {}})["epochs"]
     done = {epoch: Ranges(book["done"]) for epoch, book in epochs.items()}
     own_harms = [harm for harm in harms if harm.device == device]
@@ -173,7 +173,7 @@ def _is_in(name: Name, ranges: Mapping[str, Ranges]) -> bool:
 
 
 def _is_unseen(name: Name, attempt: Attempt, known: Ranges, harms: Sequence[Harm]) -> bool:
-    """Whether the learner did not know its number yet when its spool was damaged."""
+    """Return whether the learner did not know its number yet when its spool was damaged."""
     return name[1] >= known.end and any(harm.destroys and attempt.at_ns <= harm.until_ns for harm in harms)
 
 

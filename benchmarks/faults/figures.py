@@ -24,7 +24,7 @@ MadeAndArrived = tuple[int, int]
 
 
 def judge(stage: Stage, *, ended_well: bool, evicts: bool) -> dict[str, Any]:
-    """The figures of a stage whose processes have ended; `failures` names those that must be zero and are not.
+    """Return the figures of a stage whose processes have ended; `failures` names those that must be zero and are not.
 
     evicts: the spools were too small for the cuts, so that lost pairs need no other harm.
     """
@@ -86,7 +86,7 @@ def _is_alone(struck: Struck, others: Sequence[Struck]) -> bool:
 
 
 def _backfill_pairs_per_s(arrivals: Sequence[Mapping[str, Sequence[MadeAndArrived]]]) -> float | None:
-    """How many late pairs arrived at a learner per second of the time in which any did."""
+    """Return how many late pairs arrived at a learner per second of the time in which any did."""
     late = [
         [arrived_ns for pairs in by_device.values() for made_ns, arrived_ns in pairs if arrived_ns - made_ns > LATE_NS]
         for by_device in arrivals

@@ -40,7 +40,7 @@ class ListingLearnerPlan(msgspec.Struct, frozen=True):
 
 
 def outcome(store: Path) -> tuple[list[Entered], Cursor]:
-    """The list of entered pairs and the cursor of a store's newest commit."""
+    """Return the list of entered pairs and the cursor of a store's newest commit."""
     with Store(store) as opened:
         commit = opened.commits()[0]
         return [_entered(item) for item in opened.items(commit.keys)], msgspec.json.decode(commit.note)

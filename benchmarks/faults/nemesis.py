@@ -56,7 +56,7 @@ class Fault:
     """Of the positions of the damage."""
 
     def hits(self, rig: int, learner: int) -> bool:
-        """Whether it touches this rig, this learner, or the link between them."""
+        """Return whether it touches this rig, this learner, or the link between them."""
         of_rig, of_learner = self.kind != "kill-learner" and self.kind != "stall-learner", self.kind in LINK_KINDS
         if not of_rig:
             return self.learner == learner

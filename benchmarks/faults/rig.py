@@ -49,7 +49,7 @@ class SpoolRig:
         self.orders = Orders(self._obey)
 
     def wall_s(self) -> float:
-        """Seconds since 1970 by the rig's clock."""
+        """Return the seconds since 1970 by the rig's clock."""
         return time.time() + self.clock_s
 
     def run(self) -> None:
@@ -98,7 +98,7 @@ class SpoolRig:
 
 
 def make_pair(device: str, epoch: str, seq: int, captured_ns: int, size: tuple[int, int] = SMALL) -> EncodedPair:
-    """A pair whose images follow from epoch and number, so that a pair under another number is found."""
+    """Return a pair whose images follow from epoch and number, so that a pair under another number is found."""
     left, right = np.random.default_rng([int(epoch, 16), seq]).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     return encode_pair(
         left, right, device=device, epoch=epoch, seq=seq, left_ns=captured_ns, right_ns=captured_ns, codec="lz4"

@@ -139,7 +139,7 @@ class Stage:
         self._actions(struck.fault)[1]()
 
     def _actions(self, fault: Fault) -> tuple[Callable[[], str | None], Callable[[], None]]:
-        """The function that does a fault and returns what it damaged, and the one that undoes it."""
+        """Return the function that does a fault and returns what it damaged, and the one that undoes it."""
         rig, learner, link = self.rigs[fault.rig], self.learners[fault.learner], self.links[fault.rig, fault.learner]
         chance = random.Random(fault.seed)
         match fault.kind:
@@ -161,7 +161,7 @@ class Stage:
                 return partial(rig.take_down, partial(damage, fault.kind, random=chance)), rig.process.bring_up
 
     def harms(self) -> list[Harm]:
-        """The faults so far that can cost pairs."""
+        """Return the faults so far that can cost pairs."""
         return [
             Harm(self.rigs[struck.fault.rig].device, *_harm(struck))
             for struck in self.struck
@@ -169,7 +169,7 @@ class Stage:
         ]
 
     def owed(self) -> list[Name]:
-        """The kept pairs that learners have not committed yet; a pair that two of them lack is there twice."""
+        """Return the kept pairs that learners have not committed yet; a pair that two of them lack is there twice."""
         harms = self.harms()
         return [
             name

@@ -85,16 +85,16 @@ class Arrivals:
         row[seq] += 1
 
     def distinct(self, device: str) -> int:
-        """Different pairs of a device that arrived."""
+        """Return different pairs of a device that arrived."""
         return sum(len(row) - row.count(0) for (name, _), row in self.counts.items() if name == device)
 
     def repeated(self) -> int:
-        """Pairs that arrived more than once."""
+        """Return pairs that arrived more than once."""
         return sum(len(row) - row.count(0) - row.count(1) for row in self.counts.values())
 
 
 def measure(settings: FleetSettings) -> dict[str, Any]:
-    """The figures of both parts."""
+    """Return the figures of both parts."""
     flood = [FleetRigPlan(f"rig{number}", None) for number in range(settings.devices)]
     parts = {}
     for name, plans, duration_s in (
@@ -113,7 +113,7 @@ def measure(settings: FleetSettings) -> dict[str, Any]:
 
 
 def render(_settings: FleetSettings, figures: dict[str, Any]) -> list[Table]:
-    """Both parts beside each other."""
+    """Return both parts beside each other."""
     parts = [figures["paced"], figures["flood"]]
     rows = {name.replace("_", " "): [f"{part[name]:g}" for part in parts] for name in parts[0]}
     return [figure_table("", ("", "paced", "flood"), rows)]
@@ -129,7 +129,7 @@ COMMAND = Bench(FleetSettings, measure, render, goals)
 
 
 def paced_fleet(settings: FleetSettings) -> list[FleetRigPlan]:
-    """Rigs of one rate, each with its own moment and clock; the first ones have an incident."""
+    """Return rigs of one rate, each with its own moment and clock; the first ones have an incident."""
     random = np.random.default_rng(settings.seed)
     return [
         FleetRigPlan(

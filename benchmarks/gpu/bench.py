@@ -145,7 +145,10 @@ def _flags(prog: str) -> argparse.ArgumentParser:
 
 
 def _pictures(given: Path | None, out: Path) -> Path:
-    """The folder of images: the given one, the unpacked pack, or one in `out` that is rendered into. Raises ReportedError."""
+    """Return the folder of images: the given one, the unpacked pack, or one in `out` that is rendered into.
+
+    Raises ReportedError.
+    """
     if given is None or given.is_dir():
         return given or out / "pictures"
     folder = out / "unpacked"

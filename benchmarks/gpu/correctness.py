@@ -50,13 +50,13 @@ def run(task: Task) -> None:
 
 
 def judged(errors: Mapping[str, float], bounds: Mapping[str, float] | float, **facts: Any) -> dict[str, Any]:
-    """Errors beside their bounds; `ok` where each is within its own. An error that is not a number is above any."""
+    """Return the errors beside their bounds; `ok` where each is within its own. An error that is not a number is above any."""
     limits = bounds if isinstance(bounds, Mapping) else dict.fromkeys(errors, bounds)
     return {"ok": all(error <= limits[name] for name, error in errors.items()), **errors, "bounds": limits, **facts}
 
 
 def attention(work: Workload) -> Mapping[str, Any]:
-    """The maps that the hook takes from the last block, and the features, against float64."""
+    """Return the maps that the hook takes from the last block, and the features, against float64."""
     torch.manual_seed(1)
     encoder, device = Encoder(work.config.encoder).eval(), work.device
     reference, ours = copy.deepcopy(encoder).double(), copy.deepcopy(encoder).to(device)
@@ -137,7 +137,7 @@ def step_against_cpu(work: Workload) -> Mapping[str, Any]:
 
 
 def bfloat16(work: Workload) -> Mapping[str, Any]:
-    """Features and losses with a backbone in bfloat16 against float32, on the same device."""
+    """Return the features and losses with a backbone in bfloat16 against float32, on the same device."""
     trainer, batch = work.start(PAIRS, seed=5)
     look = trainer.objective.look(batch, trainer.generator)
     found = []
@@ -228,7 +228,7 @@ def export(work: Workload) -> Mapping[str, Any]:
 
 
 def waits(work: Workload) -> Mapping[str, Any]:
-    """Where a step makes the CPU wait for the device: numbers that are read, by line; on a GPU also what CUDA warns of."""
+    """Return where a step makes the CPU wait for the device: numbers that are read, by line; on a GPU also what CUDA warns of."""
     trainer, batch = work.start(PAIRS, seed=9)
     trainer.step(batch)
     reads = _Reads()

@@ -102,7 +102,7 @@ def on_card(pairs: Pairs, canvas: tuple[int, int], device: torch.device) -> Batc
 
 
 def decode_rate(decode: Decoder, pairs: Pairs, count: int, work: Workload, seconds: float) -> dict[str, Any]:
-    """Images decoded a second, onto the canvas and onto the device."""
+    """Return images decoded a second, onto the canvas and onto the device."""
     batches = cycle((pairs[:count], pairs[-count:]))
     took_s = paced(lambda: decode(next(batches), work.config.memory.canvas, work.device), work.device, seconds)
     bytes_ = sum(len(eye) for pair in pairs for eye in pair)
@@ -110,7 +110,7 @@ def decode_rate(decode: Decoder, pairs: Pairs, count: int, work: Workload, secon
 
 
 def whole_way(decode: Decoder, pairs: Pairs, count: int, work: Workload, seconds: float) -> dict[str, Any]:
-    """Views a second from JPEG bytes to changed weights, by the learner's own step."""
+    """Return views a second from JPEG bytes to changed weights, by the learner's own step."""
     trainer, batches = Trainer(work.config, work.device), cycle((pairs[:count], pairs[-count:]))
     with ThreadPoolExecutor(1) as beside:
 

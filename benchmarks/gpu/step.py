@@ -75,7 +75,7 @@ def bare(work: Workload, count: int) -> dict[str, Any]:
 
 
 def with_checks(work: Workload) -> dict[str, Any]:
-    """The learner's own step, which looks at the losses before the weights change and reads the gauges."""
+    """Return the learner's own step, which looks at the losses before the weights change and reads the gauges."""
     trainer, batch = work.start(work.sizes[0])
     return measured(lambda: trainer.step(batch), work, len(batch))
 
@@ -101,7 +101,7 @@ def measured(step: Callable[[], object], work: Workload, count: int) -> dict[str
 
 
 def against(name: str, work: Workload) -> dict[str, Any]:
-    """A peer and our step, by turns; ratios of one round, medians over rounds. Above 1 ours is faster."""
+    """Return a peer and our step, by turns; ratios of one round, medians over rounds. Above 1 ours is faster."""
     trainer, batch = work.start(work.sizes[0])
     peer, device = PEERS[name](work.config, work.device), work.device
     images = images_of(batch.left), images_of(batch.right)

@@ -51,7 +51,7 @@ def run(task: Task) -> None:
 
 
 def variant(work: Workload, count: int, options: tuple[str, ...]) -> dict[str, Any]:
-    """The pace of one variant, and the loss behind its steps, which tells whether it still trains."""
+    """Return the pace of one variant, and the loss behind its steps, which tells whether it still trains."""
     try:
         step = prepared(*work.start(count), options)
         figures = measured(step, work, count)
@@ -94,7 +94,7 @@ def compile_blocks(trainer: Trainer, mode: str) -> None:
 
 
 def captured(trainer: Trainer, batch: Batch) -> Callable[[], torch.Tensor]:
-    """The whole step as one CUDA graph; the views still differ in each replay, because the generator is registered."""
+    """Return the whole step as one CUDA graph; the views still differ in each replay, because the generator is registered."""
     cuda: Any = torch.cuda  # untyped in parts
     stream = cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

@@ -36,14 +36,14 @@ def auc(above: ArrayLike, below: ArrayLike) -> Auc:
 
 
 def placements(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The share of `others` below each value, equal ones half: float64 [k] in [0, 1]."""
+    """Return the share of `others` below each value, equal ones half: float64 [k] in [0, 1]."""
     ordered = np.sort(others)
     below, not_above = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
     return np.asarray((below + not_above) / 2 / len(ordered))
 
 
 def over_seeds(found: Sequence[Auc]) -> Interval:
-    """The mean over seeds, within two standard errors.
+    """Return the mean over seeds, within two standard errors.
 
     The variance is that between the seeds, but not less than DeLong's for each alone: three seeds that agree by chance would
     promise too much.

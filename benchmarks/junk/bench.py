@@ -86,14 +86,14 @@ class JunkRun:
 
 
 def measure(settings: JunkSettings) -> list[JunkRun]:
-    """Both objectives on each stream of each seed."""
+    """Return both objectives on each stream of each seed."""
     streams = [(seed, stream) for seed in settings.seeds for stream in settings.streams]
     found = dict(in_processes(partial(_runs, settings=settings), streams, settings.jobs))
     return [run for each in streams for run in found[each]]
 
 
 def render(_settings: JunkSettings, runs: Sequence[JunkRun]) -> Iterator[Table]:
-    """Two tables for each stream and objective."""
+    """Yield two tables for each stream and objective."""
 
     def names(run: JunkRun) -> tuple[str, str]:
         return run.stream, run.preset
@@ -105,7 +105,7 @@ def render(_settings: JunkSettings, runs: Sequence[JunkRun]) -> Iterator[Table]:
 
 
 def json_lines(runs: Sequence[JunkRun]) -> Iterator[Result]:
-    """A JSON value for each learner."""
+    """Yield a JSON value for each learner."""
     for run in runs:
         yield {"stream": run.stream, "preset": run.preset, "seed": run.seed, **run.figures.plain()}
 
@@ -114,7 +114,7 @@ COMMAND = Bench(JunkSettings, measure, render, json_lines=json_lines)
 
 
 def _runs(seed_and_stream: tuple[int, str], settings: JunkSettings) -> list[JunkRun]:
-    """Both objectives on one stream of this seed, with the same pairs."""
+    """Return both objectives on one stream of this seed, with the same pairs."""
     use_one_thread()
     seed, stream = seed_and_stream
     report_progress(f"seed {seed}  {stream}: making the pairs")

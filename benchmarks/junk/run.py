@@ -59,7 +59,7 @@ class RecordingStubbornness(Stubbornness):
         return self._scorings[key]
 
     def scorings(self) -> Scorings:
-        """All scorings, in their order."""
+        """Return all scorings, in their order."""
         step, key, nth, standardised, phi, damped = np.concatenate(self._notes).T
         return Scorings(step.astype(int), key.astype(int), nth.astype(int), standardised, phi, damped)
 
@@ -80,7 +80,7 @@ class Scorings:
     damped: Floats
 
     def where(self, chosen: NDArray[np.bool_]) -> Scorings:
-        """The rows that are chosen."""
+        """Return the rows that are chosen."""
         return Scorings(*(getattr(self, spec.name)[chosen] for spec in dataclasses.fields(self)))
 
 
@@ -135,7 +135,7 @@ def score_held_out(objective: Objective, held_out: HeldOut, generator: Generator
 def memory_table(
     scorings: Scorings, kept: NDArray[np.int64], stream: Sequence[LabelledPair]
 ) -> dict[str, dict[str, float]]:
-    """The figures of each mishap's pairs, once the learner had settled; "any" is all junk together."""
+    """Return the figures of each mishap's pairs, once the learner had settled; "any" is all junk together."""
     seen = int(scorings.key.max()) + 1
     fate = np.array([labelled.mishap or "" for labelled in stream[:seen]])
     settled = scorings.where(scorings.step >= SETTLED_STEPS)
@@ -146,7 +146,7 @@ def memory_table(
 def memory_row(
     scorings: Scorings, kept: NDArray[np.int64], junk: NDArray[np.bool_], real: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Figures of the pairs `junk` against the pairs `real`, both bool over the keys.
+    """Return the figures of the pairs `junk` against the pairs `real`, both bool over the keys.
 
     first, later, damped: AUC of junk above real; by the standardised loss of the first scoring, by that from the 4th scoring
     on (a mean for each pair), and by what Stubbornness left of the latter's phi. clipped: share of junk's first scorings at the
@@ -177,7 +177,7 @@ def memory_row(
 
 
 def _by_pair(scorings: Scorings, name: str) -> Floats:
-    """The mean over the scorings of each pair: the scorings of one pair are not independent."""
+    """Return the mean over the scorings of each pair: the scorings of one pair are not independent."""
     _, which = np.unique(scorings.key, return_inverse=True)
     return np.asarray(np.bincount(which, getattr(scorings, name)) / np.bincount(which))
 
@@ -188,7 +188,7 @@ def _taken(scorings: Scorings) -> float:
 
 
 def _ratio(values: NDArray[Any], others: NDArray[Any]) -> float:
-    """The ratio of the means; nan where there is nothing to compare with."""
+    """Return the ratio of the means; nan where there is nothing to compare with."""
     mean = _mean(others)
     return _mean(values) / mean if mean else math.nan
 

@@ -68,7 +68,7 @@ def photographs(control: str, streamed: int, held_out: int, seed: int) -> Scenes
 
 
 def walk(textures: Path | None, streamed: int, held_out: int, seed: int) -> Scenes:
-    """The simulated walk behind dedupe and codec; the held-out pairs are of another walk through the same world."""
+    """Return the simulated walk behind dedupe and codec; the held-out pairs are of another walk through the same world."""
     config = SimConfig(size=WALK_SIZE, seed=seed, textures=textures)
     camera = SimCamera(config)
     other = SimCamera(config, world=camera.world, walk=config.walk + 1)
@@ -80,7 +80,7 @@ def walk(textures: Path | None, streamed: int, held_out: int, seed: int) -> Scen
 
 
 def with_junk(scenes: Sequence[Eyes], share: float, random: np.random.Generator) -> list[LabelledPair]:
-    """The pairs in their order, a random `share` of them spoiled, each by a mishap that is drawn uniformly."""
+    """Return the pairs in their order, a random `share` of them spoiled, each by a mishap that is drawn uniformly."""
     pairs, before = [], scenes[0]
     for seq, eyes in enumerate(scenes):
         hit = seq > 0 and random.random() < share

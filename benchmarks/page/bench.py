@@ -76,7 +76,7 @@ class Period:
 
 
 def measure(settings: PageSettings) -> dict[str, float]:
-    """The figures over all periods."""
+    """Return the figures over all periods."""
     return summarise(list(_periods(settings)))
 
 
@@ -95,7 +95,7 @@ COMMAND = Bench(PageSettings, measure, render, goals)
 
 
 def summarise(periods: Sequence[Period]) -> dict[str, float]:
-    """Shares of the watched time, and seconds a step: medians over the periods, and their ratio, watched to not."""
+    """Return the shares of the watched time, and seconds a step: medians over the periods, and their ratio, watched to not."""
     kinds = {
         name: [each for each in periods if each.watched is kind] for name, kind in (("watched", True), ("alone", False))
     }

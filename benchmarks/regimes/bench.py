@@ -103,7 +103,7 @@ class RegimesSettings(GridSettings):
     """Where to train; auto takes a GPU where there is one."""
 
     def days(self, seed: int) -> RecordedDays:
-        """The recorded days of a seed, which are recorded where they are missing."""
+        """Return the recorded days of a seed, which are recorded where they are missing."""
         return RecordedDays(self.folder / self.scale, SCALES[self.scale].route, seed=seed, textures=self.textures)
 
 
@@ -121,7 +121,7 @@ class RegimeRun:
 
 
 def measure(settings: RegimesSettings) -> list[Result]:
-    """The result lines of all runs; those that are missing are run."""
+    """Return the result lines of all runs; those that are missing are run."""
     names = " ".join(spec.split("=")[0] for spec in settings.control)
     textures = settings.textures.name if settings.textures else ""
     scale = SCALES[settings.scale]
@@ -139,7 +139,7 @@ def measure(settings: RegimesSettings) -> list[Result]:
 
 
 def render(settings: RegimesSettings, lines: Sequence[Result]) -> list[str]:
-    """The tables, which are also written to the report, with plots."""
+    """Return the tables, which are also written to the report, with plots."""
     text = tables(lines)
     if settings.report is not None:
         write_report(settings.report.with_suffix(".md"), f"{_introduction(settings)}\n\n{text}")
@@ -148,7 +148,7 @@ def render(settings: RegimesSettings, lines: Sequence[Result]) -> list[str]:
 
 
 def day_lines(lines: Sequence[Result]) -> Iterator[Result]:
-    """A JSON value for each day and regime."""
+    """Yield a JSON value for each day and regime."""
     for line in lines:
         yield from ({"regime": line["regime"], "seed": line["seed"], **day} for day in line["days"])
 
@@ -157,7 +157,7 @@ COMMAND = Bench(RegimesSettings, measure, render, json_lines=day_lines)
 
 
 def _introduction(settings: RegimesSettings) -> str:
-    """What a reader of the tables has to know."""
+    """Return what a reader of the tables has to know."""
     scale = SCALES[settings.scale]
     route, night = scale.route, scale.night
     changes = "".join(f", {name} {value}" for name, value in scale.settings.items())
@@ -203,7 +203,7 @@ def _config(scale: Scale, seed: int) -> LearnerConfig:
 
 
 def _controls(settings: RegimesSettings, recorded: RecordedDays, size: int) -> list[ControlSet]:
-    """The control sets of the flag, then the places of the seed's days, these large enough to see a picture on a wall."""
+    """Return the control sets of the flag, then the places of the seed's days, these large enough to see a picture on a wall."""
     scale = SCALES[settings.scale]
     sets = [control_set(spec, size, scale.max_train, scale.max_test) for spec in settings.control]
     return [*sets, recorded.places(max(size, PLACE_SIZE))]
@@ -224,7 +224,7 @@ def _probe(encoder: Encoder, controls: Sequence[ControlSet], rooms: int, device:
 
 
 def _accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, float]:
-    """The two probes of the original experiment, and k-NN over the whole bank."""
+    """Return the two probes of the original experiment, and k-NN over the whole bank."""
     labels = control.train_labels
     tenth = stratified(labels, BANK_SHARE, np.random.default_rng(0))
     few = knn_accuracy(bank[torch.from_numpy(tenth)], labels[tenth], test, control.test_labels)
@@ -232,7 +232,7 @@ def _accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, fl
 
 
 def _probe_turned(encoder: Encoder, controls: Sequence[ControlSet], device: torch.device) -> Result:
-    """Accuracies on each control set with test images turned by each of DEGREES, and an upright bank."""
+    """Return the accuracies on each control set with test images turned by each of DEGREES, and an upright bank."""
     found: Result = {}
     for control in controls[:-1]:
         bank = extract(encoder, control.train_images, device=device)

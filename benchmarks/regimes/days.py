@@ -44,7 +44,7 @@ class Route:
     """Labelled views of each room, in each half of the places."""
 
     def world(self, seed: int, day: int, textures: Path | None) -> SimConfig:
-        """The world of a day, from 0."""
+        """Return the world of a day, from 0."""
         return SimConfig(
             size=self.size,
             seed=_WORLDS_A_SEED * seed + day,
@@ -83,20 +83,20 @@ class RecordedDays:
         return self.folder / f"{PLACES}_{day:02d}"
 
     def pairs(self, day: int) -> list[EncodedPair]:
-        """The pairs that the rig sent that day, in order."""
+        """Return the pairs that the rig sent that day, in order."""
         return RecordingSource([self._recording(day)]).receive(self.route.pairs_a_day, 0.0)
 
     def days(self) -> Iterator[list[EncodedPair]]:
-        """The pairs of one day after the other."""
+        """Yield the pairs of one day after the other."""
         return (self.pairs(day) for day in range(self.route.days))
 
     def hours(self, day: int, pairs: list[EncodedPair]) -> dict[int, float]:
-        """When each pair was captured, in hours since the first morning, by the time in its header (nanoseconds)."""
+        """Return when each pair was captured, in hours since the first morning, by the time in its header (nanoseconds)."""
         numbered = enumerate(pairs)
         return {pair.header.left_ns: 24 * day + HOURS_OUT * number / len(pairs) for number, pair in numbered}
 
     def places(self, size: int) -> ControlSet:
-        """The rooms of all days as classes, `rooms_a_day` of each day in their order. size: side of an image, pixels."""
+        """Return the rooms of all days as classes, `rooms_a_day` of each day in their order. size: side of an image, pixels."""
         days = [load_control(f"{PLACES}={self._views(day)}", size=size) for day in range(self.route.days)]
         shift = np.arange(len(days)) * self.route.rooms_a_day
         return ControlSet(

@@ -31,7 +31,7 @@ class Regimes:
         self.days = len(lines[0]["days"])
 
     def has(self, *regimes: str) -> bool:
-        """Whether all of these were run."""
+        """Return whether all of these were run."""
         return set(regimes) <= set(self.runs.names)
 
     def accuracy(self, regime: str, name: str, probe: str, network: str = "student") -> Floats:
@@ -43,15 +43,15 @@ class Regimes:
         return np.array([[100 * day["probes"][network][name][probe] for day in line["days"]] for line in lines])
 
     def last(self, regime: str, name: str, probe: str, network: str = "student") -> float:
-        """Mean accuracy on the last day, percent."""
+        """Return the mean accuracy on the last day, percent."""
         return float(self.accuracy(regime, name, probe, network)[:, -1].mean())
 
     def figure(self, regime: str, name: str) -> Floats:
-        """A figure of each day [seeds, days]."""
+        """Return a figure of each day [seeds, days]."""
         return np.array([[day[name] for day in line["days"]] for line in self.runs.lines[regime]])
 
     def difference(self, regime: str, other: str, name: str, probe: str, day: int = -1) -> Difference:
-        """The regime minus the other on one day."""
+        """Return the regime minus the other on one day."""
         return paired(self.accuracy(regime, name, probe)[:, day] - self.accuracy(other, name, probe)[:, day])
 
 
@@ -95,7 +95,7 @@ def _comparisons(found: Regimes) -> str:
 
 
 def _sentences(found: Regimes) -> Iterator[str]:
-    """What was to be shown, with intervals, as far as the regimes were run."""
+    """Yield what was to be shown, with intervals, as far as the regimes were run."""
     if found.has(NIGHTLY, OURS):
         for probe, title in PROBES.items():
             by_day = (str(found.difference(OURS, NIGHTLY, MEAN, probe, day)) for day in range(found.days))
@@ -127,7 +127,7 @@ def _differences(found: Regimes, regime: str, other: str) -> str:
 
 
 def _forgetting(found: Regimes) -> str:
-    """How far k-NN on the first day's places has fallen on the last day from its best."""
+    """Return how far k-NN on the first day's places has fallen on the last day from its best."""
     falls = []
     for regime in found.runs.names:
         curve = found.accuracy(regime, FIRST_DAY, "knn")

@@ -63,7 +63,7 @@ class TrainedDay:
             self.gauges[name].append(value)
 
     def figures(self) -> dict[str, Any]:
-        """The figures of the day, without the probes."""
+        """Return the figures of the day, without the probes."""
         waits = np.array(self.waits_h)
         of_waits = {"mean": waits.mean(), "median": np.median(waits), "most": waits.max()} if len(waits) else {}
         return {
@@ -102,7 +102,7 @@ class EpochMemory(Memory):
 def random_start(
     config: LearnerConfig, recorded: RecordedDays, _night: Night, device: torch.device
 ) -> Iterator[TrainedDay]:
-    """The random start, every day."""
+    """Yield the random start, every day."""
     learner = Learner(config, device)
     for _ in range(recorded.route.days):
         yield TrainedDay(learner)
@@ -131,7 +131,7 @@ def continuous(share: float) -> Regime:
 
 
 def nightly(config: LearnerConfig, recorded: RecordedDays, night: Night, device: torch.device) -> Iterator[TrainedDay]:
-    """The original training: nothing by day; after the trigger `epochs` epochs over the new pairs and some recalled ones.
+    """Yield the original training: nothing by day; after the trigger `epochs` epochs over the new pairs and some recalled ones.
 
     Rate and decay follow cosines, with a new optimiser each night. The length of a night is not counted in its waits.
     """
@@ -181,7 +181,7 @@ def shuffled(config: LearnerConfig, recorded: RecordedDays, night: Night, device
 
 
 def _with_epochs(config: LearnerConfig, recorded: RecordedDays, device: torch.device) -> tuple[Learner, EpochMemory]:
-    """A learner whose memory holds all recorded pairs."""
+    """Return a learner whose memory holds all recorded pairs."""
     count = recorded.route.days * recorded.route.pairs_a_day
     memory = EpochMemory(replace(config.memory, capacity=1, fresh_capacity=count), seed=config.seed)
     return Learner(config, device, memory=memory), memory

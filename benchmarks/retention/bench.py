@@ -83,7 +83,7 @@ class PolicyRun:
 
 
 def measure(settings: RetentionSettings) -> list[Result]:
-    """The result lines of all runs; those that are missing are run."""
+    """Return the result lines of all runs; those that are missing are run."""
     control = Path(settings.control).name
     size = (settings.pairs, settings.capacity, settings.steps, control, settings.preset)
     # In this order a stream is made only once, and whole seeds are complete early.
@@ -94,7 +94,7 @@ def measure(settings: RetentionSettings) -> list[Result]:
 
 
 def render(settings: RetentionSettings, lines: Sequence[Result]) -> list[str]:
-    """The tables, which are also written to the report, with the plot."""
+    """Return the tables, which are also written to the report, with the plot."""
     text = tables(lines)
     if settings.report is not None:
         write_report(settings.report.with_suffix(".md"), f"{_introduction(settings)}\n\n{text}")
@@ -106,7 +106,7 @@ COMMAND = Bench(RetentionSettings, measure, render, json_lines=list)
 
 
 def _introduction(settings: RetentionSettings) -> str:
-    """What a reader of the tables has to know."""
+    """Return what a reader of the tables has to know."""
     return (
         f"# Which pairs should stay?\n\nAt most {settings.pairs} real pairs a stream, {settings.capacity} in memory, "
         f"{settings.steps} steps, preset `{settings.preset}` with a smaller network, control set {Path(settings.control).name}. "
@@ -134,7 +134,7 @@ def run_policy(run: PolicyRun, materials: Materials) -> Result:
 
 
 def _config(run: PolicyRun, stream: LabelledStream) -> LearnerConfig:
-    """The preset with a smaller network; pictures of 32 pixels are seen as a whole."""
+    """Return the preset with a smaller network; pictures of 32 pixels are seen as a whole."""
     preset, count = PRESETS[run.preset], len(stream.pairs)
     whole = {"attention_size": 16, "window_sigmas": 3.0, "smallest_window": 1.0} if run.stream == "classes" else {}
     fresh = max(1, round(count / run.steps))

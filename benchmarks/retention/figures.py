@@ -38,17 +38,17 @@ class Group:
         return self.runs.names
 
     def of(self, policy: str, quantity: str) -> Floats:
-        """A figure [seeds] of a policy's runs: one of QUANTITIES, or an accuracy at the end by its name in the curve."""
+        """Return a figure [seeds] of a policy's runs: one of QUANTITIES, or an accuracy at the end by its name in the curve."""
         figure = QUANTITIES[quantity] if quantity in QUANTITIES else _accuracy(quantity)
         return np.array([figure(line) for line in self.runs.lines[policy]])
 
     def others(self) -> list[str]:
-        """The further control sets' k-NN, by their names in the curve."""
+        """Return the further control sets' k-NN, by their names in the curve."""
         first = self.runs.lines[self.policies[0]][0]
         return [name for name in first["curve"][-1] if name.endswith(" knn")]
 
     def against(self, policy: str, other: str, quantity: str = "k-NN") -> Difference:
-        """The policy minus the other, paired by seed."""
+        """Return the policy minus the other, paired by seed."""
         return paired(self.of(policy, quantity) - self.of(other, quantity))
 
     def at_equal_time(self, policy: str) -> Floats:
@@ -72,14 +72,14 @@ def _accuracy(name: str) -> Callable[[Line], float]:
 
 
 def _area(line: Line) -> float:
-    """Mean k-NN over the steps of the run."""
+    """Return the mean k-NN over the steps of the run."""
     steps, values = ([point[name] for point in line["curve"]] for name in ("step", "knn"))
     mean = float(np.trapezoid(values, steps)) / float(steps[-1] - steps[0])
     return 100 * mean
 
 
 def _forgetting(line: Line) -> float:
-    """How far k-NN on the first places has fallen from its best; nan where the stream has no such labels."""
+    """Return how far k-NN on the first places has fallen from its best; nan where the stream has no such labels."""
     curve = [100 * point.get("first_knn", np.nan) for point in line["curve"]]
     return float(np.max(curve) - curve[-1])
 
@@ -97,7 +97,7 @@ QUANTITIES: dict[str, Callable[[Line], float]] = {
 
 
 def groups(lines: Sequence[Line]) -> list[Group]:
-    """Lines by stream and junk, in the order of their first ones, where a seed has every policy."""
+    """Return lines by stream and junk, in the order of their first ones, where a seed has every policy."""
     found = []
     for stream, junk in dict.fromkeys((line["stream"], line["junk"]) for line in lines):
         runs = by_seed([line for line in lines if (line["stream"], line["junk"]) == (stream, junk)], "policy")
@@ -151,13 +151,13 @@ def _row(group: Group, policy: str) -> list[str]:
 
 
 def _time_ratio(group: Group, policy: str) -> str:
-    """CPU time as a share of the reference's; empty where its runs were too short to be measured."""
+    """Return the CPU time as a share of the reference's; empty where its runs were too short to be measured."""
     spent_s, reference_s = group.of(policy, "CPU"), group.of(REFERENCE, "CPU")
     return f"{np.median(spent_s / reference_s):.2f}" if reference_s.all() else ""
 
 
 def _comparisons(found: Sequence[Group]) -> Iterator[str]:
-    """Sentences about the best and the worst policies, about all shares of junk together, and about junk against none."""
+    """Yield sentences about the best and the worst policies, about all shares of junk together, and about junk against none."""
     for group in found:
         ours = [policy for policy in group.policies if policy in OURS]
         if ours and REFERENCE in group.policies:

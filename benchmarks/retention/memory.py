@@ -36,7 +36,7 @@ class PolicyMemory(Memory):
         self._replayed = self._replayed_junk = 0
 
     def __len__(self) -> int:
-        """How many pairs can be drawn. A batch may draw a pair often: a memory smaller than a batch is enough for one."""
+        """Return how many pairs can be drawn. A batch may draw a pair often: a memory smaller than a batch is enough for one."""
         return max(super().__len__(), self._batch) if self.config.capacity < self._batch else super().__len__()
 
     def draw(self, count: int) -> Draw:
@@ -47,7 +47,7 @@ class PolicyMemory(Memory):
         return draw
 
     def figures(self) -> dict[str, Any]:
-        """What it kept and replayed; shares are of real pairs and junk together."""
+        """Return what it kept and replayed; shares are of real pairs and junk together."""
         kept = self.ranking.reservoir.keys()
         place = self._stream.place[kept]
         counts = np.unique(place[place >= 0], return_counts=True)[1]
@@ -67,7 +67,7 @@ class PolicyMemory(Memory):
         return priorities
 
     def _embed(self, keys: Keys) -> Floats:
-        """Unit features [k, D] of the left images, as the student sees them."""
+        """Return unit features [k, D] of the left images, as the student sees them."""
         if not keys.size:
             return np.zeros((0, self.student.dim))
         size = (self._view_size, self._view_size)

@@ -43,7 +43,7 @@ class Sequential(Reservoir, ABC):
 
     @abstractmethod
     def victim(self, key: int, arrival: int) -> int | None:
-        """The slot that a new key replaces, the arrival with this number (from 0); None where the key is not kept."""
+        """Return the slot that a new key replaces, the arrival with this number (from 0); None where the key is not kept."""
 
     def placed(self, slot: int, key: int) -> None:
         """Called once a new key has the slot."""
@@ -69,7 +69,7 @@ class LarsPolicy(Sequential):
     """
 
     def victim(self, key: int, arrival: int) -> int | None:
-        """A random slot, more likely the lower its loss."""
+        """Return a random slot, more likely the lower its loss."""
         if self._random.integers(arrival + 1) >= self._held.size:
             return None
         losses = self._situation.priorities(self._held)

@@ -57,7 +57,7 @@ class LabelledStream:
     """Labels of the first control set that the first third of the stream shows; empty where those have other labels."""
 
     def shuffled(self, seed: int) -> LabelledStream:
-        """The same pairs in another order."""
+        """Return the same pairs in another order."""
         order = np.random.default_rng([seed, 5]).permutation(len(self.pairs))
         pairs = [self.pairs[index] for index in order]
         return replace(self, pairs=_numbered(pairs), place=self.place[order], junk=self.junk[order])
@@ -65,7 +65,7 @@ class LabelledStream:
 
 @lru_cache(maxsize=1)
 def labelled_stream(name: str, materials: Materials, count: int, junk: float, seed: int) -> LabelledStream:
-    """The stream of that name: about `count` real pairs, and junk between them that is a `junk` share of all pairs."""
+    """Return the stream of that name: about `count` real pairs, and junk between them that is a `junk` share of all pairs."""
     return _with_junk(_STREAMS[name](materials, count, seed), junk, np.random.default_rng([seed, 3]))
 
 
@@ -92,7 +92,7 @@ def _numbered(pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
 
 
 def _classes(materials: Materials, count: int, seed: int) -> LabelledStream:
-    """Labelled pictures class after class, in a random order of classes; the right eye is made of the left one."""
+    """Return labelled pictures class after class, in a random order of classes; the right eye is made of the left one."""
     control = control_set(materials.control, IMAGE_SIZE)
     random = np.random.default_rng([seed, 1])
     chosen, bank = [], []
@@ -110,7 +110,7 @@ def _classes(materials: Materials, count: int, seed: int) -> LabelledStream:
 
 
 def _walk(materials: Materials, count: int, seed: int) -> LabelledStream:
-    """The simulated walk through rooms, behind dedupe and codec; it is probed on its places as seen on two other walks."""
+    """Return the simulated walk through rooms, behind dedupe and codec; it is probed on its places as seen on two other walks."""
     world = SimConfig(size=WALK_SIZE, seed=seed, textures=materials.textures)
     camera = SimCamera(world)
     pairs = list(islice(kept_pairs(camera, seed=seed), count))

@@ -89,7 +89,7 @@ class Bench(Generic[Settings, Figures]):
         return Result(code=ExitCode.DONE if all(goal.met for goal in goals) else ExitCode.FAILED)
 
     def options(self, _name: str) -> completion.Options:
-        """The words that the shell completes."""
+        """Return the words that the shell completes."""
         return completion.options(self.settings)
 
 
@@ -128,12 +128,12 @@ def in_turns(
 
 
 def medians(results: Mapping[str, Sequence[float]], digits: int | None = None) -> dict[str, float]:
-    """The median of each row over its rounds, rounded to so many digits behind the point; None: to an integer."""
+    """Return the median of each row over its rounds, rounded to so many digits behind the point; None: to an integer."""
     return {name: round(statistics.median(found), digits) for name, found in results.items()}
 
 
 def figure_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[object]]) -> Table:
-    """A table whose first column holds the names of the rows and never wraps."""
+    """Return a table whose first column holds the names of the rows and never wraps."""
     others = (Column(name, overflow="fold") for name in columns[1:])  # a number is never cut
     table = Table(Column(columns[0], no_wrap=True), *others, title=title or None)
     for name, cells in rows.items():
@@ -142,7 +142,7 @@ def figure_table(title: str, columns: Sequence[str], rows: Mapping[str, Sequence
 
 
 def name_value_table(title: str, figures: Mapping[str, object]) -> Table:
-    """A table of two columns; a mapping among the values is written into one cell."""
+    """Return a table of two columns; a mapping among the values is written into one cell."""
     return figure_table(title, ("figure", "value"), {name: [_cell(value)] for name, value in figures.items()})
 
 

@@ -15,7 +15,7 @@ class Bound(Protocol):
     """A rule for the value of one setting; its text follows "must be"."""
 
     def holds(self, value: Any) -> bool:
-        """Whether the value keeps the bound."""
+        """Return whether the value keeps the bound."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Link:
             reserved.close()
 
     def _bind_two(self) -> list[socket.socket]:
-        """Two bound sockets that do not listen: they keep the ports while the link refuses connections."""
+        """Return two bound sockets that do not listen: they keep the ports while the link refuses connections."""
         for _ in range(PORT_TRIES):
             first, second = self._socket(), self._socket()
             first.bind((self._host, 0))

@@ -20,7 +20,7 @@ PORT_TRIES = 100
 
 
 def describe_machine(packages: Mapping[str, str]) -> dict[str, Any]:
-    """Processor, cores, kernel and versions. packages: modules by the names of their distributions."""
+    """Return the processor, cores, kernel and versions. packages: modules by the names of their distributions."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -37,12 +37,12 @@ def describe_machine(packages: Mapping[str, str]) -> dict[str, Any]:
 
 
 def date() -> str:
-    """Date and time of day with the offset of the time zone."""
+    """Return the date and time of day with the offset of the time zone."""
     return time.strftime("%Y-%m-%d %H:%M:%S%z")
 
 
 def not_installed(needed: Mapping[str, str | None]) -> dict[str, str]:
-    """Why contenders cannot be measured here, by their names. needed: the module that each needs; None: none."""
+    """Return why contenders cannot be measured here, by their names. needed: the module that each needs; None: none."""
     return {
         name: f"{module} is not installed: pip install -e '.[peers]'"
         for name, module in needed.items()
@@ -51,7 +51,7 @@ def not_installed(needed: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """A TCP port that was free a moment ago, as the next one was: a rig answers from its spool there. Raises Failed."""
+    """Return a TCP port that was free a moment ago, as the next one was: a rig answers from its spool there. Raises Failed."""
     for _ in range(PORT_TRIES):
         with socket.create_server((HOST, 0)) as listener, suppress(OSError, OverflowError):
             port: int = listener.getsockname()[1]
@@ -63,11 +63,11 @@ def free_port() -> int:
 
 
 def resident_bytes(pid: int | str = "self") -> int:
-    """Resident memory of a process of this machine."""
+    """Return the resident memory of a process of this machine."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_bytes() -> int:
-    """Memory that a process can still get without swapping."""
+    """Return the memory that a process can still get without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -50,7 +50,7 @@ def by_seed(lines: Sequence[Line], field: str) -> SeedRuns:
 
 
 def paired(differences: Floats) -> Difference:
-    """Mean, 95 % interval and p of differences [seeds] whose mean is zero if nothing differs (Student's t)."""
+    """Return the mean, 95 % interval and p of differences [seeds] whose mean is zero if nothing differs (Student's t)."""
     count, mean = len(differences), float(differences.mean())
     if count < 2:
         return Difference(mean, float("nan"), float("nan"))
@@ -69,5 +69,5 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
 
 
 def markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table."""
+    """Return a Markdown table."""
     return "\n".join("| " + " | ".join(row) + " |" for row in (head, ["---"] * len(head), *rows))

@@ -30,17 +30,17 @@ Eyes = tuple[Image, Image]
 
 
 def kept_pairs(shots: Iterable[Shot], *, seed: int, dedupe: DedupeConfig | None = None) -> Iterator[EncodedPair]:
-    """The pairs that a rig keeps of these shots, encoded; seed: of the audit, and the name of the epoch."""
+    """Yield the pairs that a rig keeps of these shots, encoded; seed: of the audit, and the name of the epoch."""
     return capture(shots, Dedupe(dedupe or DedupeConfig(), seed=seed), device="sim", epoch=f"{seed:032x}")
 
 
 def walk_pairs(world: SimConfig) -> Iterator[EncodedPair]:
-    """The pairs that a rig keeps of a simulated walk, which has no end."""
+    """Yield the pairs that a rig keeps of a simulated walk, which has no end."""
     return kept_pairs(SimCamera(world), seed=world.seed)
 
 
 def rendered_eyes(count: int, size: tuple[int, int], *, every: int = 2) -> list[Eyes]:
-    """Views of the simulated walk, taken of every so many frames, without dedupe. size: height and width, pixels."""
+    """Return views of the simulated walk, taken of every so many frames, without dedupe. size: height and width, pixels."""
     shots = islice(iter(SimCamera(size=size, start_ns=0)), 0, every * count, every)
     return [(_pixels(shot.left.pixels), _pixels(shot.right.pixels)) for shot in shots]
 
@@ -54,7 +54,7 @@ def rendered_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:
 
 
 def jpeg_sized_pairs(count: int) -> list[EncodedPair]:
-    """Pairs of 720p whose images are random bytes, as large as a JPEG and as little compressible. They do not decode."""
+    """Return pairs of 720p whose images are random bytes, as large as a JPEG and as little compressible. They do not decode."""
     random = np.random.default_rng(0)
     pairs = []
     for seq in range(count):
@@ -76,30 +76,30 @@ def jpeg_sized_pairs(count: int) -> list[EncodedPair]:
 
 
 def noise_pair() -> EncodedPair:
-    """A lossless pair of noise, as large as two 720p JPEGs."""
+    """Return a lossless pair of noise, as large as two 720p JPEGs."""
     left, right = np.random.default_rng(0).integers(0, 256, (2, *NOISE_SIZE, 3), dtype=np.uint8)
     return encoded(left, right)
 
 
 def encoded(left: Image, right: Image, seq: int = 0) -> EncodedPair:
-    """A lossless pair; its capture times are its number."""
+    """Return a lossless pair; its capture times are its number."""
     return encode_pair(left, right, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq, codec="lz4")
 
 
 def renumbered(pair: EncodedPair, seq: int, captured_ns: int | None = None, **header: object) -> EncodedPair:
-    """The same images as another pair. captured_ns: of both eyes; None leaves the times. header: further fields of it."""
+    """Return the same images as another pair. captured_ns: of both eyes; None leaves the times. header: further fields of it."""
     moment = {} if captured_ns is None else {"left_ns": captured_ns, "right_ns": captured_ns}
     return EncodedPair(msgspec.structs.replace(pair.header, seq=seq, **moment, **header), pair.left, pair.right)
 
 
 def eyes_of(pair: EncodedPair) -> Eyes:
-    """Both images of a pair, decoded."""
+    """Return both images of a pair, decoded."""
     decoded = decode(pair)
     return decoded.left, decoded.right
 
 
 def two_eyes(image: Image, random: np.random.Generator) -> Eyes:
-    """A photograph uint8 [H, W, 3] as a stereo pair: the right eye sees it shifted and with another exposure."""
+    """Return a photograph uint8 [H, W, 3] as a stereo pair: the right eye sees it shifted and with another exposure."""
     gain, offset = random.uniform(0.9, 1.1), random.uniform(-8, 8)
     shift = np.array([[1, 0, -DISPARITY_PX], [0, 1, 0]], np.float32)
     right = cv2.warpAffine(image, shift, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101).astype(np.float32)

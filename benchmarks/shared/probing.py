@@ -43,7 +43,7 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], _Available()]
 
 
 def compute_device(name: str) -> torch.device:
-    """The compute device of a `--device` flag; `auto` takes a GPU where there is one."""
+    """Return the compute device of a `--device` flag; `auto` takes a GPU where there is one."""
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -56,7 +56,7 @@ def use_one_thread(device: torch.device | None = None) -> None:
 
 @cache
 def control_set(spec: str, size: int, max_train: int | None = None, max_test: int | None = None) -> ControlSet:
-    """A control set as `--control` names it, loaded once. size: side of an image, pixels; max: images of each half."""
+    """Return a control set as `--control` names it, loaded once. size: side of an image, pixels; max: images of each half."""
     return load_control(spec, size=size, limit_train=max_train, limit_test=max_test)
 
 
@@ -64,7 +64,7 @@ def control_set(spec: str, size: int, max_train: int | None = None, max_test: in
 def places_of(
     world: SimConfig, *, size: int = PLACE_SIZE, per_place: int, count: int = 30_000, every: int = 3
 ) -> ControlSet:
-    """The rooms of a world as a control set, seen on two walks that are never streamed.
+    """Return the rooms of a world as a control set, seen on two walks that are never streamed.
 
     size: side of an image, pixels. per_place: images of each room in each half. count, every: as for `write_control_set`.
     """
@@ -74,12 +74,12 @@ def places_of(
 
 
 def student_of(learner: Learner) -> Encoder:
-    """The encoder that is trained."""
+    """Return the encoder that is trained."""
     return learner.objective.encoders()["student"]
 
 
 def features_of(encoder: Encoder, control: ControlSet, device: torch.device | str = "cpu") -> tuple[Tensor, Tensor]:
-    """Features of the train and of the test half: float32 [N, D] and [M, D], on the CPU."""
+    """Return the features of the train and of the test half: float32 [N, D] and [M, D], on the CPU."""
     return extract(encoder, control.train_images, device=device), extract(encoder, control.test_images, device=device)
 
 
@@ -90,7 +90,7 @@ def accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, flo
 
 
 def evenly(steps: int, parts: int) -> list[int]:
-    """The steps at which so many equal parts of a run end."""
+    """Return the steps at which so many equal parts of a run end."""
     return [round(steps * part / parts) for part in range(1, parts + 1)]
 
 

@@ -215,7 +215,7 @@ class Workers:
         return message
 
     def pid(self, name: str) -> int:
-        """The number of a process."""
+        """Return the number of a process."""
         return self._workers[name][0].pid or 0
 
     def close(self) -> None:

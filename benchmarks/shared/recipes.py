@@ -33,7 +33,7 @@ BabyAgentPreset = Annotated[str, _presets(BabyAgentConfig)]
 
 
 def changed(config: LearnerConfig, settings: Mapping[str, Any]) -> LearnerConfig:
-    """The configuration with some settings replaced, by their dotted names: `{"objective.crops": 2}`."""
+    """Return the configuration with some settings replaced, by their dotted names: `{"objective.crops": 2}`."""
     for name, value in settings.items():
         config = _replaced(config, name.split("."), value)
     return config

@@ -52,7 +52,7 @@ def completed(
     jobs: int = 1,
     describe: Callable[[Result], str] = str,
 ) -> list[Result]:
-    """Lines of all runs, in their order; those that `path` does not have are run, `jobs` at a time, and appended to it.
+    """Return lines of all runs, in their order; those that `path` does not have are run, `jobs` at a time, and appended to it.
 
     run: returns what a line has beside the fields of its run; with several jobs it is pickled. describe: a line in a few words,
     for progress.
@@ -81,7 +81,7 @@ def write_report(path: Path | None, text: str) -> None:
 
 
 def _read(path: Path, keys: Sequence[Key]) -> dict[Key, Result]:
-    """The lines of these runs that are in the file; a line that a stop cut short does not count."""
+    """Return the lines of these runs that are in the file; a line that a stop cut short does not count."""
     wanted = {_identity(dataclasses.asdict(key)): key for key in keys}
     names = [field.name for field in dataclasses.fields(keys[0])] if keys else []
     known = {}

@@ -52,7 +52,7 @@ class SpoolSettings(BenchSettings):
 
 
 def measure(settings: SpoolSettings) -> dict[str, Any]:
-    """Figures and outcomes of damage, by store."""
+    """Return the figures and outcomes of damage, by store."""
     left_out = not_installed({name: "lmdb" if name.startswith("lmdb") else None for name in STORES})
     for name, why in left_out.items():
         report_progress(f"{name} is left out: {why}")
@@ -70,7 +70,7 @@ def measure(settings: SpoolSettings) -> dict[str, Any]:
 
 
 def render(settings: SpoolSettings, found: dict[str, Any]) -> list[Table]:
-    """A table of the figures and one of the damage."""
+    """Return a table of the figures and one of the damage."""
     damaged = {
         name: [", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) for outcomes in kinds.values()]
         for name, kinds in found["damage"].items()
@@ -129,6 +129,6 @@ def _timed(work: Callable[[], None]) -> float:
 
 
 def _written_bytes() -> int:
-    """The bytes that this process has caused to be written to a disk, as Linux counts them."""
+    """Return the bytes that this process has caused to be written to a disk, as Linux counts them."""
     lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
     return int(dict(line.split(": ") for line in lines)["write_bytes"])

@@ -36,7 +36,7 @@ class PairStore(Protocol):
         """Make all appended pairs survive a power cut."""
 
     def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
-        """The pairs from this number on, in order."""
+        """Yield the pairs from this number on, in order."""
 
     def free(self, below: int) -> None:
         """Delete the pairs below this number and give their room back, to the disk or to later pairs."""
@@ -46,7 +46,7 @@ class PairStore(Protocol):
 
 
 def to_stored(pair: EncodedPair) -> PairParts:
-    """The bytes of a pair that a spool keeps: header, left and right image."""
+    """Return the bytes of a pair that a spool keeps: header, left and right image."""
     _, header, left, right = to_parts(pair)
     return header, left, right
 

@@ -43,7 +43,7 @@ def step_from(trainer: Trainer, batch: Batch, look: Look) -> Tensor:
 
 
 def timed(step: Step, device: torch.device, count: int) -> float:
-    """Seconds of one step, the mean over so many."""
+    """Return the seconds of one step, the mean over so many."""
     began_s = time.perf_counter()
     for _ in range(count):
         step()
@@ -53,5 +53,5 @@ def timed(step: Step, device: torch.device, count: int) -> float:
 
 
 def images_of(batch: Tensor) -> list[Image.Image]:
-    """Images for the peers' transforms, from uint8 [B, H, W, 3] BGR."""
+    """Return images for the peers' transforms, from uint8 [B, H, W, 3] BGR."""
     return [Image.fromarray(image) for image in batch.flip(-1).cpu().numpy()]

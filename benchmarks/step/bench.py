@@ -75,7 +75,7 @@ class StepSettings(BenchSettings):
 
 
 def measure(settings: StepSettings) -> dict[str, Any]:
-    """All figures of a run, and the names of the goals it missed."""
+    """Return all figures of a run, and the names of the goals it missed."""
     config, device = settings.config, compute_device(settings.device)
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
@@ -121,7 +121,7 @@ def measure(settings: StepSettings) -> dict[str, Any]:
 
 
 def render(_settings: StepSettings, figures: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Steps, ratios, and where the time of a live step goes."""
+    """Yield the steps, ratios, and where the time of a live step goes."""
     title = f"{figures['device']}, preset {figures['preset']}, {figures['batch_size']} pairs, {figures['precision']}"
     steps = {
         name: (f"{1e3 * step_s:.1f}", figures["peak_mib"].get(name, "")) for name, step_s in figures["step_s"].items()
@@ -154,7 +154,7 @@ COMMAND = Bench(StepSettings, measure, render, goals_of)
 
 
 def compared(seconds: Mapping[str, Sequence[float]], peers: Sequence[str]) -> dict[str, Any]:
-    """Ratios of rows within a round: their medians, and the least and the largest as `spread`."""
+    """Return the ratios of rows within a round: their medians, and the least and the largest as `spread`."""
 
     def ratios(one: str, other: str) -> list[float]:
         return [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
@@ -172,14 +172,14 @@ def compared(seconds: Mapping[str, Sequence[float]], peers: Sequence[str]) -> di
 
 
 def _ratios(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """The ratios by the names that they have in `spread`."""
+    """Yield the ratios by the names that they have in `spread`."""
     yield "overhead", figures["overhead"]
     for kind in ("speedup", "speedup_from_views"):
         yield from ((f"{kind}.{peer}", ratio) for peer, ratio in figures[kind].items())
 
 
 def _peaks(settings: StepSettings, peers: Sequence[str]) -> dict[str, float]:
-    """Peak memory of each kind of step, each in a process of its own."""
+    """Return the peak memory of each kind of step, each in a process of its own."""
     report_progress("peak memory, each kind of step in a process of its own")
     device, found = compute_device(settings.device), {}
     for name in (BARE, *(peer + WITH_VIEWS for peer in peers)):

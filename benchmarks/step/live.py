@@ -122,7 +122,7 @@ class LiveLearner:
                 return reports
 
     def profile(self, count: int) -> dict[str, float]:
-        """Seconds a step by what takes them, over at least so many steps; "rest" is what else `Learner.step` does."""
+        """Return the seconds a step by what takes them, over at least so many steps; "rest" is what else `Learner.step` does."""
         profile = Profile(self.learner.device)
         objective: Any = self.learner.objective
         parts = [
@@ -148,7 +148,7 @@ class LiveLearner:
         return {name: total_s / (self.learner.steps - before) for name, total_s in profile.seconds.items()}
 
     def pauses(self) -> dict[str, float]:
-        """Shares of the time for which a probe and a commit stop training, as often as the service has them."""
+        """Return the shares of the time for which a probe and a commit stop training, as often as the service has them."""
         limits = Limits()
         began_s = time.perf_counter()
         self.committer.begin()

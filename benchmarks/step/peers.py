@@ -78,23 +78,23 @@ class Peer(ABC):
         self._move_teacher()
 
     def _network(self, encoder: EncoderConfig) -> nn.Sequential:
-        """Backbone and head."""
+        """Return the backbone and head."""
         backbone = create_backbone(encoder)
         return nn.Sequential(backbone, self._head(backbone.num_features))
 
     @abstractmethod
     def _head(self, width: int) -> nn.Module:
-        """Projection head on features of this width."""
+        """Return the projection head on features of this width."""
 
     @abstractmethod
     def _transform(
         self, scale: tuple[float, float], size: int, chances: Augmentation, norm: dict[str, Any]
     ) -> Transform:
-        """The chain of augmentations of one kind of crop."""
+        """Return the chain of augmentations of one kind of crop."""
 
     @abstractmethod
     def loss(self, views: Sequence[Tensor]) -> Tensor:
-        """Mean loss of the views of one batch."""
+        """Return the mean loss of the views of one batch."""
 
     @abstractmethod
     def _clip(self) -> None:
@@ -178,7 +178,7 @@ class DinoHead(nn.Module):
         self.last.parametrizations.weight.original0.requires_grad = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """Features [B, width] to logits [B, K]."""
+        """Return the features [B, width] to logits [B, K]."""
         logits: Tensor = self.last(F.normalize(self.mlp(features), dim=-1))
         return logits
 
@@ -244,5 +244,5 @@ PEERS: dict[str, type[Peer]] = {"dino": DinoLoop, "lightly": LightlyLoop}
 
 
 def _blurred(image: Image.Image) -> Image.Image:
-    """A Gaussian blur with a standard deviation of 0.1 to 2 pixels."""
+    """Return a Gaussian blur with a standard deviation of 0.1 to 2 pixels."""
     return image.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * float(torch.rand(()))))

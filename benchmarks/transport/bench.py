@@ -61,7 +61,7 @@ class TransportSettings(BenchSettings):
 
 
 def measure(settings: TransportSettings) -> dict[str, Any]:
-    """The figures of all parts, and the goals among them."""
+    """Return the figures of all parts, and the goals among them."""
     field = ContenderField(settings.contenders)
     paced = Plan(settings.paced_s, CAMERA_HZ, decoded=True)
     packages = {"pyzmq": "zmq"} | {name: name for contender in CONTENDERS.values() if (name := contender.needs)}
@@ -80,7 +80,7 @@ def measure(settings: TransportSettings) -> dict[str, Any]:
 
 
 def render(_settings: TransportSettings, figures: dict[str, Any]) -> Iterator[RenderableType]:
-    """A table for each part, and who was left out."""
+    """Yield a table for each part, and who was left out."""
     yield from tables(figures)
     yield "".join(f"{name} is left out: {why}\n" for name, why in figures["left_out"].items())
 
@@ -109,7 +109,7 @@ class ContenderField:
         return trips
 
     def measure_wire(self, plan: Plan) -> dict[str, dict[str, float]]:
-        """Bytes on the wire for each pair sent, in both directions, and how many of them are images."""
+        """Return the bytes on the wire for each pair sent, in both directions, and how many of them are images."""
         sizes: dict[str, dict[str, float]] = {}
         for name in self._of(WIRE):
             port = free_port()

@@ -26,7 +26,7 @@ Rows = Mapping[str, Mapping[str, float]]
 
 
 def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> dict[str, Any]:
-    """The figures of all parts and the goals among them, of those who were measured."""
+    """Return the figures of all parts and the goals among them, of those who were measured."""
     ratios = {peer: _ratios(full_speed, peer) for peer in RATIOS if {"ours", peer} <= full_speed.keys()}
     latency = {name: _latency(trips) for name, trips in paced.items()}
     figures: dict[str, Any] = {"ratio": {peer: spread["median"] for peer, spread in ratios.items()}}
@@ -51,7 +51,7 @@ def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> di
 
 
 def goals_of(figures: Mapping[str, Any]) -> Iterator[Goal]:
-    """The goals for those figures that were measured."""
+    """Yield the goals for those figures that were measured."""
     reached = {**figures, **{f"ratio {peer}": ratio for peer, ratio in figures["ratio"].items()}}
     for name, bound in (AT_LEAST | AT_MOST).items():
         if name in reached:
@@ -59,7 +59,7 @@ def goals_of(figures: Mapping[str, Any]) -> Iterator[Goal]:
 
 
 def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
-    """A table for each part."""
+    """Yield a table for each part."""
     yield figure_table(
         "one core a side",
         ("", "pairs/s", "min-max", "MB/s", "lost of sent", "CPU ms a pair"),
@@ -109,7 +109,7 @@ def _speed(trips: Sequence[Trip]) -> dict[str, Any]:
 
 
 def _latency(trips: Sequence[Trip]) -> dict[str, float]:
-    """Percentiles over all rounds together, in milliseconds; a trip too short to warm up counts whole."""
+    """Return the percentiles over all rounds together, in milliseconds; a trip too short to warm up counts whole."""
     of_trips = [trip.received.latencies_ms for trip in trips]
     latencies_ms = [latency_ms for one in of_trips for latency_ms in one[WARM_UP_PAIRS:] or one]
     p50_ms, p95_ms, p99_ms = (float(f"{value:.4g}") for value in np.percentile(latencies_ms, [50, 95, 99]))

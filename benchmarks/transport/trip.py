@@ -181,7 +181,7 @@ def _stay_on(share: float) -> None:
 
 
 def _ticks(plan: Plan, started_ns: int) -> Iterator[int]:
-    """The number of each shot, at its time or late by less than a period; shots that would be later are skipped."""
+    """Yield the number of each shot, at its time or late by less than a period; shots that would be later are skipped."""
     end_ns = started_ns + int(1e9 * plan.duration_s)
     period_ns = int(1e9 / plan.pairs_per_s) if plan.pairs_per_s else 0
     tick = 0
@@ -208,12 +208,12 @@ def _encoded(eyes: Eyes, seq: int, now_ns: int) -> EncodedPair:
 
 
 def _with_own_memory(pair: EncodedPair) -> EncodedPair:
-    """The same pair in new memory, as a camera gives it."""
+    """Return the same pair in new memory, as a camera gives it."""
     return EncodedPair(pair.header, bytes(bytearray(pair.left)), bytes(bytearray(pair.right)))
 
 
 def _view(seed: int) -> Image:
-    """Soft colours under a sensor's noise, [H, W, 3] BGR."""
+    """Return soft colours under a sensor's noise, [H, W, 3] BGR."""
     random = np.random.default_rng(seed)
     soft = cv2.resize(random.integers(0, 256, (9, 16, 3), dtype=np.uint8), HD[::-1], interpolation=cv2.INTER_CUBIC)
     noise = cv2.GaussianBlur(random.normal(0, NOISE_SIGMA, HD).astype(np.float32), (0, 0), 1.0)

@@ -46,7 +46,7 @@ class RecordedCamera:
         self._check_first(name)
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
-        """Shots with capture times start + index / rate; time goes on when the recording begins again."""
+        """Yield shots with capture times start + index / rate; time goes on when the recording begins again."""
         start_ns = time.time_ns() if self._settings.start_ns is None else self._settings.start_ns
         index = count()
         while True:
@@ -149,7 +149,7 @@ def _read(path: Path) -> Picture:
 
 
 def _video_fps(path: Path) -> float | None:
-    """The rate that a video declares, or None; raises CameraError if it is not a video."""
+    """Return the rate that a video declares, or None; raises CameraError if it is not a video."""
     if not path.is_file():
         raise CameraError(f"no video {path}")
     video = cv2.VideoCapture(str(path))

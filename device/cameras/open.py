@@ -44,7 +44,7 @@ class CameraKind:
         return self.form.partition(":")[0]
 
     def names_in(self, spec: str) -> list[str]:
-        """The names behind the colon of `spec`. Raises CameraError unless they are as many as in `form`."""
+        """Return the names behind the colon of `spec`. Raises CameraError unless they are as many as in `form`."""
         expected, given = (text.partition(":")[2] for text in (self.form, spec))
         if not expected:
             return []
@@ -81,7 +81,7 @@ CAMERAS = {kind.word: kind for kind in _KINDS}
 
 
 def camera_kind(spec: str) -> CameraKind:
-    """The kind of a camera such as "v4l2:0,2"; raises CameraError if there is no such kind."""
+    """Return the kind of a camera such as "v4l2:0,2"; raises CameraError if there is no such kind."""
     word = spec.partition(":")[0]
     if word not in CAMERAS:
         raise CameraError(f"no camera {spec!r}: expected one of {', '.join(kind.form for kind in _KINDS)}")

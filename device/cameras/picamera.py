@@ -33,7 +33,7 @@ class Picamera2Camera:
             raise
 
     def __iter__(self) -> Iterator[Shot]:
-        """Shots at the pace of the cameras."""
+        """Yield shots at the pace of the cameras."""
         while True:
             # both are asked before either is awaited, so that the eyes are at most one frame apart
             jobs = [eye.capture_request(wait=False) for eye in self._eyes]
@@ -80,7 +80,7 @@ def _start(number: str, settings: CameraSettings) -> Any:
 
 
 def _image(request: Any) -> EyeImage:
-    """The image of one eye; the camera counts nanoseconds since boot, and we count since 1970."""
+    """Return the image of one eye; the camera counts nanoseconds since boot, and we count since 1970."""
     age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - request.get_metadata()["SensorTimestamp"]
     captured_ns = time.time_ns() - age_ns
     planes = request.make_array("lores")  # YUV420 [h * 3 / 2, stride]: Y comes first, its rows are padded to the stride

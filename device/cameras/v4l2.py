@@ -39,7 +39,7 @@ class V4l2Camera:
         self.fps: float | None = self._eyes[0].get(cv2.CAP_PROP_FPS) or None
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
-        """Shots at the pace of the cameras; raises CameraMissing when they stop giving images."""
+        """Yield shots at the pace of the cameras; raises CameraMissing when they stop giving images."""
         failures = 0
         while failures < MAX_FAILURES:
             shot = self._shot()
@@ -86,7 +86,7 @@ def _open(device: str, settings: CameraSettings) -> cv2.VideoCapture:
 
 
 def _captured_ns(eye: cv2.VideoCapture) -> int:
-    """When the driver filled the buffer; its clock is monotonic, ours counts since 1970."""
+    """Return when the driver filled the buffer; its clock is monotonic, ours counts since 1970."""
     now_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
     age_ns = monotonic_ns - round(eye.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
     return now_ns - age_ns if 0 <= age_ns < _STALE_NS else now_ns

@@ -41,7 +41,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
 
 
 def examine(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:
-    """The findings one by one; the camera takes longest and comes last. open_it: opens the camera of the settings."""
+    """Yield the findings one by one; the camera takes longest and comes last. open_it: opens the camera of the settings."""
     yield findings.check_clock(findings.read_clock(time.time()))
     yield findings.run_check("keys", lambda: _check_keys(settings))
     any_port = settings.bind.endswith(":0")

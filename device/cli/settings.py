@@ -156,13 +156,13 @@ class StreamSettings:
 
 
 def host_name() -> str:
-    """The host's name, with characters replaced that may not stand in a header."""
+    """Return the host's name, with characters replaced that may not stand in a header."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).lstrip("._-")[:64]
     return name or "baby"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Height and width from WIDTHxHEIGHT."""
+    """Return the height and width from WIDTHxHEIGHT."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
@@ -172,5 +172,5 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def format_counts(counts: Mapping[str, object]) -> str:
-    """Named numbers in one line for a person."""
+    """Return named numbers in one line for a person."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items())

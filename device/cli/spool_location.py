@@ -50,22 +50,22 @@ def open_spool(
 
 
 def is_temporary(settings: StreamSettings) -> bool:
-    """Whether the spool is deleted with the process."""
+    """Return whether the spool is deleted with the process."""
     return settings.spool == "auto" and not settings.lasting
 
 
 def spool_bytes(settings: StreamSettings) -> int:
-    """Bytes that the spool may take."""
+    """Return the bytes that the spool may take."""
     return int((settings.spool_gib or (TEMPORARY_GIB if is_temporary(settings) else LASTING_GIB)) * GIB)
 
 
 def parent_of(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
-    """A folder on the disk of the spool, which may not exist; nothing is made. Raises SpoolError."""
+    """Return a folder on the disk of the spool, which may not exist; nothing is made. Raises SpoolError."""
     return _temporary_parent(environ) if is_temporary(settings) else _lasting(settings, environ)
 
 
 def _lasting(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
-    """The folder that is named, or the one for state that systemd gives, or that of the XDG base directories."""
+    """Return the folder that is named, or the one for state that systemd gives, or that of the XDG base directories."""
     if settings.spool != "auto":
         return Path(settings.spool)
     if given := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
@@ -96,7 +96,7 @@ def _make_temporary(environ: Mapping[str, str]) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether a folder is this user's own and not a link: every user may write into its parent."""
+    """Return whether a folder is this user's own and not a link: every user may write into its parent."""
     with suppress(OSError):
         found = folder.lstat()
         return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid()

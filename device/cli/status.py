@@ -39,7 +39,7 @@ class Status:
             self._metrics.subscribers.set(self._publisher.subscribers())
 
     def summary(self) -> dict[str, float]:
-        """The counts, and the number of pairs captured per second."""
+        """Return the counts, and the number of pairs captured per second."""
         seconds = time.monotonic() - self._started_s
         counts = self._metrics.counts()
         summary = asdict(counts) | {"sent": self._publisher.sent}

@@ -127,7 +127,7 @@ def _format_settings(settings: StreamSettings, endpoint: str, spool: Spool | Non
 
 
 def _shots(camera: Camera, settings: StreamSettings, status: Status, stop: Stop) -> Iterator[Shot | BadShot]:
-    """The first `settings.count` shots at the wanted pace, until `stop` is set.
+    """Yield the first `settings.count` shots at the wanted pace, until `stop` is set.
 
     Hardware has its own pace: sleeping would only let its buffers overflow.
     """

@@ -92,7 +92,7 @@ class _Light:
         self._waves = np.array([*level, *depth, *rate, *phase])
 
     def gains(self, seconds: float) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Factors for B, G and R of the left and of the right eye, float64 [3] each, at a time in seconds."""
+        """Return the factors for B, G and R of the left and of the right eye, float64 [3] each, at a time in seconds."""
         bright, warm, right, depth_b, depth_w, rate_b, rate_w, phase_b, phase_w = self._waves
         brightness = bright + depth_b * np.sin(rate_b * seconds + phase_b)
         warmth = warm + depth_w * np.sin(rate_w * seconds + phase_w)
@@ -145,7 +145,7 @@ class SimCamera:
         self._sensor = _Sensor(self.config)
 
     def poses(self) -> Iterator[Pose]:
-        """The pose of the left eye at each frame; this is cheap, because nothing is painted."""
+        """Yield the pose of the left eye at each frame; this is cheap, because nothing is painted."""
         return generate_poses(self.world, self.config.walk, self.config.fps)
 
     def __iter__(self) -> Iterator[Shot]:

@@ -148,7 +148,7 @@ class _Furnisher:
         self._add(horizontal(x0, 0.0, z1, x1 - x0, z0 - z1), floor)
 
     def _near(self, colour: tuple[int, int, int]) -> tuple[int, int, int]:
-        """A similar colour: the difference is smaller than that of the light from walk to walk."""
+        """Return a similar colour: the difference is smaller than that of the light from walk to walk."""
         blue, green, red = (int(c) for c in self._draw.integers(-8, 9) + self._draw.integers(-3, 4, 3))
         return colour[0] + blue, colour[1] + green, colour[2] + red
 
@@ -241,13 +241,13 @@ def _plain(colour: tuple[int, int, int]) -> Image:
 
 
 def _lid(corners: Floats, tall: float) -> Floats:
-    """The top of a box from its corners [4, 2], which run anticlockwise seen from above."""
+    """Return the top of a box from its corners [4, 2], which run anticlockwise seen from above."""
     (x, z), right, up = corners[3], corners[2] - corners[3], corners[0] - corners[3]
     return np.array([(right[0], 0, right[1]), (up[0], 0, up[1]), (x, -tall, z)], float).T
 
 
 def _walls(x0: float, z0: float, x1: float, z1: float) -> tuple[Floats, ...]:
-    """The north, east, south and west wall, seen from inside."""
+    """Return the north, east, south and west wall, seen from inside."""
     return (
         upright((x0, -WALL_M, z1), (x1 - x0, 0.0), WALL_M),
         upright((x1, -WALL_M, z1), (0.0, z0 - z1), WALL_M),
@@ -257,7 +257,7 @@ def _walls(x0: float, z0: float, x1: float, z1: float) -> tuple[Floats, ...]:
 
 
 def _distance(point: Floats, line: Floats) -> float:
-    """Distance of a point [2] from a polyline [n, 2]."""
+    """Return the distance of a point [2] from a polyline [n, 2]."""
     best = float(np.linalg.norm(point - line[0]))
     for start, end in pairwise(line):
         edge = end - start

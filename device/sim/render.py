@@ -83,7 +83,7 @@ class _Window:
         )
 
     def around(self, outline: Floats) -> _Window:
-        """The box that this window shares with an outline (float64 [n, 2], pixels); it may be empty."""
+        """Return the box that this window shares with an outline (float64 [n, 2], pixels); it may be empty."""
         (x0, y0), (x1, y1) = outline.min(axis=0).tolist(), outline.max(axis=0).tolist()
         left, top = max(floor(x0), self.left), max(floor(y0), self.top)
         return _Window(left, top, min(ceil(x1) + 1, self.right), min(ceil(y1) + 1, self.bottom))
@@ -187,7 +187,7 @@ class Renderer:
 
 
 def _outlines(maps: Floats, window: _Window) -> list[Floats | None]:
-    """The visible part of each surface of `maps` [N, 3, 3]: float64 [n, 4] with columns x, y (pixels), s, t.
+    """Return the visible part of each surface of `maps` [N, 3, 3]: float64 [n, 4] with columns x, y (pixels), s, t.
 
     None for a surface that is not in view, or shows its back.
     """
@@ -209,7 +209,7 @@ def _outlines(maps: Floats, window: _Window) -> list[Floats | None]:
 
 
 def _clip(points: Floats, distance: Floats) -> Floats:
-    """The part of a convex polygon [n, k] on the positive side of a plane (Sutherland and Hodgman, CACM 1974).
+    """Return the part of a convex polygon [n, k] on the positive side of a plane (Sutherland and Hodgman, CACM 1974).
 
     distance: float64 [n], of each corner from the plane.
     """

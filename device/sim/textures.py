@@ -53,7 +53,7 @@ class Gallery:
         self._textures: OrderedDict[Paint, Texture] = OrderedDict()
 
     def texture(self, paint: Paint) -> Texture:
-        """The painted image as a pyramid; it stays valid as long as the caller holds it."""
+        """Return the painted image as a pyramid; it stays valid as long as the caller holds it."""
         texture = self._textures.pop(paint, None)
         if texture is None:
             texture = pyramid(paint())
@@ -205,7 +205,7 @@ def fractal(generator: np.random.Generator, side: int, coarsest: int = 4) -> Fie
 
 
 def _axes(generator: np.random.Generator, side: int, angle_rad: float | None = None) -> tuple[Field, Field]:
-    """Two orthogonal coordinates of each pixel, in -0.5..0.5 and then turned by the angle (random by default)."""
+    """Return two orthogonal coordinates of each pixel, in -0.5..0.5 and then turned by the angle (random by default)."""
     line = np.linspace(-0.5, 0.5, side, dtype=np.float32)
     x, y = np.meshgrid(line, line)
     angle = float(generator.uniform(0, np.pi)) if angle_rad is None else angle_rad

@@ -121,7 +121,7 @@ def _turning_s(angle: float) -> float:
 
 
 def _curve(start: Floats, door: Doorway | None, end: Floats) -> Floats:
-    """Points float64 [n, 2] of a smooth path from start to end, straight through the middle of the doorway."""
+    """Return points float64 [n, 2] of a smooth path from start to end, straight through the middle of the doorway."""
     if door is None:
         return np.asarray(start + np.linspace(0, 1, 33)[:, None] * (end - start))
     before, after = door.middle - LANE_END_M * door.outward, door.middle + LANE_END_M * door.outward
@@ -134,10 +134,10 @@ def _bezier(start: Floats, control: Floats, end: Floats) -> Floats:
 
 
 def _ease(part: float) -> float:
-    """A smooth function from 0 to 1 whose slope is 0 at both ends."""
+    """Return a smooth function from 0 to 1 whose slope is 0 at both ends."""
     return part * part * (3 - 2 * part)
 
 
 def _wrapped(angle: float) -> float:
-    """The same angle between -pi and pi."""
+    """Return the same angle between -pi and pi."""
     return float((angle + np.pi) % (2 * np.pi) - np.pi)

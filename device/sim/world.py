@@ -81,7 +81,7 @@ class Room:
         return np.asarray((self.low + self.high) / 2)
 
     def paint_order(self, eye: Floats) -> NDArray[np.int64]:
-        """Indices of the surfaces of standing things, farthest first, as seen from `eye` (x, y, z).
+        """Return the indices of the surfaces of standing things, farthest first, as seen from `eye` (x, y, z).
 
         If disjoint discs are sorted by their power |eye - centre|^2 - radius^2, no disc hides behind one that is painted earlier
         (Edelsbrunner, "An acyclicity theorem for cell complexes", 1990). The distance alone would not be enough.
@@ -97,7 +97,7 @@ class World:
     rooms: tuple[Room, ...]
 
     def place_at(self, x: float, z: float, near: int) -> int:
-        """The room that holds the point (x, z), among room `near` and its neighbours; `near` if none of them does."""
+        """Return the room that holds the point (x, z), among room `near` and its neighbours; `near` if none of them does."""
         for place in (near, *(door.to for door in self.rooms[near].doors)):
             (x0, z0), (x1, z1) = self.rooms[place].low, self.rooms[place].high
             if x0 <= x <= x1 and z0 <= z <= z1:

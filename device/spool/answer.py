@@ -28,7 +28,7 @@ class Answer:
         self._looked_at = 0
 
     def reading(self) -> Reading:
-        """The answer as `Shelf.read` returns it."""
+        """Return the answer as `Shelf.read` returns it."""
         return Reading(self.next, list(self._lost), self._rows)
 
     def lose(self, end: int) -> None:
@@ -60,7 +60,7 @@ class Answer:
         return self._credit_bytes <= 0 or self._looked_at == MAX_ROWS or len(self._lost) == MAX_LOST_RANGES
 
     def _is_valid(self, row: PairParts) -> bool:
-        """Whether a row passes its own checksums and is the pair that was asked for."""
+        """Return whether a row passes its own checksums and is the pair that was asked for."""
         try:
             header = from_parts([TOPIC, *row]).header
         except MalformedMessage:

@@ -6,12 +6,12 @@ import zlib
 
 
 def to_line(text: str) -> bytes:
-    """The line for an ASCII text without spaces."""
+    """Return the line for an ASCII text without spaces."""
     data = text.encode("ascii")
     return b"%b %08x\n" % (data, zlib.crc32(data))
 
 
 def from_line(line: bytes) -> str | None:
-    """The text of the first line; None if the line is damaged. Whatever follows the line is ignored."""
+    """Return the text of the first line; None if the line is damaged. Whatever follows the line is ignored."""
     data, _, checksum = line.partition(b"\n")[0].partition(b" ")
     return data.decode("ascii", "replace") if checksum == b"%08x" % zlib.crc32(data) else None

@@ -105,7 +105,7 @@ class Consumers:
         return self.acknowledged(epoch) if now_s >= self._complete_s else 0
 
     def heard_since(self, since_s: float) -> dict[str, Mapping[str, int]]:
-        """The acknowledgements of the consumers that were heard from since then, by name."""
+        """Return the acknowledgements of the consumers that were heard from since then, by name."""
         return {name: consumer.upto for name, consumer in self._known.items() if consumer.heard_s >= since_s}
 
     def forget(self, epochs: Collection[str], now_s: float) -> None:
@@ -118,7 +118,7 @@ class Consumers:
             consumer.upto = {epoch: seq for epoch, seq in consumer.upto.items() if epoch in epochs}
 
     def to_save(self, now_s: float, wall_s: float) -> SavedConsumers | None:
-        """The list for the file; None if the file is up to date."""
+        """Return the list for the file; None if the file is up to date."""
         if not self._changed and now_s - self._saved_s < SAVE_INTERVAL_S:
             return None
         self._changed, self._saved_s = False, now_s

@@ -21,7 +21,7 @@ log = logging.getLogger(__name__)
 
 
 def load_consumers(path: Path) -> SavedConsumers:
-    """The list in a file; an empty one if the file is damaged or missing."""
+    """Return the list in a file; an empty one if the file is damaged or missing."""
     try:
         if path.stat().st_size > MAX_FILE_BYTES:
             raise ValueError("it is too large")

@@ -47,7 +47,7 @@ class EpochEnd:
 
 
 def find_epoch_ends(folder: Path) -> dict[str, EpochEnd]:
-    """The files of earlier runs by epoch, oldest first."""
+    """Return the files of earlier runs by epoch, oldest first."""
     found = {}
     for path in sorted(folder.iterdir()):
         match = _NAME.fullmatch(path.name)

@@ -142,7 +142,7 @@ class SpoolFolder:
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Whether a process had a spool in a folder and has ended; False while the spool is being made."""
+    """Return whether a process had a spool in a folder and has ended; False while the spool is being made."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:

@@ -70,7 +70,7 @@ class Inventory:
         return [(segment, min(segment.end, end)) for segment in segments], end
 
     def count_beyond(self, upto: Mapping[str, int]) -> int:
-        """The number of pairs that are not below `upto[epoch]`, 0 by default."""
+        """Return the number of pairs that are not below `upto[epoch]`, 0 by default."""
         return sum(segment.count_from(upto.get(segment.epoch, 0)) for segment in self.segments)
 
     def mark_unreadable(self, segment: Segment, unreadable: Ranges) -> None:

@@ -92,7 +92,7 @@ class SpoolRules:
         self._refused_s = float("-inf")
 
     def may_write(self, now_s: float) -> bool:
-        """Whether to ask the disk to take a pair; not shortly after it refused one."""
+        """Return whether to ask the disk to take a pair; not shortly after it refused one."""
         return now_s - self._refused_s >= RETRY_S
 
     def make_room(self, more_bytes: int, free_bytes: int, now_s: float) -> tuple[bool, Removal]:
@@ -109,7 +109,7 @@ class SpoolRules:
         return True, removal
 
     def fits_open(self, seq: int, pair_bytes: int) -> bool:
-        """Whether pair `seq` goes into the open segment: it has room, and its numbers go on without a hole."""
+        """Return whether pair `seq` goes into the open segment: it has room, and its numbers go on without a hole."""
         segment = self.open
         if segment is None or segment.end != seq:
             return False
@@ -173,12 +173,12 @@ class SpoolRules:
         return removal + self.inventory.forget(known)
 
     def is_done_with_epoch(self, now_s: float) -> bool:
-        """Whether no consumer needs to hear of the open epoch after a restart: all of it is acknowledged and deleted."""
+        """Return whether no consumer needs to hear of the open epoch after a restart: all of it is acknowledged and deleted."""
         there = any(segment.epoch == self.inventory.epoch for segment in self.inventory.segments)
         return not there and self.consumers.deletable(self.inventory.epoch, now_s) >= self.inventory.end
 
     def next_to_seal(self) -> Segment | None:
-        """The oldest full segment, if it is not the newest one too."""
+        """Return the oldest full segment, if it is not the newest one too."""
         full = [segment for segment in self.inventory.segments if segment.state is State.FULL]
         return full[0] if len(full) > FULL_KEPT else None
 
@@ -209,7 +209,7 @@ class SpoolRules:
         )
 
     def _is_short(self, more_bytes: int, free_bytes: int) -> bool:
-        """Whether a limit would be broken; the bytes that sealing will write count as taken."""
+        """Return whether a limit would be broken; the bytes that sealing will write count as taken."""
         segments = self.inventory.segments
         claimed_bytes = sum(segment.claimed_bytes for segment in segments)
         to_write_bytes = more_bytes + sum(segment.size.log_bytes for segment in segments)

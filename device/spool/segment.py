@@ -62,7 +62,7 @@ class Segment:
         return self.end == self.first and self.state is not State.SEALED and not self.damaged
 
     def count_from(self, seq: int) -> int:
-        """The number of its pairs that are not below `seq`."""
+        """Return the number of its pairs that are not below `seq`."""
         return self.end - min(max(self.first, seq), self.end)
 
     def extend(self, end: int) -> int:

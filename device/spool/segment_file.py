@@ -173,7 +173,7 @@ class SegmentFile:
         return self.path.with_name(f"{self.path.name}-wal")
 
     def size(self) -> Size:
-        """What the files take on the disk."""
+        """Return what the files take on the disk."""
         log_bytes = _size(self.log_path)
         return Size(_size(self.path) + log_bytes, log_bytes)
 
@@ -190,7 +190,7 @@ class SegmentFile:
 
 
 def segment_of(path: Path) -> Segment | None:
-    """The segment that a file holds by its name, unsealed ones without their end; None if it is another file."""
+    """Return the segment that a file holds by its name, unsealed ones without their end; None if it is another file."""
     match = _NAME.fullmatch(path.name)
     if match is None or (match["end"] is not None and int(match["end"]) < int(match["first"])):
         return None
@@ -208,20 +208,20 @@ def segment_of(path: Path) -> Segment | None:
 
 
 def row_bytes(row: PairParts) -> int:
-    """What a pair takes in the log, at most."""
+    """Return what a pair takes in the log, at most."""
     pages = sum(len(part) // (PAGE_BYTES - 4) + 1 for part in row) + 3  # the last bytes of each page name the next one
     return pages * FRAME_BYTES
 
 
 def is_disk_full(error: Exception) -> bool:
-    """Whether an error says that the disk is full."""
+    """Return whether an error says that the disk is full."""
     if isinstance(error, OSError):
         return error.errno in (errno.ENOSPC, errno.EDQUOT)
     return _code(error) == sqlite3.SQLITE_FULL
 
 
 def _is_not_now(error: sqlite3.Error) -> bool:
-    """Whether an error says nothing about the data, so that another attempt may succeed."""
+    """Return whether an error says nothing about the data, so that another attempt may succeed."""
     return _code(error) in _NOT_NOW
 
 
@@ -259,7 +259,7 @@ def _row(connection: sqlite3.Connection, seq: int) -> PairParts | None:
 
 
 def _readable_seqs(connection: sqlite3.Connection) -> Iterator[int]:
-    """The numbers in a file up to the first damage."""
+    """Yield the numbers in a file up to the first damage."""
     with suppress(sqlite3.DatabaseError):
         for (seq,) in connection.execute("SELECT seq FROM pairs ORDER BY seq"):
             yield seq

@@ -169,12 +169,12 @@ class Spool:
         self._save_consumers()
 
     def awaited(self, heard_within_s: float) -> dict[str, int]:
-        """The number of pairs that a consumer has still to acknowledge, by its name; only for those heard from lately."""
+        """Return the number of pairs that a consumer has still to acknowledge, by its name; only for those heard from lately."""
         with self._changed:
             return self._rules.awaited(self._clock() - heard_within_s)
 
     def read_within(self, seconds: float) -> bool:
-        """Whether any consumer, with a name or without, has read during the last `seconds`."""
+        """Return whether any consumer, with a name or without, has read during the last `seconds`."""
         with self._changed:
             return self._clock() - self._read_s < seconds
 

@@ -65,7 +65,7 @@ class Writer:
         return file
 
     def _segment_for(self, seq: int, row: PairParts) -> Segment:
-        """The open segment, or a new one."""
+        """Return the open segment, or a new one."""
         segment = self.rules.open
         if segment is None or not self.rules.fits_open(seq, row_bytes(row)):
             self.files.remove(self.rules.close_open())

@@ -52,7 +52,7 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
 
 
 def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Iterator[Finding]:
-    """The findings one by one; the rigs come last. patience_s: how long each of them may take to answer."""
+    """Yield the findings one by one; the rigs come last. patience_s: how long each of them may take to answer."""
     process = settings.process
     yield check_clock(read_clock(time.time()))
     yield check_compute_device(process.device, settings.learner.precision, _gpu())
@@ -68,7 +68,7 @@ def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Itera
 
 
 def _gpu() -> tuple[str, int] | None:
-    """The name and the free bytes of the GPU; None where there is none."""
+    """Return the name and the free bytes of the GPU; None where there is none."""
     if not torch.cuda.is_available():
         return None
     return torch.cuda.get_device_name(), free_bytes(torch.device("cuda"))
@@ -141,7 +141,7 @@ def _check_rig(settings: TrainSettings, endpoint: str, patience_s: float) -> Fin
 
 
 def rig_finding(endpoint: str, devices: list[str], failures: Mapping[str, int]) -> Finding:
-    """The finding of a connection. failures: failed handshakes by reason (`stream.transport.handshake.REASONS`)."""
+    """Return the finding of a connection. failures: failed handshakes by reason (`stream.transport.handshake.REASONS`)."""
     if devices:
         return Finding("rig", "ok", f"{endpoint}: {', '.join(devices[:8])} answers")
     why = next((reason for reason, count in failures.items() if count), None)

@@ -65,7 +65,7 @@ class Memory:
         self.arrived = self.dropped_fresh = self.quarantined = 0
 
     def __len__(self) -> int:
-        """How many pairs can be drawn: fresh or kept, and not in quarantine."""
+        """Return how many pairs can be drawn: fresh or kept, and not in quarantine."""
         return len(self.slots) - len(self.ranking.quarantine)
 
     @property

@@ -19,7 +19,7 @@ Pool = Callable[[Floats], Floats]
 
 
 def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: int = 1) -> Reservoir:
-    """The reservoir of one of `shards` processes, with its part of the capacity."""
+    """Return the reservoir of one of `shards` processes, with its part of the capacity."""
     return Reservoir(
         config.capacity // shards,
         loss_weight=config.loss_weight,

@@ -83,7 +83,7 @@ class Slots:
 
 
 def _images(count: int, canvas: tuple[int, int]) -> Tensor:
-    """Room for uint8 [count, H, W, 3]; the operating system provides it page by page as it is filled."""
+    """Return room for uint8 [count, H, W, 3]; the operating system provides it page by page as it is filled."""
     try:
         return torch.empty((count, *canvas, 3), dtype=torch.uint8)
     except RuntimeError as error:

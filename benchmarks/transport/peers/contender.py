@@ -59,7 +59,7 @@ class Contender:
 
 
 def decode_jpegs(left: Data, right: Data) -> tuple[Image, Image]:
-    """Both eyes as OpenCV decodes them, [H, W, 3] BGR; raises ValueError where one is not an image."""
+    """Return both eyes as OpenCV decodes them, [H, W, 3] BGR; raises ValueError where one is not an image."""
     return _decode(left), _decode(right)
 
 
