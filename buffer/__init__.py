@@ -1,1 +1,1 @@
-"""The reservoir, and the durable store of what it keeps. Items are opaque; imports nothing of ours."""
+"""The reservoir, and the durable store of its items. Items are opaque bytes; the package imports none of our other packages."""

@@ -1,4 +1,4 @@
-"""Whether and how long the writers of a run wait while their disk is full."""
+"""What the writers of a run do while their disk is full: wait and try again, or fail."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ log = logging.getLogger(__name__)
 
 
 class Patience:
-    """Tells all who write to one disk whether to try again after it was full. Thread-safe.
+    """Decides, for all writers to one disk, whether a write that failed on a full disk is tried again. Thread-safe.
 
-    retry_s: seconds between two attempts; None: an attempt that fails is the last one.
+    retry_s: seconds between two attempts; None: a write is never tried again.
     """
 
     def __init__(self, retry_s: float | None = None) -> None:
@@ -19,7 +19,10 @@ class Patience:
         self._ended = threading.Event()
 
     def wait(self, problem: OSError) -> bool:
-        """Wait, and return True when the write that met this problem is to be tried again; False at once if it is not."""
+        """Wait before the next attempt and return True; return False at once if the write is not to be tried again.
+
+        problem: the error of the failed write, for the log.
+        """
         if self._retry_s is None or self._ended.is_set():
             return False
         log.warning("%s; it is tried again every %g s, and nothing is committed before", problem, self._retry_s)
@@ -27,5 +30,5 @@ class Patience:
         return True
 
     def end(self) -> None:
-        """From now on a write to a full disk fails like any other; writers that wait now try once more."""
+        """Stop waiting: a writer that waits now tries once more, and from now on a failed write is not tried again."""
         self._ended.set()

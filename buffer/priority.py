@@ -1,9 +1,9 @@
 """From priorities to phi, the log-weight of the reservoir.
 
-A priority is a number >= 0 that says how much is left to learn from a pair. It is never stored as it is, because its scale
-drifts while the network trains: it is standardised when it is measured, against the priorities of its time. Two rules keep a
-pair from holding a high phi for ever: phi shrinks towards the average as its measurement ages, and a pair that stays hard
-however often it is replayed counts as noise and loses it.
+A priority is a number >= 0 that says how much is left to learn from a pair. It is never stored as it is, because its scale drifts
+while the network trains: it is standardised when it is measured, against the priorities of its time. Two rules keep a pair from
+holding a high phi for ever: phi shrinks towards the average as its measurement ages, and a pair that stays hard however often it
+is replayed counts as noise, and its phi is lowered.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ _SETTLED = 100.0  # priorities seen before the distribution may limit the next o
 class PriorityScale:
     """Standardises priorities against their running distribution.
 
-    memory >= 1 priorities: how far back the exponentially weighted mean and variance reach. age_half_life > 0 steps: after
-    as many steps a measured phi counts half.
+    memory: number of priorities (at least 1) over which the exponentially weighted mean and variance reach back. age_half_life:
+    number of steps (above 0) after which the weight of a measured phi has halved.
     """
 
     def __init__(self, *, memory: float = 10_000, age_half_life: float = 1_000) -> None:
@@ -43,14 +43,14 @@ class PriorityScale:
 
     @property
     def deviation(self) -> float:
-        """Their running standard deviation; 0 before the second."""
+        """The running standard deviation of priorities; 0 before the second."""
         return math.sqrt(self._squares / self._weight) if self._weight else 0.0
 
     def observe(self, priorities: ArrayLike) -> NDArray[np.float64]:
         """Add priorities, float [k], that were measured at one time to the distribution, and return their phi.
 
-        Once the distribution has settled, each counts as no farther out than four standard deviations. Otherwise one outlier
-        would make all others look alike for as long as the memory lasts. Raises ValueError.
+        Once the distribution has settled, a priority beyond four standard deviations counts as four. Otherwise one outlier would
+        make all others look alike for as long as the memory lasts. Raises ValueError.
         """
         found = number_vector(priorities, "priorities", PRIORITY_LIMIT)
         if found.size:

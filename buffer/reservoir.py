@@ -12,13 +12,13 @@ A pair that arrives as number t draws G ~ Gumbel(0, 1) once; phi is the log-weig
 | weighted, with weight exp(loss_weight * phi) (Efraimidis and Spirakis 2006) | 1 | any | inf |
 | exponentially decaying | 1 | any | finite |
 
-Time adds to new scores instead of being subtracted from old ones (forward decay), so that nothing is rewritten as it passes. Of
-two equal scores the earlier arrival is the larger one: scores are in total order, and what stays does not depend on how
-arrivals fall into batches. A pair that was turned away does not come back, whatever its priority would be later.
+Newer arrivals get a higher score; the scores of older ones are not lowered (forward decay), so that no score is rewritten while
+time passes. Of two equal scores the earlier arrival is the larger one: scores are in total order, and what stays does not depend
+on how arrivals fall into batches. A pair that was turned away does not come back, whatever its priority would be later.
 
-Sampling is with replacement and stratified: draw j of n is made from the j-th n-th of the distribution. A pair with probability
-p is drawn n * p times on average, exactly, and hardly ever twice where n * p < 1. Sampling schemes without replacement that
-keep this expectation are sequential; the simple ones (Gumbel top-k) lose it, and with it the importance weights.
+Sampling is with replacement and stratified: the distribution is divided into n equal parts, and draw j comes from part j. A pair
+with probability p is drawn n * p times on average, exactly, and hardly ever twice where n * p < 1. Sampling schemes without
+replacement that keep this expectation are sequential; the simple ones (Gumbel top-k) lose it, and with it the importance weights.
 
 A stream may be split over several reservoirs, the shards (`buffer.sharding`). The arrivals of shard r of m have the numbers
 r, r + m, r + 2m, ..., so that no two of them draw the same G.
@@ -120,9 +120,10 @@ class Reservoir:
         return Offer(kept, evicted)
 
     def compete(self, keys: NDArray[np.int64], ranks: Ranks) -> tuple[NDArray[np.bool_], Slots]:
-        """Decide which new keys [k] stay, bool [k], and which slots they take over: of all together the lowest ranks leave.
+        """Decide which new keys stay and which slots they take over, and return both: bool [k], and the slots.
 
-        Another policy overrides this: as many slots become free as new keys stay beyond the capacity.
+        The lowest ranks of all keys, old and new, leave. A subclass may have another policy: it must free as many slots as new
+        keys stay beyond the capacity.
         """
         kept = np.ones(ranks.size, np.bool_)
         surplus = len(self) + ranks.size - self.settings.capacity
@@ -189,7 +190,7 @@ class Reservoir:
         return self._step - self._measured[self.slots(keys)].astype(np.int64)
 
     def inclusion(self, keys: ArrayLike) -> Floats:
-        """Return the probability that a kept key is still here, over its own G, all else given: float64 [k] in (0, 1].
+        """Return the probability, over its own G, that a kept key is still here, given all else: float64 [k] in (0, 1].
 
         The sum of x / inclusion over the kept keys is an unbiased estimate of the sum of x over all arrivals (Horvitz and
         Thompson; the threshold is that of priority sampling, Duffield et al. 2007). Each phi counts for the cuts that were

@@ -21,14 +21,14 @@ _ROWS = ("keys", *FIELDS, "measured")
 
 
 def merged(shards: Sequence[Reservoir], capacity: int | None = None) -> Reservoir:
-    """Merge all shards of a stream, in any order: of what they keep, the `capacity` largest scores stay.
+    """Merge all shards of a stream, in any order, into one reservoir: the `capacity` largest scores of all kept keys stay.
 
-    capacity: None means that of one shard; the sum of all of theirs keeps everything. With that of one shard, and where no phi
-    was updated on the way, the result equals exactly one reservoir that was offered the arrivals in the order of their
-    numbers: the same keys, scores and inclusion, and the same G for arrivals to come; only the slots differ, and with them
-    the keys of a sample. After updates that one reservoir would have evicted keys that a shard still held and may have
-    raised; `inclusion` counts what happened here. Where the shards are unequally long, some numbers belong to no arrival.
-    Raises ValueError for a shard that is missing, given twice, or of other settings, and for a key in two of them.
+    capacity: None takes that of one shard; the sum of all capacities keeps every key. If it is that of one shard and no phi was
+    updated before, the result equals exactly one reservoir that was offered the arrivals in the order of their numbers: the same
+    keys, scores and inclusion, and the same G for later arrivals. Only the slots differ, and with them the keys of a sample.
+    After updates a shard may have kept, and raised, keys that one reservoir would have evicted; `inclusion` accounts for that. If
+    the shards are unequally long, some numbers belong to no arrival. Raises ValueError for a shard that is missing, given twice,
+    or of other settings, and for a key in two of them.
     """
     _check_complete(shards)
     states = [shard.state_without_cuts() for shard in shards]

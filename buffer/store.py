@@ -150,7 +150,7 @@ class Store(StoreReader):
         self._thread.start()
 
     def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
-        """Queue an item, and return whether it was queued within `timeout_s`; it blocks while the queue is full.
+        """Queue an item, and return whether it was queued within `timeout_s`; the call blocks while the queue is full.
 
         The item is durable with the first commit that names it. key: above every earlier one. Raises ValueError where it is
         not, StoreError once writing has failed.

@@ -31,7 +31,7 @@ def require_same(state: Mapping[str, Any], own: Mapping[str, Any], what: str) ->
 
 
 def is_whole(value: object, least: int) -> TypeGuard[int]:
-    """Return whether the value is an integer of Python or numpy of at least `least`."""
+    """Return whether the value is an integer, of Python or numpy and no bool, of at least `least`."""
     return isinstance(value, int | np.integer) and not isinstance(value, bool) and int(value) >= least
 
 
