@@ -1,4 +1,4 @@
-"""The contract between cameras and capture: a camera is opened with settings and gives shots of two eyes."""
+"""The contract between cameras and capture: a camera is opened with settings, and then gives shots."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class SimLabels:
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """The images of both eyes at one moment."""
+    """The images of the left and the right eye, taken at one moment."""
 
     left: EyeImage
     right: EyeImage
@@ -87,10 +87,10 @@ def decode_image(data: bytes, flags: int, name: str = "the JPEG") -> Image:
 
 
 class Camera(Protocol):
-    """A source of shots, in the order of time."""
+    """Gives shots in the order of time."""
 
     fps: float | None
-    """The camera's own rate in Hz; None if it has none, as a folder of files."""
+    """The camera's own rate in Hz; None if it has none, for example a folder of files."""
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
         """Yield shots until the camera ends. A BadShot is *yielded*, not raised, because a generator that raises is finished."""
@@ -101,14 +101,15 @@ class Camera(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class CameraSettings:
-    """What can be asked of a camera. Each kind uses the settings that mean something to it. None: the camera's own default."""
+    """The settings of a camera. Each kind of camera ignores those that it does not need. None means the camera's own default."""
 
     fps: float | None = None
-    """Rate asked of the hardware or of the simulator, or at which a recording is stamped, in Hz; 0 is the same as None."""
+    """Rate in Hz that is requested from the hardware or the simulator, or that gives the images of a recording their times; 0
+    means None."""
     repeat: bool = False
     """Whether a recording begins again at its end."""
     size: tuple[int, int] | None = None
-    """Height and width asked of the hardware or of the simulator, pixels."""
+    """Height and width in pixels that are requested from the hardware or the simulator."""
     seed: int = 0
     """Decides the simulated world."""
     walk: int = 0
@@ -122,12 +123,12 @@ class CameraSettings:
 
     @property
     def hardware_size(self) -> tuple[int, int]:
-        """Height and width asked of the hardware."""
+        """Height and width in pixels to request from the hardware."""
         return self.size or HARDWARE_SIZE
 
     @property
     def hardware_fps(self) -> float:
-        """Rate asked of the hardware, Hz."""
+        """Rate in Hz to request from the hardware."""
         return self.fps or HARDWARE_FPS
 
 
@@ -135,10 +136,10 @@ DEFAULTS = CameraSettings()
 
 
 def configure_opencv() -> None:
-    """Make OpenCV use one thread, and print no errors of its own.
+    """Make OpenCV use one thread and print no error messages.
 
-    The codec is called from one place, and a pool of threads would only take the processor from a learner on the same machine.
-    We report in one line what cannot be opened.
+    The codec is called from one thread, and a pool of threads would only take the processor from a learner on the same machine.
+    An input that cannot be opened is reported by our own message of one line.
     """
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)

@@ -94,7 +94,7 @@ def paced(
 
 
 def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
-    """Judge a shot; raises BadShot unless it is two readable images of one size."""
+    """Decide about a shot. Raises BadShot unless it has two readable images of one size."""
     left, right = shot.left.shape(), shot.right.shape()
     if left != right:
         raise BadShot(f"left is {left[1]}x{left[0]}x{left[2]} and right is {right[1]}x{right[0]}x{right[2]}")
@@ -102,7 +102,7 @@ def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
 
 
 def _payload(eye: EyeImage, codec: Codec) -> Image | bytes:
-    """Return the image for the encoder: the camera's own JPEG if the codec forwards it, otherwise pixels."""
+    """Return what the encoder gets: the camera's own JPEG if the codec forwards it, otherwise pixels."""
     if eye.jpeg is not None and codec == "jpeg":
         return eye.jpeg
     if eye.pixels is not None:

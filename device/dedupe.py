@@ -52,7 +52,7 @@ _Float = NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class DedupeConfig:
-    """When a pair counts as seen before. Raises ValueError for a setting out of range."""
+    """The settings of dedupe: they decide when a pair counts as seen before. Raises ValueError for a setting out of range."""
 
     threshold: float = 16.0
     """A pair is new if some tile differs by more grey levels (of 255) than this; raise it on a vibrating mount."""
@@ -119,11 +119,11 @@ class Dedupe:
 
     @property
     def threshold(self) -> float:
-        """The threshold now, grey levels; it moves if there is a target."""
+        """The present threshold, in grey levels; it changes only if there is a target rate."""
         return math.exp(self._log_threshold)
 
     def judge(self, left_luma: Image, right_luma: Image, now_ns: int) -> Verdict:
-        """Judge a pair by its luma images (uint8 [h, w], any size) at its capture time."""
+        """Decide about a pair from its luma images (uint8 [h, w], any size) and its capture time, nanoseconds since 1970."""
         tiles, means = _tiles(left_luma, right_luma)
         junk = self._junk(tiles, means)
         if junk is not None:
@@ -158,7 +158,7 @@ class Dedupe:
         return "covered" if blind.any() else None
 
     def _adapt(self, kept: bool, now_ns: int) -> None:
-        """Control the logarithm of the threshold (integral control): it rests when as many pairs are kept as the target says."""
+        """Adapt the logarithm of the threshold by integral control, so that the target number of pairs per hour is kept."""
         elapsed_s = max(0, now_ns - (now_ns if self._judged_ns is None else self._judged_ns)) / 1e9
         self._judged_ns = now_ns
         if self._config.target_per_hour is None:
@@ -192,7 +192,7 @@ class PairRing:
         self._count += 1
 
     def distance_to_last(self, tiles: _Float, means: _Float) -> float:
-        """Return grey levels between a pair and the one that was remembered last; inf if there is none."""
+        """Return the difference in grey levels between a pair and the last remembered one; inf if there is none."""
         return self._distance((self._count - 1) % len(self._tiles), tiles, means) if self._count else math.inf
 
     def holds(self, tiles: _Float, means: _Float, threshold: float) -> bool:
@@ -231,7 +231,7 @@ def luma_of(eye: EyeImage) -> Image:
 
 
 def _tiles(left: Image, right: Image) -> tuple[_Float, _Float]:
-    """Return the mean luma of each tile, float32 [2, 2304], and of each eye, float32 [2], which is at least 1; grey levels."""
+    """Return the mean luma in grey levels, of each tile, float32 [2, 2304], and of each eye, float32 [2], which is at least 1."""
     eyes = [cv2.resize(eye.astype(np.float32), GRID, interpolation=cv2.INTER_AREA).ravel() for eye in (left, right)]
     tiles = np.stack(eyes).astype(np.float32, copy=False)
     return tiles, np.maximum(tiles.mean(axis=1), np.float32(1))
@@ -244,7 +244,7 @@ def _block_means(tiles: _Float) -> _Float:
 
 
 def _slope(tiles: _Float) -> _Float:
-    """Return the difference of luma between neighbouring tiles, across plus down; float32 [2, 2304]."""
+    """Return the difference of luma between neighbouring tiles, horizontal plus vertical: float32 [2, 2304]."""
     images = tiles.reshape(_EYES, GRID[1], GRID[0])
     edge = cv2.BORDER_REPLICATE
     across = [cv2.Sobel(image, cv2.CV_32F, 1, 0, ksize=1, scale=0.5, borderType=edge) for image in images]

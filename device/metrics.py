@@ -20,17 +20,17 @@ from stream.live.metrics import by_reason
 from stream.pair import Kept
 
 ENCODE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.033, 0.066, 0.133)
-"""Up to four frames at 30 Hz; a slower rig does not keep up."""
+"""Upper bounds of the buckets: up to four frames at 30 Hz; a slower rig does not keep up."""
 SKEW_BUCKETS_S = (0.00001, 0.0001, 0.001, 0.002, 0.005, 0.01, 0.0167, 0.033, 0.066)
-"""From synchronised shutters (tens of microseconds) to a whole frame apart."""
+"""Upper bounds of the buckets: from synchronised shutters (tens of microseconds) to a whole frame."""
 SYNC_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
-"""From a good SSD to a card that is about to fail."""
+"""Upper bounds of the buckets: from a good SSD to a card that is about to fail."""
 PREFIX = "babyagent_device"
 
 
 @dataclass(frozen=True, slots=True)
 class CaptureCounts:
-    """Numbers of shots so far: captured = kept + suppressed + junk + bad."""
+    """Numbers of shots since the start: captured = kept + suppressed + junk + bad."""
 
     captured: int
     kept: int
@@ -69,7 +69,7 @@ class DeviceMetrics:
         self.subscribers = self._gauge("subscribers", "Subscribers of the live stream.")
 
     def encoded(self, skew_ns: int, took_s: float) -> None:
-        """A pair was encoded: observe its skew (right minus left eye) and the time that it took."""
+        """Record that a pair was encoded: its skew (right minus left capture time), and the seconds that encoding took."""
         self.skew_seconds.observe(abs(skew_ns) / 1e9)
         self.encode_seconds.observe(took_s)
 
@@ -96,13 +96,16 @@ class DeviceMetrics:
         self.registry.register(_Collector(partial(_handshake_metrics, failed_handshakes)))
 
     def counts(self) -> CaptureCounts:
-        """Return the counts now."""
+        """Return the present counts."""
         counters = (self.captured, self.kept, self.suppressed, self.junk, self.bad)
         return CaptureCounts(*(_total(counter) for counter in counters))
 
     @contextmanager
     def served(self, port: int | None) -> Iterator[None]:
-        """Serve http://127.0.0.1:port/metrics inside the `with` block; 0 or None: do not. Raises EndpointError if it is taken."""
+        """Serve http://127.0.0.1:port/metrics inside the `with` block, unless the port is 0 or None.
+
+        Raises EndpointError if another process uses the port.
+        """
         if not port:
             yield
             return
@@ -140,7 +143,7 @@ class _Collector(Collector):
 
 
 def _spool_metrics(spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[], int]) -> Iterator[Metric]:
-    """Yield all metrics of the spool, from one look at it."""
+    """Yield all metrics of the spool, from one reading of its state."""
     stats = spool()
     gauges = (
         ("spool_bytes", "Bytes that the spool takes on its disk.", stats.bytes),

@@ -1,6 +1,7 @@
 """Charge of the rig's battery and its temperature, as the kernel reports them under /sys/class.
 
-Without a driver nothing is known: this holds for most power banks, many battery boards, and boards without a thermal sensor.
+Without a driver the values are unknown: this is so for most power banks, many battery boards, and boards without a thermal
+sensor.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ class Sensors:
         self._vitals = Vitals()
 
     def read(self) -> Vitals:
-        """Return the lowest charge of a battery (0 to 1) and the highest temperature (Celsius), both recent. Thread-safe."""
+        """Return the lowest charge of a battery (0 to 1) and the highest temperature (Celsius). Thread-safe.
+
+        The values are at most READ_INTERVAL_S old.
+        """
         now_s = self._clock()
         if now_s - self._read_s >= READ_INTERVAL_S:
             self._vitals = Vitals(

@@ -20,22 +20,22 @@ from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeIma
 from stream.image import MAX_EYE_BYTES, Image, Shape
 
 FOLDER_FPS = 10.0
-"""The rate of a recording that has none of its own, Hz; as in KITTI."""
+"""Rate in Hz of a recording without a rate of its own; the same as KITTI's."""
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm"})
 
 Picture = Image | bytes
 """Pixels, or the bytes of a JPEG file."""
 Play = Callable[[], Iterator[tuple[Picture, Picture] | BadShot]]
-"""Plays a recording once, from its beginning: a left and a right picture for each shot."""
+"""Plays a recording once from its beginning, and yields a left and a right picture for each shot."""
 
 log = logging.getLogger(__name__)
 
 
 class RecordedCamera:
-    """A recording played as a camera, once or endlessly.
+    """Plays a recording as a camera, once or endlessly.
 
-    The first readable pair is checked when the camera is made, so that a recording that cannot be used is refused before
-    anything is sent: raises CameraError. name: for messages. fps: the recording's own rate, if it has one.
+    The constructor checks the first readable pair, so that a recording that cannot be used is refused before anything is sent; it
+    raises CameraError. name: for messages. fps: the recording's own rate, if it has one.
     """
 
     def __init__(self, name: str, play: Play, settings: CameraSettings, *, fps: float | None = None) -> None:

@@ -29,8 +29,8 @@ class Origin(Enum):
 class CameraKind:
     """A row of the table.
 
-    form: the word for `--camera`, with a colon and one name for each thing that it opens. text: what it is, for --help.
-    open: called with these names, as strings, and the settings; raises CameraError, or ValueError for a setting.
+    form: the word for `--camera`, then a colon and one name for each file or device that it opens. text: its description in
+    --help. open: called with these names, as strings, and the settings; raises CameraError, or ValueError for a setting.
     """
 
     form: str
@@ -44,7 +44,7 @@ class CameraKind:
         return self.form.partition(":")[0]
 
     def names_in(self, spec: str) -> list[str]:
-        """Return the names behind the colon of `spec`. Raises CameraError unless they are as many as in `form`."""
+        """Return the names after the colon of `spec`. Raises CameraError unless there are as many as in `form`."""
         expected, given = (text.partition(":")[2] for text in (self.form, spec))
         if not expected:
             return []

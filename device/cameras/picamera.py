@@ -20,7 +20,10 @@ LORES = (320, 180)
 
 
 class Picamera2Camera:
-    """Two CSI cameras by their numbers. Raises CameraError without the package picamera2, CameraMissing without a camera."""
+    """Two CSI cameras, given by their numbers.
+
+    Raises CameraError if picamera2 is not installed, CameraMissing without a camera.
+    """
 
     def __init__(self, left: str, right: str, settings: CameraSettings = DEFAULTS) -> None:
         self.fps: float | None = settings.hardware_fps
@@ -46,7 +49,7 @@ class Picamera2Camera:
             yield Shot(left, right)
 
     def close(self) -> None:
-        """Stop the cameras and give them back."""
+        """Stop the cameras and release them."""
         for eye in self._eyes:
             eye.stop()
             eye.close()
@@ -80,7 +83,7 @@ def _start(number: str, settings: CameraSettings) -> Any:
 
 
 def _image(request: Any) -> EyeImage:
-    """Return the image of one eye; the camera counts nanoseconds since boot, and we count since 1970."""
+    """Return the image of one eye, with its time converted from nanoseconds since boot to nanoseconds since 1970."""
     age_ns = time.clock_gettime_ns(time.CLOCK_BOOTTIME) - request.get_metadata()["SensorTimestamp"]
     captured_ns = time.time_ns() - age_ns
     planes = request.make_array("lores")  # YUV420 [h * 3 / 2, stride]: Y comes first, its rows are padded to the stride

@@ -17,12 +17,12 @@ import numpy as np
 from device.camera import DEFAULTS, BadShot, CameraError, CameraMissing, CameraSettings, EyeImage, Shot
 
 MAX_FAILURES = 10
-"""After so many failed grabs in a row the camera counts as gone; the driver waits seconds for each."""
+"""Number of failed grabs in a row after which the camera counts as missing; the driver waits some seconds for each."""
 _STALE_NS = 10_000_000_000  # a driver's timestamp that is further from now comes from another clock
 
 
 class V4l2Camera:
-    """Two devices, a number or a path each. They are asked for a size and a rate, and may give others.
+    """Two video devices, each given by a number or a path. Size and rate are requested; a device may choose others.
 
     Raises CameraMissing if one is missing, busy or not a camera.
     """
@@ -48,7 +48,7 @@ class V4l2Camera:
         raise CameraMissing(f"{self._name}: no image in {MAX_FAILURES} attempts; is a camera unplugged?")
 
     def close(self) -> None:
-        """Give the devices back."""
+        """Release the devices."""
         for eye in self._eyes:
             eye.release()
         self._eyes.clear()
@@ -86,7 +86,7 @@ def _open(device: str, settings: CameraSettings) -> cv2.VideoCapture:
 
 
 def _captured_ns(eye: cv2.VideoCapture) -> int:
-    """Return when the driver filled the buffer; its clock is monotonic, ours counts since 1970."""
+    """Return the time at which the driver filled the buffer, converted from the monotonic clock to nanoseconds since 1970."""
     now_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
     age_ns = monotonic_ns - round(eye.get(cv2.CAP_PROP_POS_MSEC) * 1e6)
     return now_ns - age_ns if 0 <= age_ns < _STALE_NS else now_ns

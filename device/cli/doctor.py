@@ -23,7 +23,7 @@ from stream.live.publisher import Publisher
 from stream.transport.endpoint import backfill_endpoint, security_for
 
 SHOTS = 30
-"""One second of a usual camera."""
+"""Number of shots to take: one second of a usual camera."""
 DEFAULT_FPS = 30.0
 DESCRIPTION = """Would the rig run with these flags? Checks clock, keys, ports, disk, cameras and their skew; changes nothing.
 
@@ -34,7 +34,7 @@ Exit codes: 0 no problem, 1 a problem, 2 wrong settings."""
 
 
 def run(settings: StreamSettings, stop: Stop) -> Result:
-    """Print the findings, and give them as figures."""
+    """Print the findings, and return them as figures."""
     configure_opencv()
     camera = partial(open_camera, settings.camera, settings.camera_settings)
     return findings.report(examine(settings, camera), as_json=settings.json)

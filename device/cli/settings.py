@@ -88,7 +88,10 @@ class StreamSettings:
     """End with one line of JSON on the standard output."""
 
     def check(self) -> None:
-        """Raise ValueError in one line for a setting that cannot be used (in the constructor tyro would draw a box around it)."""
+        """Raise ValueError, with a message of one line, for a setting that cannot be used.
+
+        The constructor does not check, because tyro would draw a box around its message.
+        """
         if self.name is not None and not NAME.fullmatch(self.name):
             raise ValueError(
                 f"--name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit, got {self.name!r}"
@@ -122,7 +125,7 @@ class StreamSettings:
 
     @property
     def lasting(self) -> bool:
-        """Whether the pairs must outlast the process: those of hardware cannot be made again."""
+        """Whether the pairs must survive the process, because those of hardware cannot be made again."""
         return camera_kind(self.camera).origin is Origin.HARDWARE
 
     @property
@@ -156,13 +159,13 @@ class StreamSettings:
 
 
 def host_name() -> str:
-    """Return the host's name, with characters replaced that may not stand in a header."""
+    """Return the host's name; characters that are not allowed in a header are replaced."""
     name = re.sub(r"[^A-Za-z0-9._-]+", "-", socket.gethostname()).lstrip("._-")[:64]
     return name or "baby"
 
 
 def parse_size(text: str | None) -> tuple[int, int] | None:
-    """Return the height and width from WIDTHxHEIGHT."""
+    """Return (height, width) of a text WIDTHxHEIGHT; None for None. Raises ValueError."""
     if text is None:
         return None
     match = re.fullmatch(r"([0-9]{1,5})x([0-9]{1,5})", text)
@@ -172,5 +175,5 @@ def parse_size(text: str | None) -> tuple[int, int] | None:
 
 
 def format_counts(counts: Mapping[str, object]) -> str:
-    """Return named numbers in one line for a person."""
+    """Format named numbers as one line for a person."""
     return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in counts.items())

@@ -50,22 +50,22 @@ def open_spool(
 
 
 def is_temporary(settings: StreamSettings) -> bool:
-    """Return whether the spool is deleted with the process."""
+    """Return whether the spool is deleted at the end of the process."""
     return settings.spool == "auto" and not settings.lasting
 
 
 def spool_bytes(settings: StreamSettings) -> int:
-    """Return the bytes that the spool may take."""
+    """Return the number of bytes that the spool may take."""
     return int((settings.spool_gib or (TEMPORARY_GIB if is_temporary(settings) else LASTING_GIB)) * GIB)
 
 
 def parent_of(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
-    """Return a folder on the disk of the spool, which may not exist; nothing is made. Raises SpoolError."""
+    """Return a folder on the disk of the spool. It may not exist; no folder is made. Raises SpoolError."""
     return _temporary_parent(environ) if is_temporary(settings) else _lasting(settings, environ)
 
 
 def _lasting(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
-    """Return the folder that is named, or the one for state that systemd gives, or that of the XDG base directories."""
+    """Return the folder of a spool that stays: the named one, or systemd's folder for state, or that of the XDG standard."""
     if settings.spool != "auto":
         return Path(settings.spool)
     if given := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
@@ -82,7 +82,7 @@ def _temporary_parent(environ: Mapping[str, str]) -> Path:
 
 
 def _make_temporary(environ: Mapping[str, str]) -> Path:
-    """Make a new folder, after deleting those that killed processes left."""
+    """Make a new folder, after deleting the folders that killed processes have left."""
     parent = _temporary_parent(environ)
     try:
         for folder in parent.glob(f"{_PREFIX}*"):

@@ -14,7 +14,7 @@ from stream.live.publisher import Publisher
 
 
 class Status:
-    """Reports the counts of a rig now and then, and at its end."""
+    """Reports the counts of a rig at intervals and at its end."""
 
     def __init__(
         self,
@@ -29,11 +29,14 @@ class Status:
         self._started_s = time.monotonic()
 
     def restart(self) -> None:
-        """Measure the time from now on, because the first shot comes now."""
+        """Measure the time from now on, because the first shot is taken now."""
         self._started_s = time.monotonic()
 
     def update(self, doing: str = "") -> None:
-        """Report the counts, or what the rig is doing instead, if the last report is long enough ago."""
+        """Report the counts if the last report is long enough ago.
+
+        doing: what the rig does instead of taking shots; empty if it takes shots.
+        """
         self._supervisor.alive(lambda: doing or self._describe())
         if self._progress.update(lambda: doing or self._describe()):
             self._metrics.subscribers.set(self._publisher.subscribers())

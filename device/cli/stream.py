@@ -1,4 +1,4 @@
-"""`python -m device`: publish the pairs of a camera. This file makes the parts of a rig and connects them."""
+"""`python -m device`: publish the pairs of a camera. This file creates the parts of a rig and connects them."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ from stream.pair import EncodedPair
 from stream.transport.endpoint import security_for
 
 SEND_WAIT_S = 0.5
-"""While a queue is full or a learner is missing, Ctrl-C is noticed this soon."""
+"""Longest time until Ctrl-C is noticed while a queue is full or a learner is missing."""
 QUIET_S = 1.0
-"""A learner without a name has everything it wants when it has read nothing for so long."""
+"""A learner without a name counts as finished when it has read nothing for this time."""
 _CAMERAS = "\n".join(f"  {kind.form:18} {kind.text}" for kind in CAMERAS.values())
 DESCRIPTION = f"""Publish the stereo pairs of a camera over ZeroMQ, without those that show nothing new.
 
@@ -100,7 +100,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
 def _raise_file_limit() -> None:
     """Allow as many open files as the system permits.
 
-    Each stranger who connects and sends nothing holds one, and must not keep the spool from opening a file.
+    Each client that connects and sends nothing holds an open file, and must not keep the spool from opening one.
     """
     hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
@@ -143,7 +143,7 @@ def _shots(camera: Camera, settings: StreamSettings, status: Status, stop: Stop)
 
 
 def _send(pair: EncodedPair, publisher: Publisher, lossless: bool, status: Status, stop: Stop) -> bool:
-    """Send a pair; a lossless stream tries again until a learner has taken it."""
+    """Send a pair and return whether it was taken; a lossless stream tries until a learner takes it or `stop` is set."""
     while not publisher.send(pair):
         if not lossless or stop.is_set():
             return False
@@ -152,7 +152,10 @@ def _send(pair: EncodedPair, publisher: Publisher, lossless: bool, status: Statu
 
 
 def _linger(spool: Spool, linger_s: float, status: Status, progress: Progress, stop: Stop) -> None:
-    """Wait until all connected learners have made every pair durable, and nobody reads any more."""
+    """Wait until all connected learners have acknowledged every pair and none of them reads any more.
+
+    linger_s: a learner that is silent for so long is not waited for.
+    """
     first = True
     while not stop.is_set():
         awaited = spool.awaited(linger_s)

@@ -1,4 +1,4 @@
-"""`sim`: a simulated camera that walks through the simulated world. The settings decide every bit.
+"""`sim`: a simulated camera that walks through the simulated world. The settings decide every bit of the images.
 
 `seed` decides the world, and `walk` decides the path and the light. Two walks in one world show the same places in different
 ways, so one of them can be held out as a control set. A frame depends on its pose and its index only.
@@ -145,7 +145,7 @@ class SimCamera:
         self._sensor = _Sensor(self.config)
 
     def poses(self) -> Iterator[Pose]:
-        """Yield the pose of the left eye at each frame; this is cheap, because nothing is painted."""
+        """Yield the pose of the left eye for each frame. This is fast, because nothing is painted."""
         return generate_poses(self.world, self.config.walk, self.config.fps)
 
     def __iter__(self) -> Iterator[Shot]:

@@ -71,7 +71,7 @@ def write_control_set(
 
 
 def _frames(camera: SimCamera, count: int, every: int) -> list[list[_Frame]]:
-    """Return the frames to choose from, by place; nothing is painted."""
+    """Return the candidate frames of each place, without painting them."""
     by_place: dict[int, list[_Frame]] = defaultdict(list)
     for index, pose in islice(enumerate(camera.poses()), 0, count, every):
         by_place[pose.place].append((index, pose))

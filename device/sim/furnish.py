@@ -57,7 +57,10 @@ def build_world(places: int, seed: int, photograph: Callable[[], Image] | None =
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """corners: float64 [P, 2, 2], low and high (x, z) of each room. doorways: by pair of rooms, the middle along their wall."""
+    """The plan of the world. corners: float64 [P, 2, 2], low and high (x, z) of each room, metres.
+
+    doorways: for each pair of neighbouring rooms the middle of the doorway, in metres along their common wall.
+    """
 
     columns: int
     corners: Floats
@@ -148,7 +151,7 @@ class _Furnisher:
         self._add(horizontal(x0, 0.0, z1, x1 - x0, z0 - z1), floor)
 
     def _near(self, colour: tuple[int, int, int]) -> tuple[int, int, int]:
-        """Return a similar colour: the difference is smaller than that of the light from walk to walk."""
+        """Return a similar colour, which differs less than the light does from walk to walk."""
         blue, green, red = (int(c) for c in self._draw.integers(-8, 9) + self._draw.integers(-3, 4, 3))
         return colour[0] + blue, colour[1] + green, colour[2] + red
 
@@ -185,7 +188,10 @@ class _Furnisher:
         self._add(base, partial(_poster, self._hang(), aspect, grey), next(self._ids))
 
     def _add_things(self, low: Floats, high: Floats, doors: tuple[Doorway, ...]) -> None:
-        """Add six to twelve boxes and panels in disjoint discs away from the lanes; fewer if there is no room."""
+        """Add six to twelve boxes and panels, or fewer if there is no room.
+
+        They stand in discs that do not overlap, away from the lanes on which a walk crosses the room.
+        """
         centre = (low + high) / 2
         lanes = [np.stack([centre, door.middle - LANE_END_M * door.outward, door.middle]) for door in doors]
         wanted = int(self._draw.integers(6, 13))
@@ -241,7 +247,7 @@ def _plain(colour: tuple[int, int, int]) -> Image:
 
 
 def _lid(corners: Floats, tall: float) -> Floats:
-    """Return the top of a box from its corners [4, 2], which run anticlockwise seen from above."""
+    """Return the top of a box as a surface. corners: [4, 2], (x, z), anticlockwise as seen from above. tall: height in metres."""
     (x, z), right, up = corners[3], corners[2] - corners[3], corners[0] - corners[3]
     return np.array([(right[0], 0, right[1]), (up[0], 0, up[1]), (x, -tall, z)], float).T
 

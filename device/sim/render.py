@@ -23,9 +23,9 @@ NEAR_M = 1e-4
 OFF_WALL_M = 1e-3
 """An eye that is exactly in the plane of a doorway is moved this far off it."""
 DOORS_DEEP = 2
-"""One sees through this many doorways in a row; a doorway beyond them looks closed."""
+"""Number of doorways in a row through which one can see; a doorway beyond them looks closed."""
 GALLERY_BYTES = 12 << 20
-"""Limit of the textures in memory: more than one view shows, so that looking around paints none again."""
+"""Limit of the textures in memory. It is larger than one view needs, so that looking around paints no texture again."""
 _CORNERS = np.array([[0, 1, 1, 0], [0, 0, 1, 1], [1, 1, 1, 1]], float)
 _SUBPIXEL_BITS = 4
 

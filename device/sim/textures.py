@@ -53,7 +53,7 @@ class Gallery:
         self._textures: OrderedDict[Paint, Texture] = OrderedDict()
 
     def texture(self, paint: Paint) -> Texture:
-        """Return the painted image as a pyramid; it stays valid as long as the caller holds it."""
+        """Return the image that `paint` makes, as a pyramid. It stays valid as long as the caller holds it."""
         texture = self._textures.pop(paint, None)
         if texture is None:
             texture = pyramid(paint())

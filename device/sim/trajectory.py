@@ -134,7 +134,7 @@ def _bezier(start: Floats, control: Floats, end: Floats) -> Floats:
 
 
 def _ease(part: float) -> float:
-    """Return a smooth function from 0 to 1 whose slope is 0 at both ends."""
+    """Return a smooth function of `part`, both from 0 to 1, whose slope is 0 at both ends."""
     return part * part * (3 - 2 * part)
 
 

@@ -1,4 +1,4 @@
-"""An answer to a consumer that asks for a range of pairs. Pure rules: the rows come from a function that is passed in."""
+"""A reply to a consumer that asks for a range of pairs. Pure rules: a function that is passed in reads the rows."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class NotNow(Exception):
 
 
 class Answer:
-    """An answer that grows: everything in [first, next) is among its rows, or in its lost ranges.
+    """A reply that grows: every number in [first, next) is either among its rows or in its lost ranges.
 
-    credit_bytes: the sum of image bytes that it may carry; the first row may be larger.
+    credit_bytes: limit of the image bytes that it carries; the first row may exceed it.
     """
 
     def __init__(self, device: str, epoch: str, first: int, credit_bytes: int) -> None:
@@ -28,19 +28,19 @@ class Answer:
         self._looked_at = 0
 
     def reading(self) -> Reading:
-        """Return the answer as `Shelf.read` returns it."""
+        """Return the finished reply, as `Shelf.read` returns it."""
         return Reading(self.next, list(self._lost), self._rows)
 
     def lose(self, end: int) -> None:
-        """All pairs from `next` up to `end` are lost."""
+        """Add all numbers from `next` up to `end` to the lost ranges."""
         self._lost.add(self.next, end)
         self.next = max(self.next, end)
 
     def extend(self, end: int, row_of: Callable[[int], PairParts | None]) -> Ranges:
-        """Add the pairs from `next` up to `end`; returns those that are unreadable.
+        """Add the pairs from `next` up to `end` to the reply; return those that cannot be read, which count as lost.
 
-        `next` stays below `end` where the answer is complete: its credit is used up, or a row cannot be read now.
-        row_of: from a number to its row, None for one that is unreadable; raises NotNow.
+        The reply may end earlier: when its credit is used up, or when a row cannot be read now. `next` is then below `end`.
+        row_of: returns the row with a number, or None if it cannot be read; raises NotNow if a later attempt may succeed.
         """
         unreadable = Ranges()
         while self.next < end and not self._is_full():
@@ -60,7 +60,7 @@ class Answer:
         return self._credit_bytes <= 0 or self._looked_at == MAX_ROWS or len(self._lost) == MAX_LOST_RANGES
 
     def _is_valid(self, row: PairParts) -> bool:
-        """Return whether a row passes its own checksums and is the pair that was asked for."""
+        """Return whether the checksums of a row are right, and whether it is the requested pair."""
         try:
             header = from_parts([TOPIC, *row]).header
         except MalformedMessage:
@@ -68,7 +68,7 @@ class Answer:
         return (header.device, header.epoch, header.seq) == (self._device, self._epoch, self.next)
 
     def _add(self, row: PairParts) -> bool:
-        """Add a row, the first one whatever its size; False if the credit does not reach."""
+        """Add a row; return False if the credit is too small for it. The first row is always added."""
         size_bytes = len(row[1]) + len(row[2])
         fits = not self._rows or size_bytes <= self._credit_bytes
         if fits:

@@ -38,7 +38,10 @@ def load_consumers(path: Path) -> SavedConsumers:
 
 
 def save_consumers(path: Path, saved: SavedConsumers) -> None:
-    """Replace the file; raises OSError, and the old file stays then. It is slow, so do not hold a lock during the call."""
+    """Replace the file. Raises OSError, and the old file then stays.
+
+    The call is slow: hold no lock during it.
+    """
     replace_file(path, msgspec.json.encode(msgspec.structs.replace(saved, crc=_crc(saved))))
     sync_path(path.parent)
 

@@ -1,4 +1,4 @@
-"""How far an epoch had come, in a small file beside its segments: RUN-EPOCH.head.
+"""The end of an epoch (the number of its last pair, plus one), in a small file beside its segments: RUN-EPOCH.head.
 
 The file is rewritten in place with each pair, so it survives kill -9 as the pair does. If the newest segment is cut off
 later, the file says how many pairs are lost with it. If all segments were evicted, the file says that the epoch existed.
@@ -27,7 +27,7 @@ class EpochEndFile:
         self._descriptor = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
 
     def write(self, end: int) -> None:
-        """Every number below `end` was appended or refused. If the disk refuses this, the file keeps the number before."""
+        """Write that every number below `end` was appended or refused. If the disk refuses this, the old number stays."""
         with suppress(OSError):
             os.pwrite(self._descriptor, to_line(f"{end:019}"), 0)  # every line has the same length
 
@@ -38,16 +38,16 @@ class EpochEndFile:
 
 @dataclass(frozen=True, slots=True)
 class EpochEnd:
-    """The end of an epoch of an earlier run, read from its file."""
+    """The end of an epoch that an earlier run wrote, read from its file."""
 
     path: Path
     run: int
     end: int
-    """One past the last number of the epoch; 0 if the file is damaged."""
+    """Number of the last pair of the epoch, plus one; 0 if the file is damaged."""
 
 
 def find_epoch_ends(folder: Path) -> dict[str, EpochEnd]:
-    """Return the files of earlier runs by epoch, oldest first."""
+    """Find the files of earlier runs; return the end of each epoch, oldest first."""
     found = {}
     for path in sorted(folder.iterdir()):
         match = _NAME.fullmatch(path.name)

@@ -32,20 +32,19 @@ log = logging.getLogger(__name__)
 
 
 class SpoolError(ReportedError):
-    """A folder that cannot be a spool; the message says what to do."""
+    """A folder cannot be used as a spool; the message says what to do."""
 
 
 class SpoolTaken(SpoolError):
-    """A spool that another process uses, or that has no room now: the same settings may work later."""
+    """Another process uses the spool, or there is no room now; the same settings may work later."""
 
     exit_code = 1
 
 
 class SpoolFolder:
-    """The files of a spool, found again and locked for this process. Not thread-safe.
+    """The files of a spool: those of earlier processes are opened, and the folder is locked for this process. Not thread-safe.
 
-    Unsealed segments of earlier processes are opened. An empty one is deleted, and so are the remains of a deleted one.
-    epoch: the one that this process writes.
+    An empty segment is deleted, and so are the remaining files of a deleted one. epoch: that of this process.
     Raises SpoolError if the folder cannot be written, another process uses it, it holds another device's pairs, or a segment
     cannot be opened.
     """
@@ -57,7 +56,7 @@ class SpoolFolder:
         self.to_close: list[SegmentFile] = []
         """Deleted files whose connections are still open: closing one may have to wait for a reader."""
         self.earlier_ends: dict[str, int] = {}
-        """One past the last number of each earlier epoch that has a file of its own, oldest first."""
+        """Number of the last pair, plus one, of each earlier epoch that has a file for it, oldest first."""
         self._end_paths: dict[str, Path] = {}
         self._end_file: EpochEndFile | None = None
         self._lock = _lock(path, device)
@@ -76,12 +75,12 @@ class SpoolFolder:
         self.files[segment] = SegmentFile.create(self.path, segment)
 
     def write_end(self, end: int) -> None:
-        """Every number of this epoch below `end` was appended or refused."""
+        """Write that every number of this epoch below `end` was appended or refused."""
         if self._end_file is not None:
             self._end_file.write(end)
 
     def remove(self, removal: Removal) -> None:
-        """Delete files; the segments' connections stay open, in `to_close`."""
+        """Delete files. The connections of deleted segments stay open, and are collected in `to_close`."""
         for segment in removal.segments:
             file = self.files.pop(segment)
             file.delete()
@@ -91,7 +90,7 @@ class SpoolFolder:
                 _delete(self._end_paths.pop(epoch))
 
     def close(self) -> None:
-        """Close all files and give the folder back."""
+        """Close all files and unlock the folder."""
         for file in (*self.files.values(), *self.to_close):
             file.close()
         if self._end_file is not None:
@@ -99,7 +98,10 @@ class SpoolFolder:
         os.close(self._lock)
 
     def _find(self) -> list[int]:
-        """Find the files of earlier processes; returns the numbers of their runs."""
+        """Open the segments of earlier processes, recover those that were not sealed, and delete empty ones.
+
+        Returns the run numbers of all files that were found. (Each process that writes to the spool has a run number, from 1.)
+        """
         names = {path.name for path in self.path.iterdir()}
         for name in names:
             database = re.sub(r"-(wal|journal|shm)\Z", "", name)
@@ -123,7 +125,7 @@ class SpoolFolder:
         return runs
 
     def _find_ends(self) -> list[int]:
-        """Apply the files that say how far each epoch had come; returns the numbers of their runs."""
+        """Apply the files that hold the ends of earlier epochs; return the run numbers of these files."""
         newest = {segment.epoch: segment for segment in self.files}
         ends = find_epoch_ends(self.path)
         for epoch, found in ends.items():
@@ -136,13 +138,13 @@ class SpoolFolder:
         return [found.run for epoch, found in ends.items() if epoch in self.earlier_ends]
 
     def _extend(self, segment: Segment, end: int) -> None:
-        """If pairs were appended beyond the end that a segment shows, it was cut off."""
+        """Set the end of a segment to `end`, which is known from elsewhere, if its file ends earlier because it was cut off."""
         if missing := segment.extend(end):
             log.warning("%s is cut off: %d pairs are missing at its end", self.files[segment].path, missing)
 
 
 def is_abandoned(folder: Path) -> bool:
-    """Return whether a process had a spool in a folder and has ended; False while the spool is being made."""
+    """Return whether a folder holds a spool whose process has ended; False while a process is still making it."""
     try:
         descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
     except OSError:
@@ -157,7 +159,7 @@ def is_abandoned(folder: Path) -> bool:
 
 
 def _lock(folder: Path, device: str) -> int:
-    """Make the folder and lock it for this process; returns the descriptor whose closing unlocks it."""
+    """Make the folder and lock it for this process; return the file descriptor that unlocks it when it is closed."""
     with ExitStack() as on_error:
         try:
             folder.mkdir(parents=True, exist_ok=True)

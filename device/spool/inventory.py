@@ -1,10 +1,10 @@
 """The inventory of a spool: its segments, the spans of its epochs, and which pairs are lost for a consumer.
 
-Pure: no files, threads, locks or clocks.
+Pure: it uses no files, threads, locks or clocks.
 
 - An epoch whose segments were all evicted is still named, so that a consumer counts what it missed.
 - A pair that was appended, and that is not in the spool any more or cannot be read, is lost for a consumer that asks for it.
-- A pair beyond the end of the open epoch is not there yet; of all other epochs, known or not, it is lost.
+- A pair beyond the end of the open epoch does not exist yet. A pair beyond the end of any other epoch, known or not, is lost.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ log = logging.getLogger(__name__)
 class Inventory:
     """The segments and epochs of a spool. Not thread-safe.
 
-    epoch: the open one, which is being written. segments: of earlier runs, oldest first.
-    earlier_ends: one past the last number of each earlier epoch that has a file of its own, oldest first.
-    Raises ValueError if there are pairs of `epoch` already.
+    epoch: the open epoch, which is being written. segments: those of earlier runs, oldest first.
+    earlier_ends: number of the last pair, plus one, of each earlier epoch that has a file for it, oldest first.
+    Raises ValueError if there are already pairs of `epoch`.
     """
 
     def __init__(
@@ -33,20 +33,20 @@ class Inventory:
     ) -> None:
         self.epoch = epoch
         self.end = 0
-        """One past the last number of the open epoch."""
+        """Number of the last pair of the open epoch, plus one."""
         self.segments = list(segments)
         self.lost: Counter[str] = Counter(evicted=0, rot=0)
-        """Numbers of pairs by cause, since the spool was opened."""
+        """Number of lost pairs by cause, since the spool was opened."""
         self._earlier_ends = dict(earlier_ends or {})
         if any(segment.epoch == epoch for segment in self.segments):
             raise ValueError(f"epoch {epoch} was used before")
 
     def epoch_ends(self) -> dict[str, int]:
-        """One past the last number of every epoch that is known."""
+        """Return, for every known epoch, the number of its last pair plus one."""
         return self._earlier_ends | {segment.epoch: segment.end for segment in self.segments} | {self.epoch: self.end}
 
     def evicted_epochs(self) -> dict[str, int]:
-        """The ends of the earlier epochs of which no pair is left, but which some consumer may not know; oldest first."""
+        """Return the ends of earlier epochs of which no pair is left, oldest first; some consumer may not know them yet."""
         there = {segment.epoch for segment in self.segments}
         return {epoch: end for epoch, end in self._earlier_ends.items() if epoch not in there}
 
@@ -61,7 +61,7 @@ class Inventory:
         return [*earlier, Span(self.epoch, tail, self.end, True)]
 
     def plan_read(self, epoch: str, first: int, last: int) -> tuple[list[tuple[Segment, int]], int]:
-        """The segments that hold pairs of [first, last) of an epoch, in order, each with the number up to which it is read.
+        """Return the segments that hold pairs of [first, last) of an epoch, in order, each with the end of the part to read.
 
         The second value is an end: all numbers of the range below it that are in no segment are lost.
         """
@@ -74,13 +74,13 @@ class Inventory:
         return sum(segment.count_from(upto.get(segment.epoch, 0)) for segment in self.segments)
 
     def mark_unreadable(self, segment: Segment, unreadable: Ranges) -> None:
-        """These pairs of a segment cannot be read: each is counted as lost once."""
+        """Mark these pairs of a segment as unreadable. Each of them counts as lost once."""
         if ranges := list(unreadable):
             new = sum(segment.rotten.add(first, end) for first, end in ranges)
             self._count_lost("rot", segment, ranges[0][0], ranges[-1][1], new)
 
     def evict(self, segment: Segment, acknowledged: int) -> Removal:
-        """Delete a segment; its pairs from `acknowledged` on are lost for a consumer, if they were not unreadable before."""
+        """Delete a segment. Its pairs from `acknowledged` on count as lost, except those that were unreadable before."""
         first = max(segment.first, acknowledged)
         needed = segment.count_from(first) - segment.rotten.overlap(first, segment.end)
         self._count_lost("evicted", segment, first, segment.end, needed)
@@ -95,7 +95,7 @@ class Inventory:
         return removal
 
     def forget(self, epochs: Sequence[str]) -> Removal:
-        """Stop naming these evicted epochs."""
+        """Forget these evicted epochs, so that they are no longer named to consumers."""
         for epoch in epochs:
             del self._earlier_ends[epoch]
         return Removal(epochs=tuple(epochs))

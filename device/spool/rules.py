@@ -1,12 +1,12 @@
-"""The rules of the spool: when it takes a pair, what is deleted to make room, what is sealed, what a consumer still lacks.
+"""The rules of the spool: when a pair may be written, what is deleted to make room, what is sealed, what a consumer still needs.
 
-Pure: no files, threads, locks or clocks. Times, free bytes and sizes of files are passed in; what has to be done to files is
-returned as a `Removal`. `Spool` carries it out, and so can a simulation.
+Pure: it uses no files, threads, locks or clocks. Times, free bytes and sizes of files are passed in; what has to be done to files
+is returned as a `Removal`. `Spool` carries it out, and so can a simulation.
 
 - A segment is deleted when every consumer has acknowledged all of its pairs.
 - When there is no room, the oldest segment is evicted, acknowledged or not.
 - The open segment is never deleted, unless it holds no pair.
-- After the disk has refused a pair, it is left alone for a second. While others keep it full, one segment at most is evicted.
+- After the disk has refused a pair, it is left alone for a second. While other programs fill it, at most one segment is evicted.
 """
 
 from __future__ import annotations
@@ -21,25 +21,26 @@ from device.spool.segment import Removal, Segment, Size, State
 
 SEGMENT_BYTES = 64 << 20
 FULL_KEPT = 1
-"""The newest full segment is sealed only when the next one is full: a consumer that keeps up has acknowledged it by then, so
-that it is deleted unsealed and the card is written once, not twice."""
+"""Number of full segments that wait before they are sealed. By the time when the next one is full, a consumer that keeps up
+has acknowledged the older one; it is then deleted unsealed, and the card is written once instead of twice."""
 RETRY_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class SpoolLimits:
-    """How much a spool may hold. Raises ValueError for limits that contradict each other."""
+    """Limits of what a spool may hold. Raises ValueError for limits that contradict each other."""
 
     max_bytes: int
-    """Of all files together; at least four segments."""
+    """Limit of all files together, bytes; at least four segments."""
     free_floor_bytes: int
     """Bytes that must stay free on the disk."""
     segment_bytes: int = 0
-    """Of one segment; 0: 64 MiB, but between 1/1024 and 1/16 of `max_bytes`."""
+    """Size of one segment, bytes; 0 means 64 MiB, but between 1/1024 and 1/16 of `max_bytes`."""
     max_segments: int = 3072
-    """Many short runs make many files: an epoch takes at least one, and an answer can name 4096 epochs."""
+    """Limit of the number of files: each run takes at least one, and a reply can name at most 4096 epochs."""
     max_evicted_epochs: int = 256
-    """Epochs of which no pair is left and that are still named, so that a consumer that missed them counts what is lost."""
+    """Number of epochs that are still named though no pair of them is left, so that a consumer that missed them counts the
+    loss."""
 
     def __post_init__(self) -> None:
         if not self.segment_bytes:
@@ -54,27 +55,27 @@ class SpoolLimits:
 
 @dataclass(frozen=True, slots=True)
 class SpoolStats:
-    """The spool as it is now; `lost` and `unspooled` are counted since it was opened."""
+    """The state of the spool. `lost` and `unspooled` are counted since it was opened."""
 
     pairs: int
     """Pairs in the spool."""
     backlog: int
-    """Pairs in the spool that not every consumer has acknowledged; all of them if it knows no consumer."""
+    """Pairs in the spool that some consumer has not acknowledged; all of them if no consumer is known."""
     bytes: int
     """Bytes that its segments take on the disk."""
     limits: SpoolLimits
     segments: int
     consumers: int
     oldest_age_s: float
-    """Since the oldest segment was begun (or last written, if an earlier process wrote it); 0 if there is none."""
+    """Seconds since the oldest segment was begun (or last written, if an earlier process wrote it); 0 if there is none."""
     lost: Mapping[str, int]
-    """Pairs that not every consumer has acknowledged, by cause: evicted (there was no room), rot (they cannot be read)."""
+    """Lost pairs that some consumer has not acknowledged, by cause: evicted (there was no room), rot (they cannot be read)."""
     unspooled: int
     """Pairs that the disk refused."""
 
 
 class Disk(Enum):
-    """What the attempts to write have shown."""
+    """The state of the disk, as the last attempts to write have shown it."""
 
     ACCEPTS = auto()
     STAYS_FULL = auto()
@@ -82,7 +83,7 @@ class Disk(Enum):
 
 
 class SpoolRules:
-    """The rules over an inventory and its consumers. Not thread-safe. Times are monotonic seconds."""
+    """The rules of the spool, applied to an inventory and its consumers. Not thread-safe. Times are monotonic seconds."""
 
     def __init__(self, limits: SpoolLimits, inventory: Inventory, consumers: Consumers) -> None:
         self.limits, self.inventory, self.consumers = limits, inventory, consumers
@@ -92,11 +93,11 @@ class SpoolRules:
         self._refused_s = float("-inf")
 
     def may_write(self, now_s: float) -> bool:
-        """Return whether to ask the disk to take a pair; not shortly after it refused one."""
+        """Return whether to try to write a pair: not shortly after the disk has refused one."""
         return now_s - self._refused_s >= RETRY_S
 
     def make_room(self, more_bytes: int, free_bytes: int, now_s: float) -> tuple[bool, Removal]:
-        """Delete what is acknowledged, then evict, until so many more bytes fit; returns whether they do.
+        """Make room for more bytes: delete what is acknowledged, then evict; return whether there is room, and what to delete.
 
         free_bytes: on the disk, before the removal.
         """
@@ -109,19 +110,19 @@ class SpoolRules:
         return True, removal
 
     def fits_open(self, seq: int, pair_bytes: int) -> bool:
-        """Return whether pair `seq` goes into the open segment: it has room, and its numbers go on without a hole."""
+        """Return whether pair `seq` can enter the open segment, because there is room and the numbers have no hole."""
         segment = self.open
         if segment is None or segment.end != seq:
             return False
         return segment.empty or segment.size.log_bytes + pair_bytes <= self.limits.segment_bytes
 
     def begin(self, segment: Segment) -> None:
-        """Pairs go into this new segment from now on."""
+        """Make this new segment the open one."""
         self.open = segment
         self.inventory.segments.append(segment)
 
     def close_open(self) -> Removal:
-        """Nothing more goes into the open segment; one without pairs is deleted."""
+        """Close the open segment, so that nothing more is appended to it; it is deleted if it holds no pair."""
         segment, self.open = self.open, None
         if segment is None:
             return Removal()
@@ -131,12 +132,16 @@ class SpoolRules:
         return Removal()
 
     def appended(self, segment: Segment, size: Size) -> None:
-        """The pair `segment.end` was written, and the segment's files have this size now."""
+        """Record that the pair with number `segment.end` was written, and that the files of the segment now have this size."""
         segment.end, segment.size = segment.end + 1, size
         self._disk = Disk.ACCEPTS
 
     def write_failed(self, *, disk_full: bool) -> Removal:
-        """A pair could not be written: a damaged file is given up for a new one; on a full disk the oldest segment goes."""
+        """Record that a pair could not be written, and return what to delete.
+
+        On a full disk the oldest segment is evicted, but only once until a pair could be written again. Otherwise the file is
+        damaged, and the next pair goes into a new segment.
+        """
         removal = self.close_open()
         if disk_full and self._disk is Disk.ACCEPTS:
             self._disk = Disk.STAYS_FULL
@@ -144,16 +149,16 @@ class SpoolRules:
         return removal
 
     def refused(self, now_s: float) -> None:
-        """All attempts to write a pair have failed."""
+        """Record that all attempts to write a pair have failed."""
         self._refused_s = now_s
 
     def offered(self, seq: int, *, spooled: bool) -> None:
-        """Pair `seq` is in the spool, or counts as refused; the next number is higher."""
+        """Record that pair `seq` is in the spool, or counts as refused; the next number will be higher."""
         self.inventory.end = seq + 1
         self.unspooled += not spooled
 
     def acknowledge(self, consumer: str, upto: Mapping[str, int], now_s: float) -> Removal:
-        """A registered consumer has made all pairs below `upto[epoch]` durable.
+        """Record that a registered consumer has made all pairs below `upto[epoch]` durable; return what to delete.
 
         Epochs and numbers that are not in the spool are ignored.
         """
@@ -162,7 +167,10 @@ class SpoolRules:
         return self.free(now_s) if self.consumers.acknowledge(consumer, known) else Removal()
 
     def free(self, now_s: float) -> Removal:
-        """Delete what every consumer has acknowledged, and forget silent consumers. Without a consumer all pairs are kept."""
+        """Delete what every consumer has acknowledged, and forget silent consumers.
+
+        If there is no consumer, all pairs are kept.
+        """
         self.consumers.forget(self.inventory.epoch_ends().keys(), now_s)
         if not len(self.consumers):
             return Removal()
@@ -173,27 +181,30 @@ class SpoolRules:
         return removal + self.inventory.forget(known)
 
     def is_done_with_epoch(self, now_s: float) -> bool:
-        """Return whether no consumer needs to hear of the open epoch after a restart: all of it is acknowledged and deleted."""
+        """Return whether the open epoch can be forgotten after a restart, because all of it is acknowledged and deleted."""
         there = any(segment.epoch == self.inventory.epoch for segment in self.inventory.segments)
         return not there and self.consumers.deletable(self.inventory.epoch, now_s) >= self.inventory.end
 
     def next_to_seal(self) -> Segment | None:
-        """Return the oldest full segment, if it is not the newest one too."""
+        """Return the oldest full segment; None if fewer than two segments are full, because the newest one is not sealed yet."""
         full = [segment for segment in self.inventory.segments if segment.state is State.FULL]
         return full[0] if len(full) > FULL_KEPT else None
 
     def sealed(self, segment: Segment, state: State, size: Size) -> None:
-        """Sealing is over: the segment is SEALED or UNSEALABLE, and its files have this size."""
+        """Record the result of sealing a segment: its state, SEALED or UNSEALABLE, and the size of its files."""
         if segment.state is not State.DELETED:
             segment.state, segment.size = state, size
 
     def awaited(self, since_s: float) -> dict[str, int]:
-        """The number of pairs that a consumer has still to acknowledge, by its name; only for those heard from since then."""
+        """Return, by consumer, the number of pairs that it has not acknowledged yet.
+
+        Only the consumers that have sent a message since `since_s` are included.
+        """
         heard = self.consumers.heard_since(since_s)
         return {name: pairs for name, upto in heard.items() if (pairs := self.inventory.count_beyond(upto))}
 
     def stats(self, wall_s: float) -> SpoolStats:
-        """The spool as it is now; wall_s: seconds since 1970."""
+        """Return the state of the spool. wall_s: seconds since 1970."""
         segments = self.inventory.segments
         acknowledged = {segment.epoch: self.consumers.acknowledged(segment.epoch) for segment in segments}
         return SpoolStats(
@@ -209,7 +220,7 @@ class SpoolRules:
         )
 
     def _is_short(self, more_bytes: int, free_bytes: int) -> bool:
-        """Return whether a limit would be broken; the bytes that sealing will write count as taken."""
+        """Return whether a limit would be exceeded by `more_bytes` more. Bytes that sealing will write count as used."""
         segments = self.inventory.segments
         claimed_bytes = sum(segment.claimed_bytes for segment in segments)
         to_write_bytes = more_bytes + sum(segment.size.log_bytes for segment in segments)
@@ -220,7 +231,7 @@ class SpoolRules:
         )
 
     def _evict_oldest(self) -> Removal:
-        """Delete the oldest segment except for the open one, and forget the oldest of too many evicted epochs."""
+        """Delete the oldest segment that is not open. If there are too many evicted epochs, forget the oldest ones."""
         segment = next((segment for segment in self.inventory.segments if segment is not self.open), None)
         if segment is None:
             return Removal()

@@ -30,7 +30,7 @@ class Size:
     disk_bytes: int
     """All files together."""
     log_bytes: int
-    """The part of them that sealing writes once more."""
+    """The part of these bytes that sealing writes once more."""
 
 
 @dataclass(eq=False, slots=True)
@@ -38,35 +38,35 @@ class Segment:
     """The pairs [first, end) of one epoch. Two segments are equal only if they are the same object."""
 
     run: int
-    """Counts the processes that have written to this spool, from 1."""
+    """Number of the process that wrote the segment: the processes that write to this spool are counted from 1."""
     epoch: str
     first: int
     end: int
     state: State
     begun_s: float = 0.0
-    """When it was begun, or last written if an earlier process wrote it; seconds since 1970."""
+    """When the segment was begun, or last written if an earlier process wrote it; seconds since 1970."""
     size: Size = Size(0, 0)
     damaged: bool = False
-    """An earlier process left it, and its end is an estimate."""
+    """Whether an earlier process left the segment damaged, so that its end is an estimate."""
     rotten: Ranges = field(default_factory=Ranges)
     """Numbers of its pairs that turned out to be unreadable."""
 
     @property
     def claimed_bytes(self) -> int:
-        """The bytes that it takes now, plus those that sealing will write."""
+        """The bytes that the segment takes now, plus those that sealing will write."""
         return self.size.disk_bytes + self.size.log_bytes
 
     @property
     def empty(self) -> bool:
-        """Whether no pair was ever in it."""
+        """Whether the segment never held a pair."""
         return self.end == self.first and self.state is not State.SEALED and not self.damaged
 
     def count_from(self, seq: int) -> int:
-        """Return the number of its pairs that are not below `seq`."""
+        """Return how many of its numbers are at least `seq`."""
         return self.end - min(max(self.first, seq), self.end)
 
     def extend(self, end: int) -> int:
-        """Its epoch went on up to `end` at least, so pairs beyond its own end were cut off; returns how many."""
+        """Move the end to `end`, because the epoch went on at least so far and the pairs beyond were cut off; return how many."""
         missing = max(0, end - self.end)
         if missing:
             self.end, self.damaged = end, True
@@ -75,16 +75,16 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A decision of the rules: the files that are to be deleted."""
+    """A decision of the rules: which files to delete."""
 
     segments: tuple[Segment, ...] = ()
     epochs: tuple[str, ...] = ()
-    """Their files `epoch_end` are to be deleted: no consumer needs to know these epochs any more."""
+    """Epochs whose `epoch_end` files are to be deleted, because no consumer needs to know them any more."""
 
     def __add__(self, other: Removal) -> Removal:
         return Removal(self.segments + other.segments, self.epochs + other.epochs)
 
     @property
     def disk_bytes(self) -> int:
-        """The bytes that come free on the disk."""
+        """The bytes that the removal frees on the disk."""
         return sum(segment.size.disk_bytes for segment in self.segments)

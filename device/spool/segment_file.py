@@ -44,7 +44,7 @@ _SCHEMA = "CREATE TABLE pairs (seq INTEGER PRIMARY KEY, header BLOB, left_eye BL
 
 
 class SegmentFile:
-    """The files at a path. One thread appends; any may read, sync, seal or delete."""
+    """The files at a path. One thread appends; any thread may read, sync, seal or delete."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -57,7 +57,7 @@ class SegmentFile:
 
     @classmethod
     def create(cls, folder: Path, segment: Segment) -> SegmentFile:
-        """Make the files of a new segment; raises sqlite3.Error or OSError, and leaves no file then."""
+        """Make the files of a new segment. Raises sqlite3.Error or OSError, and then leaves no file."""
         file = cls(folder / f"{segment.run:08}-{segment.epoch}-{segment.first:012}.sqlite")
         try:
             file._begin()
@@ -68,7 +68,7 @@ class SegmentFile:
         return file
 
     def recover(self, segment: Segment) -> None:
-        """Open an unsealed segment that an earlier process left, and set its end, as far as it can be seen in a damaged file.
+        """Open an unsealed segment of an earlier process, and set its end as far as a damaged file shows it.
 
         Raises sqlite3.Error or OSError if the file cannot be opened now.
         """
@@ -91,14 +91,14 @@ class SegmentFile:
             segment.end = 1 + max(seqs, default=segment.first - 1)
 
     def append(self, seq: int, row: PairParts) -> None:
-        """Commit a pair; raises sqlite3.Error or OSError, and the pair is not in the file then."""
+        """Commit a pair. If sqlite3.Error or OSError is raised, the pair is not in the file."""
         with self._lock:
             assert self._writer is not None
             self._writer.execute("INSERT INTO pairs VALUES (?, ?, ?, ?)", (seq, *row))
 
     @contextmanager
     def reading(self) -> Iterator[Callable[[int], PairParts | None]]:
-        """Give a function that returns the row with a number, not verified, or None if no such row can be read.
+        """Give a function that returns the row with a number; None if it cannot be read. The row is not verified.
 
         The function raises NotNow if a later attempt may succeed.
         """
@@ -133,7 +133,10 @@ class SegmentFile:
                 os.fdatasync(self._descriptors[-1])
 
     def seal(self, end: int) -> None:
-        """Turn the files of a full segment into a plain database; raises sqlite3.Error or OSError, and nothing changes then."""
+        """Turn the files of a full segment into one plain database.
+
+        If sqlite3.Error or OSError is raised, nothing has changed.
+        """
         plain = self.path.with_name(f"{self.path.stem}-{end:012}.sqlite")
         with self._lock:
             if self._writer is None or self._deleted.is_set():
@@ -149,7 +152,7 @@ class SegmentFile:
         sync_path(plain.parent)
 
     def delete(self) -> None:
-        """Delete the files; their room is free at once, though a connection may still be open."""
+        """Delete the files. Their room is free at once, even if a connection is still open."""
         self._deleted.set()
         with suppress(OSError):
             os.truncate(self.log_path, 0)
@@ -169,11 +172,11 @@ class SegmentFile:
 
     @property
     def log_path(self) -> Path:
-        """Where the write-ahead log is while the segment is not sealed."""
+        """Path of the write-ahead log, which exists while the segment is not sealed."""
         return self.path.with_name(f"{self.path.name}-wal")
 
     def size(self) -> Size:
-        """Return what the files take on the disk."""
+        """Return the bytes that the files take on the disk."""
         log_bytes = _size(self.log_path)
         return Size(_size(self.path) + log_bytes, log_bytes)
 
@@ -190,7 +193,7 @@ class SegmentFile:
 
 
 def segment_of(path: Path) -> Segment | None:
-    """Return the segment that a file holds by its name, unsealed ones without their end; None if it is another file."""
+    """Return the segment that the name of a file describes; None if it is another file. An unsealed segment has no end yet."""
     match = _NAME.fullmatch(path.name)
     if match is None or (match["end"] is not None and int(match["end"]) < int(match["first"])):
         return None
@@ -208,7 +211,7 @@ def segment_of(path: Path) -> Segment | None:
 
 
 def row_bytes(row: PairParts) -> int:
-    """Return what a pair takes in the log, at most."""
+    """Return the largest number of bytes that a pair takes in the log."""
     pages = sum(len(part) // (PAGE_BYTES - 4) + 1 for part in row) + 3  # the last bytes of each page name the next one
     return pages * FRAME_BYTES
 
@@ -221,7 +224,7 @@ def is_disk_full(error: Exception) -> bool:
 
 
 def _is_not_now(error: sqlite3.Error) -> bool:
-    """Return whether an error says nothing about the data, so that another attempt may succeed."""
+    """Return whether an error tells nothing about the data, so that another attempt may succeed."""
     return _code(error) in _NOT_NOW
 
 
@@ -237,7 +240,7 @@ def _connect_plain(path: Path) -> sqlite3.Connection:
 
 
 def _limited(connection: sqlite3.Connection, setting: str) -> sqlite3.Connection:
-    """Prepare a connection for damaged bytes: no text is decoded, no length beyond a pair's is believed, nothing is mapped.
+    """Prepare a connection for damaged bytes: it decodes no text, trusts no length above a pair's, and maps no memory.
 
     If that fails, the connection is closed.
     """
@@ -259,7 +262,7 @@ def _row(connection: sqlite3.Connection, seq: int) -> PairParts | None:
 
 
 def _readable_seqs(connection: sqlite3.Connection) -> Iterator[int]:
-    """Yield the numbers in a file up to the first damage."""
+    """Yield the numbers of the pairs in a file, up to the first damage."""
     with suppress(sqlite3.DatabaseError):
         for (seq,) in connection.execute("SELECT seq FROM pairs ORDER BY seq"):
             yield seq

@@ -59,13 +59,12 @@ class Spool:
 
     One thread appends; other threads may call everything else at the same time.
 
-    folder: made if it is missing; one process uses it at a time.
-    device: whose pairs these are, as in `Header`. epoch: of this run; a new one by default.
-    forget_after_s: no pairs are kept any more for a consumer that is silent for longer.
-    grace_s: while the list of consumers began empty, nothing is deleted for so long: other consumers may come back.
-    clock: monotonic seconds. wall: seconds since 1970. free_bytes: free bytes on the disk of a folder.
-    on_sync: called by another thread with the seconds that each sync took.
-    Raises SpoolError for a folder that cannot be used, ValueError for a device or epoch that cannot be used.
+    folder: made if it is missing; one process uses it at a time. device: whose pairs these are, as in `Header`. epoch: of this
+    run; a new one by default. forget_after_s: a consumer that is silent for longer is forgotten, and no pairs are kept for it.
+    grace_s: if the list of consumers begins empty, nothing is deleted for this time, because other consumers may come back.
+    clock: monotonic seconds. wall: seconds since 1970. free_bytes: free bytes on the disk of a folder. on_sync: called by another
+    thread with the seconds that each sync took. Raises SpoolError for a folder that cannot be used, ValueError for a device or
+    epoch that cannot be used.
     """
 
     def __init__(
@@ -111,7 +110,7 @@ class Spool:
         self._sealing = SealThread(self._rules, self._files, changed=self._changed, on_error=warn)
 
     def append(self, pair: EncodedPair) -> bool:
-        """Keep a pair. True: it survives the death of this process from now on, and a power cut from the next sync on.
+        """Keep a pair. True: from now on it survives the death of this process, and from the next sync on a power cut.
 
         False: the disk refused it. It is counted, and its number is lost for consumers that missed it live. Raises ValueError
         for a pair of another device or epoch, or one that is not later than those before; errors of the disk are not raised.
@@ -154,7 +153,7 @@ class Spool:
         return answer.reading()
 
     def register(self, consumer: str) -> None:
-        """See `Shelf`. A name that is not allowed, or one too many, is ignored."""
+        """See `Shelf`. A name that is not allowed is ignored, and so is a further consumer if there are too many already."""
         self.acknowledge(consumer, {})
 
     def acknowledge(self, consumer: str, upto: Mapping[str, int]) -> None:
@@ -169,22 +168,25 @@ class Spool:
         self._save_consumers()
 
     def awaited(self, heard_within_s: float) -> dict[str, int]:
-        """Return the number of pairs that a consumer has still to acknowledge, by its name; only for those heard from lately."""
+        """Return, by consumer, the number of pairs that it has not acknowledged yet.
+
+        Only the consumers that have sent a message in the last `heard_within_s` seconds are included.
+        """
         with self._changed:
             return self._rules.awaited(self._clock() - heard_within_s)
 
     def read_within(self, seconds: float) -> bool:
-        """Return whether any consumer, with a name or without, has read during the last `seconds`."""
+        """Return whether any consumer, with or without a name, has read during the last `seconds`."""
         with self._changed:
             return self._clock() - self._read_s < seconds
 
     def stats(self) -> SpoolStats:
-        """The spool as it is now."""
+        """Return the state of the spool."""
         with self._changed:
             return self._rules.stats(self._wall())
 
     def wait_sealed(self, timeout_s: float) -> bool:
-        """Wait until everything is sealed and closed that should be; returns whether that happened in time."""
+        """Wait until all segments are sealed and closed that should be; return whether this happened within `timeout_s`."""
         return self._sealing.wait_idle(timeout_s)
 
     def disk_free_bytes(self) -> int:
@@ -192,7 +194,7 @@ class Spool:
         return self._free_bytes(self.folder)
 
     def close(self) -> None:
-        """Sync, seal what is not acknowledged, give the folder back; idempotent. No other method may be called any more."""
+        """Sync, seal what is not acknowledged, and unlock the folder; idempotent. No other method may be called afterwards."""
         if self._closed:
             return
         self._closed = True

@@ -14,16 +14,17 @@ from device.spool.segment_file import SegmentFile, is_disk_full
 
 SYNC_S = 0.5
 SYNC_PAIRS = 16
-"""A power cut can take the pairs of the last half second or the last 16, and those appended while they were being synced."""
+"""Number of pairs after which a file is synced. A power cut can lose the last 16 pairs, or those of half a second, and those
+appended during the sync."""
 SEAL_RETRY_S = 30.0
-"""After the disk had no room for a sealed segment, the next attempt is made so much later."""
+"""Seconds until the next attempt, after the disk had no room for a sealed segment."""
 
 
 class SyncThread:
-    """Syncs files after every few pairs, and no pair waits for longer than half a second.
+    """Syncs files after every few pairs; no pair waits for longer than half a second.
 
-    files: to be synced first. clock: monotonic seconds.
-    on_sync: called by this thread with the seconds that each sync took. on_error: with a file that could not be synced, and why.
+    files: to be synced first. clock: monotonic seconds. on_sync: called by this thread with the seconds that each sync took.
+    on_error: called with a file that could not be synced, and the error.
     """
 
     def __init__(
@@ -42,13 +43,13 @@ class SyncThread:
         self._thread.start()
 
     def add(self, file: SegmentFile) -> None:
-        """A pair was appended to this file."""
+        """Note that a pair was appended to this file."""
         with self._changed:
             self._waiting.append(file)
             self._changed.notify()
 
     def close(self) -> None:
-        """Sync what waits, and end the thread."""
+        """Sync all files that wait, and end the thread."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -75,10 +76,10 @@ class SyncThread:
 
 
 class SealThread:
-    """Seals full segments when the rules say so, and closes the files of deleted ones.
+    """Seals full segments when the rules demand it, and closes the files of deleted ones.
 
     changed: guards rules and files, and is notified when they change.
-    on_error: called without the lock, with the path of a file that could not be sealed, and why.
+    on_error: called without the lock, with the path of a file that could not be sealed, and the error.
     """
 
     def __init__(
@@ -95,19 +96,19 @@ class SealThread:
         self._thread.start()
 
     def wait_idle(self, timeout_s: float) -> bool:
-        """Wait until nothing is left to be sealed or closed; returns whether that happened in time."""
+        """Wait until nothing is left to seal or to close; return whether this happened within `timeout_s`."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._has_work(), timeout_s)
 
     def close(self) -> None:
-        """End the thread after the segment that it works on."""
+        """End the thread once the present segment is done."""
         with self._changed:
             self._closing = True
             self._changed.notify_all()
         self._thread.join()
 
     def seal(self, segment: Segment) -> bool:
-        """Seal a segment; False if the disk is full, so that a later attempt may succeed."""
+        """Seal a segment; return False if the disk is full, so that a later attempt may succeed."""
         with self._changed:
             file = self._files.files.get(segment)
         if file is None:

@@ -1,4 +1,4 @@
-"""How a pair gets into the spool's files: room is made first, and a segment that is full or damaged is replaced by a new one."""
+"""Writes a pair to the spool: room is made first, and a segment that is full or damaged is replaced by a new one."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Writer:
     """Called with the reason when the disk refuses a pair."""
 
     def append(self, seq: int, row: PairParts) -> SegmentFile | None:
-        """Append a pair; returns the file that holds it now, None if the disk refused it."""
+        """Append a pair; return the file that now holds it, or None if the disk refused it."""
         file = self._append(seq, row) if self.rules.may_write(self.clock()) else None
         self.rules.offered(seq, spooled=file is not None)
         self.files.write_end(self.rules.inventory.end)
@@ -53,7 +53,10 @@ class Writer:
         return None
 
     def _try_append(self, seq: int, row: PairParts) -> SegmentFile | None:
-        """Append a pair; None if no room can be made. Raises sqlite3.Error or OSError, and the pair is not in the spool then."""
+        """Append a pair; return None if no room can be made.
+
+        If sqlite3.Error or OSError is raised, the pair is not in the spool.
+        """
         enough, removal = self.rules.make_room(2 * row_bytes(row), self.free_bytes(), self.clock())
         self.files.remove(removal)
         if not enough:
@@ -65,7 +68,7 @@ class Writer:
         return file
 
     def _segment_for(self, seq: int, row: PairParts) -> Segment:
-        """Return the open segment, or a new one."""
+        """Return the open segment if the pair fits into it, otherwise a new one."""
         segment = self.rules.open
         if segment is None or not self.rules.fits_open(seq, row_bytes(row)):
             self.files.remove(self.rules.close_open())
