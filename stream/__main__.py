@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from stream.host.program import Program
 
@@ -33,10 +32,8 @@ PROGRAM = Program(
 )
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code."""
-    return PROGRAM.main(words)
-
+main = PROGRAM.main
+"""Runs a command and returns the exit code."""
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -135,7 +135,7 @@ def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
     if sizes[1] > MAX_HEADER_BYTES or not all(1 <= size <= MAX_EYE_BYTES for size in sizes[2:]):
         raise MalformedMessage("size", f"header {sizes[1]}, left {sizes[2]}, right {sizes[3]} bytes are out of bounds")
     header = _decode_header(parts[1])
-    part, left, right = map(bytes, parts[1:])  # no copy where it is bytes already
+    part, left, right = map(bytes, parts[1:])  # no copy if it is bytes already
     pair = EncodedPair(header, left, right, part)
     if images_crc(pair.left, pair.right) != header.crc:
         raise MalformedMessage("crc", f"{header.name} was damaged on its way")

@@ -95,7 +95,7 @@ class EncodedPair:
 
     Spool, recording and store keep these bytes as they are.
 
-    Two pairs are equal where their headers and images are.
+    Two pairs are equal if their headers and images are.
     """
 
     header: Header

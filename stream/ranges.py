@@ -44,7 +44,7 @@ class Ranges:
 
     @property
     def end(self) -> int:
-        """One past the largest number, 0 where there is none."""
+        """One past the largest number, 0 if there is none."""
         return self._last[-1] if self._last else 0
 
     def add(self, first: int, last: int) -> int:

@@ -16,7 +16,7 @@ class DeviceStats:
     """Number of the newest known pair of that epoch, plus one."""
     received: int = 0
     lost: int = 0
-    """Pairs that will never be received: dropped where there is no spool, evicted from the spool, or damaged in it."""
+    """Pairs that will never be received: dropped without a spool, evicted from the spool, or damaged in it."""
     returned: int = 0
     """Pairs that were counted as lost first and received later."""
     pending: int = 0

@@ -69,22 +69,18 @@ def run(command: Own | Trust | List | Forget, _stop: Stop) -> Result:
         case Own():
             return Result(f"On the other machine, type (the name is yours to choose):\n  {_invitation(command.folder)}")
         case Trust():
-            return Result(_trust(command))
+            trust(command.folder, command.name, command.key)
+            return Result(
+                f"{command.name} is trusted. {RESTART}\n"
+                f"If {command.name} does not trust this machine yet, type there (the name is yours to choose):\n"
+                f"  {_invitation(command.folder)}"
+            )
         case List():
             keys = trusted_keys(command.folder)
             return Result("\n".join(f"{name} {key}" for name, key in keys.items()) or "no key is trusted yet")
         case Forget():
             forget(command.folder, command.name)
             return Result(f"{command.name} is forgotten. {RESTART}")
-
-
-def _trust(command: Trust) -> str:
-    trust(command.folder, command.name, command.key)
-    return (
-        f"{command.name} is trusted. {RESTART}\n"
-        f"If {command.name} does not trust this machine yet, type there (the name is yours to choose):\n"
-        f"  {_invitation(command.folder)}"
-    )
 
 
 def _invitation(folder: Path) -> str:

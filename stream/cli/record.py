@@ -68,7 +68,7 @@ class RecordSettings:
 def run(settings: RecordSettings, stop: Stop) -> Result:
     """Record until `stop`, or until every rig has ended its stream."""
     with Progress() as progress:
-        path, recorded = _continue(settings.out, progress, stop)
+        path, recorded = _first_free_path(settings.out, progress, stop)
         with Subscriber(
             settings.connect,
             consumer=consumer_name(settings.out),
@@ -87,11 +87,11 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
             try:
                 record(source, writer, recorded, stop=stop.is_set, on_round=lambda: progress.update(state))
             except OSError as error:
-                raise OSError(f"{path}: {error.strerror or error}; {_end(writer)}") from error
+                raise OSError(f"{path}: {error.strerror or error}; {_finish(writer)}") from error
             except BaseException:
-                _end(writer)
+                _finish(writer)
                 raise
-            summary, lost = _end(writer), source.stats().lost
+            summary, lost = _finish(writer), source.stats().lost
             file = str(writer.path) if writer.pairs else None
             figures = {"file": file, "pairs": writer.pairs, "file_bytes": writer.file_bytes, "lost": lost}
             return Result(f"{summary}; lost on the way: {lost}", figures)
@@ -152,7 +152,7 @@ def _commit(source: Source, writer: RecordingWriter) -> None:
     source.acknowledge(cursor)
 
 
-def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, IdentitySet]:
+def _first_free_path(out: Path, progress: Progress, stop: Stop) -> tuple[Path, IdentitySet]:
     """Find the first free path among FILE, FILE-2, FILE-3 ...; return it, and the identities of the pairs in earlier files."""
     name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
     with reported_as(StreamError, str(out.parent), ": make the folder first, or choose another --out"):
@@ -169,7 +169,7 @@ def _continue(out: Path, progress: Progress, stop: Stop) -> tuple[Path, Identity
     return (out if number == 1 else out.with_stem(f"{out.stem}-{number}")), recorded
 
 
-def _end(writer: RecordingWriter) -> str:
+def _finish(writer: RecordingWriter) -> str:
     """Close the file, or remove it if it holds no pair; returns a description of its content."""
     with suppress(OSError):  # no room for the index either: the file is read without it
         writer.close()

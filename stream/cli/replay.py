@@ -54,7 +54,7 @@ class ReplaySettings:
     speed: float = 1.0
     """Multiple of real time; 0: as fast as the learner takes them."""
     device: str | None = None
-    """The device to replay, where a recording has several."""
+    """The device to replay, if a recording has several."""
     topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
     json: bool = False
     """End with one line of JSON on the standard output."""

@@ -24,7 +24,7 @@ Level = Literal["ok", "warning", "problem"]
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. text: what was found and, where the level is not "ok", what to do."""
+    """The result of one check. text: what was found and, if the level is not "ok", what to do."""
 
     what: str
     level: Level

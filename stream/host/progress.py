@@ -13,7 +13,7 @@ from rich.text import Text
 LIVE_S = 0.2
 """Seconds between two updates of the live line."""
 PLAIN_S = 5.0
-"""Seconds between two plain lines where there is no terminal."""
+"""Seconds between two plain lines without a terminal."""
 
 
 class Progress:

@@ -129,7 +129,7 @@ class SettingsFile:
 
     def _value(self, value: Any, kind: Any, key: tuple[str, ...]) -> Any:
         try:
-            return msgspec.convert(value, kind, dec_hook=_path)
+            return msgspec.convert(value, kind, dec_hook=_convert_path)
         except msgspec.ValidationError as error:
             raise self._error(key, f"{'.'.join(key)} must be {_expected(kind)}, got {value!r}") from error
 
@@ -167,7 +167,7 @@ def _keys(default: Any, inline: Collection[str]) -> Iterator[str]:
             yield field.name
 
 
-def _path(kind: type, value: Any) -> Any:
+def _convert_path(kind: type, value: Any) -> Any:
     if kind is Path and isinstance(value, str) and value:
         return Path(value)
     raise ValueError

@@ -70,5 +70,5 @@ def _verified(row: PairParts, reply: PairsReply) -> EncodedPair:
     pair = codec.from_parts([codec.TOPIC, *row])
     header = pair.header
     if (header.device, header.epoch) != (reply.device, reply.epoch) or not reply.first <= header.seq < reply.next:
-        raise MalformedMessage("header", f"{header.name} was not asked for")
+        raise MalformedMessage("header", f"{header.name} was not requested")
     return pair

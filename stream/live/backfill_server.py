@@ -113,11 +113,8 @@ class BackfillServer:
             reply, rows = reply_to(request, self._shelf, over=over, now_ns=self._clock_ns(), vitals=self._vitals)
         except MalformedMessage as error:
             self.failures.add("malformed", f"request dropped: {error}")
-            return
         except Exception as error:  # a spool in trouble must not end the stream: the consumer sends the request again
             self.failures.add("unanswered", f"a request could not be answered: {error}")
-            return
-        # A ROUTER drops the reply where the consumer is gone or slow.
-        self._socket.send_multipart(
-            [sender, messages.encode_message(reply), *(part for row in rows for part in row)], copy=False
-        )
+        else:  # a ROUTER drops the reply if the consumer is gone or slow
+            parts = [sender, messages.encode_message(reply), *(part for row in rows for part in row)]
+            self._socket.send_multipart(parts, copy=False)

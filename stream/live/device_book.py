@@ -139,8 +139,10 @@ class DeviceBook:
         self._clock = (reply.now_ns - (reply.asked_ns + answered_ns) // 2, max(0, answered_ns - reply.asked_ns) // 2)
         self._vitals = reply.vitals
 
-    def next_hole(self, endpoint: int, now_s: float, requested: Collection[PairRange]) -> PairRange | None:
-        """Return the oldest hole that the spool of an endpoint can fill, and that was not requested yet."""
+    def next_request(
+        self, endpoint: int, max_pairs: int, now_s: float, requested: Collection[PairRange]
+    ) -> PairRange | None:
+        """Return the oldest range that is missing, can be pulled from the spool of an endpoint, and was not requested yet."""
         flowing = self._last_live_s is not None and now_s - self._last_live_s < SETTLED_S
         for epoch, book in self.epochs.items():
             if book.endpoint != endpoint:
@@ -148,7 +150,7 @@ class DeviceBook:
             under_way = Ranges((first, last) for other, first, last in requested if other == epoch)
             for hole in book.holes(book.known.end if flowing and epoch == self.live else None):
                 for first, last in under_way.missing(*hole):
-                    return epoch, first, last
+                    return epoch, first, min(last, first + max_pairs)
         return None
 
     def acknowledgement(self, cursor: DeviceCursor, endpoint: int) -> dict[str, int]:

@@ -1,6 +1,6 @@
 """The ledger of all devices: it records which pairs were received, which are missing, and which are lost for good.
 
-Pure: no socket, no thread; the time is passed in. A hole is pulled where the rig has a spool, and lost at once where it has
+Pure: no socket, no thread; the time is passed in. A hole is pulled if the rig has a spool, and lost at once if it has
 none. The rules for an epoch are in `stream.live.epoch_book`, those for a device in `stream.live.device_book`.
 
 Each pair is accepted once: a pair with a known number is a repetition. The done numbers are the cursor that a commit stores. The
@@ -36,8 +36,8 @@ class LedgerCursor(msgspec.Struct, forbid_unknown_fields=True):
 class Ledger:
     """Enters all messages in the order of arrival, and decides which pairs are new and which to request.
 
-    cursor: of an earlier ledger; its pairs were delivered to the learner. Raises ValueError for anything else. max_devices:
-    limit, because names from the network must not take memory without end. A further device is refused as a malformed header.
+    cursor: of an earlier ledger; its pairs were delivered to the learner. Raises ValueError for anything else.
+    Names from the network must not take memory without end: a device beyond MAX_DEVICES is refused as a malformed header.
     max_epochs: limit for all devices together. The oldest epoch that is complete and gone is forgotten; if there is none, a new
     epoch is refused. max_ranges: limit for all epochs together. A live pair that would make one more range is left out, and
     pulled when there is room. The same limit holds for lost ranges: of those beyond it, the oldest are only counted.
@@ -47,13 +47,12 @@ class Ledger:
         self,
         cursor: Cursor | None = None,
         *,
-        max_devices: int = MAX_DEVICES,
         max_epochs: int = 2 * MAX_EPOCHS,
         max_ranges: int = MAX_RANGES,
     ) -> None:
         self._devices: dict[str, DeviceBook] = {}
         self._device_at: dict[int, str] = {}  # by endpoint
-        self._max_devices, self._max_epochs = max_devices, max_epochs
+        self._max_epochs = max_epochs
         self._budget = RangeBudget(max_ranges)
         self._epochs = 0
         if cursor is not None:
@@ -107,7 +106,7 @@ class Ledger:
         device = self._devices.get(reply.device)
         book = device.epochs.get(reply.epoch) if device is not None else None
         if device is None or book is None or self._device_at.get(endpoint) != reply.device:
-            raise MalformedMessage("header", f"{reply.device}/{reply.epoch[:8]} was not asked for")
+            raise MalformedMessage("header", f"{reply.device}/{reply.epoch[:8]} was not requested")
         if not book.has_room_for(reply.first, reply.next):
             raise MalformedMessage("header", f"{reply.device}/{reply.epoch[:8]} replies leave too many holes")
         new = [pair for pair in pairs if device.receive(book, pair)]
@@ -122,11 +121,7 @@ class Ledger:
         requested: ranges that were requested, and have no reply yet.
         """
         device = self._devices.get(self._device_at.get(endpoint, ""))
-        hole = None if device is None else device.next_hole(endpoint, now_s, requested)
-        if hole is None:
-            return None
-        epoch, first, last = hole
-        return epoch, first, min(last, first + max_pairs)
+        return None if device is None else device.next_request(endpoint, max_pairs, now_s, requested)
 
     def all_ended(self, devices: int) -> bool:
         """Return whether at least so many devices were seen in this process, and each of them has ended its stream."""
@@ -163,8 +158,8 @@ class Ledger:
         """
         device = self._devices.get(name)
         if device is None:
-            if len(self._devices) >= self._max_devices:
-                raise MalformedMessage("header", f"{name} is one device more than the limit of {self._max_devices}")
+            if len(self._devices) >= MAX_DEVICES:
+                raise MalformedMessage("header", f"{name} is one device more than the limit of {MAX_DEVICES}")
             device = self._devices[name] = DeviceBook()
         book = device.epochs.get(epoch)
         if book is None:

@@ -29,7 +29,7 @@ MAX_DEVICES_SHOWN = 64
 class StreamMetrics(Collector):
     """Reads the statistics of a source when Prometheus asks, so that no count is kept twice.
 
-    stats: of the source; where it returns None there are no metrics. backlog: pairs that wait to be received by the learner.
+    stats: of the source; if it returns None there are no metrics. backlog: pairs that wait to be received by the learner.
     clock: seconds, that of `DeviceStats.last_received_s`.
     """
 

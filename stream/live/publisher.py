@@ -39,7 +39,7 @@ MAX_SUBSCRIPTIONS_AT_ONCE = 256
 class Publisher(Closeable):
     """Sends pairs to its subscribers; used by one thread, as a context manager.
 
-    endpoint: tcp://HOST:PORT; `self.endpoint` is the real one where the port was 0 or *.
+    endpoint: tcp://HOST:PORT; `self.endpoint` is the real one if the port was 0 or *.
     device, epoch: of all its pairs, as in `Header`.
     shelf: from which consumers pull dropped pairs, at the next port (`self.backfill`); None: a dropped pair is lost.
     vitals: reads the state of the rig, for consumers that ask the shelf; called by another thread.
@@ -136,7 +136,7 @@ class Publisher(Closeable):
         """Announce the end of the stream; return whether all subscribers confirmed within `linger_s` that they have every pair.
 
         The confirmation is needed because a queue that drains after `close` can be lost: any message to the closed socket makes
-        the kernel reset the connection. Where there is a shelf, a subscriber that missed the bye learns it from there.
+        the kernel reset the connection. If there is a shelf, a subscriber that missed the bye learns it from there.
         """
         if self.backfill is not None:
             self.backfill.over = True

@@ -52,7 +52,7 @@ class RigLinks:
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._security = security
         self.failures = Failures(log, LOG_INTERVAL_S, reasons=REASONS)
-        """Handshakes of all sockets."""
+        """Failed handshakes of all sockets, by reason of `stream.transport.handshake.REASONS`."""
         self._dialers: list[Dialer] = []
         self._poller = zmq.Poller()
         self._tended_s = float("-inf")
@@ -114,7 +114,7 @@ class RigLinks:
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_IVL_MAX_MS)
         socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
         limit_silence(socket, RIG_TIMEOUT_MS)
-        dialer = Dialer(socket, self.failures, security=self._security)
+        dialer = Dialer(socket, self.failures, self._security)
         self._dialers.append(dialer)
         self._poller.register(socket, zmq.POLLIN)
         return dialer

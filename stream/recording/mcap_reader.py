@@ -35,7 +35,7 @@ _FOOTER = _RECORD.pack(Opcode.FOOTER, 20)
 _END_BYTES = len(_FOOTER) + 20 + len(MAGIC)
 _PRIVATE = 0x80
 """Opcodes from here on are free for private use."""
-_NEEDLESS = (Opcode.HEADER, Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT, Opcode.METADATA)
+_IGNORED = (Opcode.HEADER, Opcode.MESSAGE_INDEX, Opcode.ATTACHMENT, Opcode.METADATA)
 _PREFIX_BYTES = 64
 """Number of bytes that show what a record is; of a chunk, everything before its content."""
 _SEARCH_BYTES = (1 << 12, 1 << 20)
@@ -174,7 +174,7 @@ class McapReader:
                 yield from self._parse(self._content(record))
             elif record.opcode in (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE):
                 yield from self._read_record(record.opcode, self._load(record.content, record.end))
-            elif record.opcode not in _NEEDLESS:
+            elif record.opcode not in _IGNORED:
                 raise ValueError("its kind is unknown")
         except ValueError:
             self._skip(record.end - record.place)
@@ -193,11 +193,10 @@ class McapReader:
         """Yield the messages in a chunk. Raises ValueError for malformed records, after the messages before them."""
         place = 0
         while place < len(content):
-            try:
-                opcode, length = _RECORD.unpack_from(content, place)
-            except struct.error as error:
-                raise ValueError("a record is cut off by the end of its chunk") from error
             begin = place + _RECORD.size
+            if begin > len(content):
+                raise ValueError("a record is cut off by the end of its chunk")
+            opcode, length = _RECORD.unpack_from(content, place)
             place = begin + length
             if place > len(content):
                 raise ValueError("a record reaches beyond its chunk")

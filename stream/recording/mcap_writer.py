@@ -56,9 +56,6 @@ class _Chunk:
         self.parts += parts
         self.size += sum(map(len, parts))
 
-    def times(self) -> list[int]:
-        return [time_ns for entries in self.index.values() for time_ns, _ in entries]
-
 
 class McapWriter:
     """Collects messages into a chunk, and appends chunks to an empty file.
@@ -72,27 +69,16 @@ class McapWriter:
         """Size of the file, without the chunk that is being filled."""
         self._schemas: dict[str, records.Schema] = {}
         self._channels: list[records.Channel] = []
-        self._counts: Counter[int] = Counter()
+        self.counts = Counter[int]()
+        """Messages in the file, by channel."""
         self._chunk = _Chunk()
         self._index: list[records.ChunkIndex] = []
         self._append(MAGIC + _packed([records.Header(profile="", library="babyagent")]))
 
-    @property
-    def chunk_bytes(self) -> int:
-        """Size of the chunk that is being filled, before compression."""
-        return self._chunk.size
-
-    @property
-    def messages(self) -> int:
-        """Messages in the file."""
-        return self._counts.total()
-
     def channel(self, topic: str, schema: Schema, *, compressed: bool) -> Channel:
         """Begin a topic; all of its messages have the type `schema`."""
-        if schema.name not in self._schemas:
-            number = len(self._schemas) + 1
-            self._schemas[schema.name] = records.Schema(number, schema.data, schema.schema_encoding, schema.name)
-        record = self._schemas[schema.name]
+        new = records.Schema(len(self._schemas) + 1, schema.data, schema.schema_encoding, schema.name)
+        record = self._schemas.setdefault(schema.name, new)
         channel = records.Channel(len(self._channels) + 1, topic, schema.message_encoding, {}, record.id)
         self._channels.append(channel)
         return Channel(channel.id, _packed([record, channel]), compressed)
@@ -110,15 +96,16 @@ class McapWriter:
         length = _MESSAGE.size - 9 + size
         chunk.append(_MESSAGE.pack(Opcode.MESSAGE, length, channel.id, sequence & 0xFFFFFFFF, time_ns, time_ns), *parts)
 
-    def flush(self) -> None:
-        """Append the chunk to the file if it holds a message. If that fails, its messages are lost."""
-        chunk, self._chunk = self._chunk, _Chunk()
-        if not chunk.index:
+    def flush(self, min_bytes: int = 1) -> None:
+        """Append the chunk to the file if it has reached this size. If that fails, its messages are lost."""
+        if self._chunk.size < min_bytes:
             return
+        chunk, self._chunk = self._chunk, _Chunk()
         content = b"".join(chunk.parts)
         data = lz4.frame.compress(content) if chunk.compressed else content
         compression = "lz4" if chunk.compressed else ""
-        start_ns, end_ns = min(chunk.times()), max(chunk.times())
+        times_ns = [time_ns for entries in chunk.index.values() for time_ns, _ in entries]
+        start_ns, end_ns = min(times_ns), max(times_ns)
         length = _CHUNK.size - 9 + len(compression) + _LENGTH.size + len(data)
         crc = zlib_ng.crc32(content)
         head = _CHUNK.pack(Opcode.CHUNK, length, start_ns, end_ns, len(content), crc, len(compression))
@@ -136,7 +123,7 @@ class McapWriter:
         )
         self._append(head, compression.encode(), _LENGTH.pack(len(data)), data, index)
         self._index.append(record)
-        self._counts.update({channel_id: len(entries) for channel_id, entries in chunk.index.items()})
+        self.counts.update({channel_id: len(entries) for channel_id, entries in chunk.index.items()})
 
     def finish(self) -> None:
         """Append the last chunk and the index. Nothing can be added afterwards."""
@@ -165,9 +152,9 @@ class McapWriter:
         return records.Statistics(
             attachment_count=0,
             channel_count=len(self._channels),
-            channel_message_counts=dict(self._counts),
+            channel_message_counts=dict(self.counts),
             chunk_count=len(self._index),
-            message_count=self._counts.total(),
+            message_count=self.counts.total(),
             message_end_time=max((chunk.message_end_time for chunk in self._index), default=0),
             message_start_time=min((chunk.message_start_time for chunk in self._index), default=0),
             metadata_count=0,

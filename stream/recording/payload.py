@@ -58,15 +58,15 @@ def read_header(data: memoryview) -> Header:
         raise ValueError(f"the header does not decode: {error}") from error
 
 
-def jpeg_data(jpeg: bytes, captured_ns: int, frame_id: str) -> tuple[bytes, bytes]:
-    """Return a JPEG file as a CompressedImage, in two parts, of which the second is the file."""
-    message = CompressedImage(frame_id=frame_id, format="jpeg")
-    message.timestamp.FromNanoseconds(captured_ns)
-    return _bytes(message) + bytes_field(CompressedImage.DATA_FIELD_NUMBER, len(jpeg)), jpeg
+def eye_data(image: bytes | Image, captured_ns: int, frame_id: str) -> tuple[bytes, bytes]:
+    """Return an image as a message in two parts, of which the second holds the image alone.
 
-
-def pixels_data(image: Image, captured_ns: int, frame_id: str) -> tuple[bytes, bytes]:
-    """Return pixels, uint8 [H, W] or [H, W, 3] BGR, as a RawImage in two parts."""
+    image: a JPEG file, which becomes a CompressedImage, or pixels, uint8 [H, W] or [H, W, 3] BGR, which become a RawImage.
+    """
+    if isinstance(image, bytes):
+        jpeg = CompressedImage(frame_id=frame_id, format="jpeg")
+        jpeg.timestamp.FromNanoseconds(captured_ns)
+        return _bytes(jpeg) + bytes_field(CompressedImage.DATA_FIELD_NUMBER, len(image)), image
     height, width = image.shape[:2]
     grey = image.ndim == 2
     message = RawImage(

@@ -16,7 +16,7 @@ from stream.codec import decode
 from stream.fsync import sync_path
 from stream.pair import Codec, EncodedPair, Header
 from stream.recording.mcap_writer import Channel, McapWriter
-from stream.recording.payload import COMPRESSED, HEADER, RAW, header_data, jpeg_data, pixels_data
+from stream.recording.payload import COMPRESSED, HEADER, RAW, eye_data, header_data
 
 CHUNK_BYTES = 1 << 20
 """Size of a chunk: a damaged place costs one chunk, and so does the death of the writer."""
@@ -45,7 +45,7 @@ class RecordingWriter(Closeable):
     @property
     def pairs(self) -> int:
         """Pairs in the file, without those in the chunk that is being filled."""
-        return self._mcap.messages // 3
+        return self._mcap.counts.total() // 3
 
     @property
     def file_bytes(self) -> int:
@@ -58,12 +58,13 @@ class RecordingWriter(Closeable):
         Raises MalformedMessage if an lz4 pair does not decode, and OSError if there is no room.
         """
         header = pair.header
-        left, right = _images(pair)
+        images = pair if header.codec == "jpeg" else decode(pair)
+        left = eye_data(images.left, header.left_ns, f"{header.device}/left")
+        right = eye_data(images.right, header.right_ns, f"{header.device}/right")
         meta, left_eye, right_eye = self._channels(header)
         for channel, parts in ((meta, (header_data(header),)), (left_eye, left), (right_eye, right)):
             self._mcap.add(channel, header.seq, header.left_ns, *parts)
-        if self._mcap.chunk_bytes >= CHUNK_BYTES:
-            self._mcap.flush()
+        self._mcap.flush(CHUNK_BYTES)
 
     def sync(self) -> None:
         """Make all added pairs durable."""
@@ -95,16 +96,3 @@ class RecordingWriter(Closeable):
             )
             self._eyes[device, codec] = left, right
         return meta, *self._eyes[device, codec]
-
-
-def _images(pair: EncodedPair) -> tuple[tuple[bytes, bytes], tuple[bytes, bytes]]:
-    """Return the messages of both eyes, in parts."""
-    header = pair.header
-    frames = f"{header.device}/left", f"{header.device}/right"
-    if header.codec == "jpeg":
-        return jpeg_data(pair.left, header.left_ns, frames[0]), jpeg_data(pair.right, header.right_ns, frames[1])
-    decoded = decode(pair)
-    return (
-        pixels_data(decoded.left, header.left_ns, frames[0]),
-        pixels_data(decoded.right, header.right_ns, frames[1]),
-    )

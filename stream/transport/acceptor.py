@@ -12,8 +12,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
-from collections.abc import Callable
 from queue import SimpleQueue
 
 import zmq
@@ -40,16 +38,10 @@ class Acceptor(Closeable):
     Raises ValueError for a context that has an acceptor with keys already.
     """
 
-    def __init__(
-        self,
-        context: zmq.Context[zmq.Socket[bytes]],
-        security: Security | None,
-        *,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, context: zmq.Context[zmq.Socket[bytes]], security: Security | None) -> None:
         self._security = security
         self._names = {} if security is None else {key: name for name, key in security.trusted.items()}
-        self.failures = Failures(log, LOG_INTERVAL_S, reasons=REASONS, clock=clock)
+        self.failures = Failures(log, LOG_INTERVAL_S, reasons=REASONS)
         self._sockets: list[zmq.Socket[bytes]] = []
         self._joining: SimpleQueue[zmq.Socket[bytes]] = SimpleQueue()
         self._monitors: list[zmq.Socket[bytes]] = []

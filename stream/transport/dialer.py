@@ -7,7 +7,6 @@ was started a minute before its key was trusted would wait for ever. Here the co
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from contextlib import suppress
 
 import zmq
@@ -33,20 +32,11 @@ class Dialer:
     """Connects one socket to rigs; used by the socket's own thread.
 
     `tend` has to be called at least every few seconds: a monitor that is not read blocks ZeroMQ after 2000 events.
-    clock: seconds, monotonic.
     """
 
-    def __init__(
-        self,
-        socket: zmq.Socket[bytes],
-        failures: Failures,
-        *,
-        security: Security | None = None,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], failures: Failures, security: Security | None) -> None:
         self.socket = socket
         self._security = security
-        self._clock = clock
         self.failures = failures
         self._rigs: dict[str, str | None] = {}
         self._shaking_hands: set[str] = set()  # connected, and the handshake has not ended yet
@@ -72,7 +62,7 @@ class Dialer:
         with suppress(zmq.Again):
             while True:
                 self._read(*read_event(self._monitor))
-        now_s = self._clock()
+        now_s = time.monotonic()
         for address in [address for address, left_s in self._left_s.items() if now_s - left_s >= REDIAL_S]:
             del self._left_s[address]
             with suppress(zmq.ZMQError):  # it may be gone already
@@ -96,7 +86,7 @@ class Dialer:
         reason = failure(kind, value)
         if reason is not None:
             self._shaking_hands.discard(address)
-            self._left_s[address] = self._clock()
+            self._left_s[address] = time.monotonic()
             self.failures.add(reason, self._describe(reason, address), address)
         elif kind == zmq.EVENT_CONNECTED:
             self._shaking_hands.add(address)
@@ -105,7 +95,7 @@ class Dialer:
         elif kind == zmq.EVENT_CONNECT_RETRIED:
             self._left_s.pop(address, None)
         else:
-            self._left_s[address] = self._clock()
+            self._left_s[address] = time.monotonic()
             if address in self._shaking_hands:
                 self._shaking_hands.remove(address)
                 self.failures.add("protocol", f"{address} is no rig: something else answers there", address)

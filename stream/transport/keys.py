@@ -61,12 +61,12 @@ def make_keys(folder: Path) -> str:
     """Make the own pair if there is none yet; returns the public key. Raises KeysError."""
     _make_folder(folder)
     if not os.access(folder / "own.secret", os.F_OK):
-        _publish(folder / "own.secret", _new_secret(), 0o600, replace=False)
+        _write_key(folder / "own.secret", _new_secret(), 0o600, replace=False)
     public, _ = own_keys(folder)
     with suppress(KeysError):
         if _read_key(folder / "own.public", _OTHERS_WRITE) == public:
             return public
-    _publish(folder / "own.public", public, 0o644, replace=True)
+    _write_key(folder / "own.public", public, 0o644, replace=True)
     return public
 
 
@@ -116,7 +116,7 @@ def trust(folder: Path, name: str, key: str) -> None:
         raise KeysError(f"{name} is trusted with another key: `python -m stream keys forget {name}` first")
     if len(known) >= MAX_TRUSTED and name not in known:
         raise KeysError(f"{MAX_TRUSTED} keys are trusted, which is the most: forget one first")
-    _publish(path, key, 0o644, replace=True)
+    _write_key(path, key, 0o644, replace=True)
 
 
 def forget(folder: Path, name: str) -> None:
@@ -173,7 +173,7 @@ def _make_folder(folder: Path) -> None:
     _check_folder(folder)
 
 
-def _publish(path: Path, key: str, mode: int, *, replace: bool) -> None:
+def _write_key(path: Path, key: str, mode: int, *, replace: bool) -> None:
     """Write a key file that is complete from its first moment. Without `replace` an existing file stays."""
     with reported_as(KeysError, f"{path} cannot be written", ": choose another folder with --keys"):
         descriptor, draft = tempfile.mkstemp(prefix=".", suffix=".new", dir=path.parent)
