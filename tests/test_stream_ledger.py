@@ -515,7 +515,7 @@ def test_an_answer_that_nobody_can_have_asked_for_is_refused(answer: PairsReply,
     ledger = Ledger()
     ledger.receive_spans(here(span(0, 5)), 0, 0.0, 0)
     ledger.receive_spans(here(span(0, 5), device="toddler"), 1, 0.0, 0)
-    with pytest.raises(MalformedMessage, match="was not asked for"):
+    with pytest.raises(MalformedMessage, match="was not requested"):
         ledger.receive_pairs(answer, [], place)
     assert (ledger.stats().lost, ledger.stats().pending) == (0, 10)
 
