@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 
 from stream.host.program import Program
 
@@ -22,11 +21,7 @@ PROGRAM = Program(
     log_format=None,
     wrong_settings=(),
 )
-
-
-def main(words: Sequence[str] | None = None) -> int:
-    """Run a command and return the exit code."""
-    return PROGRAM.main(words)
+main = PROGRAM.main
 
 
 if __name__ == "__main__":

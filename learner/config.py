@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from learner.errors import SettingsError
@@ -59,70 +59,59 @@ _SMALL_VIEWS: dict[str, Any] = {
 }
 
 
-def _cpu() -> LearnerConfig:
-    """Return a small ViT that two cores train in minutes; `docs/log.md` has the trials behind the numbers."""
-    return LearnerConfig(
-        encoder=EncoderConfig(
-            backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=96, depth=3, heads=3
-        ),
-        objective=BabyAgentConfig(
-            **_SMALL_VIEWS,
-            prototypes=256,
-            hidden=256,
-            bottleneck=64,
-            student_temperature=0.1,
-            teacher_temperature=0.02,
-            centring="sinkhorn",
-            repulsion=0.2,
-            repelled_by="pairs",
-            repulsion_temperature=0.1,
-        ),
-        memory=MemoryConfig(capacity=2048, fresh_capacity=512, canvas=(120, 160)),
-        pacing=PacingConfig(replay_ratio=16.0, batch_size=128),
-        schedule=ScheduleConfig(learning_rate=1e-3, warmup_steps=50),
-    )
+_CPU = LearnerConfig(
+    encoder=EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=96, depth=3, heads=3),
+    objective=BabyAgentConfig(
+        **_SMALL_VIEWS,
+        prototypes=256,
+        hidden=256,
+        bottleneck=64,
+        student_temperature=0.1,
+        teacher_temperature=0.02,
+        centring="sinkhorn",
+        repulsion=0.2,
+        repelled_by="pairs",
+        repulsion_temperature=0.1,
+    ),
+    memory=MemoryConfig(capacity=2048, fresh_capacity=512, canvas=(120, 160)),
+    pacing=PacingConfig(replay_ratio=16.0, batch_size=128),
+    schedule=ScheduleConfig(learning_rate=1e-3, warmup_steps=50),
+)
 
-
-def _contrastive() -> LearnerConfig:
-    """Preset `cpu` with the other objective."""
-    return dataclasses.replace(_cpu(), objective=ContrastiveConfig(**_SMALL_VIEWS, hidden=256, projection=64))
-
-
-def _babyagent() -> LearnerConfig:
-    """DeiT-S for a GPU: the numbers of the original experiment, except those that left small networks below random in k-NN.
-
-    So centring and the second term are those of preset `cpu` (`docs/learning.md`), and the constant schedule of a stream replaces
-    the nightly cosine.
-    """
-    return LearnerConfig(
+PRESETS = {
+    "cpu": _CPU,
+    "contrastive": replace(_CPU, objective=ContrastiveConfig(**_SMALL_VIEWS, hidden=256, projection=64)),
+    "babyagent": LearnerConfig(
         objective=BabyAgentConfig(centring="sinkhorn", repulsion=0.2, repelled_by="pairs", repulsion_temperature=0.1),
         precision="bfloat16",
-    )
-
-
-PRESETS = {"cpu": _cpu(), "contrastive": _contrastive(), "babyagent": _babyagent()}
-"""`cpu`: a small ViT for two cores; `contrastive`: the same, with InfoNCE.
-`babyagent`: DeiT-S for a GPU, with the numbers of the original experiment where no measurement speaks against them."""
+    ),
+}
+"""`cpu`: a small ViT that two cores train in minutes; `docs/log.md` has the trials behind the numbers. `contrastive`: the same
+with InfoNCE. `babyagent`: DeiT-S for a GPU, with the numbers of the original experiment, except those that left small networks
+below random in k-NN: centring and repulsion are those of `cpu` (`docs/learning.md`), and the constant schedule of a stream
+replaces the nightly cosine."""
 
 
 def to_plain(config: LearnerConfig) -> dict[str, Any]:
-    """Return the settings as nested dictionaries; that of the objective has its name, too."""
-    plain = dataclasses.asdict(config)
+    """Return the settings as nested dictionaries; those of the objective begin with its name."""
+    plain = asdict(config)
     return plain | {"objective": {"name": config.objective.name} | plain["objective"]}
 
 
 def differences(ours: LearnerConfig, theirs: LearnerConfig) -> list[str]:
-    """Return the settings in which two configurations differ, as `name: ours, theirs`."""
-    return _differing(to_plain(ours), to_plain(theirs), "")
+    """Return the settings in which two configurations differ, as `name: ours, theirs`.
+
+    Of different objectives, settings that only one of them has are left out.
+    """
+    others = dict(_by_name(to_plain(theirs)))
+    both = ((name, mine, others.get(name, mine)) for name, mine in _by_name(to_plain(ours)))
+    return [f"{name}: {mine!r}, {other!r}" for name, mine, other in both if mine != other]
 
 
-def _differing(ours: dict[str, Any], theirs: dict[str, Any], prefix: str) -> list[str]:
-    """Of different objectives, settings that only one of them has are left out."""
-    found: list[str] = []
-    for name, mine in ours.items():
-        yours = theirs.get(name, mine)
-        if isinstance(mine, dict):
-            found += _differing(mine, yours, f"{prefix}{name}.")
-        elif mine != yours:
-            found.append(f"{prefix}{name}: {mine!r}, {yours!r}")
-    return found
+def _by_name(plain: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each setting with its whole name, such as `memory.capacity`."""
+    for name, value in plain.items():
+        if isinstance(value, dict):
+            yield from _by_name(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value

@@ -1,4 +1,4 @@
-"""Whether a batch fits into memory, found out before a run begins: one forward pass on two pairs shows what each pair needs."""
+"""Find out before a run begins whether a batch fits into memory: a forward pass on two pairs shows what each pair needs."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from learner.trainer import Trainer
 
 PAIRS = 2
 """The smallest batch."""
-BESIDE_SAVED = 1.25
-"""What a step needs at its peak for each byte that is kept for the backward pass; 1.03 to 1.17 were measured (docs/log.md)."""
+PEAK_PER_SAVED = 1.25
+"""Bytes that a step needs at its peak for each byte kept for the backward pass; 1.03 to 1.17 were measured (docs/log.md)."""
 MOMENTS_AND_GRADIENT = 3
 """Copies of the trained weights that AdamW and the backward pass make."""
 
@@ -29,15 +29,15 @@ def require_room(trainer: Trainer, memory: Memory, free_bytes: int) -> None:
     """
     batch_size = trainer.config.pacing.batch_size
     left_bytes = free_bytes - _fixed_bytes(trainer, memory)
-    fits = collectives.count() * int(left_bytes // (BESIDE_SAVED * pair_bytes(trainer)))
+    fits = collectives.count() * int(left_bytes // (PEAK_PER_SAVED * pair_bytes(trainer)))
     if batch_size <= fits:
         return
-    fits -= fits % (8 * collectives.count()) if fits > 8 * collectives.count() else 0
-    advice = (
-        f"lower --pacing.batch-size to {fits}"
-        if fits >= PAIRS
-        else "none fits: take a smaller --encoder or smaller crops"
-    )
+    unit = 8 * collectives.count()
+    if fits > unit:
+        fits -= fits % unit
+    advice = f"lower --pacing.batch-size to {fits}"
+    if fits < PAIRS:
+        advice = "none fits: take a smaller --encoder or smaller crops"
     raise SettingsError(
         f"{trainer.device} has {free_bytes / 2**30:.1f} GiB free, too little for a batch of {batch_size} pairs: {advice}"
     )
@@ -55,16 +55,11 @@ def pair_bytes(trainer: Trainer) -> int:
         kept.setdefault(storage.data_ptr(), storage.nbytes())
         return tensor
 
-    generator = torch.Generator(trainer.device).manual_seed(0)
-    low = trainer.config.precision == "bfloat16"
-    with (
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
-        torch.autocast(trainer.device.type, torch.bfloat16, enabled=low),
-    ):
-        losses = trainer.objective(batch, generator).losses
-    del losses
-    as_floats = height * width * 3 * 4
-    return sum(kept.values()) // PAIRS + 2 * height * width * 3 + as_floats
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        trainer.outcome(batch, torch.Generator(trainer.device).manual_seed(0))
+    as_bytes = height * width * 3
+    as_floats = 4 * as_bytes  # of one eye at a time
+    return sum(kept.values()) // PAIRS + 2 * as_bytes + as_floats
 
 
 def free_bytes(device: torch.device) -> int:

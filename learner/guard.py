@@ -18,6 +18,8 @@ from dataclasses import dataclass
 
 from learner.errors import SettingsError
 
+_COUNTS = ("doubt", "since", "rollbacks", "setbacks")
+
 
 @dataclass(frozen=True, kw_only=True)
 class GuardConfig:
@@ -52,23 +54,22 @@ class GuardConfig:
             raise SettingsError(f"guard: patience_steps and the other steps must be at least 1, got {self}")
 
 
+@dataclass
 class CollapseGuard:
-    """Counts signs of collapse and rollbacks.
+    """Counts signs of collapse and rollbacks."""
 
-    doubt: steps with a sign minus steps without, at least 0. since: the step at which training began, or of the last rollback.
-    rollbacks: all of them. setbacks: those in a row.
-    """
-
-    def __init__(self, config: GuardConfig) -> None:
-        self.config = config
-        self.doubt = 0
-        self.since = 0
-        self.rollbacks = 0
-        self.setbacks = 0
+    config: GuardConfig
+    doubt: int = 0
+    """Steps with a sign minus steps without, at least 0."""
+    since: int = 0
+    """The step at which training began, or of the last rollback."""
+    rollbacks: int = 0
+    setbacks: int = 0
+    """Rollbacks in a row."""
 
     def observe(self, step: int, gauges: Mapping[str, float]) -> str:
         """Record the gauges of a finished step. Returns why the networks count as collapsed, empty while they do not."""
-        why = sign(self.config, gauges)
+        why = sign_of_collapse(self.config, gauges)
         self.doubt = self.doubt + 1 if why else max(0, self.doubt - 1)
         if self.setbacks and step - self.since >= self.config.forgiven_after_steps:
             self.setbacks = 0
@@ -104,10 +105,7 @@ class CollapseGuard:
             setattr(self, name, state[name])
 
 
-_COUNTS = ("doubt", "since", "rollbacks", "setbacks")
-
-
-def sign(config: GuardConfig, gauges: Mapping[str, float]) -> str:
+def sign_of_collapse(config: GuardConfig, gauges: Mapping[str, float]) -> str:
     """Describe the sign of collapse in the gauges of one step; empty where there is none."""
     if gauges.get("teacher_information", 1.0) < config.min_teacher_information:
         return "the teacher's target is the same for every pair"

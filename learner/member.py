@@ -88,9 +88,9 @@ class Member:
 
     def counts(self) -> PairCounts:
         """Count the pairs of this process."""
-        memory, kept = self.memory, len(self.memory.ranking.reservoir)
-        lost = memory.dropped_fresh, memory.quarantined, self.undecodable
-        return PairCounts(len(memory), memory.fresh, kept, *lost)
+        memory, reservoir = self.memory, self.memory.ranking.reservoir
+        dropped = memory.dropped_fresh, memory.quarantined, self.undecodable
+        return PairCounts(len(memory), memory.fresh, len(reservoir), *dropped)
 
     def part(self) -> Part:
         """Return this member's part of a state."""

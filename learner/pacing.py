@@ -30,13 +30,15 @@ class PacingConfig:
             raise SettingsError(f"pacing needs replay_ratio > 0, batch_size >= 2 and max_owed_steps >= 1, got {self}")
 
 
+@dataclass
 class Pacing:
-    """The budget. owed: samples that may still be trained on; forgone: samples given up, because the machine was too slow."""
+    """The budget."""
 
-    def __init__(self, config: PacingConfig) -> None:
-        self.config = config
-        self.owed = 0.0
-        self.forgone = 0.0
+    config: PacingConfig
+    owed: float = 0.0
+    """Samples that may still be trained on."""
+    forgone: float = 0.0
+    """Samples given up, because the machine was too slow."""
 
     def received(self, pairs: int) -> None:
         """Add the samples of so many received pairs."""

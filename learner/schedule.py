@@ -1,6 +1,6 @@
 """The learning rate of a stream, which has no last epoch: it warms up, then stays constant.
 
-Weights to hand on come from a branch whose rate falls to 0 (Hu et al. 2024, MiniCPM, section 4).
+A cool-down, a branch whose rate falls to 0, gives better weights to export (Hu et al. 2024, MiniCPM, section 4).
 """
 
 from __future__ import annotations

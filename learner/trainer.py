@@ -112,9 +112,16 @@ class Trainer:
         gauges = {name: float(value) for name, value in outcome.gauges.items()}
         rolled_back = "" if is_refused else self._guarded(gauges)
         figures = float(losses.mean()), float(grad_norm), rate, float(priority.mean())
+        # The 0 is `received`: the learner counts pairs, and the trainer does not know them.
         report = StepReport(self.steps, self.samples, 0, *figures, gauges=gauges, rolled_back=rolled_back)
         own = slice(collectives.number() * len(batch), (collectives.number() + 1) * len(batch))
         return Step(report, is_refused, is_bad[own], priority[own])
+
+    def outcome(self, batch: Batch, generator: torch.Generator) -> Outcome:
+        """Return the losses of a batch, in the precision of the settings; nothing changes."""
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            outcome: Outcome = self.objective(batch, generator)
+        return outcome
 
     def _set_rate(self, factor: float) -> float:
         schedule, guard = self.config.schedule, self.guard
@@ -125,8 +132,7 @@ class Trainer:
 
     def _backward(self, batch: Batch) -> tuple[Outcome, Tensor]:
         """Compute the losses and the clipped gradient of the whole batch; nothing else changes."""
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            outcome = self.objective(batch, self.generator)
+        outcome = self.outcome(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
         torch.autograd.backward(outcome.losses.mean())
         collectives.average_([weight.grad for weight in self.objective.trained() if weight.grad is not None])

@@ -28,10 +28,10 @@ from benchmarks.regimes.train import (
     nightly,
     shuffled,
 )
+from buffer.index import Keys
 from learner.config import PRESETS, LearnerConfig
 from learner.loop import Learner, StepReport
 from learner.memory.memory import Draw
-from learner.memory.slots import Keys
 from learner.objectives.babyagent import BabyAgentConfig
 
 ROAD = Route(days=4, pairs_a_day=24, rooms_a_day=2, size=(32, 48), per_place=3)

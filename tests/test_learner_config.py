@@ -12,6 +12,7 @@ from learner.config import OBJECTIVES, PRESETS, LearnerConfig, differences
 from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.objectives.contract import Objective
 from learner.objectives.contrastive import Contrastive, ContrastiveConfig
 from learner.pacing import PacingConfig
 
@@ -62,9 +63,10 @@ def test_of_two_objectives_the_names_differ_and_what_both_have() -> None:
 
 
 def test_every_objective_is_found_by_its_name_and_builds_what_it_says() -> None:
-    for name, config in {"cpu": BabyAgent, "contrastive": Contrastive}.items():
+    objectives: dict[str, type[Objective]] = {"cpu": BabyAgent, "contrastive": Contrastive}
+    for name, kind in objectives.items():
         learner = Learner(PRESETS[name], torch.device("cpu"))
-        assert type(learner.objective) is config
+        assert type(learner.objective) is kind
         assert OBJECTIVES[PRESETS[name].objective.name] is type(PRESETS[name].objective)
 
 

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from learner.config import LearnerConfig
 from learner.errors import Collapsed, SettingsError
-from learner.guard import CollapseGuard, GuardConfig, sign
+from learner.guard import CollapseGuard, GuardConfig, sign_of_collapse
 from learner.loop import Learner, StepReport
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.pacing import PacingConfig
@@ -161,7 +161,7 @@ def test_the_doubt_is_what_signs_leave_over_and_a_collapse_is_doubt_that_reached
 def test_a_sign_is_a_target_or_an_answer_that_is_the_same_for_every_pair(
     gauges: dict[str, float], is_sign: bool
 ) -> None:
-    assert bool(sign(GuardConfig(), gauges)) is is_sign
+    assert bool(sign_of_collapse(GuardConfig(), gauges)) is is_sign
 
 
 def test_each_rollback_in_a_row_lowers_the_rate_until_it_is_forgiven() -> None:

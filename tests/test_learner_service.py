@@ -282,7 +282,7 @@ def test_a_rollback_is_in_the_lines_the_summary_and_the_report(tmp_path: Path) -
     config = replace(TINY, guard=GuardConfig(patience_steps=4))
     run = Run(tmp_path, make_pairs(12), [], learner=tiny_learner(config))
     learner = run.learner
-    learner.objective.gauges = lambda *_: {"teacher_information": torch.zeros(())}  # type: ignore[attr-defined]
+    learner.objective.gauges = lambda *_: {"teacher_information": torch.zeros(())}  # type: ignore[assignment]
     summary = run.run()
     assert summary["rollbacks"] == 1
     lines = run.directory.lines("steps")

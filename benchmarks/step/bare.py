@@ -19,13 +19,11 @@ Step = Callable[[], object]
 
 def bare_step(trainer: Trainer, batch: Batch) -> Tensor:
     """Views, forward, backward, optimiser and EMA: the least that a step of this objective is. Returns the mean loss."""
-    config, objective = trainer.config, trainer.objective
-    with torch.autocast(trainer.device.type, torch.bfloat16, enabled=config.precision == "bfloat16"):
-        outcome = objective(batch, trainer.generator)
-    loss = outcome.losses.mean()
+    objective = trainer.objective
+    loss = trainer.outcome(batch, trainer.generator).losses.mean()
     trainer.optimizer.zero_grad(set_to_none=True)
     torch.autograd.backward(loss)
-    torch.nn.utils.clip_grad_norm_(objective.trained(), config.schedule.clip_grad_norm)
+    torch.nn.utils.clip_grad_norm_(objective.trained(), trainer.config.schedule.clip_grad_norm)
     trainer.optimizer.step()
     objective.after_step()
     return loss.detach()

@@ -122,12 +122,7 @@ def average_(tensors: Sequence[Tensor]) -> None:
 
 def all_values(values: NDArray[Any]) -> NDArray[Any]:
     """Gather the values of all processes, any number [n] from each, in their order."""
-    if count() == 1:
-        return values
-    gathered: list[NDArray[Any]] = [values] * count()
-    with _lost_processes():
-        dist.all_gather_object(gathered, values)
-    return np.concatenate(gathered)
+    return np.concatenate(broadcast(gather(values)))
 
 
 def broadcast(value: _T) -> _T:

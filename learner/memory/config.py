@@ -18,7 +18,7 @@ class MemoryConfig:
     fresh_capacity: int = 512
     """Pairs that may wait for their first training step. Beyond it the oldest one is dropped without a step and counted."""
     canvas: tuple[int, int] = (288, 384)
-    """Height and width in pixels that images are squeezed onto; windows stay square on the scene all the same."""
+    """Height and width in pixels that images are squeezed onto; windows are square on the scene whatever the canvas."""
     loss_weight: float = 1.0
     """How much a high priority helps a pair to stay: 0 ignores it, below 0 prefers easy pairs."""
     half_life: float = math.inf
@@ -28,8 +28,8 @@ class MemoryConfig:
     uniform_floor: float = 0.25
     """Share of each draw that ignores the priority."""
     stalest_share: float = 0.05
-    """Share of each batch, to the nearest pair, for the pairs whose priority was measured longest ago. Of n pairs in memory
-    none has a score older than n / (share * batch) steps that left as much room beside the fresh pairs."""
+    """Share of each batch, to the nearest pair, for the pairs whose priority was measured longest ago. Where fresh pairs leave
+    room for them, the priority of none of n pairs in memory gets older than n / (share * batch) steps."""
 
     def check(self, shards: int) -> None:
         """Raise SettingsError where these settings cannot work in `shards` processes."""

@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from buffer.index import Keys
 from buffer.priority import PRIORITY_LIMIT
 from learner.memory.config import MemoryConfig
-from learner.memory.ranking import Floats, Pool, Ranking, alone, reservoir_for
-from learner.memory.slots import Keys, SlotNumbers, Slots
+from learner.memory.ranking import Floats, Pool, Ranking, reservoir_for
+from learner.memory.slots import SlotNumbers, Slots
 from learner.objectives.contract import Batch
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
@@ -52,7 +53,7 @@ class Memory:
         seed: int,
         shard: int = 0,
         shards: int = 1,
-        pool: Pool = alone,
+        pool: Pool | None = None,
         ranking: Ranking | None = None,
     ) -> None:
         config.check(shards)
@@ -160,9 +161,9 @@ class Memory:
             self.slots.put(key, pair, priority)
             if pair is None:
                 unreadable.add(key)
-        self._give_up(unreadable)
+        self._drop(unreadable)
 
-    def _give_up(self, unreadable: set[int]) -> None:
+    def _drop(self, unreadable: set[int]) -> None:
         """Forget the fresh ones of these pairs, and put the kept ones in quarantine."""
         fresh = unreadable.intersection(self._fresh)
         self._fresh = deque(key for key in self._fresh if key not in fresh)

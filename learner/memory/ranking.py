@@ -8,12 +8,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from buffer.index import Keys
 from buffer.priority import PriorityScale, Stubbornness
 from buffer.reservoir import Reservoir
 from buffer.validation import PHI_LIMIT
 from learner.memory.config import MemoryConfig
 
-Keys = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Pool = Callable[[Floats], Floats]
 
@@ -32,19 +32,14 @@ def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: in
     )
 
 
-def alone(values: Floats) -> Floats:
-    """Return the values as they are: there is one shard."""
-    return values
-
-
 class Ranking:
     """The reservoir with its priorities, and the kept pairs in quarantine, which are never drawn again.
 
-    pool: returns the values of all shards, in their order, for the values of this one: all shards score in step, and
-    standardise their priorities against the distribution of all.
+    pool: returns the values of all shards, in their order, for the values of this one; None where there is one shard. All
+    shards score in step, and standardise their priorities against the distribution of all.
     """
 
-    def __init__(self, reservoir: Reservoir, *, stubborn: Stubbornness | None = None, pool: Pool = alone) -> None:
+    def __init__(self, reservoir: Reservoir, *, stubborn: Stubbornness | None = None, pool: Pool | None = None) -> None:
         self.reservoir = reservoir
         self.scale = PriorityScale()
         self.stubborn = Stubbornness() if stubborn is None else stubborn
@@ -71,19 +66,16 @@ class Ranking:
 
     def score(self, keys: Keys, priority: Floats, is_fresh: NDArray[np.bool_]) -> Keys:
         """Score distinct trained pairs, all [k], and offer the fresh ones to the reservoir. Returns the keys that leave."""
-        self.scale.observe(self._pool(priority))
+        self.scale.observe(self._pool(priority) if self._pool else priority)
         phi = self.stubborn.damped(keys, priority, self.scale.phi(priority))
-        self._rescore(keys[~is_fresh], phi[~is_fresh])
+        known = keys[~is_fresh]
+        aged = self.scale.aged(self.reservoir.phi(known), self.reservoir.ages(known))
+        self.reservoir.update(known, (phi[~is_fresh] + aged) / 2)  # the mean with the last phi, because crops are noisy
         offer = self.reservoir.offer(keys[is_fresh], phi[is_fresh])
         gone = np.concatenate([keys[is_fresh][~offer.kept], offer.evicted])
         self.stubborn.forget(gone)
         self.quarantine.difference_update(gone.tolist())
         return gone
-
-    def _rescore(self, keys: Keys, phi: Floats) -> None:
-        """The new phi is the mean of the one measured now and the aged last one, because crops are noisy."""
-        before = self.scale.aged(self.reservoir.phi(keys), self.reservoir.ages(keys))
-        self.reservoir.update(keys, (phi + before) / 2)
 
     def put_in_quarantine(self, keys: Iterable[int]) -> None:
         """Never draw these kept pairs again, and let them leave as soon as others come."""

@@ -10,13 +10,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from buffer.index import Keys
 from learner.errors import SettingsError
 from learner.objectives.contract import Batch
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
     from stream.pair import StereoPair
 
-Keys = NDArray[np.int64]
 SlotNumbers = NDArray[np.intp]
 
 

@@ -86,15 +86,14 @@ class Encoder(nn.Module):
     def _last_weights(self, normalised: Tensor) -> Tensor:
         """Return the output of the softmax in the attention of the last block: [B, heads, tokens, tokens]."""
         layer = self.backbone.blocks[-1].attn
-        hook = layer.attn_drop.register_forward_hook(_stop_with_weights)
         fused, layer.fused_attn = layer.fused_attn, False
         try:
-            self.backbone.forward_features(normalised)
+            with layer.attn_drop.register_forward_hook(_stop_with_weights):
+                self.backbone.forward_features(normalised)
         except _Seen as seen:
             return seen.weights
         finally:
             layer.fused_attn = fused
-            hook.remove()
         raise AssertionError("the attention of the last block was not computed")
 
 
@@ -116,9 +115,7 @@ def create_backbone(config: EncoderConfig) -> Any:
     """
     known = timm.list_models()
     if config.backbone.split(".")[0] not in known:
-        longer = [
-            name for name in known if name.startswith(config.backbone)
-        ]  # a name cut short is the most likely mistake
+        longer = [name for name in known if name.startswith(config.backbone)]  # a name cut short is likely
         near = longer[:3] or difflib.get_close_matches(config.backbone, known, n=3)
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models('vit*') names some"
         raise SettingsError(f"timm knows no backbone {config.backbone!r}{hint}")
@@ -129,13 +126,9 @@ def create_backbone(config: EncoderConfig) -> Any:
             f"backbone {config.backbone!r} cannot be built with {config.timm_arguments()}: it must be a vision transformer "
             f"that takes images of any size ({' '.join(str(error).split())})"
         ) from error
-    last = getattr(backbone, "blocks", [None])[-1]
-    layer = getattr(last, "attn", None)
-    if (
-        getattr(backbone, "cls_token", None) is None
-        or not hasattr(layer, "attn_drop")
-        or not hasattr(layer, "fused_attn")
-    ):
+    layer = getattr(getattr(backbone, "blocks", [None])[-1], "attn", None)
+    is_readable = hasattr(layer, "attn_drop") and hasattr(layer, "fused_attn")
+    if getattr(backbone, "cls_token", None) is None or not is_readable:
         raise SettingsError(
             f"backbone {config.backbone!r} has no [CLS] token with attention in its last block, which the crops are guided by; "
             "take a vision transformer such as deit_small_patch16_224"

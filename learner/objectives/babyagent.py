@@ -57,13 +57,12 @@ class BabyAgentConfig(GuidedConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        repel_each_other = self.repelled_by == "crops" and self.repulsion != 0
         temperatures = (self.student_temperature, self.teacher_temperature, self.repulsion_temperature)
         require(
             {
                 "repelled_by must be crops or pairs": self.repelled_by in ("crops", "pairs"),
-                "crops must be at least 2 to repel each other": self.crops >= 2
-                or self.repelled_by != "crops"
-                or not self.repulsion,
+                "crops must be at least 2 to repel each other": self.crops >= 2 or not repel_each_other,
                 "repulsion must be at least 0": self.repulsion >= 0,
                 "temperatures must be above 0": all(temperature > 0 for temperature in temperatures),
                 "widths must be at least 1": min(self.hidden, self.bottleneck) >= 1,
@@ -132,8 +131,8 @@ class BabyAgent(Guided):
         with torch.no_grad():
             # Centring is over the whole batch, of which this process has a part.
             teacher_logits = collectives.all_rows(self.teacher(view.teacher_view)[1])
-            everyones_target = self.target(teacher_logits)
-            target = collectives.own_rows(everyones_target)
+            targets = self.target(teacher_logits)
+            target = collectives.own_rows(targets)
             self._seen_mean = teacher_logits.mean(0)
         projection, logits = self.student(view.student_views.flatten(0, 1))
         log_student = F.log_softmax(logits / self.config.student_temperature, -1).view(count, crops, -1)
@@ -145,15 +144,15 @@ class BabyAgent(Guided):
         if self.config.repulsion:
             losses = losses + self.config.repulsion * self._repulsion(projection, cosines)
         kl = (cross_entropy.mean(1) - entropy).detach().clamp_min(0)  # rounding may bring it below 0
-        return Outcome(losses, kl, self.gauges(everyones_target, entropy, kl, cosines.detach()))
+        return Outcome(losses, kl, self.gauges(targets, entropy, kl, cosines.detach()))
 
     def _repulsion(self, projections: Tensor, cosines: Tensor) -> Tensor:
         """Return the second term, [B], from projections [B, N, D] and the cosines in each pair [B, N, N]."""
         if self.config.repelled_by == "crops":
             return repulsion(cosines, self.config.repulsion_temperature)
-        everyones = collectives.all_rows(projections.detach())
-        own = collectives.own_rows(torch.arange(len(everyones), device=everyones.device))
-        return repulsion_from_others(projections, everyones, own, self.config.repulsion_temperature)
+        all_projections = collectives.all_rows(projections.detach())
+        own = collectives.own_rows(torch.arange(len(all_projections), device=all_projections.device))
+        return repulsion_from_others(projections, all_projections, own, self.config.repulsion_temperature)
 
     def target(self, logits: Tensor) -> Tensor:
         """Return P_p, [B, K], the centred and sharpened logits [B, K] of the teacher; each row sums to 1."""
@@ -176,7 +175,7 @@ class BabyAgent(Guided):
         target: [B, K]; entropy, kl: [B]; cosines: [B, N, N].
         """
         spread = torch.special.entr(target.mean(0)).sum()
-        information, most = spread - entropy.mean(), math.log(max(2, min(target.shape)))
+        information, largest = spread - entropy.mean(), math.log(max(2, min(target.shape)))
         count = cosines.shape[-1]
         off_diagonal = (cosines.sum((-2, -1)) - count) / max(count * (count - 1), 1)
         return {
@@ -184,8 +183,8 @@ class BabyAgent(Guided):
             "teacher_entropy": entropy.mean(),
             "prototypes_in_use": spread.exp(),
             "crop_cosine": off_diagonal.mean(),
-            "teacher_information": information / most,
-            "student_information": (information - kl.mean()) / most,
+            "teacher_information": information / largest,
+            "student_information": (information - kl.mean()) / largest,
         }
 
 
@@ -201,19 +200,19 @@ def repulsion(cosines: Tensor, temperature: float) -> Tensor:
     return (cosines / temperature).masked_fill(itself, -torch.inf).logsumexp(-1).sum(-1)
 
 
-def repulsion_from_others(projections: Tensor, everyones: Tensor, own: Tensor, temperature: float) -> Tensor:
+def repulsion_from_others(projections: Tensor, all_projections: Tensor, own: Tensor, temperature: float) -> Tensor:
     """Return sum_i log sum_{j of another pair} exp(cos(z_i, z_j) / temperature): [B].
 
-    projections: [B, N, D] of this process. everyones: [M, N, D] of all. own: int [B], the position of each pair in `everyones`.
+    projections: [B, N, D] of this process. all_projections: [M, N, D] of all. own: int [B], the position of each pair among all.
     This is what InfoNCE lowers beside the cosine with the own key (van den Oord et al. 2018, equation 4; Wang and Isola 2020,
     uniformity). The others have no gradient, so that several processes give the same as one. Projections that are not finite
     are left out, so that a bad pair spoils its own loss only.
     """
-    others = everyones.flatten(0, 1)
+    others = all_projections.flatten(0, 1)
     broken = ~others.isfinite().all(-1)
     with torch.autocast(projections.device.type, enabled=False):
         cosines = projections @ others.nan_to_num(0.0, 0.0, 0.0).T
-    mine = F.one_hot(own, len(everyones)).bool().repeat_interleave(everyones.shape[1], 1)
+    mine = F.one_hot(own, len(all_projections)).bool().repeat_interleave(all_projections.shape[1], 1)
     return (cosines / temperature).masked_fill((mine | broken)[:, None], -torch.inf).logsumexp(-1).sum(-1)
 
 

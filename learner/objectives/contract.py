@@ -1,7 +1,7 @@
 """The contract of an objective: it maps a batch to a loss and a priority for each pair.
 
 Views, projector, teacher, centre, queue and decoder belong to the objective, which is one file in `learner/objectives/`; the
-trainer knows only this contract. An objective is an `nn.Module`, so that `state_dict()` holds its whole state.
+trainer knows only this contract.
 """
 
 from __future__ import annotations
@@ -9,9 +9,8 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, NamedTuple, Protocol, Self
+from typing import ClassVar, NamedTuple
 
-import torch
 from torch import Generator, Tensor, nn
 
 from learner.networks.encoder import Encoder, EncoderConfig
@@ -67,38 +66,31 @@ class Meaning(NamedTuple):
     text: str
 
 
-class Objective(Protocol):
-    """A self-supervised objective with its networks and its state."""
+class Objective(nn.Module, ABC):
+    """A self-supervised objective with its networks; `state_dict()` holds all that the next loss depends on."""
 
     meanings: ClassVar[Mapping[str, Meaning]]
     """The meaning of each gauge in its outcomes."""
 
-    def __call__(self, batch: Batch, generator: Generator) -> Outcome:
-        """Return the losses of one batch; all randomness of its views comes from `generator`."""
+    @abstractmethod
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        """Return losses and priority of each pair; all randomness of the views comes from `generator`."""
 
+    @abstractmethod
     def trained(self) -> Iterable[nn.Parameter]:
         """Return the parameters that the optimiser may change."""
 
+    @abstractmethod
     def after_step(self) -> None:
         """Move teacher, centre or queue; called once after each step of the optimiser."""
 
+    @abstractmethod
     def encoders(self) -> dict[str, Encoder]:
         """Return the encoders to probe and to export, by name."""
 
+    @abstractmethod
     def look(self, batch: Batch, generator: Generator) -> Look:
         """Return the views of a batch, without training on them."""
-
-    def named_modules(self) -> Iterable[tuple[str, nn.Module]]:
-        """Return each part by its prefix in `state_dict`; inherited from `nn.Module`."""
-
-    def to(self, device: torch.device) -> Self:
-        """Move networks and state to a compute device; inherited from `nn.Module`."""
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the networks and all else that the next loss depends on; inherited from `nn.Module`."""
-
-    def load_state_dict(self, state_dict: Mapping[str, Any]) -> Any:
-        """Continue from `state_dict()`."""
 
 
 class ObjectiveConfig(ABC):

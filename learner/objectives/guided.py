@@ -8,9 +8,8 @@ location of the right image** for the student. Each objective decides what stude
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -18,7 +17,7 @@ from torch import Generator, Tensor, nn
 
 from learner.errors import SettingsError
 from learner.networks.encoder import Encoder
-from learner.objectives.contract import Batch, Look, ObjectiveConfig, Outcome
+from learner.objectives.contract import Batch, Look, Objective, ObjectiveConfig
 from learner.views.augment import STUDENT_AUGMENTATION, TEACHER_AUGMENTATION, Augmentation, augment
 from learner.views.crops import crop, fit_gaussian, focus_window, shrink, to_rgb, windows_inside
 
@@ -43,8 +42,8 @@ class GuidedConfig(ObjectiveConfig):
     """Side of a student's crop, as a share of the focused crop's."""
     teacher_momentum: float = 0.996
     """alpha: teacher <- alpha * teacher + (1 - alpha) * student after each step."""
-    teacher_augmentation: Augmentation = field(default_factory=lambda: TEACHER_AUGMENTATION)
-    student_augmentation: Augmentation = field(default_factory=lambda: STUDENT_AUGMENTATION)
+    teacher_augmentation: Augmentation = TEACHER_AUGMENTATION
+    student_augmentation: Augmentation = STUDENT_AUGMENTATION
 
     def __post_init__(self) -> None:
         low, high = self.student_scale
@@ -88,7 +87,7 @@ class Network(nn.Module):
             return self.projector(features.float())
 
 
-class Guided(nn.Module):
+class Guided(Objective):
     """Student, EMA teacher and their views; a subclass defines the losses."""
 
     config: GuidedConfig
@@ -105,16 +104,12 @@ class Guided(nn.Module):
                     f"objective: {name} {getattr(config, name)} must be a multiple of the patch size {patch}"
                 )
 
-    @abstractmethod
-    def forward(self, batch: Batch, generator: Generator) -> Outcome:
-        """Return losses and priority of each pair."""
-
     @torch.no_grad()
     def after_step(self) -> None:
         """theta_p <- alpha theta_p + (1 - alpha) theta_m."""
-        past: list[Tensor] = list(self.teacher.parameters())
-        present: list[Tensor] = list(self.student.parameters())
-        torch._foreach_lerp_(past, present, 1 - self.config.teacher_momentum)
+        teacher: list[Tensor] = list(self.teacher.parameters())
+        student: list[Tensor] = list(self.student.parameters())
+        torch._foreach_lerp_(teacher, student, 1 - self.config.teacher_momentum)
 
     def trained(self) -> Iterable[nn.Parameter]:
         """Return the weights of the student; the teacher follows it."""

@@ -67,9 +67,8 @@ def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor
 
     rgb = torch.where(chance(settings.flip), rgb.flip(-1), rgb)
     rgb = _jitter(rgb, settings, chance(settings.jitter), factor)
-    rgb = _coloured(
-        rgb, torch.where(chance(settings.grey).view(-1, 1, 1), _grey_matrix(rgb.device), _identity(rgb.device))
-    )
+    is_grey = chance(settings.grey).view(-1, 1, 1)
+    rgb = _coloured(rgb, torch.where(is_grey, _grey_matrix(rgb.device), _identity(rgb.device)))
     if settings.blur:
         is_blurred, sigma = chance(settings.blur).flatten(), factor(0.1, 2.0).flatten() * rgb.shape[-1] / 224
         rgb = blur(rgb, torch.where(is_blurred, sigma, 0.0))

@@ -46,9 +46,8 @@ def fit_gaussian(maps: Tensor) -> tuple[Tensor, Tensor]:
 def focus_window(mean: Tensor, std: Tensor, aspect: Tensor, *, sigmas: float, smallest: float) -> Tensor:
     """Return the window around the attention: [B, 4], square on the scene and wholly inside the image.
 
-    mean, std: [B, 2]; aspect: [B]. Its half side is `sigmas` standard deviations (the root mean square of both axes, in image
-    heights), at least half of
-    `smallest` and at most half of the image's shorter side; near a border it is moved inside and not cut.
+    mean, std: [B, 2]; aspect: [B]. Its half side is `sigmas` standard deviations (the root mean square of both axes), at least
+    half of `smallest` and at most half of the image's shorter side. Near a border it is moved inside and not cut.
     """
     in_heights = torch.stack([std[:, 0] * aspect, std[:, 1]], -1)
     half = sigmas * in_heights.square().mean(-1).sqrt()
