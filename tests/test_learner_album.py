@@ -9,7 +9,8 @@ from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner
 from learner.memory import pictures
-from learner.report.album import WIDEST, make_album
+from learner.report.album import make_album
+from learner.report.pictures import WIDEST
 from stream.codec import decode
 
 

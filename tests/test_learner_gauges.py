@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from learner.probes.spectrum import alpha_req, entropy, mean_cosine, prototypes_in_use, rankme
+from learner.probes.spectrum import alpha_req, rankme
 
 
 def generator(seed: int) -> torch.Generator:
@@ -68,32 +68,3 @@ def test_a_spectrum_of_too_few_ranks_has_no_exponent() -> None:
     assert math.isnan(alpha_req(torch.ones(20, 8)))
     assert math.isnan(alpha_req(with_spectrum(torch.tensor([1.0, 0.5, 0.2, 0.0, 0.0]))))
     assert math.isnan(alpha_req(torch.randn(3, 64, generator=generator(0))))
-
-
-def test_entropy_is_zero_for_certainty_and_ln_k_for_uniform() -> None:
-    rows = torch.tensor([[1.0, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]])
-    assert entropy(rows).tolist() == pytest.approx([0, math.log(4), math.log(2)])
-
-
-@pytest.mark.parametrize("used", [1, 3, 16])
-def test_prototypes_in_use_counts_those_that_share_the_assignments(used: int) -> None:
-    assignments = torch.nn.functional.one_hot(torch.arange(48) % used, 16).double()
-    assert prototypes_in_use(assignments) == pytest.approx(used)
-
-
-def test_the_mean_cosine_is_one_for_a_point_and_known_for_a_simplex() -> None:
-    assert mean_cosine(torch.ones(9, 3)) == pytest.approx(1)
-    assert mean_cosine(torch.eye(5)) == pytest.approx(0, abs=1e-12)
-    assert mean_cosine(torch.eye(5) - 1 / 5) == pytest.approx(-1 / 4)
-
-
-@settings(max_examples=30)
-@given(counts=st.lists(st.integers(1, 4), min_size=8, max_size=8), seed=st.integers(0, 99))
-def test_a_weight_counts_a_sample_as_often_as_repeating_it(counts: list[int], seed: int) -> None:
-    rows = torch.rand(8, 6, generator=generator(seed))
-    repeats = torch.tensor(counts)
-    repeated = rows.repeat_interleave(repeats, dim=0)
-    assert rankme(rows, repeats) == pytest.approx(rankme(repeated))
-    assert alpha_req(rows, repeats) == pytest.approx(alpha_req(repeated), rel=1e-6)
-    shares, repeated_shares = (x / x.sum(1, keepdim=True) for x in (rows, repeated))
-    assert prototypes_in_use(shares, repeats) == pytest.approx(prototypes_in_use(repeated_shares))

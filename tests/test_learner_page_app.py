@@ -16,10 +16,10 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from learner.errors import SettingsError
-from learner.page import health, metrics
+from learner.page import monitoring
 from learner.page.access import Access, access_for
 from learner.page.app import COOKIE, app_for
-from learner.page.health import HUNG_S, Pulse
+from learner.page.monitoring import HUNG_S, Pulse
 from learner.page.server import served
 
 TOKEN = "correct-horse-battery-staple"
@@ -44,13 +44,13 @@ def serving(routes: Sequence[BaseRoute], token: str | None = None) -> Iterator[i
 
 @pytest.fixture(scope="module")
 def open_port() -> Iterator[int]:
-    with serving(health.routes(Pulse(lambda: 0.0))) as port:
+    with serving(monitoring.routes(Pulse(lambda: 0.0), CollectorRegistry())) as port:
         yield port
 
 
 @pytest.fixture(scope="module")
 def guarded_port() -> Iterator[int]:
-    with serving(health.routes(Pulse(lambda: 0.0)), TOKEN) as port:
+    with serving(monitoring.routes(Pulse(lambda: 0.0), CollectorRegistry()), TOKEN) as port:
         yield port
 
 
@@ -136,7 +136,7 @@ def test_the_loop_is_ready_once_it_goes_round_and_hangs_after_too_long_a_silence
     def asked(port: int) -> tuple[int, int]:
         return get(port, "/healthz").status, get(port, "/readyz").status
 
-    with serving(health.routes(pulse)) as port:
+    with serving(monitoring.routes(pulse, CollectorRegistry())) as port:
         assert asked(port) == (200, 503)
         pulse.beat()
         assert asked(port) == (200, 200)
@@ -163,7 +163,7 @@ def test_metrics_are_told_anew_each_time_and_one_that_breaks_is_an_error_for_who
     registry, fragile = CollectorRegistry(), Fragile()
     count = Counter("steps", "Steps.", registry=registry)
     registry.register(fragile)
-    with serving(metrics.routes(registry)) as port:
+    with serving(monitoring.routes(Pulse(lambda: 0.0), registry)) as port:
         assert "steps_total 0.0" in get(port, "/metrics").text
         count.inc()
         answer = get(port, "/metrics")

@@ -19,37 +19,47 @@ from stream.fsync import replace_file
 FINITE = st.floats(-1e12, 1e12)
 
 
-def read(tail: Tail) -> list[object]:
-    return [None if line is None else line["step"] for line in tail.lines()]
+class Steps:
+    """The steps of a file, None where its reading began again."""
+
+    def __init__(self, path: Path) -> None:
+        self._read: list[object] = []
+        self._tail = Tail(path, lambda: self._read.append(None))
+
+    def new(self) -> list[object]:
+        self._read.clear()
+        for line in self._tail.lines():
+            self._read.append(line["step"])
+        return self._read
 
 
 def test_each_line_is_given_once_and_one_without_its_end_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
-    tail = Tail(path)
-    assert read(tail) == []
+    steps = Steps(path)
+    assert steps.new() == []
     path.write_bytes(b'{"step": 1}\n{"st')
-    assert read(tail) == [None, 1]
-    assert read(tail) == []
+    assert steps.new() == [None, 1]
+    assert steps.new() == []
     with path.open("ab") as file:
         file.write(b'ep": 2}\n{"step": 3}\n')
-    assert read(tail) == [2, 3]
+    assert steps.new() == [2, 3]
 
 
 def test_a_file_that_was_replaced_or_cut_is_read_from_its_beginning(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
-    tail = Tail(path)
-    assert read(tail) == [None, 1, 2]
+    steps = Steps(path)
+    assert steps.new() == [None, 1, 2]
     replace_file(path, b'{"step": 1}\n{"step": 9}\n{"step": 10}\n')
-    assert read(tail) == [None, 1, 9, 10]
+    assert steps.new() == [None, 1, 9, 10]
     path.write_bytes(b'{"step": 7}\n')
-    assert read(tail) == [None, 7]
+    assert steps.new() == [None, 7]
 
 
 def test_a_damaged_line_is_left_out(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_bytes(b'{"step": 1}\nnot json\n[1]\n\xff\n{"step": 2}\n')
-    assert read(Tail(path)) == [None, 1, 2]
+    assert Steps(path).new() == [None, 1, 2]
 
 
 def test_a_long_file_is_read_whole_in_parts(tmp_path: Path) -> None:
@@ -57,13 +67,13 @@ def test_a_long_file_is_read_whole_in_parts(tmp_path: Path) -> None:
     filling = "x" * 1000
     count = 3 * CHUNK_BYTES // len(filling)
     path.write_text("".join(json.dumps({"step": step, "filling": filling}) + "\n" for step in range(count)))
-    assert read(Tail(path)) == [None, *range(count)]
+    assert Steps(path).new() == [None, *range(count)]
 
 
 def test_a_line_longer_than_a_part_ends_the_reading_and_does_not_hang(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     path.write_bytes(b'{"step": 1}\n' + b"x" * (2 * CHUNK_BYTES) + b'\n{"step": 2}\n')
-    assert read(Tail(path)) == [None, 1]
+    assert Steps(path).new() == [None, 1]
 
 
 def test_a_column_takes_finite_numbers_only() -> None:

@@ -102,18 +102,20 @@ def test_a_snapshot_shows_the_ends_of_memory_and_never_changes(learner: Learner,
     assert snapshot is not None
     rows = snapshot.rows
     assert rows.keys() == {"highest", "lowest", "newest", "oldest"}
-    assert {row.left.shape for row in rows.values()} == {(ROW_PAIRS, *CANVAS, 3)}
-    assert (
-        list(rows["newest"].captured_ns) == sorted(snapshot.kept.tolist(), reverse=True)[:ROW_PAIRS]
-    )  # each pair's own number
-    assert list(rows["oldest"].captured_ns) == sorted(snapshot.kept.tolist())[:ROW_PAIRS]
-    assert list(rows["highest"].priority) == sorted(rows["highest"].priority, reverse=True)
-    assert min(rows["highest"].priority) >= max(rows["lowest"].priority)
-    assert np.array_equal(rows["oldest"].left[0], decode(make_pair(rows["oldest"].captured_ns[0])).left)
-    before = [row.left.copy() for row in rows.values()], copy.deepcopy(snapshot.views)
+    assert {len(row) for row in rows.values()} == {ROW_PAIRS}
+    assert {pair.left.shape for row in rows.values() for pair in row} == {(*CANVAS, 3)}
+    kept = snapshot.kept.tolist()  # the number of each pair is its capture time too
+    assert [pair.captured_ns for pair in rows["newest"]] == sorted(kept, reverse=True)[:ROW_PAIRS]
+    assert [pair.captured_ns for pair in rows["oldest"]] == sorted(kept)[:ROW_PAIRS]
+    highest, lowest = ([pair.priority for pair in rows[name]] for name in ("highest", "lowest"))
+    assert highest == sorted(highest, reverse=True)
+    assert min(highest) >= max(lowest)
+    assert np.array_equal(rows["oldest"][0].left, decode(make_pair(rows["oldest"][0].captured_ns)).left)
+    before = copy.deepcopy(rows), copy.deepcopy(snapshot.views)
     trained(learner, make_pairs(40, first=22))
     learner.memory.slots.left.fill_(0)
-    assert all(np.array_equal(row.left, was) for row, was in zip(rows.values(), before[0], strict=True))
+    for name, row in rows.items():
+        assert all(np.array_equal(pair.left, was.left) for pair, was in zip(row, before[0][name], strict=True))
     for look, was in zip(snapshot.views, before[1], strict=True):
         assert all(np.array_equal(look[name], was[name]) for name in was)
 
@@ -142,7 +144,7 @@ def test_a_learner_that_received_nothing_can_be_watched(clock: Clock) -> None:
     live.observe(WAITING)
     assert live.snapshot is not None
     assert live.snapshot.views == ()
-    assert [len(row.left) for row in live.snapshot.rows.values()] == [0, 0, 0, 0]
+    assert list(live.snapshot.rows.values()) == [[], [], [], []]
 
 
 def test_the_weights_are_the_same_bit_for_bit_with_and_without_somebody_watching(clock: Clock) -> None:

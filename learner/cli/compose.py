@@ -28,8 +28,7 @@ from learner.errors import SettingsError
 from learner.footprint import free_bytes, require_room
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
-from learner.page import health, view, weights
-from learner.page import metrics as exposition
+from learner.page import monitoring, view, weights
 from learner.page.access import access_for
 from learner.page.app import app_for
 from learner.page.live import Live
@@ -145,8 +144,7 @@ def _run(service: Service, learner: Learner) -> Summary:
 def _routes(run_dir: Path, live: Live, metrics: LearnerMetrics) -> list[BaseRoute]:
     return [
         *view.routes(live, run_dir),
-        *exposition.routes(metrics.registry),
-        *health.routes(live.pulse),
+        *monitoring.routes(live.pulse, metrics.registry),
         *weights.routes(run_dir / EXPORT),
     ]
 

@@ -88,14 +88,10 @@ def _export(settings: ExportSettings) -> list[dict[str, Any]]:
         if size % encoder.patch_size:
             raise SettingsError(f"--size must be a multiple of the patch size {encoder.patch_size}, got {size}")
         target = path.with_suffix(".onnx")
-        difference = export_onnx(encoder, target, images, weights_sha256=_sha256(path))
+        sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+        difference = export_onnx(encoder, target, images, weights_sha256=sha256)
         exported.append({"path": str(target), "size": size, "difference": difference})
     return exported
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 COMMAND = Command(run=run, settings=ExportSettings, description=DESCRIPTION)

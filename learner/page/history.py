@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import msgspec
@@ -16,14 +16,18 @@ CHUNK_BYTES = 1 << 20
 
 
 class Tail:
-    """Gives each object of a .jsonl file once. Where the file was replaced it begins again; a line without its end waits."""
+    """Reads each object of a .jsonl file once. A file that was replaced is read from its beginning.
 
-    def __init__(self, path: Path) -> None:
+    restart: called before a file is read from its beginning, so that the caller forgets the earlier lines.
+    """
+
+    def __init__(self, path: Path, restart: Callable[[], None]) -> None:
         self._path = path
+        self._restart = restart
         self._position = 0, 0  # inode, bytes read
 
-    def lines(self) -> Iterator[dict[str, object] | None]:
-        """Return the new lines since the last call, after a None where it began again. A damaged line is left out."""
+    def lines(self) -> Iterator[dict[str, object]]:
+        """Yield the lines since the last call. A damaged line is left out, and one without its end comes with a later call."""
         try:
             file = self._path.open("rb")
         except FileNotFoundError:
@@ -33,7 +37,7 @@ class Tail:
             status = os.fstat(file.fileno())
             if status.st_ino != inode or status.st_size < done:
                 done = 0
-                yield None
+                self._restart()
             file.seek(done)
             while whole := _whole_lines(file.read(CHUNK_BYTES)):
                 done += len(whole)

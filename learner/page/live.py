@@ -11,15 +11,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
 from learner.distributed import collectives
 from learner.loop import Learner, StepReport, Waiting
 from learner.memory import pictures
-from learner.page.health import Pulse
+from learner.memory.slots import Slots
+from learner.page.monitoring import Pulse
 from learner.report.album import views_of
 from learner.runs.reading import Album
+from stream.image import Image
 from stream.pair import EncodedPair
 from stream.stats import SourceStats
 
@@ -40,15 +41,15 @@ log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ReservoirRow:
-    """Some pairs of the reservoir. left: uint8 [n, H, W, 3] BGR, on the canvas of memory; the other fields have n entries."""
+class ReservoirPair:
+    """A pair of the reservoir. left: uint8 [H, W, 3] BGR, on the canvas of memory."""
 
-    left: NDArray[np.uint8]
-    aspect: tuple[float, ...]
+    left: Image
+    aspect: float
     """Width / height before squeezing."""
-    priority: tuple[float, ...]
-    device: tuple[str, ...]
-    captured_ns: tuple[int, ...]
+    priority: float
+    device: str
+    captured_ns: int
     """Nanoseconds since 1970 by the device's clock."""
 
 
@@ -60,7 +61,7 @@ class Snapshot:
     step: int
     views: tuple[Album, ...]
     """The views of one pair each (`learner.report.album.views_of`): pairs of two devices may differ in aspect."""
-    rows: dict[str, ReservoirRow]
+    rows: dict[str, list[ReservoirPair]]
     """Keys: highest, lowest, newest, oldest."""
     kept: NDArray[np.int64]
     """Arrival numbers of the pairs in the reservoir."""
@@ -79,24 +80,16 @@ def copy_snapshot(learner: Learner, number: int) -> Snapshot:
         number=number,
         step=learner.steps,
         views=tuple(views_of(learner, slots) for slots in pictures.over_time(memory, VIEWED_PAIRS).reshape(-1, 1)),
-        rows={name: _row(learner, chosen) for name, chosen in slots.items()},
+        rows={name: [_copy_pair(memory.slots, slot) for slot in chosen] for name, chosen in slots.items()},
         kept=memory.ranking.reservoir.keys(),
         arrived=memory.arrived,
         processes=collectives.count(),
     )
 
 
-def _row(learner: Learner, slots: NDArray[np.intp]) -> ReservoirRow:
-    memory = learner.memory.slots
-    known = [memory.captured[slot] for slot in slots]
-    index = torch.from_numpy(slots.copy())  # torch takes no array that runs backwards
-    return ReservoirRow(
-        left=memory.left[index].numpy(),  # a copy, since indexed by a tensor
-        aspect=tuple(memory.aspect[index].tolist()),
-        priority=tuple(memory.priority[slots].tolist()),
-        device=tuple(device for device, _ in known),
-        captured_ns=tuple(time_ns for _, time_ns in known),
-    )
+def _copy_pair(slots: Slots, slot: int) -> ReservoirPair:
+    left = slots.left[slot].numpy().copy()
+    return ReservoirPair(left, float(slots.aspect[slot]), float(slots.priority[slot]), *slots.captured[slot])
 
 
 class Live:

@@ -9,25 +9,22 @@ import hashlib
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from functools import lru_cache
 from html import escape
 from pathlib import Path
 
-import cv2
 import numpy as np
 
 from learner.page.history import Column, Tail
 from learner.page.live import MAX_DEVICES as LIVE_DEVICES
-from learner.page.live import Live, ReservoirRow, Snapshot
+from learner.page.live import Live, ReservoirPair, Snapshot
 from learner.page.sparklines import curve, encoder_curves
-from learner.report.html import grid, missing, number, number_tiles
+from learner.report.html import format_time, grid, legend, missing, number, number_tiles
 from learner.report.panels import VIEWS_NOTE, view_panels
-from learner.report.pictures import photo
+from learner.report.pictures import photo, shrink
 from learner.runs.titles import ACCURACIES, CURVES
 from stream.codec import decode
 from stream.errors import MalformedMessage
-from stream.image import Image
 from stream.pair import EncodedPair
 from stream.stats import DeviceStats
 
@@ -55,7 +52,7 @@ class Section:
     title: str
     note: str
     depends_on: Callable[[], Hashable]
-    """While it returns an equal value, the markup stays the same."""
+    """While it returns an equal value, the markup stays the same; `object`, which returns no value twice, draws it each time."""
     draw: Callable[[], str]
 
 
@@ -85,13 +82,20 @@ class SectionCache:
 def sections_of(live: Live, run: Path) -> list[Section]:
     """Return all sections of the page in their order. run: the run directory, which may not exist yet."""
     curves = _Curves(run)
+
+    def snapshot_number() -> int:
+        return live.snapshot.number if live.snapshot else 0
+
+    def curves_period() -> float:
+        return live.clock() // CURVES_EVERY_S
+
     return [
-        Section("now", "", "", _always(), lambda: _now(live)),
-        Section("devices", "Devices", _DEVICES, _always(), lambda: _devices(live)),
-        Section("views", "Where the teacher looks", VIEWS_NOTE, lambda: _number(live), lambda: _views(live)),
-        Section("memory", "What the reservoir holds", _MEMORY, lambda: _number(live), lambda: _memory(live)),
-        Section("curves", "Training", _CURVES, _each(CURVES_EVERY_S, live), curves.steps),
-        Section("probes", "Probes", _PROBES, _each(CURVES_EVERY_S, live), curves.probes),
+        Section("now", "", "", object, lambda: _now(live)),
+        Section("devices", "Devices", _DEVICES, object, lambda: _devices(live)),
+        Section("views", "Where the teacher looks", VIEWS_NOTE, snapshot_number, lambda: _views(live)),
+        Section("memory", "What the reservoir holds", _MEMORY, snapshot_number, lambda: _memory(live)),
+        Section("curves", "Training", _CURVES, curves_period, curves.steps),
+        Section("probes", "Probes", _PROBES, curves_period, curves.probes),
     ]
 
 
@@ -107,21 +111,9 @@ _NO_PICTURES = (
 _CURVES = "Each curve is the mean over some steps, in a band from their lowest to their highest value."
 _PROBES = (
     "Accuracy on labelled images that are never trained on. The dashed line is the value at the start."
-    '<span class="legend" style="color:var(--student)">student</span>'
-    '<span class="legend" style="color:var(--teacher)">teacher</span>'
+    + legend("student", "student")
+    + legend("teacher", "teacher")
 )
-
-
-def _always() -> Callable[[], Hashable]:
-    return object
-
-
-def _each(every_s: float, live: Live) -> Callable[[], Hashable]:
-    return lambda: live.clock() // every_s
-
-
-def _number(live: Live) -> int:
-    return live.snapshot.number if live.snapshot else 0
 
 
 def _now(live: Live) -> str:
@@ -164,7 +156,7 @@ def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float) ->
     if pair is not None:
         header = pair.header
         state["pair"] = f"{header.seq} of {header.epoch[:8]}"
-        state["captured"] = f"{_time(header.left_ns)} by its clock"
+        state["captured"] = f"{format_time(header.left_ns)} by its clock"
         state["right eye"] = f"{header.skew_ns / 1e6:+.2f} ms"
         state["size"] = f"{header.width} x {header.height}, {header.codec}, kept as {header.kept}"
     if stats is not None:
@@ -198,18 +190,8 @@ def _both_eyes(pair: EncodedPair | None) -> str:
     except MalformedMessage as error:
         return missing(f"The newest pair does not decode: {error}")
     eyes = {"left": decoded.left, "right": decoded.right}
-    figures = [photo(_small(image, PAIR_WIDTH), f"{pair.header.device}, {eye} eye") for eye, image in eyes.items()]
+    figures = [photo(shrink(image, PAIR_WIDTH), f"{pair.header.device}, {eye} eye") for eye, image in eyes.items()]
     return grid(figures, "both")
-
-
-def _small(image: Image, width: int, aspect: float | None = None) -> Image:
-    """Return the image at most `width` wide, in the aspect of the scene, a grey one with its channel repeated."""
-    height = image.shape[0]
-    aspect = min(image.shape[1] / height if aspect is None else aspect, 8.0)
-    width = max(1, min(width, round(height * aspect)))
-    size = (width, max(1, round(width / aspect)))
-    small = cv2.resize(image, size, interpolation=cv2.INTER_AREA)
-    return np.asarray(small if small.ndim == 3 else cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
 def _views(live: Live) -> str:
@@ -222,19 +204,17 @@ def _memory(live: Live) -> str:
     if snapshot is None or not len(snapshot.kept):
         return missing(_NO_PICTURES)
     rows = "".join(
-        f'<h3>{title}</h3><div class="sheet">{_thumbs(snapshot.rows[name])}</div>' for name, title in ROWS.items()
+        f'<h3>{title}</h3><div class="sheet">{"".join(map(_thumb, snapshot.rows[name]))}</div>'
+        for name, title in ROWS.items()
     )
     shared = f'<p class="note">This is the memory of the first of {snapshot.processes} processes.</p>'
     return f"{shared if snapshot.processes > 1 else ''}{_origins(snapshot)}{rows}"
 
 
-def _thumbs(row: ReservoirRow) -> str:
-    columns = zip(row.left, row.aspect, row.priority, row.device, row.captured_ns, strict=True)
-    return "".join(
-        f"<figure>{photo(_small(image, THUMB_WIDTH, aspect), f'a pair of {device}, left eye')}"
-        f"<figcaption>priority {number(priority)}<br>{escape(device)}<br>{_time(time_ns)[5:]}</figcaption></figure>"
-        for image, aspect, priority, device, time_ns in columns
-    )
+def _thumb(pair: ReservoirPair) -> str:
+    image = photo(shrink(pair.left, THUMB_WIDTH, pair.aspect), f"a pair of {pair.device}, left eye")
+    lines = (f"priority {number(pair.priority)}", escape(pair.device), format_time(pair.captured_ns)[5:])
+    return f"<figure>{image}<figcaption>{'<br>'.join(lines)}</figcaption></figure>"
 
 
 def _origins(snapshot: Snapshot) -> str:
@@ -256,25 +236,18 @@ def _origins(snapshot: Snapshot) -> str:
     )
 
 
-def _time(time_ns: int) -> str:
-    """Return a time in nanoseconds since 1970 to the second, in UTC."""
-    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
-
-
 class _Curves:
     """Curves of a run; its files are read on whenever they are drawn."""
 
     def __init__(self, run: Path) -> None:
-        self._step_lines, self._probe_lines = Tail(run / "steps.jsonl"), Tail(run / "probes.jsonl")
         self._steps: dict[str, Column] = {}
         self._probes: dict[tuple[str, str], dict[str, Column]] = {}
+        self._step_lines = Tail(run / "steps.jsonl", self._steps.clear)
+        self._probe_lines = Tail(run / "probes.jsonl", self._probes.clear)
 
     def steps(self) -> str:
         """Return a figure for each number of a step."""
         for line in self._step_lines.lines():
-            if line is None:
-                self._steps.clear()
-                continue
             for name in CURVES.keys() & line.keys():
                 self._steps.setdefault(name, Column()).add(line.get("step"), line[name])
         points = {name: self._steps[name].points for name in CURVES if name in self._steps}
@@ -284,9 +257,6 @@ class _Curves:
     def probes(self) -> str:
         """Return, for each control set, a figure for each accuracy and one for the rank of the features."""
         for line in self._probe_lines.lines():
-            if line is None:
-                self._probes.clear()
-                continue
             for kind in (*ACCURACIES, "rankme"):
                 lines = self._probes.setdefault((str(line.get("set")), kind), {})
                 lines.setdefault(str(line.get("encoder")), Column()).add(line.get("step"), line.get(kind))

@@ -14,7 +14,7 @@ from starlette.routing import Route
 from learner.page.live import Live
 from learner.page.sections import Section, SectionCache, sections_of
 from learner.page.style import PAGE_STYLE
-from learner.report.html import missing
+from learner.report.html import missing, section
 from learner.report.style import STYLE
 
 SCRIPT = files("learner.page").joinpath("live.js").read_text("utf-8")
@@ -44,7 +44,7 @@ def routes(live: Live, run: Path) -> list[Route]:
 
 def _document(run: str, sections: Iterable[Section]) -> str:
     """Return the document with empty sections, which the script fills."""
-    empty = "".join(_section(section) for section in sections)
+    empty = "".join(section(each.title, each.note, f'<div id="{each.name}"></div>') for each in sections)
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(run)} - babyagent</title>'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
@@ -53,9 +53,3 @@ def _document(run: str, sections: Iterable[Section]) -> str:
         '<div id="silence" role="status" hidden></div></header>'
         f"<main>{empty}</main><noscript>{missing('This page needs its script.')}</noscript></body></html>\n"
     )
-
-
-def _section(section: Section) -> str:
-    head = f"<h2>{section.title}</h2>" if section.title else ""
-    note = f'<p class="note">{section.note}</p>' if section.note else ""
-    return f'<section>{head}{note}<div id="{section.name}"></div></section>'

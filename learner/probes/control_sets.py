@@ -57,7 +57,6 @@ class _Half:
 
 
 _Halves = tuple[_Half, _Half, tuple[str, ...]]
-_Pixels = tuple[Image, Labels, int]
 
 
 @dataclass(frozen=True)
@@ -227,7 +226,9 @@ def _numbered(classes: int) -> tuple[str, ...]:
     return tuple(str(label) for label in range(classes))
 
 
-def _read(half: _Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]) -> _Pixels:
+def _read(
+    half: _Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]
+) -> tuple[Image, Labels, int]:
     """Return images [N, S, S, 3] BGR, labels [N] and the number of unreadable images of a half, or of its chosen part."""
     chosen = _chosen(half.labels, limit, np.random.default_rng(seed), where, classes)
     images, labels = [], []

@@ -89,7 +89,10 @@ def parse_cifar_binary(data: bytes, name: str, *, label_bytes: int, classes: int
             f"{name}: has {len(data)} bytes; expected a multiple of the record's {record}; the file is cut"
         )
     rows = np.frombuffer(data, np.uint8).reshape(-1, record)
-    return _cifar_images(rows[:, label_bytes:]), _labels_below(rows[:, label_bytes - 1], classes, name)
+    labels = rows[:, label_bytes - 1].astype(np.int64)
+    if labels.max() >= classes:
+        raise ControlError(f"{name}: has label {labels.max()}; expected 0 to {classes - 1}")
+    return _cifar_images(rows[:, label_bytes:]), labels
 
 
 def parse_cifar_python(data: bytes, name: str, *, label_key: bytes, classes: int) -> tuple[Image, Labels]:
@@ -128,12 +131,6 @@ def _load_plain(data: bytes, name: str) -> dict[Any, Any]:
 def _cifar_images(rows: NDArray[np.uint8]) -> Image:
     """Convert rows [N, 3072] of red, green and blue planes to [N, 32, 32, 3] BGR."""
     return np.ascontiguousarray(rows.reshape(-1, *CIFAR_SHAPE)[:, ::-1].transpose(0, 2, 3, 1))
-
-
-def _labels_below(labels: NDArray[np.uint8], classes: int, name: str) -> Labels:
-    if labels.max() >= classes:
-        raise ControlError(f"{name}: has label {labels.max()}; expected 0 to {classes - 1}")
-    return labels.astype(np.int64)
 
 
 def _refuse_bombs(data: bytes) -> None:

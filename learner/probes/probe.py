@@ -53,7 +53,6 @@ def run_probe(
     encoder: FeatureFunction,
     control: ControlSet,
     *,
-    batch_size: int = 256,
     device: torch.device | str = "cpu",
     degrees: float = 0.0,
     seed: int = 0,
@@ -62,9 +61,8 @@ def run_probe(
 
     Equal arguments give equal results; `seed` is used only to draw the bank of 10 %.
     """
-    train = extract(encoder, control.train_images, batch_size=batch_size, device=device)
-    rotated = rotate(control.test_images, degrees)
-    test = extract(encoder, rotated, batch_size=batch_size, device=device)
+    train = extract(encoder, control.train_images, device=device)
+    test = extract(encoder, rotate(control.test_images, degrees), device=device)
     labels, truth = control.train_labels, control.test_labels
     bank = stratified(labels, BANK_SHARE, np.random.default_rng(seed))
     return ProbeResult(

@@ -14,10 +14,8 @@ from torch import Tensor
 from learner.loop import Learner
 from learner.memory import pictures
 from learner.memory.memory import Draw
+from learner.report.pictures import WIDEST
 from learner.runs.reading import Album
-
-WIDEST = 8.0
-"""Largest aspect of a picture: a device may send an image that is 8192 pixels wide and 1 high."""
 
 
 def make_album(learner: Learner, *, received: int = 8, viewed: int = 6, extremes: int = 8) -> Album:

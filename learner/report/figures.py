@@ -126,12 +126,10 @@ def _svg(figure: Figure) -> str:
     with mpl.rc_context(_RC | {"svg.hashsalt": "babyagent"}):
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()
-    svg = re.sub(
-        r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :]
-    )  # nothing refers to these ids, which would repeat on the page
-    svg = re.sub(
-        r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", svg, count=1), count=1
-    )
+    # Nothing refers to the ids of groups, which would repeat on the page.
+    svg = re.sub(r'<g id="[^"]*">', "<g>", svg[svg.index("<svg") :])
+    for side in ("height", "width"):
+        svg = re.sub(rf'(<svg[^>]*?) {side}="[^"]*"', r"\1", svg, count=1)
     for role, stand_in in ROLES.items():
         svg = svg.replace(stand_in, f"var(--{role})")
     return svg

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
 from html import escape
 from math import isfinite
 
@@ -22,8 +23,9 @@ def page(name: str, sections: Iterable[str]) -> str:
 
 
 def section(title: str, note: str, body: str) -> str:
-    """Return a section; title, note and body are markup."""
-    return f"<section><h2>{title}</h2>{f'<p class=note>{note}</p>' if note else ''}{body}</section>"
+    """Return a section; title, note and body are markup, and an empty title or note is left out."""
+    head = f"<h2>{title}</h2>" if title else ""
+    return f"<section>{head}{f'<p class=note>{note}</p>' if note else ''}{body}</section>"
 
 
 def missing(text: str) -> str:
@@ -65,6 +67,11 @@ def number(value: object) -> str:
     if isinstance(value, int) or value.is_integer() or abs(value) >= 1000:
         return f"{round(value):,}".replace(",", "\u202f")
     return f"{value:.3g}"
+
+
+def format_time(time_ns: int) -> str:
+    """Return a time in nanoseconds since 1970 to the second, in UTC."""
+    return datetime.fromtimestamp(time_ns // 10**9, UTC).strftime("%Y-%m-%d %H:%M:%S")
 
 
 def percent(share: object) -> str:

@@ -35,14 +35,14 @@ class Layout:
     positions: Matrix
 
 
-def layout_of(run: Path, encoder_name: str = "student") -> Layout:
-    """Return the layout of the left images of the newest pairs in a run's memory, by the exported weights of an encoder.
+def layout_of(run: Path) -> Layout:
+    """Return the layout of the left images of the newest pairs in a run's memory, by the exported student.
 
     Raises LearnerError where a file of the run is missing or damaged.
     """
     config = settings_of(run)
     directory = RunDirectory(run, config)
-    encoder = load_encoder(config.encoder, directory.export / f"{encoder_name}.safetensors")
+    encoder = load_encoder(config.encoder, directory.export / "student.safetensors")
     try:
         pairs = recent_pairs(directory.store, MAX_PAIRS, size=config.objective.probe_size)
     except StoreError as error:
@@ -51,7 +51,7 @@ def layout_of(run: Path, encoder_name: str = "student") -> Layout:
         raise LearnerError(f"the memory of the run has {len(pairs)} pairs, a map needs {MIN_PAIRS}")
     features = extract(encoder, pairs.images, device=torch.device("cpu"))
     if not features.isfinite().all():
-        raise LearnerError(f"the exported {encoder_name} gives features that are not finite")
+        raise LearnerError("the exported student gives features that are not finite")
     distances = cosine_distances(features.double().numpy())
     return Layout(pairs, distances, tsne(distances))
 
@@ -73,5 +73,5 @@ def tsne(distances: Matrix, *, seed: int = 0) -> Matrix:
     solver = TSNE(metric="precomputed", init="random", method="exact", perplexity=perplexity, random_state=seed)
     positions: Matrix = solver.fit_transform(distances.copy()).astype(
         np.float64
-    )  # a copy, since it squares its input in place
+    )  # a copy: it squares its input in place
     return positions

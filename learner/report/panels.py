@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import cv2
-import numpy as np
 from numpy.typing import NDArray
 
 from learner.report.html import grid
-from learner.report.pictures import crop_colour, gaussian, heat, photo, window
-from stream.image import Image
+from learner.report.pictures import crop_colour, gaussian, heat, photo, shrink, window
 
 VIEWS_NOTE = (
     "On the left image, the Gaussian fitted to one attention head (cross: mean; rings: one and two standard deviations) "
@@ -52,7 +49,7 @@ def _panel(pair: Mapping[str, Arrays]) -> str:
         photo(left, "left image and the teacher's window", left_marks),
         photo(right, "right image and the student's crops", [window(focus, right, "#fff8"), *right_marks]),
     ]
-    small = _narrow(left)
+    small = shrink(left, HEAD_WIDTH)
     heads = [
         photo(heat(small, one), f"attention of head {i}", classes="chosen" if i == pair["head"] else "")
         for i, one in enumerate(pair["attention"])
@@ -63,10 +60,3 @@ def _panel(pair: Mapping[str, Arrays]) -> str:
     ]
     below = grid(heads, "heads") + grid(views, "views")
     return f'<article class="panel">{grid(eyes, "eyes")}<div class="below">{below}</div></article>'
-
-
-def _narrow(image: Arrays) -> Image:
-    """Return the image at most HEAD_WIDTH wide."""
-    scale = min(1.0, HEAD_WIDTH / image.shape[1])
-    size = (max(1, round(image.shape[1] * scale)), max(1, round(image.shape[0] * scale)))
-    return np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA), np.uint8)

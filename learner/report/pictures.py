@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 
 from stream.image import Image
 
+WIDEST = 8.0
+"""Largest aspect of a picture: a device may send an image that is 8192 pixels wide and 1 high."""
 MAX_SIDE = 720
 """Longest side of a photograph in the page, pixels."""
 JPEG_QUALITY = 88
@@ -34,6 +36,18 @@ def photo(image: Image, title: str, marks: Sequence[str] = (), *, classes: str =
         f'<image href="{_data_uri(image)}" width="{width}" height="{height}"/>'
         f'<g class="marks">{"".join(marks)}</g></svg>'
     )
+
+
+def shrink(image: Image, max_width: int, aspect: float | None = None) -> Image:
+    """Return an image [H, W] or [H, W, 3] as [h, w, 3] of at most `max_width`, a grey one with three equal channels.
+
+    aspect: width / height of the scene, at most WIDEST is shown; None takes that of the image.
+    """
+    height, width = image.shape[:2]
+    aspect = min(width / height if aspect is None else aspect, WIDEST)
+    width = max(1, min(max_width, round(height * aspect)))
+    small = cv2.resize(image, (width, max(1, round(width / aspect))), interpolation=cv2.INTER_AREA)
+    return np.asarray(small if small.ndim == 3 else cv2.cvtColor(small, cv2.COLOR_GRAY2BGR), np.uint8)
 
 
 def gaussian(gauss: NDArray[np.float32], image: Image) -> str:

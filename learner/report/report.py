@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from html import escape
 from math import log
 from pathlib import Path
@@ -18,7 +17,7 @@ import numpy as np
 
 from learner.errors import LearnerError
 from learner.report.figures import curve, encoder_curves, time_map
-from learner.report.html import grid, legend, missing, number, number_tiles, page, section
+from learner.report.html import format_time, grid, legend, missing, number, number_tiles, page, section
 from learner.report.layout import Layout, layout_of
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shades
@@ -40,11 +39,8 @@ def write_report(run: Path, path: Path | None = None) -> Path:
     if summary is None:
         raise LearnerError(f"{run / 'summary.json'} is missing or damaged: give the folder of a run that has ended")
     config = read_object(run / "config.json")
-    steps, probes, album = (
-        read_lines(run / "steps.jsonl"),
-        read_lines(run / "probes.jsonl"),
-        read_album(run / "album.npz"),
-    )
+    steps, probes = read_lines(run / "steps.jsonl"), read_lines(run / "probes.jsonl")
+    album = read_album(run / "album.npz")
     sections = [
         _headline(summary),
         section(
@@ -94,11 +90,6 @@ _NEWEST = (
     "The newest pairs in memory in the order of their capture, by the student's features of their left images. Matrix: the "
     "cosine of any two pairs, in the order of time, bright where they are similar. Map: the same distances by t-SNE, from "
     "violet (first) to yellow (last)."
-)
-_LOOKS = (
-    "On the left image, the Gaussian fitted to one attention head (cross: mean; rings: one and two deviations) places the "
-    "teacher's window. The student's crops lie at the same place of the right image. Below: every head from its least "
-    "to its greatest attention, the chosen one framed, and the augmented views that the networks were given."
 )
 
 
@@ -195,10 +186,7 @@ def _matrix(layout: Layout) -> str:
 
 
 def _span(layout: Layout) -> str:
-    first, last = (
-        datetime.fromtimestamp(int(time_ns) // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S")
-        for time_ns in layout.pairs.captured_ns[[0, -1]]
-    )
+    first, last = map(format_time, layout.pairs.captured_ns[[0, -1]].tolist())
     lowest, highest = 1 - layout.distances.max(), 1 - layout.distances[~np.eye(len(layout.distances), dtype=bool)].min()
     return (
         f"{len(layout.pairs)} pairs, captured from {first} to {last} UTC; cosines from {lowest:.3f} to {highest:.3f}."

@@ -75,9 +75,9 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
             sync_path(written)
     except (OSError, SafetensorError) as error:
         reason = f"{path} cannot be written ({error}): make room on its disk, then start again"
-        if getattr(error, "errno", None) != ENOSPC and f"os error {ENOSPC}" not in str(
-            error
-        ):  # the second: safetensors'
+        # An error of safetensors has its number in the text only.
+        is_full = getattr(error, "errno", None) == ENOSPC or f"os error {ENOSPC}" in str(error)
+        if not is_full:
             raise OSError(reason) from error
         shutil.rmtree(path, ignore_errors=True)
         raise NoRoom(reason) from error

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated, Any, Protocol
 
 import msgspec
@@ -81,45 +82,38 @@ class Note(msgspec.Struct, frozen=True):
 
 
 def _ignore(_value: Any) -> None:
-    """Nobody observes."""
+    """Ignore the value: nobody observes it."""
 
 
+@dataclass(eq=False)
 class Committer:
     """Commits a learner and acknowledges to its source. The training thread calls it between two steps, and closes it.
 
-    One commit is in flight at a time. patience: of store and checkpoints with a full disk. writer: carries out its tasks one
-    after the other; closed with the committer. clock: seconds, monotonic. publish: called by the writer with each state that
-    has become durable, before the next one is copied. on_pause, on_commit: called with the seconds for which a commit has
-    stopped training, and with those until it was durable.
+    One commit is in flight at a time.
     """
 
-    def __init__(
-        self,
-        learner: Learner,
-        source: Source,
-        store: PairStore,
-        checkpoints: Checkpoints,
-        *,
-        clock: Callable[[], float],
-        patience: Patience | None = None,
-        writer: Executor | None = None,
-        publish: Callable[[Mapping[str, Any]], None] = _ignore,
-        on_pause: Callable[[float], None] = _ignore,
-        on_commit: Callable[[float], None] = _ignore,
-    ) -> None:
-        self._learner = learner
-        self._source = source
-        self._store = store
-        self._checkpoints = checkpoints
-        self._clock = clock
-        self._patience = patience or Patience()
-        self._writer = writer or ThreadPoolExecutor(1, "commit")
-        self._publish = publish
-        self._on_pause = on_pause
-        self._on_commit = on_commit
-        self._number = max((commit.number for commit in store.commits()), default=0)
+    learner: Learner
+    source: Source
+    store: PairStore
+    checkpoints: Checkpoints
+    _: KW_ONLY
+    clock: Callable[[], float]
+    """Returns seconds, monotonic."""
+    patience: Patience = field(default_factory=Patience)
+    """The same as that of store and checkpoints: it decides how long they wait for a full disk."""
+    writer: Executor = field(default_factory=lambda: ThreadPoolExecutor(1, "commit"))
+    """Carries out its tasks one after the other. The committer closes it."""
+    publish: Callable[[Mapping[str, Any]], None] = _ignore
+    """The writer calls it with each state that has become durable, before the next one is copied."""
+    on_pause: Callable[[float], None] = _ignore
+    """Receives the seconds for which a commit has stopped training."""
+    on_commit: Callable[[float], None] = _ignore
+    """Receives the seconds from the beginning of a commit until it was durable."""
+
+    def __post_init__(self) -> None:
+        self._number = max((commit.number for commit in self.store.commits()), default=0)
         self._copies: dict[str, Tensor] = {}
-        copy_state(learner.state_dict(), self._copies)  # finds memory for the copies now, not while training stops
+        copy_state(self.learner.state_dict(), self._copies)  # finds memory for the copies now, not while training stops
         self._started_s = 0.0
         self._flight: Future[Note] | None = None
         self._publishing: Future[None] | None = None
@@ -135,21 +129,21 @@ class Committer:
         go_on: asked each second while the store takes no pair, because the disk is full; False: wait no longer.
         """
         item = pack(pair)
-        while not self._store.put(key, item, timeout_s=ASK_S):
+        while not self.store.put(key, item, timeout_s=ASK_S):
             if not go_on():
-                self._patience.end()
+                self.patience.end()
 
     def begin(self) -> None:
         """Copy the state; everything else happens beside training. Call it only while no commit is in flight."""
         if self._publishing is not None:
             self._publishing.result()  # its state is about to be overwritten
-        self._started_s = self._clock()
+        self._started_s = self.clock()
         self._number += 1
-        state = copy_state(self._learner.state_dict(), self._copies)
-        note = Note(f"commit-{self._number:06d}-step-{self._learner.steps}", self._source.cursor())
-        self._flight = flight = self._writer.submit(self._write, note, state)
-        self._publishing = self._writer.submit(self._publish_durable, flight, state)
-        self._on_pause(self._clock() - self._started_s)
+        state = copy_state(self.learner.state_dict(), self._copies)
+        note = Note(f"commit-{self._number:06d}-step-{self.learner.steps}", self.source.cursor())
+        self._flight = flight = self.writer.submit(self._write, note, state)
+        self._publishing = self.writer.submit(self._publish_durable, flight, state)
+        self.on_pause(self.clock() - self._started_s)
 
     def settle(self, *, wait: bool = False) -> None:
         """Acknowledge the commit in flight if it is durable; `wait` until it is. Raises the error that ended it."""
@@ -158,15 +152,15 @@ class Committer:
             return
         self._flight = None
         note = flight.result()
-        self._on_commit(self._clock() - self._started_s)
-        self._source.acknowledge(note.cursor)
+        self.on_commit(self.clock() - self._started_s)
+        self.source.acknowledge(note.cursor)
 
     def finish(self) -> None:
         """Commit the present state, and return once it is durable, acknowledged and published. Raises the error that ended it.
 
         It does not wait for a full disk, because the person who ends the run would wait too.
         """
-        self._patience.end()
+        self.patience.end()
         self.settle(wait=True)
         self.begin()
         self.settle(wait=True)
@@ -175,20 +169,20 @@ class Committer:
 
     def close(self) -> None:
         """Let the commit in flight end; idempotent."""
-        self._patience.end()
-        self._writer.shutdown()
+        self.patience.end()
+        self.writer.shutdown()
 
     def _write(self, note: Note, state: dict[str, Any]) -> Note:
         """In the writer: save the checkpoint first, then make the commit that names it."""
-        self._checkpoints.save(note.folder, state)
-        self._store.commit(state["memory"]["keys"], msgspec.json.encode(note)).result()
-        self._checkpoints.keep_only(named_checkpoints(self._store))
+        self.checkpoints.save(note.folder, state)
+        self.store.commit(state["memory"]["keys"], msgspec.json.encode(note)).result()
+        self.checkpoints.keep_only(named_checkpoints(self.store))
         return note
 
     def _publish_durable(self, flight: Future[Note], state: dict[str, Any]) -> None:
         """In the writer, after the commit, which `settle` may acknowledge at the same time."""
         if flight.exception() is None:
-            self._publish(state)
+            self.publish(state)
 
 
 def restore(learner: Learner, store: PairStore, checkpoints: Checkpoints) -> Cursor | None:

@@ -38,6 +38,11 @@ class RunDirectory:
 
     def __init__(self, path: Path, config: LearnerConfig) -> None:
         self.path = path
+        self.store = path / "pairs.sqlite"
+        """The file of the pairs, a `buffer.store.Store`."""
+        self.checkpoints = path / "checkpoints"
+        self.export = path / EXPORT
+        """The folder of the exported weights."""
         settings = path / "config.json"
         if settings.is_file():
             require_same(path, config)
@@ -61,21 +66,6 @@ class RunDirectory:
             yield
         finally:
             os.close(descriptor)
-
-    @property
-    def store(self) -> Path:
-        """The file of the pairs, a `buffer.store.Store`."""
-        return self.path / "pairs.sqlite"
-
-    @property
-    def checkpoints(self) -> Path:
-        """The folder of the checkpoints."""
-        return self.path / "checkpoints"
-
-    @property
-    def export(self) -> Path:
-        """The folder of the exported weights."""
-        return self.path / EXPORT
 
     def append(self, name: str, line: Line) -> None:
         """Add a line to `name`.jsonl. Raises OSError where the disk is full; then no part of the line stays."""

@@ -71,7 +71,7 @@ def by_encoder(probes: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
 
 
 def points(lines: Sequence[Line], name: str) -> Points:
-    """Step and finite value of `name` in each line that has both."""
+    """Return the steps and the values of `name`, from the lines where both are finite numbers."""
     pairs = [(line["step"], line[name]) for line in lines if is_number(line.get("step")) and is_number(line.get(name))]
     steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
     return steps, values

@@ -1,9 +1,14 @@
-"""/healthz tells whether the training loop is alive, /readyz whether it takes pairs: for service managers and proxies."""
+"""/healthz tells whether the training loop is alive, /readyz whether it takes pairs, and /metrics has its metrics.
+
+Service managers and proxies ask the first two, Prometheus the last one.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import choose_encoder
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
@@ -36,8 +41,8 @@ class Pulse:
         return self._clock() - self._last_s
 
 
-def routes(pulse: Pulse) -> list[Route]:
-    """Return the two routes; each answers 200 for yes and 503 for no."""
+def routes(pulse: Pulse, registry: CollectorRegistry) -> list[Route]:
+    """Return the routes. Health is answered with 200 for yes and 503 for no; `registry` is read at each request."""
 
     def healthz(_: Request) -> Response:
         if pulse.silent_s < HUNG_S:
@@ -47,4 +52,8 @@ def routes(pulse: Pulse) -> list[Route]:
     def readyz(_: Request) -> Response:
         return PlainTextResponse("ready\n") if pulse.is_ready else PlainTextResponse("starting or stopping\n", 503)
 
-    return [Route("/healthz", healthz), Route("/readyz", readyz)]
+    def metrics(request: Request) -> Response:
+        encode, kind = choose_encoder(request.headers.get("accept", ""))
+        return Response(encode(registry), headers={"content-type": kind})
+
+    return [Route("/healthz", healthz), Route("/readyz", readyz), Route("/metrics", metrics)]
