@@ -163,9 +163,9 @@ def test_picamera2_is_imported_in_at_most_one_file_of_device() -> None:
     assert [path.parent.name for path in users] in ([], ["cameras"])
 
 
-def test_prometheus_is_imported_only_by_metrics_and_doors() -> None:
+def test_prometheus_is_imported_only_where_metrics_are_kept_or_served() -> None:
     users = {path.name for folder in ARROWS for path in files(folder) if "prometheus_client" in imported(path)}
-    assert users <= {"metrics.py", "__main__.py"}
+    assert users <= {"metrics.py", "monitoring.py"}
 
 
 @pytest.mark.parametrize("folder", ARROWS)

@@ -78,9 +78,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
         )
         screen.show("reading the last commit")
         latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
-        source, committer = _resume(
-            stack, learner, directory, open_source, latest_weights=latest_weights, metrics=metrics
-        )
+        source, committer = _resume(stack, learner, directory, open_source, latest_weights, metrics)
         supervisor = stack.enter_context(closing(Supervisor(os.environ, clock)))
         service = Service(
             learner=learner,
@@ -94,7 +92,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
             clock=clock,
             stop=stop,
         )
-        summary = _run(service, learner)
+        summary = _run(service)
         screen.show("writing the report")
         write_report(directory.path)
     return summary
@@ -105,7 +103,6 @@ def _resume(
     learner: Learner,
     directory: RunDirectory,
     open_source: OpenSource,
-    *,
     latest_weights: LatestWeights,
     metrics: LearnerMetrics,
 ) -> tuple[Source, Committer]:
@@ -131,10 +128,11 @@ def _resume(
     return source, stack.enter_context(closing(committer))
 
 
-def _run(service: Service, learner: Learner) -> Summary:
+def _run(service: Service) -> Summary:
     try:
         return service.run()
     except torch.OutOfMemoryError as error:
+        learner = service.learner
         raise SettingsError(
             f"{learner.device} has too little memory for a batch of {learner.config.pacing.batch_size}: "
             "lower --pacing.batch-size, and choose another --run-dir"
@@ -142,11 +140,8 @@ def _run(service: Service, learner: Learner) -> Summary:
 
 
 def _routes(run_dir: Path, live: Live, metrics: LearnerMetrics) -> list[BaseRoute]:
-    return [
-        *view.routes(live, run_dir),
-        *monitoring.routes(live.pulse, metrics.registry),
-        *weights.routes(run_dir / EXPORT),
-    ]
+    monitored = monitoring.routes(live.pulse, metrics.registry)
+    return [*view.routes(live, run_dir), *monitored, *weights.routes(run_dir / EXPORT)]
 
 
 def _sharing() -> str:

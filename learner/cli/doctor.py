@@ -55,7 +55,9 @@ def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Itera
     """Yield the findings one by one; the rigs come last. patience_s: how long each of them may take to answer."""
     process = settings.process
     yield check_clock(read_clock(time.time()))
-    yield check_compute_device(process.device, settings.learner.precision, _gpu())
+    has_gpu = torch.cuda.is_available()
+    gpu = (torch.cuda.get_device_name(), free_bytes(torch.device("cuda"))) if has_gpu else None
+    yield check_compute_device(process.device, settings.learner.precision, gpu)
     yield run_check("disk", lambda: _check_disk(process.run_dir, settings.learner.memory.capacity))
     if process.http_port:
         yield run_check("port", lambda: _check_port(process))
@@ -65,13 +67,6 @@ def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Itera
         yield run_check("keys", lambda: _check_keys(settings))
         for endpoint in process.connect:
             yield run_check("rig", partial(_check_rig, settings, endpoint, patience_s))
-
-
-def _gpu() -> tuple[str, int] | None:
-    """Return the name and the free bytes of the GPU; None where there is none."""
-    if not torch.cuda.is_available():
-        return None
-    return torch.cuda.get_device_name(), free_bytes(torch.device("cuda"))
 
 
 def check_compute_device(wanted: str, precision: str, gpu: tuple[str, int] | None) -> Finding:
@@ -145,14 +140,14 @@ def rig_finding(endpoint: str, devices: list[str], failures: Mapping[str, int]) 
     if devices:
         return Finding("rig", "ok", f"{endpoint}: {', '.join(devices[:8])} answers")
     why = next((reason for reason, count in failures.items() if count), None)
+    if why is None:
+        text = f"{endpoint} does not answer: start the rig, check its address and firewall (the learner waits for it)"
+        return Finding("rig", "warning", text)
     if why in ("refused", "wrong_key"):
         text = f"{endpoint} has keys that do not fit ours ({why}): see `python -m stream keys` on both sides, restart the rig"
-        return Finding("rig", "problem", text)
-    if why is not None:
+    else:
         text = f"the handshake with {endpoint} failed ({why}): only one side has keys, or it is not a rig"
-        return Finding("rig", "problem", text)
-    text = f"{endpoint} does not answer: start the rig, check its address and firewall (the learner waits for it)"
-    return Finding("rig", "warning", text)
+    return Finding("rig", "problem", text)
 
 
 COMMAND = Command(run=run, description=DESCRIPTION, **FROM_WORDS)

@@ -13,7 +13,7 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from learner.report.figures import ROLES, binned
+from learner.report.figures import BINS, ROLES, binned, evenly
 from learner.report.html import number
 from learner.runs.reading import Points
 
@@ -39,7 +39,7 @@ def encoder_curves(title: str, lines: Mapping[str, Points], *, scale: float = 1.
     drawn = []
     for encoder, (steps, values) in scaled.items():
         role = encoder if encoder in ROLES else "trace"
-        thin = np.unique(np.linspace(0, len(steps) - 1, 150).round().astype(np.intp))
+        thin = evenly(len(steps), BINS)
         start = axes.line(np.array([axes.first, axes.last]), values[[0, 0]], role, "start")
         drawn.append(start + axes.line(steps[thin], values[thin], role, "probes"))
     last = " / ".join(f"{values[-1]:.3g}" for _, values in scaled.values())

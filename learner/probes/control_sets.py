@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -50,9 +52,9 @@ class ControlSet:
 
 @dataclass(frozen=True, eq=False)
 class _Half:
-    """Train or test before its images are read. items: paths, or images [H, W] or [H, W, 3] BGR; labels: int64, one each."""
+    """Train or test before its images are read. items: paths [N], or images [N, H, W] or [N, H, W, 3] BGR; labels: [N]."""
 
-    items: Sequence[Path] | Image
+    items: NDArray[Any]
     labels: Labels
 
 
@@ -99,9 +101,9 @@ def load_control(
     return ControlSet(name, train_images, train_labels, test_images, test_labels, classes, skipped)
 
 
-def subset(control: ControlSet, *, train: int, test: int, seed: int = 0) -> ControlSet:
+def subset(control: ControlSet, *, train: int, test: int) -> ControlSet:
     """Return at most `train` and `test` images of the halves, balanced over the classes, but at least one of each class."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     kept_train = _balanced(control.train_labels, max(train, len(control.classes)), rng)
     kept_test = _balanced(control.test_labels, max(test, len(control.classes)), rng)
     return replace(
@@ -138,25 +140,19 @@ def _name_and_path(spec: str) -> tuple[str, str]:
 
 def _digits() -> _Halves:
     bunch = load_digits()
-    images = np.rint(bunch.images * (255 / 16)).astype(np.uint8)
-    return _split(
-        images, bunch.target.astype(np.int64), DIGITS_TRAIN_SHARE, tuple(str(name) for name in bunch.target_names)
-    )
+    whole = _Half(np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64))
+    return _split(whole, DIGITS_TRAIN_SHARE, tuple(map(str, bunch.target_names)))
 
 
-def _split(items: Sequence[Path] | Image, labels: Labels, train_share: float, classes: tuple[str, ...]) -> _Halves:
+def _split(whole: _Half, train_share: float, classes: tuple[str, ...]) -> _Halves:
     """Divide each class by the share, at random but always in the same way."""
-    mask = stratified(labels, train_share, np.random.default_rng(0))
-    train, test = np.flatnonzero(mask), np.flatnonzero(~mask)
-    return _Half(_select(items, train), labels[train]), _Half(_select(items, test), labels[test]), classes
-
-
-def _select(items: Sequence[Path] | Image, indices: NDArray[np.intp]) -> Sequence[Path] | Image:
-    return items[indices] if isinstance(items, np.ndarray) else [items[i] for i in indices]
+    in_train = stratified(whole.labels, train_share, np.random.default_rng(0))
+    train, test = (_Half(whole.items[mask], whole.labels[mask]) for mask in (in_train, ~in_train))
+    return train, test, classes
 
 
 def _open_folder(root: Path) -> _Halves:
-    """Read the list of a folder's images in the layout that it has."""
+    """Find the images of a folder, in whichever of the LAYOUTS it has."""
     if not root.is_dir():
         raise ControlError(f"control set {root}: is no folder; expected `digits` or a folder as {LAYOUTS}")
     if any(root.glob("train-images*idx3-ubyte*")):
@@ -166,29 +162,29 @@ def _open_folder(root: Path) -> _Halves:
             return _cifar(root, layout)
     if any((root / half).is_dir() for half in ("train", "test", "val")):
         return _split_folders(root)
-    items, labels, classes = _class_folders(root)
-    return _split(items, labels, FOLDER_TRAIN_SHARE, classes)
+    whole, classes = _class_folders(root)
+    return _split(whole, FOLDER_TRAIN_SHARE, classes)
 
 
 def _split_folders(root: Path) -> _Halves:
     halves = [root / name for name in ("train", "test", "val") if (root / name).is_dir()][:2]
     if len(halves) < 2 or halves[0].name != "train":
         raise ControlError(f"control set {root}: has only {halves[0].name}/; expected train/ beside test/ or val/")
-    (train, train_labels, classes), (test, test_labels, test_classes) = map(_class_folders, halves)
+    (train, classes), (test, test_classes) = map(_class_folders, halves)
     if classes != test_classes:
         odd = sorted(set(classes) ^ set(test_classes))
         raise ControlError(
             f"control set {root}: class {odd[0]!r} is in only one of {halves[0].name}/ and {halves[1].name}/"
         )
-    return _Half(train, train_labels), _Half(test, test_labels), classes
+    return train, test, classes
 
 
-def _class_folders(root: Path) -> tuple[list[Path], Labels, tuple[str, ...]]:
-    """Return the images of a folder with a folder per class, in the order of their names."""
+def _class_folders(root: Path) -> tuple[_Half, tuple[str, ...]]:
+    """Return the images of a folder with a folder per class, in the order of their names, and the names of the classes."""
     folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
     images = [_image_paths(folder) for folder in folders]
     labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in images])
-    return [path for paths in images for path in paths], labels, tuple(folder.name for folder in folders)
+    return _Half(np.array(list(chain(*images)), object), labels), tuple(folder.name for folder in folders)
 
 
 def _image_paths(folder: Path) -> list[Path]:
@@ -210,7 +206,7 @@ def _mnist_half(root: Path, prefix: str) -> _Half:
 def _cifar(root: Path, layout: _CifarLayout) -> _Halves:
     def half(pattern: str) -> _Half:
         parts = [layout.parse(read_file(path), str(path)) for path in _found(root, pattern)]
-        return _Half(np.concatenate([images for images, _ in parts]), np.concatenate([labels for _, labels in parts]))
+        return _Half(*map(np.concatenate, zip(*parts, strict=True)))
 
     return half(layout.train), half(layout.test), _numbered(layout.classes)
 
@@ -230,7 +226,14 @@ def _read(
     half: _Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]
 ) -> tuple[Image, Labels, int]:
     """Return images [N, S, S, 3] BGR, labels [N] and the number of unreadable images of a half, or of its chosen part."""
-    chosen = _chosen(half.labels, limit, np.random.default_rng(seed), where, classes)
+    _require_all(half.labels, where, classes)
+    chosen = np.arange(len(half.labels))
+    if limit is not None and limit < len(chosen):
+        if limit < len(classes):
+            raise ControlError(
+                f"control set {where}: a limit of {limit} images leaves out some of its {len(classes)} classes"
+            )
+        chosen = _balanced(half.labels, limit, np.random.default_rng(seed))
     images, labels = [], []
     for index in chosen:
         pixels = _pixels(half.items[index])
@@ -239,19 +242,6 @@ def _read(
             labels.append(half.labels[index])
     _require_all(np.array(labels, np.int64), where, classes)
     return np.stack(images), np.array(labels, np.int64), len(chosen) - len(images)
-
-
-def _chosen(
-    labels: Labels, limit: int | None, rng: np.random.Generator, where: str, classes: tuple[str, ...]
-) -> NDArray[np.intp]:
-    _require_all(labels, where, classes)
-    if limit is None or limit >= len(labels):
-        return np.arange(len(labels))
-    if limit < len(classes):
-        raise ControlError(
-            f"control set {where}: a limit of {limit} images leaves out some of its {len(classes)} classes"
-        )
-    return _balanced(labels, limit, rng)
 
 
 def _balanced(labels: Labels, count: int, rng: np.random.Generator) -> NDArray[np.intp]:

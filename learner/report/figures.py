@@ -58,7 +58,7 @@ def encoder_curves(title: str, lines: Mapping[str, Points]) -> str:
     for encoder, (steps, accuracy) in lines.items():
         role = encoder if encoder in ROLES else "trace"
         _dashed(axes, 100 * accuracy[0], role)
-        drawn = np.linspace(0, len(steps) - 1, min(BINS, len(steps))).round().astype(np.intp)
+        drawn = evenly(len(steps), BINS)
         axes.plot(steps[drawn], 100 * accuracy[drawn], color=ROLES[role], linewidth=1.8, marker="o", markersize=3.5)
     return _svg(figure)
 
@@ -96,6 +96,11 @@ def binned(x: NDArray[np.float64], y: NDArray[np.float64]) -> tuple[NDArray[np.f
     sizes = np.diff(starts, append=len(x))
     means = (np.add.reduceat(values, starts) / sizes for values in (x, y))
     return (*means, np.minimum.reduceat(y, starts), np.maximum.reduceat(y, starts)) if bins else (x, y, y, y)
+
+
+def evenly(count: int, limit: int) -> NDArray[np.intp]:
+    """Return at most `limit` of the indices below `count`, evenly spread, with the first and the last among them."""
+    return np.linspace(0, count - 1, min(limit, count)).round().astype(np.intp)
 
 
 def _canvas(title: str) -> tuple[Figure, Axes]:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from learner.errors import LearnerError
-from learner.report.figures import curve, encoder_curves, time_map
+from learner.report.figures import curve, encoder_curves, evenly, time_map
 from learner.report.html import format_time, grid, legend, missing, number, number_tiles, page, section
 from learner.report.layout import Layout, layout_of
 from learner.report.panels import VIEWS_NOTE, view_panels
@@ -173,8 +173,7 @@ def _layout(run: Path) -> str:
     except LearnerError as error:
         return missing(f"Not drawn: {error}.")
     images = layout.pairs.images
-    shown = np.linspace(0, len(images) - 1, min(STRIP, len(images))).round().astype(int)
-    strip = grid([photo(images[i], f"recent pair {i}, left") for i in shown], "strip")
+    strip = grid([photo(images[i], f"recent pair {i}, left") for i in evenly(len(images), STRIP)], "strip")
     return f'<p class="note">{_span(layout)}</p>{strip}{grid([_matrix(layout), time_map("t-SNE", layout.positions)], "layout")}'
 
 

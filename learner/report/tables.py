@@ -7,6 +7,7 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 
+from learner.report.figures import evenly
 from learner.report.html import missing, percent, table
 from learner.runs.reading import Line, by_encoder, is_number
 from learner.runs.titles import ACCURACIES
@@ -27,7 +28,8 @@ def by_day(probes: Sequence[Line] | None) -> str:
             "No probe has the capture time of its newest pair: an earlier version made the probes, or none ran."
         )
     first = min(day for day in days if day is not None) if any(days) else None
-    shown = _spread(sorted(days, key=lambda day: (day is not None, day)))
+    in_order = sorted(days, key=lambda day: (day is not None, day))
+    shown = [in_order[index] for index in evenly(len(days), MAX_DAYS)]
     columns = list(dict.fromkeys(column for day in shown for column in days[day]))
     head = ["day of the stream", *(f"{control}, {encoder}" for control, encoder in columns)]
     tables = []
@@ -60,11 +62,6 @@ def _day(captured_ns: object) -> date | None:
 
 def _label(day: date | None, first: date | None) -> str:
     return START if day is None or first is None else f"{(day - first).days + 1}: {day.isoformat()}"
-
-
-def _spread(days: list[date | None]) -> list[date | None]:
-    chosen = np.linspace(0, len(days) - 1, min(MAX_DAYS, len(days))).round().astype(int)
-    return [days[index] for index in chosen]
 
 
 def by_rotation(rotation: Mapping[str, Mapping[str, Line]] | None) -> str:

@@ -80,7 +80,7 @@ class Service:
         # Before the first step all probes run again: one of them may have been interrupted.
         self.directory.rewind(self.learner.steps or -1)
         lines = self.directory.lines("steps")
-        self._times = Times(self.clock(), lines[-1]["seconds"] if lines else 0.0)
+        self._times = Times(self.clock() - (lines[-1]["seconds"] if lines else 0.0))
         self._prober.resume()
 
     def _train(self) -> None:

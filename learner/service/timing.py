@@ -56,14 +56,15 @@ class Rhythm:
         self._step, self._next_s = step, ended_s + max(self._every_s, (ended_s - began_s) / PAUSE_SHARE)
 
 
+@dataclass
 class Times:
-    """Counts the seconds of a run. before_s: seconds of the run in its earlier processes."""
+    """Counts the seconds of a run."""
 
-    def __init__(self, now_s: float, before_s: float = 0.0) -> None:
-        self.started_s = now_s - before_s
-        self.busy_s = 0.0
-        self.waited_s = 0.0
-        self._first_pair_s: float | None = None
+    started_s: float
+    """When it started, as if its earlier processes had ended just before this one began."""
+    busy_s: float = 0.0
+    waited_s: float = 0.0
+    _first_pair_s: float | None = None
 
     def pair_received(self, now_s: float) -> None:
         """Record that this process has received a pair; only the first one counts."""
