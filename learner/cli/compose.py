@@ -1,7 +1,7 @@
 """Composes the parts of a training process: learner, control sets, HTTP server, run directory, source and service.
 
-Everything that can be refused is checked before the run directory is made, so that a wrong setting leaves nothing behind. The
-source is opened last: it needs the name of this learner, and the cursor of the last commit.
+Settings are checked before the run directory is made, so that a wrong one leaves nothing behind. The source is opened last,
+since it needs the name of this learner and the cursor of the last commit.
 """
 
 from __future__ import annotations
@@ -72,8 +72,9 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
         stack.enter_context(directory.locked())
         metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
         screen = stack.enter_context(Screen(console, quiet=process.json, clock=clock))
+        sharing = f" in {collectives.count()} processes" if collectives.count() > 1 else ""
         screen.log(
-            f"learning on {learner.device}{_sharing()} with {torch.get_num_threads()} threads, "
+            f"learning on {learner.device}{sharing} with {torch.get_num_threads()} threads, "
             f"settings in {directory.path / 'config.json'}"
         )
         screen.show("reading the last commit")
@@ -142,10 +143,6 @@ def _run(service: Service) -> Summary:
 def _routes(run_dir: Path, live: Live, metrics: LearnerMetrics) -> list[BaseRoute]:
     monitored = monitoring.routes(live.pulse, metrics.registry)
     return [*view.routes(live, run_dir), *monitored, *weights.routes(run_dir / EXPORT)]
-
-
-def _sharing() -> str:
-    return f" in {collectives.count()} processes" if collectives.count() > 1 else ""
 
 
 def make_learner(settings: TrainSettings, device: torch.device, process: Process) -> Learner:

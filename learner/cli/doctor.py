@@ -52,7 +52,7 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
 
 
 def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Iterator[Finding]:
-    """Yield the findings one by one; the rigs come last. patience_s: how long each of them may take to answer."""
+    """Yield the findings one by one, those of the rigs last. patience_s: how long each rig may take to answer."""
     process = settings.process
     yield check_clock(read_clock(time.time()))
     has_gpu = torch.cuda.is_available()
@@ -136,7 +136,10 @@ def _check_rig(settings: TrainSettings, endpoint: str, patience_s: float) -> Fin
 
 
 def rig_finding(endpoint: str, devices: list[str], failures: Mapping[str, int]) -> Finding:
-    """Return the finding of a connection. failures: failed handshakes by reason (`stream.transport.handshake.REASONS`)."""
+    """Return the finding about a rig.
+
+    devices: those that sent something; failures: failed handshakes by reason (`stream.transport.handshake.REASONS`).
+    """
     if devices:
         return Finding("rig", "ok", f"{endpoint}: {', '.join(devices[:8])} answers")
     why = next((reason for reason, count in failures.items() if count), None)

@@ -265,8 +265,8 @@ class _Curves:
 
 
 def _probe(name: str, kind: str, columns: Mapping[str, Column]) -> str:
-    lines = {who: column.points for who, column in columns.items()}
-    drawn = {who: points for who, points in lines.items() if len(points[0])}
+    lines = {encoder: column.points for encoder, column in columns.items()}
+    drawn = {encoder: points for encoder, points in lines.items() if len(points[0])}
     if not drawn:
         return missing(f"{name}: {kind} has no number.")
     title, scale = (f"{ACCURACIES[kind]}, %", 100.0) if kind in ACCURACIES else ("effective rank", 1.0)

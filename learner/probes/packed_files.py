@@ -179,11 +179,6 @@ class _Array:
         self.values = np.frombuffer(raw, np.uint8).reshape(shape, order="F" if fortran else "C")
 
 
-def _new_array(*_: object) -> _Array:
-    """Stands for _reconstruct of numpy, which is always called for an empty array."""
-    return _Array()
-
-
 def _encode(text: str, encoding: str) -> bytes:
     """Stands for _codecs.encode, which Python 3 uses to write bytes into an old pickle."""
     if encoding != "latin1":
@@ -192,7 +187,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 _STAND_INS: dict[tuple[str, str], Any] = {
-    ("numpy.core.multiarray", "_reconstruct"): _new_array,
+    ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),  # it is always called for an empty array
     ("numpy", "ndarray"): _Array,
     ("numpy", "dtype"): _Dtype,
     ("_codecs", "encode"): _encode,

@@ -165,12 +165,11 @@ def _encode(encoder: FeatureFunction, images: Image, device: torch.device | str)
 def _evaluating(encoder: FeatureFunction) -> Iterator[None]:
     """Hold the module of `encoder` (itself, or the owner of a bound method) in evaluation mode."""
     owner = getattr(encoder, "__self__", encoder)
-    modules = list(owner.modules()) if isinstance(owner, nn.Module) else []
-    modes = [module.training for module in modules]
-    for module in modules:
+    modes = {module: module.training for module in owner.modules()} if isinstance(owner, nn.Module) else {}
+    for module in modes:
         module.training = False
     try:
         yield
     finally:
-        for module, mode in zip(modules, modes, strict=True):
+        for module, mode in modes.items():
             module.training = mode

@@ -94,14 +94,14 @@ class Prober:
 
     @contextmanager
     def _stoppable(self, encoder: Encoder, text: str) -> Iterator[None]:
-        """Look at `stop` before each of the encoder's batches: a probe on a large set takes many seconds."""
+        """Check `stop` before each of the encoder's batches, since a probe on a large set takes many seconds."""
 
-        def look(*_: Any) -> None:
+        def check(*_: Any) -> None:
             self.observers.alive(lambda: text)
             if self.stop():
                 raise _Stopped
 
-        hook = encoder.register_forward_pre_hook(look)
+        hook = encoder.register_forward_pre_hook(check)
         try:
             yield
         finally:
@@ -109,4 +109,4 @@ class Prober:
 
 
 class _Stopped(Exception):
-    """Raised inside a probe."""
+    """Ends a probe between two batches."""

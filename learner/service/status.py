@@ -1,4 +1,4 @@
-"""The words for how far a run is and what it waits for. Pure."""
+"""Describes in words how far a run is and what it waits for. Pure."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ class RunStatus:
     now_s: float
     started_s: float
     trained_s: float
-    """Since the first pair of this process."""
+    """Seconds since this process received its first pair."""
     limit_s: float | None
-    """When training ends by itself."""
+    """Training ends by itself after so many of these seconds; None: it does not."""
     received: int
     """Pairs."""
     stats: SourceStats | None = None
@@ -50,9 +50,9 @@ class RunStatus:
 
     def __str__(self) -> str:
         limit = "" if self.limit_s is None else f"/{self.limit_s:.0f}"
-        return f"{self.trained_s:.0f}{limit} s  pairs {self.received}{self._elsewhere()}"
+        return f"{self.trained_s:.0f}{limit} s  pairs {self.received}{self._not_trained_on()}"
 
-    def _elsewhere(self) -> str:
+    def _not_trained_on(self) -> str:
         if self.stats is None:
             return ""
         counts = {"lost": self.stats.lost, "to come": self.stats.pending, "waiting here": self.backlog}

@@ -1,4 +1,4 @@
-"""The lines of steps.jsonl as a run goes on."""
+"""Writes steps.jsonl while a run goes on."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _NOT_LOGGED = ("gauges", "fresh")
 
 
 class StepLog:
-    """Writes a line for each step that deserves one; where the disk refuses it, training goes on without that line."""
+    """Writes a line for each step, in a long run for some of them. Where the disk refuses it, training goes on without it."""
 
     def __init__(self, directory: RunDirectory) -> None:
         self._directory = directory
         self._missing = 0
 
     def write(self, report: StepReport, elapsed_s: float) -> None:
-        """Write the line of a step, unless it is one of the many late ones (`is_logged`) that went well."""
+        """Write the line of a step that is logged (`is_logged`), was refused or was followed by a rollback; ignore others."""
         if not (report.refused or report.rolled_back or is_logged(report.step)):
             return
         try:

@@ -47,7 +47,7 @@ def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], s
 
 
 def pace(times: Times, samples: int, now_s: float) -> Summary:
-    """Return how fast a process trained. samples: those that it trained on itself."""
+    """Return how fast a process trained. samples: those that this process trained on."""
     active_s = times.busy_s + times.waited_s
     return {
         "seconds": times.elapsed_s(now_s),

@@ -11,6 +11,7 @@ from learner.loop import StepReport
 PAUSE_SHARE = 0.05
 """Largest share of the time that probing, and that committing, may take from training."""
 DENSE_STEPS_LOG2 = 14
+"""Each of the first 2 ** 14 steps is logged."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +41,10 @@ class Limits:
 
 
 class Rhythm:
-    """Decides when training is interrupted again: at most every `every_s`, after new steps only, for PAUSE_SHARE of the time."""
+    """Decides when training is interrupted again.
+
+    This happens at most every `every_s`, only after new steps, and takes at most PAUSE_SHARE of the time.
+    """
 
     def __init__(self, every_s: float, *, step: int, now_s: float) -> None:
         self._every_s = every_s

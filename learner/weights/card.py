@@ -107,12 +107,12 @@ def _figure(value: Any) -> Any:
     return f"{value:.4g}" if isinstance(value, float) else value
 
 
-def _probes(who: str, table: Mapping[str, Any], steps: list[int]) -> str:
+def _probes(encoder: str, table: Mapping[str, Any], steps: list[int]) -> str:
     rows = [
         (f"{control}, {title}", *(f"{100 * row[when][key]:.1f} %" if key in row[when] else "" for when in _WHEN))
         for control, row in table.items()
         for kind, title in ACCURACIES.items()
-        if (key := f"{kind}_{who}") in row["before"]
+        if (key := f"{kind}_{encoder}") in row["before"]
     ]
     last = f"last (step {steps[-1]})" if steps else "last"
     return _table("Accuracy of frozen features", ("probe", "random start", last), rows)
