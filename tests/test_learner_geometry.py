@@ -50,7 +50,7 @@ def test_the_map_keeps_what_is_alike_together_and_is_the_same_each_time() -> Non
 
 def test_the_layout_is_that_of_the_newest_pairs_by_the_exported_weights(run: Path) -> None:
     layout = layout_of(run)
-    assert layout.pairs.captured_ns.tolist() == list(range(20))
+    assert layout.captured_ns == list(range(20))
     assert layout.distances.shape == (20, 20)
     assert layout.positions.shape == (20, 2)
     assert np.isfinite(layout.positions).all()

@@ -95,8 +95,8 @@ def test_the_command_writes_what_runs_without_pytorch_and_gives_its_features(
     weights = run / "export" / "student.safetensors"
     known = session.get_modelmeta().custom_metadata_map
     assert known["weights_sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
-    stretch = recent_pairs(run / "pairs.sqlite", 9, size=exported["size"])
-    rgb = np.ascontiguousarray(stretch.images[..., ::-1].transpose(0, 3, 1, 2), np.float32) / 255
+    images, _ = recent_pairs(run / "pairs.sqlite", 9, size=exported["size"])
+    rgb = np.ascontiguousarray(images[..., ::-1].transpose(0, 3, 1, 2), np.float32) / 255
     with torch.inference_mode():
         ours = load_encoder(TINY.encoder, weights)(torch.from_numpy(rgb)).numpy()
     assert len(rgb) == 9
@@ -123,7 +123,7 @@ def test_a_graph_that_differs_from_pytorch_is_not_handed_out(
     graph = Path(exported["path"]).read_bytes()
     monkeypatch.setattr(torch.onnx, "export", lambda *_, **__: Program(graph))
     encoder = load_encoder(TINY.encoder, run / "export" / "student.safetensors")
-    images = recent_pairs(run / "pairs.sqlite", 4, size=exported["size"]).images
+    images, _ = recent_pairs(run / "pairs.sqlite", 4, size=exported["size"])
     assert export_onnx(encoder, tmp_path / "same.onnx", images, weights_sha256="") <= TOLERANCE
     encoder.backbone.norm.bias.add_(0.01)
     with pytest.raises(Failed, match=r"student\.onnx differs from PyTorch by \d.*: not written"):
@@ -164,7 +164,7 @@ def test_what_cannot_be_exported_is_said_in_one_line(
 
 
 def test_the_newest_pairs_come_in_the_order_of_their_capture_without_the_damaged_ones(run: Path) -> None:
-    whole = recent_pairs(run / "pairs.sqlite", 5, size=24)
-    assert whole.captured_ns.tolist() == [7, 8, 9, 10, 11]
-    assert whole.images.shape == (5, 24, 24, 3)
-    assert len(recent_pairs(run / "pairs.sqlite", 100, size=8)) == 12
+    images, captured_ns = recent_pairs(run / "pairs.sqlite", 5, size=24)
+    assert captured_ns == [7, 8, 9, 10, 11]
+    assert images.shape == (5, 24, 24, 3)
+    assert len(recent_pairs(run / "pairs.sqlite", 100, size=8)[0]) == 12

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from learner.page.history import CHUNK_BYTES, Column, Tail
+from learner.page.history import MAX_LINE_BYTES, Column, Tail
 from learner.page.sparklines import BOTTOM, LEFT, RIGHT, TOP, curve, encoder_curves
 from stream.fsync import replace_file
 
@@ -62,17 +62,17 @@ def test_a_damaged_line_is_left_out(tmp_path: Path) -> None:
     assert Steps(path).new() == [None, 1, 2]
 
 
-def test_a_long_file_is_read_whole_in_parts(tmp_path: Path) -> None:
+def test_a_long_file_is_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     filling = "x" * 1000
-    count = 3 * CHUNK_BYTES // len(filling)
+    count = 3 * MAX_LINE_BYTES // len(filling)
     path.write_text("".join(json.dumps({"step": step, "filling": filling}) + "\n" for step in range(count)))
     assert Steps(path).new() == [None, *range(count)]
 
 
-def test_a_line_longer_than_a_part_ends_the_reading_and_does_not_hang(tmp_path: Path) -> None:
+def test_a_line_above_the_limit_ends_the_reading_and_does_not_hang(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
-    path.write_bytes(b'{"step": 1}\n' + b"x" * (2 * CHUNK_BYTES) + b'\n{"step": 2}\n')
+    path.write_bytes(b'{"step": 1}\n' + b"x" * (2 * MAX_LINE_BYTES) + b'\n{"step": 2}\n')
     assert Steps(path).new() == [None, 1]
 
 

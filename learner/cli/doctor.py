@@ -103,19 +103,15 @@ def _check_port(process: ProcessConfig) -> Finding:
         access.listen().close()
     except PortInUse as error:
         return Finding("port", "warning", f"{error}; until then the learner trains without it")
-    if access.token is not None:
-        return Finding("port", "ok", f"{access.host}:{access.port} is free, and a token is required")
-    return Finding("port", "ok", f"{access.host}:{access.port} is free")
+    guarded = "" if access.token is None else ", and a token is required"
+    return Finding("port", "ok", f"{access.host}:{access.port} is free{guarded}")
 
 
 def _check_keys(settings: TrainSettings) -> Finding:
     process = settings.process
     if process.insecure:
-        return Finding(
-            "keys",
-            "warning",
-            "--insecure: every rig that answers is trusted, and everybody on the network can see the images",
-        )
+        text = "--insecure: every rig that answers is trusted, and everybody on the network can see the images"
+        return Finding("keys", "warning", text)
     security = security_for(process.connect, keys=process.keys)
     if security is None:
         return Finding("keys", "ok", "no keys are needed: the rig is on this machine")

@@ -77,7 +77,7 @@ def _export(settings: ExportSettings) -> list[dict[str, Any]]:
     weights = sorted(directory.export.glob("*.safetensors"))
     if not weights:
         raise SettingsError(f"{directory.export} has no weights yet: wait for a commit without signs of collapse")
-    images = recent_pairs(directory.store, CHECKED_PAIRS, size=size).images
+    images, _ = recent_pairs(directory.store, CHECKED_PAIRS, size=size)
     if len(images) < 2:
         raise SettingsError(
             f"{settings.run} has fewer than two pairs in memory to compare on: let it receive some first"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -12,7 +13,8 @@ import numpy as np
 
 from learner.runs.reading import Points, is_number
 
-CHUNK_BYTES = 1 << 20
+MAX_LINE_BYTES = 1 << 20
+"""A longer line ends the reading: it can only be damage."""
 
 
 class Tail:
@@ -39,19 +41,11 @@ class Tail:
                 done = 0
                 self._restart()
             file.seek(done)
-            while whole := _whole_lines(file.read(CHUNK_BYTES)):
-                done += len(whole)
-                file.seek(done)
+            while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
+                done += len(line)
                 self._position = status.st_ino, done
-                for line in whole.splitlines():
-                    try:
-                        yield msgspec.json.decode(line, type=dict[str, object])
-                    except msgspec.DecodeError:
-                        continue
-
-
-def _whole_lines(data: bytes) -> bytes:
-    return data[: data.rfind(b"\n") + 1]
+                with suppress(msgspec.DecodeError):
+                    yield msgspec.json.decode(line, type=dict[str, object])
 
 
 class Column:

@@ -19,7 +19,7 @@ from learner.page.history import Column, Tail
 from learner.page.live import MAX_DEVICES as LIVE_DEVICES
 from learner.page.live import Live, ReservoirPair, Snapshot
 from learner.page.sparklines import curve, encoder_curves
-from learner.report.html import format_time, grid, legend, missing, number, number_tiles
+from learner.report.html import ENCODER_LEGEND, format_time, grid, missing, number, number_tiles
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shrink
 from learner.runs.titles import ACCURACIES, CURVES
@@ -110,9 +110,7 @@ _NO_PICTURES = (
 )
 _CURVES = "Each curve is the mean over some steps, in a band from their lowest to their highest value."
 _PROBES = (
-    "Accuracy on labelled images that are never trained on. The dashed line is the value at the start."
-    + legend("student", "student")
-    + legend("teacher", "teacher")
+    "Accuracy on labelled images that are never trained on. The dashed line is the value at the start." + ENCODER_LEGEND
 )
 
 

@@ -60,6 +60,9 @@ def legend(text: str, role: str) -> str:
     return f'<span class="legend" style="color:var(--{role})">{escape(text)}</span>'
 
 
+ENCODER_LEGEND = legend("student", "student") + legend("teacher", "teacher")
+
+
 def number(value: object) -> str:
     """Return a number for a reader: thousands separated, three digits of a fraction, a dash where there is no number."""
     if not isinstance(value, int | float) or not isfinite(value):

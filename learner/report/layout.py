@@ -13,10 +13,11 @@ from sklearn.manifold import TSNE
 from buffer.store import StoreError
 from learner.errors import LearnerError
 from learner.probes.probe import extract
-from learner.report.recent_pairs import RecentPairs, recent_pairs
+from learner.report.recent_pairs import recent_pairs
 from learner.runs.folder import RunDirectory
 from learner.runs.settings import settings_of
 from learner.weights.export import load_encoder
+from stream.image import Image
 
 MAX_PAIRS = 200
 MIN_PAIRS = 8
@@ -28,9 +29,10 @@ Matrix = NDArray[np.float64]
 
 @dataclass(frozen=True, eq=False)
 class Layout:
-    """distances: [n, n] between the features of the pairs; positions: [n, 2], those of t-SNE."""
+    """Pairs as in `recent_pairs`. distances: [n, n] between their features; positions: [n, 2], those of t-SNE."""
 
-    pairs: RecentPairs
+    images: Image
+    captured_ns: list[int]
     distances: Matrix
     positions: Matrix
 
@@ -44,16 +46,16 @@ def layout_of(run: Path) -> Layout:
     directory = RunDirectory(run, config)
     encoder = load_encoder(config.encoder, directory.export / "student.safetensors")
     try:
-        pairs = recent_pairs(directory.store, MAX_PAIRS, size=config.objective.probe_size)
+        images, captured_ns = recent_pairs(directory.store, MAX_PAIRS, size=config.objective.probe_size)
     except StoreError as error:
         raise LearnerError(str(error)) from error
-    if len(pairs) < MIN_PAIRS:
-        raise LearnerError(f"the memory of the run has {len(pairs)} pairs, a map needs {MIN_PAIRS}")
-    features = extract(encoder, pairs.images, device=torch.device("cpu"))
+    if len(images) < MIN_PAIRS:
+        raise LearnerError(f"the memory of the run has {len(images)} pairs, a map needs {MIN_PAIRS}")
+    features = extract(encoder, images, device=torch.device("cpu"))
     if not features.isfinite().all():
         raise LearnerError("the exported student gives features that are not finite")
     distances = cosine_distances(features.double().numpy())
-    return Layout(pairs, distances, tsne(distances))
+    return Layout(images, captured_ns, distances, tsne(distances))
 
 
 def cosine_distances(features: Matrix) -> Matrix:

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from buffer.store import StoreError, StoreReader
 from learner.memory.canvas import on_canvas
@@ -18,37 +17,22 @@ from stream.image import Image
 from stream.pair import StereoPair
 
 
-@dataclass(frozen=True, eq=False)
-class RecentPairs:
-    """Pairs in the order of their capture.
+def recent_pairs(store: Path, count: int, *, size: int) -> tuple[Image, list[int]]:
+    """Return the last `count` pairs of the newest commit of a store, in the order of their capture.
 
-    images: the left ones, uint8 [n, S, S, 3] BGR, squeezed to a square. captured_ns: int64 [n], nanoseconds since 1970.
-    """
-
-    images: Image
-    captured_ns: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-def recent_pairs(store: Path, count: int, *, size: int) -> RecentPairs:
-    """Return the last `count` pairs of the newest commit of a store; fewer where it has fewer or some are damaged.
-
-    size: side S of the images, pixels. A learner may write the store at the same time. Raises StoreError where there is no
-    store or it cannot be read.
+    They are the left images, uint8 [n, S, S, 3] BGR, squeezed to squares of S = `size` pixels, and the n capture times,
+    nanoseconds since 1970. There are fewer where the store has fewer or some are damaged. A learner may write the store at the
+    same time. Raises StoreError where there is no store or it cannot be read.
     """
     reader = StoreReader(store)
     commits = reader.commits()
     keys = commits[0].keys[-count:].tolist() if commits else []
     pairs = sorted(_decoded(reader, keys), key=lambda pair: pair.header.left_ns)
     images = np.array([on_canvas(pair.left, (size, size)) for pair in pairs], np.uint8).reshape(-1, size, size, 3)
-    return RecentPairs(images, np.array([pair.header.left_ns for pair in pairs], np.int64))
+    return images, [pair.header.left_ns for pair in pairs]
 
 
 def _decoded(reader: StoreReader, keys: list[int]) -> Iterator[StereoPair]:
     for key in keys:
-        try:
+        with suppress(StoreError, MalformedMessage):  # damaged, or removed by a new commit of a learner at work
             yield decode(unpack(next(reader.items([key]))))
-        except (StoreError, MalformedMessage):  # damaged, or removed by a new commit of a learner at work
-            continue

@@ -17,7 +17,7 @@ import numpy as np
 
 from learner.errors import LearnerError
 from learner.report.figures import curve, encoder_curves, evenly, time_map
-from learner.report.html import format_time, grid, legend, missing, number, number_tiles, page, section
+from learner.report.html import ENCODER_LEGEND, format_time, grid, missing, number, number_tiles, page, section
 from learner.report.layout import Layout, layout_of
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shades
@@ -78,9 +78,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
     return path
 
 
-_PROBE_CURVES = (
-    "The dashed line is the value before the first step." + legend("student", "student") + legend("teacher", "teacher")
-)
+_PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
 _ROTATED = (
     "Accuracy after the run with upright training images and test images rotated counter-clockwise; at most 2000 and 1000 "
@@ -172,7 +170,7 @@ def _layout(run: Path) -> str:
         layout = layout_of(run)
     except LearnerError as error:
         return missing(f"Not drawn: {error}.")
-    images = layout.pairs.images
+    images = layout.images
     strip = grid([photo(images[i], f"recent pair {i}, left") for i in evenly(len(images), STRIP)], "strip")
     return f'<p class="note">{_span(layout)}</p>{strip}{grid([_matrix(layout), time_map("t-SNE", layout.positions)], "layout")}'
 
@@ -185,10 +183,10 @@ def _matrix(layout: Layout) -> str:
 
 
 def _span(layout: Layout) -> str:
-    first, last = map(format_time, layout.pairs.captured_ns[[0, -1]].tolist())
+    first, last = format_time(layout.captured_ns[0]), format_time(layout.captured_ns[-1])
     lowest, highest = 1 - layout.distances.max(), 1 - layout.distances[~np.eye(len(layout.distances), dtype=bool)].min()
     return (
-        f"{len(layout.pairs)} pairs, captured from {first} to {last} UTC; cosines from {lowest:.3f} to {highest:.3f}."
+        f"{len(layout.images)} pairs, captured from {first} to {last} UTC; cosines from {lowest:.3f} to {highest:.3f}."
     )
 
 

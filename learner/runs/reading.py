@@ -6,6 +6,7 @@ import json
 import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any, TypeGuard
@@ -37,10 +38,8 @@ def read_lines(path: Path) -> list[Line] | None:
         return None
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+        with suppress(ValueError):
             lines.append(json.loads(text))
-        except ValueError:
-            continue
     return [legacy.line(line) for line in lines if isinstance(line, dict)]
 
 

@@ -27,7 +27,7 @@ class Observers:
     metrics: LearnerMetrics
 
     def alive(self, describe: Callable[[], str]) -> None:
-        """Report that the training thread is alive. `describe` returns what it does; it is called only while somebody reads it."""
+        """Report that the training thread is alive; `describe` is called only while somebody reads what it returns."""
         self.supervisor.alive(describe)
         self.live.alive(describe, self.source.stats)
 
