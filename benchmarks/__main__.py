@@ -45,7 +45,7 @@ PROGRAM = Program(
 
 
 def main(words: Sequence[str] | None = None) -> int:
-    """Run one bench; returns the exit code: 0 done, 1 a goal was missed, 2 wrong settings."""
+    """Run one bench and return the exit code: 0 done, 1 a goal was missed, 2 wrong settings."""
     return PROGRAM.main(words)
 
 

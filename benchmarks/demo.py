@@ -1,4 +1,4 @@
-"""The main job in two minutes: a simulated rig and a learner, two processes, with pairs over TCP between them.
+"""The whole system in two minutes: a simulated rig and a learner, in two processes, with pairs over TCP between them.
 
 It proves an installation: the pairs come from a walk through the simulated world, the control sets are the digits of
 scikit-learn and the places of that world seen on two other walks. The exit code is 0 only if the learner received
@@ -34,7 +34,7 @@ START_S = 60.0
 
 @dataclass(frozen=True, kw_only=True)
 class DemoSettings(BenchSettings):
-    """A simulated rig and a learner over TCP; the report of the run at the end."""
+    """Run a simulated rig and a learner over TCP, and write the report of the run."""
 
     run_dir: Path | None = None
     """Folder of the run; runs/demo-DATE unless given."""
@@ -43,7 +43,7 @@ class DemoSettings(BenchSettings):
     fps: float = 20.0
     """Shots a second of the simulated rig."""
     seed: int = 0
-    """Of the world, the walk and the learner."""
+    """Seed of the world, the walk and the learner."""
     textures: Path | None = None
     """A folder of photographs to hang into the world; procedural pictures without it."""
     per_place: int = 60
@@ -51,7 +51,7 @@ class DemoSettings(BenchSettings):
 
 
 def measure(settings: DemoSettings) -> dict[str, Any]:
-    """Return the learner's summary, with the path of the report as `report`."""
+    """Run both processes; return the learner's summary, with the path of the report as `report`."""
     run = settings.run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with tempfile.TemporaryDirectory() as folder:
         places = Path(folder) / PLACES
@@ -75,7 +75,7 @@ def render(_settings: DemoSettings, summary: dict[str, Any]) -> Iterator[Rendera
 
 
 def goals(summary: dict[str, Any]) -> Iterator[Goal]:
-    """Nothing speaks against the run."""
+    """Yield the goal: the run has no shortcoming."""
     yield Goal("shortcomings", len(shortcomings(summary)), 0)
 
 
@@ -83,7 +83,7 @@ COMMAND = Bench(DemoSettings, measure, render, goals)
 
 
 def shortcomings(summary: dict[str, Any]) -> list[str]:
-    """The reasons why a run cannot have learned from images; empty where there are none."""
+    """Return the reasons why a run cannot have learned from images; empty if there are none."""
     row = summary["probe"].get(PLACES, {})  # a run that was stopped early has none
     before, after = (row.get(when, {}).get("linear_student", math.nan) for when in ("before", "after"))
     checks = {
@@ -97,7 +97,7 @@ def shortcomings(summary: dict[str, Any]) -> list[str]:
 
 
 def _train(settings: DemoSettings, run: Path, places: Path) -> dict[str, Any]:
-    """Start the rig, let the learner train on it, stop both; returns the learner's summary."""
+    """Start the rig, let the learner train on its pairs, and stop both; return the learner's summary."""
     run.parent.mkdir(parents=True, exist_ok=True)
     log = Path(f"{run}.device.log")
     # A terminal's Ctrl-C goes to all three: both processes stop cleanly, and this one continues, to report how far they got.
@@ -142,7 +142,7 @@ def _learner_flags(settings: DemoSettings, run: Path, places: Path, endpoint: st
 
 
 def _endpoint(rig: subprocess.Popen[bytes], log: Path) -> str:
-    """Return the address at which the rig streams, from its log."""
+    """Return the address at which the rig streams, which is read from the log of the rig."""
     deadline_s = time.monotonic() + START_S
     while time.monotonic() < deadline_s and rig.poll() is None:
         found = re.search(r"bind=(tcp://\S+)", log.read_text())

@@ -1,9 +1,9 @@
-"""Do the features get better while the rig walks? One learner for each seed, from a random start, on a fixed budget of CPU time.
+"""Do the features get better while the rig walks? Trains one learner for each seed with a fixed budget of CPU time.
 
-The stream is the simulated walk through dedupe and codec. The learner sets its pace, so that a seed's run is repeatable.
-Every seed has its own world, walk and weights. The student is measured before and after: k-NN and linear accuracy on the given
-control sets, and on the places of the seed's own world as two other walks see them. The budget counts the CPU time of
-receiving, decoding and training; not that of rendering the world, which is the rig's work, and not that of the probes.
+Each begins at a random start. The stream is the simulated walk after dedupe and codec. The learner sets its pace, so that a
+seed's run is repeatable. Every seed has its own world, walk and weights. The student is measured before and after: k-NN and
+linear accuracy on the given control sets, and on the places of the seed's own world as two other walks see them. The budget is
+the CPU time of receiving, decoding and training. It does not include rendering the world, which is the rig's work, or probes.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ PROGRESS_S = 30.0
 
 @dataclass(frozen=True, kw_only=True)
 class LearningSettings(GridSettings):
-    """Train from a random start on simulated walks and measure the gain over several seeds."""
+    """Train from a random start on simulated walks, and measure the gain over several seeds."""
 
     control: tuple[str, ...] = ("digits",)
-    """Control sets beside the places, as for the learner."""
+    """Control sets in addition to the places, given as for the learner."""
     cpu_min: Positive = 10.0
     """Budget of a seed: minutes of the learner's CPU time."""
     preset: Preset = "cpu"
@@ -53,7 +53,7 @@ class LearningSettings(GridSettings):
 
 @dataclass(frozen=True)
 class Gain:
-    """A probe over the seeds: means, and the standard error of the mean gain."""
+    """A probe over all seeds: mean values before and after, and the standard error of the mean gain."""
 
     before: float
     after: float
@@ -67,13 +67,13 @@ class Gain:
 
 
 def measure(settings: LearningSettings) -> list[Result]:
-    """Return the figures of each seed, in their order."""
+    """Train one learner for each seed; return their figures, in the order of the seeds."""
     found = dict(in_processes(partial(train_seed, settings=settings), settings.seeds, settings.jobs))
     return [found[seed] for seed in settings.seeds]
 
 
 def render(settings: LearningSettings, results: Sequence[Result]) -> list[Table]:
-    """Return the gain of each probe."""
+    """Return a table with the gain of each probe."""
     title = f"{len(results)} seeds, preset {settings.preset}, {settings.cpu_min:g} CPU-minutes each"
     rows = {
         name: [f"{100 * value:.1f}" for value in (gain.before, gain.after, gain.gain, gain.standard_error)]
@@ -85,7 +85,7 @@ def render(settings: LearningSettings, results: Sequence[Result]) -> list[Table]
 
 
 def goals(results: Sequence[Result]) -> Iterator[Goal]:
-    """Every gain is three standard errors above zero."""
+    """Yield the goals: every gain is at least three standard errors above zero."""
     for name, gain in summarise(results).items():
         yield Goal(f"{name}: gain in standard errors", gain.sigmas, MIN_SIGMAS, at_least=True)
 
@@ -122,7 +122,7 @@ class TimedPairs:
 
 
 def train_seed(seed: int, settings: LearningSettings) -> Result:
-    """One seed from its random start to the end of its budget."""
+    """Train one learner from its random start until its budget is spent; return its figures."""
     use_one_thread()
     config = replace(PRESETS[settings.preset], seed=seed)
     learner = Learner(config, torch.device("cpu"))

@@ -1,6 +1,6 @@
 """The list of all metrics, as in docs/metrics.md; with --cost, the share of a core that counting and scraping takes.
 
-The list is made by the code that counts, so the two always agree: `python -m benchmarks metrics > docs/metrics.md`.
+The list is made from the code that counts, so both always agree: `python -m benchmarks metrics > docs/metrics.md`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ LABELS = {
     "reason": "one of a fixed list, each there from the start with 0",
     "tier": "where a pair waits: fresh (for its first step), reservoir",
 }
-"""Every label, and what bounds it."""
+"""Every label, and the bound of the number of its values."""
 PAIRS_PER_S = 30.0
 SCRAPE_EVERY_S = 15.0
 MAX_SHARE = 0.005
@@ -54,11 +54,11 @@ class MetricsSettings(BenchSettings):
     cost: bool = False
     """Measure the CPU time of counting 30 pairs and 30 steps a second and of a scrape every 15 s."""
     rounds: Count = 5
-    """Of the measurement; the median is reported."""
+    """Rounds of the measurement; the median is reported."""
 
 
 class ListedMetric(NamedTuple):
-    """A metric as the list has it."""
+    """A metric as it is shown in the list."""
 
     name: str
     kind: str
@@ -67,7 +67,7 @@ class ListedMetric(NamedTuple):
 
 
 def measure(settings: MetricsSettings) -> dict[str, Any]:
-    """Return the list of metrics by name; with --cost, shares of a core by who counts."""
+    """Return the list of metrics by name; with --cost, the share of a core that each counting process takes."""
     if not settings.cost:
         return {metric.name: dict(zip(metric._fields[1:], metric[1:], strict=True)) for metric in listed(exported())}
     rows: dict[str, Callable[[], float]] = {
@@ -86,7 +86,7 @@ def render(settings: MetricsSettings, figures: dict[str, Any]) -> list[Renderabl
 
 
 def goals(figures: dict[str, Any]) -> Iterator[Goal]:
-    """Counting takes little time; the list alone has no goals."""
+    """Yield the goal that counting takes little time. The list alone has no goals."""
     for name, share in figures.items():
         if isinstance(share, float):
             yield Goal(name, share, MAX_SHARE)
@@ -96,14 +96,14 @@ COMMAND = Bench(MetricsSettings, measure, render, goals)
 
 
 def exported() -> list[Metric]:
-    """Every metric of a rig and a learner, with a value for each label."""
+    """Return every metric of a rig and a learner, with a value for each label."""
     device, learner, stream = _device(), _learner(), CollectorRegistry()
     stream.register(_stream(1))
     return [metric for registry in (device.registry, learner.registry, stream) for metric in registry.collect()]
 
 
 def listed(metrics: Sequence[Metric]) -> list[ListedMetric]:
-    """Our metrics, sorted by name; those of the process are the client library's."""
+    """Return our metrics, sorted by name, without those of the process, which belong to the client library."""
     ours = {metric.name: metric for metric in metrics if metric.name.startswith("babyagent_")}
     return [_listed(metric) for _, metric in sorted(ours.items())]
 
@@ -178,7 +178,7 @@ def _learner() -> LearnerMetrics:
 
 
 def _stream(devices: int) -> StreamMetrics:
-    """Return the metrics of a subscriber that knows everything about so many devices."""
+    """Return the metrics of a subscriber that receives from so many devices and knows every value of each."""
     device = DeviceStats(
         epoch="0" * 32, next_seq=1, received=1, clock_offset_ns=0, clock_error_ns=0, battery=1.0, temperature_c=20.0
     )
@@ -200,7 +200,10 @@ def _rig_share() -> float:
 
 
 def _learner_share(devices: int) -> float:
-    """With a step for each pair: far more steps than there are, unless a batch is tiny."""
+    """Return the share of a core that a learner's metrics take, with one step for each pair.
+
+    This is an upper bound: a real learner makes far fewer steps, unless its batches are tiny.
+    """
     metrics = _learner()
     metrics.registry.register(_stream(devices))
     known = {"rig0": DeviceStats(epoch="0" * 32, next_seq=1, clock_offset_ns=0)}

@@ -1,8 +1,8 @@
 """How fast are recordings written and read? Against the goals, against plain files and against the public `mcap` package.
 
-The pairs are 720p, 2 x 179 kB. All rows take turns in each round and the medians are reported. Files stay in the page
-cache: the format is timed, not the disk, so the sync at the end is outside the time. Our reading verifies every
-checksum; the public package does so only in its last row.
+The pairs are 720p, 2 x 179 kB. All rows take turns in each round and the medians are reported. Files stay in the page cache: the
+format is measured, not the disk, so the sync at the end is not included. Our reading verifies every checksum; the public package
+does so only in its last row.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ VIEWS = 8
 
 @dataclass(frozen=True, kw_only=True)
 class RecordingSettings(BenchSettings):
-    """Time writing and reading of recordings."""
+    """Measure the speed of writing and reading recordings."""
 
     rounds: Count = 7
     """Rounds in which every row takes its turn; the median is reported."""
@@ -50,7 +50,7 @@ class RecordingSettings(BenchSettings):
 
 
 def measure(settings: RecordingSettings) -> dict[str, Any]:
-    """Return the megabytes (10^6) of images a second, of each row."""
+    """Return the megabytes (10^6 bytes) of images per second of each row."""
     with tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         rates = _rates(settings, Path(folder))
     figures = medians(rates)
@@ -63,13 +63,13 @@ def measure(settings: RecordingSettings) -> dict[str, Any]:
 
 
 def render(_settings: RecordingSettings, figures: dict[str, Any]) -> list[Table]:
-    """One table."""
+    """Return one table of the figures."""
     rows = {name: (str(rate), "{} - {}".format(*figures["range_mb_s"][name])) for name, rate in figures["mb_s"].items()}
     return [figure_table("images through a recording, one thread", ("row", "median MB/s", "range"), rows)]
 
 
 def goals(figures: dict[str, Any]) -> Iterator[Goal]:
-    """Writing and reading are fast enough."""
+    """Yield the goals for the speed of writing and reading."""
     for kind, bound in GOALS_MB_S.items():
         yield Goal(f"{kind}, MB/s", figures["mb_s"][f"{kind}: recording"], bound, at_least=True)
 
@@ -78,7 +78,7 @@ COMMAND = Bench(RecordingSettings, measure, render, goals)
 
 
 def _rates(settings: RecordingSettings, folder: Path) -> dict[str, list[float]]:
-    """MB of images a second, of each row in each round."""
+    """Return the MB of images per second of each row in each round."""
     views = jpeg_sized_pairs(VIEWS)
     pairs = [renumbered(views[seq % VIEWS], seq, seq) for seq in range(settings.pairs)]
     plain, ours, public = paths = folder / "plain", folder / "ours.mcap", folder / "public.mcap"
@@ -103,7 +103,7 @@ def _remove(paths: Sequence[Path]) -> None:
 
 
 def _write_plain(path: Path, pairs: Sequence[EncodedPair]) -> float:
-    """Seconds, as of all rows."""
+    """Write the images to plain files, for comparison; return the seconds."""
     with path.open("xb", buffering=0) as file:
         started_s = time.perf_counter()
         for pair in pairs:

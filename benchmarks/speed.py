@@ -1,7 +1,7 @@
-"""How fast is each side alone? Pairs a second of the rig from shot to wire, samples a second of the learner.
+"""How fast is each side alone? Pairs per second of the rig from shot to message, samples per second of the learner.
 
 Everything is timed on one thread, the rows take turns in each round, and the median over the rounds is reported. Nothing is
-compared with others here, so the figures describe this machine only.
+compared with other software here, so the figures describe this machine only.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SHOT_PERIOD_NS = 100_000_000
 
 @dataclass(frozen=True, kw_only=True)
 class SpeedSettings(BenchSettings):
-    """Time the rig and the learner alone, on one thread each."""
+    """Measure the speed of the rig and of the learner alone, on one thread each."""
 
     rounds: Count = 5
     """Rounds in which every row is timed once; the median is reported."""
@@ -50,14 +50,14 @@ class SpeedSettings(BenchSettings):
 
 
 def measure(settings: SpeedSettings) -> dict[str, float]:
-    """Return the items a second of each row."""
+    """Return the items per second of each row."""
     use_one_thread()
     rows = _rig_rows(settings.pairs) | {f"learner: samples, preset {settings.preset}": _learner_row(settings)}
     return medians(in_turns(rows, settings.rounds), 1)
 
 
 def render(settings: SpeedSettings, rates: dict[str, float]) -> list[Table]:
-    """One table."""
+    """Return one table of the figures."""
     rows = {name: [f"{rate:.1f}"] for name, rate in rates.items()}
     return [figure_table(f"median of {settings.rounds} rounds", ("row", "a second, one thread"), rows)]
 
@@ -66,7 +66,11 @@ COMMAND = Bench(SpeedSettings, measure, render)
 
 
 def _rig_rows(count: int) -> dict[str, Callable[[], float]]:
-    """From shot to wire at 720p: all new, all duplicates, and the camera's own JPEG; and the simulator itself."""
+    """Return the rows of the rig by name, as functions that return items per second.
+
+    They go from a 720p shot to the parts of a message: only new shots, only duplicates, and a camera's own JPEG. One row is the
+    simulator.
+    """
     views = rendered_eyes(10, HD, every=8)
     jpegs = [(_jpeg(left), _jpeg(right)) for left, right in views]
     new = [Shot(EyeImage(n, left), EyeImage(n, right)) for n, (left, right) in _timed_views(views, count)]
@@ -84,7 +88,7 @@ def _rig_rows(count: int) -> dict[str, Callable[[], float]]:
 
 
 def _shots_per_s(shots: Sequence[Shot], config: DedupeConfig) -> float:
-    """Return shots a second through capture, to the parts of a message."""
+    """Return the shots per second through capture, until the parts of a message are ready."""
     started_s = time.perf_counter()
     for pair in kept_pairs(shots, seed=0, dedupe=config):
         to_parts(pair)
@@ -100,7 +104,7 @@ def _rendered_per_s(count: int) -> float:
 
 
 def _learner_row(settings: SpeedSettings) -> Callable[[], float]:
-    """Training steps on a memory filled from the simulated walk; no receiving, no waiting."""
+    """Return the row of the learner: training steps on a memory filled from the simulated walk, without receiving or waiting."""
     learner = Learner(PRESETS[settings.preset], torch.device("cpu"))
     batch = learner.config.pacing.batch_size
     for pair in rendered_pairs(2 * batch, CANVAS):
@@ -120,5 +124,5 @@ def _jpeg(image: Image) -> bytes:
 
 
 def _timed_views(views: Sequence[tuple[Picture, Picture]], count: int) -> list[tuple[int, tuple[Picture, Picture]]]:
-    """Return the views again and again, each with its capture time in nanoseconds."""
+    """Return the views repeatedly, until there are `count`, each with its capture time in nanoseconds."""
     return [(n * SHOT_PERIOD_NS, view) for n, view in enumerate(islice(cycle(views), count))]

@@ -1,8 +1,9 @@
 """How soon after a commit does a robot have the new weights, and what does the export cost?
 
-A learner's own committer, export and HTTP server; the robot asks for the teacher by its ETag every `poll_s` seconds, over the
-loopback. Between two commits the weights are moved a little. The robot's first question after a commit is at a random moment,
-since it does not ask in step with commits. The cost is the CPU time of the thread that exports, which is not the one that trains.
+A learner's own committer, export and HTTP server are used. The robot requests the teacher's weights with its ETag every `poll_s`
+seconds, over the loopback. Between two commits the weights are changed a little. The first request after a commit is at a random
+moment, because the robot does not know when commits happen. The cost is the CPU time of the thread that exports, which is not the
+training thread.
 """
 
 from __future__ import annotations
@@ -42,16 +43,16 @@ from learner.weights.latest import LatestWeights
 from stream.source import IteratorSource
 
 MAX_DELAY_S = 5.0
-"""A robot should have the weights of a commit within this time."""
+"""Longest time until a robot should have the weights of a commit."""
 WAIT_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightsSettings(BenchSettings):
-    """Commit several times and measure when a robot has the weights."""
+    """Commit several times, and measure when a robot has the weights."""
 
     preset: Preset = "cpu"
-    """Of the learner: cpu, or babyagent for DeiT-S."""
+    """Preset of the learner: cpu, or babyagent for DeiT-S."""
     rounds: Count = 7
     """Number of commits."""
     poll_s: Annotated[float, Within(0, WAIT_S, above=True)] = 2.0
@@ -59,12 +60,12 @@ class WeightsSettings(BenchSettings):
     port: int = 9633
     """The port of the loopback to serve on."""
     seed: int = 0
-    """Of the moments of the commits."""
+    """Seed of the times of the commits."""
 
 
 @dataclass
 class TimedExport:
-    """Exports as the service does; keeps when each commit was durable and what its export cost in CPU time."""
+    """Exports as the service does, and records when each commit became durable and how much CPU time its export took."""
 
     weights: LatestWeights
     durable_s: list[float]
@@ -80,7 +81,7 @@ class TimedExport:
 
 @contextmanager
 def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learner, Committer, TimedExport]]:
-    """Give a learner that has received nothing yet, and serves the weights that it exports."""
+    """Give a learner that has received no pair yet, with its committer and exporter, and serve the exported weights by HTTP."""
     config = replace(PRESETS[settings.preset], memory=MemoryConfig(capacity=256, fresh_capacity=256, canvas=(24, 32)))
     learner, directory = Learner(config, torch.device("cpu")), RunDirectory(folder, config)
     export = TimedExport(LatestWeights(learner, directory.export, metrics=LearnerMetrics()), [], [])
@@ -103,7 +104,7 @@ def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learne
 
 
 def measure(settings: WeightsSettings) -> dict[str, Any]:
-    """Delays from the durable commit to the robot, and the CPU time of the export."""
+    """Return the delays from the durable commit to the robot, and the CPU time of the export."""
     chance, arrivals_s, tag = random.Random(settings.seed), [], ""
     url = f"http://{HOST}:{settings.port}/weights/teacher.safetensors"
     with tempfile.TemporaryDirectory() as folder:
@@ -127,7 +128,7 @@ def measure(settings: WeightsSettings) -> dict[str, Any]:
 
 
 def _wait_for_weights(url: str, tag: str, poll_s: float) -> str:
-    """Return the robot: ask until other weights than those with this ETag are there; returns their ETag. Raises BenchFailed."""
+    """Request the weights until they are not those with this ETag; return the new ETag. Raises BenchFailed."""
     deadline_s = time.monotonic() + WAIT_S
     request = Request(url, headers={"If-None-Match": tag} if tag else {})
     while time.monotonic() < deadline_s:
@@ -139,7 +140,7 @@ def _wait_for_weights(url: str, tag: str, poll_s: float) -> str:
 
 
 def render(settings: WeightsSettings, figures: dict[str, Any]) -> Sequence[str]:
-    """One sentence."""
+    """Return one sentence about the figures."""
     delay = figures["commit_to_robot_s"]
     return [
         f"{settings.preset}: {figures['bytes'] / 1e6:.1f} MB a network; from the durable commit until the robot had it, asking "
@@ -149,7 +150,7 @@ def render(settings: WeightsSettings, figures: dict[str, Any]) -> Sequence[str]:
 
 
 def goals(figures: dict[str, Any]) -> Iterator[Goal]:
-    """The robot never waits long."""
+    """Yield the goal: the robot never waits long."""
     yield Goal("longest delay, s", figures["commit_to_robot_s"]["most"], MAX_DELAY_S)
 
 

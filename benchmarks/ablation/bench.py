@@ -47,9 +47,11 @@ from learner.probes.spectrum import alpha_req, rankme
 
 FAMILIES = {"recipe": (PRESET, *RECIPE), "stream": (PRESET, *STREAM)}
 PROBES = 2
-"""Probes on the way, the last one at the end; the curve begins with the random start."""
+"""Number of probes during a run. The last one is at its end; the curve begins with the random start."""
 RECENT_STEPS = 20
-"""A gauge beside a probe is the mean of so many steps."""
+"""Number of steps over which a gauge is averaged before it is shown beside a probe. @
+benchmarks/ablation/bench.py:.(MAX_TRAIN, MAX_TEST) Largest numbers of images of a control set that are probed, because
+there are many runs."""
 MAX_TRAIN, MAX_TEST = 5000, 2000
 """Images of a control set that are probed, at most: there are many runs."""
 
@@ -62,7 +64,7 @@ class AblationSettings(GridSettings):
     """`recipe`, `stream`, or rows by their names; the preset itself is always among them."""
     seeds: Seeds = (11, 12, 13)
     pairs: Count = 3000
-    """Pairs that dedupe leaves of a walk; `without dedupe` has all pairs of an equally long walk."""
+    """Pairs that dedupe keeps of a walk; `without dedupe` has all pairs of an equally long walk."""
     steps: Count = 300
     """Gradient steps of a run."""
     preset: BabyAgentPreset = "cpu"
@@ -88,7 +90,7 @@ class AblationSettings(GridSettings):
 
 @dataclass(frozen=True)
 class RowRun:
-    """A row and a seed. A result line is found by these fields."""
+    """One run: a row and a seed. Its result line is found by these fields."""
 
     row: str
     seed: int
@@ -102,7 +104,7 @@ class RowRun:
 
 
 def measure(settings: AblationSettings) -> list[Result]:
-    """Return the result lines of all runs; those that are missing are run."""
+    """Return the result lines of all runs, after doing the runs that are missing in the file."""
     names = " ".join(spec.split("=")[0] for spec in settings.control)
     size = (settings.pairs, settings.steps, settings.preset, names, settings.textures.name if settings.textures else "")
     prints = {row: fingerprint(ROWS[row].settings(PRESETS[settings.preset])) for row in settings.chosen}
@@ -112,7 +114,7 @@ def measure(settings: AblationSettings) -> list[Result]:
 
 
 def render(settings: AblationSettings, lines: Sequence[Result]) -> list[str]:
-    """Return the tables, which are also written to the report."""
+    """Return the tables, and write them to the report too."""
     text = "\n\n".join([tables(lines, FAMILIES), correlations(lines)])
     write_report(settings.report, f"# What each choice is worth\n\n{text}")
     return [f"{text}\n"]
@@ -122,7 +124,7 @@ COMMAND = Bench(AblationSettings, measure, render, json_lines=list)
 
 
 def run_row(run: RowRun, settings: AblationSettings) -> Result:
-    """One run from its random start to its last step: what its result line has beside the fields of the run."""
+    """Train one run from its random start to its last step; return what its result line has beside the fields of the run."""
     device = compute_device(settings.device)
     use_one_thread(device)
     row = ROWS[run.row]
@@ -146,7 +148,7 @@ def run_row(run: RowRun, settings: AblationSettings) -> Result:
 
 
 def _config(run: RowRun, sent: int) -> LearnerConfig:
-    """Return the preset with a budget that is spent over the walk."""
+    """Return the preset, with a budget that the steps of a run spend over the whole walk."""
     preset = PRESETS[run.preset]
     # Half a pair less than there are: the last step must not wait for a rounding error.
     pacing = replace(
@@ -157,7 +159,10 @@ def _config(run: RowRun, sent: int) -> LearnerConfig:
 
 @lru_cache(maxsize=2)
 def sent_pairs(seed: int, textures: Path | None, count: int, dedupe: bool) -> Pairs:
-    """The pairs that the rig sends of a walk: `count` of them behind dedupe, or those of all frames of an equally long walk."""
+    """Return the pairs of a walk that the rig sends.
+
+    With dedupe there are `count` pairs; without it, all frames of a walk of the same length.
+    """
     world = SimConfig(seed=seed, textures=textures)
     if dedupe:
         return list(islice(walk_pairs(world), count))
@@ -168,7 +173,7 @@ def sent_pairs(seed: int, textures: Path | None, count: int, dedupe: bool) -> Pa
 
 
 def _controls(seed: int, settings: AblationSettings) -> list[ControlSet]:
-    """Return the control sets of the flag, then the places of the seed's world."""
+    """Return the control sets that the flag names, then the places of the seed's world."""
     size = PRESETS[settings.preset].objective.probe_size
     world = SimConfig(seed=seed, textures=settings.textures)
     places = places_of(world, size=settings.place_size, per_place=settings.per_place)
@@ -177,13 +182,13 @@ def _controls(seed: int, settings: AblationSettings) -> list[ControlSet]:
 
 @lru_cache(maxsize=1)
 def _probe_start(seed: int, settings: AblationSettings) -> Result:
-    """Return the probe of the random start, which all rows of a seed share."""
+    """Probe the random start, which all rows of a seed share."""
     learner = Learner(replace(PRESETS[settings.preset], seed=seed), compute_device(settings.device))
     return _probe(student_of(learner), seed, settings)
 
 
 def _probe(encoder: Encoder, seed: int, settings: AblationSettings) -> Result:
-    """Return the accuracies on each control set, and rank and spectrum of the features on the first one."""
+    """Return the accuracies on each control set, and the rank and spectrum of the features on the first set."""
     found: dict[str, Any] = {}
     controls = _controls(seed, settings)
     for control in controls:

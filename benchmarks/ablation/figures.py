@@ -20,13 +20,13 @@ LEGEND = (
 
 
 def control_names(line: Line) -> list[str]:
-    """Return the control sets of a result line, the places last."""
+    """Return the names of the control sets in a result line; the places are last."""
     student = line["curve"][0]["student"]
     return [name for name in student if isinstance(student[name], Mapping)]
 
 
 def tables(lines: Sequence[Line], families: Mapping[str, Sequence[str]]) -> str:
-    """Markdown: a table for each family of rows, with the gains of the preset and the differences of each row from it."""
+    """Return Markdown: a table for each family of rows, with the gains of the preset and each row's difference from it."""
     runs = by_seed(lines, "row")
     if not runs.seeds:
         return "No seed has every row yet."
@@ -46,7 +46,7 @@ def _table(runs: SeedRuns, rows: Sequence[str]) -> str:
 
 
 def _rows(runs: SeedRuns, rows: Sequence[str], columns: Sequence[Sequence[str]]) -> Iterator[list[str]]:
-    """columns: the control sets that each column is the mean of."""
+    """Yield the cells of each row. columns: for each column the control sets whose mean it shows."""
     for row in rows:
         last, base = ([line["curve"][-1] for line in runs.lines[name]] for name in (row, PRESET))
         cells = [" / ".join(_gain_cell(runs, row, names, probe) for probe in PROBES) for names in columns]
@@ -61,20 +61,20 @@ def _gain_cell(runs: SeedRuns, row: str, names: Sequence[str], probe: str) -> st
 
 
 def _gain(runs: SeedRuns, row: str, name: str, probe: str) -> Floats:
-    """Return the percent above the random start at the end of the run, [seeds]."""
+    """Return the gain in percent over the random start at the end of the run, float [seeds]."""
     ends = [[line["curve"][at]["student"][name][probe] for at in (0, -1)] for line in runs.lines[row]]
     return np.array([100 * (last - first) for first, last in ends])
 
 
 def _time_cell(row: str, spent_s: Sequence[float], base_s: Sequence[float]) -> str:
-    """Return the seconds of the preset, else the ratio to the preset's; empty where its runs were too short to be measured."""
+    """Return the seconds of the preset, or another row's ratio to them; empty if a run was too short to be measured."""
     if row == PRESET:
         return f"{np.mean(spent_s):.0f} s"
     return f"{np.median(np.divide(spent_s, base_s)):.2f} x" if all(base_s) else ""
 
 
 def correlations(lines: Sequence[Line]) -> str:
-    """Markdown: how well each gauge ranks the runs as the probes do (Spearman), over all runs and probes on the way."""
+    """Return Markdown: how well each gauge ranks the runs as the probes do (Spearman's correlation), over all runs and probes."""
     points = [point for line in lines for point in line["curve"][1:]]
     sets = control_names(lines[0])[:-1]
     accuracy = {

@@ -1,4 +1,4 @@
-"""What the ablation bench changes, one thing in each row: in the recipe, or in what the rig's stream adds.
+"""The rows of the ablation bench. Each changes one thing: in the recipe, or in what the rig adds to the stream.
 
 A row of the recipe is the preset with some settings changed, mostly to those of the original experiment. A row of the stream is
 the preset on the same walk without one of the rig's ideas.
@@ -35,7 +35,10 @@ def _in_order(pairs: Pairs, _seed: int) -> Pairs:
 
 @dataclass(frozen=True)
 class Variant:
-    """One change of the preset. dedupe: whether the rig leaves out what it has seen. sent: changes the pairs that it sends."""
+    """One change of the preset. dedupe: whether the rig suppresses pairs seen before.
+
+    sent: a function that changes the sent pairs.
+    """
 
     settings: Callable[[LearnerConfig], LearnerConfig] = _unchanged
     dedupe: bool = True
@@ -53,10 +56,10 @@ def _with_infonce(config: LearnerConfig) -> LearnerConfig:
 
 
 class UnguidedBabyAgent(BabyAgent):
-    """The objective with windows as large as attention makes them, at positions that are uniform over the image."""
+    """The objective with windows of the sizes that attention chooses, but at positions that are uniform over the image."""
 
     def gaze(self, attention: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Head [B] and standard deviation [B, 2] as in BabyAgent; the mean [B, 2] is drawn from [0, 1)."""
+        """Return head [B] and standard deviation [B, 2] as BabyAgent does, and a mean [B, 2] that is drawn from [0, 1)."""
         head, mean, std = super().gaze(attention, generator)
         return head, torch.rand(mean.shape, device=mean.device, generator=generator), std
 
@@ -82,7 +85,7 @@ def _left_only(pairs: Pairs, _seed: int) -> Pairs:
 
 
 def _with_right(pair: EncodedPair, right: bytes, seq: int) -> EncodedPair:
-    """Return the pair with another right image and number; a JPEG is forwarded untouched."""
+    """Return the pair with another right image and another number. A JPEG is forwarded without decoding."""
     head = pair.header
     return encode_pair(
         pair.left, right, device=head.device, epoch=head.epoch, seq=seq, left_ns=head.left_ns, right_ns=head.right_ns
@@ -90,7 +93,7 @@ def _with_right(pair: EncodedPair, right: bytes, seq: int) -> EncodedPair:
 
 
 def _shuffled(pairs: Pairs, seed: int) -> Pairs:
-    """Return the pairs in another order, with new numbers, so that they are a stream like any other."""
+    """Return the pairs in another order and with new numbers, so that they form a normal stream."""
     order = np.random.default_rng([seed, 31]).permutation(len(pairs)).tolist()
     return [_with_right(pairs[index], pairs[index].right, seq) for seq, index in enumerate(order)]
 

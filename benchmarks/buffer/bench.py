@@ -1,9 +1,9 @@
 """What does a key cost in a prioritised buffer? Ours against TorchRL's, cpprb's and plain LARS, from 10^4 to 10^7 keys.
 
-Every buffer is full; then keys are offered, drawn and rated again in batches of 256. The buffers take turns in each round, and
-the medians over the rounds are reported: CPU time of this process, on one thread, so that other load on the machine
-counts little. Each buffer's memory is measured in a process of its own. The exit code is 0 only if every goal that could
-be measured is met.
+Every buffer is filled. Then keys are offered, drawn and given new priorities in batches of 256. The buffers take turns in each
+round, and the medians over the rounds are reported: CPU time of this process, on one thread, so that other load on the machine
+counts little. Each buffer's memory is measured in a process of its own. The exit code is 0 only if every goal that could be
+measured is met.
 """
 
 from __future__ import annotations
@@ -30,32 +30,32 @@ BATCH = 256
 FILLED_AT_ONCE = 1 << 16
 MAX_SIZE = 10**8
 BYTES_PER_KEY = 500
-"""All contenders together need less while they are filled."""
+"""Bytes for each key that no contender exceeds while it is filled."""
 OPERATIONS = ("offer", "sample", "update")
 GOAL_US, GOAL_SIZE, GOAL_GROWTH = 5.0, 10**6, 2.0
 PEERS = ("torchrl", "cpprb")
 Figures = dict[str, dict[str, dict[str, float]]]
-"""Microseconds a key by contender, operation and size."""
+"""Microseconds per key, by contender, operation and size."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BufferSettings(BenchSettings):
-    """Offer, draw and rate keys in full buffers, ours and others'."""
+    """Measure what a key costs in full buffers, ours and other libraries': adding, drawing, updating priorities."""
 
     sizes: Annotated[tuple[int, ...], Within(BATCH, MAX_SIZE)] = (10**4, 10**5, 10**6, 10**7)
-    """Capacities in keys; one that does not fit into memory is left out."""
+    """Capacities in keys. A size that does not fit into memory is left out."""
     rounds: Count = 5
     """Rounds in which every buffer takes its turn; the medians are reported."""
     batches: Count = 20
     """Batches of each operation in a turn."""
     turn_s: Positive = 1.0
-    """An operation's turn ends early after so many seconds, with at least one batch."""
+    """Seconds after which the turn of an operation ends early, with at least one batch."""
     contenders: Annotated[tuple[str, ...], SomeOf(CONTENDERS)] = tuple(CONTENDERS)
     """Which buffers are measured."""
 
 
 def measure(settings: BufferSettings, free_bytes: Callable[[], int] = available_bytes) -> dict[str, Any]:
-    """Times and memory by contender and size, and the goals among them."""
+    """Measure time and memory by contender and size; return them with the goals."""
     left_out = not_installed({name: CONTENDERS[name].needs for name in settings.contenders})
     names = [name for name in settings.contenders if name not in left_out]
     us_per_key: Figures = {name: {operation: {} for operation in OPERATIONS} for name in names}
@@ -86,7 +86,7 @@ def measure(settings: BufferSettings, free_bytes: Callable[[], int] = available_
 
 
 def render(_settings: BufferSettings, figures: dict[str, Any]) -> Iterator[RenderableType]:
-    """Yield a table, and what was left out."""
+    """Yield a table, and a note about what was left out."""
     sizes = sorted({size for row in figures["bytes_per_key"].values() for size in row}, key=int)
     rows = {}
     for name, operations in figures["us_per_key"].items():
@@ -99,7 +99,10 @@ def render(_settings: BufferSettings, figures: dict[str, Any]) -> Iterator[Rende
 
 
 def goals_of(us_per_key: Figures) -> Iterator[Goal]:
-    """Bounds for ours, as far as measured: microseconds at 10^6 keys, growth over the sizes, the peers' times."""
+    """Yield the goals of our buffer for what was measured.
+
+    They bound the microseconds at 10^6 keys, the growth over the sizes, and the ratio to the times of the other libraries.
+    """
     for operation, by_size in us_per_key.get("ours", {}).items():
         at_goal = by_size.get(str(GOAL_SIZE))
         if at_goal is not None:
@@ -118,7 +121,7 @@ COMMAND = Bench(BufferSettings, measure, render, lambda figures: goals_of(figure
 
 
 def _us_per_key(names: Sequence[str], size: int, settings: BufferSettings) -> Mapping[str, dict[str, float]]:
-    """Return the microseconds a key of each contender and operation, medians over the rounds."""
+    """Return the microseconds per key of each contender and operation: the median over the rounds."""
     turns: dict[str, Callable[[], dict[str, float]]] = {name: FullBuffer(name, size, settings).turn for name in names}
     rounds = in_turns(turns, settings.rounds + 1)
     return {  # the first round warms up
@@ -128,7 +131,7 @@ def _us_per_key(names: Sequence[str], size: int, settings: BufferSettings) -> Ma
 
 
 class FullBuffer:
-    """A full buffer, whose operations are timed again and again."""
+    """A full buffer, on which the operations are timed repeatedly."""
 
     def __init__(self, name: str, size: int, settings: BufferSettings) -> None:
         self._contender, self._settings = CONTENDERS[name], settings
@@ -138,7 +141,7 @@ class FullBuffer:
         self._drawn: list[Any] = []
 
     def turn(self) -> dict[str, float]:
-        """Return the microseconds a key by operation."""
+        """Return the microseconds per key of each operation."""
         at_once = self._contender.offered_at_once
         self._drawn.clear()
         return {
@@ -169,7 +172,7 @@ class FullBuffer:
 
 
 def _fill(buffer: PrioritisedBuffer, size: int, random: np.random.Generator) -> int:
-    """Offer as many keys as the buffer holds; returns how many."""
+    """Offer as many keys as the buffer can hold; return their number."""
     for start in range(0, size, FILLED_AT_ONCE):
         keys = np.arange(start, min(start + FILLED_AT_ONCE, size))
         buffer.offer(keys, random.uniform(-2, 2, keys.size))
@@ -177,7 +180,7 @@ def _fill(buffer: PrioritisedBuffer, size: int, random: np.random.Generator) -> 
 
 
 def _bytes_per_key(name: str, size: int) -> float:
-    """By how much a fresh process grows when it makes and fills a buffer."""
+    """Return the bytes for each key by which a new process grows when it makes and fills a buffer."""
     context = multiprocessing.get_context("spawn")  # a process that holds nothing of this one
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return round(pool.submit(_growth_bytes, name, size).result() / size, 1)

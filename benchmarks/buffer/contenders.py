@@ -1,4 +1,7 @@
-"""Buffers that keep, draw and rate keys, each in the few lines its own documentation asks for, and ours among them."""
+"""The buffers that are compared, ours and others'. Each is used in the few lines that its own documentation recommends.
+@ benchmarks/buffer/contenders.py:.(ALPHA, BETA)
+The exponents of prioritised experience replay (Schaul et al. 2016); both libraries have the same defaults.
+"""
 
 from __future__ import annotations
 
@@ -18,39 +21,42 @@ ALPHA, BETA = 0.6, 0.4
 
 
 class PrioritisedBuffer(Protocol):
-    """One way to hold `capacity` keys with their phi, the log of a weight; the constructor takes the capacity."""
+    """A buffer that holds `capacity` keys with their phi, the log of a weight. The constructor takes the capacity."""
 
     def offer(self, keys: Keys, phi: Floats) -> None:
         """Add new keys, of which the buffer may keep some."""
 
     def sample(self, count: int) -> Any:
-        """Draw `count` keys; returns the handles by which `update` knows them."""
+        """Draw `count` keys; return handles of these keys for `update`."""
 
     def update(self, drawn: Any, phi: Floats) -> None:
-        """Set the phi of drawn keys, by their handles."""
+        """Set the phi of drawn keys, which are given by their handles."""
 
 
 class OurBuffer:
-    """The reservoir with so short a half-life that nearly every arrival is kept and another key leaves, as in the others."""
+    """Our reservoir.
+
+    Its half-life is so short that, as in the other buffers, nearly every new key is kept and another one leaves.
+    """
 
     def __init__(self, capacity: int) -> None:
         self.reservoir = Reservoir(capacity, half_life=capacity / 10, seed=0)
 
     def offer(self, keys: Keys, phi: Floats) -> None:
-        """The keys with the lowest scores leave."""
+        """Add keys; those with the lowest scores leave."""
         self.reservoir.offer(keys, phi)
 
     def sample(self, count: int) -> Keys:
-        """The handles are the keys themselves."""
+        """Draw keys, which are their own handles."""
         return self.reservoir.sample(count).keys
 
     def update(self, drawn: Keys, phi: Floats) -> None:
-        """The handles are keys."""
+        """Set the phi of these keys."""
         self.reservoir.update(drawn, phi)
 
 
 class TorchRLBuffer:
-    """Its C++ segment trees under a tensor storage; new keys overwrite the oldest."""
+    """TorchRL's buffer: segment trees in C++ under a storage of tensors. New keys overwrite the oldest."""
 
     def __init__(self, capacity: int) -> None:
         self._torch: Any = importlib.import_module("torch")
@@ -61,44 +67,44 @@ class TorchRLBuffer:
         self._replay = data.ReplayBuffer(storage=data.LazyTensorStorage(capacity), sampler=sampler)
 
     def offer(self, keys: Keys, phi: Floats) -> None:
-        """A new key has the highest priority so far; its own is set by a second call."""
+        """Add keys. TorchRL gives each the highest priority so far, so a second call sets its own priority."""
         index = self._replay.extend(self._torch.from_numpy(keys))
         self.update(index, phi)
 
     def sample(self, count: int) -> Any:
-        """The handles are indices of the storage."""
+        """Draw keys; return their indices in the storage as handles."""
         return self._replay.sample(count, return_info=True)[1]["index"]
 
     def update(self, drawn: Any, phi: Floats) -> None:
-        """The handles are indices."""
+        """Set the phi of the keys at these indices."""
         self._replay.update_priority(drawn, self._torch.from_numpy(np.exp(phi).astype(np.float32)))
 
 
 class CpprbBuffer:
-    """Its C++ segment trees over columns in numpy; new keys overwrite the oldest."""
+    """The buffer of cpprb: segment trees in C++ over columns in numpy. New keys overwrite the oldest."""
 
     def __init__(self, capacity: int) -> None:
         module: Any = importlib.import_module("cpprb")
         self._replay = module.PrioritizedReplayBuffer(capacity, {"key": {"dtype": np.int64}}, alpha=ALPHA)
 
     def offer(self, keys: Keys, phi: Floats) -> None:
-        """Keys are added with their priorities."""
+        """Add keys with their priorities."""
         self._replay.add(key=keys, priorities=np.exp(phi))
 
     def sample(self, count: int) -> Any:
-        """The handles are indices."""
+        """Draw keys; return their indices as handles."""
         return self._replay.sample(count, beta=BETA)["indexes"]
 
     def update(self, drawn: Any, phi: Floats) -> None:
-        """The handles are indices."""
+        """Set the phi of the keys at these indices."""
         self._replay.update_priorities(drawn, np.exp(phi))
 
 
 class LarsBuffer:
-    """Loss-aware reservoir sampling (Buzzega et al. 2020): a uniform reservoir whose victims are drawn by their loss.
+    """Loss-aware reservoir sampling (Buzzega et al. 2020): a uniform reservoir that replaces keys with a low loss first.
 
-    Arrival number t enters with probability capacity / t, as in a plain reservoir; the victim is drawn in proportion to
-    minus its loss, scaled to [0, 1] between the least and the greatest of all. Each arrival reads every kept loss.
+    Arrival number t enters with probability capacity / t, as in a plain reservoir. It replaces a key that is drawn with a
+    probability proportional to (largest loss of all kept keys) - (loss of the key). Each arrival reads every kept loss.
     """
 
     def __init__(self, capacity: int, *, seed: int = 0) -> None:
@@ -107,7 +113,7 @@ class LarsBuffer:
         self._seen = 0
 
     def offer(self, keys: Keys, phi: Floats) -> None:
-        """Keys are added one by one once the buffer is full; phi is the loss, whose unit and zero do not matter here."""
+        """Add keys, one by one once the buffer is full. phi is used as the loss, whose unit and zero do not matter here."""
         free = min(max(self.keys.size - self._seen, 0), keys.size)
         self.keys[self._seen : self._seen + free], self.losses[self._seen : self._seen + free] = keys[:free], phi[:free]
         self._seen += free
@@ -118,17 +124,17 @@ class LarsBuffer:
                 self.keys[slot], self.losses[slot] = key, loss
 
     def victim(self) -> int:
-        """Return the slot whose key leaves."""
+        """Draw the slot whose key is replaced."""
         score = self.losses.max() - self.losses
         total = float(score.sum())
         return int(self._random.choice(score.size, p=score / total if total else None))
 
     def sample(self, count: int) -> Keys:
-        """The handles are slots, drawn with equal probability."""
+        """Draw slots with equal probability; they are the handles."""
         return self._random.integers(min(self._seen, self.keys.size), size=count)
 
     def update(self, drawn: Keys, phi: Floats) -> None:
-        """The handles are slots."""
+        """Set the losses of the keys in these slots."""
         self.losses[drawn] = phi
 
 
@@ -138,9 +144,9 @@ class BufferContender:
 
     make: Callable[[int], PrioritisedBuffer]
     needs: str | None = None
-    """The package that it needs, where that is not one of ours."""
+    """The package that the buffer needs; empty for one of ours."""
     offered_at_once: int = 256
-    """Keys in a batch of offers; 1 where it adds them one by one anyway, and each takes long."""
+    """Number of keys in a batch of offers; 1 for a buffer that adds keys one by one and takes long for each."""
 
 
 CONTENDERS = {

@@ -1,4 +1,4 @@
-"""The processes of a rig, with its disk, and of a learner: their orders, and the state that their reports tell."""
+"""The processes of a rig, with its disk, and of a learner: the orders that they get, and the state that they report."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ from stream.source import Cursor
 
 
 class Disk:
-    """The place of a rig's spool: a small file system of its own where mounting is allowed, else a folder.
+    """The place of a rig's spool: a small file system of its own where mounting is allowed, otherwise a folder.
 
-    To fill the file system, a file takes all the room; in a folder, no file of the rig may grow (RLIMIT_FSIZE).
+    To simulate a full disk, one large file fills the file system; in a folder, no file of the rig may grow (RLIMIT_FSIZE).
     """
 
     def __init__(self, folder: Path, size_bytes: int) -> None:
@@ -32,7 +32,7 @@ class Disk:
         self.mounted = _runs("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(self._folder))
 
     def fill(self, pid: int | None) -> None:
-        """Take all the room; only the rig itself can make some, by deleting."""
+        """Make the disk full; only the rig itself can make room, by deleting."""
         if not self.mounted:
             _limit(pid, 0)
             return
@@ -43,13 +43,13 @@ class Disk:
                         pass
 
     def free(self, pid: int | None) -> None:
-        """Give the room back."""
+        """Make room again."""
         if not self.mounted:
             _limit(pid, resource.RLIM_INFINITY)
         (self._folder / "filler").unlink(missing_ok=True)
 
     def close(self, keep: Path | None) -> None:
-        """Unmount it; keep: a folder to copy the spool to before."""
+        """Unmount the disk. keep: a folder to which the spool is copied first."""
         if keep is not None:
             shutil.copytree(self.spool, keep, dirs_exist_ok=True)
         if self.mounted:
@@ -57,7 +57,7 @@ class Disk:
 
 
 class RigProcess:
-    """A rig's process, its disk and the links to it."""
+    """The process of a rig, with its disk and the links to it."""
 
     def __init__(
         self,
@@ -85,7 +85,7 @@ class RigProcess:
         self.process = Supervised(device, command, self._receive, folder / f"{device}.log")
 
     def attend(self) -> None:
-        """Act on its reports: point the links to it, and send it the orders that a new process does not know."""
+        """Act on the rig's reports: point the links to its port, and send a new process the orders that it does not know."""
         if not self.process.check():
             self._port = None
         if self._port == self._linked_port:
@@ -100,24 +100,24 @@ class RigProcess:
                 self.disk.fill(self.process.pid)
 
     def take_down(self, damage: Callable[[Path], str]) -> str:
-        """Kill it, and damage its spool; returns a description of the damage."""
+        """Kill the process and damage its spool; return a description of the damage."""
         self.process.take_down()
         self._port = None
         self.attend()
         return damage(self.disk.spool)
 
     def step_clock(self, seconds: float) -> None:
-        """Move its clock by so many seconds."""
+        """Move the rig's clock by so many seconds."""
         self._clock_s += seconds
         self.process.order(f"clock {self._clock_s}")
 
     def fill(self, more: int) -> None:
-        """Count one more (1) or one less (-1) reason for its disk to be full."""
+        """Add (1) or remove (-1) one reason for the disk to be full."""
         self._fills += more
         (self.disk.fill if self._fills else self.disk.free)(self.process.pid)
 
     def go(self, goes: bool) -> None:
-        """Let it make pairs, or stop it."""
+        """Let the rig make pairs, or stop it from making them."""
         self.goes, self.rests = goes, False
         self.process.order("go" if goes else "rest")
 
@@ -132,7 +132,7 @@ class RigProcess:
 
 
 class LearnerProcess:
-    """A learner's process, and the last cursor that it committed."""
+    """The process of a learner, and the last cursor that it has committed."""
 
     def __init__(self, name: str, folder: Path, links: Sequence[Link]) -> None:
         self.store = folder / f"{name}.sqlite"
@@ -161,7 +161,7 @@ def _limit(pid: int | None, size_bytes: int) -> None:
 
 
 def _runs(*command: str) -> bool:
-    """Return whether a program of the system exists and succeeds."""
+    """Return whether a command of the system exists and exits without an error."""
     with suppress(OSError):
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
     return False

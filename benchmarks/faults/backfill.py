@@ -1,9 +1,9 @@
-"""How much of a slow link does the backfill use, and how much later are live pairs? How soon is the first one there?
+"""How much of a slow link does the backfill use, how much later are live pairs, and how soon does the first live pair arrive?
 
-A rig and a learner, the real parts, and pairs as large as 720p stereo over a link of so many MB/s. In each round: bare TCP;
-live pairs alone; the backfill alone; live pairs while there is a backlog to pull, over a link with one queue for all, and
-over one that lets live pairs go first, as their packets ask for. At the end an outage, and the memory that it takes. Throughput
-is the median of the rounds, latency is of the pairs of all rounds together.
+A real rig and a real learner send and receive pairs as large as 720p stereo over a link of limited speed. Each round has these
+parts: one plain TCP connection; live pairs alone; the backfill alone; live pairs during a backfill, over a link with one queue
+for all data, and over a link that lets live pairs go first, as their packets request. At the end there is an outage, and the
+memory that it takes. Throughput is the median of the rounds; latency is that of the pairs of all rounds together.
 """
 
 from __future__ import annotations
@@ -42,25 +42,25 @@ OUTAGE_PAIRS_PER_S = 30.0
 SPOOL_BYTES = 1 << 30
 GOALS = {"backfill_share": 0.9, "live_p99_ratio": 1.2, "first_live_s": 1.0, "queue_mib": 64.0}
 AT_LEAST = ("backfill_share",)
-"""The other goals are upper bounds."""
+"""Names of the goals that are lower bounds; all others are upper bounds."""
 MAX_LIVE_SHARE = 0.8
-"""Of the link."""
+"""Largest share of the link that live pairs may need."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class BackfillSettings(BenchSettings):
-    """Measure the backfill over a slow link, and live pairs beside it."""
+    """Measure the backfill over a slow link, and the live pairs during it."""
 
     rounds: Count = 5
     """Number of rounds."""
     mb_per_s: Positive = 12.0
-    """Of the link, in 10^6 bytes a second: Wi-Fi."""
+    """Speed of the link, 10^6 bytes per second; the default is that of Wi-Fi."""
     live_per_s: Positive = 10.0
     """Live pairs a second."""
     window_s: Positive = 5.0
     """Length of each part of a round."""
     outage_s: Positive = 10.0
-    """Of the outage in which memory is measured, at 30 pairs a second."""
+    """Length of the outage in which memory is measured, seconds, with 30 pairs per second."""
     folder: Path | None = None
     """Where the spool lies during the run; the system's temporary folder by default."""
 
@@ -71,14 +71,14 @@ class BackfillSettings(BenchSettings):
 
 
 Window = tuple[int, int]
-"""A time from and until, nanoseconds of the machine's monotonic clock."""
+"""Begin and end of a time, nanoseconds of the machine's monotonic clock."""
 MadeAndArrived = tuple[int, int]
-"""When a pair was made and when it arrived, by the same clock."""
+"""Times at which a pair was made and at which it arrived, nanoseconds of the machine's monotonic clock."""
 
 
 @dataclass(slots=True)
 class Windows:
-    """The times of the parts; one entry a round."""
+    """The times of the parts, one entry for each round."""
 
     bare_mb_per_s: list[float] = field(default_factory=list)
     live: list[Window] = field(default_factory=list)
@@ -87,14 +87,14 @@ class Windows:
     queued: list[Window] = field(default_factory=list)
     """From the return of the link, with live pairs, in one queue."""
     marked: list[Window] = field(default_factory=list)
-    """The same, live pairs first."""
+    """The same, with live pairs going first."""
     outage_ns: int = 0
-    """When the link came back from the long outage."""
+    """Time at which the link came back from the long outage."""
     queue_mib: dict[str, float] = field(default_factory=dict)
 
 
 def measure(settings: BackfillSettings) -> dict[str, Any]:
-    """Return the figures of a run; its files stay where it fails."""
+    """Run all rounds and return the figures. If the run fails, its files are kept."""
     folder = Path(tempfile.mkdtemp(prefix="backfill-", dir=settings.folder))
     stage = Stage(
         folder,
@@ -124,12 +124,12 @@ def measure(settings: BackfillSettings) -> dict[str, Any]:
 
 
 def render(settings: BackfillSettings, figures: dict[str, Any]) -> list[Table]:
-    """One table."""
+    """Return one table of the figures."""
     return [name_value_table(f"{settings.rounds} rounds over {settings.mb_per_s:g} MB/s", figures)]
 
 
 def goals_of(figures: dict[str, Any]) -> Iterator[Goal]:
-    """The backfill uses the link, live pairs hardly wait for it, and an outage takes little memory."""
+    """Yield the goals: the backfill uses the link, live pairs hardly wait for it, and an outage takes little memory."""
     for name, bound in GOALS.items():
         yield Goal(name, figures[name], bound, at_least=name in AT_LEAST)
 
@@ -157,7 +157,7 @@ def _round(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
 
 
 def _outage(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
-    """Freeze the link, which fills the queues, and measure by how much both processes grow."""
+    """Freeze the link, so that the queues fill, and measure how much both processes grow."""
     rig = stage.rigs[0]
     processes = {"rig": rig.process.pid, "learner": stage.learners[0].process.pid}
     before = {name: _anonymous_mib(pid) for name, pid in processes.items()}
@@ -175,7 +175,7 @@ def _outage(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
 
 
 def _window(stage: Stage, length_s: float) -> Window:
-    """Let the rig go on for so long, and until it has kept a pair in that time."""
+    """Let the rig run for so many seconds, and until it has kept a pair in that time; return the begin and the end."""
     began_ns, kept = time.monotonic_ns(), stage.kept
     stage.wait(lambda: False, length_s)
     stage.wait(lambda: stage.kept > kept, TIMEOUT_S)
@@ -183,7 +183,7 @@ def _window(stage: Stage, length_s: float) -> Window:
 
 
 def _pile_up(stage: Stage, pairs: int) -> None:
-    """Cut the link and let the rig keep so many pairs; then it continues at its live pace."""
+    """Cut the link while the rig keeps so many pairs; afterwards the rig continues at its live pace."""
     rig = stage.rigs[0]
     stage.links[0, 0].cut()
     upto = stage.kept + pairs
@@ -194,7 +194,7 @@ def _pile_up(stage: Stage, pairs: int) -> None:
 
 
 def _heal_and_drain(stage: Stage, heal: Callable[[], None]) -> Window:
-    """Let the link come back, and wait until the pairs kept before have been committed."""
+    """Restore the link, and wait until the pairs kept before have been committed."""
     before = set(stage.rigs[0].journal.kept)
     began_ns = time.monotonic_ns()
     heal()
@@ -235,7 +235,7 @@ def _connected(port: int) -> socket.socket:
 
 
 def _anonymous_mib(pid: int | None) -> float:
-    """Return the memory of a process without that of mapped files."""
+    """Return the memory of a process in MiB, without mapped files."""
     found = re.search(r"RssAnon:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(encoding="ascii"))
     return int(found[1]) / 1024 if found else 0.0
 
@@ -271,12 +271,12 @@ def _evaluate(stage: Stage, windows: Windows) -> dict[str, Any]:
 
 
 def _late(pairs: Sequence[MadeAndArrived], window: Window) -> list[int]:
-    """Return when the pairs arrived, within the window, that had been made before it."""
+    """Return the times within the window at which pairs arrived that had been made before the window, in nanoseconds."""
     return sorted(arrived for made, arrived in pairs if made < window[0] <= arrived < window[1])
 
 
 def late_mb_per_s(pairs: Sequence[MadeAndArrived], window: Window) -> float:
-    """Return the throughput of the pairs made before the window, from the first to the last of them, 10^6 bytes a second."""
+    """Return the throughput in 10^6 bytes per second of the pairs made before the window, from the first to the last arrival."""
     arrived = _late(pairs, window)
     return 1e-6 * PAIR_BYTES * (len(arrived) - 1) / (1e-9 * (arrived[-1] - arrived[0]))
 
@@ -286,13 +286,13 @@ def _latencies_ms(pairs: Sequence[MadeAndArrived], window: Window) -> list[float
 
 
 def latencies_beside_ms(pairs: Sequence[MadeAndArrived], window: Window) -> list[float]:
-    """Return the latencies of the live pairs that were made while late ones arrived."""
+    """Return the latencies of the live pairs that were made while pairs of the backfill arrived."""
     late = _late(pairs, window)
     return _latencies_ms(pairs, (late[0], late[-1]))
 
 
 def first_live_s(pairs: Sequence[MadeAndArrived], began_ns: int) -> float:
-    """Return the seconds until the first pair arrived that was made after this moment."""
+    """Return the seconds from `began_ns` until the first pair arrived that was made after it."""
     return 1e-9 * (min(arrived for made, arrived in pairs if made >= began_ns) - began_ns)
 
 

@@ -1,9 +1,9 @@
-"""Is a pair ever lost without being counted, or learned twice? Real rigs and learners, and as many faults as asked for.
+"""Is a pair ever lost without being counted, or learned twice? It runs real rigs and learners under random faults.
 
 Rigs with the real spool and publisher, learners with the real subscriber and store, each a process, with links of loopback TCP
-between them. A nemesis kills, stalls, cuts and damages, by a seed; then everything is healed, and a checker compares the pairs
-that the rigs reported as kept with those that the learners committed. The exit code is 1 if a pair was lost or entered twice;
-everything needed to find the reason then stays in a folder.
+between them. A nemesis kills, stalls, cuts and damages them, at times that a seed decides. Then everything is repaired, and a
+checker compares the pairs that the rigs reported as kept with those that the learners committed. The exit code is 1 if a pair was
+lost or entered twice; everything needed to find the reason then stays in a folder.
 """
 
 from __future__ import annotations
@@ -37,35 +37,35 @@ GROUPS = {"all": tuple(KINDS), "harmless": HARMLESS}
 
 @dataclass(frozen=True, kw_only=True)
 class FaultsSettings(BenchSettings):
-    """Kill, stall, cut and damage real rigs and learners, and count every pair."""
+    """Kill, stall, cut and damage real rigs and learners, and check that every pair is counted."""
 
     pairs: Count = 20_000
-    """Pairs to be kept at least, by all rigs together."""
+    """Least number of pairs that all rigs together keep."""
     faults: Annotated[int, Within(0)] = 100
     """Number of faults."""
     seed: int | None = None
-    """Of the faults; without it a random one is drawn and reported."""
+    """Seed of the faults; without it a random one is drawn and reported."""
     kinds: Annotated[tuple[str, ...], SomeOf((*GROUPS, *KINDS))] = ("all",)
-    """Kinds of faults: names, `all`, or `harmless`: those that can cost no pair."""
+    """Kinds of faults: names, `all`, or `harmless` for the kinds that cannot cost a pair."""
     devices: Count = 2
     """Number of rigs."""
     learners: Count = 1
     """Number of learners."""
     pairs_per_s: Positive = 200.0
-    """Of each rig."""
+    """Pairs per second of each rig."""
     every_s: Positive = 0.4
     """Mean time from one fault to the next."""
     hold_s: Positive = 3.0
-    """Longest time until a fault is undone, except for a few long ones."""
+    """Longest time until a fault is undone, except for a few long faults."""
     long: bool = True
-    """A few cuts, freezes and stalls last 8 s, which is longer than the heartbeats wait."""
+    """Whether a few cuts, freezes and stalls last 8 s, longer than the timeout of a connection."""
     spool_mib: Annotated[float, Within(0.25)] = SPOOL_MIB
-    """Of each rig; with less than a few the longer cuts evict."""
+    """Size of each rig's spool, MiB; if it is very small, longer cuts make it evict pairs."""
     folder: Path | None = None
-    """Where all files lie during the run; the system's temporary folder by default."""
+    """Where all files are written during the run; the system's temporary folder by default."""
 
     def plan(self, seed: int) -> list[Fault]:
-        """Return the faults of a run."""
+        """Return the faults of a run with this seed."""
         return plan(
             seed,
             self.faults,
@@ -79,7 +79,7 @@ class FaultsSettings(BenchSettings):
 
 
 def measure(settings: FaultsSettings) -> dict[str, Any]:
-    """Return the figures of a run; the files stay where they name failures."""
+    """Run the faults and return the figures. If they name failures, the files are kept."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # mounted file systems are unmounted then too
     seed = random.SystemRandom().getrandbits(31) if settings.seed is None else settings.seed
     report_progress(f"seed {seed}: {settings.faults} faults while {settings.pairs} pairs are kept")
@@ -96,12 +96,12 @@ def measure(settings: FaultsSettings) -> dict[str, Any]:
 
 
 def render(_settings: FaultsSettings, figures: dict[str, Any]) -> list[Table]:
-    """One table."""
+    """Return one table of the figures."""
     return [name_value_table(f"seed {figures['seed']}", figures)]
 
 
 def goals(figures: dict[str, Any]) -> Iterator[Goal]:
-    """No failures."""
+    """Yield the goal: there are no failures."""
     yield Goal("failures", len(figures["failures"]), 0)
 
 
@@ -109,7 +109,7 @@ COMMAND = Bench(FaultsSettings, measure, render, goals)
 
 
 def _run(settings: FaultsSettings, seed: int, folder: Path) -> dict[str, Any]:
-    """Return the figures; `failures` names those that must be zero and are not."""
+    """Run the faults and return the figures; `failures` names the counts that must be zero and are not."""
     faults, started_s = settings.plan(seed), time.monotonic()
     stage = Stage(
         folder,
@@ -136,7 +136,7 @@ def _run(settings: FaultsSettings, seed: int, folder: Path) -> dict[str, Any]:
 
 
 def _perform(stage: Stage, faults: Sequence[Fault], pairs: int) -> None:
-    """Do and undo every fault at its time, and continue until enough pairs are kept."""
+    """Start and undo every fault at its time, and continue until enough pairs are kept."""
     began_s = time.monotonic()
     numbers = count()
     due: list[tuple[float, int, Fault | Struck]] = [(fault.at_s, next(numbers), fault) for fault in faults]
@@ -158,7 +158,7 @@ def _perform(stage: Stage, faults: Sequence[Fault], pairs: int) -> None:
 
 
 def _keep_evidence(stage: Stage, figures: dict[str, Any]) -> None:
-    """Write journals, faults and figures beside stores, spools and logs."""
+    """Write journals, faults and figures into the folder that holds stores, spools and logs."""
     for rig in stage.rigs:
         journal = rig.journal
         lines = (

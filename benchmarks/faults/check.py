@@ -1,4 +1,4 @@
-"""Did every kept pair enter exactly once? Pure: counts pairs from journals, a learner's list, its cursor and the harms done.
+"""Did every kept pair enter exactly once? Pure: it compares journals with a learner's list, its cursor and the harms.
 
 The check follows Jepsen's set-full: the rigs' journals name the kept pairs, the committed list those that entered. A kept pair is
 in the list once with its own content, or inside a range that the learner counts as lost and that a harm explains. Two kinds of
@@ -20,7 +20,7 @@ from stream.ranges import Ranges
 from stream.source import Cursor
 
 Name = tuple[str, int]
-"""Epoch and number of a pair of one device."""
+"""Epoch and number of a pair, for one device."""
 
 
 class Attempt(NamedTuple):
@@ -32,7 +32,7 @@ class Attempt(NamedTuple):
 
 @dataclass(slots=True)
 class Journal:
-    """The reports of one rig: pairs that it was about to keep, kept and refused."""
+    """The reports of one rig: the pairs that it was about to keep, those that it kept, and those that were refused."""
 
     attempts: dict[Name, Attempt] = field(default_factory=dict)
     kept: set[Name] = field(default_factory=set)
@@ -50,7 +50,7 @@ class Journal:
 
 
 class Entered(NamedTuple):
-    """A pair in the list of a learner. crc: of the images as received. at_ns: when, by the machine's monotonic clock."""
+    """A pair in the list of a learner. crc: checksum of the received images. at_ns: arrival, by the machine's monotonic clock."""
 
     device: str
     epoch: str
@@ -60,17 +60,17 @@ class Entered(NamedTuple):
 
 
 class Harm(NamedTuple):
-    """A device's spool was damaged, or its disk was full, until `until_ns` of the machine's monotonic clock."""
+    """A time, until `until_ns` of the machine's monotonic clock, in which a device's spool was damaged or its disk full."""
 
     device: str
     until_ns: int
     destroys: bool
-    """Whether it can destroy pairs together with their record."""
+    """Whether the harm can destroy pairs together with the record that they existed."""
 
 
 @dataclass(frozen=True, slots=True)
 class PairCounts:
-    """Numbers of pairs, except for `lost_ranges`. Those of FAILURES have to be 0."""
+    """Numbers of pairs, except for `lost_ranges`. The counts that FAILURES names have to be 0."""
 
     kept: int = 0
     entered: int = 0
@@ -81,21 +81,21 @@ class PairCounts:
     """Kept, but neither entered nor counted as lost."""
     twice: int = 0
     changed: int = 0
-    """Entered with other content than was made."""
+    """Entered with other content than the rig made."""
     strangers: int = 0
-    """Entered, and never made."""
+    """Entered, although no rig made them."""
     both: int = 0
-    """Entered, and counted as lost too."""
+    """Entered, and also counted as lost."""
     phantoms: int = 0
-    """Counted as lost, and never made."""
+    """Counted as lost, although no rig made them."""
     miscounted: int = 0
-    """By how much the learner's count of lost pairs differs from its ranges."""
+    """Difference between the learner's count of lost pairs and its lost ranges."""
     unaccounted: int = 0
     """Counted as lost, without a harm that explains it."""
     unseen: int = 0
     lost_ranges: int = 0
     lost_pairs: int = 0
-    """Inside the lost ranges."""
+    """Pairs inside the lost ranges."""
 
     def __add__(self, other: PairCounts) -> PairCounts:
         return PairCounts(*(getattr(self, name.name) + getattr(other, name.name) for name in fields(PairCounts)))
@@ -112,7 +112,7 @@ FAILURES = ("lost", "twice", "changed", "strangers", "both", "phantoms", "miscou
 def check(
     journals: Mapping[str, Journal], entered: Iterable[Entered], cursor: Cursor, harms: Sequence[Harm], *, evicts: bool
 ) -> PairCounts:
-    """Return the counts of one learner; journals by device.
+    """Check one learner against the rigs' journals, by device; return the counts of its pairs.
 
     entered, cursor: of its newest commit. evicts: the spools were too small for the cuts, so that loss needs no other harm.
     """
@@ -128,7 +128,7 @@ def check(
 
 
 def owed(journal: Journal, cursor: Cursor, device: str, harms: Sequence[Harm]) -> Iterator[Name]:
-    """Yield the kept pairs that a committed cursor does not know, without the unseen ones."""
+    """Yield the kept pairs that a committed cursor does not know, without those that the learner cannot know (`unseen`)."""
     epochs = cursor.get("devices", {}).get(device, {"epochs": {}})["epochs"]
     done = {epoch: Ranges(book["done"]) for epoch, book in epochs.items()}
     own_harms = [harm for harm in harms if harm.device == device]
@@ -173,7 +173,7 @@ def _is_in(name: Name, ranges: Mapping[str, Ranges]) -> bool:
 
 
 def _is_unseen(name: Name, attempt: Attempt, known: Ranges, harms: Sequence[Harm]) -> bool:
-    """Return whether the learner did not know its number yet when its spool was damaged."""
+    """Return whether the learner did not know the number of a pair yet when the spool was damaged."""
     return name[1] >= known.end and any(harm.destroys and attempt.at_ns <= harm.until_ns for harm in harms)
 
 

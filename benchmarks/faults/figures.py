@@ -14,9 +14,10 @@ from benchmarks.faults.nemesis import LINK_KINDS
 from benchmarks.faults.stage import Stage, Struck
 
 WATCHED_NS = 1_500_000_000
-"""No other fault may be near a link's fault for so long, so that the first live pair shows the effect of that one alone."""
+"""Time around a link's fault in which no other fault may happen, so that the first live pair shows the effect of this fault
+alone."""
 LATE_NS = 500_000_000
-"""A pair that arrived so long after it was made was not live."""
+"""A pair that arrives this long after it was made does not count as live."""
 BIN_NS = 50_000_000
 
 MadeAndArrived = tuple[int, int]
@@ -24,7 +25,7 @@ MadeAndArrived = tuple[int, int]
 
 
 def judge(stage: Stage, *, ended_well: bool, evicts: bool) -> dict[str, Any]:
-    """Return the figures of a stage whose processes have ended; `failures` names those that must be zero and are not.
+    """Return the figures of a stage whose processes have ended; `failures` names the counts that must be zero and are not.
 
     evicts: the spools were too small for the cuts, so that lost pairs need no other harm.
     """
@@ -63,7 +64,10 @@ def _arrivals(device: str, journal: Journal, entered: Sequence[Entered]) -> Iter
 
 
 def _first_live_s(stage: Stage, arrivals: Sequence[Mapping[str, Sequence[MadeAndArrived]]]) -> Iterator[float]:
-    """For each return of a link that no other fault disturbed: seconds until the first pair made after it arrived."""
+    """Yield the seconds from the return of a link to the first arrival of a pair made after it.
+
+    Only returns are used that no other fault disturbed.
+    """
     for struck in stage.struck:
         if struck.fault.kind not in LINK_KINDS or not _is_alone(struck, stage.struck):
             continue
@@ -86,7 +90,7 @@ def _is_alone(struck: Struck, others: Sequence[Struck]) -> bool:
 
 
 def _backfill_pairs_per_s(arrivals: Sequence[Mapping[str, Sequence[MadeAndArrived]]]) -> float | None:
-    """Return how many late pairs arrived at a learner per second of the time in which any did."""
+    """Return the late pairs per second, over the times in which late pairs arrived at a learner; None if there were none."""
     late = [
         [arrived_ns for pairs in by_device.values() for made_ns, arrived_ns in pairs if arrived_ns - made_ns > LATE_NS]
         for by_device in arrivals

@@ -1,4 +1,4 @@
-"""A learner for the faults: the real subscriber and store, and no training. It commits the list of the pairs that entered.
+"""A learner for the faults bench: the real subscriber and store, without training. It commits the list of the pairs that entered.
 
 An item of the store is the pair's header as received, the checksum of its images as received, and the time. The cursor is
 committed with the list in one transaction, then acknowledged. A process that is started again continues from the newest commit.
@@ -28,19 +28,19 @@ from stream.source import Cursor
 COMMIT_S = 0.3
 AT_ONCE = 64
 WORK_S = 0.01
-"""Between receiving pairs and committing them, as a training step takes: other pairs wait in the queue for so long."""
+"""Pause between receiving pairs and committing them, as long as a training step: meanwhile other pairs wait in the queue."""
 _TAIL = struct.Struct("<Iq")
 
 
 class ListingLearnerPlan(msgspec.Struct, frozen=True):
-    """Where the learner works; its process gets it as JSON."""
+    """The store and the addresses of the learner; its process gets them as JSON."""
 
     store: str
     endpoints: list[str]
 
 
 def outcome(store: Path) -> tuple[list[Entered], Cursor]:
-    """Return the list of entered pairs and the cursor of a store's newest commit."""
+    """Return the list of entered pairs and the cursor, both of the newest commit in a store."""
     with Store(store) as opened:
         commit = opened.commits()[0]
         return [_entered(item) for item in opened.items(commit.keys)], msgspec.json.decode(commit.note)

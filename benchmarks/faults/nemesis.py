@@ -1,6 +1,6 @@
-"""Faults of rigs, learners, links and spools: their kinds, times and lengths follow from a seed.
+"""Faults of rigs, learners, links and spools. A seed decides their kinds, times and lengths.
 
-How far a process has got when it is hit does not, so a failing seed can be tried again, but not repeated bit for bit.
+It does not decide how far a process has got when a fault happens, so a failing seed can be tried again, but not repeated exactly.
 """
 
 from __future__ import annotations
@@ -34,29 +34,29 @@ LINK_KINDS = ("cut-link", "freeze-link")
 LONG_KINDS = (*LINK_KINDS, "stall-rig", "stall-learner")
 LONG_HOLD_SHARE = 0.05
 LONG_HOLD_S = 8.0
-"""Longer than the heartbeats wait."""
+"""Length of a long fault, which is longer than the timeout of a connection."""
 CLOCK_STEPS_S = (-3600.0, 10 * 86400.0)
 MAX_FLIPS = 8
 MAX_ALONE = 20
 QUIET_S = 2.0
-"""Between faults that are done one at a time."""
+"""Time between two faults that are done one at a time."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One fault: its time after the start of the run, its rig and its learner (only faults of a link concern both)."""
+    """One fault: its time after the start of the run, its rig and its learner (only a fault of a link concerns both)."""
 
     kind: str
     at_s: float
     hold_s: float
-    """How long until it is undone, or until a killed process is started again."""
+    """Seconds until the fault is undone, or until a killed process is started again."""
     rig: int
     learner: int
     seed: int
-    """Of the positions of the damage."""
+    """Seed of the positions of the damage."""
 
     def hits(self, rig: int, learner: int) -> bool:
-        """Return whether it touches this rig, this learner, or the link between them."""
+        """Return whether the fault concerns this rig, this learner, or the link between them."""
         of_rig, of_learner = self.kind != "kill-learner" and self.kind != "stall-learner", self.kind in LINK_KINDS
         if not of_rig:
             return self.learner == learner
@@ -66,10 +66,10 @@ class Fault:
 def plan(
     seed: int, count: int, kinds: Sequence[str], *, rigs: int, learners: int, every_s: float, hold_s: float, long: bool
 ) -> list[Fault]:
-    """Faults in the order of their times, on average `every_s` apart; several may hold at the same time.
+    """Return faults in the order of their times, on average `every_s` apart; several may be active at the same time.
 
     The last tenth are cuts and freezes (if they are among the kinds) one at a time, which shows how soon a link works again.
-    hold_s: longest length of most of them. long: some cuts, freezes and stalls outlast the heartbeats.
+    hold_s: longest length of most faults. long: some cuts, freezes and stalls last longer than the timeout of a connection.
     """
     random = Random(seed)
     links = [kind for kind in kinds if kind in LINK_KINDS]
@@ -90,7 +90,7 @@ def plan(
 
 
 def damage(kind: str, spool: Path, random: Random) -> str:
-    """Damage the spool of a rig that is dead, if the fault is of such a kind; returns a description of the damage."""
+    """Damage the spool of a rig whose process is dead, if the fault is of such a kind; return a description of the damage."""
     if kind == "wiped-spool":
         shutil.rmtree(spool, ignore_errors=True)
         return f"{spool} deleted"
@@ -98,7 +98,7 @@ def damage(kind: str, spool: Path, random: Random) -> str:
 
 
 def _tear(spool: Path, random: Random) -> str:
-    """Cut off the newest segment or the log beside it, as a power cut does, or worse."""
+    """Cut off the end of the newest segment or of its log, as a power cut does, or more of it."""
     databases = sorted(path for path in spool.glob("*.sqlite") if path.stat().st_size)
     newest = [path for path in _files(spool) if databases and path.name.startswith(databases[-1].stem)]
     descriptions = []

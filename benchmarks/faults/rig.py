@@ -1,4 +1,4 @@
-"""A rig for the faults: the real spool and publisher, small pairs that cannot be confused with each other, and a journal.
+"""A rig for the faults bench: the real spool and publisher, small pairs that are all different, and a journal.
 
 It reports `attempt` before a pair is kept, and `kept` or `refused` after: so the kept pairs are known, whatever happens to the
 spool. If it is killed between the two, the pair may have been kept or not.
@@ -22,14 +22,14 @@ from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
 
 SMALL = (24, 32)
-"""Height and width of an image of noise: 2.3 kB that do not compress."""
+"""Height and width of an image of noise, which has 2.3 kB and cannot be compressed."""
 IDLE_S = 0.02
 GRACE_S = 8.0
-"""Longer than a learner is ever away in this bench."""
+"""Longer than any absence of a learner in this bench."""
 
 
 class SpoolRigPlan(msgspec.Struct, frozen=True):
-    """How the rig works; its process gets it as JSON."""
+    """The settings of the rig; its process gets them as JSON."""
 
     device: str
     spool: str
@@ -39,7 +39,7 @@ class SpoolRigPlan(msgspec.Struct, frozen=True):
 
 
 class SpoolRig:
-    """Obeys the orders `go`, `rest`, `rate` (pairs a second) and `clock` (seconds by which its clock is wrong)."""
+    """Obeys the orders `go`, `rest`, `rate` (pairs per second) and `clock` (seconds by which its clock is wrong)."""
 
     def __init__(self, plan: SpoolRigPlan) -> None:
         self.plan = plan
@@ -98,7 +98,7 @@ class SpoolRig:
 
 
 def make_pair(device: str, epoch: str, seq: int, captured_ns: int, size: tuple[int, int] = SMALL) -> EncodedPair:
-    """Return a pair whose images follow from epoch and number, so that a pair under another number is found."""
+    """Return a pair whose images depend on epoch and number, so that a pair under a wrong number can be recognised."""
     left, right = np.random.default_rng([int(epoch, 16), seq]).integers(0, 256, (2, *size, 3), dtype=np.uint8)
     return encode_pair(
         left, right, device=device, epoch=epoch, seq=seq, left_ns=captured_ns, right_ns=captured_ns, codec="lz4"

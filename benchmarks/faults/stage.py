@@ -1,4 +1,4 @@
-"""Rigs, learners and the links between them, as real processes of this machine, and the faults that can be done to them."""
+"""Rigs, learners and the links between them, as real processes on this machine, and the faults that can be applied to them."""
 
 from __future__ import annotations
 
@@ -21,36 +21,36 @@ from benchmarks.shared.processes import Supervised
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 30.0
 STUCK_S = 30.0
-"""The wait ends once nothing has arrived for so long."""
+"""The wait for pairs ends when nothing has arrived for this time."""
 CALM_S = 1.0
-"""Waited after everything has arrived: a pair that is sent again would arrive by then."""
+"""Pause after everything has arrived: a repeated pair would arrive within this time."""
 TURN_S = 0.01
 MAX_CRASHES = 20
 REFUSING_S = 1.5
-"""How long after a full disk a spool may still refuse pairs: it does not try again for a second."""
+"""Seconds after a full disk in which a spool may still refuse pairs, because it waits for a second before it tries again."""
 
 
 class StageError(BenchFailed):
-    """Processes that do not do their work; the message names their logs."""
+    """Processes do not do their work; the message names their logs."""
 
 
 @dataclass(slots=True)
 class Struck:
-    """A fault that was done, from when until when, by the machine's monotonic clock."""
+    """A fault that was applied: from when until when, by the machine's monotonic clock."""
 
     fault: Fault
     from_ns: int
     until_ns: int
     hit: bool
-    """Whether there was something to hit: a process that is down cannot be killed."""
+    """Whether the fault had an effect: a process that is not running cannot be killed."""
     detail: str
     """Which files were damaged, and how."""
 
 
 class Stage:
-    """All rigs, learners and links. Every learner has a link of its own to every rig.
+    """All rigs, learners and links. Each learner has its own link to each rig.
 
-    spool_bytes, pairs_per_s: of each rig. size: of its images, height and width.
+    spool_bytes, pairs_per_s: of each rig. size: height and width of its images.
     """
 
     def __init__(
@@ -94,7 +94,10 @@ class Stage:
         return [learner.process for learner in self.learners] + [rig.process for rig in self.rigs]
 
     def start(self) -> None:
-        """Start all processes, and let the rigs go once each rig knows each learner: from then on pairs are kept for it."""
+        """Start all processes.
+
+        The rigs begin once each of them knows each learner, so that pairs are kept for it from the first one.
+        """
         for process in self.processes:
             process.start()
         self.wait(lambda: all(learner.ready for learner in self.learners), START_TIMEOUT_S)
@@ -104,7 +107,10 @@ class Stage:
             rig.go(True)
 
     def attend(self) -> None:
-        """One turn: start crashed processes again, as a service manager does. Raises StageError where they crash too often."""
+        """Do one round of work: restart crashed processes, as a service manager does.
+
+        Raises StageError if they crash too often.
+        """
         for rig in self.rigs:
             rig.attend()
         for process in self.processes:
@@ -117,7 +123,7 @@ class Stage:
         time.sleep(TURN_S)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
-        """Take turns until the condition holds; False where it does not in time."""
+        """Do rounds of work until the condition holds; return False if it does not within `timeout_s`."""
         deadline_s = time.monotonic() + timeout_s
         while not condition():
             if time.monotonic() > deadline_s:
@@ -126,7 +132,7 @@ class Stage:
         return True
 
     def strike(self, fault: Fault) -> Struck:
-        """Do a fault."""
+        """Apply a fault."""
         hit = self._can_hit(fault)
         detail = self._actions(fault)[0]() or ""
         now_ns = time.monotonic_ns()
@@ -139,7 +145,7 @@ class Stage:
         self._actions(struck.fault)[1]()
 
     def _actions(self, fault: Fault) -> tuple[Callable[[], str | None], Callable[[], None]]:
-        """Return the function that does a fault and returns what it damaged, and the one that undoes it."""
+        """Return two functions: one applies a fault and returns what it damaged, the other one undoes it."""
         rig, learner, link = self.rigs[fault.rig], self.learners[fault.learner], self.links[fault.rig, fault.learner]
         chance = random.Random(fault.seed)
         match fault.kind:
@@ -161,7 +167,7 @@ class Stage:
                 return partial(rig.take_down, partial(damage, fault.kind, random=chance)), rig.process.bring_up
 
     def harms(self) -> list[Harm]:
-        """Return the faults so far that can cost pairs."""
+        """Return the harms of all faults so far that can cost pairs."""
         return [
             Harm(self.rigs[struck.fault.rig].device, *_harm(struck))
             for struck in self.struck
@@ -169,7 +175,7 @@ class Stage:
         ]
 
     def owed(self) -> list[Name]:
-        """Return the kept pairs that learners have not committed yet; a pair that two of them lack is there twice."""
+        """Return the kept pairs that learners have not committed yet, once for each learner that lacks them."""
         harms = self.harms()
         return [
             name
@@ -178,7 +184,7 @@ class Stage:
         ]
 
     def settle(self) -> None:
-        """Stop the rigs; wait until every learner has committed the pairs that it is owed, or until nothing more arrives."""
+        """Stop the rigs; wait until every learner has committed all pairs that it can get, or until nothing more arrives."""
         for rig in self.rigs:
             rig.go(False)
         self.wait(lambda: all(rig.rests for rig in self.rigs), START_TIMEOUT_S)
@@ -191,12 +197,12 @@ class Stage:
         self.wait(lambda: False, CALM_S)
 
     def end(self) -> bool:
-        """Stop all processes, the learners first; False where one did not end well."""
+        """Stop all processes, the learners first; return False if one of them did not end normally."""
         codes = [process.end(END_TIMEOUT_S) for process in self.processes]
         return not any(codes)
 
     def close(self, keep: bool) -> None:
-        """Kill all processes and free links and disks; keep: the spools stay in the folder."""
+        """Kill all processes, and close links and disks. keep: whether the spools are copied to the folder."""
         for process in self.processes:
             process.close()
         for link in self.links.values():
@@ -213,7 +219,7 @@ class Stage:
 
 
 def _harm(struck: Struck) -> tuple[int, bool]:
-    """Until when pairs were hit, and whether the record that there were such pairs may have been destroyed with them."""
+    """Return the time until which a fault could hit pairs, and whether it may have destroyed the record that they existed."""
     if struck.fault.kind == "full-disk":
         return struck.until_ns + int(1e9 * REFUSING_S), False
     return struck.from_ns, struck.fault.kind == "wiped-spool" or ".head" in struck.detail

@@ -1,1 +1,1 @@
-"""How many rigs can one learner receive?"""
+"""From how many rigs can one learner receive?"""

@@ -1,9 +1,9 @@
-"""How many rigs can one learner receive? Pairs a second, fairness, losses, memory and CPU time of its receiving end.
+"""From how many rigs can one learner receive? Pairs per second, fairness, losses, memory and CPU time of its receiving end.
 
-Real publishers over TCP, several in a process, send pairs as large as 720p stereo that were made beforehand. In the paced part
-each has its own rate, moment and wrong clock, some stall and some are started again in the middle; pairs that the live stream
-drops are pulled from their shelves. In the flood all send as fast as pairs are taken. Images are verified, not decoded, and
-nothing is trained. The exit code is 0 only if every pair that was made arrived, once.
+Real publishers, several in a process, send pairs over TCP that are as large as 720p stereo and were made beforehand. In the paced
+part each rig has its own rate, time and wrong clock; some stall, and some are restarted in the middle. Pairs that the live stream
+drops are pulled from their shelves. In the second part, the flood, all rigs send as fast as pairs are taken. Images are verified,
+not decoded, and nothing is trained. The exit code is 0 only if every pair that was made arrived exactly once.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from stream.pair import EncodedPair
 
 PAIR_BYTES = 2 * 3 * NOISE_SIZE[0] * NOISE_SIZE[1]
 TICK_S = 0.5
-"""Between acknowledgements, and measurements of the memory."""
+"""Seconds between two acknowledgements, and between two measurements of the memory."""
 WARM_SHARE = 0.25
-"""Share of the time after which rates and memory are measured: the queues are filled by then."""
+"""Share of the time that is left out of rates and memory, until the queues are filled."""
 DRAIN_S = 60.0
 CLOCK_S = 3600.0
 """Largest error of a rig's clock."""
@@ -42,22 +42,22 @@ CLOCK_S = 3600.0
 
 @dataclass(frozen=True, kw_only=True)
 class FleetSettings(BenchSettings):
-    """Let a fleet of rigs send to one subscriber."""
+    """Let many rigs send to one subscriber."""
 
     devices: Annotated[int, Within(1, 1024)] = 64
     """Number of rigs."""
     processes: Count = 2
-    """Processes that the rigs run in."""
+    """Number of processes in which the rigs run."""
     pairs_per_s: Annotated[float, Within(0, 1000, above=True)] = 3.0
-    """Of each rig, in the paced part."""
+    """Pairs per second of each rig, in the paced part."""
     paced_s: Annotated[float, Within(1, 600)] = 20.0
     """Length of the paced part."""
     flood_s: Annotated[float, Within(1, 600)] = 10.0
     """Length of the flood."""
     mishaps: Annotated[int, Within(0)] = 8
-    """Rigs that stall, and as many that are started again."""
+    """Number of rigs that stall, and also of rigs that are restarted."""
     seed: int = 0
-    """Of the moments and clocks."""
+    """Seed of the times and clocks of the rigs."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -70,12 +70,12 @@ class Arrivals:
     """The pairs that arrived in one part."""
 
     counts: dict[tuple[str, str], bytearray] = field(default_factory=lambda: defaultdict(bytearray))
-    """By device and epoch, how often each number arrived."""
+    """For each device and epoch, how often each number arrived."""
     in_window: Counter[str] = field(default_factory=Counter)
-    """Pairs of each device after the warm-up."""
+    """Number of pairs of each device that arrived after the warm-up."""
     window_s: float = 0.0
     rss_mib: list[float] = field(default_factory=list)
-    """From the end of the warm-up until the last pair was pulled."""
+    """Resident memory, measured from the end of the warm-up until the last pair was pulled."""
     cpu_s: float = 0.0
 
     def add(self, pair: EncodedPair) -> None:
@@ -85,16 +85,16 @@ class Arrivals:
         row[seq] += 1
 
     def distinct(self, device: str) -> int:
-        """Return different pairs of a device that arrived."""
+        """Return the number of different pairs of a device that arrived."""
         return sum(len(row) - row.count(0) for (name, _), row in self.counts.items() if name == device)
 
     def repeated(self) -> int:
-        """Return pairs that arrived more than once."""
+        """Return the number of pairs that arrived more than once."""
         return sum(len(row) - row.count(0) - row.count(1) for row in self.counts.values())
 
 
 def measure(settings: FleetSettings) -> dict[str, Any]:
-    """Return the figures of both parts."""
+    """Run both parts and return their figures."""
     flood = [FleetRigPlan(f"rig{number}", None) for number in range(settings.devices)]
     parts = {}
     for name, plans, duration_s in (
@@ -113,14 +113,14 @@ def measure(settings: FleetSettings) -> dict[str, Any]:
 
 
 def render(_settings: FleetSettings, figures: dict[str, Any]) -> list[Table]:
-    """Return both parts beside each other."""
+    """Return one table with both parts side by side."""
     parts = [figures["paced"], figures["flood"]]
     rows = {name.replace("_", " "): [f"{part[name]:g}" for part in parts] for name in parts[0]}
     return [figure_table("", ("", "paced", "flood"), rows)]
 
 
 def goals(figures: dict[str, Any]) -> Iterator[Goal]:
-    """Every pair arrives once."""
+    """Yield the goal: every pair arrives exactly once."""
     for part in ("paced", "flood"):
         yield from (Goal(f"{part}: {name}", figures[part][name], 0) for name in ("missing", "twice", "lost"))
 
@@ -129,7 +129,7 @@ COMMAND = Bench(FleetSettings, measure, render, goals)
 
 
 def paced_fleet(settings: FleetSettings) -> list[FleetRigPlan]:
-    """Return rigs of one rate, each with its own moment and clock; the first ones have an incident."""
+    """Return plans of rigs with the same rate, each with its own time and clock; the first ones have an incident."""
     random = np.random.default_rng(settings.seed)
     return [
         FleetRigPlan(
@@ -148,7 +148,7 @@ def _incident(number: int, each: int) -> Incident:
 
 
 def fairness(counts: Sequence[int]) -> float:
-    """Jain's index of what each got: 1 where all got the same, 1 / n where one got everything (Jain et al. 1984)."""
+    """Return Jain's fairness index of n counts (Jain et al. 1984): 1 if all are equal, 1 / n if all but one are 0."""
     squares = sum(count**2 for count in counts)
     return sum(counts) ** 2 / (len(counts) * squares) if squares else 1.0
 

@@ -1,8 +1,8 @@
-"""Rigs for the fleet: many publishers in one process, with pairs made beforehand, clocks of their own, and incidents.
+"""Rigs for the fleet bench: many publishers in one process, with pairs made beforehand, wrong clocks, and incidents.
 
-A rig's shelf keeps the headers of all its pairs, and the images once: it gives what a spool would give, and no disk is
-measured. A rig that stalls makes no pairs for a while; one that restarts closes its sockets without a goodbye, comes back at the
-same address, and begins another epoch.
+A rig's shelf keeps the headers of all its pairs, and the images once. It replies as a spool does, but no disk is measured. A rig
+that stalls makes no pairs for a while. A rig that restarts closes its sockets without a bye, comes back at the same address, and
+begins another epoch.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
 
 AWAY_S = 1.0
-"""How long a rig stalls, or is away before it comes back."""
+"""Seconds for which a rig stalls, or is away before it comes back."""
 IDLE_S = 0.001
 LINGER_S = 0.5
-"""Longest wait for a bye to be confirmed: a learner that is behind learns of the end from the shelf."""
+"""Longest wait for the confirmation of a bye; a learner that is behind learns from the shelf that the stream has ended."""
 
 Incident = Literal["none", "stall", "restart"]
 
 
 @dataclass(frozen=True)
 class FleetRigPlan:
-    """One rig: pairs a second (None: as fast as they are taken), the first after `phase_s`, its clock wrong by `clock_s`.
+    """One rig. pairs_per_s: None sends as fast as pairs are taken. phase_s: time of the first pair. clock_s: error of its clock.
 
     The incident happens in the middle of its time.
     """
@@ -47,7 +47,7 @@ class FleetRigPlan:
 
 
 class HeaderShelf:
-    """A `Shelf` of pairs that all have the same images. Thread-safe, as epochs and headers are only appended."""
+    """A `Shelf` of pairs that all have the same images. It is thread-safe, because epochs and headers are only appended."""
 
     def __init__(self, device: str, pair: EncodedPair) -> None:
         self.device = device
@@ -57,7 +57,7 @@ class HeaderShelf:
         self._lock = threading.Lock()
 
     def begin(self) -> str:
-        """Open another epoch."""
+        """Begin another epoch and return its name."""
         epoch = uuid.uuid4().hex
         with self._lock:
             self._newest = self._headers[epoch] = []
@@ -90,14 +90,14 @@ class HeaderShelf:
         return Reading(first + len(rows), [], rows)
 
     def register(self, consumer: str) -> None:
-        """It keeps everything."""
+        """Do nothing: every pair is kept."""
 
     def acknowledge(self, consumer: str, upto: Mapping[str, int]) -> None:
-        """It keeps everything."""
+        """Do nothing: every pair is kept."""
 
 
 class FleetRig:
-    """A rig that acts in turns; its process calls them."""
+    """A rig that does one piece of work at each call of `turn`."""
 
     def __init__(self, plan: FleetRigPlan, pair: EncodedPair, context: zmq.Context[zmq.Socket[bytes]]) -> None:
         self.plan = plan
@@ -111,13 +111,13 @@ class FleetRig:
         self.endpoint = self._publisher.endpoint
 
     def begin(self, now_s: float, duration_s: float) -> None:
-        """Start the clock of its plan."""
+        """Set the times of its first pair and of its incident. now_s: present time, monotonic; duration_s: length of the part."""
         self._due_s = now_s + self.plan.phase_s
         if self.plan.incident != "none":
             self._incident_s = now_s + duration_s / 2
 
     def turn(self, now_s: float) -> bool:
-        """Act if it is time to; False where it is not, or where no subscriber takes a pair."""
+        """Send a pair if it is time to; return False if it is not yet, or if no subscriber takes the pair."""
         if now_s >= self._incident_s:
             self._suffer(now_s)
         if now_s < self._due_s:
@@ -171,7 +171,7 @@ class FleetRig:
 
 
 def work(pipe: Connection, plans: list[FleetRigPlan], pair: EncodedPair) -> None:
-    """A process of rigs. It sends their endpoints, receives a number of seconds to run, and sends how many pairs each made.
+    """Run a process of rigs: send their endpoints, receive a number of seconds to run, then send how many pairs each made.
 
     Then it stays until it receives another message, once all pairs have been pulled.
     """

@@ -1,1 +1,1 @@
-"""Is it right on a graphics card, how fast is it there, and does it learn? One command that does it all by itself."""
+"""Is the learner correct on a GPU, how fast is it there, and does it learn? One command answers all three questions."""

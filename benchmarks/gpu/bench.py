@@ -1,10 +1,10 @@
-"""Is it right on a GPU, how fast is it there, and does it learn? All that a first, short meeting with a card should tell.
+"""Is the learner correct on a GPU, how fast is it there, and does it learn? One command answers all three questions in minutes.
 
     python -m benchmarks gpu --minutes 8 --json
 
-Parts run in the order of their worth, each in a process of its own and with a time limit. A part that fails or is stopped leaves
-the others alone, and what it had measured is kept. Its result is a line of the output, and a file in `--out`, as soon as it ends.
-The goals do not decide the exit code: it is 0 where each part has a result.
+Parts run in the order of their importance, each in a process of its own and with a time limit. A part that fails or is stopped
+does not change the others, and the results that it already has are kept. Its result is a line of the output, and a file in
+`--out`, as soon as it ends. The goals do not decide the exit code: it is 0 where each part has a result.
 
 It needs PyTorch, torchvision, timm, NumPy, OpenCV, scikit-learn, SciPy and safetensors, and none of the other packages.
 """
@@ -51,7 +51,7 @@ class GpuBench:
     """The command, see `stream.host.command`; its flags are parsed without tyro, which a machine with a card may not have."""
 
     def execute(self, words: Sequence[str], prog: str, stop: Stop) -> Result:
-        """Run the parts, one behind the other. Raises ReportedError for settings that cannot be used."""
+        """Run the parts, one after the other. Raises ReportedError for settings that cannot be used."""
         flags = _flags(prog).parse_args(list(words))
         parts = [part for part in PARTS if part.name in flags.parts]
         if flags.minutes <= 0:
@@ -68,7 +68,7 @@ class GpuBench:
         return Result(code=ExitCode.DONE if len(results) == len(parts) else ExitCode.FAILED)
 
     def options(self, _name: str) -> Mapping[str, Sequence[str]]:
-        """Return the words that the shell completes."""
+        """Return the flags and choices that the shell completes."""
         actions = _flags("")._actions
         return {word: list(map(str, action.choices or ())) for action in actions for word in action.option_strings}
 
@@ -94,7 +94,7 @@ def run_parts(
 
 
 def judged(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return each goal with the figure that was reached; None where it was not measured."""
+    """Return each goal with the measured figure; None if it was not measured."""
 
     def figures(part: str) -> Mapping[str, Mapping[str, Any]]:
         found: Mapping[str, Mapping[str, Any]] = results.get(part, {}).get("results", {})
@@ -145,9 +145,9 @@ def _flags(prog: str) -> argparse.ArgumentParser:
 
 
 def _pictures(given: Path | None, out: Path) -> Path:
-    """Return the folder of images: the given one, the unpacked pack, or one in `out` that is rendered into.
+    """Return the folder of images. Raises ReportedError.
 
-    Raises ReportedError.
+    It is the given folder, or that of the unpacked file, or one in `out` into which the bench renders images.
     """
     if given is None or given.is_dir():
         return given or out / "pictures"

@@ -1,4 +1,4 @@
-"""What a card can do at most: its name, the datasheet's rates, and both ceilings as measured here."""
+"""The upper limits of a card: its name, the rates of the datasheet, and two limits measured here (computing and memory)."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ BFLOAT16_TFLOPS = {
     "RTX 3090": 71,
     "Orin": 42,
 }
-"""Dense rates of the tensor cores with float32 sums by the makers' datasheets; the first name that fits counts."""
+"""Dense rates of the tensor cores with float32 sums, from the makers' datasheets; the first name that matches is used."""
 
 
 def ceilings(device: torch.device, size: int) -> dict[str, Any]:
-    """Measure a product of two random matrices [size, size] in bfloat16, and a copy of memory that no cache holds.
+    """Measure a product of two random matrices [size, size] in bfloat16, and a copy of memory that is larger than any cache.
 
-    peak_flops: what shares of the peak are counted from: the datasheet's rate, or the measured one of an unknown card.
+    peak_flops: the peak that shares refer to: the datasheet's rate, or the measured rate of an unknown card.
     """
     left, right = (torch.randn(size, size, device=device).bfloat16() for _ in range(2))
     product_s = _median_s(lambda: left @ right, device)
@@ -50,5 +50,5 @@ def ceilings(device: torch.device, size: int) -> dict[str, Any]:
 
 
 def _median_s(run: Step, device: torch.device) -> float:
-    """Behind two runs that do not count."""
+    """Return the median seconds of a run, after two runs that are not counted."""
     return statistics.median([timed(run, device, 1) for _ in range(9)][2:])

@@ -1,7 +1,7 @@
-"""Is it right on this compute device? Against the CPU, where possible in float64, on the same weights, images and views.
+"""Is the learner correct on this compute device? It is compared with the CPU, where possible in float64, on the same inputs.
 
-Random generators of two devices differ. So what is compared are functions of given windows and weights, and statistics of
-what is random. TF32 is off here, also in convolutions, where PyTorch has it on.
+The random generators of two devices differ. So the bench compares functions of given windows and weights, and statistics of
+random results. TF32 is off here, also in convolutions, where PyTorch has it on by default.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def run(task: Task) -> None:
-    """Run all checks; each has a field `ok`. In float32, except where a check is about something else."""
+    """Run all checks; the result of each has a field `ok`. They use float32, except where a check concerns another type."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
     work = Workload.of(task).changed(precision="float32")
     for name, objective in work.objectives.items():
@@ -50,13 +50,13 @@ def run(task: Task) -> None:
 
 
 def judged(errors: Mapping[str, float], bounds: Mapping[str, float] | float, **facts: Any) -> dict[str, Any]:
-    """Return the errors beside their bounds; `ok` where each is within its own. An error that is not a number is above any."""
+    """Return the errors with their bounds; `ok` is whether each error is within its bound. NaN exceeds every bound."""
     limits = bounds if isinstance(bounds, Mapping) else dict.fromkeys(errors, bounds)
     return {"ok": all(error <= limits[name] for name, error in errors.items()), **errors, "bounds": limits, **facts}
 
 
 def attention(work: Workload) -> Mapping[str, Any]:
-    """Return the maps that the hook takes from the last block, and the features, against float64."""
+    """Compare the features, and the attention maps that the hook reads in the last block, with the CPU in float64."""
     torch.manual_seed(1)
     encoder, device = Encoder(work.config.encoder).eval(), work.device
     reference, ours = copy.deepcopy(encoder).double(), copy.deepcopy(encoder).to(device)
@@ -68,7 +68,7 @@ def attention(work: Workload) -> Mapping[str, Any]:
 
 
 def views(work: Workload) -> Mapping[str, Any]:
-    """Gaussian, windows and crops of the same attention maps and images."""
+    """Compare Gaussians, windows and crops with the CPU, for the same attention maps and images."""
     batch, side, device = random_batch(work.config, PAIRS, CPU, seed=2), 8, work.device
     there = moved(batch, device)
     maps = torch.rand(PAIRS, side, side).pow(8)
@@ -92,7 +92,7 @@ def views(work: Workload) -> Mapping[str, Any]:
 
 
 def augmentations(work: Workload) -> Mapping[str, Any]:
-    """Those with given amounts against the CPU in float64; those that are drawn, by their mean and spread over many images."""
+    """Compare the augmentations with the CPU: with given amounts exactly, with random amounts by the mean over many images."""
     rgb, sigma, turns = torch.rand(PAIRS, 3, 96, 96), torch.rand(PAIRS) + 0.2, torch.rand(PAIRS) - 0.5
     device = work.device
     certain = augment.Augmentation(flip=1, jitter=0, grey=1, blur=0, solarise=1)
@@ -115,7 +115,10 @@ def augmentations(work: Workload) -> Mapping[str, Any]:
 
 
 def step_against_cpu(work: Workload) -> Mapping[str, Any]:
-    """One step from the same weights on the same views, in float32: loss, priorities, gradient, change of the weights."""
+    """Compare one step in float32 with the CPU: loss, priorities, gradient and change of the weights.
+
+    Both begin with the same weights and views.
+    """
     ours, theirs = Trainer(work.config, work.device), Trainer(work.config, CPU)
     batch = random_batch(work.config, PAIRS, CPU, seed=4)
     look = theirs.objective.look(batch, theirs.generator)
@@ -137,7 +140,7 @@ def step_against_cpu(work: Workload) -> Mapping[str, Any]:
 
 
 def bfloat16(work: Workload) -> Mapping[str, Any]:
-    """Return the features and losses with a backbone in bfloat16 against float32, on the same device."""
+    """Compare features and losses of a backbone in bfloat16 with those in float32, on the same device."""
     trainer, batch = work.start(PAIRS, seed=5)
     look = trainer.objective.look(batch, trainer.generator)
     found = []
@@ -151,7 +154,7 @@ def bfloat16(work: Workload) -> Mapping[str, Any]:
 
 
 def gather(work: Workload) -> Mapping[str, Any]:
-    """Batches from memory, copied through pinned buffers that are used again at once: each is the one that was asked for."""
+    """Check that batches from memory hold the requested pairs, though the pinned buffers are reused at once."""
     images = random_batch(work.config, 32, CPU, seed=6)
     slots = Slots(32, work.config.memory.canvas)
     slots.left, slots.right, slots.aspect = images.left, images.right, images.aspect
@@ -165,7 +168,7 @@ def gather(work: Workload) -> Mapping[str, Any]:
 
 
 def refused_step(work: Workload) -> Mapping[str, Any]:
-    """A pair whose views are not numbers refuses the step: no weight changes, and the next step is a good one."""
+    """Check that a pair whose views are NaN makes the step a refused one: no weight changes, and the next step is a good one."""
     trainer, batch = work.start(PAIRS, seed=7)
     before = _state(trainer)
     look = trainer.objective.look(batch, trainer.generator)
@@ -178,7 +181,7 @@ def refused_step(work: Workload) -> Mapping[str, Any]:
 
 
 def rollback(work: Workload) -> Mapping[str, Any]:
-    """A guard that sees a collapse in every step: after three of them the networks are the first snapshot again, bit for bit."""
+    """Check that, after three steps with a sign of collapse, the networks are bit for bit those of the first snapshot."""
     guard = GuardConfig(min_teacher_information=1.0, patience_steps=3)
     trainer, batch = work.changed(guard=guard).start(PAIRS, seed=8)
     start = _state(trainer)
@@ -188,7 +191,7 @@ def rollback(work: Workload) -> Mapping[str, Any]:
 
 
 def resume(work: Workload) -> Mapping[str, Any]:
-    """A checkpoint, read by another trainer: both go on to the same weights. With deterministic kernels, bit for bit."""
+    """Check that another trainer, which reads a checkpoint, reaches the same weights; with deterministic kernels, bit for bit."""
     batches = [random_batch(work.config, PAIRS, work.device, seed=10 + number) for number in range(4)]
     found: dict[str, Any] = {}
     with warnings.catch_warnings(record=True) as caught:
@@ -215,7 +218,7 @@ def resume(work: Workload) -> Mapping[str, Any]:
 
 
 def export(work: Workload) -> Mapping[str, Any]:
-    """Weights that were exported from here and loaded by timm give the same features."""
+    """Check that exported weights give the same features when timm loads them on the CPU."""
     encoder = Trainer(work.config, work.device).objective.encoders()["student"].eval()
     rgb = torch.rand(4, 3, work.large, work.large)
     with tempfile.TemporaryDirectory() as folder, torch.no_grad():
@@ -228,7 +231,10 @@ def export(work: Workload) -> Mapping[str, Any]:
 
 
 def waits(work: Workload) -> Mapping[str, Any]:
-    """Return where a step makes the CPU wait for the device: numbers that are read, by line; on a GPU also what CUDA warns of."""
+    """Count, by line of code, where a step makes the CPU wait for the device to read a number.
+
+    On a GPU, the waits that CUDA itself reports are counted too.
+    """
     trainer, batch = work.start(PAIRS, seed=9)
     trainer.step(batch)
     reads = _Reads()
@@ -247,7 +253,7 @@ def waits(work: Workload) -> Mapping[str, Any]:
 
 
 class _Reads(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the numbers that Python reads out of tensors, by the line of ours that does."""
+    """Counts the numbers that Python reads out of tensors, by the line of our code that reads them."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]

@@ -1,4 +1,4 @@
-"""What a step at full size costs, found out without a card: a step on tensors that have shapes and no contents."""
+"""Estimates the cost of a step at full size without a GPU: the step runs on tensors that have shapes but no contents."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ PEAK_TFLOPS = 989.0
 
 
 def run(task: Task) -> None:
-    """Estimate the preset's step, and that of two large views."""
+    """Estimate the step of the preset, and a step with two large views."""
     mode, work = FakeTensorMode(), Workload.of(dataclasses.replace(task, scale="full", device="cpu"))
     for name, one in (("babyagent", work), ("two views", work.with_two_views())):
         task.attempt(name, partial(estimate, mode, one.config, work.sizes[0]))
 
 
 def estimate(mode: FakeTensorMode, config: LearnerConfig, count: int) -> dict[str, Any]:
-    """Operations, without those of fused attention (3 % more), and bytes that are kept from forward to backward.
+    """Return the operations of a step, without fused attention (3 % more), and the bytes kept from forward to backward.
 
     Call it in a process that trains nothing afterwards: constants that views keep have no contents then.
     """

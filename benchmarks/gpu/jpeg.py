@@ -1,6 +1,6 @@
-"""How fast does a ViT learn from JPEG bytes? Decoding on the CPU's cores and on the card, then views and step.
+"""How fast does a ViT learn from JPEG bytes? Measures decoding on the CPU's cores and on the GPU, then views and step.
 
-The whole way is measured with decoding beside the step: while a batch is trained on, the next one is decoded.
+In the measurement of the whole way, one batch is decoded while another one is trained on.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from learner.objectives.contract import Batch
 from learner.trainer import Trainer
 
 VIEWS = 2
-"""Of a pair: one of each eye."""
+"""Number of views of a pair: one of each eye."""
 LARGE = (1280, 720)
 """Width and height of a camera's images, to which the given ones are enlarged for a second row."""
 MEASURE_S = 2.0
 AT_ONCE = 64
-"""Images that are squeezed together: as numbers of four bytes they take a lot of memory."""
+"""Number of images that are squeezed together: as numbers of four bytes they take a lot of memory."""
 Pairs = Sequence[tuple[bytes, bytes]]
 Decoder = Callable[[Pairs, tuple[int, int], torch.device], Batch]
 
 
 def run(task: Task) -> None:
-    """Decode in threads, 1 to all cores, and on the card; then the whole way with each decoder."""
+    """Decode in threads, from one to all cores, and on the GPU; then measure the whole way with each decoder."""
     work = Workload.of(task).with_two_views()
     count, seconds = (256, MEASURE_S) if task.is_full else (8, 0.3)
     files = pairs_of(Path(task.pictures))[: 2 * count]
@@ -57,7 +57,7 @@ def run(task: Task) -> None:
 
 
 def enlarged(pairs: Pairs) -> Pairs:
-    """Enlarge and encode again: files as large as a camera's, of blurred content."""
+    """Enlarge images and encode them again: the files are then as large as a camera's, with blurred content."""
 
     def one(data: bytes) -> bytes:
         image = cv2.resize(np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)), LARGE)
@@ -86,7 +86,7 @@ def on_cpu(pairs: Pairs, canvas: tuple[int, int], device: torch.device, *, threa
 
 
 def on_card(pairs: Pairs, canvas: tuple[int, int], device: torch.device) -> Batch:
-    """Decode with torchvision, on a GPU by nvJPEG in one call, and squeeze onto the canvas there."""
+    """Decode with torchvision (nvJPEG on a GPU) in one call, and squeeze the images onto the canvas there."""
     from torchvision.io import ImageReadMode, decode_jpeg
 
     split: Any = torch.split  # untyped in PyTorch
@@ -102,7 +102,7 @@ def on_card(pairs: Pairs, canvas: tuple[int, int], device: torch.device) -> Batc
 
 
 def decode_rate(decode: Decoder, pairs: Pairs, count: int, work: Workload, seconds: float) -> dict[str, Any]:
-    """Return images decoded a second, onto the canvas and onto the device."""
+    """Return the images per second that are decoded onto the canvas and copied to the device."""
     batches = cycle((pairs[:count], pairs[-count:]))
     took_s = paced(lambda: decode(next(batches), work.config.memory.canvas, work.device), work.device, seconds)
     bytes_ = sum(len(eye) for pair in pairs for eye in pair)
@@ -110,7 +110,7 @@ def decode_rate(decode: Decoder, pairs: Pairs, count: int, work: Workload, secon
 
 
 def whole_way(decode: Decoder, pairs: Pairs, count: int, work: Workload, seconds: float) -> dict[str, Any]:
-    """Return views a second from JPEG bytes to changed weights, by the learner's own step."""
+    """Return the views per second from JPEG bytes to changed weights, with the learner's own step."""
     trainer, batches = Trainer(work.config, work.device), cycle((pairs[:count], pairs[-count:]))
     with ThreadPoolExecutor(1) as beside:
 

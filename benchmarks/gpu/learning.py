@@ -1,7 +1,8 @@
-"""Does it learn on this device? k-NN before and after, in the time that is left, for the default objective and the original one.
+"""Does the learner learn on this device? Measures k-NN before and after training, for the default and the original objective.
 
-The pairs are drawn at random from those of the walk, all of them at once: this is about the device and the objective, not about
-memory. k-NN is of frozen features: scikit-learn's digits, and the walk's rooms on two other walks, where they are there.
+It uses the time that is left. The pairs are drawn at random from all pairs of the walk, because this is about the device and the
+objective, not about memory. k-NN is that of frozen features on scikit-learn's digits and, where they exist, on the walk's rooms
+as two other walks see them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def run(task: Task) -> None:
 
 
 def control_sets(task: Task, work: Workload) -> list[ControlSet]:
-    """Load what can be probed, a part of it at rehearsal scale."""
+    """Load the control sets that exist; at rehearsal scale only a part of each."""
     places = [f"places={task.pictures}/places"] if has_places(Path(task.pictures)) else []
     most = {} if task.is_full else {"limit_train": 60, "limit_test": 60}
     return [load_control(spec, size=work.large, **most) for spec in ["digits", *places]]
@@ -45,7 +46,7 @@ def control_sets(task: Task, work: Workload) -> list[ControlSet]:
 def learned(
     task: Task, name: str, work: Workload, slots: Slots, controls: list[ControlSet], seconds: float
 ) -> dict[str, Any]:
-    """Probe, train, probe. The second probe takes as long as the first, so that much is kept back."""
+    """Probe, train, and probe again. Time is reserved for the second probe, which takes as long as the first."""
     began_s = time.monotonic()
     trainer, random = Trainer(work.config, work.device), np.random.default_rng(work.config.seed)
     before = accuracies(trainer, controls)
@@ -75,7 +76,10 @@ def learned(
 
 
 def accuracies(trainer: Trainer, controls: list[ControlSet]) -> dict[str, float]:
-    """k-NN of student and teacher on each set, 0 to 1; features in bfloat16, where the backbone is trained in it."""
+    """Return the k-NN accuracy (0 to 1) of student and teacher on each set.
+
+    Features are computed in bfloat16 if the backbone is trained in bfloat16.
+    """
     found, device = {}, trainer.device
     for control in controls:
         for name, encoder in trainer.objective.encoders().items():

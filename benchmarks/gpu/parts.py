@@ -1,4 +1,4 @@
-"""The parts of the bench: how the time is shared, and how each one runs in a process that can be stopped."""
+"""The parts of the GPU bench: how they share the time, and how each runs in a process that can be stopped."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stream.host.program import Stop
 ROOT = Path(__file__).parents[2]
 GRACE_S = 10.0
 GRACE_SHARE = 0.1
-"""A part is asked to end this much before it is stopped: the smaller of both."""
+"""A part is asked to end before it is stopped: by this share of its time, or by GRACE_S if that is less."""
 LOG_LINES = 20
 POLL_S = 0.05
 
@@ -36,7 +36,7 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What all parts of a run have in common."""
+    """The settings that all parts of a run have in common."""
 
     device: str
     scale: str
@@ -45,15 +45,19 @@ class Setup:
 
 
 def limits_s(parts: Sequence[Part], left_s: float) -> list[float]:
-    """Share out the seconds that are left. The first limit is the one to use; what a part leaves goes to those behind it."""
+    """Divide the remaining seconds among the remaining parts, by their shares.
+
+    Only the first limit is used. It is computed again before each part, so that unused time goes to the later parts.
+    """
     whole = sum(part.share for part in parts)
     return [left_s * part.share / whole for part in parts]
 
 
 def run_part(part: Part, setup: Setup, limit_s: float, stop: Stop) -> dict[str, Any]:
-    """Run a part, stop it at its limit or where `stop` is set, and return its result, which is in `<out>/<name>.json` then.
+    """Run a part, stop it at its limit or when `stop` is set, and return its result, which is then also in `<out>/<name>.json`.
 
-    status: done, failed (a part of it raised, or its process died) or stopped. results: by name, also where it was stopped.
+    status: done, failed (an exception was raised, or the process died) or stopped. results: by name, those before a stop
+    included.
     """
     lines, log = setup.out / f"{part.name}.lines.jsonl", setup.out / f"{part.name}.log"
     lines.unlink(missing_ok=True)
@@ -83,7 +87,7 @@ def run_part(part: Part, setup: Setup, limit_s: float, stop: Stop) -> dict[str, 
 
 
 def _run(command: Sequence[str], log: Path, limit_s: float, stop: Stop) -> int | None:
-    """Run a command and all that it starts; returns its exit code, None where it was stopped."""
+    """Run a command and everything that it starts; return its exit code, or None if it was stopped."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
         "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS is not deterministic, even where torch is asked to be

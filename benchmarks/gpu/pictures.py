@@ -28,13 +28,13 @@ from stream.image import Image
 
 QUALITY = 90
 EVERY = 2
-"""Of the walk each n-th frame becomes a pair."""
+"""Each n-th frame of the walk becomes a pair."""
 PACK_SECONDS = 120.0
 
 
 @dataclass(frozen=True)
 class Walk:
-    """How much is rendered: at most `pairs` pairs, and `per_place` images of each room in each half of the control set."""
+    """How much is rendered: at most `pairs` pairs and, for each half of the control set, `per_place` images of each room."""
 
     config: SimConfig
     pairs: int
@@ -44,11 +44,11 @@ class Walk:
 FULL = Walk(SimConfig(), 6000, 24)
 REHEARSAL = Walk(SimConfig(size=(120, 160), places=4), 48, 6)
 PACK = Walk(SimConfig(), 520, 20)
-"""A pack of it is below 40 MB."""
+"""The walk of a packed file, which is smaller than 40 MB."""
 
 
 def run(task: Task) -> None:
-    """Render what is not there yet, for at most two thirds of the time."""
+    """Render the images that are missing, for at most two thirds of the time."""
     folder = Path(task.pictures)
     if not folder.exists():
         until_s = time.monotonic() + 2 / 3 * task.left_s()
@@ -57,7 +57,7 @@ def run(task: Task) -> None:
 
 
 def render(walk: Walk, folder: Path, until_s: float) -> dict[str, float]:
-    """Render on all cores until the time is over (time.monotonic); what there is then is whole pairs."""
+    """Render on all cores until `until_s` (time.monotonic). All pairs that exist afterwards are complete."""
     for eye in ("left", "right"):
         (folder / "walk" / eye).mkdir(parents=True)
     cores = len(os.sched_getaffinity(0))
@@ -71,7 +71,7 @@ def render(walk: Walk, folder: Path, until_s: float) -> dict[str, float]:
 
 
 def pairs_of(folder: Path) -> list[tuple[Path, Path]]:
-    """Return the files of both eyes of all pairs, in their order. Raises ValueError where there is none."""
+    """Return the files of both eyes of all pairs, in their order. Raises ValueError if there are none."""
     lefts = sorted((folder / "walk" / "left").glob("*.jpg"))
     if lefts:
         pairs = ((left, folder / "walk" / "right" / left.name) for left in lefts)
@@ -96,7 +96,7 @@ def has_places(folder: Path) -> bool:
 
 
 def make_pack(file: Path, folder: Path, walk: Walk = PACK) -> int:
-    """Render into `folder` and pack it into a tar file; returns its bytes."""
+    """Render into `folder`, and pack it into a tar file; return the size of the file in bytes."""
     render(walk, folder, time.monotonic() + PACK_SECONDS)
     with tarfile.open(file, "w") as pack:
         pack.add(folder, arcname=".")
@@ -110,7 +110,10 @@ def unpack(file: Path, folder: Path) -> None:
 
 
 def _render_walk(walk: Walk, folder: Path, first: int, step: int, until_s: float) -> None:
-    """Render pair number first, first + step, ...; the right file comes first, so that a left one means a whole pair."""
+    """Render the pairs with numbers first, first + step, ...
+
+    The right file is written first, so that a left file shows that the pair is complete.
+    """
     cv2.setNumThreads(1)
     camera = SimCamera(walk.config)
     frames = islice(enumerate(camera.poses()), 0, EVERY * walk.pairs, EVERY)

@@ -1,8 +1,8 @@
-"""What does a training step cost? Pairs a second, the share of the card's peak, memory, and where the time goes.
+"""What does a training step cost? Pairs per second, the share of the GPU's peak, memory, and where the time goes.
 
-Beside ours the reference DINO loop and lightly's take turns (`benchmarks.step.peers`), with the same backbone and crops. Two
-ratios: from views at rest, which is networks and optimiser alone; and from images, where a peer makes its views on all cores
-and all of that hides behind its step: no loader is better.
+The reference DINO loop and lightly's (`benchmarks.step.peers`) take turns with ours, with the same backbone and crops. There are
+two ratios. From ready views, only networks and optimiser are compared. From images, a peer makes its views on all cores while its
+step runs, and only the longer of the two counts: no data loader can be faster.
 """
 
 from __future__ import annotations
@@ -42,11 +42,11 @@ KINDS = {
     "copies": r"memcpy|memset|copy|cat",
     "element by element": r"elementwise|vectorized|gelu|add|mul|div|where|clamp",
 }
-"""What kernels and operators are named by; the first pattern that fits counts."""
+"""Patterns in the names of kernels and operators, and their kinds; the first pattern that matches is used."""
 
 
 def run(task: Task) -> None:
-    """Measure the card, then our step at each batch size, the profile, and the peers."""
+    """Measure the GPU, then our step at each batch size, then the profile, and the peers."""
     start = Workload.of(task)
     task.attempt("card", partial(ceilings, start.device, 8192 if task.is_full else 256))
     task.attempt("flops", partial(flops_of, start))
@@ -63,25 +63,31 @@ def run(task: Task) -> None:
 
 
 def flops_of(work: Workload, count: int = 4) -> dict[str, float]:
-    """Floating-point operations of a step for each pair, counted by PyTorch: products, convolutions and attention."""
+    """Return the floating-point operations of a step for each pair, as PyTorch counts them.
+
+    It counts products, convolutions and attention.
+    """
     with FlopCounterMode(display=False) as counter:
         bare_step(*work.start(count))
     return {"of_a_pair": counter.get_total_flops() / count}
 
 
 def bare(work: Workload, count: int) -> dict[str, Any]:
-    """Views, networks, optimiser, EMA, without reading any number back."""
+    """Measure the bare step: views, networks, optimiser and EMA, without reading any number back."""
     return measured(partial(bare_step, *work.start(count)), work, count)
 
 
 def with_checks(work: Workload) -> dict[str, Any]:
-    """Return the learner's own step, which looks at the losses before the weights change and reads the gauges."""
+    """Measure the learner's own step, which checks the losses before the weights change, and reads the gauges."""
     trainer, batch = work.start(work.sizes[0])
     return measured(lambda: trainer.step(batch), work, len(batch))
 
 
 def measured(step: Callable[[], object], work: Workload, count: int) -> dict[str, Any]:
-    """The first step, which may compile, then rounds of a few steps: median, fastest and slowest; and the peak of memory."""
+    """Return the time of the first step, which may compile, and the pace and peak memory of the later ones.
+
+    The pace is the median over rounds of a few steps; the spread is from the fastest to the slowest round.
+    """
     device = work.device
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
@@ -101,7 +107,10 @@ def measured(step: Callable[[], object], work: Workload, count: int) -> dict[str
 
 
 def against(name: str, work: Workload) -> dict[str, Any]:
-    """Return a peer and our step, by turns; ratios of one round, medians over rounds. Above 1 ours is faster."""
+    """Measure a peer and our step in turns; return the ratios, above 1 if ours is faster.
+
+    A ratio is taken within a round; the median over the rounds is returned.
+    """
     trainer, batch = work.start(work.sizes[0])
     peer, device = PEERS[name](work.config, work.device), work.device
     images = images_of(batch.left), images_of(batch.right)
@@ -127,7 +136,7 @@ def against(name: str, work: Workload) -> dict[str, Any]:
 
 
 def where_time_goes(work: Workload) -> dict[str, Any]:
-    """The kernels (on a CPU: operators) that take most of a step, sums by kind, and the share in which the device works."""
+    """Return the kernels (on a CPU: operators) that take most of a step, the sums by kind, and the device's busy share."""
     step, is_cuda = partial(bare_step, *work.start(work.sizes[0])), work.device.type == "cuda"
     timed(step, work.device, 3)
     step_s = timed(step, work.device, 5)

@@ -1,6 +1,6 @@
-"""One part of the bench in a process of its own: what it may use, and how it reports. Needs the standard library only.
+"""One part of the GPU bench in its own process: what it may use, and how it reports. It needs the standard library only.
 
-Each result is on the disk as soon as it is measured, so that a part that is stopped, or that dies, keeps what it had.
+Each result is written to the disk as soon as it is measured, so that it remains if the part is stopped or dies.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Figures = Mapping[str, Any]
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """What a part may use.
+    """The settings and limits of a part.
 
     pictures: a folder of images (`benchmarks.gpu.pictures`); lines: the file that results are appended to.
     """
@@ -30,7 +30,7 @@ class Task:
     device: str
     """auto, cuda or cpu."""
     scale: str
-    """full, or rehearsal: small sizes that a CPU finishes in seconds."""
+    """"full", or "rehearsal": small sizes that a CPU finishes in seconds."""
     pictures: str
     lines: str
     deadline_s: float
@@ -38,7 +38,7 @@ class Task:
 
     @property
     def is_full(self) -> bool:
-        """Whether the sizes are those that a card is measured with."""
+        """Whether the sizes are those for a measurement on a GPU."""
         return self.scale == "full"
 
     def left_s(self) -> float:
@@ -46,12 +46,15 @@ class Task:
         return self.deadline_s - time.monotonic()
 
     def report(self, name: str, figures: Figures) -> None:
-        """Append a result; one of the same name replaces it."""
+        """Append a result. It replaces an earlier result of the same name."""
         with Path(self.lines).open("a", encoding="utf-8") as file:
             file.write(json.dumps({"name": name, "figures": finite(figures)}) + "\n")
 
     def attempt(self, name: str, measure: Callable[[], Figures], *, needs_s: float = 0.0) -> Figures:
-        """Measure and report. An exception is reported with its traceback. Without `needs_s` seconds left, nothing is run."""
+        """Measure, and report the result. An exception is reported with its traceback.
+
+        If fewer than `needs_s` seconds are left, nothing is run.
+        """
         began_s = time.monotonic()
         if self.left_s() < needs_s:
             figures: Figures = {"skipped": f"{self.left_s():.0f} s were left, it needs {needs_s:.0f}"}
@@ -66,7 +69,7 @@ class Task:
         return figures
 
     def encode(self) -> str:
-        """Return it as one word of a command line."""
+        """Return the task as one argument of a command line."""
         return json.dumps(asdict(self))
 
 

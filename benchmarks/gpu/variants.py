@@ -1,6 +1,7 @@
-"""Would another way to run the same step be faster? Compiled blocks, CUDA graphs, TF32, memory formats, optimisers.
+"""Is the same step faster in another way? Compiled blocks, CUDA graphs, TF32, memory formats, optimisers.
 
-Each variant is the bare step of `benchmarks.step.bare` on the same batch. What fails is a result: so the riskiest come last.
+Each variant is the bare step of `benchmarks.step.bare` on the same batch. A variant that fails is a result too, so the riskiest
+variants come last.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "compiled blocks, reduce-overhead": ("reduce-overhead",),
 }
 NEEDS_S = 30.0
-"""Compiling takes about as long."""
+"""Seconds that a variant needs at least: compiling takes about as long."""
 
 
 def run(task: Task) -> None:
-    """Measure every variant at the usual batch size, then the fastest one at the larger ones."""
+    """Measure every variant at the usual batch size, then the fastest variant at the larger sizes."""
     work, fastest, least_ms = Workload.of(task), "as it is", math.inf
     for name, options in VARIANTS.items():
         is_slow = not {"graph", "compile", "reduce-overhead"}.isdisjoint(options)
@@ -51,7 +52,7 @@ def run(task: Task) -> None:
 
 
 def variant(work: Workload, count: int, options: tuple[str, ...]) -> dict[str, Any]:
-    """Return the pace of one variant, and the loss behind its steps, which tells whether it still trains."""
+    """Return the pace of one variant, and its loss after these steps, which shows whether it still trains."""
     try:
         step = prepared(*work.start(count), options)
         figures = measured(step, work, count)
@@ -65,7 +66,7 @@ def variant(work: Workload, count: int, options: tuple[str, ...]) -> dict[str, A
 
 
 def prepared(trainer: Trainer, batch: Batch, options: tuple[str, ...]) -> Callable[[], Any]:
-    """Change a trainer as the options say; returns its step, which returns the loss."""
+    """Change a trainer according to the options; return a function that does its step and returns the loss."""
     kind, weights = torch.optim.AdamW, list(trainer.objective.trained())
     settings: dict[str, Any] = {"lr": 1e-4, "weight_decay": trainer.config.schedule.weight_decay}
     trainer.optimizer = kind(weights, fused=True, capturable="graph" in options, **settings)
@@ -85,7 +86,7 @@ def prepared(trainer: Trainer, batch: Batch, options: tuple[str, ...]) -> Callab
 
 
 def compile_blocks(trainer: Trainer, mode: str) -> None:
-    """Compile each block for static shapes. Not the teacher's last one, in which a hook ends the attention pass."""
+    """Compile each block for static shapes, except the teacher's last block, in which a hook ends the attention pass."""
     torch._dynamo.config.cache_size_limit = 64  # one entry for each block, shape and gradient mode
     encoders = trainer.objective.encoders()
     blocks = [*encoders["student"].backbone.blocks, *encoders["teacher"].backbone.blocks[:-1]]
@@ -94,7 +95,7 @@ def compile_blocks(trainer: Trainer, mode: str) -> None:
 
 
 def captured(trainer: Trainer, batch: Batch) -> Callable[[], torch.Tensor]:
-    """Return the whole step as one CUDA graph; the views still differ in each replay, because the generator is registered."""
+    """Return the whole step as one CUDA graph. The views still differ in each replay, because the generator is registered."""
     cuda: Any = torch.cuda  # untyped in parts
     stream = cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())

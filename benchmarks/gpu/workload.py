@@ -1,4 +1,4 @@
-"""What the parts measure with: settings at both scales, batches, and the error of a result against its reference."""
+"""The inputs of all parts of the GPU bench: settings at both scales, batches, and the error of a result against its reference."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ from learner.trainer import Trainer
 
 @dataclass(frozen=True, kw_only=True)
 class Workload:
-    """Settings on a compute device.
+    """The settings of a measurement on a compute device.
 
-    sizes: batch sizes, the usual one first. round_s: about how long a round of steps takes. flops: operations of a step for
-    each pair; peak_flops: what the card does in a second at most. Both are nan where they are not known.
+    sizes: batch sizes, the usual one first. round_s: approximate seconds of a round of steps. flops: operations of a step for
+    each pair; peak_flops: the largest number of operations that the device does per second. Both are nan if they are not known.
     """
 
     config: LearnerConfig
@@ -43,9 +43,9 @@ class Workload:
 
     @classmethod
     def of(cls, task: Task) -> Self:
-        """Return DeiT-S with all views, or the small preset at rehearsal scale; in bfloat16, which both devices know.
+        """Return DeiT-S with all views, or the small preset at rehearsal scale; in bfloat16, which both kinds of devices support.
 
-        The numbers of the card are those that the part `step` has measured.
+        The limits of the GPU are those that the part `step` has measured.
         """
         preset, sizes = (PRESETS["babyagent"], (128, 256, 512)) if task.is_full else (PRESETS["cpu"], (8, 16))
         here = "cuda" if torch.cuda.is_available() else "cpu"
@@ -64,7 +64,7 @@ class Workload:
         return dataclasses.replace(self, config=dataclasses.replace(self.config, **settings))
 
     def start(self, count: int, seed: int = 0) -> tuple[Trainer, Batch]:
-        """Make a trainer, and a batch of so many pairs for it."""
+        """Make a trainer, and a batch of so many pairs for it; return both."""
         return Trainer(self.config, self.device), random_batch(self.config, count, self.device, seed)
 
     @property
@@ -85,13 +85,13 @@ class Workload:
         }
 
     def with_two_views(self) -> Self:
-        """Return a backbone that learns from one large view of each eye."""
+        """Return the workload with an objective that learns from one large view of each eye."""
         views = self.views
         return self.changed(objective=ContrastiveConfig(**views | {"crops": 1, "student_size": views["teacher_size"]}))
 
     @property
     def large(self) -> int:
-        """Side of the large view, pixels."""
+        """Side of the large view in pixels."""
         return self.config.objective.probe_size
 
 
@@ -113,7 +113,7 @@ def moved(what: Any, device: torch.device) -> Any:
 
 
 def filled_slots(task: Task, config: LearnerConfig, most: int) -> Slots:
-    """Decode at most `most` of the given pairs onto the canvas of memory. Raises ValueError where there is none."""
+    """Decode at most `most` of the given pairs onto the canvas of memory. Raises ValueError if there are none."""
     files = pairs_of(Path(task.pictures))[:most]
     slots = Slots(len(files), config.memory.canvas)
 

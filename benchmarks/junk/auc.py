@@ -1,4 +1,4 @@
-"""The area under the ROC curve in closed form (Mann and Whitney), and how far it can be trusted (DeLong et al. 1988)."""
+"""The area under the ROC curve in closed form (Mann and Whitney), and its variance (DeLong et al. 1988)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from numpy.typing import ArrayLike, NDArray
 
 
 class Auc(NamedTuple):
-    """P(a score of the first kind is above one of the second), ties half; and the variance of that estimate."""
+    """The probability that a score of the first kind is above one of the second, and the variance of its estimate.
+
+    Ties count half.
+    """
 
     value: float
     variance: float
 
 
 class Interval(NamedTuple):
-    """A mean and two standard errors of it."""
+    """A mean, and two standard errors of it."""
 
     mean: float
     reach: float
 
 
 def auc(above: ArrayLike, below: ArrayLike) -> Auc:
-    """How often scores `above` [k] exceed scores `below` [m]; nan without one of them, variance nan with fewer than two."""
+    """Return the AUC of scores `above` [k] against scores `below` [m].
+
+    It is nan if one of them is empty; the variance is nan if one of them has fewer than two scores.
+    """
     first, second = np.asarray(above, np.float64), np.asarray(below, np.float64)
     if not (first.size and second.size):
         return Auc(math.nan, math.nan)
@@ -36,17 +42,17 @@ def auc(above: ArrayLike, below: ArrayLike) -> Auc:
 
 
 def placements(values: NDArray[np.float64], others: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the share of `others` below each value, equal ones half: float64 [k] in [0, 1]."""
+    """Return the share of `others` below each value, with equal ones counted half: float64 [k] in [0, 1]."""
     ordered = np.sort(others)
     below, not_above = (np.searchsorted(ordered, values, side) for side in ("left", "right"))
     return np.asarray((below + not_above) / 2 / len(ordered))
 
 
 def over_seeds(found: Sequence[Auc]) -> Interval:
-    """Return the mean over seeds, within two standard errors.
+    """Return the mean over seeds, and two standard errors.
 
-    The variance is that between the seeds, but not less than DeLong's for each alone: three seeds that agree by chance would
-    promise too much.
+    The variance is that between the seeds, but at least that of DeLong for one seed: three seeds that agree by chance would
+    otherwise give an interval that is too small.
     """
     values = np.array([one.value for one in found])
     within = float(np.mean([one.variance for one in found]))

@@ -1,9 +1,9 @@
 """Does junk get a high score, so that a buffer ranked by loss fills with it?
 
-A learner trains on a stream in which every tenth pair is spoiled. At some moments it scores pairs that it was never trained on,
+A learner trains on a stream in which every tenth pair is spoiled. At some steps it scores pairs that it was never trained on,
 real and spoiled, in batches of the same mixture. The AUC is the chance that a spoiled pair scores above a real one (0.5: the
-score tells nothing, 1: every spoiled one is above every real one). The junk of the stream is followed through the memory as
-well: first and later scores, what `Stubbornness` takes away, the shares that are replayed and kept.
+score does not distinguish them; 1: every spoiled pair is above every real one). The junk of the stream is followed through the
+memory as well: first and later scores, what `Stubbornness` takes away, the shares that are replayed and kept.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from learner.errors import SettingsError
 from learner.objectives.babyagent import BabyAgentConfig
 
 PRESETS_COMPARED = ("cpu", "contrastive")
-"""The original experiment's objective and InfoNCE, with a small network each and no repulsion: both lower cross-entropies."""
+"""The original experiment's objective and InfoNCE, each with a small network and without repulsion: both minimise
+cross-entropies."""
 MEMORY_ROWS = {
     "first": "AUC, first score",
     "later": "AUC, 4th score on",
@@ -52,22 +53,22 @@ MEMORY_ROWS = {
 
 @dataclass(frozen=True, kw_only=True)
 class JunkSettings(GridSettings):
-    """Train on streams with junk and measure whether it scores above real pairs."""
+    """Train on streams with junk, and measure whether junk scores above real pairs."""
 
     streams: Annotated[tuple[str, ...], SomeOf(("photographs", "walk"))] = ("photographs", "walk")
-    """Photographs whose right eye is made from the left one, and the simulated walk."""
+    """`photographs`, whose right eye is made from the left one, and `walk`, the simulated walk."""
     control: str = "digits"
     """The control set whose images are the photographs: digits, or a folder."""
     moments: Annotated[tuple[int, ...], Within(0)] = (0, 200, 500)
     """Steps of training after which held-out pairs are scored."""
     share: Annotated[float, Within(0, 0.5, above=True)] = 0.1
-    """Of junk among the pairs."""
+    """Share of junk among the pairs."""
     batch_size: Annotated[int, Within(16)] = 64
     """Pairs a step: half of the presets', for twice the steps in the same time."""
     capacity: Count = 512
     """Pairs in the reservoir: few, so that it has to choose."""
     exams: Count = 40
-    """Held-out batches."""
+    """Number of held-out batches."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -77,7 +78,7 @@ class JunkSettings(GridSettings):
 
 @dataclass(frozen=True)
 class JunkRun:
-    """One learner: which stream, objective and seed, and its figures."""
+    """One learner: its stream, objective and seed, and its figures."""
 
     stream: str
     preset: str
@@ -86,7 +87,7 @@ class JunkRun:
 
 
 def measure(settings: JunkSettings) -> list[JunkRun]:
-    """Return both objectives on each stream of each seed."""
+    """Train a learner with each objective on each stream of each seed; return the runs."""
     streams = [(seed, stream) for seed in settings.seeds for stream in settings.streams]
     found = dict(in_processes(partial(_runs, settings=settings), streams, settings.jobs))
     return [run for each in streams for run in found[each]]
@@ -114,7 +115,7 @@ COMMAND = Bench(JunkSettings, measure, render, json_lines=json_lines)
 
 
 def _runs(seed_and_stream: tuple[int, str], settings: JunkSettings) -> list[JunkRun]:
-    """Return both objectives on one stream of this seed, with the same pairs."""
+    """Train a learner with each objective on one stream of this seed, with the same pairs; return the runs."""
     use_one_thread()
     seed, stream = seed_and_stream
     report_progress(f"seed {seed}  {stream}: making the pairs")
@@ -147,7 +148,10 @@ def _scenes(settings: JunkSettings, stream: str, streamed: int, seed: int) -> Sc
 
 
 def held_out_table(title: str, found: Sequence[JunkFigures]) -> Table:
-    """Rows: mishaps; columns: score at moment; mean over seeds and two standard errors."""
+    """Return a table with a row for each mishap and a column for each score at each moment.
+
+    A cell is the mean AUC over the seeds, and two standard errors.
+    """
     columns = [(score, moment) for score in ("kl", "ce") for moment in found[0].held_out]
     rows: dict[str, list[str]] = {}
     for mishap in MISHAPS:
@@ -157,7 +161,10 @@ def held_out_table(title: str, found: Sequence[JunkFigures]) -> Table:
 
 
 def memory_table(title: str, found: Sequence[JunkFigures]) -> Table:
-    """Rows: the figures of `memory_row`, means over seeds; columns: mishaps and all junk."""
+    """Return a table with a row for each figure of `memory_row`, and a column for each mishap and for all junk.
+
+    A cell is the mean over the seeds.
+    """
     kinds = list(found[0].memory)
     rows = {
         row: [f"{np.mean([one.memory[kind][name] for one in found]):.2f}" for kind in kinds]

@@ -1,4 +1,4 @@
-"""One learner on a stream with junk: its scores of held-out junk at some moments, and what its memory does with the stream's."""
+"""One learner on a stream with junk: its scores of held-out junk at some steps, and what its memory does with junk."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from learner.memory.ranking import Ranking, reservoir_for
 from learner.objectives.contract import Objective
 
 Table = dict[str, dict[str, Auc]]
-"""AUC of "junk above real" by mishap and score."""
+"""AUC of "junk scores above real pairs", by mishap and score."""
 
 SETTLED_STEPS = 50
-"""Steps that are left out of the figures of memory: the learning rate warms up, and the running mean of losses begins."""
+"""Number of first steps that the figures of memory leave out: learning rate and running mean of losses are not settled yet."""
 REPLAYED = 4
-"""The number of scorings of a pair from which on a stubborn one can have been damped."""
+"""Number of scorings after which Stubbornness can have damped a pair."""
 
 
 class RecordingStubbornness(Stubbornness):
@@ -66,10 +66,10 @@ class RecordingStubbornness(Stubbornness):
 
 @dataclass(frozen=True)
 class Scorings:
-    """One row a scoring.
+    """All scorings of pairs, one row for each.
 
-    step: from 0. key: of the pair. nth: how often the pair has been scored, from 1. standardised: the loss; phi: the same,
-    clipped; damped: what Stubbornness left of phi.
+    step: from 0. key: of the pair. nth: how often the pair has been scored, from 1. standardised: the standardised loss; phi: the
+    same, clipped; damped: phi after Stubbornness.
     """
 
     step: NDArray[np.int_]
@@ -80,20 +80,20 @@ class Scorings:
     damped: Floats
 
     def where(self, chosen: NDArray[np.bool_]) -> Scorings:
-        """Return the rows that are chosen."""
+        """Return the chosen rows. chosen: bool, one for each row."""
         return Scorings(*(getattr(self, spec.name)[chosen] for spec in dataclasses.fields(self)))
 
 
 @dataclass
 class JunkFigures:
-    """The figures of one learner. held_out: by moment in steps; memory: by mishap, see `memory_row`."""
+    """The figures of one learner. held_out: by the number of steps; memory: by mishap, see `memory_row`."""
 
     held_out: dict[int, Table] = field(default_factory=dict)
     memory: dict[str, dict[str, float]] = field(default_factory=dict)
     cpu_s: float = 0.0
 
     def plain(self) -> dict[str, Any]:
-        """The figures as JSON has them."""
+        """Return the figures as JSON values."""
         held_out = {
             str(moment): {mishap: {score: one._asdict() for score, one in row.items()} for mishap, row in table.items()}
             for moment, table in self.held_out.items()
@@ -104,7 +104,10 @@ class JunkFigures:
 def train_and_score(
     config: LearnerConfig, stream: Sequence[LabelledPair], held_out: HeldOut, moments: Sequence[int]
 ) -> JunkFigures:
-    """Train from a random start to the last moment and score at each; the stream must last that long."""
+    """Train from a random start to the last moment, and score the held-out pairs at each moment.
+
+    The stream must last that long.
+    """
     started_s, figures = time.process_time(), JunkFigures()
     ranking = Ranking(reservoir_for(config.memory, seed=config.seed))
     recorded = ranking.stubborn = RecordingStubbornness(ranking.scale)
@@ -119,7 +122,10 @@ def train_and_score(
 
 @torch.no_grad()
 def score_held_out(objective: Objective, held_out: HeldOut, generator: Generator) -> Table:
-    """AUC of each mishap by score: the priority (`kl`), and the loss that the optimiser lowers (`ce`, without a repulsion)."""
+    """Return the AUC of each mishap, by score.
+
+    Scores are the priority (`kl`) and the loss that the optimiser lowers (`ce`, without a repulsion).
+    """
     outcomes = [objective(batch, generator) for batch in held_out.batches]
     scores = {
         "kl": torch.cat([outcome.priority for outcome in outcomes]).double().numpy(),
@@ -135,7 +141,7 @@ def score_held_out(objective: Objective, held_out: HeldOut, generator: Generator
 def memory_table(
     scorings: Scorings, kept: NDArray[np.int64], stream: Sequence[LabelledPair]
 ) -> dict[str, dict[str, float]]:
-    """Return the figures of each mishap's pairs, once the learner had settled; "any" is all junk together."""
+    """Return the figures of the pairs of each mishap, after the learner has settled; "any" is all junk together."""
     seen = int(scorings.key.max()) + 1
     fate = np.array([labelled.mishap or "" for labelled in stream[:seen]])
     settled = scorings.where(scorings.step >= SETTLED_STEPS)
@@ -146,13 +152,13 @@ def memory_table(
 def memory_row(
     scorings: Scorings, kept: NDArray[np.int64], junk: NDArray[np.bool_], real: NDArray[np.bool_]
 ) -> dict[str, float]:
-    """Return the figures of the pairs `junk` against the pairs `real`, both bool over the keys.
+    """Return the figures of the pairs `junk` compared with the pairs `real`, both bool over the keys.
 
-    first, later, damped: AUC of junk above real; by the standardised loss of the first scoring, by that from the 4th scoring
-    on (a mean for each pair), and by what Stubbornness left of the latter's phi. clipped: share of junk's first scorings at the
-    upper clip. weight_*: mean weight exp(.) of junk / real; of first scorings without and with the clip, of later ones
-    with the clip and damped too. taken, taken_real: share of later phi above 0 that Stubbornness took. replayed, kept: share
-    of the replays, and of the reservoir at the end, by the share of arrivals.
+    first, later, damped: AUC of junk above real, by the standardised loss of the first scoring, by that from the 4th scoring on
+    (a mean for each pair), and by the phi of the latter after Stubbornness. clipped: share of junk's first scorings at the upper
+    clip. weight_*: ratio of the mean weights exp(.) of junk and real pairs; of first scorings without and with the clip, of later
+    scorings with the clip, and damped. taken, taken_real: share of later phi above 0 that Stubbornness removed. replayed, kept:
+    share of junk in the replays, and in the reservoir at the end, divided by its share of the arrivals.
     """
     is_junk, is_real = junk[scorings.key], real[scorings.key]
     first, later = scorings.nth == 1, scorings.nth >= REPLAYED
@@ -177,7 +183,7 @@ def memory_row(
 
 
 def _by_pair(scorings: Scorings, name: str) -> Floats:
-    """Return the mean over the scorings of each pair: the scorings of one pair are not independent."""
+    """Return the mean over the scorings of each pair, because the scorings of one pair are not independent."""
     _, which = np.unique(scorings.key, return_inverse=True)
     return np.asarray(np.bincount(which, getattr(scorings, name)) / np.bincount(which))
 
@@ -188,7 +194,7 @@ def _taken(scorings: Scorings) -> float:
 
 
 def _ratio(values: NDArray[Any], others: NDArray[Any]) -> float:
-    """Return the ratio of the means; nan where there is nothing to compare with."""
+    """Return the ratio of the means; nan if it is not defined."""
     mean = _mean(others)
     return _mean(values) / mean if mean else math.nan
 

@@ -1,4 +1,4 @@
-"""Streams with junk in them, where each pair's mishap is known, and held-out batches of the same mixture."""
+"""Streams with junk, in which the mishap of each pair is known, and held-out batches of the same mixture."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WALK_SIZE = (120, 160)
 
 @dataclass(frozen=True)
 class Scenes:
-    """Real pairs of one size: those to train on, in their order, and similar ones that are never trained on."""
+    """Real pairs of one size: those to train on, in their order, and similar pairs that are never trained on."""
 
     streamed: Sequence[Eyes]
     held_out: Sequence[Eyes]
@@ -41,7 +41,7 @@ class Scenes:
 
 @dataclass(frozen=True)
 class LabelledPair:
-    """A pair of a stream and its mishap; None: it is a real pair."""
+    """A pair of a stream and its mishap; None for a real pair."""
 
     pair: EncodedPair
     mishap: Mishap | None
@@ -49,14 +49,17 @@ class LabelledPair:
 
 @dataclass(frozen=True)
 class HeldOut:
-    """Held-out batches, and the mishap of each of their pairs, "" for a real one: [batches * size]."""
+    """Held-out batches, and the mishap of each of their pairs, "" for a real pair: [batches * size]."""
 
     batches: Sequence[Batch]
     mishaps: NDArray[np.str_]
 
 
 def photographs(control: str, streamed: int, held_out: int, seed: int) -> Scenes:
-    """Photographs of a control set, each once, or repeated where there are too few; the right eye is made of the left one."""
+    """Make pairs of the images of a control set; if there are too few, images are repeated.
+
+    The right eye is made from the left one.
+    """
     labelled = load_control(control, size=PHOTOGRAPH_PX)
     random = np.random.default_rng([seed, 0])
 
@@ -68,7 +71,7 @@ def photographs(control: str, streamed: int, held_out: int, seed: int) -> Scenes
 
 
 def walk(textures: Path | None, streamed: int, held_out: int, seed: int) -> Scenes:
-    """Return the simulated walk behind dedupe and codec; the held-out pairs are of another walk through the same world."""
+    """Return the simulated walk after dedupe and codec. The held-out pairs are from another walk through the same world."""
     config = SimConfig(size=WALK_SIZE, seed=seed, textures=textures)
     camera = SimCamera(config)
     other = SimCamera(config, world=camera.world, walk=config.walk + 1)
@@ -80,7 +83,7 @@ def walk(textures: Path | None, streamed: int, held_out: int, seed: int) -> Scen
 
 
 def with_junk(scenes: Sequence[Eyes], share: float, random: np.random.Generator) -> list[LabelledPair]:
-    """Return the pairs in their order, a random `share` of them spoiled, each by a mishap that is drawn uniformly."""
+    """Return the pairs in their order. A random `share` of them is spoiled, each by a mishap that is drawn uniformly."""
     pairs, before = [], scenes[0]
     for seq, eyes in enumerate(scenes):
         hit = seq > 0 and random.random() < share
@@ -92,9 +95,10 @@ def with_junk(scenes: Sequence[Eyes], share: float, random: np.random.Generator)
 
 
 def held_out_batches(scenes: Sequence[Eyes], *, size: int, share: float, random: np.random.Generator) -> HeldOut:
-    """As many batches of `size` pairs as the scenes give, with the stream's share of junk, equally many of each mishap.
+    """Return as many batches of `size` pairs as the scenes give, with the stream's share of junk.
 
-    The pair that is spoiled is not in the batch itself. The frozen one is an exception: it is, as both arrive together.
+    Each mishap has equally many pairs. A batch does not contain the real pair from which a spoiled one is made, except for frozen
+    frames, which arrive with it.
     """
     each = max(1, round(size * share / len(MISHAPS)))
     real = size - each * len(MISHAPS)

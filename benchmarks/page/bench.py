@@ -1,8 +1,8 @@
-"""How much slower is training while somebody watches the live page? Periods with and without a watcher take turns in one run.
+"""How much slower is training while somebody watches the live page? Times with and without a watcher alternate in one run.
 
-The watcher is a process of its own that asks every two seconds for what is new, as a browser does. Two costs are reported: what
-the page takes of the training thread, from a step's report until training may continue, and what both share, the interpreter
-and the cores.
+The watcher is a process of its own that requests the new sections every two seconds, as a browser does. Two costs are reported:
+the time that the page takes from the training thread, from a step's report until training continues, and the cost of sharing the
+interpreter and the cores.
 """
 
 from __future__ import annotations
@@ -39,32 +39,32 @@ from learner.runs.folder import RunDirectory
 from stream.source import IteratorSource
 
 MAX_SHARE = 0.005
-"""Largest share of the time that a watcher may take of the training thread."""
+"""Largest share of the time that a watcher may take from the training thread."""
 WALK_PAIRS = 64
-"""Pairs that are rendered beforehand, because rendering is the rig's work, and sent again and again."""
+"""Number of pairs that are rendered beforehand, because rendering is the rig's work, and sent again and again."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PageSettings(BenchSettings):
-    """Measure the cost of the live page, watched and not."""
+    """Measure the cost of the live page, with and without a watcher."""
 
     preset: Preset = "cpu"
     """The learner's settings."""
     batch_size: Annotated[int | None, Within(1)] = None
-    """Pairs in a step; None is the preset's. Small ones make more steps in a short run."""
+    """Pairs in a step; None takes the preset's. Small batches make more steps in a short run."""
     stretches: Count = 5
-    """Periods of each kind; they take turns."""
+    """Number of periods of each kind; both kinds alternate."""
     stretch_s: Positive = 10.0
     """Shortest length of a period."""
     threads: Count = 1
-    """Torch's threads."""
+    """Number of threads of torch."""
     seed: int = 0
-    """Of the world and the learner."""
+    """Seed of the world and the learner."""
 
 
 @dataclass(frozen=True)
 class Period:
-    """Some seconds of training. busy: receiving and steps; handing_over: what the page then takes of the training thread."""
+    """Some seconds of training. busy: seconds of receiving and steps. handing_over: seconds that the page takes from training."""
 
     watched: bool
     steps: int
@@ -72,22 +72,22 @@ class Period:
     handing_over_s: float
     wall_s: float
     cpu_s: float
-    """Of the whole process, the drawing in the server's threads included."""
+    """CPU seconds of the whole process, including the drawing in the server's threads."""
 
 
 def measure(settings: PageSettings) -> dict[str, float]:
-    """Return the figures over all periods."""
+    """Run all periods and return their figures."""
     return summarise(list(_periods(settings)))
 
 
 def render(settings: PageSettings, figures: dict[str, float]) -> list[Table]:
-    """One table."""
+    """Return one table of the figures."""
     named = {name.replace("_", " "): value for name, value in figures.items()}
     return [name_value_table(f"preset {settings.preset}, {settings.stretches} periods of each kind", named)]
 
 
 def goals(figures: dict[str, float]) -> Iterator[Goal]:
-    """The training thread loses little time."""
+    """Yield the goal: the page takes little time from the training thread."""
     yield Goal("share of the time handed over", figures["handing_over_share"], MAX_SHARE)
 
 
@@ -95,7 +95,7 @@ COMMAND = Bench(PageSettings, measure, render, goals)
 
 
 def summarise(periods: Sequence[Period]) -> dict[str, float]:
-    """Return the shares of the watched time, and seconds a step: medians over the periods, and their ratio, watched to not."""
+    """Return shares of the time while watched, and seconds per step: medians over the periods, and watched / not watched."""
     kinds = {
         name: [each for each in periods if each.watched is kind] for name, kind in (("watched", True), ("alone", False))
     }
@@ -123,7 +123,7 @@ def summarise(periods: Sequence[Period]) -> dict[str, float]:
 
 
 def _periods(settings: PageSettings) -> Iterator[Period]:
-    """Alone and watched in turns; the time right after a turn is left out."""
+    """Yield the periods, without and with a watcher in turns; the time right after a change is left out."""
     settle_s = min(WATCHED_S + 1, settings.stretch_s)
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
@@ -155,7 +155,7 @@ def _periods(settings: PageSettings) -> Iterator[Period]:
 
 
 def _train(min_s: float, live: Live, directory: RunDirectory, events: Iterator[object], *, watched: bool) -> Period:
-    """Train for at least this long, observed as the service does."""
+    """Train for at least `min_s` seconds, with the live page as its observer as in the service; return the period."""
     steps, busy_s, handing_over_s = 0, 0.0, 0.0
     began_s, began_cpu_s = time.monotonic(), time.process_time()
     while steps == 0 or time.monotonic() - began_s < min_s:

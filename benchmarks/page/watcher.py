@@ -1,4 +1,4 @@
-"""What a browser asks of the live page, as a process of its own, without torch so that it starts at once."""
+"""The requests of a browser that shows the live page, as a process of its own; without torch, so that it starts at once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ASKS_EVERY_S = 2.0
 
 
 def watch(port: int, watching: Event) -> None:
-    """Ask for what is new, as the script of the page does, while the event is set."""
+    """Request the new sections, as the script of the page does, while the event is set."""
     known: dict[str, str] = {}
     while True:
         watching.wait()

@@ -1,8 +1,9 @@
-"""Continuous or nightly? The same recorded days through the original experiment's nightly training, ours, and shuffled training.
+"""Continuous or nightly training? Compares the original experiment's nightly training, ours and shuffled training.
 
-A run is a regime and a seed: from its random start through all days, probed after each. Every regime of a seed sees the same
-pairs and starts from the same weights; the nightly one, the continuous one and the shuffled one take the same number of steps
-for each pair, the second continuous one half as many. Each run is a line of a file, so a stopped bench continues.
+All see the same recorded days. A run is a regime and a seed. It goes from its random start through all days, and is probed after
+each day. Every regime of a seed sees the same pairs and starts from the same weights. The nightly, the continuous and the
+shuffled regime take the same number of steps for each pair; the second continuous one takes half as many. Each run is a line of a
+file, so a stopped bench continues.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ from learner.probes.spectrum import alpha_req, rankme
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """How large everything is."""
+    """The sizes of a bench: days, pairs, networks and probes."""
 
     preset: str
     route: Route
@@ -52,7 +53,7 @@ class Scale:
     settings: Mapping[str, Any]
     """Settings that differ from the preset, by their dotted names."""
     max_train: int | None
-    """Images of each control set's train half, at most."""
+    """Largest number of images in the train half of each control set."""
     max_test: int | None
     seeds: tuple[int, ...]
 
@@ -88,28 +89,29 @@ class RegimesSettings(GridSettings):
     """Compare regimes on recorded days: tables by day as in the original experiment, and plots."""
 
     scale: Literal["smoke", "cpu", "gpu"] = "smoke"
-    """smoke: all regimes in ten minutes on two cores, proves nothing; cpu: ten days, a small network, an hour; gpu: DeiT-S."""
+    """smoke: all regimes in ten minutes on two cores, without any conclusion; cpu: ten days, a small network, an hour; gpu:
+    DeiT-S."""
     regimes: Annotated[tuple[str, ...], SomeOf(REGIMES)] = tuple(REGIMES)
-    """Which to compare; others can be added later."""
+    """The regimes to compare; others can be added later."""
     seeds: Annotated[tuple[int, ...], Within(0, empty=True)] = ()
-    """Each decides worlds, walks, weights and chance; none: those of the scale."""
+    """Seeds of worlds, walks, weights and chance; if none is given, those of the scale."""
     control: tuple[str, ...] = ("digits",)
     """Labelled sets beside the places, as for the learner: `digits`, PATH or NAME=PATH."""
     folder: Path = Path("runs/regimes")
     """Where the recorded days and the result lines are kept."""
     report: Path | None = None
-    """Write the tables and the plots to this path with .md and .png behind it."""
+    """Write the tables and the plots to this path, with .md and .png added."""
     device: Device = "auto"
     """Where to train; auto takes a GPU where there is one."""
 
     def days(self, seed: int) -> RecordedDays:
-        """Return the recorded days of a seed, which are recorded where they are missing."""
+        """Return the recorded days of a seed; they are recorded if they are missing."""
         return RecordedDays(self.folder / self.scale, SCALES[self.scale].route, seed=seed, textures=self.textures)
 
 
 @dataclass(frozen=True)
 class RegimeRun:
-    """One regime through all days of a seed. A result line is found by these fields."""
+    """One run: a regime through all days of a seed. Its result line is found by these fields."""
 
     scale: str
     regime: str
@@ -121,7 +123,7 @@ class RegimeRun:
 
 
 def measure(settings: RegimesSettings) -> list[Result]:
-    """Return the result lines of all runs; those that are missing are run."""
+    """Return the result lines of all runs, after doing the runs that are missing in the file."""
     names = " ".join(spec.split("=")[0] for spec in settings.control)
     textures = settings.textures.name if settings.textures else ""
     scale = SCALES[settings.scale]
@@ -139,7 +141,7 @@ def measure(settings: RegimesSettings) -> list[Result]:
 
 
 def render(settings: RegimesSettings, lines: Sequence[Result]) -> list[str]:
-    """Return the tables, which are also written to the report, with plots."""
+    """Return the tables, and write them to the report too, with plots."""
     text = tables(lines)
     if settings.report is not None:
         write_report(settings.report.with_suffix(".md"), f"{_introduction(settings)}\n\n{text}")
@@ -157,7 +159,7 @@ COMMAND = Bench(RegimesSettings, measure, render, json_lines=day_lines)
 
 
 def _introduction(settings: RegimesSettings) -> str:
-    """Return what a reader of the tables has to know."""
+    """Return the introduction that a reader of the tables needs."""
     scale = SCALES[settings.scale]
     route, night = scale.route, scale.night
     changes = "".join(f", {name} {value}" for name, value in scale.settings.items())
@@ -172,7 +174,7 @@ def _introduction(settings: RegimesSettings) -> str:
 
 
 def run_regime(run: RegimeRun, settings: RegimesSettings) -> Result:
-    """One run through all days: what its result line has beside the fields of the run."""
+    """Train one run through all days; return what its result line has beside the fields of the run."""
     device = compute_device(settings.device)
     use_one_thread(device)
     scale, recorded = SCALES[run.scale], settings.days(run.seed)
@@ -203,14 +205,20 @@ def _config(scale: Scale, seed: int) -> LearnerConfig:
 
 
 def _controls(settings: RegimesSettings, recorded: RecordedDays, size: int) -> list[ControlSet]:
-    """Return the control sets of the flag, then the places of the seed's days, these large enough to see a picture on a wall."""
+    """Return the control sets that the flag names, then the places of the seed's days.
+
+    The images of places are large enough to show a picture on a wall.
+    """
     scale = SCALES[settings.scale]
     sets = [control_set(spec, size, scale.max_train, scale.max_test) for spec in settings.control]
     return [*sets, recorded.places(max(size, PLACE_SIZE))]
 
 
 def _probe(encoder: Encoder, controls: Sequence[ControlSet], rooms: int, device: torch.device) -> Result:
-    """Accuracies on each control set, rank and spectrum of the features on the first one, and the first day's places."""
+    """Return accuracies on each control set and on the first day's places, and rank and spectrum of the features.
+
+    Rank and spectrum are those on the first control set.
+    """
     found: Result = {}
     for control in controls:
         bank, test = features_of(encoder, control, device)
@@ -224,7 +232,10 @@ def _probe(encoder: Encoder, controls: Sequence[ControlSet], rooms: int, device:
 
 
 def _accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, float]:
-    """Return the two probes of the original experiment, and k-NN over the whole bank."""
+    """Return accuracies of k-NN with the whole bank and with 10 % of it, and of the linear classifier.
+
+    The last two are the probes of the original experiment.
+    """
     labels = control.train_labels
     tenth = stratified(labels, BANK_SHARE, np.random.default_rng(0))
     few = knn_accuracy(bank[torch.from_numpy(tenth)], labels[tenth], test, control.test_labels)
@@ -232,7 +243,7 @@ def _accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, fl
 
 
 def _probe_turned(encoder: Encoder, controls: Sequence[ControlSet], device: torch.device) -> Result:
-    """Return the accuracies on each control set with test images turned by each of DEGREES, and an upright bank."""
+    """Return the accuracies on each control set with test images rotated by each of DEGREES; the bank stays upright."""
     found: Result = {}
     for control in controls[:-1]:
         bank = extract(encoder, control.train_images, device=device)

@@ -1,7 +1,7 @@
-"""Days of a rig that goes somewhere new each morning, recorded once and replayed by every regime of the bench.
+"""Days of a rig that goes to a new world each morning, recorded once and replayed by every regime of the bench.
 
-A day is a world of its own with its own photographs on the walls. Beside the recorded walk two more walks through each world
-are used for the probe only: as the bank and the test half of the places.
+A day is a world of its own with its own photographs on the walls. Besides the recorded walk, two more walks through each world
+are used for the probe only: one gives the bank, the other the test half of the places.
 """
 
 from __future__ import annotations
@@ -26,14 +26,15 @@ from stream.recording.source import RecordingSource
 from stream.recording.writer import RecordingWriter
 
 HOURS_OUT = 8.0
-"""A day's pairs count as spread evenly over these hours from its hour 0: 600 pairs are one in 48 s, as originally."""
+"""A day's pairs count as spread evenly over these hours from hour 0: 600 pairs make one pair in 48 s, as in the original
+experiment."""
 _DAY_NS = 24 * 3600 * 10**9
 _WORLDS_A_SEED = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class Route:
-    """Where the rig goes and what it sends."""
+    """The worlds through which the rig goes, and how much it sends."""
 
     days: int
     pairs_a_day: int
@@ -44,7 +45,7 @@ class Route:
     """Labelled views of each room, in each half of the places."""
 
     def world(self, seed: int, day: int, textures: Path | None) -> SimConfig:
-        """Return the world of a day, from 0."""
+        """Return the settings of the world of a day. day: from 0."""
         return SimConfig(
             size=self.size,
             seed=_WORLDS_A_SEED * seed + day,
@@ -55,7 +56,7 @@ class Route:
 
 
 class RecordedDays:
-    """The days of a seed as recordings in a folder; they are recorded where the folder has none of this route."""
+    """The days of a seed as recordings in a folder. They are made if the folder has none of this route."""
 
     def __init__(self, folder: Path, route: Route, *, seed: int, textures: Path | None) -> None:
         self.route = route
@@ -87,11 +88,11 @@ class RecordedDays:
         return RecordingSource([self._recording(day)]).receive(self.route.pairs_a_day, 0.0)
 
     def days(self) -> Iterator[list[EncodedPair]]:
-        """Yield the pairs of one day after the other."""
+        """Yield the pairs of each day, one day after the other."""
         return (self.pairs(day) for day in range(self.route.days))
 
     def hours(self, day: int, pairs: list[EncodedPair]) -> dict[int, float]:
-        """Return when each pair was captured, in hours since the first morning, by the time in its header (nanoseconds)."""
+        """Return the hours from the first morning to the capture of each pair, by its capture time in nanoseconds."""
         numbered = enumerate(pairs)
         return {pair.header.left_ns: 24 * day + HOURS_OUT * number / len(pairs) for number, pair in numbered}
 

@@ -12,16 +12,16 @@ from benchmarks.shared.paired import Difference, Floats, Line, SeedRuns, by_seed
 from benchmarks.shared.probing import PLACES
 
 PROBES = {"linear": "Linear", "knn_10pct": "k-NN on 10 %"}
-"""The two tables of the original experiment."""
+"""The accuracies of the two tables in the original experiment."""
 MEAN = "mean of control sets"
 FIRST_DAY = "first day's places"
 DEGREES = (0, 10, 20, 30, 40)
-"""The original experiment turned its control images by up to forty degrees."""
+"""Angles by which control images are rotated: up to forty degrees, as in the original experiment."""
 RANDOM, NIGHTLY, OURS, HALF, IID = "random", "nightly", "continuous", "continuous, half", "iid"
 
 
 class Regimes:
-    """The result lines of every regime over the seeds that all of them have. `names`: control sets, without the places."""
+    """The result lines of every regime, over the seeds that all of them have. `names`: the control sets without the places."""
 
     def __init__(self, lines: Sequence[Line]) -> None:
         self.runs: SeedRuns = by_seed(lines, "regime")
@@ -31,11 +31,14 @@ class Regimes:
         self.days = len(lines[0]["days"])
 
     def has(self, *regimes: str) -> bool:
-        """Return whether all of these were run."""
+        """Return whether all of these regimes were run."""
         return set(regimes) <= set(self.runs.names)
 
     def accuracy(self, regime: str, name: str, probe: str, network: str = "student") -> Floats:
-        """Accuracies in percent [seeds, days] on a control set, on PLACES or FIRST_DAY, or their MEAN over the control sets."""
+        """Return the accuracies in percent, [seeds, days].
+
+        name: a control set, PLACES, FIRST_DAY, or MEAN for the mean over the control sets.
+        """
         if name == MEAN:
             every: Floats = np.mean([self.accuracy(regime, each, probe, network) for each in self.names], axis=0)
             return every
@@ -47,16 +50,16 @@ class Regimes:
         return float(self.accuracy(regime, name, probe, network)[:, -1].mean())
 
     def figure(self, regime: str, name: str) -> Floats:
-        """Return a figure of each day [seeds, days]."""
+        """Return a figure by its name, for each day: [seeds, days]."""
         return np.array([[day[name] for day in line["days"]] for line in self.runs.lines[regime]])
 
     def difference(self, regime: str, other: str, name: str, probe: str, day: int = -1) -> Difference:
-        """Return the regime minus the other on one day."""
+        """Return the difference between a regime and another one on one day."""
         return paired(self.accuracy(regime, name, probe)[:, day] - self.accuracy(other, name, probe)[:, day])
 
 
 def tables(lines: Sequence[Line]) -> str:
-    """Markdown: the last day, the comparisons, turned images and waits, then each regime's two tables by day."""
+    """Return Markdown: the last day, the comparisons, rotated images and waits, then each regime's two tables by day."""
     found = Regimes(lines)
     if not found.runs.seeds:
         return "No seed has every regime yet."
@@ -95,7 +98,7 @@ def _comparisons(found: Regimes) -> str:
 
 
 def _sentences(found: Regimes) -> Iterator[str]:
-    """Yield what was to be shown, with intervals, as far as the regimes were run."""
+    """Yield the conclusions as sentences with intervals, for the regimes that were run."""
     if found.has(NIGHTLY, OURS):
         for probe, title in PROBES.items():
             by_day = (str(found.difference(OURS, NIGHTLY, MEAN, probe, day)) for day in range(found.days))
@@ -127,7 +130,7 @@ def _differences(found: Regimes, regime: str, other: str) -> str:
 
 
 def _forgetting(found: Regimes) -> str:
-    """Return how far k-NN on the first day's places has fallen on the last day from its best."""
+    """Return, as text, by how much k-NN on the first day's places is lower on the last day than at its best."""
     falls = []
     for regime in found.runs.names:
         curve = found.accuracy(regime, FIRST_DAY, "knn")
@@ -136,7 +139,7 @@ def _forgetting(found: Regimes) -> str:
 
 
 def _rotations(found: Regimes) -> str:
-    """Accuracy by angle, and its standard deviation over the angles, as in the original experiment; mean over the sets."""
+    """Return a table of the accuracy at each angle and its standard deviation over the angles; means over the control sets."""
     rows = []
     for regime, lines in found.runs.lines.items():
         cells = [regime]
@@ -177,7 +180,7 @@ _PANELS = ((MEAN, "linear"), (MEAN, "knn_10pct"), (PLACES, "knn_10pct"), (FIRST_
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
-    """Write a PNG of accuracy by day: the mean over seeds, in a band from the least to the greatest."""
+    """Write a PNG of accuracy by day: the mean over seeds, in a band from the lowest to the highest seed."""
     found = Regimes(lines)
     figure = Figure(figsize=(11, 7.5), layout="constrained")
     days = np.arange(found.days + 1)

@@ -1,7 +1,8 @@
 """The regimes that are compared: the original experiment's nightly training, ours, and shuffled training on the same pairs.
 
-All of them take the same steps: the same objective, views, backbone and batch, on the same pairs. They differ in when a pair is
-trained on, beside which others, and in how learning rate and weight decay change (original experiment, section 3.1).
+All of them take the same steps: the same objective, views, backbone and batch, on the same pairs. They differ in the time at
+which a pair is trained on, in the other pairs of its batch, and in how learning rate and weight decay change (original
+experiment, 3.1).
 """
 
 from __future__ import annotations
@@ -26,20 +27,21 @@ from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
 HOURS_OFFLINE = 1.0
-"""The original rig had to be offline for so long before the night began."""
+"""Hours for which the original rig had to be offline before the night began. @ benchmarks/regimes/train.py:.(FIRST_DECAY,
+LAST_DECAY) The weight decay of the original experiment: it follows a cosine over a night, between these values."""
 FIRST_DECAY, LAST_DECAY = 0.001, 0.2
 """The original weight decay, along a cosine over a night."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Night:
-    """The original schedule, which also decides how much compute a pair gets in every regime."""
+    """The schedule of the original experiment, which also decides how many samples a pair pays for in every regime."""
 
     trigger_pairs: int
-    """A night begins once so many new pairs have arrived since the last one."""
+    """Number of new pairs since the last night after which a night begins."""
     epochs: int
     recalled: float = 0.15
-    """Remembered pairs in a night, as a share of the new ones."""
+    """Number of remembered pairs in a night, as a share of the new pairs."""
 
     @property
     def samples_a_pair(self) -> float:
@@ -49,7 +51,7 @@ class Night:
 
 @dataclass
 class TrainedDay:
-    """A learner after a day (and the night after it). waits_h: hours from each pair's capture to its first gradient."""
+    """A learner after a day (and the night after it). waits_h: hours from each pair's capture to its first training step."""
 
     learner: Learner
     waits_h: list[float] = field(default_factory=list)
@@ -77,39 +79,39 @@ class TrainedDay:
 
 
 Regime = Callable[[LearnerConfig, RecordedDays, Night, torch.device], Iterator[TrainedDay]]
-"""Trains from a random start on recorded days and yields after each day."""
+"""Trains from a random start on recorded days, and yields after each day."""
 
 
 class EpochMemory(Memory):
-    """Keeps every pair; batches are cut from shuffled epochs over the pairs that were chosen."""
+    """Keeps every pair. Batches are consecutive parts of shuffled epochs over the chosen pairs."""
 
     def choose(self, keys: Keys, batch_size: int, random: np.random.Generator) -> int:
-        """Draw from these pairs from now on; returns the number of whole batches in an epoch, which must be at least 1."""
+        """Draw only these pairs from now on; return the number of whole batches in an epoch, which must be at least 1."""
         self._chosen, self._random, self._left = keys, random, np.empty(0, np.int64)
         return len(keys) // batch_size
 
     def draw(self, count: int) -> Draw:
-        """Draw the next pairs of the epoch; the remainder at its end is left out."""
+        """Draw the next pairs of the epoch. The remainder at its end, which is smaller than a batch, is left out."""
         if len(self._left) < count:
             self._left = self._random.permutation(self._chosen)
         keys, self._left = self._left[:count], self._left[count:]
         return Draw(keys, self.slots.of(keys), 0)
 
     def score(self, draw: Draw, priority: Floats) -> None:
-        """Rank nothing: no pair leaves."""
+        """Do nothing: pairs are not ranked, because no pair leaves."""
 
 
 def random_start(
     config: LearnerConfig, recorded: RecordedDays, _night: Night, device: torch.device
 ) -> Iterator[TrainedDay]:
-    """Yield the random start, every day."""
+    """Yield the random start for every day, without training."""
     learner = Learner(config, device)
     for _ in range(recorded.route.days):
         yield TrainedDay(learner)
 
 
 def continuous(share: float) -> Regime:
-    """Our training, with `share` of the nightly learner's samples a pair."""
+    """Return our training, with `share` of the samples for each pair that the nightly regime has."""
 
     def run(config: LearnerConfig, recorded: RecordedDays, night: Night, device: torch.device) -> Iterator[TrainedDay]:
         # Many steps may be owed, as the first batch is late.
@@ -131,9 +133,10 @@ def continuous(share: float) -> Regime:
 
 
 def nightly(config: LearnerConfig, recorded: RecordedDays, night: Night, device: torch.device) -> Iterator[TrainedDay]:
-    """Yield the original training: nothing by day; after the trigger `epochs` epochs over the new pairs and some recalled ones.
+    """Train as the original experiment did: not by day, but at night, and only after enough new pairs have arrived.
 
-    Rate and decay follow cosines, with a new optimiser each night. The length of a night is not counted in its waits.
+    A night has `epochs` epochs over the new pairs and some remembered ones. Learning rate and weight decay follow cosines, with a
+    new optimiser each night. The length of a night is not part of the waits.
     """
     config = replace(config, schedule=replace(config.schedule, warmup_steps=0))
     learner, memory = _with_epochs(config, recorded, device)
@@ -166,7 +169,7 @@ def _train_a_night(learner: Learner, steps: int) -> Iterator[StepReport]:
 
 
 def shuffled(config: LearnerConfig, recorded: RecordedDays, night: Night, device: torch.device) -> Iterator[TrainedDay]:
-    """All pairs of all days are known from the first step on and drawn in epochs; as many steps a day as `continuous(1)`."""
+    """Train on all pairs of all days from the first step on, in shuffled epochs, with as many steps a day as `continuous(1)`."""
     learner, memory = _with_epochs(config, recorded, device)
     for pairs in recorded.days():
         _add_all(learner, pairs)
@@ -204,4 +207,4 @@ REGIMES: Mapping[str, tuple[Callable[[LearnerConfig], LearnerConfig], Regime]] =
     "continuous, half": (_unchanged, continuous(0.5)),
     "iid": (_unchanged, shuffled),
 }
-"""The regimes by name: a change of the preset, and how it trains."""
+"""The regimes by name: a change of the preset, and a function that trains."""

@@ -1,7 +1,7 @@
-"""Does it matter which pairs a learner remembers? Policies of retention on streams that move on, with and without junk.
+"""Does it matter which pairs a learner remembers? Policies of retention on streams that never return, with and without junk.
 
 Every run sees the same real pairs in the same order, takes the same number of gradient steps on batches of one size and
-starts from the same weights. Only the pairs that stay in memory differ, and the junk in between. Replays are drawn uniformly
+starts from the same weights. Only the pairs that stay in memory differ, and the junk in the stream. Replays are drawn uniformly
 from the kept pairs. The network is small and the memory is replaced many times, so that a run takes half a minute: policies
 are compared, not the accuracy that a large network would reach.
 
@@ -34,23 +34,23 @@ from learner.loop import Learner
 from learner.probes.probe import knn_accuracy
 
 PROBES = 4
-"""Probes on the way, the last one at the end; the curve begins with the random start."""
+"""Number of probes during a run. The last one is at its end; the curve begins with the random start."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionSettings(GridSettings):
-    """Compare policies of retention: one result line a run, then a table with intervals over seeds."""
+    """Compare policies of retention: one result line for each run, then a table with intervals over seeds."""
 
     streams: Annotated[tuple[str, ...], SomeOf(STREAMS)] = ("classes",)
     """classes: control pictures class after class; walk: the simulated world; drives: real stereo, drive after drive."""
     policies: Annotated[tuple[str, ...], SomeOf(POLICIES)] = tuple(POLICIES)
-    """Which to compare; `ours W, H` has loss_weight W and half_life H (in capacities n)."""
+    """The policies to compare; `ours W, H` has loss_weight W and a half_life of H capacities."""
     junk: Annotated[tuple[float, ...], Within(0, 0.9)] = (0.0, 0.1, 0.3)
     """Shares of the stream that are junk: noise, flat, motion blur, lens cap, over-exposure, frozen frames, equally often."""
     seeds: Seeds = (0, 1, 2, 3, 4)
-    """Each decides weights, views, order of places, junk and chance in the policies."""
+    """Seeds of weights, views, order of places, junk, and chance in the policies."""
     pairs: Count = 4000
-    """Real pairs of a stream, at most."""
+    """Largest number of real pairs in a stream."""
     capacity: Count = 200
     """Pairs in memory."""
     steps: Count = 250
@@ -60,16 +60,16 @@ class RetentionSettings(GridSettings):
     control: str = "digits"
     """Labelled set: half of its train half is streamed (`classes`), the other half is the bank of the probe."""
     drives: tuple[Path, ...] = ()
-    """Folders with left/ and right/, for the stream of that name."""
+    """Folders with left/ and right/, for the stream `drives`."""
     results: Path = Path("runs/retention.jsonl")
     """The file of result lines; runs that are in it are not repeated."""
     report: Path | None = None
-    """Write the tables and the plot to this path with .md and .png behind it."""
+    """Write the tables and the plot to this path, with .md and .png added."""
 
 
 @dataclass(frozen=True)
 class PolicyRun:
-    """One policy on one stream. A result line is found by these fields."""
+    """One run: a policy on a stream. Its result line is found by these fields."""
 
     stream: str
     junk: float
@@ -83,7 +83,7 @@ class PolicyRun:
 
 
 def measure(settings: RetentionSettings) -> list[Result]:
-    """Return the result lines of all runs; those that are missing are run."""
+    """Return the result lines of all runs, after doing the runs that are missing in the file."""
     control = Path(settings.control).name
     size = (settings.pairs, settings.capacity, settings.steps, control, settings.preset)
     # In this order a stream is made only once, and whole seeds are complete early.
@@ -94,7 +94,7 @@ def measure(settings: RetentionSettings) -> list[Result]:
 
 
 def render(settings: RetentionSettings, lines: Sequence[Result]) -> list[str]:
-    """Return the tables, which are also written to the report, with the plot."""
+    """Return the tables, and write them to the report too, with the plot."""
     text = tables(lines)
     if settings.report is not None:
         write_report(settings.report.with_suffix(".md"), f"{_introduction(settings)}\n\n{text}")
@@ -106,7 +106,7 @@ COMMAND = Bench(RetentionSettings, measure, render, json_lines=list)
 
 
 def _introduction(settings: RetentionSettings) -> str:
-    """Return what a reader of the tables has to know."""
+    """Return the introduction that a reader of the tables needs."""
     return (
         f"# Which pairs should stay?\n\nAt most {settings.pairs} real pairs a stream, {settings.capacity} in memory, "
         f"{settings.steps} steps, preset `{settings.preset}` with a smaller network, control set {Path(settings.control).name}. "
@@ -116,7 +116,7 @@ def _introduction(settings: RetentionSettings) -> str:
 
 
 def run_policy(run: PolicyRun, materials: Materials) -> Result:
-    """One run from its random start to its last step: what its result line has beside the fields of the run."""
+    """Train one run from its random start to its last step; return what its result line has beside the fields of the run."""
     use_one_thread()
     stream = labelled_stream(run.stream, materials, run.pairs, run.junk, run.seed)
     if run.policy == IID:
@@ -134,7 +134,7 @@ def run_policy(run: PolicyRun, materials: Materials) -> Result:
 
 
 def _config(run: PolicyRun, stream: LabelledStream) -> LearnerConfig:
-    """Return the preset with a smaller network; pictures of 32 pixels are seen as a whole."""
+    """Return the preset with a smaller network; images of 32 pixels are viewed as a whole."""
     preset, count = PRESETS[run.preset], len(stream.pairs)
     whole = {"attention_size": 16, "window_sigmas": 3.0, "smallest_window": 1.0} if run.stream == "classes" else {}
     fresh = max(1, round(count / run.steps))
@@ -157,7 +157,10 @@ def _config(run: PolicyRun, stream: LabelledStream) -> LearnerConfig:
 
 
 def _probe(learner: Learner, stream: LabelledStream) -> dict[str, float]:
-    """Accuracies of the student on each control set, and on the places that the stream showed first, among all places."""
+    """Return the accuracies of the student on each control set, and on the places that the stream showed first.
+
+    For the latter, all places are possible answers.
+    """
     found: dict[str, float] = {}
     for control in stream.controls:
         bank, test = features_of(student_of(learner), control)

@@ -29,30 +29,30 @@ class Group:
 
     @property
     def title(self) -> str:
-        """Stream and junk, for a person."""
+        """The stream and its share of junk, as text."""
         return f"{self.stream}, {100 * self.junk:g} % junk"
 
     @property
     def policies(self) -> list[str]:
-        """The policies, in the order of their first lines."""
+        """Names of the policies, in the order in which they first appear among the result lines."""
         return self.runs.names
 
     def of(self, policy: str, quantity: str) -> Floats:
-        """Return a figure [seeds] of a policy's runs: one of QUANTITIES, or an accuracy at the end by its name in the curve."""
+        """Return a figure of a policy's runs, [seeds]: one of QUANTITIES, or the name of an accuracy at the end of the curve."""
         figure = QUANTITIES[quantity] if quantity in QUANTITIES else _accuracy(quantity)
         return np.array([figure(line) for line in self.runs.lines[policy]])
 
     def others(self) -> list[str]:
-        """Return the further control sets' k-NN, by their names in the curve."""
+        """Return the names of the k-NN accuracies on further control sets."""
         first = self.runs.lines[self.policies[0]][0]
         return [name for name in first["curve"][-1] if name.endswith(" knn")]
 
     def against(self, policy: str, other: str, quantity: str = "k-NN") -> Difference:
-        """Return the policy minus the other, paired by seed."""
+        """Return the difference between a policy and another one, paired by seed."""
         return paired(self.of(policy, quantity) - self.of(other, quantity))
 
     def at_equal_time(self, policy: str) -> Floats:
-        """k-NN [seeds] when the policy had used as much CPU time as the reference uses in the whole run, or at its end."""
+        """Return k-NN [seeds] after the CPU time that the reference needs for its whole run, or at the policy's end."""
         found = []
         for mine, theirs in zip(self.runs.lines[policy], self.runs.lines[REFERENCE], strict=True):
             spent_s = [point["cpu_s"] for point in mine["curve"]]
@@ -61,7 +61,7 @@ class Group:
         return np.array(found)
 
     def gap_closed(self, policy: str, quantity: str = "k-NN") -> float:
-        """Gain over the random start as a share of what the same pairs gain in shuffled order."""
+        """Return the gain over the random start, divided by the gain with the same pairs in shuffled order."""
         start = np.mean([100 * line["curve"][0][_KEYS[quantity]] for line in self.runs.lines[IID]])
         gain, shuffled = (float(self.of(name, quantity).mean() - start) for name in (policy, IID))
         return gain / shuffled if shuffled else float("nan")
@@ -72,14 +72,14 @@ def _accuracy(name: str) -> Callable[[Line], float]:
 
 
 def _area(line: Line) -> float:
-    """Return the mean k-NN over the steps of the run."""
+    """Return the mean k-NN over the steps of the run, in percent."""
     steps, values = ([point[name] for point in line["curve"]] for name in ("step", "knn"))
     mean = float(np.trapezoid(values, steps)) / float(steps[-1] - steps[0])
     return 100 * mean
 
 
 def _forgetting(line: Line) -> float:
-    """Return how far k-NN on the first places has fallen from its best; nan where the stream has no such labels."""
+    """Return by how much k-NN on the first places ends below its best, in percent; nan if the stream has no such labels."""
     curve = [100 * point.get("first_knn", np.nan) for point in line["curve"]]
     return float(np.max(curve) - curve[-1])
 
@@ -97,7 +97,10 @@ QUANTITIES: dict[str, Callable[[Line], float]] = {
 
 
 def groups(lines: Sequence[Line]) -> list[Group]:
-    """Return lines by stream and junk, in the order of their first ones, where a seed has every policy."""
+    """Group the result lines by stream and share of junk, in the order in which they appear.
+
+    Only seeds that have a line of every policy are used.
+    """
     found = []
     for stream, junk in dict.fromkeys((line["stream"], line["junk"]) for line in lines):
         runs = by_seed([line for line in lines if (line["stream"], line["junk"]) == (stream, junk)], "policy")
@@ -107,7 +110,7 @@ def groups(lines: Sequence[Line]) -> list[Group]:
 
 
 def tables(lines: Sequence[Line]) -> str:
-    """Markdown: a table for each stream and share of junk, then comparisons in words."""
+    """Return Markdown: a table for each stream and share of junk, then comparisons in words."""
     found = groups(lines)
     sentences = [f"- {text}" for text in _comparisons(found)]
     return "\n\n".join([*map(_table, found), *(["## Comparisons", "\n".join(sentences)] if sentences else [])])
@@ -151,13 +154,13 @@ def _row(group: Group, policy: str) -> list[str]:
 
 
 def _time_ratio(group: Group, policy: str) -> str:
-    """Return the CPU time as a share of the reference's; empty where its runs were too short to be measured."""
+    """Return the CPU time as a share of the reference's; empty if a run was too short to be measured."""
     spent_s, reference_s = group.of(policy, "CPU"), group.of(REFERENCE, "CPU")
     return f"{np.median(spent_s / reference_s):.2f}" if reference_s.all() else ""
 
 
 def _comparisons(found: Sequence[Group]) -> Iterator[str]:
-    """Yield sentences about the best and the worst policies, about all shares of junk together, and about junk against none."""
+    """Yield sentences about the best and the worst policies, all shares of junk together, and the effect of junk."""
     for group in found:
         ours = [policy for policy in group.policies if policy in OURS]
         if ours and REFERENCE in group.policies:
@@ -175,7 +178,10 @@ def _comparisons(found: Sequence[Group]) -> Iterator[str]:
 
 
 def _together(mine: Sequence[Group]) -> str:
-    """Differences from uniform where a seed counts with its mean over the shares of junk: fewer numbers, but surer ones."""
+    """Describe the differences from `uniform`, where each seed counts with its mean over the shares of junk.
+
+    There are fewer numbers then, but each is more certain.
+    """
     rows = [
         f"`{policy}` {_mean_difference(mine, policy, 'k-NN')}, {_mean_difference(mine, policy, 'linear')}"
         for policy in mine[0].policies

@@ -1,4 +1,4 @@
-"""A memory under a policy of retention, which counts what it replays."""
+"""The memory of a learner under a policy of retention; it counts its replays."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from learner.probes.probe import extract
 
 
 class PolicyMemory(Memory):
-    """The memory of a run. student: has to be set before the first pair is offered to the reservoir."""
+    """The memory of a run. student: set it before the first pair is offered to the reservoir."""
 
     student: Encoder
 
@@ -36,7 +36,10 @@ class PolicyMemory(Memory):
         self._replayed = self._replayed_junk = 0
 
     def __len__(self) -> int:
-        """Return how many pairs can be drawn. A batch may draw a pair often: a memory smaller than a batch is enough for one."""
+        """Return the number of pairs that can be drawn.
+
+        A memory smaller than a batch is enough, because a batch may repeat a pair.
+        """
         return max(super().__len__(), self._batch) if self.config.capacity < self._batch else super().__len__()
 
     def draw(self, count: int) -> Draw:
@@ -47,7 +50,7 @@ class PolicyMemory(Memory):
         return draw
 
     def figures(self) -> dict[str, Any]:
-        """Return what it kept and replayed; shares are of real pairs and junk together."""
+        """Return figures of what the memory kept and replayed; shares are of real pairs and junk together."""
         kept = self.ranking.reservoir.keys()
         place = self._stream.place[kept]
         counts = np.unique(place[place >= 0], return_counts=True)[1]

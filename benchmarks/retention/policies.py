@@ -1,7 +1,9 @@
-"""Policies that decide which pairs stay: settings of the reservoir, and others' policies as subclasses of it.
+"""Policies that decide which pairs stay: settings of our reservoir, and policies of others as subclasses of it.
 
-All draw uniformly from the kept pairs, except the one that is named so, and therefore differ in retention only. Others' policies
-override which pair leaves and inherit the rest, such as the bookkeeping of keys and ages.
+All policies draw uniformly from the kept pairs, except the one that is named so, and therefore differ in retention only. The
+policies of others override which pair leaves, and inherit everything else.
+@ benchmarks/retention/policies.py:.(IID, NONE)
+The references: all pairs kept and in shuffled order; and a memory that holds only the new pairs of one step.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ IID, NONE = "iid", "none"
 
 @dataclass(frozen=True)
 class Situation:
-    """The surroundings of a policy. embed: unit features [k, D] of kept or offered keys; priorities: their last ones [k]."""
+    """What a policy can know. embed: returns unit features [k, D] of kept or offered keys.
+
+    priorities: returns their last ones [k].
+    """
 
     capacity: int
     seed: int
@@ -33,7 +38,7 @@ class Situation:
 
 
 class Sequential(Reservoir, ABC):
-    """A reservoir that adds new keys one after the other; `victim` chooses the slot that each replaces. It ranks nothing."""
+    """A reservoir that adds new keys one after the other. `victim` chooses the slot that each replaces; keys are not ranked."""
 
     def __init__(self, situation: Situation) -> None:
         super().__init__(situation.capacity, loss_weight=0.0, uniform_floor=1.0, seed=situation.seed)
@@ -43,13 +48,13 @@ class Sequential(Reservoir, ABC):
 
     @abstractmethod
     def victim(self, key: int, arrival: int) -> int | None:
-        """Return the slot that a new key replaces, the arrival with this number (from 0); None where the key is not kept."""
+        """Return the slot that a new key replaces, or None if the key is not kept. arrival: the number of the key, from 0."""
 
     def placed(self, slot: int, key: int) -> None:
-        """Called once a new key has the slot."""
+        """Record that a new key was put into the slot."""
 
     def compete(self, keys: Keys, ranks: NDArray[np.complex128]) -> tuple[NDArray[np.bool_], Any]:
-        """As Reservoir.compete, one new key after the other."""
+        """See Reservoir.compete; the new keys are handled one after the other."""
         before = self._held.copy()
         for number, key in enumerate(keys.tolist()):
             free = np.flatnonzero(self._held < 0)
@@ -64,12 +69,12 @@ class Sequential(Reservoir, ABC):
 class LarsPolicy(Sequential):
     """Loss-aware reservoir sampling (Buzzega et al. 2020, section 3.3; as in Mammoth).
 
-    Arrival t enters with probability n / t, as in a plain reservoir; its victim is drawn in proportion to minus the last
-    loss, scaled to [0, 1] between the least and the greatest of all. The loss is the priority here.
+    Arrival t enters with probability n / t, as in a plain reservoir. It replaces a pair that is drawn with a probability
+    proportional to (largest loss of all kept pairs) - (last loss of the pair). The loss is the priority here.
     """
 
     def victim(self, key: int, arrival: int) -> int | None:
-        """Return a random slot, more likely the lower its loss."""
+        """Draw the slot to replace: the lower the loss of its pair, the more probable. None if the new key is not kept."""
         if self._random.integers(arrival + 1) >= self._held.size:
             return None
         losses = self._situation.priorities(self._held)
@@ -79,18 +84,18 @@ class LarsPolicy(Sequential):
 
 
 class MinimumRedundancy(Sequential):
-    """Minimum redundancy (Purushwalkam et al. 2022, section 4.2): the pair nearest to its nearest neighbour leaves.
+    """Minimum redundancy (Purushwalkam et al. 2022, section 4.2): of the two most similar pairs, one leaves.
 
-    Features follow those of the network by an average with weight 0.5 whenever a pair is replayed. Of the two pairs nearest to
-    each other a random one leaves: if it were the earlier one, this would be half a first-in-first-out queue.
+    The stored features of a pair are updated at each replay, as an average with weight 0.5. The pair that leaves is chosen at
+    random from the two: if it always were the earlier one, this would be half a first-in-first-out queue.
     """
 
     _features: Floats
-    """Unit features by slot, and their cosines: -1 with itself and where a slot is empty."""
+    """Unit features by slot, and their cosines; -1 on the diagonal and for empty slots."""
     _cosines: Floats
 
     def offer(self, keys: ArrayLike, phi: ArrayLike) -> Offer:
-        """As Reservoir.offer."""
+        """See Reservoir.offer."""
         new = np.asarray(keys, np.int64)
         features = self._situation.embed(new)
         if not self.arrivals and new.size:
@@ -100,7 +105,7 @@ class MinimumRedundancy(Sequential):
         return super().offer(keys, phi)
 
     def victim(self, key: int, arrival: int) -> int | None:
-        """One of the kept pairs or the new one."""
+        """Return the slot of one of the kept pairs, or None if the new one leaves."""
         nearest = np.append(self._cosines.max(1), (self._features @ self._new_features[key]).max())
         tied = np.flatnonzero(nearest >= nearest.max() - 1e-12)
         slot = int(self._random.choice(tied))
@@ -111,7 +116,7 @@ class MinimumRedundancy(Sequential):
         self._write_features(np.array([slot]), self._new_features[key][None])
 
     def update(self, keys: ArrayLike, phi: ArrayLike) -> None:
-        """As Reservoir.update."""
+        """See Reservoir.update."""
         super().update(keys, phi)
         slots = np.flatnonzero(np.isin(self._held, keys))
         if slots.size:
@@ -139,7 +144,7 @@ def _scored(loss_weight: float, turns: float) -> Callable[[Situation], Reservoir
 
 WEIGHTS = (-1.0, 0.0, 0.5, 1.0)
 HALF_LIVES = (math.inf, 10.0, 3.0)
-"""In capacities."""
+"""Half-lives of the policies, in capacities."""
 OURS = {
     f"ours {weight:g}, {'inf' if turns == math.inf else f'{turns:g}n'}": _scored(weight, turns)
     for weight in WEIGHTS
@@ -158,4 +163,4 @@ POLICIES: dict[str, Callable[[Situation], Reservoir]] = {
     "ours 1, inf, drawn by loss": lambda it: _ours(it, uniform_floor=0.25),
     IID: lambda it: _ours(it, loss_weight=0.0),
 }
-"""The policies by name; `greedy` is the rule of the live-video blog post that the reservoir began with."""
+"""The policies by name; `greedy` is the rule from the blog post on live video with which this reservoir began."""

@@ -1,4 +1,4 @@
-"""Streams that move on and do not come back soon, with labels for every pair: its place, and whether it is junk.
+"""Streams that move on and do not return soon, with labels for every pair: its place, and whether it is junk.
 
 A stream is made once for a seed and a share of junk, then used with every policy. Neither half of its control sets is ever
 trained on.
@@ -24,12 +24,12 @@ from learner.probes.control_sets import ControlSet
 from stream.pair import EncodedPair
 
 IMAGE_SIZE = 32
-"""Side in pixels of the class-ordered pictures."""
+"""Side in pixels of the images in the stream `classes`."""
 BANK_PER_CLASS = 300
-"""Labelled pictures in the bank of a probe of `classes`."""
+"""Labelled images of each class in the bank of the probe for `classes`."""
 WALK_SIZE = (120, 160)
 PLACE_SIZE = 64
-"""Side in pixels a view of a place is probed at."""
+"""Side in pixels at which a view of a place is probed."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LabelledStream:
     canvas: tuple[int, int]
     controls: tuple[ControlSet, ...]
     first_places: frozenset[int]
-    """Labels of the first control set that the first third of the stream shows; empty where those have other labels."""
+    """Labels in the first control set of the places in the first third of the stream; empty if its labels are of another kind."""
 
     def shuffled(self, seed: int) -> LabelledStream:
         """Return the same pairs in another order."""
@@ -65,12 +65,15 @@ class LabelledStream:
 
 @lru_cache(maxsize=1)
 def labelled_stream(name: str, materials: Materials, count: int, junk: float, seed: int) -> LabelledStream:
-    """Return the stream of that name: about `count` real pairs, and junk between them that is a `junk` share of all pairs."""
+    """Return the stream with this name: about `count` real pairs, and junk that makes up a share `junk` of all pairs."""
     return _with_junk(_STREAMS[name](materials, count, seed), junk, np.random.default_rng([seed, 3]))
 
 
 def _with_junk(clean: LabelledStream, share: float, random: np.random.Generator) -> LabelledStream:
-    """Insert junk at random; each is a spoiled copy of the pair that follows, with all mishaps equally often."""
+    """Insert junk at random positions.
+
+    Each junk pair is a spoiled copy of the pair that follows; all mishaps are equally frequent.
+    """
     total = len(clean.pairs) + round(len(clean.pairs) * share / (1 - share))
     junk = np.zeros(total, np.bool_)
     junk[random.choice(total - 1, total - len(clean.pairs), replace=False)] = True
@@ -92,7 +95,7 @@ def _numbered(pairs: Sequence[EncodedPair]) -> list[EncodedPair]:
 
 
 def _classes(materials: Materials, count: int, seed: int) -> LabelledStream:
-    """Return labelled pictures class after class, in a random order of classes; the right eye is made of the left one."""
+    """Return labelled images, class after class, in a random order of classes. The right eye is made from the left one."""
     control = control_set(materials.control, IMAGE_SIZE)
     random = np.random.default_rng([seed, 1])
     chosen, bank = [], []
@@ -110,7 +113,7 @@ def _classes(materials: Materials, count: int, seed: int) -> LabelledStream:
 
 
 def _walk(materials: Materials, count: int, seed: int) -> LabelledStream:
-    """Return the simulated walk through rooms, behind dedupe and codec; it is probed on its places as seen on two other walks."""
+    """Return the simulated walk through rooms, after dedupe and codec. Its places are probed as seen on two other walks."""
     world = SimConfig(size=WALK_SIZE, seed=seed, textures=materials.textures)
     camera = SimCamera(world)
     pairs = list(islice(kept_pairs(camera, seed=seed), count))
@@ -127,7 +130,7 @@ def _walk(materials: Materials, count: int, seed: int) -> LabelledStream:
 
 
 def _drives(materials: Materials, count: int, seed: int) -> LabelledStream:
-    """Real stereo, drive after drive in a random order: windows that pan over each pair, enough to make `count`."""
+    """Return real stereo pairs, drive after drive in a random order: windows that move over each pair, enough for `count`."""
     random = np.random.default_rng([seed, 1])
     files = [sorted((drive / "left").glob("*")) for drive in materials.drives]
     if not files or not all(files):

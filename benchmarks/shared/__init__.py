@@ -1,1 +1,1 @@
-"""What several benches use: the harness, pairs, probes, result files, statistics, links, processes."""
+"""The parts that several benches use: the harness, pairs, probes, result files, statistics, links, processes."""

@@ -1,4 +1,4 @@
-"""What all benches share: settings from the command line, turns, goals, progress, and figures as tables or as JSON.
+"""The parts that all benches share: settings from the command line, turns, goals, progress, and figures as tables or as JSON.
 
 A bench is its settings, a function that measures, one that renders the figures, and its goals, which decide the exit code.
 """
@@ -44,7 +44,7 @@ class BenchSettings:
 
 @dataclass(frozen=True)
 class Goal:
-    """A bound for a figure: an upper one, or a lower one where `at_least` is set. NaN reaches no goal."""
+    """A bound for a figure: an upper bound, or a lower one if `at_least` is set. NaN reaches no goal."""
 
     name: str
     reached: float
@@ -53,24 +53,24 @@ class Goal:
 
     @property
     def met(self) -> bool:
-        """Whether the figure keeps the bound; equality is enough."""
+        """Whether the figure is within the bound; equality is enough."""
         return self.reached >= self.bound if self.at_least else self.reached <= self.bound
 
 
 @dataclass(frozen=True)
 class Bench(Generic[Settings, Figures]):
-    """A command of `python -m benchmarks`, see `stream.host.command`: one question and how it is answered."""
+    """A command of `python -m benchmarks` (see `stream.host.command`), which answers one question."""
 
     settings: type[Settings]
     measure: Callable[[Settings], Figures]
     render: Callable[[Settings, Figures], Iterable[RenderableType]]
-    """Tables and text for a person."""
+    """Returns tables and text for a person."""
     goals: Callable[[Figures], Iterable[Goal]] = lambda _figures: ()
     json_lines: Callable[[Figures], Iterable[Any]] = lambda figures: [figures]
-    """JSON values, one for each line of the output with `--json`."""
+    """Returns JSON values, one for each line of the output with `--json`."""
 
     def execute(self, words: Sequence[str], prog: str, _stop: Stop) -> Result:
-        """Run the bench and print its figures. The exit code is 1 where a goal is missed. Raises ReportedError."""
+        """Run the bench and print its figures. The exit code is 1 if a goal is missed. Raises ReportedError."""
         # An exception ends a bench, so that it ends its processes and deletes its files, also where nobody reads `_stop`.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
@@ -89,7 +89,7 @@ class Bench(Generic[Settings, Figures]):
         return Result(code=ExitCode.DONE if all(goal.met for goal in goals) else ExitCode.FAILED)
 
     def options(self, _name: str) -> completion.Options:
-        """Return the words that the shell completes."""
+        """Return the flags and choices that the shell completes."""
         return completion.options(self.settings)
 
 
@@ -107,7 +107,7 @@ def counted(items: Sequence[Item], what: str) -> Iterator[Item]:
 
 
 def time_left(started_s: float, done: int, total: int) -> str:
-    """Say how long the rest may take, at the pace since `started_s` (monotonic); empty once nothing is left."""
+    """Return a text about the time that the rest may take, at the pace since `started_s` (monotonic); empty at the end."""
     left_s = (time.monotonic() - started_s) / done * (total - done)
     return f", about {left_s / 60:.0f} min left" if done < total else ""
 
@@ -115,9 +115,9 @@ def time_left(started_s: float, done: int, total: int) -> str:
 def in_turns(
     rows: Mapping[str, Callable[[], Item]], rounds: int, *, before: Callable[[], object] = lambda: None
 ) -> dict[str, list[Item]]:
-    """Run every row once a round, so that a machine that slows down slows all of them; returns each row's results.
+    """Run every row once in each round, so that a machine that slows down slows all of them; return each row's results.
 
-    before: is called at the start of each round.
+    before: called at the start of each round.
     """
     results: dict[str, list[Item]] = {name: [] for name in rows}
     for _ in counted(range(rounds), "round"):
@@ -128,7 +128,7 @@ def in_turns(
 
 
 def medians(results: Mapping[str, Sequence[float]], digits: int | None = None) -> dict[str, float]:
-    """Return the median of each row over its rounds, rounded to so many digits behind the point; None: to an integer."""
+    """Return the median of each row over its rounds, rounded to `digits` digits after the point; None rounds to an integer."""
     return {name: round(statistics.median(found), digits) for name, found in results.items()}
 
 

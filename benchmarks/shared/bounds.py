@@ -1,4 +1,4 @@
-"""Bounds of settings, which stand at the field: `rounds: Annotated[int, Within(1)]`, or `rounds: Count`."""
+"""Bounds of settings, which are written at the field: `rounds: Annotated[int, Within(1)]`, or `rounds: Count`."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ class Bound(Protocol):
     """A rule for the value of one setting; its text follows "must be"."""
 
     def holds(self, value: Any) -> bool:
-        """Return whether the value keeps the bound."""
+        """Return whether the value is within the bound."""
 
 
 @dataclass(frozen=True)
 class Within:
-    """Numbers from `low` (above it, where `above` is set) to `high`; of a tuple, which must not be empty, all of them.
+    """Numbers from `low` (or above it, if `above` is set) to `high`; a tuple must have such numbers only, and at least one.
 
     empty: whether a tuple may be empty.
     """
@@ -61,7 +61,7 @@ Positive = Annotated[float, Within(0, above=True)]
 
 
 def check_bounds(settings: Any) -> None:
-    """Raise SettingsError for the first field of a dataclass that does not keep its bounds; None keeps them all."""
+    """Raise SettingsError for the first field of a dataclass that is not within its bounds; None is within all bounds."""
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
         for bound in getattr(hint, "__metadata__", ()):

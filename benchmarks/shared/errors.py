@@ -1,4 +1,4 @@
-"""The error of benches; importing it is cheap, for processes that do little."""
+"""The error of benches. The module is small, so that processes that do little import it quickly."""
 
 from __future__ import annotations
 
@@ -6,4 +6,4 @@ from learner.errors import Failed
 
 
 class BenchFailed(Failed):
-    """A bench that could not come to its end; the message says why and where to look."""
+    """A bench could not finish; the message says why, and where to look."""

@@ -1,7 +1,7 @@
-"""A network link between two processes of this machine, as TCP sees one: it can be cut, frozen and made slow, and it counts.
+"""A network link between two processes of this machine. It can be cut, frozen and slowed down, and it counts bytes.
 
-It listens on two neighbouring ports, as a rig does for its live stream and its spool, and forwards all data to the two ports it
-is pointed to. A limited link is one queue for everything: each chunk waits until those before it have left.
+It listens on two neighbouring ports, as a rig does for its live stream and its spool, and forwards all data to the two ports of
+its target. A link with limited speed is one queue for everything: each chunk waits until those before it have left.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from contextlib import suppress
 
 CHUNK_BYTES = 1 << 14
 BURST_S = 0.005
-"""How much a limited link may catch up after its thread woke up late."""
+"""Seconds of traffic that a limited link may catch up after its thread woke up late."""
 PORT_TRIES = 64
 
 
 class Link:
-    """Forwards its `port` and the one after it; has to be closed. All methods may be called by any thread.
+    """Forwards its `port` and the next one. It has to be closed. Any thread may call all methods.
 
-    bytes_per_s: of all data that comes back from the other end, both ports together; None: no limit.
-    buffer_bytes: of each TCP connection's kernel buffers here; None: the kernel's default.
+    bytes_per_s: limit of all data that comes back from the other end, both ports together; None: no limit.
+    buffer_bytes: size of the kernel's buffers of each TCP connection here; None: the kernel's default.
     """
 
     def __init__(
@@ -45,13 +45,13 @@ class Link:
             thread.start()
 
     def point_to(self, port: int | None) -> None:
-        """Forward to this port and the one after it from now on; None: refuse connections."""
+        """Forward to this port and the next one from now on; None refuses connections."""
         with self._changed:
             self._target = port
             self._drop_connections()
 
     def cut(self, times: int = 1) -> None:
-        """Close all connections and refuse new ones, until as many calls with -1 have undone it."""
+        """Close all connections and refuse new ones. Calls are counted; `times` of -1 undoes one of them."""
         with self._changed:
             self._cuts += times
             if self._cuts:
@@ -59,7 +59,7 @@ class Link:
             self._changed.notify_all()
 
     def freeze(self, times: int = 1) -> None:
-        """Stop forwarding, without closing any connection, until as many calls with -1 have undone it."""
+        """Stop forwarding without closing any connection. Calls are counted; `times` of -1 undoes one of them."""
         with self._changed:
             self._freezes += times
             self._changed.notify_all()
@@ -72,7 +72,7 @@ class Link:
     def prefer_live(self, live_first: bool) -> None:
         """Set whether data of the first port overtakes data of the second on the way back.
 
-        Wi-Fi does so, and a router that respects the marks of packets; else there is one queue.
+        Wi-Fi does so, and so does a router that respects the marks of packets; all others have one queue.
         """
         with self._changed:
             self._live_first = live_first
@@ -94,7 +94,7 @@ class Link:
             reserved.close()
 
     def _bind_two(self) -> list[socket.socket]:
-        """Return two bound sockets that do not listen: they keep the ports while the link refuses connections."""
+        """Return two bound sockets that do not listen; they keep the ports while the link refuses connections."""
         for _ in range(PORT_TRIES):
             first, second = self._socket(), self._socket()
             first.bind((self._host, 0))
@@ -117,14 +117,14 @@ class Link:
         return opened
 
     def _drop_connections(self) -> None:
-        """End all connections, and stop listening; called under the lock."""
+        """End all connections and stop listening. The caller holds the lock."""
         for opened in self._sockets:
             with suppress(OSError):
                 opened.shutdown(socket.SHUT_RDWR)
         self._changed.notify_all()
 
     def _accept(self, offset: int) -> None:
-        """The thread of one port: listens while the link leads somewhere."""
+        """Work in the thread of one port: listen while the link has a target."""
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._closing or (self._target is not None and not self._cuts))
@@ -143,7 +143,7 @@ class Link:
             listener.close()
 
     def _carry(self, near: socket.socket, offset: int) -> None:
-        """The thread of one connection."""
+        """Work in the thread of one connection."""
         far = self._socket()
         with suppress(OSError):
             with self._changed:
@@ -163,7 +163,7 @@ class Link:
         far.close()
 
     def _forward(self, source: socket.socket, sink: socket.socket, back: int | None) -> None:
-        """One direction of a connection: back from one of our two ports, or there."""
+        """Forward one direction of a connection. back: the direction from the target to us."""
         with suppress(OSError):  # either end is gone, or the link was cut
             while (data := source.recv(CHUNK_BYTES)) and self._pass(len(data), back):
                 sink.sendall(data)
@@ -172,7 +172,7 @@ class Link:
                 end.shutdown(socket.SHUT_RDWR)
 
     def _pass(self, size: int, back: int | None) -> bool:
-        """Wait until a chunk may leave; False where the link is being closed."""
+        """Wait until a chunk may leave; return False if the link is being closed."""
         with self._changed:
             self._changed.wait_for(lambda: not self._freezes or self._cuts or self._closing)
             if self._cuts or self._closing:

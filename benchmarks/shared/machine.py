@@ -1,4 +1,4 @@
-"""The machine a bench runs on: what it is, its free ports and memory, and which packages to compare with are installed."""
+"""The machine on which a bench runs: its description, free ports and memory, and which of the compared packages are installed."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PORT_TRIES = 100
 
 
 def describe_machine(packages: Mapping[str, str]) -> dict[str, Any]:
-    """Return the processor, cores, kernel and versions. packages: modules by the names of their distributions."""
+    """Return the processor, cores, kernel and versions. packages: for each distribution the name of its module."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return {
@@ -42,7 +42,7 @@ def date() -> str:
 
 
 def not_installed(needed: Mapping[str, str | None]) -> dict[str, str]:
-    """Return why contenders cannot be measured here, by their names. needed: the module that each needs; None: none."""
+    """Return, by name, why contenders cannot be measured here. needed: the module that each needs; None: none."""
     return {
         name: f"{module} is not installed: pip install -e '.[peers]'"
         for name, module in needed.items()
@@ -51,7 +51,7 @@ def not_installed(needed: Mapping[str, str | None]) -> dict[str, str]:
 
 
 def free_port() -> int:
-    """Return a TCP port that was free a moment ago, as the next one was: a rig answers from its spool there. Raises Failed."""
+    """Return a TCP port that is free now, as is the next one, where a rig serves its spool. Raises Failed."""
     for _ in range(PORT_TRIES):
         with socket.create_server((HOST, 0)) as listener, suppress(OSError, OverflowError):
             port: int = listener.getsockname()[1]
@@ -63,11 +63,11 @@ def free_port() -> int:
 
 
 def resident_bytes(pid: int | str = "self") -> int:
-    """Return the resident memory of a process of this machine."""
+    """Return the resident memory of a process, bytes."""
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def available_bytes() -> int:
-    """Return the memory that a process can still get without swapping."""
+    """Return the bytes of memory that a process can still get without swapping."""
     lines = Path("/proc/meminfo").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable"))

@@ -1,4 +1,7 @@
-"""Runs over the same seeds: those of a seed share weights, stream and views, so they are compared seed by seed. Pure."""
+"""Comparisons of runs over the same seeds. Runs of one seed share weights, stream and views, so they are compared in pairs.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ Line = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Difference:
-    """Mean over seeds, half width of its 95 % interval and two-sided p; nan for the last two with a single seed."""
+    """A mean over seeds, half the width of its 95 % interval, and the two-sided p; the last two are nan for a single seed."""
 
     mean: float
     half: float
@@ -30,19 +33,22 @@ class Difference:
 
 @dataclass(frozen=True)
 class SeedRuns:
-    """Result lines by name (a row, a regime, a policy), those of `seeds` in their order; every name has all of these seeds."""
+    """Result lines by name (a row, a regime, a policy), one for each of `seeds` in this order.
+
+    Every name has all of these seeds.
+    """
 
     seeds: tuple[int, ...]
     lines: Mapping[str, Sequence[Line]]
 
     @property
     def names(self) -> list[str]:
-        """The names, in the order of their first lines."""
+        """The names, in the order in which they first appear."""
         return list(self.lines)
 
 
 def by_seed(lines: Sequence[Line], field: str) -> SeedRuns:
-    """Sort lines by their `field`, and keep the seeds that all of its values have."""
+    """Group result lines by the value of `field`, and keep only the seeds that all values have."""
     found = {(line[field], line["seed"]): line for line in lines}
     names = list(dict.fromkeys(line[field] for line in lines))
     seeds = sorted({line["seed"] for line in lines if all((name, line["seed"]) in found for name in names)})
@@ -50,7 +56,7 @@ def by_seed(lines: Sequence[Line], field: str) -> SeedRuns:
 
 
 def paired(differences: Floats) -> Difference:
-    """Return the mean, 95 % interval and p of differences [seeds] whose mean is zero if nothing differs (Student's t)."""
+    """Return the mean, 95 % interval and p of differences [seeds] (Student's t; the null hypothesis is a mean of zero)."""
     count, mean = len(differences), float(differences.mean())
     if count < 2:
         return Difference(mean, float("nan"), float("nan"))
@@ -60,7 +66,7 @@ def paired(differences: Floats) -> Difference:
 
 
 def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's step-down adjusted p-values (1979)."""
+    """Return the p-values adjusted by Holm's step-down method (1979)."""
     adjusted, largest = {}, 0.0
     for rank, name in enumerate(sorted(p_values, key=lambda name: p_values[name])):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[name]))

@@ -1,4 +1,4 @@
-"""Pairs to measure with: the simulated walk behind dedupe, rendered views, noise as large as a camera's JPEG, photographs."""
+"""Pairs for measurements: the simulated walk after dedupe, rendered views, noise as large as a camera's JPEG, photographs."""
 
 from __future__ import annotations
 
@@ -21,32 +21,35 @@ from stream.pair import EncodedPair, Header
 DEVICE, EPOCH = "bench", "0" * 32
 HD = (720, 1280)
 EYE_BYTES = 179_000
-"""Size of the JPEG that a 720p camera gives of one eye."""
+"""Bytes of the JPEG that a 720p camera gives for one eye."""
 NOISE_SIZE = (244, 245)
-"""Height and width of an image of noise that has as many bytes."""
+"""Height and width of an image of noise with as many bytes."""
 DISPARITY_PX = 2
 Eyes = tuple[Image, Image]
 """Left and right image, uint8 [H, W] or [H, W, 3] of one shape."""
 
 
 def kept_pairs(shots: Iterable[Shot], *, seed: int, dedupe: DedupeConfig | None = None) -> Iterator[EncodedPair]:
-    """Yield the pairs that a rig keeps of these shots, encoded; seed: of the audit, and the name of the epoch."""
+    """Yield the pairs that a rig keeps of these shots, encoded. seed: of the audit; it also names the epoch."""
     return capture(shots, Dedupe(dedupe or DedupeConfig(), seed=seed), device="sim", epoch=f"{seed:032x}")
 
 
 def walk_pairs(world: SimConfig) -> Iterator[EncodedPair]:
-    """Yield the pairs that a rig keeps of a simulated walk, which has no end."""
+    """Yield the pairs that a rig keeps of a simulated walk, without end."""
     return kept_pairs(SimCamera(world), seed=world.seed)
 
 
 def rendered_eyes(count: int, size: tuple[int, int], *, every: int = 2) -> list[Eyes]:
-    """Return views of the simulated walk, taken of every so many frames, without dedupe. size: height and width, pixels."""
+    """Return `count` views of the simulated walk, without dedupe. size: height and width, pixels.
+
+    every: only each n-th frame is used.
+    """
     shots = islice(iter(SimCamera(size=size, start_ns=0)), 0, every * count, every)
     return [(_pixels(shot.left.pixels), _pixels(shot.right.pixels)) for shot in shots]
 
 
 def rendered_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:
-    """Every second view of the simulated walk as JPEG, numbered from 0."""
+    """Return pairs of the simulated walk, of every second frame, as JPEG and numbered from 0."""
     return [
         encode_pair(*eyes, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq)
         for seq, eyes in enumerate(rendered_eyes(count, size))
@@ -54,7 +57,10 @@ def rendered_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:
 
 
 def jpeg_sized_pairs(count: int) -> list[EncodedPair]:
-    """Return pairs of 720p whose images are random bytes, as large as a JPEG and as little compressible. They do not decode."""
+    """Return 720p pairs whose images are random bytes, with the size of a JPEG and as hard to compress.
+
+    They cannot be decoded.
+    """
     random = np.random.default_rng(0)
     pairs = []
     for seq in range(count):
@@ -82,24 +88,27 @@ def noise_pair() -> EncodedPair:
 
 
 def encoded(left: Image, right: Image, seq: int = 0) -> EncodedPair:
-    """Return a lossless pair; its capture times are its number."""
+    """Return a lossless pair, whose capture times are its number."""
     return encode_pair(left, right, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq, codec="lz4")
 
 
 def renumbered(pair: EncodedPair, seq: int, captured_ns: int | None = None, **header: object) -> EncodedPair:
-    """Return the same images as another pair. captured_ns: of both eyes; None leaves the times. header: further fields of it."""
+    """Return a pair with the same images and another number.
+
+    captured_ns: capture time of both eyes; None keeps the times. header: further fields of the header to replace.
+    """
     moment = {} if captured_ns is None else {"left_ns": captured_ns, "right_ns": captured_ns}
     return EncodedPair(msgspec.structs.replace(pair.header, seq=seq, **moment, **header), pair.left, pair.right)
 
 
 def eyes_of(pair: EncodedPair) -> Eyes:
-    """Return both images of a pair, decoded."""
+    """Decode both images of a pair."""
     decoded = decode(pair)
     return decoded.left, decoded.right
 
 
 def two_eyes(image: Image, random: np.random.Generator) -> Eyes:
-    """Return a photograph uint8 [H, W, 3] as a stereo pair: the right eye sees it shifted and with another exposure."""
+    """Make a stereo pair of a photograph, uint8 [H, W, 3]: the right eye sees it shifted and with another exposure."""
     gain, offset = random.uniform(0.9, 1.1), random.uniform(-8, 8)
     shift = np.array([[1, 0, -DISPARITY_PX], [0, 1, 0]], np.float32)
     right = cv2.warpAffine(image, shift, image.shape[1::-1], borderMode=cv2.BORDER_REFLECT_101).astype(np.float32)

@@ -29,7 +29,7 @@ PLACE_SIZE = 96
 
 
 class _Available:
-    """Bound of a compute device that is there."""
+    """The rule that a compute device must exist on this machine."""
 
     def holds(self, value: str) -> bool:
         """See Bound."""
@@ -48,7 +48,7 @@ def compute_device(name: str) -> torch.device:
 
 
 def use_one_thread(device: torch.device | None = None) -> None:
-    """Let torch and OpenCV use one thread of this process; beside a GPU torch keeps its threads."""
+    """Let torch and OpenCV use one thread of this process; with a GPU, torch keeps its threads."""
     cv2.setNumThreads(1)
     if device is None or device.type == "cpu":
         torch.set_num_threads(1)
@@ -56,7 +56,10 @@ def use_one_thread(device: torch.device | None = None) -> None:
 
 @cache
 def control_set(spec: str, size: int, max_train: int | None = None, max_test: int | None = None) -> ControlSet:
-    """Return a control set as `--control` names it, loaded once. size: side of an image, pixels; max: images of each half."""
+    """Return the control set that `spec` names, as for `--control`; it is loaded only once.
+
+    size: side of an image, pixels. max_train, max_test: largest numbers of images in the halves.
+    """
     return load_control(spec, size=size, limit_train=max_train, limit_test=max_test)
 
 
@@ -64,7 +67,7 @@ def control_set(spec: str, size: int, max_train: int | None = None, max_test: in
 def places_of(
     world: SimConfig, *, size: int = PLACE_SIZE, per_place: int, count: int = 30_000, every: int = 3
 ) -> ControlSet:
-    """Return the rooms of a world as a control set, seen on two walks that are never streamed.
+    """Return the rooms of a world as a control set, as two walks see them that are never streamed.
 
     size: side of an image, pixels. per_place: images of each room in each half. count, every: as for `write_control_set`.
     """
@@ -84,13 +87,16 @@ def features_of(encoder: Encoder, control: ControlSet, device: torch.device | st
 
 
 def accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, float]:
-    """Accuracies (0 to 1) of k-NN and of the linear classifier on features of the test half [M, D], from those of train."""
+    """Return the accuracies (0 to 1) of k-NN and of the linear classifier.
+
+    They classify the features of the test half, [M, D], by those of the train half.
+    """
     labels, truth = control.train_labels, control.test_labels
     return {"knn": knn_accuracy(bank, labels, test, truth), "linear": linear_accuracy(bank, labels, test, truth)}
 
 
 def evenly(steps: int, parts: int) -> list[int]:
-    """Return the steps at which so many equal parts of a run end."""
+    """Return the steps at which `parts` equal parts of a run end."""
     return [round(steps * part / parts) for part in range(1, parts + 1)]
 
 
@@ -100,7 +106,7 @@ def train_to(
     steps: Sequence[int],
     observe: Callable[[StepReport], object] = lambda _report: None,
 ) -> Iterator[float]:
-    """Train, and yield at each of these steps the CPU seconds so far, without those of the caller between two yields."""
+    """Train, and at each of these steps yield the CPU seconds so far, without those of the caller between two yields."""
     events = learn(learner, IteratorSource(pairs), clock=time.monotonic)
     cpu_s = 0.0
     for due in steps:

@@ -1,7 +1,7 @@
-"""Processes of ours: workers with a pipe to each, and one that is killed and stopped on purpose.
+"""Child processes: workers with a pipe to each, and a supervised process that is killed and stopped on purpose.
 
-The latter gets orders by its standard input and reports by its standard output. A report that it has written arrives even if the
-process is killed right after, because the pipe keeps it: the reports are a journal.
+The supervised process gets orders on its standard input and reports on its standard output. A report that it has written arrives
+even if the process is killed right after, because the pipe keeps it: the reports are a journal.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from benchmarks.shared.errors import BenchFailed
 START_S = 60.0
 LEAVE_S = 5.0
 LATE_S = 0.1
-"""A process that was held up for longer does not make up for it."""
+"""A process that was delayed for longer than this does not catch up."""
 
 
 class Supervised:
     """Processes that run one after the other under one name; used by one thread.
 
-    command: arguments behind `python`. receive: is called with each reported line, by a thread of its own.
-    log: the file that all of them append their errors to.
+    command: arguments after `python`. receive: called with each reported line, by a thread of its own.
+    log: the file to which all of them append their errors.
     """
 
     def __init__(self, name: str, command: Sequence[str], receive: Callable[[str], None], log: Path) -> None:
         self.name = name
         self.starts = 0
         self.crashes = 0
-        """How often it ended by itself."""
+        """How often the process has ended without an order."""
         self._command = [sys.executable, *command]
         self._receive = receive
         self._log = log
@@ -50,11 +50,11 @@ class Supervised:
 
     @property
     def pid(self) -> int | None:
-        """The number of the process that runs now."""
+        """Process id of the process that runs now; None if none runs."""
         return None if self._process is None else self._process.pid
 
     def start(self) -> None:
-        """Start it, unless it runs or is held down; where it is stalled it starts stopped."""
+        """Start a process, unless one runs or it was taken down. If it was stalled, the process starts stopped."""
         if self._process is not None or self._downs:
             return
         with self._log.open("ab") as log:
@@ -68,13 +68,13 @@ class Supervised:
             self._process.send_signal(signal.SIGSTOP)
 
     def order(self, text: str) -> None:
-        """Send an order; nothing happens where no process runs."""
+        """Send an order; do nothing if no process runs."""
         if self._process is not None and self._process.stdin is not None:
             with suppress(BrokenPipeError):
                 self._process.stdin.write(f"{text}\n".encode())
 
     def take_down(self) -> None:
-        """Kill it (SIGKILL), and hold it down until `bring_up` was called as often."""
+        """Kill the process (SIGKILL), and start no other one until `bring_up` was called as often."""
         self._downs += 1
         self.close()
 
@@ -84,7 +84,7 @@ class Supervised:
         self.start()
 
     def stall(self) -> None:
-        """Stop it (SIGSTOP), until `resume` was called as often."""
+        """Stop the process (SIGSTOP), until `resume` was called as often."""
         self._stalls += 1
         if self._process is not None:
             self._process.send_signal(signal.SIGSTOP)
@@ -96,13 +96,13 @@ class Supervised:
             self._process.send_signal(signal.SIGCONT)
 
     def close(self) -> None:
-        """Kill it where it runs; all its reports have been received then."""
+        """Kill the process if it runs. Afterwards all its reports have been received."""
         if self._process is not None:
             self._process.kill()
             self._finish()
 
     def check(self) -> bool:
-        """False where it has ended by itself: that is counted, and it can be started again."""
+        """Return False if the process has ended without an order. This is counted as a crash, and it can be started again."""
         if self._process is None or self._process.poll() is None:
             return True
         self.crashes += 1
@@ -110,7 +110,7 @@ class Supervised:
         return False
 
     def end(self, timeout_s: float) -> int:
-        """Order it to stop; returns its exit code, that of a kill where it did not end in time."""
+        """Order the process to stop; return its exit code. It is killed if it does not end in time."""
         self.order("stop")
         if self._process is None:
             return -signal.SIGKILL
@@ -141,7 +141,7 @@ class Supervised:
 class Orders:
     """The orders that a supervised process has received. The process ends itself once its supervisor is gone.
 
-    obey: is called with each order but the last one, `stop`, by a thread.
+    obey: called with each order except the last one, `stop`, by a thread.
     """
 
     def __init__(self, obey: Callable[[str], None] = lambda order: None) -> None:
@@ -159,37 +159,37 @@ class Orders:
 
 
 class Pace:
-    """Waits so that turns come at a steady rate."""
+    """Waits so that rounds of work come at a steady rate."""
 
     def __init__(self) -> None:
         self._due_s = time.monotonic()
 
     def restart(self) -> None:
-        """Count from now."""
+        """Count the rounds from now on."""
         self._due_s = time.monotonic()
 
     def wait(self, per_s: float) -> None:
-        """Wait for the next turn, at so many a second."""
+        """Wait for the time of the next round, at `per_s` rounds per second."""
         self._due_s = max(self._due_s + 1 / per_s, time.monotonic() - LATE_S)
         time.sleep(max(0.0, self._due_s - time.monotonic()))
 
 
 def report(*words: object) -> None:
-    """Send one line to the supervisor. A process that dies while it writes may cut the line off, never mix it with others."""
+    """Send one line to the supervisor. A process that dies while it writes may cut the line off, but never mixes two lines."""
     data = f"{' '.join(map(str, words))}\n".encode()
     while data:
         data = data[os.write(1, data) :]
 
 
 class Workers:
-    """Starts processes by name, which share nothing with this one; has to be closed."""
+    """Starts named processes that share nothing with this one. It has to be closed."""
 
     def __init__(self) -> None:
         self._spawn = multiprocessing.get_context("spawn")
         self._workers: dict[str, tuple[BaseProcess, Connection]] = {}
 
     def start(self, name: str, work: Callable[..., None], *arguments: object) -> None:
-        """Call a function in a new process, with its end of the pipe and these arguments."""
+        """Call `work` in a new process, with its end of the pipe and these arguments."""
         ours, theirs = self._spawn.Pipe()
         process = self._spawn.Process(target=_run, args=(work, theirs, *arguments), daemon=True)
         process.start()
@@ -197,12 +197,12 @@ class Workers:
         self._workers[name] = (process, ours)
 
     def send(self, message: object) -> None:
-        """Send a message to all of them."""
+        """Send a message to all processes."""
         for _process, pipe in self._workers.values():
             pipe.send(message)
 
     def receive(self, name: str, timeout_s: float = START_S) -> Any:
-        """Wait for a message. Raises BenchFailed where none arrives, or where the function has failed."""
+        """Wait for a message of a process. Raises BenchFailed if none arrives in time, or if the function has failed."""
         pipe = self._workers[name][1]
         if not pipe.poll(timeout_s):
             raise BenchFailed(f"the {name} did not respond within {timeout_s:.0f} s")
@@ -215,11 +215,11 @@ class Workers:
         return message
 
     def pid(self, name: str) -> int:
-        """Return the number of a process."""
+        """Return the process id of a process."""
         return self._workers[name][0].pid or 0
 
     def close(self) -> None:
-        """End all of them."""
+        """End all processes."""
         for process, pipe in self._workers.values():
             process.join(LEAVE_S)  # one that has failed still removes its files
             process.kill()
@@ -228,7 +228,7 @@ class Workers:
 
 
 def _run(work: Callable[..., None], pipe: Connection, *arguments: object) -> None:
-    """The process: its output goes to the standard error, an error to the parent."""
+    """Work in the process: its output goes to the standard error, and an exception is sent to the parent."""
     os.dup2(sys.stderr.fileno(), 1)
     logging.disable(logging.INFO)
     try:

@@ -29,7 +29,7 @@ def _presets(objective: type[object]) -> SomeOf:
 Preset = Annotated[str, _presets(object)]
 GuidedPreset = Annotated[str, _presets(GuidedConfig)]
 BabyAgentPreset = Annotated[str, _presets(BabyAgentConfig)]
-"""The name of a preset of the learner, whose objective has settings of this kind."""
+"""The name of a preset whose objective is `babyagent`."""
 
 
 def changed(config: LearnerConfig, settings: Mapping[str, Any]) -> LearnerConfig:
@@ -45,7 +45,10 @@ def _replaced(config: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def with_original_numbers(config: LearnerConfig) -> LearnerConfig:
-    """The temperatures, centring, repulsion, EMA rate and learning rate of the original experiment; views and network stay."""
+    """Return the configuration with the numbers of the original experiment; views and network stay.
+
+    They are the temperatures, centring, repulsion, EMA rate and learning rate.
+    """
     original = BabyAgentConfig()
     numbers = {f"objective.{name}": getattr(original, name) for name in _NUMBERS}
     return changed(config, numbers | {"schedule.learning_rate": 5e-4})

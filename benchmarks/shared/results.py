@@ -1,6 +1,6 @@
-"""Benches of many independent runs: the result of each run is a line of a file, and runs that are in the file are not repeated.
+"""Benches of many independent runs. The result of each run is a line of a file, and runs that are in the file are not repeated.
 
-So a bench that was stopped continues where it was, and a larger grid keeps what a smaller one has measured.
+So a stopped bench continues where it was, and a larger grid reuses the results of a smaller one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ Seeds = Annotated[tuple[int, ...], Within(0)]
 Result = dict[str, Any]
 """A result: the fields of its run, then the measured figures."""
 Key = TypeVar("Key", bound="DataclassInstance")
-"""One run: a frozen dataclass of words and numbers, by which its line is found."""
+"""One run: a frozen dataclass of words and numbers, by which its result line is found."""
 Item = TypeVar("Item")
 Found = TypeVar("Found")
 
@@ -39,9 +39,9 @@ class GridSettings(BenchSettings):
     textures: Path | None = None
     """A folder of photographs to hang into the simulated worlds; without it they have procedural pictures."""
     jobs: Count = 1
-    """Runs side by side, one thread each on a CPU."""
+    """Number of runs at the same time; on a CPU each uses one thread."""
     seeds: Seeds = (0, 1, 2)
-    """Each decides world, walk, weights and views."""
+    """Seeds of world, walk, weights and views."""
 
 
 def completed(
@@ -52,10 +52,10 @@ def completed(
     jobs: int = 1,
     describe: Callable[[Result], str] = str,
 ) -> list[Result]:
-    """Return lines of all runs, in their order; those that `path` does not have are run, `jobs` at a time, and appended to it.
+    """Return the result lines of all runs, in their order; those that `path` lacks are run first and appended to it.
 
-    run: returns what a line has beside the fields of its run; with several jobs it is pickled. describe: a line in a few words,
-    for progress.
+    run: returns what a line has beside the fields of its run; with several `jobs` it is pickled. describe: returns a run in a few
+    words, for progress.
     """
     known = _read(path, keys)
     missing = [key for key in keys if key not in known]
@@ -69,19 +69,22 @@ def completed(
 
 
 def fingerprint(config: LearnerConfig) -> str:
-    """12 hex digits of all settings that decide the weights, so that runs are repeated once a preset has changed."""
+    """Return 12 hex digits of all settings that decide the weights, so that runs are repeated once a preset has changed."""
     return hashlib.sha256(json.dumps(to_plain(config), sort_keys=True).encode()).hexdigest()[:12]
 
 
 def write_report(path: Path | None, text: str) -> None:
-    """Write a Markdown file, with its folder; nothing without a path."""
+    """Write a Markdown file, and make its folder. Do nothing if the path is None."""
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(f"{text}\n")
 
 
 def _read(path: Path, keys: Sequence[Key]) -> dict[Key, Result]:
-    """Return the lines of these runs that are in the file; a line that a stop cut short does not count."""
+    """Return the results of these runs that are in the file.
+
+    A last line that was cut off because the bench was stopped is ignored.
+    """
     wanted = {_identity(dataclasses.asdict(key)): key for key in keys}
     names = [field.name for field in dataclasses.fields(keys[0])] if keys else []
     known = {}
@@ -97,7 +100,7 @@ def _read(path: Path, keys: Sequence[Key]) -> dict[Key, Result]:
 
 
 def _append(path: Path, text: str) -> None:
-    """Add a line of its own, also after one that was cut short."""
+    """Append a line to the file. If the last line of the file is incomplete, a new line begins first."""
     with path.open("a+b") as file:
         if file.tell():
             file.seek(-1, 2)
@@ -110,7 +113,7 @@ def _identity(fields: Result) -> str:
 
 
 def in_processes(run: Callable[[Item], Found], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Found]]:
-    """Run each item, `jobs` at a time in processes of their own, and yield the results in the order in which they end."""
+    """Run each item, `jobs` at a time in processes of their own, and yield each result when its run ends."""
     if jobs == 1:
         yield from ((item, run(item)) for item in items)
         return

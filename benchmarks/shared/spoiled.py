@@ -1,4 +1,4 @@
-"""Pairs with nothing to learn from, as rigs make them: both eyes of a real pair spoiled by the same mishap."""
+"""Pairs without anything to learn, as rigs make them: one mishap spoils both eyes of a real pair."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MISHAPS: tuple[Mishap, ...] = get_args(Mishap)
 
 
 def spoiled(eyes: Eyes, mishap: Mishap, random: np.random.Generator, *, before: Eyes) -> Eyes:
-    """Left and right, uint8 [H, W] or [H, W, 3] of one shape, as they look after a mishap. Those of `before` have the same shape.
+    """Return both eyes, uint8 [H, W] or [H, W, 3] of one shape, as they look after a mishap. `before` has the same shape.
 
     noise: every pixel is random. flat: one grey, with a grain of two levels. motion_blur: smeared along one
     direction over a third of the height. lens_cap: nearly black. over_exposed: six times the light. frozen: `before`, the

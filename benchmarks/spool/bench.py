@@ -1,4 +1,4 @@
-"""Which embedded store should hold the rig's pairs? Throughput, stalls, bytes written, and the effect of damage on each.
+"""Which embedded store should hold the rig's pairs? Throughput, stalls, bytes written, and the effect of damage.
 
 The load is that of a rig: pairs of 358 kB are appended in order, made durable at once or within 0.5 s, read back in order at the
 same time, and the older half is freed. Stores take turns in each round; the medians are reported. Then closed stores are damaged
@@ -41,9 +41,9 @@ class SpoolSettings(BenchSettings):
     pairs: Annotated[int, Within(SYNC_PAIRS)] = 400
     """Pairs of a turn, 358 kB each."""
     damages: Annotated[int, Within(0)] = 20
-    """Bits flipped, and tails cut, for each store; each in a fresh copy of it."""
+    """Number of flipped bits, and of cut tails, for each store; each in a new copy of the store."""
     folder: Path | None = None
-    """On the disk to be measured; the system's temporary folder by default."""
+    """A folder on the disk to measure; the system's temporary folder by default."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -52,7 +52,7 @@ class SpoolSettings(BenchSettings):
 
 
 def measure(settings: SpoolSettings) -> dict[str, Any]:
-    """Return the figures and outcomes of damage, by store."""
+    """Return the figures of each store, and the outcomes of damage."""
     left_out = not_installed({name: "lmdb" if name.startswith("lmdb") else None for name in STORES})
     for name, why in left_out.items():
         report_progress(f"{name} is left out: {why}")
@@ -70,7 +70,7 @@ def measure(settings: SpoolSettings) -> dict[str, Any]:
 
 
 def render(settings: SpoolSettings, found: dict[str, Any]) -> list[Table]:
-    """Return a table of the figures and one of the damage."""
+    """Return a table of the figures and a table of the damage."""
     damaged = {
         name: [", ".join(f"{outcome}: {count}" for outcome, count in outcomes.items()) for outcomes in kinds.values()]
         for name, kinds in found["damage"].items()
@@ -87,7 +87,7 @@ COMMAND = Bench(SpoolSettings, measure, render)
 
 
 def _turn(name: str, settings: SpoolSettings) -> dict[str, float]:
-    """One store's turn: append and read back the newest pairs, close, open again, free the older half."""
+    """Measure one store in a round: append and read back the newest pairs, close, open again, delete the older half."""
     views = jpeg_sized_pairs(SYNC_PAIRS)
     with tempfile.TemporaryDirectory(dir=settings.folder) as folder:
         store = STORES[name](Path(folder))
@@ -129,6 +129,6 @@ def _timed(work: Callable[[], None]) -> float:
 
 
 def _written_bytes() -> int:
-    """Return the bytes that this process has caused to be written to a disk, as Linux counts them."""
+    """Return the bytes that this process has written to disks, as Linux counts them."""
     lines = Path("/proc/self/io").read_text(encoding="ascii").splitlines()
     return int(dict(line.split(": ") for line in lines)["write_bytes"])

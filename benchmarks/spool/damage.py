@@ -1,4 +1,4 @@
-"""What happens when a damaged store is read. Each one is read in a child process, because a store may end its process."""
+"""Measures what happens when a damaged store is read. Each is read in a child process, because a store may end its process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from stream.live.backfill_messages import PairParts
 
 DAMAGED_PAIRS = 32
 Damage = Literal["flip", "cut"]
-"""One bit of the largest file is flipped, or its tail is cut off."""
+"""The kind of damage: one bit of the largest file is flipped, or its tail is cut off."""
 OUTCOMES = {
     0: "no harm",
     10: "error, the rest given",
@@ -28,11 +28,11 @@ OUTCOMES = {
     12: "wrong bytes given",
     13: "silent loss",
 }
-"""By the exit code of the child."""
+"""What happened, by the exit code of the child process."""
 
 
 def count_outcomes(name: str, damage: Damage, count: int, folder: Path | None) -> dict[str, int]:
-    """Damage as many fresh copies of a store, read each, and count the outcomes. folder: on the disk to be measured."""
+    """Damage `count` new copies of a store, read each, and count the outcomes. folder: on the disk to measure."""
     context = multiprocessing.get_context("fork")
     outcomes: Counter[str] = Counter()
     for seed in range(count):
@@ -46,7 +46,7 @@ def count_outcomes(name: str, damage: Damage, count: int, folder: Path | None) -
 
 
 def _read_damaged(name: str, damage: Damage, folder: Path, seed: int) -> None:
-    """The child: fill a store, close it, damage its largest file, read it; its exit code is the outcome."""
+    """Work in the child process: fill a store, close it, damage its largest file, read it. The exit code is the outcome."""
     logging.disable(logging.WARNING)  # lost pairs and signals are outcomes here
     faulthandler.disable()
     pairs = jpeg_sized_pairs(DAMAGED_PAIRS)

@@ -21,32 +21,32 @@ from stream.pair import EncodedPair
 from stream.ranges import Ranges
 
 SEGMENT_PAIRS = 184
-"""64 MiB of pairs."""
+"""Number of pairs in 64 MiB."""
 SCHEMA = "CREATE TABLE IF NOT EXISTS pairs (seq INTEGER PRIMARY KEY, header BLOB, left BLOB, right BLOB)"
 INSERT = "INSERT INTO pairs VALUES (?, ?, ?, ?)"
 
 
 class PairStore(Protocol):
-    """A store that is compared; its constructor takes a folder, which may hold what an earlier one left there."""
+    """A store that is compared. Its constructor takes a folder, which may hold the files of an earlier store of the same kind."""
 
     def append(self, pair: EncodedPair) -> None:
-        """Keep a pair; whether it survives the death of the process or a power cut is the store's to say."""
+        """Append a pair. Each store decides whether the pair now survives the death of the process, or a power cut."""
 
     def sync(self) -> None:
         """Make all appended pairs survive a power cut."""
 
     def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
-        """Yield the pairs from this number on, in order."""
+        """Yield the pairs from number `first` on, in order, with their numbers."""
 
     def free(self, below: int) -> None:
-        """Delete the pairs below this number and give their room back, to the disk or to later pairs."""
+        """Delete the pairs below this number, so that the disk or later pairs get their room."""
 
     def close(self) -> None:
         """Sync and close."""
 
 
 def to_stored(pair: EncodedPair) -> PairParts:
-    """Return the bytes of a pair that a spool keeps: header, left and right image."""
+    """Return the parts of a pair that a spool stores: header, left and right image."""
     _, header, left, right = to_parts(pair)
     return header, left, right
 
@@ -60,7 +60,7 @@ class RollbackStore:
         self._group = group
 
     def append(self, pair: EncodedPair) -> None:
-        """A power cut loses no committed pair; kill -9 loses the open group."""
+        """Append a pair. A power cut loses no committed pair; kill -9 loses the group that is not committed yet."""
         if not self._connection.in_transaction:
             self._connection.execute("BEGIN")
         self._connection.execute(INSERT, (pair.header.seq, *to_stored(pair)))
@@ -68,25 +68,28 @@ class RollbackStore:
             self._connection.execute("COMMIT")
 
     def sync(self) -> None:
-        """Every commit is a sync."""
+        """Do nothing: every commit syncs."""
 
     def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
-        """One statement reads all."""
+        """Read all pairs with one statement."""
         return _rows(self._connection, first)
 
     def free(self, below: int) -> None:
-        """The pages are used for later pairs."""
+        """Delete the pairs; later pairs use the pages again."""
         self._connection.execute("DELETE FROM pairs WHERE seq < ?", (below,))
 
     def close(self) -> None:
-        """Commit the open group."""
+        """Commit the group, and close the file."""
         if self._connection.in_transaction:
             self._connection.execute("COMMIT")
         self._connection.close()
 
 
 class WalSegmentsStore:
-    """SQLite files of 64 MiB: the last one in WAL mode, a commit a pair, with its log synced by us; the others plain."""
+    """SQLite files of 64 MiB. The last one is in WAL mode, and its log is synced by us; the others are plain.
+
+    Each pair has a commit of its own.
+    """
 
     def __init__(self, folder: Path, page_bytes: int) -> None:
         self._folder, self._page_bytes = folder, page_bytes
@@ -94,7 +97,7 @@ class WalSegmentsStore:
         self._log = -1
 
     def append(self, pair: EncodedPair) -> None:
-        """Kill -9 loses nothing, a power cut loses what was not synced."""
+        """Append a pair. Kill -9 loses no pair; a power cut loses the pairs that were not synced."""
         seq = pair.header.seq
         if self._open is None or seq % SEGMENT_PAIRS == 0:
             self._seal()
@@ -102,11 +105,11 @@ class WalSegmentsStore:
         self._open.execute(INSERT, (seq, *to_stored(pair)))
 
     def sync(self) -> None:
-        """One fdatasync of the log."""
+        """Sync the log with one fdatasync."""
         os.fdatasync(self._log)
 
     def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
-        """Segment by segment; the open one is read by its own connection."""
+        """Read one segment after the other; the open one is read through its own connection."""
         paths = sorted(self._folder.glob("*.sqlite"))
         for path in paths[:-1] if self._open else paths:
             if int(path.stem) + SEGMENT_PAIRS > first:
@@ -116,14 +119,14 @@ class WalSegmentsStore:
             yield from _rows(self._open, first)
 
     def free(self, below: int) -> None:
-        """Whole segments are deleted."""
+        """Delete whole segments."""
         paths = sorted(self._folder.glob("*.sqlite"))
         for path, following in pairwise(paths):
             if int(following.stem) <= below:
                 path.unlink()
 
     def close(self) -> None:
-        """The last one becomes plain too."""
+        """Make the last file plain too, and close it."""
         self._seal()
 
     def _begin(self, path: Path) -> sqlite3.Connection:
@@ -146,7 +149,7 @@ class WalSegmentsStore:
 
 
 class LmdbStore:
-    """One LMDB file, a commit a pair, synced with each one or every 0.5 s.
+    """One LMDB file with a commit for each pair; it is synced with each commit or every 0.5 s.
 
     Without a sync for each commit a power cut may break the whole file, unless the file system keeps the order of writes.
     """
@@ -157,17 +160,17 @@ class LmdbStore:
         self._environment: Any = lmdb.open(str(folder), map_size=16 << 30, sync=sync)
 
     def append(self, pair: EncodedPair) -> None:
-        """Kill -9 loses nothing."""
+        """Append a pair. Kill -9 loses no pair."""
         with self._environment.begin(write=True) as transaction:
             for number, part in enumerate(to_stored(pair)):
                 transaction.put(_key(pair.header.seq, number), part, append=True)
 
     def sync(self) -> None:
-        """Sync what was committed without it."""
+        """Sync the commits that were not synced."""
         self._environment.sync(True)
 
     def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
-        """One cursor reads all."""
+        """Read all pairs with one cursor."""
         with self._environment.begin() as transaction:
             cursor = transaction.cursor()
             cursor.set_range(_key(first, 0))
@@ -176,7 +179,7 @@ class LmdbStore:
                 yield int.from_bytes(key[:8]), (header, left, right)
 
     def free(self, below: int) -> None:
-        """The pages are used for later pairs."""
+        """Delete the pairs; later pairs use the pages again."""
         with self._environment.begin(write=True) as transaction:
             cursor = transaction.cursor()
             cursor.first()
@@ -190,7 +193,10 @@ class LmdbStore:
 
 
 class DeviceSpoolStore:
-    """`device.spool`: the WAL segments above, synced by a thread and sealed by another, every pair verified."""
+    """The spool of the package `device`: segments as above, synced by one thread and sealed by another.
+
+    It verifies every pair that it reads.
+    """
 
     def __init__(self, folder: Path) -> None:
         # The epoch can be written once: a store that is opened again reads it and frees.
@@ -199,15 +205,15 @@ class DeviceSpoolStore:
         self._spool = Spool(folder, SpoolLimits(8 << 30, free_floor_bytes=0), device=DEVICE, epoch=epoch)
 
     def append(self, pair: EncodedPair) -> None:
-        """Kill -9 loses nothing, a power cut loses what was not synced."""
+        """Append a pair. Kill -9 loses no pair; a power cut loses the pairs that were not synced."""
         if not self._spool.append(pair):
             raise OSError("the disk refuses pairs")
 
     def sync(self) -> None:
-        """A thread of the spool does this."""
+        """Do nothing: a thread of the spool syncs."""
 
     def read(self, first: int) -> Iterator[tuple[int, PairParts]]:
-        """Read as for a learner, in answers of at most 1 MiB."""
+        """Read as for a learner, in replies of at most 1 MiB."""
         lost: list[tuple[int, int]] = []
         head = max(span.head for span in self._spool.spans() if span.epoch == EPOCH)
         while first < head:
@@ -220,7 +226,7 @@ class DeviceSpoolStore:
             raise LookupError(f"lost: {lost}")
 
     def free(self, below: int) -> None:
-        """Acknowledge the pairs."""
+        """Acknowledge the pairs, so that the spool deletes them."""
         self._spool.acknowledge("bench", {EPOCH: below})
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""Training steps on one batch that stays the same, and the time they take."""
+"""Training steps on one fixed batch, and the time that they take."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Step = Callable[[], object]
 
 
 def bare_step(trainer: Trainer, batch: Batch) -> Tensor:
-    """Views, forward, backward, optimiser and EMA: the least that a step of this objective is. Returns the mean loss."""
+    """Do the least that a step of this objective needs: views, forward, backward, optimiser and EMA. Returns the mean loss."""
     objective = trainer.objective
     loss = trainer.outcome(batch, trainer.generator).losses.mean()
     trainer.optimizer.zero_grad(set_to_none=True)
@@ -30,18 +30,18 @@ def bare_step(trainer: Trainer, batch: Batch) -> Tensor:
 
 
 def views_from(trainer: Trainer, look: Look) -> AbstractContextManager[object]:
-    """Let the objective see these views, whatever the batch."""
+    """Let the objective use these views inside the context, whatever the batch is."""
     return mock.patch.object(trainer.objective, "look", return_value=look)
 
 
 def step_from(trainer: Trainer, batch: Batch, look: Look) -> Tensor:
-    """`bare_step` on views that were made before."""
+    """Do a `bare_step` on views that were made before."""
     with views_from(trainer, look):
         return bare_step(trainer, batch)
 
 
 def timed(step: Step, device: torch.device, count: int) -> float:
-    """Return the seconds of one step, the mean over so many."""
+    """Return the seconds of one step, as the mean over `count` steps."""
     began_s = time.perf_counter()
     for _ in range(count):
         step()
@@ -51,5 +51,5 @@ def timed(step: Step, device: torch.device, count: int) -> float:
 
 
 def images_of(batch: Tensor) -> list[Image.Image]:
-    """Return images for the peers' transforms, from uint8 [B, H, W, 3] BGR."""
+    """Convert uint8 [B, H, W, 3] BGR to the PIL images that the transforms of the peers take."""
     return [Image.fromarray(image) for image in batch.flip(-1).cpu().numpy()]

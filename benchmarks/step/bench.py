@@ -1,10 +1,10 @@
-"""What does a training step cost, what does the learner add to it, and how do others' steps compare? Same model, same crops.
+"""What does a training step cost, what does the learner add to it, and how do other implementations compare?
 
 Rows, which take turns in each round:
   bare           our step on one batch that lies on the device: views, forward, backward, optimiser, EMA, and nothing else
   live           the learner, fed by a rig in another process over TCP: receive, decode, store, draw, gather, step, score
   from views     `bare` without making its views: only what the peers' rows of that kind do, too
-  dino, lightly  their step from views at rest; `with views`: with their augmentation, image by image, as their users have it
+  dino, lightly  their step on ready views; `with views`: with their augmentation, image by image, as users run it
 
 `overhead` is the time of a step of `live` beyond `bare`, without the time it waits for pairs. `speedup` compares whole steps,
 from decoded images to changed weights: `dino with views` / `bare`, on as many threads; a peer may run its augmentation on
@@ -48,34 +48,34 @@ LIVE = "live"
 
 @dataclass(frozen=True, kw_only=True)
 class StepSettings(BenchSettings):
-    """Time our step, the learner on a live stream, and others' steps."""
+    """Measure our step, the learner on a live stream, and the steps of other implementations."""
 
     preset: Literal["cpu", "babyagent"] = "cpu"
-    """Backbone, crops, batch and precision, ours and the peers'."""
+    """Preset that gives backbone, crops, batch and precision, for our step and the peers'."""
     device: Device = "auto"
     """Where to train; auto takes a GPU where there is one."""
     batch_size: Annotated[int | None, Within(1)] = None
-    """Instead of the preset's: DeiT-S with 128 pairs takes a CPU minutes a step."""
+    """Batch size, instead of the preset's: a CPU takes minutes for a step of DeiT-S with 128 pairs."""
     rounds: Count = 7
     """Rounds in which every row is timed once."""
     steps: Count = 6
     """Steps of a row in a round."""
     threads: Count = 1
-    """Torch's threads on the CPU; the rig and the receiving thread need a core of their own."""
+    """Number of threads of torch on the CPU; the rig and the receiving thread need a core of their own."""
     pairs_per_s: Positive = 30.0
-    """Of the live stream."""
+    """Pairs per second of the live stream."""
     size: Annotated[tuple[int, int], Within(1)] = (240, 320)
     """Height and width of an image, pixels."""
 
     @property
     def config(self) -> LearnerConfig:
-        """The preset, with the batch size asked for."""
+        """The preset, with the batch size of the settings."""
         config = PRESETS[self.preset]
         return config if self.batch_size is None else changed(config, {"pacing.batch_size": self.batch_size})
 
 
 def measure(settings: StepSettings) -> dict[str, Any]:
-    """Return all figures of a run, and the names of the goals it missed."""
+    """Run all rows; return the figures, and the names of the goals that were missed."""
     config, device = settings.config, compute_device(settings.device)
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
@@ -121,7 +121,7 @@ def measure(settings: StepSettings) -> dict[str, Any]:
 
 
 def render(_settings: StepSettings, figures: Mapping[str, Any]) -> Iterator[RenderableType]:
-    """Yield the steps, ratios, and where the time of a live step goes."""
+    """Yield tables of the steps, of the ratios, and of the parts of a live step."""
     title = f"{figures['device']}, preset {figures['preset']}, {figures['batch_size']} pairs, {figures['precision']}"
     steps = {
         name: (f"{1e3 * step_s:.1f}", figures["peak_mib"].get(name, "")) for name, step_s in figures["step_s"].items()
@@ -141,7 +141,7 @@ def render(_settings: StepSettings, figures: Mapping[str, Any]) -> Iterator[Rend
 
 
 def goals_of(figures: Mapping[str, Any]) -> Iterator[Goal]:
-    """Little overhead, faster steps than the peers', and a short way from the rig to the first gradient."""
+    """Yield the goals: little overhead, steps faster than the peers', and a short way from the rig to the first gradient."""
     least = MIN_SPEEDUP["cpu" if figures["device"].startswith("cpu") else "cuda"]
     yield Goal("overhead", figures["overhead"], MAX_OVERHEAD)
     for peer, ratio in figures["speedup"].items():
@@ -154,7 +154,7 @@ COMMAND = Bench(StepSettings, measure, render, goals_of)
 
 
 def compared(seconds: Mapping[str, Sequence[float]], peers: Sequence[str]) -> dict[str, Any]:
-    """Return the ratios of rows within a round: their medians, and the least and the largest as `spread`."""
+    """Return the ratios of rows within a round: the medians, and the lowest and the highest as `spread`."""
 
     def ratios(one: str, other: str) -> list[float]:
         return [a / b for a, b in zip(seconds[one], seconds[other], strict=True)]
@@ -172,14 +172,14 @@ def compared(seconds: Mapping[str, Sequence[float]], peers: Sequence[str]) -> di
 
 
 def _ratios(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
-    """Yield the ratios by the names that they have in `spread`."""
+    """Yield the ratios, with the names that they have in `spread`."""
     yield "overhead", figures["overhead"]
     for kind in ("speedup", "speedup_from_views"):
         yield from ((f"{kind}.{peer}", ratio) for peer, ratio in figures[kind].items())
 
 
 def _peaks(settings: StepSettings, peers: Sequence[str]) -> dict[str, float]:
-    """Return the peak memory of each kind of step, each in a process of its own."""
+    """Return the peak memory in MiB of each kind of step. Each is measured in a process of its own."""
     report_progress("peak memory, each kind of step in a process of its own")
     device, found = compute_device(settings.device), {}
     for name in (BARE, *(peer + WITH_VIEWS for peer in peers)):

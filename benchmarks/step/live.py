@@ -1,4 +1,4 @@
-"""The learner beside a rig, for the step bench: a real stream over TCP, a real store, and a profile of its steps."""
+"""The learner with a rig, for the step bench: a real stream over TCP, a real store, and a profile of its steps."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ from stream.pair import EncodedPair
 
 START_S = 60.0
 QUIET_S = 0.15
-"""The rig rests once the loop has waited for a pair for so long."""
+"""Seconds without a pair after which the rig counts as resting."""
 
 
 class Profile:
-    """Seconds by name, without those of the names inside; each thread has its own nesting. Waits for a GPU at each end."""
+    """Seconds by name, without those of parts inside. Each thread has its own nesting. A GPU is waited for at each end."""
 
     def __init__(self, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> None:
         self.seconds: dict[str, float] = {}
@@ -43,7 +43,7 @@ class Profile:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count the time inside under this name."""
+        """Count the time inside the context under this name."""
         outer_s, self._inner.s = getattr(self._inner, "s", 0.0), 0.0
         self._wait_for_device()
         began_s = self._clock()
@@ -57,7 +57,7 @@ class Profile:
 
     @contextmanager
     def around(self, owner: Any, method: str, name: str, when: Callable[[], object] = lambda: True) -> Iterator[None]:
-        """Count the calls of a method under this name, while inside; only those at which `when` is true."""
+        """Inside the context, count the time of a method's calls under this name; only of the calls for which `when` is true."""
         original = getattr(owner, method)
 
         def timed(*arguments: Any, **named: Any) -> Any:
@@ -73,13 +73,14 @@ class Profile:
 
 
 class LiveLearner:
-    """A rig in another process, and the learner on its stream. Driven by one thread; has to be closed."""
+    """A rig in another process, and a learner on its stream. One thread drives it; it has to be closed."""
 
     def __init__(
         self, config: LearnerConfig, device: torch.device, folder: Path, pairs_per_s: float, size: tuple[int, int]
     ) -> None:
         self.latencies_s: list[float] = []
-        """From leaving the rig to the end of the first step on the pair; reception is a millisecond of it."""
+        """Seconds from the moment at which a pair leaves the rig to the end of its first step; receiving takes a millisecond
+        of it."""
         self._waiting_ns: set[int] = set()  # when the pairs left that no step was taken on yet
         self._rested_ns: frozenset[int] = frozenset()  # those that waited while the other rows had their turn
         self._started = threading.Event()
@@ -109,7 +110,7 @@ class LiveLearner:
         self._stack.close()
 
     def steps(self, count: int) -> list[StepReport]:
-        """Take so many steps on the stream; the rig rests before and afterwards, and no received pair is left in a queue."""
+        """Take `count` steps on the stream. The rig rests before and afterwards, and no received pair is left in a queue."""
         self._rig.order("go")
         reports = [self._next_step() for _ in range(count)]
         self._rig.order("rest")
@@ -122,7 +123,7 @@ class LiveLearner:
                 return reports
 
     def profile(self, count: int) -> dict[str, float]:
-        """Return the seconds a step by what takes them, over at least so many steps; "rest" is what else `Learner.step` does."""
+        """Return the seconds per step by part, over at least `count` steps; "rest" is everything else in `Learner.step`."""
         profile = Profile(self.learner.device)
         objective: Any = self.learner.objective
         parts = [
@@ -148,7 +149,7 @@ class LiveLearner:
         return {name: total_s / (self.learner.steps - before) for name, total_s in profile.seconds.items()}
 
     def pauses(self) -> dict[str, float]:
-        """Return the shares of the time for which a probe and a commit stop training, as often as the service has them."""
+        """Return the shares of the time for which probes and commits stop training, as often as the service makes them."""
         limits = Limits()
         began_s = time.perf_counter()
         self.committer.begin()
@@ -172,7 +173,7 @@ class LiveLearner:
         raise BenchFailed("the stream has ended")
 
     def _note(self, report: StepReport) -> None:
-        """Measure the latency of the pairs that were trained on for the first time; a rig stamps them when they leave."""
+        """Record the latency of the pairs that had their first step; the rig writes the time of sending into each pair."""
         now_ns, sent_ns = time.time_ns(), {sent_ns for _, sent_ns in report.fresh}
         self.latencies_s += [1e-9 * (now_ns - at_ns) for at_ns in sent_ns - self._rested_ns]
         self._waiting_ns -= sent_ns

@@ -1,4 +1,4 @@
-"""How others train the same backbone on the same crops: the reference DINO loop, and lightly's modules as in its example.
+"""Peers that train the same backbone on the same crops: the reference DINO loop, and lightly's modules as in its example.
 
 Written from the paper (Caron et al. 2021, arXiv:2104.14294, section 3 and appendices) and the manuals. Backbone, batch,
 precision, number and size of the crops, widths of the head and probabilities of the augmentation are ours; everything else is
@@ -29,11 +29,11 @@ GLOBAL_SCALE, LOCAL_SCALE = (0.4, 1.0), (0.05, 0.4)
 CENTRE_MOMENTUM = 0.9
 
 Transform = Callable[[Image.Image], Tensor]
-"""One image to one normalised view [3, S, S]."""
+"""Maps one image to one normalised view [3, S, S]."""
 
 
 class Peer(ABC):
-    """The parts that both have: networks, crops, AdamW in two groups; `step` is one training step."""
+    """The parts that both peers have: networks, crops, AdamW with two groups. `step` is one training step."""
 
     def __init__(self, config: LearnerConfig, device: torch.device) -> None:
         assert isinstance(config.objective, BabyAgentConfig)
@@ -59,7 +59,7 @@ class Peer(ABC):
         )
 
     def views(self, left: Sequence[Image.Image], right: Sequence[Image.Image]) -> list[Tensor]:
-        """One view of each left image [B, 3, T, T], then N times one of each right image [B, 3, S, S], on the device."""
+        """Return one view of each left image, [B, 3, T, T], then N times one of each right image, [B, 3, S, S], on the device."""
         focused, small = self._transforms
         views = [[focused(image) for image in left]]
         views += [[small(image) for image in right] for _ in range(self.objective.crops)]
@@ -78,19 +78,19 @@ class Peer(ABC):
         self._move_teacher()
 
     def _network(self, encoder: EncoderConfig) -> nn.Sequential:
-        """Return the backbone and head."""
+        """Return a backbone with its head."""
         backbone = create_backbone(encoder)
         return nn.Sequential(backbone, self._head(backbone.num_features))
 
     @abstractmethod
     def _head(self, width: int) -> nn.Module:
-        """Return the projection head on features of this width."""
+        """Return the projection head for features of this width."""
 
     @abstractmethod
     def _transform(
         self, scale: tuple[float, float], size: int, chances: Augmentation, norm: dict[str, Any]
     ) -> Transform:
-        """Return the chain of augmentations of one kind of crop."""
+        """Return the chain of augmentations for one kind of crop."""
 
     @abstractmethod
     def loss(self, views: Sequence[Tensor]) -> Tensor:
@@ -98,15 +98,15 @@ class Peer(ABC):
 
     @abstractmethod
     def _clip(self) -> None:
-        """Bound the gradients."""
+        """Clip the gradients."""
 
     @abstractmethod
     def _move_teacher(self) -> None:
-        """Towards the student."""
+        """Move the teacher towards the student."""
 
 
 class DinoLoop(Peer):
-    """The reference: crops of one size in one pass, the head once, and everything else parameter by parameter."""
+    """The reference loop: crops of one size in one forward pass, then the head once; the rest is done by parameter."""
 
     def __init__(self, config: LearnerConfig, device: torch.device) -> None:
         super().__init__(config, device)
@@ -161,7 +161,7 @@ class DinoLoop(Peer):
 
 
 class DinoHead(nn.Module):
-    """Three layers with GELU, a unit vector, and a weight-normed last layer whose rows have length 1."""
+    """Three layers with GELU, normalisation to a unit vector, and a weight-normed last layer whose rows have length 1."""
 
     def __init__(self, width: int, sizes: BabyAgentConfig) -> None:
         super().__init__()
@@ -178,13 +178,13 @@ class DinoHead(nn.Module):
         self.last.parametrizations.weight.original0.requires_grad = False
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return the features [B, width] to logits [B, K]."""
+        """Map features, [B, width], to logits, [B, K]."""
         logits: Tensor = self.last(F.normalize(self.mlp(features), dim=-1))
         return logits
 
 
 class LightlyLoop(Peer):
-    """lightly 1.6: its head, its loss, its transform, its EMA; each view in a pass of its own, as its DINO example does."""
+    """The loop of lightly 1.6, with its head, loss, transform and EMA; each view in a separate pass, as in its DINO example."""
 
     def __init__(self, config: LearnerConfig, device: torch.device) -> None:
         super().__init__(config, device)
@@ -244,5 +244,5 @@ PEERS: dict[str, type[Peer]] = {"dino": DinoLoop, "lightly": LightlyLoop}
 
 
 def _blurred(image: Image.Image) -> Image.Image:
-    """Return a Gaussian blur with a standard deviation of 0.1 to 2 pixels."""
+    """Blur an image by a Gaussian with a standard deviation of 0.1 to 2 pixels."""
     return image.filter(ImageFilter.GaussianBlur(0.1 + 1.9 * float(torch.rand(()))))

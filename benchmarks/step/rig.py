@@ -1,7 +1,7 @@
 """A rig for the step bench: a process that publishes views of the simulated walk at a steady rate.
 
 The learner is measured, so pairs cost nothing here: the same images are sent again and again under new numbers, each with
-the time at which it leaves. The orders `go` and `rest` start and stop the stream.
+the time at which it is sent. The orders `go` and `rest` start and stop the stream.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ IDLE_S = 0.01
 
 
 class SteadyRigPlan(msgspec.Struct, frozen=True):
-    """How the rig sends; its process gets it as JSON."""
+    """The settings of the rig; its process gets them as JSON."""
 
     pairs_per_s: float
     size: tuple[int, int]

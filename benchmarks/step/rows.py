@@ -1,4 +1,4 @@
-"""The rows of the step bench that need no stream: our step and the peers', on one batch that stays the same."""
+"""The rows of the step bench that need no stream: our step and the peers' steps, all on one fixed batch."""
 
 from __future__ import annotations
 
@@ -22,7 +22,10 @@ BARE, FROM_VIEWS, WITH_VIEWS = "bare", "from views", " with views"
 def resting_steps(
     config: LearnerConfig, device: torch.device, peers: Sequence[str], size: tuple[int, int]
 ) -> dict[str, Step]:
-    """One training step of each row, by its name; the images are views of the simulated walk on the memory's canvas."""
+    """Return a function for each row that does one training step.
+
+    The images are views of the simulated walk on the memory's canvas.
+    """
     learner = Learner(config, device)
     for pair in islice(cycle(rendered_pairs(VIEWS, size)), config.pacing.batch_size):
         learner.add(pair)
@@ -41,7 +44,10 @@ def resting_steps(
 def peak_mib(
     config: LearnerConfig, device_name: str, row: str, size: tuple[int, int], threads: int, count: int = 2
 ) -> float:
-    """Peak memory in MiB of so many steps of one row, in a fresh process: of the GPU, or resident with all libraries."""
+    """Return the peak memory of `count` steps of one row, MiB; call it in a new process.
+
+    It is the memory of the GPU, or the resident memory with all libraries.
+    """
     torch.set_num_threads(threads)
     device = torch.device(device_name)
     step = resting_steps(config, device, [row.removesuffix(WITH_VIEWS)] if row != BARE else [], size)[row]

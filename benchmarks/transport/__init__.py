@@ -1,1 +1,1 @@
-"""How fast do pairs travel, compared with other ways to send them?"""
+"""How fast are pairs sent, compared with other ways to send them?"""

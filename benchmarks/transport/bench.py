@@ -1,9 +1,9 @@
-"""How fast, how late and at what cost do pairs travel, compared with other ways to send them? All on this machine's loopback.
+"""How fast, how late and at what cost are pairs sent, compared with other ways to send them? Measured on the loopback.
 
 Four parts, in each of which the contenders take turns: JPEGs as fast as possible; a 30 Hz camera with encoding and decoding;
-bytes on the wire; and what a sender does while its receiver is stopped. Ratios are taken within a round, and the medians
-over the rounds are reported. Our checksum of the images is made with the JPEG, in the encoding of all contenders; verifying it
-is part of our receiving. The exit code is 0 only if every goal that could be measured is met.
+bytes on the wire; and what a sender does while its receiver is stopped. Ratios are taken within a round, and the medians over the
+rounds are reported. The checksum of the images is computed when they are encoded, for all contenders; we verify it while we
+receive. The exit code is 0 only if every goal that could be measured is met.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from benchmarks.transport.trip import Plan, Trip, travel
 CAMERA_HZ = 30.0
 STALL_HZ = 60.0
 STALL_FLOW_S = 1.0
-"""Pairs flow for so long before the receiver is stopped: memory that every sender needs is allocated by then."""
+"""Seconds for which pairs are sent before the receiver is stopped, so that the memory that every sender needs is allocated."""
 STALL_AFTER_S = 1.0
-"""And for so long after it continues, so that queued pairs arrive."""
+"""Seconds for which pairs are sent after the receiver continues, so that queued pairs arrive."""
 Length = Annotated[float, Within(0, 600, above=True)]
 FULL_SPEED = tuple(name for name in CONTENDERS if name != "ours_rig")
 PACED = ("ours", "ours_rig", "imagezmq_req", "base64")
@@ -44,7 +44,7 @@ disk is not the question at full speed; `lerobot` sends what `base64` sends."""
 
 @dataclass(frozen=True, kw_only=True)
 class TransportSettings(BenchSettings):
-    """Send 720p stereo pairs from one process to another, ours and theirs."""
+    """Send 720p stereo pairs from one process to another, by our stream and by other tools."""
 
     rounds: Count = 5
     """Rounds in which every contender takes its turn; the medians are reported."""
@@ -55,13 +55,13 @@ class TransportSettings(BenchSettings):
     wire_s: Length = 1.0
     """Seconds at 30 Hz through a relay that counts bytes."""
     stall_s: Length = 5.0
-    """Seconds the receiver is stopped while 60 pairs a second go on."""
+    """Seconds for which the receiver is stopped, while the sender goes on with 60 pairs per second."""
     contenders: Annotated[tuple[str, ...], SomeOf(CONTENDERS)] = tuple(CONTENDERS)
-    """Which ways to send are measured."""
+    """The ways to send that are measured."""
 
 
 def measure(settings: TransportSettings) -> dict[str, Any]:
-    """Return the figures of all parts, and the goals among them."""
+    """Run all parts; return their figures, and the goals."""
     field = ContenderField(settings.contenders)
     paced = Plan(settings.paced_s, CAMERA_HZ, decoded=True)
     packages = {"pyzmq": "zmq"} | {name: name for contender in CONTENDERS.values() if (name := contender.needs)}
@@ -80,7 +80,7 @@ def measure(settings: TransportSettings) -> dict[str, Any]:
 
 
 def render(_settings: TransportSettings, figures: dict[str, Any]) -> Iterator[RenderableType]:
-    """Yield a table for each part, and who was left out."""
+    """Yield a table for each part, and a note about contenders that were left out."""
     yield from tables(figures)
     yield "".join(f"{name} is left out: {why}\n" for name, why in figures["left_out"].items())
 
@@ -89,7 +89,7 @@ COMMAND = Bench(TransportSettings, measure, render, goals_of)
 
 
 class ContenderField:
-    """The contenders that can be measured here; one that fails is left out from then on, with the reason in `left_out`."""
+    """The contenders that can be measured here. A contender that fails is left out from then on; `left_out` holds the reason."""
 
     def __init__(self, names: Sequence[str]) -> None:
         self.left_out: dict[str, str] = {}
@@ -98,7 +98,7 @@ class ContenderField:
             self._leave_out(name, why)
 
     def take_turns(self, part: str, names: Sequence[str], plan: Plan, rounds: int) -> dict[str, list[Trip]]:
-        """Every contender's trips, in rounds."""
+        """Run every contender once in each round; return their trips."""
         trips: dict[str, list[Trip]] = {}
         for _ in counted(range(rounds), f"{part}, round"):
             for name in self._of(names):
@@ -109,7 +109,7 @@ class ContenderField:
         return trips
 
     def measure_wire(self, plan: Plan) -> dict[str, dict[str, float]]:
-        """Return the bytes on the wire for each pair sent, in both directions, and how many of them are images."""
+        """Return the bytes on the wire for each sent pair, in both directions, and how many of them are images."""
         sizes: dict[str, dict[str, float]] = {}
         for name in self._of(WIRE):
             port = free_port()
@@ -124,7 +124,10 @@ class ContenderField:
         return sizes
 
     def stall(self, stall_s: float) -> dict[str, dict[str, float]]:
-        """A sender while its receiver is stopped: memory, shots that it did not take, pairs that never arrived."""
+        """Stop the receiver for a while.
+
+        Returns the sender's memory, the shots that it skipped, and the pairs that never arrived.
+        """
         stalls: dict[str, dict[str, float]] = {}
         plan = Plan(STALL_FLOW_S + stall_s + STALL_AFTER_S, STALL_HZ)
         for name in self._of(STALL):
@@ -156,14 +159,14 @@ class ContenderField:
 
 
 class Stall:
-    """Stops the receiver for a while and measures by how much the sender grows."""
+    """Stops the receiver for a while, and measures by how much the sender's memory grows."""
 
     def __init__(self, stall_s: float) -> None:
         self._stall_s = stall_s
         self.rss_growth_bytes = 0
 
     def __call__(self, sender: int, receiver: int) -> None:
-        """Do it to these processes, once pairs have flowed."""
+        """Stop the receiver once pairs are being sent, and measure. sender, receiver: process ids."""
         time.sleep(STALL_FLOW_S)
         before_bytes = resident_bytes(sender)
         os.kill(receiver, signal.SIGSTOP)

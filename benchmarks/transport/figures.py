@@ -13,20 +13,20 @@ from benchmarks.shared.bench import Goal, figure_table
 from benchmarks.transport.trip import Trip
 
 RATIOS = ("imagezmq_req", "base64", "lerobot", "tcp")
-"""The peers by whose pairs a second ours are divided."""
+"""The peers with whose pairs per second ours are compared."""
 OURS = ("ours", "ours_curve", "ours_rig")
 AT_LEAST = {"ratio imagezmq_req": 2.2, "ratio lerobot": 18.0, "ratio tcp": 0.75, "curve_mb_s": 250.0}
 AT_MOST = {"lost": 0.0, "p99_ms": 30.0}
 WARM_UP_PAIRS = 10
-"""The first pairs of a trip, whose latency is left out: libraries make their tables with the first images."""
+"""Number of first pairs of a trip whose latency is left out: libraries initialise their tables with the first images."""
 Trips = Mapping[str, Sequence[Trip]]
-"""Every contender's trips, one a round."""
+"""The trips of each contender, one in each round."""
 Rows = Mapping[str, Mapping[str, float]]
-"""Every contender's figures."""
+"""The figures of each contender."""
 
 
 def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> dict[str, Any]:
-    """Return the figures of all parts and the goals among them, of those who were measured."""
+    """Return the figures of all parts, and the goals for the contenders that were measured."""
     ratios = {peer: _ratios(full_speed, peer) for peer in RATIOS if {"ours", peer} <= full_speed.keys()}
     latency = {name: _latency(trips) for name, trips in paced.items()}
     figures: dict[str, Any] = {"ratio": {peer: spread["median"] for peer, spread in ratios.items()}}
@@ -51,7 +51,7 @@ def summarise(*, full_speed: Trips, paced: Trips, wire: Rows, stall: Rows) -> di
 
 
 def goals_of(figures: Mapping[str, Any]) -> Iterator[Goal]:
-    """Yield the goals for those figures that were measured."""
+    """Yield the goals for the figures that were measured."""
     reached = {**figures, **{f"ratio {peer}": ratio for peer, ratio in figures["ratio"].items()}}
     for name, bound in (AT_LEAST | AT_MOST).items():
         if name in reached:
@@ -92,7 +92,7 @@ def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
 
 
 def _ratios(full_speed: Trips, peer: str) -> dict[str, float]:
-    """Ours divided by a peer's pairs a second, round by round; a peer that failed has fewer rounds."""
+    """Return the ratio of our pairs per second to a peer's, in each round; a peer that failed has fewer rounds."""
     rounds = zip(full_speed["ours"], full_speed[peer], strict=False)
     return _spread([ours.pairs_per_s / theirs.pairs_per_s for ours, theirs in rounds])
 
@@ -109,7 +109,7 @@ def _speed(trips: Sequence[Trip]) -> dict[str, Any]:
 
 
 def _latency(trips: Sequence[Trip]) -> dict[str, float]:
-    """Return the percentiles over all rounds together, in milliseconds; a trip too short to warm up counts whole."""
+    """Return percentiles over the pairs of all rounds, in milliseconds. Trips that are too short keep their warm-up."""
     of_trips = [trip.received.latencies_ms for trip in trips]
     latencies_ms = [latency_ms for one in of_trips for latency_ms in one[WARM_UP_PAIRS:] or one]
     p50_ms, p95_ms, p99_ms = (float(f"{value:.4g}") for value in np.percentile(latencies_ms, [50, 95, 99]))

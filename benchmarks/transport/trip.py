@@ -1,8 +1,9 @@
-"""One trip of stereo pairs from a sender process to a receiver process, and its cost for each of them.
+"""One trip: stereo pairs go from a sender process to a receiver process, and the cost for both processes is measured.
 
 Every pair carries its number and its capture time, so the receiver knows which pairs are missing and how old a pair is: both
 processes read one machine's monotonic clock. Sockets are opened and images are made before anything is measured. At full speed
-each process has one core for all its threads: left to the scheduler, a contender is twice as fast in one run as in the next.
+each process has one core for all its threads; if the scheduler decides, a contender may be twice as fast in one run as in
+another.
 """
 
 from __future__ import annotations
@@ -28,13 +29,13 @@ from stream.pair import EncodedPair
 
 VIEWS = 4
 NOISE_SIGMA = 11.7
-"""Makes a JPEG of about 179 kB at the default quality: what a 720p camera gives."""
+"""Standard deviation of the noise that makes a JPEG of about 179 kB at the default quality, as a 720p camera gives it."""
 SETTLE_S = 0.5
-"""After both ends are open: ZeroMQ's PUB has no way to tell that its subscriber has joined."""
+"""Pause after both ends are open, because ZeroMQ's PUB cannot tell that its subscriber has joined."""
 END_TIMEOUT_S = 120.0
-"""Longest wait for the end of a trip beyond its own length."""
+"""Longest wait for the end of a trip, in addition to its own length."""
 Load = Sequence[Eyes] | Sequence[EncodedPair]
-"""What is sent again and again. The parent makes it, so that a sender's growing heap is that of its queue."""
+"""The images that are sent again and again. The parent makes them, so that only its queue makes a sender's memory grow."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ class Plan:
     """The pace of the camera; None sends as fast as possible. A camera does not wait: shots taken while the
     sender is blocked are skipped."""
     decoded: bool = False
-    """Encode in the sender and decode in the receiver; else the JPEGs are made beforehand and are not decoded."""
+    """Whether the sender encodes and the receiver decodes; otherwise the JPEGs are made beforehand and are not decoded."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Sent:
 
     pairs: int
     skipped: int
-    """Shots that were not taken because the sender was blocked."""
+    """Number of shots that were not taken because the sender was blocked."""
     started_ns: int
     cpu_s: float
 
@@ -67,12 +68,12 @@ class Received:
     pairs: int
     repeated: int
     size_bytes: int
-    """Of the encoded images."""
+    """Bytes of the encoded images."""
     ended_ns: int
-    """When the last pair arrived."""
+    """Time at which the last pair arrived."""
     cpu_s: float
     latencies_ms: list[float] = field(repr=False)
-    """From capture to arrival, with decoding where the plan has it, in the order of arrival."""
+    """Milliseconds from capture to arrival, or to the decoded images if the plan decodes, in the order of arrival."""
 
 
 @dataclass(frozen=True)
@@ -84,12 +85,12 @@ class Trip:
 
     @property
     def pairs_per_s(self) -> float:
-        """Pairs that arrived, over the time from the first sending to the last arrival."""
+        """Number of arrived pairs, divided by the time from the first sending to the last arrival."""
         return self.received.pairs / (1e-9 * (self.received.ended_ns - self.sent.started_ns))
 
     @property
     def mb_per_s(self) -> float:
-        """Encoded images that arrived, in 10^6 bytes a second."""
+        """Bytes of encoded images that arrived, in 10^6 per second."""
         return self.pairs_per_s * self.received.size_bytes / 1e6 / max(1, self.received.pairs)
 
     @property
@@ -106,11 +107,11 @@ def travel(
     connect_port: int | None = None,
     during: Callable[[int, int], None] = lambda _sender, _receiver: None,
 ) -> Trip:
-    """Let a contender bring pairs from one process to another as planned.
+    """Send pairs from one process to another by a contender, as planned; return the trip.
 
-    port: where its listening end binds. connect_port: where the other end connects, where that is not the same.
-    during: called once pairs flow, with the process numbers of sender and receiver.
-    Raises BenchFailed where one of the two fails or does not end, or nothing arrives.
+    port: where its listening end binds. connect_port: where the other end connects, if that is another port.
+    during: called once pairs are being sent, with the process ids of sender and receiver.
+    Raises BenchFailed if one of the two fails or does not end, or if nothing arrives.
     """
     load = _views() if plan.decoded else _encoded_views()
     ends: list[tuple[str, Callable[..., None], Load | None]] = [("sender", _send, load), ("receiver", _receive, None)]
@@ -175,13 +176,16 @@ def _receive(pipe: Connection, name: str, plan: Plan, port: int, _load: None) ->
 
 
 def _stay_on(share: float) -> None:
-    """Keep all threads of this process on one core; half the cores apart, because neighbours may be one real core."""
+    """Keep all threads of this process on one core.
+
+    share: which part of the cores, because neighbours may be one physical core.
+    """
     cores = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, {cores[int(share * len(cores))]})
 
 
 def _ticks(plan: Plan, started_ns: int) -> Iterator[int]:
-    """Yield the number of each shot, at its time or late by less than a period; shots that would be later are skipped."""
+    """Yield the number of each shot at its time, or late by less than a period. Shots that would be later are skipped."""
     end_ns = started_ns + int(1e9 * plan.duration_s)
     period_ns = int(1e9 / plan.pairs_per_s) if plan.pairs_per_s else 0
     tick = 0
@@ -208,12 +212,12 @@ def _encoded(eyes: Eyes, seq: int, now_ns: int) -> EncodedPair:
 
 
 def _with_own_memory(pair: EncodedPair) -> EncodedPair:
-    """Return the same pair in new memory, as a camera gives it."""
+    """Return a copy of the pair in new memory, as a camera gives each image."""
     return EncodedPair(pair.header, bytes(bytearray(pair.left)), bytes(bytearray(pair.right)))
 
 
 def _view(seed: int) -> Image:
-    """Return soft colours under a sensor's noise, [H, W, 3] BGR."""
+    """Return a picture of soft colours with a sensor's noise, [H, W, 3] BGR."""
     random = np.random.default_rng(seed)
     soft = cv2.resize(random.integers(0, 256, (9, 16, 3), dtype=np.uint8), HD[::-1], interpolation=cv2.INTER_CUBIC)
     noise = cv2.GaussianBlur(random.normal(0, NOISE_SIGMA, HD).astype(np.float32), (0, 0), 1.0)

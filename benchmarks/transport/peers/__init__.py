@@ -1,1 +1,1 @@
-"""Other ways to send a stereo pair over TCP, each in the few lines its own documentation asks for, and ours among them."""
+"""The ways to send a stereo pair over TCP, ours and others'. Each is used in the few lines that its documentation recommends."""

@@ -1,7 +1,7 @@
-"""Base64 in JSON, as LeRobot's ZMQ camera does it: PUB of one string with the newest images, SUB that keeps the newest string.
+"""Base64 in JSON, as in LeRobot's ZMQ camera: a PUB socket sends a string with the newest images, a SUB keeps the newest.
 
-Its client gives decoded images only, and `decodes` measures that; without it, the same transport is compared with those that
-leave the JPEG as it is. One client reads both eyes of a string, while LeRobot's two cameras would parse it twice.
+LeRobot's client gives decoded images only, and `decodes` measures that; without it, the same transport is compared with those
+that do not decode the JPEG. One client reads both eyes of a string, while LeRobot's two cameras would parse it twice.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Sender:
 
 
 class Receiver:
-    """A SUB socket that keeps the newest string only; with `decodes`, it also decodes the images."""
+    """A SUB socket that keeps only the newest string; with `decodes`, it also decodes the images."""
 
     def __init__(self, port: int, *, decodes: bool) -> None:
         self._decodes = decodes

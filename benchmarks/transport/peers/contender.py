@@ -14,7 +14,7 @@ from stream.pair import EncodedPair
 
 ENDS = 20
 END_EVERY_S = 0.1
-"""A sender that may drop messages repeats its end so often and so slowly that the receiver gets it once its queue is empty."""
+"""Seconds between two repetitions of the end by a sender that may drop messages, until the receiver's queue is empty."""
 
 Data = bytes | memoryview
 
@@ -25,25 +25,25 @@ class Arrival(NamedTuple):
     seq: int
     captured_ns: int
     size_bytes: int
-    """Both encoded images."""
+    """Bytes of both encoded images."""
     decode: Callable[[], tuple[Image, Image]]
 
 
 class Sender(Protocol):
-    """One process's end; the constructor opens it."""
+    """The end of the sending process; the constructor opens it."""
 
     def send(self, pair: EncodedPair) -> None:
-        """Send one pair; blocks where this way of sending blocks, drops where it drops."""
+        """Send one pair. Depending on the contender, the call blocks or drops the pair if the receiver is slow."""
 
     def end(self) -> None:
         """Announce that no more pairs follow, and free the socket."""
 
 
 class Receiver(Protocol):
-    """The other process's end; the constructor opens it."""
+    """The end of the receiving process; the constructor opens it."""
 
     def arrivals(self) -> Iterator[Arrival]:
-        """Every pair that arrives, until the sender's end."""
+        """Yield every pair that arrives, until the sender ends."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class Contender:
     sender: Callable[[int], Sender]
     receiver: Callable[[int], Receiver]
     receiver_binds: bool = False
-    """Whether the receiver listens on the port and the sender connects; else it is the other way round."""
+    """Whether the receiver listens on the port and the sender connects; otherwise the sender listens."""
     needs: str | None = None
-    """The package that it needs, where that is not one of ours."""
+    """The package that the contender needs; empty for one of ours."""
 
 
 def decode_jpegs(left: Data, right: Data) -> tuple[Image, Image]:
-    """Return both eyes as OpenCV decodes them, [H, W, 3] BGR; raises ValueError where one is not an image."""
+    """Decode both eyes with OpenCV, [H, W, 3] BGR. Raises ValueError if one of them is not an image."""
     return _decode(left), _decode(right)
 
 

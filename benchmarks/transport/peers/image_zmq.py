@@ -1,4 +1,4 @@
-"""imagezmq: one image a message with a text beside it; a pair is two messages, its text names pair, eye and moment."""
+"""imagezmq: a message is one image and a text. A pair is two messages, whose texts hold number, eye and capture time."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ END = "end"
 
 
 class Sender:
-    """An ImageSender; with `replies` it waits for a reply to each image (REQ), else it may drop images (PUB)."""
+    """An ImageSender. With `replies` it waits for a reply to each image (REQ); otherwise it may drop images (PUB)."""
 
     def __init__(self, port: int, *, replies: bool) -> None:
         self._replies = replies

@@ -1,4 +1,4 @@
-"""vidgear's NetGear in its REQ/REP pattern, its own compression off: it carries one array a message.
+"""vidgear's NetGear with REQ and REP sockets and without its own compression. It sends one array in each message.
 
 Messages beside an array need two-way traffic, so everything is in the array: head, left and right JPEG in a row.
 """
@@ -40,7 +40,7 @@ class Sender:
 
 
 class Receiver:
-    """A NetGear that receives: a thread of its own fills a queue."""
+    """A NetGear that receives; its own thread fills a queue."""
 
     def __init__(self, port: int) -> None:
         self._gear = _netgear(port, receive_mode=True)

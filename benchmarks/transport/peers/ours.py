@@ -1,4 +1,4 @@
-"""Ours: `stream.live.publisher` to `stream.live.subscriber`, every pair with header and checksums, and entered in the ledger."""
+"""Our stream, from `stream.live.publisher` to `stream.live.subscriber`, with header, checksums and ledger."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stream.transport.security import Security
 BATCH_PAIRS = 64
 SPOOL_BYTES = 4 << 30
 SECRET = b"it guards nothing, both know it."
-"""32 bytes; the two processes share one key."""
+"""A key of 32 bytes, which both processes use."""
 
 
 class Sender:
@@ -48,7 +48,10 @@ class Sender:
 
 
 class RigSender:
-    """Sends as a rig does: each pair goes into the spool, then live without waiting; dropped pairs are pulled from the spool."""
+    """Sends as a rig does: each pair is first put into the spool, then sent live without waiting.
+
+    Dropped pairs are pulled later.
+    """
 
     def __init__(self, port: int) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="babyagent-")
@@ -63,7 +66,7 @@ class RigSender:
         self._publisher.send(pair)
 
     def end(self) -> None:
-        """See `contender.Sender`; the receiver pulls its missing pairs in the meantime."""
+        """See `contender.Sender`. The receiver pulls its missing pairs until then."""
         for _ in range(ENDS):
             time.sleep(END_EVERY_S)
             self._publisher.bye()
@@ -73,7 +76,7 @@ class RigSender:
 
 
 class Receiver:
-    """A subscriber, emptied as fast as it fills."""
+    """A subscriber whose queue is emptied as fast as it fills."""
 
     def __init__(self, port: int, *, curve: bool = False) -> None:
         self._subscriber = Subscriber([f"tcp://{HOST}:{port}"], end_on_bye=True, security=_keys() if curve else None)

@@ -1,4 +1,4 @@
-"""A blocking TCP socket: sizes, then both images. No validation, no queue and no reconnecting slow it down."""
+"""A blocking TCP socket that sends sizes, then both images. No validation, queue or reconnecting slows it down."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from benchmarks.transport.peers.contender import Arrival, decode_jpegs
 from stream.pair import EncodedPair
 
 HEAD = struct.Struct("!QQII")
-"""Number, capture time in nanoseconds, bytes of the left and of the right image."""
+"""Format of the head: number, capture time in nanoseconds, bytes of the left and of the right image."""
 
 
 class Sender:
