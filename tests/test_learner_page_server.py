@@ -25,7 +25,7 @@ from uvicorn.server import ServerState
 from learner.errors import PortInUse, SettingsError
 from learner.page.access import Access
 from learner.page.app import app_for
-from learner.page.server import MAX_CONNECTIONS, _Patient, served
+from learner.page.server import MAX_CONNECTIONS, _IdleTimeout, served
 
 LARGE = 32 << 20
 """Bytes: more than a socket takes without a reader."""
@@ -182,7 +182,7 @@ def test_one_that_reads_slowly_is_not_cut_as_long_as_it_reads() -> None:
 
     with closing(asyncio.new_event_loop()) as loop, pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "call_later", call_later)
-        _Patient(uvicorn.Config(APP), ServerState(), {}, loop).connection_made(line)
+        _IdleTimeout(uvicorn.Config(APP), ServerState(), {}, loop).connection_made(line)
         for is_cut in (False, False, True):
             timers.pop()()
             assert line.is_cut == is_cut

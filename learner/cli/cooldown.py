@@ -1,4 +1,4 @@
-"""`python -m learner cooldown RUN`: better weights for others, from a short branch that does not change the run."""
+"""`python -m learner cooldown RUN` exports better weights, from a short branch that does not change the run."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m learner doctor`: would the learner run with these settings? It looks at everything outside and changes nothing."""
+"""`python -m learner doctor` checks whether the learner would run with these settings, and changes nothing."""
 
 from __future__ import annotations
 

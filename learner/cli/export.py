@@ -1,4 +1,4 @@
-"""`python -m learner export RUN`: the newest good weights as ONNX files."""
+"""`python -m learner export RUN` writes the newest good weights as ONNX files."""
 
 from __future__ import annotations
 

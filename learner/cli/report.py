@@ -1,4 +1,4 @@
-"""`python -m learner report RUN [RUN ...]`: write the report of a run again, or compare several runs."""
+"""`python -m learner report RUN [RUN ...]` writes the report of a run again, or compares several runs."""
 
 from __future__ import annotations
 

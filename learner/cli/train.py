@@ -1,4 +1,4 @@
-"""`python -m learner`: train on a source until it ends, a limit is reached or Ctrl-C; then commit and report."""
+"""`python -m learner` trains on a source until it ends, a limit is reached or Ctrl-C is pressed; then it commits and reports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The address on which the page is served, and who may see it: this machine alone, or everybody who knows a token.
+"""The address of the page, and the rule who may see it: this machine alone, or everybody who knows a token.
 
 The token is not encrypted on its way: on a network that others listen to, use a tunnel (`ssh -L`) instead.
 """

@@ -1,4 +1,4 @@
-"""The lines of a run as columns of numbers. A file is read on as it grows: a page open for months reads each line once."""
+"""Reads the lines of a run as columns of numbers. It follows a file that grows, so that each line is read once."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Tail:
 
 
 class Column:
-    """A quantity over steps."""
+    """The values of a quantity over steps."""
 
     def __init__(self) -> None:
         self._steps, self._values = array("d"), array("d")

@@ -1,4 +1,4 @@
-"""The state of a learner for those who watch it: words, counts, and from time to time an unchanging copy of its pictures.
+"""The state of a learner for its page: text, counts, and from time to time a copy of its pictures that never changes.
 
 Nothing here decides what is trained. While nobody watches, a step costs one reading of a clock. While somebody watches,
 pictures are copied between two steps, so rarely that they take at most SHARE of the time. The server's threads draw them.
@@ -93,7 +93,7 @@ def _copy_pair(slots: Slots, slot: int) -> ReservoirPair:
 
 
 class Live:
-    """One learner as others watch it. clock: seconds, monotonic. copy: makes a snapshot of this number."""
+    """Holds what the page shows of a learner. clock: returns seconds, monotonic. copy: makes the snapshot of a number."""
 
     def __init__(
         self, learner: Learner, clock: Callable[[], float], copy: Callable[[Learner, int], Snapshot] = copy_snapshot

@@ -1,6 +1,6 @@
-"""/healthz tells whether the training loop is alive, /readyz whether it takes pairs, and /metrics has its metrics.
+"""/healthz tells whether the training loop is alive, /readyz whether it takes pairs, and /metrics gives the metrics.
 
-Service managers and proxies ask the first two, Prometheus the last one.
+The first two are for service managers and proxies, the last one is for Prometheus.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The sections of the page as markup, drawn from the state that the training thread handed over and from the run's files.
+"""Draws the sections of the page, from the state of the learner (`learner.page.live`) and the files of its run.
 
 Each section names what its markup depends on, so that it is drawn once for all who watch and sent only where it changed.
 """
@@ -235,7 +235,7 @@ def _origins(snapshot: Snapshot) -> str:
 
 
 class _Curves:
-    """Curves of a run; its files are read on whenever they are drawn."""
+    """Draws the curves of a run, after reading the new lines of its files."""
 
     def __init__(self, run: Path) -> None:
         self._steps: dict[str, Column] = {}

@@ -51,7 +51,7 @@ def served(app: ASGIApp, access: Access, *, retry_s: float = RETRY_S, patience_s
     server = _Server(
         uvicorn.Config(
             app,
-            http=partial(_Patient, patience_s=patience_s),  # type: ignore[arg-type]
+            http=partial(_IdleTimeout, patience_s=patience_s),  # type: ignore[arg-type]
             loop="asyncio",
             ws="none",
             lifespan="off",
@@ -97,8 +97,8 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-class _Patient(H11Protocol):
-    """Closes a connection without traffic: one with half a request, or with a response that nobody reads.
+class _IdleTimeout(H11Protocol):
+    """Closes a connection that has no traffic in the middle of a request, or of a response that the client does not read.
 
     uvicorn itself limits only the pause between two requests.
     """

@@ -1,4 +1,4 @@
-"""/weights/NAME: the files in the export folder of a run. A robot asks often with its ETag, and downloads only new files."""
+"""/weights/NAME serves the export folder of a run. A robot asks often, with its ETag, and downloads only new files."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def routes(folder: Path) -> list[Route]:
             return PlainTextResponse(f"no such weights; there are: {there or 'none yet'}\n", 404)
         tag = _tag(file, name, tags)
         headers = {"etag": tag, "cache-control": "no-cache", "content-type": TYPES[name.rpartition(".")[2]]}
-        if _has(request.headers.get("if-none-match", ""), tag):
+        if _client_has(request.headers.get("if-none-match", ""), tag):
             file.close()
             return Response(status_code=304, headers=headers)
         return _OpenFileResponse(file, headers)
@@ -69,7 +69,7 @@ def _tag(file: BufferedReader, name: str, tags: dict[str, tuple[_Version, str]])
     return tag
 
 
-def _has(if_none_match: str, tag: str) -> bool:
+def _client_has(if_none_match: str, tag: str) -> bool:
     """Return whether a client already has this file (RFC 9110, section 13.1.2)."""
     return if_none_match.strip() == "*" or tag in _TAG.findall(if_none_match)
 

@@ -152,7 +152,7 @@ def _split(whole: _Half, train_share: float, classes: tuple[str, ...]) -> _Halve
 
 
 def _open_folder(root: Path) -> _Halves:
-    """Find the images of a folder, in whichever of the LAYOUTS it has."""
+    """Find the images of a folder that has one of the LAYOUTS."""
     if not root.is_dir():
         raise ControlError(f"control set {root}: is no folder; expected `digits` or a folder as {LAYOUTS}")
     if any(root.glob("train-images*idx3-ubyte*")):

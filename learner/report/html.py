@@ -50,7 +50,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = 
 
 
 def number_tiles(numbers: Mapping[str, object]) -> str:
-    """Return numbers by what they mean, as large tiles."""
+    """Return large tiles, one a number. numbers: by their meaning, which is markup."""
     boxes = (f"<div><b>{number(value)}</b><span>{words}</span></div>" for words, value in numbers.items())
     return f'<div class="tiles">{"".join(boxes)}</div>'
 

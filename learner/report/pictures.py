@@ -41,7 +41,7 @@ def photo(image: Image, title: str, marks: Sequence[str] = (), *, classes: str =
 def shrink(image: Image, max_width: int, aspect: float | None = None) -> Image:
     """Return an image [H, W] or [H, W, 3] as [h, w, 3] of at most `max_width`, a grey one with three equal channels.
 
-    aspect: width / height of the scene, at most WIDEST is shown; None takes that of the image.
+    aspect: width / height of the result, limited to WIDEST; None takes that of the image.
     """
     height, width = image.shape[:2]
     aspect = min(width / height if aspect is None else aspect, WIDEST)

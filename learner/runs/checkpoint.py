@@ -1,7 +1,7 @@
 """Checkpoints: the state of a learner in a folder, tensors as safetensors and the rest as JSON, never pickle.
 
-`SHA256SUMS` shows a damaged disk (`sha256sum -c` reads it). A folder counts once a commit names it (`learner.runs.commit`), so
-half a folder does no harm.
+`SHA256SUMS` shows a damaged disk (`sha256sum -c` reads it). Only a folder that a commit names is
+used (`learner.runs.commit`), so that an incomplete one does no harm.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class NoRoom(OSError):
 
 
 class CheckpointFolder:
-    """The checkpoints of a run, each in a folder under its name. patience: decides whether to try again on a full disk."""
+    """Holds the checkpoints of a run, each in a folder with its name. patience: decides how long to wait for a full disk."""
 
     def __init__(self, path: Path, patience: Patience | None = None) -> None:
         self._path = path

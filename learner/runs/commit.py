@@ -1,4 +1,4 @@
-"""Commits: one instant of the learner made durable, while it goes on training.
+"""Commits make one moment of the learner durable, while it goes on training.
 
 Between two steps the state is copied, together with the cursor of the source. Beside training it is then saved as a checkpoint,
 and one transaction of the store makes the pairs, the cursor and the name of that checkpoint the newest commit. Only after that
@@ -37,7 +37,7 @@ ASK_S = 1.0
 
 
 class StoredPairs(Protocol):
-    """What restoring needs of `buffer.store.StoreReader`, which explains it."""
+    """The methods of `buffer.store.StoreReader` that a restore uses."""
 
     def commits(self) -> Sequence[Commit]:
         """Return the commits that can be restored, newest first."""
@@ -47,7 +47,7 @@ class StoredPairs(Protocol):
 
 
 class PairStore(StoredPairs, Protocol):
-    """What commits need of `buffer.store.Store`, which explains it."""
+    """The methods of `buffer.store.Store` that a commit uses."""
 
     def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
         """Queue an item."""
@@ -60,7 +60,7 @@ class PairStore(StoredPairs, Protocol):
 
 
 class Checkpoints(Protocol):
-    """What commits need of `learner.runs.checkpoint.CheckpointFolder`, which explains it."""
+    """The methods of `learner.runs.checkpoint.CheckpointFolder` that commits use."""
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a new checkpoint."""
@@ -73,12 +73,12 @@ class Checkpoints(Protocol):
 
 
 class Note(msgspec.Struct, frozen=True):
-    """What a commit holds beside its pairs."""
+    """The part of a commit beside its pairs."""
 
     folder: Annotated[str, msgspec.Meta(pattern=r"^commit-[0-9]{6,18}-step-[0-9]{1,18}\Z")]
     """The name of its checkpoint."""
     cursor: Cursor
-    """Which pairs the source had given."""
+    """The state of the source: the pairs that the learner had received."""
 
 
 def _ignore(_value: Any) -> None:
@@ -126,7 +126,7 @@ class Committer:
     def keep(self, key: int, pair: EncodedPair, go_on: Callable[[], bool] = lambda: True) -> None:
         """Store a pair that went into memory. Raises StoreError once the store cannot be written.
 
-        go_on: asked each second while the store takes no pair, because the disk is full; False: wait no longer.
+        go_on: called each second while the disk is full and the store accepts no pair; False ends the waiting.
         """
         item = pack(pair)
         while not self.store.put(key, item, timeout_s=ASK_S):

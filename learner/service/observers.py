@@ -1,4 +1,4 @@
-"""Everybody who watches a run: the screen, the live page, the service manager and Prometheus."""
+"""Reports the events of a run to the screen, the live page, the service manager and Prometheus."""
 
 from __future__ import annotations
 

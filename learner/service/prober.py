@@ -1,4 +1,4 @@
-"""Probes beside training: every encoder on every control set, between two steps."""
+"""Probes every encoder on every control set, between two steps of training."""
 
 from __future__ import annotations
 
@@ -40,9 +40,9 @@ class Prober:
     _first_and_last: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
 
     def resume(self) -> None:
-        """Continue behind the lines in the run directory, and probe on the control sets that are new to the run."""
+        """Go on from the probes in the run directory, and probe on the control sets that are new to the run."""
         lines = self.directory.lines("probes")
-        self._publish(lines)
+        self._update_cards(lines)
         known = {line["set"] for line in lines}
         self._each([control for control in self.controls if control.name not in known], self._probe)
 
@@ -51,7 +51,7 @@ class Prober:
         self._each(self.controls, self._probe)
 
     def rotations(self) -> dict[str, dict[str, Any]]:
-        """Return accuracies on rotated images by set and encoder, of those that were measured before a `stop`."""
+        """Return accuracies on rotated images, by set and encoder; those that a `stop` prevents are left out."""
         table: dict[str, dict[str, Any]] = {}
 
         def measure(control: ControlSet, name: str, encoder: Encoder) -> None:
@@ -81,10 +81,10 @@ class Prober:
         line = {"step": step, "seconds": self.elapsed_s(), "set": control.name, "encoder": name}
         line["captured_ns"] = self.learner.memory.newest_ns()  # how far the stream had come, by its devices' clocks
         self.directory.append("probes", line | result)
-        self._publish([line | result])
+        self._update_cards([line | result])
         self.observers.probed(step, control.name, name, result)
 
-    def _publish(self, lines: Sequence[Line]) -> None:
+    def _update_cards(self, lines: Sequence[Line]) -> None:
         """Give the model cards the first and the last line of each set and encoder."""
         for line in lines:
             key = line["set"], line["encoder"]

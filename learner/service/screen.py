@@ -1,4 +1,4 @@
-"""The learner's display: a live line on a terminal, plain lines elsewhere, nothing under --json."""
+"""Shows a run to a person: in a live line on a terminal, in plain lines elsewhere, not at all under --json."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Screen(Progress):
     _probe = ""
 
     def step(self, report: StepReport, batch_size: int, status: str) -> None:
-        """Show a step; status: how far the run is."""
+        """Show a step. status: how far the run is, as text."""
         took_s = report.busy_s + report.waited_s
         self._step_s = 0.9 * self._step_s + 0.1 * took_s if self._step_s else took_s
         rate = batch_size / self._step_s if self._step_s else 0.0
@@ -36,7 +36,7 @@ class Screen(Progress):
         self.update(lambda: self._last_step)
 
     def waiting(self, event: Waiting, why: str) -> None:
-        """Show that the learner waits; why: what it waits for."""
+        """Show that the learner waits. why: the things it waits for, as text."""
         if event.waited_s >= SHORT_WAIT_S:
             self.update(lambda: f"waiting {event.waited_s:.0f} s for {why}")
         else:
@@ -50,7 +50,7 @@ class Screen(Progress):
 
 
 def log_to(console: Console) -> None:
-    """Log warnings: on a terminal through the console, so that they do not break the live line, else to stderr."""
+    """Send warnings to stderr; on a terminal through the console, so that they do not break the live line."""
     if console.is_terminal and sys.stderr.isatty():
         handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
         logging.basicConfig(level=logging.WARNING, format="%(name)s %(message)s", handlers=[handler])

@@ -1,4 +1,4 @@
-"""The learner as a service: it drives `learn` on a source, and between two steps it probes, commits and reports.
+"""Runs a learner on a source, and between two steps probes, commits and reports.
 
 The loop decides what is trained; this shell decides when to probe, when to commit, and when to stop.
 """
@@ -105,10 +105,10 @@ class Service:
         rhythm.interrupted(self.learner.steps, began_s, self.clock())
 
     def _keep(self, key: int, pair: EncodedPair) -> None:
-        self.committer.keep(key, pair, self._waits_for_room)
+        self.committer.keep(key, pair, self._keep_waiting)
         self.observers.live.received(pair)
 
-    def _waits_for_room(self) -> bool:
+    def _keep_waiting(self) -> bool:
         """Return whether to go on waiting while the store takes no more pairs."""
         self.observers.working("the disk of the run is full: waiting for room")
         return not self.stop()
@@ -140,7 +140,7 @@ class Service:
         return self._times.elapsed_s(self.clock())
 
     def _finish(self) -> None:
-        """Make the last commit and close the source: a device that ends must not wait for our report."""
+        """Make the last commit and close the source, so that a device that ends does not wait for the report."""
         self.observers.stopping(f"committing step {self.learner.steps}")
         self.committer.finish()
         self.source.close()

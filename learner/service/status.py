@@ -13,7 +13,7 @@ SILENT_S = 15.0
 
 @dataclass(frozen=True, slots=True)
 class RunStatus:
-    """A run at one moment. Times are seconds; those of devices are of the same clock as `now_s`."""
+    """The state of a run at one moment. Times are in seconds, those of devices on the same clock as `now_s`."""
 
     now_s: float
     started_s: float

@@ -1,4 +1,4 @@
-"""The figures of a whole run, made of its learner, its lines and the counts of its source. Pure."""
+"""Computes the figures of a whole run from its learner, its lines and the counts of its source. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When the service interrupts training, writes a line and stops. Pure: the time is passed in, in seconds of any clock."""
+"""Decides when the service interrupts training, logs a step and stops. Pure: callers pass the time in, seconds of any clock."""
 
 from __future__ import annotations
 
@@ -90,8 +90,8 @@ class Times:
 
 
 def is_logged(step: int) -> bool:
-    """Return whether a step gets a line: each of the first 16384 does, then every 2nd, 4th, ...: 8192 of each doubling.
+    """Return whether a step gets a line: each of the first 16384, later every 2nd, every 4th and so on.
 
-    A run of months is read as a whole when it is resumed or reported: 100 million steps are then 123 thousand lines.
+    Each doubling of the steps adds 8192 lines, so that 100 million steps have 123 thousand. A resume and a report read them all.
     """
     return step % (1 << max(0, step.bit_length() - DENSE_STEPS_LOG2)) == 0
