@@ -49,10 +49,10 @@ MAX_SHARE = 0.005
 
 @dataclass(frozen=True, kw_only=True)
 class MetricsSettings(BenchSettings):
-    """Write the list of metrics, or measure what they cost."""
+    """Write the list of metrics, or measure the cost of counting them."""
 
     cost: bool = False
-    """Measure the CPU time of counting 30 pairs and 30 steps a second and of a scrape every 15 s."""
+    """Measure the CPU time of counting 30 pairs and 30 steps per second and of a scrape every 15 s."""
     rounds: Count = 5
     """Rounds of the measurement; the median is reported."""
 

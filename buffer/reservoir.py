@@ -155,7 +155,7 @@ class Reservoir:
         """Draw n >= 1 kept keys, each with probability p = (1 - uniform_floor) * w / sum(w) + uniform_floor / len.
 
         w = exp(loss_weight * phi). The weights are 1 / (len * p): the weighted mean over draws estimates the plain mean over
-        all kept keys. Raises ValueError where nothing is kept.
+        all kept keys. Raises ValueError if nothing is kept.
         """
         require(is_whole(n, 1), "the size of a sample", "a whole number of at least 1", n)
         require(len(self) > 0, "the reservoir", "filled before it is sampled: offer keys first", len(self))

@@ -24,7 +24,7 @@ Fields = Items | Mapping[str, NDArray[Any]]
 
 FIELDS = ("phi", "gumbel", "hurdle", "arrival")
 ITEM = np.dtype([("phi", np.float64), ("gumbel", np.float64), ("hurdle", np.float64), ("arrival", np.int64)])
-"""What a slot holds beside its key and its leaves in the trees. It is read together, so it lies together."""
+"""The fields of a slot except its key and its leaves in the trees. They are read together, so they are stored together."""
 ARRIVAL_STREAM, DRAW_STREAM = 0, 1
 """The two rows of random numbers: of arrivals, and of samples."""
 
@@ -107,6 +107,6 @@ class Cuts:
             self.scores.append(score)
 
     def since(self, steps: Floats) -> Floats:
-        """Return the largest score turned away at or after each step, -inf where there was none: float64 [k]."""
+        """Return the largest score turned away at or after each step, -inf if there was none: float64 [k]."""
         first = np.searchsorted(np.asarray(self.steps, np.float64), steps)
         return np.asarray([*self.scores, -np.inf])[first]

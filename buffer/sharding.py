@@ -55,7 +55,7 @@ def split(whole: Reservoir, shards: int) -> list[Reservoir]:
 
     The keys go to the shards in turn, in rising order, so that none gets more than it can hold. Scores, inclusion and the G of
     the arrivals to come do not change: `merged` with this capacity gives the same reservoir, except for the slots. Raises
-    ValueError where `whole` is a shard itself, or its capacity is no multiple of `shards`.
+    ValueError if `whole` is a shard itself, or its capacity is no multiple of `shards`.
     """
     settings = whole.settings
     require(settings.shards == 1, "a reservoir that is split", "no shard itself", settings)

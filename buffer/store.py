@@ -32,7 +32,7 @@ from buffer.validation import key_vector, require, rises
 log = logging.getLogger(__name__)
 
 RESTORABLE = 2
-"""Commits that can be restored: the newest one, and the one before in case something outside the store is damaged."""
+"""Number of commits that can be restored: the newest one and, in case something outside the store is damaged, its predecessor."""
 MAX_BYTES = 512 << 20
 """Largest size of an item and of a note: a row of SQLite ends at 1 GB."""
 APPLICATION, VERSION = 0x62616279, 1
@@ -120,7 +120,7 @@ class Store(StoreReader):
 
     queue_bytes: bytes of items that may wait to be written; the item that reaches the bound still enters, then `put` blocks.
     patience: decides whether a write to a full disk is tried again; `close` ends it. identity: 32 hex digits that
-    name the file, made when it is created. Raises StoreError where the file cannot be opened, or is not a store.
+    name the file, made when it is created. Raises StoreError if the file cannot be opened, or is not a store.
     """
 
     def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, patience: Patience | None = None) -> None:
@@ -152,7 +152,7 @@ class Store(StoreReader):
     def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
         """Queue an item, and return whether it was queued within `timeout_s`; the call blocks while the queue is full.
 
-        The item is durable with the first commit that names it. key: above every earlier one. Raises ValueError where it is
+        The item is durable with the first commit that names it. key: above every earlier one. Raises ValueError if it is
         not, StoreError once writing has failed.
         """
         require(len(item) <= MAX_BYTES, "an item", f"of at most {MAX_BYTES} bytes", len(item))
@@ -168,8 +168,8 @@ class Store(StoreReader):
     def commit(self, keys: ArrayLike, note: bytes) -> Future[None]:
         """Make these keys, int64 [n], rising, and the note the newest commit, after all earlier puts.
 
-        The future is done once the commit is durable. Items that neither this commit nor the one before names are removed, except
-        those above the largest key, which may be newer than the committed state. The future raises StoreError where writing
+        The future is done once the commit is durable. Items that neither this commit nor its predecessor names are removed,
+        except those above the largest key, which may be newer than the committed state. The future raises StoreError if writing
         failed, or a key was never put.
         """
         named = key_vector(keys)
@@ -341,7 +341,7 @@ def _transaction(connection: sqlite3.Connection, *, durable: bool) -> Iterator[N
 
 
 def _commits(connection: sqlite3.Connection) -> list[Commit]:
-    """Return the undamaged commits, newest first. Raises sqlite3.Error where all are damaged: that is not an empty store."""
+    """Return the undamaged commits, newest first. Raises sqlite3.Error if all are damaged: that is not an empty store."""
     found, damaged = [], []
     for number, crc, packed, note in connection.execute("SELECT * FROM commits ORDER BY number DESC"):
         if isinstance(packed, bytes) and isinstance(note, bytes) and _crc(number, packed + note) == crc:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 PHI_LIMIT = 2.0
 """phi lies within [-PHI_LIMIT, PHI_LIMIT]: no priority, however large, outweighs chance for ever."""
 LOSS_WEIGHT_LIMIT = 100.0
-"""Beyond it sums of exp(loss_weight * phi) lose all precision."""
+"""Largest absolute loss_weight: beyond it sums of exp(loss_weight * phi) lose all precision."""
 
 MAX_SHARDS = 1024
 """Each arrival of one shard skips the random numbers of all others."""

@@ -72,7 +72,10 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _fixed_bytes(trainer: Trainer, memory: Memory) -> int:
-    """What a learner needs whatever its batch: moments and gradient, and on the CPU the slots, which are not filled yet."""
+    """Return the bytes that a learner needs for any batch size: moments and gradient and, on the CPU, the slots.
+
+    The slots are not filled yet, so they do not count as used memory.
+    """
     trained = sum(weight.nbytes for weight in trainer.objective.trained())
     slots = memory.slots.left.nbytes + memory.slots.right.nbytes if trainer.device.type == "cpu" else 0
     return MOMENTS_AND_GRADIENT * trained + slots

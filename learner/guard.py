@@ -5,7 +5,7 @@ output. Neither entropy nor rank shows it (a healthy teacher may be one-hot, a r
 does. With H the entropy and p the targets [B, K] of a batch:
 
     teacher_information = H(mean p) - mean H(p)       what a target says about its pair (Krause et al. 2010, RIM, section 2)
-    student_information = teacher_information - KL    the part of it that the student knows; 0 where its output is constant
+    student_information = teacher_information - KL    the part of it that the student knows; 0 if its output is constant
 
 as shares of ln min(B, K), the largest possible value. Where B is far below K, student_information reads too low. So it counts
 only where the crops of a pair have also become one point. A gauge that an objective does not have is not used.
@@ -26,15 +26,15 @@ class GuardConfig:
     """When the networks count as collapsed, and what happens then; `docs/log.md` has the runs behind the numbers."""
 
     min_teacher_information: float = 0.05
-    """Below it the teacher's targets are a sign of collapse; healthy runs stay above 0.15."""
+    """Teacher information below which a step has a sign of collapse; healthy runs stay above 0.15."""
     min_student_information: float = 0.01
-    """Below it the student's outputs are a sign of collapse, where crop_cosine is above its maximum too."""
+    """Student information below which a step has a sign of collapse, if crop_cosine is also above its maximum."""
     max_crop_cosine: float = 0.99
-    """Mean cosine between the crops of a pair above which they are one point."""
+    """Mean cosine between the crops of a pair above which they count as one point."""
     patience_steps: int = 200
     """Steps with a sign, minus steps without, that make a collapse: a random start shows signs for some tens of steps."""
     snapshot_every_steps: int = 250
-    """Between copies of the networks, made only while doubt is 0; a collapse goes back to the copy before the last."""
+    """Steps between two copies of the networks, made only while doubt is 0. A rollback takes the last copy but one."""
     rate_after_rollback: float = 0.5
     """Factor of the learning rate for each rollback in a row, after a new warm-up."""
     forgiven_after_steps: int = 2000
@@ -96,7 +96,7 @@ class CollapseGuard:
         return self.config.rate_after_rollback**self.setbacks
 
     def state_dict(self) -> dict[str, int]:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {name: getattr(self, name) for name in _COUNTS}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
@@ -106,7 +106,7 @@ class CollapseGuard:
 
 
 def sign_of_collapse(config: GuardConfig, gauges: Mapping[str, float]) -> str:
-    """Describe the sign of collapse in the gauges of one step; empty where there is none."""
+    """Describe the sign of collapse in the gauges of one step; empty if there is none."""
     if gauges.get("teacher_information", 1.0) < config.min_teacher_information:
         return "the teacher's target is the same for every pair"
     knows = gauges.get("student_information", 1.0) >= config.min_student_information

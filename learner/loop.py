@@ -46,7 +46,7 @@ class Waiting:
     received: int
     wanted: int
     waited_s: float
-    """Since the last step."""
+    """Seconds since the last step."""
 
 
 def _keep_nothing(key: int, pair: EncodedPair) -> None:
@@ -166,13 +166,13 @@ class Learner:
         return PairCounts(*map(sum, zip(*self.team.counts(), strict=True)))
 
     def decode(self, pair: EncodedPair) -> StereoPair | None:
-        """Decode a pair for `add`; None where it does not decode. Changes nothing, so it may run beside a step."""
+        """Decode a pair for `add`; None if it does not decode. Changes nothing, so it may run beside a step."""
         return decode_or_none(self.config.memory.canvas, pair)
 
     def add(self, pair: EncodedPair, decoded: StereoPair | None = None) -> int | None:
         """Put a received pair into memory and return its key there. One that does not decode is counted and dropped: None.
 
-        decoded: the result of `decode`, where that was called before. A pair that belongs to another process is only dealt;
+        decoded: the result of `decode`, if it was called before. A pair that belongs to another process is only dealt;
         `deliver` brings it there.
         """
         self.received += 1
@@ -217,7 +217,7 @@ class Learner:
         """Continue from `state_dict()` of a learner with the same settings, in any number of processes.
 
         pairs: those of the keys in `state["memory"]`, in their order; None for one that cannot be read any more. Raises
-        LookupError, ValueError or RuntimeError where the state does not fit the settings.
+        LookupError, ValueError or RuntimeError if the state does not fit the settings.
         """
         shards = resharded(state["memory"]["shards"], self.team.size)
         self.team.load(state, list(zip_longest(shards, state["generators"][: self.team.size])), pairs)

@@ -40,7 +40,7 @@ class PairCounts(NamedTuple):
 
 
 class Member:
-    """One process of a run. Raises SettingsError where batch or memory cannot be divided among the processes.
+    """One process of a run. Raises SettingsError if batch or memory cannot be divided among the processes.
 
     memory: instead of the one that the settings describe. undecodable: pairs whose images did not decode.
     """
@@ -60,7 +60,7 @@ class Member:
         self.undecodable = 0
 
     def add(self, key: int, pair: EncodedPair, decoded: StereoPair | None = None) -> bool:
-        """Put a pair into memory under its key. Returns False where it does not decode, which is counted and logged.
+        """Put a pair into memory under its key. Returns False if it does not decode, which is counted and logged.
 
         decoded: the same pair on the canvas, where it has been decoded before.
         """
@@ -99,7 +99,7 @@ class Member:
     def load(self, state: State, part: Part, pairs: Iterable[EncodedPair | None]) -> None:
         """Continue from a state, which is common to all members, and this member's part of it with its pairs.
 
-        Raises LookupError, ValueError or RuntimeError where the state does not fit the settings.
+        Raises LookupError, ValueError or RuntimeError if the state does not fit the settings.
         """
         memory, generator = part
         self.trainer.load_state_dict(state, generator)

@@ -20,7 +20,7 @@ _PAUSE_SECONDS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
 _COMMIT_SECONDS = (0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 25.0, 60.0)
 
 _LATENCY_SECONDS = (0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 1800.0, 7200.0, 28800.0)
-"""From the goal for a live pair (a quarter of a second) to a walk of hours outside the Wi-Fi."""
+"""Upper bounds of the buckets: from the goal for a live pair (a quarter of a second) to a walk of hours without Wi-Fi."""
 NO_MEANINGS: Mapping[str, Meaning] = {}
 
 

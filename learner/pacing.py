@@ -23,7 +23,7 @@ class PacingConfig:
     batch_size: int = 128
     """Pairs in a training step."""
     max_owed_steps: int = 32
-    """Most steps that may be owed; what a burst of pairs would add beyond is forgone."""
+    """Largest number of steps that the budget can hold; samples that a burst of pairs would add beyond it are forgone."""
 
     def __post_init__(self) -> None:
         if not 0 < self.replay_ratio < math.inf or self.batch_size < 2 or self.max_owed_steps < 1:
@@ -55,7 +55,7 @@ class Pacing:
         self.owed -= self.config.batch_size
 
     def state_dict(self) -> dict[str, float]:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {"owed": self.owed, "forgone": self.forgone}
 
     def load_state_dict(self, state: dict[str, float]) -> None:

@@ -40,7 +40,7 @@ class StepReport:
     """Pairs received so far."""
     loss: float
     grad_norm: float
-    """Of the gradient before clipping."""
+    """Norm of the gradient before clipping."""
     learning_rate: float
     priority: float = 0.0
     busy_s: float = 0.0
@@ -53,11 +53,11 @@ class StepReport:
     fresh: tuple[tuple[str, int], ...] = ()
     """Device and capture time, nanoseconds since 1970, of this process's pairs that were trained on for the first time."""
     rolled_back: str = ""
-    """Why the networks went back to an earlier snapshot after this step; empty where they did not."""
+    """The reason why the networks went back to an earlier snapshot after this step; empty if they did not."""
 
 
 class Step(NamedTuple):
-    """A step and what memory needs to know of it, for the part of the batch of this process, [b] pairs."""
+    """A step, with what memory needs of it, for this process's part of the batch, [b] pairs."""
 
     report: StepReport
     is_refused: bool
@@ -163,7 +163,7 @@ class Trainer:
         return why
 
     def require_progress(self, report: StepReport) -> None:
-        """Log what went wrong in the last step. Raises Diverged where steps were refused or rolled back too often in a row."""
+        """Log what went wrong in the last step. Raises Diverged if steps were refused or rolled back too often in a row."""
         names, good_step = report.refused, self._snapshots[0]["step"]
         if names:
             log.error(

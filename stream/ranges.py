@@ -48,7 +48,7 @@ class Ranges:
         return self._last[-1] if self._last else 0
 
     def add(self, first: int, last: int) -> int:
-        """Add [first, last); returns how many of these numbers are new."""
+        """Add [first, last); return how many of these numbers are new."""
         if first >= last:
             return 0
         new = last - first - self.overlap(first, last)

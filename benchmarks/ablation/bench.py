@@ -58,7 +58,7 @@ MAX_TRAIN, MAX_TEST = 5000, 2000
 
 @dataclass(frozen=True, kw_only=True)
 class AblationSettings(GridSettings):
-    """Change one thing of the preset in each row and measure what it was worth."""
+    """Change one setting of the preset in each row, and measure the effect."""
 
     rows: Annotated[tuple[str, ...], SomeOf((*FAMILIES, *ROWS))] = ("recipe", "stream")
     """`recipe`, `stream`, or rows by their names; the preset itself is always among them."""
@@ -80,7 +80,7 @@ class AblationSettings(GridSettings):
     report: Path | None = None
     """Write the tables to this file."""
     device: Device = "auto"
-    """Where to train; auto takes a GPU where there is one."""
+    """Where to train; auto takes a GPU if there is one."""
 
     @property
     def chosen(self) -> list[str]:

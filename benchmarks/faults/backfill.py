@@ -56,7 +56,7 @@ class BackfillSettings(BenchSettings):
     mb_per_s: Positive = 12.0
     """Speed of the link, 10^6 bytes per second; the default is that of Wi-Fi."""
     live_per_s: Positive = 10.0
-    """Live pairs a second."""
+    """Live pairs per second."""
     window_s: Positive = 5.0
     """Length of each part of a round."""
     outage_s: Positive = 10.0
@@ -83,11 +83,11 @@ class Windows:
     bare_mb_per_s: list[float] = field(default_factory=list)
     live: list[Window] = field(default_factory=list)
     backfill: list[Window] = field(default_factory=list)
-    """From the return of the link, without live pairs."""
+    """The time from the return of the link, without live pairs."""
     queued: list[Window] = field(default_factory=list)
-    """From the return of the link, with live pairs, in one queue."""
+    """The time from the return of the link, with live pairs, in one queue."""
     marked: list[Window] = field(default_factory=list)
-    """The same, with live pairs going first."""
+    """The same, but live pairs go first."""
     outage_ns: int = 0
     """Time at which the link came back from the long outage."""
     queue_mib: dict[str, float] = field(default_factory=dict)
@@ -204,7 +204,7 @@ def _heal_and_drain(stage: Stage, heal: Callable[[], None]) -> Window:
 
 
 def _bare_mb_per_s(link: Link, length_s: float) -> float:
-    """Return the throughput of one plain TCP connection through such a link, in 10^6 bytes a second."""
+    """Return the throughput of one plain TCP connection through such a link, in 10^6 bytes per second."""
     with closing(link), socket.create_server((HOST, 0)) as server:
         sender = threading.Thread(target=_send_zeros, args=(server,), daemon=True)
         sender.start()

@@ -44,7 +44,7 @@ GOALS = {
     "times lightly's loop": 2.0,
     "views/s of two views from JPEG bytes": 5000.0,
 }
-"""What an H100 or H200 should reach at least, at full scale."""
+"""The figures that an H100 or H200 should reach at least, at full scale."""
 
 
 class GpuBench:

@@ -19,7 +19,7 @@ from learner.objectives.contract import Batch
 from learner.trainer import Trainer
 
 PEAK_TFLOPS = 989.0
-"""Of an H100 or H200 in bfloat16 by its datasheet."""
+"""Peak rate of an H100 or H200 in bfloat16, from its datasheet."""
 
 
 def run(task: Task) -> None:

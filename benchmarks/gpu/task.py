@@ -34,7 +34,7 @@ class Task:
     pictures: str
     lines: str
     deadline_s: float
-    """By time.monotonic(), the same clock in all processes of the machine. The process is stopped a little later."""
+    """Deadline by time.monotonic(), the same clock in all processes of the machine. The process is stopped a little later."""
 
     @property
     def is_full(self) -> bool:

@@ -21,7 +21,7 @@ class Auc(NamedTuple):
 
 
 class Interval(NamedTuple):
-    """A mean, and two standard errors of it."""
+    """A mean, and two standard errors of the mean."""
 
     mean: float
     reach: float

@@ -102,7 +102,7 @@ class RegimesSettings(GridSettings):
     report: Path | None = None
     """Write the tables and the plots to this path, with .md and .png added."""
     device: Device = "auto"
-    """Where to train; auto takes a GPU where there is one."""
+    """Where to train; auto takes a GPU if there is one."""
 
     def days(self, seed: int) -> RecordedDays:
         """Return the recorded days of a seed; they are recorded if they are missing."""

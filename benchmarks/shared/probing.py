@@ -43,7 +43,7 @@ Device = Annotated[Literal["auto", "cpu", "cuda"], _Available()]
 
 
 def compute_device(name: str) -> torch.device:
-    """Return the compute device of a `--device` flag; `auto` takes a GPU where there is one."""
+    """Return the compute device of a `--device` flag; `auto` takes a GPU if there is one."""
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 

@@ -53,7 +53,7 @@ class StepSettings(BenchSettings):
     preset: Literal["cpu", "babyagent"] = "cpu"
     """Preset that gives backbone, crops, batch and precision, for our step and the peers'."""
     device: Device = "auto"
-    """Where to train; auto takes a GPU where there is one."""
+    """Where to train; auto takes a GPU if there is one."""
     batch_size: Annotated[int | None, Within(1)] = None
     """Batch size, instead of the preset's: a CPU takes minutes for a step of DeiT-S with 128 pairs."""
     rounds: Count = 7

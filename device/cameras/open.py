@@ -18,11 +18,11 @@ class Origin(Enum):
     """Where the shots of a camera come from, which decides whether it can wait for a learner."""
 
     SIMULATION = auto()
-    """Shots are made when they are asked for, without end."""
+    """Shots are made when they are requested, without end."""
     RECORDING = auto()
-    """Shots are read when they are asked for, until the recording ends, unless it repeats."""
+    """Shots are read when they are requested, until the recording ends; one that repeats does not end."""
     HARDWARE = auto()
-    """Shots come at the hardware's own pace, and nothing can bring back one that was not taken."""
+    """Shots come at the hardware's own pace; a shot that was not taken is lost."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,7 +1,7 @@
 """Two Raspberry Pi cameras by picamera2, for example `picamera2:0,1` (a Pi 5 or a Compute Module can have two).
 
 The image processor of each camera gives two streams of the same moment: `main` for the learner, and `lores`, whose first plane is
-the luma that dedupe needs, at no cost. `main` is asked for as "RGB888", which is B, G, R in memory: the hardware converts the
+the luma that dedupe needs, at no cost. `main` is requested as "RGB888", which is B, G, R in memory: the hardware converts the
 colours, so the processor does not have to. This is written after picamera2's manual and source, and has not run on a Pi yet.
 """
 

@@ -1,7 +1,7 @@
 """Two USB cameras by Video4Linux, for example `v4l2:0,2`.
 
-They are asked for MJPG, and the JPEG that a camera makes itself is forwarded untouched: this costs the rig no time, and there is
-no loss from a second compression. USB cameras have no common shutter. Both are grabbed before either is read, which keeps the
+MJPG is requested from them, and the JPEG that a camera makes itself is forwarded untouched: this costs the rig no time, and there
+is no loss from a second compression. USB cameras have no common shutter. Both are grabbed before either is read, which keeps the
 skew small, and each eye carries the time at which the driver filled its buffer.
 """
 

@@ -50,7 +50,7 @@ class StreamSettings:
     quality: int = 92
     """Quality of the JPEG (1-100) if the camera gives pixels."""
     size: str | None = None
-    """WIDTHxHEIGHT of the simulated images (320x240), or asked of the hardware (1280x720)."""
+    """WIDTHxHEIGHT of the simulated images (320x240), or requested from the hardware (1280x720)."""
     seed: int = 0
     """Decides the simulated world, and which suppressed pairs are kept for the audit."""
     walk: int = 0

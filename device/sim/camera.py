@@ -131,7 +131,7 @@ class _Sensor:
 
 
 class SimCamera:
-    """A walk as a `Camera`: it is endless, and each frame is made when it is asked for. Iterating again begins the walk again.
+    """A walk as a `Camera`: it is endless, and each frame is made when it is requested. Iterating again begins the walk again.
 
     settings: fields of SimConfig that replace those of `config`.
     Raises CameraError if `textures` holds no photograph, ValueError for a setting out of range.

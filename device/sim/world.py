@@ -39,7 +39,7 @@ class Doorway:
 
     @property
     def middle(self) -> Floats:
-        """The point (x, z) where a walk goes through."""
+        """The point (x, z) through which a walk goes."""
         a, _, o = self.surface.T
         return np.asarray((o + a / 2)[[0, 2]])
 

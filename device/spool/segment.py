@@ -9,7 +9,7 @@ from stream.ranges import Ranges
 
 
 class State(Enum):
-    """What can happen to a segment next."""
+    """The state of a segment: what can happen to it next."""
 
     OPEN = auto()
     """Pairs are appended to it."""

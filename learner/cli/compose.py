@@ -168,7 +168,7 @@ def make_learner(settings: TrainSettings, device: torch.device, process: Process
 def device_for(name: str, process: Process) -> torch.device:
     """Return the compute device of this process: each process of a machine has a GPU of its own.
 
-    Raises SettingsError where there are fewer GPUs than processes.
+    Raises SettingsError if there are fewer GPUs than processes.
     """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return torch.device("cpu")

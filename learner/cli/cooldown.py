@@ -30,7 +30,10 @@ Exit codes: 0 done, 1 failed on the way, 2 wrong settings."""
 
 @dataclass(frozen=True, kw_only=True)
 class CooldownSettings:
-    """Cool a run down."""
+    """Train a short branch of a run with a falling learning rate, and export its weights (a cool-down).
+    @ buffer/store.py:.(APPLICATION, VERSION)
+    Numbers in the header of the file: they show that it is a store, and the version of its schema.
+    """
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run directory."""
@@ -51,7 +54,7 @@ class CooldownSettings:
 def run(settings: CooldownSettings, stop: Stop) -> Result:
     """Train the branch and export its weights; after a `stop` nothing is written.
 
-    Raises Diverged where the branch failed, another LearnerError for a folder that cannot be used.
+    Raises Diverged if the branch failed, another LearnerError for a folder that cannot be used.
     """
     require_alone("cooldown")
     cv2.setNumThreads(1)

@@ -39,7 +39,7 @@ DESCRIPTION = """Would the learner run with these flags? Checks rigs, keys, GPU,
 
 Exit codes: 0 no problem, 1 a problem, 2 wrong settings."""
 PATIENCE_S = 5.0
-"""How long a rig may take to answer; it needs less than a second."""
+"""Longest time that a rig may take to reply; it needs less than a second."""
 FLOOR_BYTES = 1 * GIB
 PAIR_BYTES = 1 << 19
 """An upper estimate of a pair in the store: two eyes at 720p as JPEG."""

@@ -58,7 +58,7 @@ class ExportSettings:
 
 
 def run(settings: ExportSettings, stop: Stop) -> Result:
-    """Export a run. Raises LearnerError, or StoreError where its pairs cannot be read."""
+    """Export a run. Raises LearnerError, or StoreError if its pairs cannot be read."""
     require_alone("export")
     missing = [name for name in ("onnx", "onnxscript", "onnxruntime") if find_spec(name) is None]
     if missing:

@@ -26,9 +26,9 @@ from learner.errors import SettingsError
 _T = TypeVar("_T")
 
 JOIN_TIMEOUT = timedelta(minutes=5)
-"""How long a process waits for the others at the start."""
+"""Longest time that a process waits for the others at the start."""
 OPERATION_TIMEOUT = timedelta(hours=6)
-"""How long it waits for a busy one, such as the leader while it probes. A process that has died is noticed at once."""
+"""Longest time that a process waits for a busy one, such as the leader during a probe. A dead process is noticed at once."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Process:
 
 
 def process_of(environment: Mapping[str, str]) -> Process:
-    """Read the variables that torchrun sets; without them there is one process. Raises SettingsError where they do not fit."""
+    """Read the variables that torchrun sets; without them there is one process. Raises SettingsError if they do not fit."""
     if environment.get("WORLD_SIZE", "1") == "1":
         return Process()
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
@@ -59,14 +59,14 @@ def process_of(environment: Mapping[str, str]) -> Process:
 
 
 def require_alone(command: str) -> None:
-    """Raise SettingsError where torchrun started several of this process: only training shares its work."""
+    """Raise SettingsError if torchrun started several of this process: only training shares its work."""
     if process_of(os.environ).count > 1:
         raise SettingsError(f"`{command}` runs in one process: start it without torchrun")
 
 
 @contextmanager
 def process_group(process: Process, *, device: torch.device) -> Iterator[None]:
-    """Be one of the processes inside the context. Raises ConnectionError where they do not find each other."""
+    """Be one of the processes inside the context. Raises ConnectionError if they do not find each other."""
     if process.count == 1:
         yield
         return

@@ -41,7 +41,7 @@ class Team:
         self._are_listening = True
 
     def deal(self, key: int, pair: EncodedPair) -> bool:
-        """Put a new pair aside for the member that it belongs to; False where that is the leader, who adds it himself."""
+        """Put a new pair aside for the member that it belongs to; False if that is the leader, who adds it himself."""
         number = key % self.size
         if number:
             self._dealt[number].append((key, pair))
@@ -81,7 +81,7 @@ class Team:
     def load(self, state: State, parts: Sequence[Part], pairs: Iterable[EncodedPair | None]) -> None:
         """Let all members continue from a state and their parts of it.
 
-        pairs: those of the keys in `state["memory"]`, None for one that cannot be read. Raises ValueError where the state does
+        pairs: those of the keys in `state["memory"]`, None for one that cannot be read. Raises ValueError if the state does
         not fit the settings.
         """
         owners = {key: number for number, (memory, _) in enumerate(parts) for key in memory["keys"].tolist()}
@@ -116,7 +116,7 @@ class Team:
 
 
 def follow(member: Member) -> None:
-    """Carry out the orders of the leader until it says to end. Raises ConnectionError where it has gone."""
+    """Carry out the orders of the leader until it says to end. Raises ConnectionError if it has gone."""
     order: Order
     while (order := collectives.receive()).verb != "end":
         for key, pair in order.pairs:

@@ -11,7 +11,7 @@ from stream.image import MAX_SIDE
 
 @dataclass(frozen=True, kw_only=True)
 class MemoryConfig:
-    """How much is remembered, and what stays when it is full (`buffer.reservoir` explains the formula)."""
+    """The size of the memory, and which pairs stay when it is full (`buffer.reservoir` explains the formula)."""
 
     capacity: int = 4096
     """Pairs in the reservoir."""
@@ -32,7 +32,7 @@ class MemoryConfig:
     room for them, the priority of none of n pairs in memory gets older than n / (share * batch) steps."""
 
     def check(self, shards: int) -> None:
-        """Raise SettingsError where these settings cannot work in `shards` processes."""
+        """Raise SettingsError if these settings cannot work in `shards` processes."""
         if self.capacity % shards or self.fresh_capacity % shards:
             raise SettingsError(
                 f"memory: capacity {self.capacity} and fresh_capacity {self.fresh_capacity} must be multiples of the "

@@ -71,7 +71,7 @@ class Memory:
 
     @property
     def fresh(self) -> int:
-        """How many pairs wait for their first training step."""
+        """Number of pairs that wait for their first training step."""
         return len(self._fresh)
 
     def add(self, pair: StereoPair, key: int | None = None) -> int:
@@ -115,7 +115,7 @@ class Memory:
     def score(self, draw: Draw, priority: Floats) -> None:
         """Score the pairs of a finished step by their priorities [n], and let the reservoir decide on the fresh ones.
 
-        Raises ValueError, and changes nothing, where a priority is not finite or below 0.
+        Raises ValueError, and changes nothing, if a priority is not finite or below 0.
         """
         if priority.shape != draw.keys.shape or not np.all((priority >= 0) & (priority <= PRIORITY_LIMIT)):
             raise ValueError(
@@ -149,7 +149,7 @@ class Memory:
         """Continue from `state_dict()` of a memory with the same settings.
 
         pairs: those of the state's keys, in their order, on the canvas. None stands for a pair that cannot be read any more; it
-        is put in quarantine. Raises ValueError, and changes nothing, where the settings differ.
+        is put in quarantine. Raises ValueError, and changes nothing, if the settings differ.
         """
         self.ranking.load_state_dict(state)
         for name in _COUNTS:

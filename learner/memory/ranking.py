@@ -35,7 +35,7 @@ def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: in
 class Ranking:
     """The reservoir with its priorities, and the kept pairs in quarantine, which are never drawn again.
 
-    pool: returns the values of all shards, in their order, for the values of this one; None where there is one shard. All
+    pool: returns the values of all shards, in their order, for the values of this one; None if there is one shard. All
     shards score in step, and standardise their priorities against the distribution of all.
     """
 
@@ -47,7 +47,7 @@ class Ranking:
         self._pool = pool
 
     def draw(self, count: int, stalest: int) -> Keys:
-        """Draw `count` kept pairs, `stalest` of them the ones scored longest ago: int64 [count], or [0] where there is none.
+        """Draw `count` kept pairs, `stalest` of them the ones scored longest ago: int64 [count], or [0] if there is none.
 
         None is in quarantine: the pairs scored longest ago are drawn instead of those.
         """
@@ -88,7 +88,7 @@ class Ranking:
         return int(self.reservoir.ages(self.reservoir.stalest(1)).max(initial=0))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint keeps."""
+        """Return the state for a checkpoint."""
         return {
             "quarantine": np.array(sorted(self.quarantine), np.int64),
             "reservoir": self.reservoir.state_dict(),

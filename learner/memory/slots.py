@@ -25,7 +25,7 @@ class Slots:
 
     left, right: uint8 [count, H, W, 3] BGR on the canvas; aspect: float [count], width / height before squeezing; priority:
     float64 [count], the last one measured, nan before; names: identities; captured: device and capture time, nanoseconds
-    since 1970 by the clock of the device, ("", 0) before the first pair. Raises SettingsError where they do not fit into RAM.
+    since 1970 by the clock of the device, ("", 0) before the first pair. Raises SettingsError if they do not fit into RAM.
     """
 
     def __init__(self, count: int, canvas: tuple[int, int]) -> None:

@@ -111,7 +111,7 @@ def _stop_with_weights(_module: nn.Module, _inputs: object, weights: Tensor) -> 
 def create_backbone(config: EncoderConfig) -> Any:
     """Return the timm model of `config` at its random start.
 
-    Raises SettingsError where timm does not know it, cannot build it with these sizes, or it has no attention of a `[CLS]` token.
+    Raises SettingsError if timm does not know it, cannot build it with these sizes, or it has no attention of a `[CLS]` token.
     """
     known = timm.list_models()
     if config.backbone.split(".")[0] not in known:

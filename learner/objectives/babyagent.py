@@ -45,13 +45,15 @@ class BabyAgentConfig(GuidedConfig):
     teacher_temperature: float = 0.02
     """tau_p, of the softmax of the teacher; a lower one sharpens."""
     centring: Literal["ema", "sinkhorn"] = "ema"
-    """How one prototype is kept from taking all pairs: an EMA of the mean logits (original experiment), or Sinkhorn-Knopp."""
+    """Method that prevents one prototype from taking all pairs: an EMA of the mean logits (original experiment), or
+    Sinkhorn-Knopp."""
     centre_momentum: float = 0.9
     """EMA rate of the centre."""
     repulsion: float = 0.1
     """lambda, the weight of the term that pushes crops apart."""
     repelled_by: Literal["crops", "pairs"] = "crops"
-    """What pushes: other crops of the same pair (original experiment), or the crops of all other pairs of the batch."""
+    """The crops from which a crop is repelled: others of the same pair (original experiment), or those of all other pairs of
+    the batch."""
     repulsion_temperature: float = 0.05
     """tau of that term."""
 

@@ -1,8 +1,9 @@
-"""InfoNCE between the eyes: a crop of the right eye finds the left eye of its own pair among those of the batch.
+"""InfoNCE between the eyes: a crop of the right eye has to find the left eye of its own pair among the left eyes of the batch.
 
-NT-Xent (Chen et al. 2020, SimCLR, section 2.1) with the keys of a momentum encoder that are the batch's own (Chen et al. 2021,
-MoCo v3, section 3), in one direction: the student's crops of the right eye are the queries, the teacher's focused crops of the
-left eyes the keys. With q_in the unit projection of crop n of pair i, k_j that of the teacher's crop of pair j:
+The loss is NT-Xent (Chen et al. 2020, SimCLR, section 2.1). As in MoCo v3 (Chen et al. 2021, section 3), a momentum encoder
+computes the keys, and the keys are those of the batch; there is no queue. It has one direction: the student's crops of the right
+eye are the queries, the teacher's focused crops of the left eyes are the keys. With q_in the unit projection of crop n of pair i,
+and k_j that of the teacher's crop of pair j:
 
     loss_i = mean_n -log( exp(q_in k_i / temperature) / sum_j exp(q_in k_j / temperature) )
 
@@ -38,7 +39,7 @@ class ContrastiveConfig(GuidedConfig):
     projection: int = 256
     """D, the width of a projection."""
     temperature: float = 0.2
-    """Of the softmax over the batch."""
+    """Temperature of the softmax over the batch."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,8 +1,8 @@
-"""What guided objectives share: student and EMA teacher, and views of a pair that the teacher's attention places.
+"""The common parts of guided objectives: student, EMA teacher, and views of a pair that the teacher's attention places.
 
 The views are those of the original experiment (section 2). The teacher sees the whole left image. The Gaussian under one random
 head of its `[CLS]` attention places one focused crop of the left image for the teacher, and N small crops **at the same
-location of the right image** for the student. Each objective decides what student and teacher are to agree on.
+location of the right image** for the student. Each objective defines in what student and teacher have to agree.
 """
 
 from __future__ import annotations

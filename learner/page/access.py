@@ -41,7 +41,7 @@ class Access:
         return token is not None and secrets.compare_digest(token.encode(errors="replace"), self.token.encode())
 
     def listen(self) -> socket.socket:
-        """Return a socket that listens there. Raises PortInUse where that may work later, else SettingsError."""
+        """Return a socket that listens there. Raises PortInUse if that may work later, else SettingsError."""
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         try:
             return socket.create_server((self.host, self.port), family=family)

@@ -108,9 +108,9 @@ class Live:
         """A moving average, waiting included."""
         self.status = "starting"
         self.stats: SourceStats | None = None
-        """Of the live stream, while somebody watches; None for another source."""
+        """Statistics of the live stream, read only while somebody watches; None for another source."""
         self.stats_s = 0.0
-        """When `stats` was read, on `clock`."""
+        """Time at which `stats` was read, by `clock`."""
         self.snapshot: Snapshot | None = None
         self._latest: dict[str, EncodedPair] = {}
         self._watched_until_s = -np.inf

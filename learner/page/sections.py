@@ -180,7 +180,7 @@ def _facts(facts: Mapping[str, str]) -> str:
 
 @lru_cache(maxsize=LIVE_DEVICES)
 def _both_eyes(pair: EncodedPair | None) -> str:
-    """Return both eyes as small images, or a note where there is no pair or it does not decode."""
+    """Return both eyes as small images, or a note if there is no pair or it does not decode."""
     if pair is None:
         return missing("No pair was received since this process began.")
     try:

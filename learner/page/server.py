@@ -21,7 +21,7 @@ from learner.page.access import Access
 MAX_CONNECTIONS = 64
 """Further connections are answered with 503."""
 PATIENCE_S = 30.0
-"""How long a connection may be without any traffic."""
+"""Longest time that a connection may be without any traffic."""
 RETRY_S = 10.0
 """Time between two attempts to listen on a port that another process uses."""
 

@@ -17,18 +17,18 @@ from stream.fsync import replace_file
 
 @dataclass(frozen=True)
 class ComparedRun:
-    """The files of a run; None or empty where a file is missing or damaged."""
+    """The files of a run; None or empty if a file is missing or damaged."""
 
     name: str
     summary: Line | None
     settings: dict[str, Any]
     steps: list[Line]
     probes: dict[tuple[str, str], list[Line]]
-    """By control set and encoder."""
+    """The lines of probes, by control set and encoder."""
 
 
 def write_comparison(folders: Sequence[Path], path: Path) -> Path:
-    """Compare the runs in these folders in the file `path`, and return it. Raises LearnerError where that is not possible."""
+    """Compare the runs in these folders in the file `path`, and return it. Raises LearnerError if that is not possible."""
     if len(folders) > MAX_RUNS:
         raise LearnerError(f"one figure can show at most {MAX_RUNS} runs, got {len(folders)}: compare fewer")
     runs = [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]

@@ -25,7 +25,7 @@ INCHES = (4.4, 2.3)
 """Small, so that the text remains readable on a narrow page."""
 SQUARE_INCHES = (4.4, 4.4)
 MARGINS = {"left": 0.13, "right": 0.98, "top": 0.87, "bottom": 0.2}
-"""The same in every figure, so that neighbours on the page line up."""
+"""Margins, which are the same in every figure, so that neighbours on the page line up."""
 MAX_RUNS = 8
 """Runs that a reader can distinguish in one figure."""
 ROLES = {"ink": "#010101", "faint": "#020202", "student": "#030303", "teacher": "#040404", "trace": "#050505"} | {

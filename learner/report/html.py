@@ -64,7 +64,7 @@ ENCODER_LEGEND = legend("student", "student") + legend("teacher", "teacher")
 
 
 def number(value: object) -> str:
-    """Return a number for a reader: thousands separated, three digits of a fraction, a dash where there is no number."""
+    """Return a number for a reader: thousands separated, three digits of a fraction, a dash if there is no number."""
     if not isinstance(value, int | float) or not isfinite(value):
         return "\N{EN DASH}"
     if isinstance(value, int) or value.is_integer() or abs(value) >= 1000:
@@ -78,5 +78,5 @@ def format_time(time_ns: int) -> str:
 
 
 def percent(share: object) -> str:
-    """Return an accuracy, 0 to 1, in percent; a dash where there is none."""
+    """Return an accuracy, 0 to 1, in percent; a dash if there is none."""
     return f"{100 * share:.1f}" if isinstance(share, int | float) and isfinite(share) else "\N{EN DASH}"

@@ -21,7 +21,7 @@ from stream.image import Image
 
 MAX_PAIRS = 200
 MIN_PAIRS = 8
-"""With fewer pairs no map is drawn."""
+"""Least number of pairs for which a map is drawn."""
 PERPLEXITY = 30.0
 
 Matrix = NDArray[np.float64]
@@ -40,7 +40,7 @@ class Layout:
 def layout_of(run: Path) -> Layout:
     """Return the layout of the left images of the newest pairs in a run's memory, by the exported student.
 
-    Raises LearnerError where a file of the run is missing or damaged.
+    Raises LearnerError if a file of the run is missing or damaged.
     """
     config = settings_of(run)
     directory = RunDirectory(run, config)

@@ -33,7 +33,7 @@ Arrays = NDArray[Any]
 
 
 def view_panels(album: Mapping[str, Arrays]) -> str:
-    """Return a panel for each viewed pair of an album (`learner.report.album.views_of`); empty where it has none."""
+    """Return a panel for each viewed pair of an album (`learner.report.album.views_of`); empty if it has none."""
     if not all(name in album for name in _COLUMNS):
         return ""
     rows = zip(*(album[name] for name in _COLUMNS), strict=False)

@@ -22,7 +22,7 @@ def recent_pairs(store: Path, count: int, *, size: int) -> tuple[Image, list[int
 
     They are the left images, uint8 [n, S, S, 3] BGR, squeezed to squares of S = `size` pixels, and the n capture times,
     nanoseconds since 1970. There are fewer where the store has fewer or some are damaged. A learner may write the store at the
-    same time. Raises StoreError where there is no store or it cannot be read.
+    same time. Raises StoreError if there is no store or it cannot be read.
     """
     reader = StoreReader(store)
     commits = reader.commits()

@@ -33,7 +33,7 @@ STRIP = 12
 def write_report(run: Path, path: Path | None = None) -> Path:
     """Write the report of a run directory to `path`, by default `run`/report.html, and return its path.
 
-    Raises LearnerError where the directory has no readable summary.json.
+    Raises LearnerError if the directory has no readable summary.json.
     """
     summary = read_object(run / "summary.json")
     if summary is None:

@@ -53,7 +53,7 @@ class CheckpointFolder:
                     raise
 
     def load(self, name: str) -> dict[str, Any]:
-        """Return the state of a checkpoint. Raises LearnerError in one line where a file is missing or damaged."""
+        """Return the state of a checkpoint. Raises LearnerError in one line if a file is missing or damaged."""
         return load_checkpoint(self._path / name)
 
     def keep_only(self, names: Container[str]) -> None:
@@ -66,7 +66,7 @@ class CheckpointFolder:
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write `state`, nested dicts and lists of tensors, arrays and JSON values, to the new folder `path`; then it is durable.
 
-    Raises OSError in one line where it cannot be written, NoRoom where the disk is full; then no part of it stays.
+    Raises OSError in one line if it cannot be written, NoRoom if the disk is full; then no part of it stays.
     """
     try:
         path.mkdir()
@@ -84,7 +84,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path) -> dict[str, Any]:
-    """Return the state in the folder `path`. Raises LearnerError in one line where a file is missing or damaged."""
+    """Return the state in the folder `path`. Raises LearnerError in one line if a file is missing or damaged."""
     try:
         if (path / _SUMS).read_text() != _sums(path):
             raise ValueError(f"its files do not match {_SUMS}")

@@ -33,7 +33,7 @@ from stream.source import Cursor, Source
 log = logging.getLogger(__name__)
 
 ASK_S = 1.0
-"""How often a caller that waits for a full disk is asked whether to wait any longer."""
+"""Seconds between two calls that ask the caller whether to go on waiting for a full disk."""
 
 
 class StoredPairs(Protocol):
@@ -188,7 +188,7 @@ class Committer:
 def restore(learner: Learner, store: PairStore, checkpoints: Checkpoints) -> Cursor | None:
     """Put the learner back to its newest undamaged commit, and return the cursor of the source; None: there is no commit yet.
 
-    Newer commits are removed, and so are checkpoints that no commit names. Raises LearnerError where all commits are damaged, or
+    Newer commits are removed, and so are checkpoints that no commit names. Raises LearnerError if all commits are damaged, or
     another version made them.
     """
     newest = load_newest(learner, store, checkpoints)
@@ -201,7 +201,7 @@ def restore(learner: Learner, store: PairStore, checkpoints: Checkpoints) -> Cur
 def load_newest(learner: Learner, store: StoredPairs, checkpoints: Checkpoints) -> tuple[Commit, Note] | None:
     """Load the newest undamaged commit into the learner, and change nothing else; None: there is no commit yet.
 
-    A damaged commit is logged. Raises LearnerError where all commits are damaged, or another version made them.
+    A damaged commit is logged. Raises LearnerError if all commits are damaged, or another version made them.
     """
     damaged: list[LearnerError] = []
     for commit in store.commits():

@@ -33,7 +33,7 @@ EXPORT = "export"
 class RunDirectory:
     """Creates or reopens `path`.
 
-    Raises SettingsError, before anything is written, where it holds something else or a run made with other settings.
+    Raises SettingsError, before anything is written, if it holds something else or a run made with other settings.
     """
 
     def __init__(self, path: Path, config: LearnerConfig) -> None:
@@ -54,7 +54,7 @@ class RunDirectory:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other learners out inside the context; a killed one leaves no lock. Raises Failed where one is at work."""
+        """Keep other learners out inside the context; a killed one leaves no lock. Raises Failed if one is at work."""
         descriptor = os.open(self.path, os.O_RDONLY)
         try:
             try:
@@ -68,7 +68,7 @@ class RunDirectory:
             os.close(descriptor)
 
     def append(self, name: str, line: Line) -> None:
-        """Add a line to `name`.jsonl. Raises OSError where the disk is full; then no part of the line stays."""
+        """Add a line to `name`.jsonl. Raises OSError if the disk is full; then no part of the line stays."""
         data = f"{json.dumps(line)}\n".encode()
         with (self.path / f"{name}.jsonl").open("ab", buffering=0) as file:
             end = file.tell()

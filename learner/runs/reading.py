@@ -24,7 +24,7 @@ Points = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
 def read_object(path: Path) -> Line | None:
-    """Return the JSON object in a file; None where it is missing or damaged."""
+    """Return the JSON object in a file; None if it is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -33,7 +33,7 @@ def read_object(path: Path) -> Line | None:
 
 
 def read_lines(path: Path) -> list[Line] | None:
-    """Return the objects in a .jsonl file, without lines that a crash has cut; None where the file is missing."""
+    """Return the objects in a .jsonl file, without lines that a crash has cut; None if the file is missing."""
     if not path.is_file():
         return None
     lines = []
@@ -44,7 +44,7 @@ def read_lines(path: Path) -> list[Line] | None:
 
 
 def read_album(path: Path) -> Album:
-    """Return the arrays of an album; empty where the file is missing or damaged."""
+    """Return the arrays of an album; empty if the file is missing or damaged."""
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return {legacy.ALBUM.get(name, name): array for name, array in arrays.items()}

@@ -36,7 +36,7 @@ def settings_of(run: Path) -> LearnerConfig:
 
 
 def require_same(run: Path, config: LearnerConfig) -> None:
-    """Raise SettingsError where the run in this folder was made with other settings."""
+    """Raise SettingsError if the run in this folder was made with other settings."""
     changed = differences(config, settings_of(run))
     if changed:
         shown = "; ".join(changed[:4]) + ("; ..." if len(changed) > 4 else "")

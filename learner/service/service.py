@@ -60,7 +60,7 @@ class Service:
     def run(self) -> Summary:
         """Train until a limit, the end of the source or `stop`; then commit, probe, export, and return the summary.
 
-        Raises Diverged or StreamError after a commit, Diverged with the last good weights; OSError where the disk
+        Raises Diverged or StreamError after a commit, Diverged with the last good weights; OSError if the disk
         refuses a pair or a commit.
         """
         self._resume()

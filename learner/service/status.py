@@ -24,7 +24,7 @@ class RunStatus:
     received: int
     """Pairs."""
     stats: SourceStats | None = None
-    """Of a live stream; None for another source."""
+    """Statistics of a live stream; None for another source."""
     backlog: int = 0
     """Pairs that have arrived and wait to be received."""
 

@@ -64,7 +64,7 @@ def probe_figures(lines: Sequence[Line]) -> dict[str, Any]:
 def probe_table(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]:
     """Return the first and the last accuracies on each control set: {set: {before|after: {knn_student: ...}}}.
 
-    `after` is empty where there was only one probe, since a run that is stopped by hand is not probed again.
+    `after` is empty if there was only one probe, since a run that is stopped by hand is not probed again.
     """
     table: dict[str, dict[str, dict[str, float]]] = {}
     for line in lines:

@@ -16,7 +16,7 @@ DENSE_STEPS_LOG2 = 14
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
-    """When the service probes, commits and stops; times in seconds."""
+    """The times at which the service probes, commits and stops, in seconds."""
 
     train_s: float | None = None
     """Stop after this many seconds, counted from the first pair that this process receives; None trains until it is stopped."""

@@ -25,7 +25,7 @@ def export_onnx(encoder: Encoder, path: Path, images: Image, *, weights_sha256: 
     """Write `path`, with input `rgb` float32 [B, 3, S, S] in [0, 1] and output `features` float32 [B, D], or nothing.
 
     images: uint8 [n, S, S, 3] BGR, n >= 2; the graph is compared with PyTorch on them, in one batch and one by one. Returns the
-    largest difference as a share of the largest feature; raises Failed where it is above TOLERANCE.
+    largest difference as a share of the largest feature; raises Failed if it is above TOLERANCE.
     """
     rgb = torch.from_numpy(np.ascontiguousarray(images)).flip(-1).permute(0, 3, 1, 2).float() / 255
     batch = torch.export.Dim("batch", min=1, max=4096)

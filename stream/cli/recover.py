@@ -52,7 +52,7 @@ def run(settings: RecoverSettings, stop: Stop) -> Result:
 
 
 def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progress, stop: Stop) -> int:
-    """Copy all pairs and close the new file; returns their number.
+    """Copy all pairs and close the new file; return their number.
 
     Raises InterruptedError on `stop`, and OSError if there is no room or nothing to copy.
     """

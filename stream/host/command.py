@@ -90,7 +90,7 @@ class Command:
     def _over(self, default: Any, file: SettingsFile) -> Any:
         """Return the defaults, replaced by the values in the file.
 
-        Raises SettingsFileError where these settings cannot be used.
+        Raises SettingsFileError if these settings cannot be used.
         """
         try:
             settings = file.over(default, inline=self.inline, other_keys=(PRESET,) if self.presets else ())

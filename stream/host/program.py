@@ -1,4 +1,4 @@
-"""What the four `python -m` programs share: the stop signal, the choice of a command, and the exit code.
+"""The common parts of the four `python -m` programs: the stop signal, the choice of a command, and the exit code.
 
 This module imports nothing heavy, so that Ctrl-C works from the first moment. A command's module is imported when it is chosen.
 """
@@ -27,7 +27,7 @@ SLEEP_S = 0.1
 
 
 class ExitCode(IntEnum):
-    """How a program ended."""
+    """The exit codes: how a program ended."""
 
     DONE = 0
     FAILED = 1
@@ -80,7 +80,7 @@ class Stop:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a command has to report at its end."""
+    """The result of a command."""
 
     text: str = ""
     """The result as text for a person."""
@@ -131,7 +131,7 @@ class Program:
             return _report("interrupted", ExitCode.FAILED)
 
     def run(self, words: Sequence[str], stop: Stop) -> Result:
-        """Run a command until it is done or `stop` is set. Raises what the command raises."""
+        """Run a command until it is done or `stop` is set. Raises the errors of the command."""
         from stream.host import completion
 
         if (shell := completion.shell_of(words)) is not None:
@@ -150,7 +150,7 @@ class Program:
         return self.command(name).execute(flags, f"python -m {self.package} {name}".rstrip(), stop)
 
     def command(self, name: str) -> Command:
-        """Import a command. Raises ReportedError where an optional dependency is not installed."""
+        """Import a command. Raises ReportedError if an optional dependency is not installed."""
         try:
             command: Command = importlib.import_module(self.commands[name]).COMMAND
         except ModuleNotFoundError as error:

@@ -1,1 +1,1 @@
-"""The live stream and its backfill: publisher, subscriber, and the ledger of what has arrived."""
+"""The live stream and its backfill: publisher, subscriber, and the ledger of received and missing pairs."""

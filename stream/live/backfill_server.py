@@ -60,7 +60,7 @@ class BackfillServer:
     """Replies to requests on `socket`, in a thread of its own, until it is closed.
 
     socket: a new ROUTER whose security is set; the server binds and owns it.
-    address: as `stream.transport.endpoint.bind_address` returns it. Raises EndpointError where it cannot be bound.
+    address: as `stream.transport.endpoint.bind_address` returns it. Raises EndpointError if it cannot be bound.
     vitals: reads battery and temperature of the rig; called by the thread.
     clock_ns: nanoseconds since 1970, by the clock that also stamps the pairs.
     """

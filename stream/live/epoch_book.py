@@ -56,8 +56,8 @@ class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"first": "
 class EpochBook:
     """The numbers of an epoch, and the rules by which they become known.
 
-    counts: of its device; the book counts lost, returned and repeated pairs there.
-    since_s: when the epoch was first heard of. endpoint: number of the endpoint whose spool named it.
+    counts: of its device; the book counts lost, returned and repeated pairs there. since_s: time of the first message about the
+    epoch. endpoint: number of the endpoint whose spool named it.
     """
 
     budget: RangeBudget

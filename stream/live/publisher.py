@@ -102,7 +102,7 @@ class Publisher(Closeable):
         self._owes_hello = True
 
     def send(self, pair: EncodedPair) -> bool:
-        """Send one pair; returns whether at least one subscriber's queue took it. `on_full` decides how long it waits.
+        """Send one pair; return whether at least one subscriber's queue took it. `on_full` decides how long it waits.
 
         With "drop", a subscriber whose queue is full misses the pair, and finds the hole itself. With "wait", the same pair may
         be sent again after False; if the next pair is sent instead, the numbers have a hole.

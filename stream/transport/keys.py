@@ -58,7 +58,7 @@ def parse_key(text: str) -> str:
 
 
 def make_keys(folder: Path) -> str:
-    """Make the own pair if there is none yet; returns the public key. Raises KeysError."""
+    """Make this machine's own keys if there are none yet; return the public key. Raises KeysError."""
     _make_folder(folder)
     if not os.access(folder / "own.secret", os.F_OK):
         _write_key(folder / "own.secret", _new_secret(), 0o600, replace=False)

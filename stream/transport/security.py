@@ -16,7 +16,7 @@ import zmq
 from stream.transport.keys import KeysError, own_keys, trusted_keys
 
 CURVE_OVERHEAD_BYTES = 33
-"""By how much CURVE enlarges a message part; counts against ZeroMQ's MAXMSGSIZE."""
+"""Bytes that CURVE adds to a message part; they count against ZeroMQ's MAXMSGSIZE."""
 ZAP_DOMAIN = b"babyagent"
 _MAX_NAMES_SHOWN = 8
 
