@@ -100,7 +100,7 @@ def _train(settings: DemoSettings, run: Path, places: Path) -> dict[str, Any]:
     """Start the rig, let the learner train on its pairs, and stop both; return the learner's summary."""
     run.parent.mkdir(parents=True, exist_ok=True)
     log = Path(f"{run}.device.log")
-    # A terminal's Ctrl-C goes to all three: both processes stop cleanly, and this one continues, to report how far they got.
+    # Ctrl-C on a terminal reaches all three processes. The other two stop cleanly; this one continues and reports.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with log.open("w") as file:
         rig = subprocess.Popen([*_python("device"), *_rig_flags(settings)], stderr=file, stdout=file)

@@ -76,7 +76,7 @@ def _rig_rows(count: int) -> dict[str, Callable[[], float]]:
     new = [Shot(EyeImage(n, left), EyeImage(n, right)) for n, (left, right) in _timed_views(views, count)]
     same = [Shot(EyeImage(n, left), EyeImage(n, right)) for n, (left, right) in _timed_views(views[:1], count)]
     own = [Shot(EyeImage(n, jpeg=left), EyeImage(n, jpeg=right)) for n, (left, right) in _timed_views(jpegs, count)]
-    # Where every shot is to be new, earlier views are not looked for.
+    # If every shot has to be new, a ring of earlier views must not be searched.
     all_new = DedupeConfig(threshold=1e-6, ring=0, audit_share=0.0)
     duplicates = DedupeConfig(threshold=16.0, ring=64, audit_share=0.0)
     return {

@@ -34,7 +34,7 @@ class PriorityScale:
         require(1 <= memory < math.inf, "memory", "finite and at least 1 priority", memory)
         require(age_half_life > 0, "age_half_life", "above 0 steps", age_half_life)
         self._settings = {"memory": float(memory), "age_half_life": float(age_half_life)}
-        self._weight = self._mean = self._squares = 0.0  # of the priorities seen, faded; squares are about the mean
+        self._weight = self._mean = self._squares = 0.0  # exponentially weighted; squares are about the mean
 
     @property
     def mean(self) -> float:

@@ -129,10 +129,10 @@ class Reservoir:
         surplus = len(self) + ranks.size - self.settings.capacity
         if surplus <= 0:
             return kept, np.zeros(0, np.int64)
-        hopeless = int(np.count_nonzero(ranks < self._rank.root))  # they go before any kept one does
+        hopeless = int(np.count_nonzero(ranks < self._rank.root))  # they leave before any kept key does
         rivals = self._rank.smallest(min(max(surplus - hopeless, 0), len(self)))
         ranked = np.concatenate((self._rank[rivals], ranks))
-        lowest = np.sort(np.argpartition(ranked, surplus - 1)[:surplus])  # sorted: slots depend on what stays only
+        lowest = np.sort(np.argpartition(ranked, surplus - 1)[:surplus])  # sorted: slots depend only on which stay
         self._cuts.add(self._step, float(ranked[lowest].real.max()))
         kept[lowest[lowest >= rivals.size] - rivals.size] = False
         return kept, rivals[lowest[lowest < rivals.size]]

@@ -49,7 +49,7 @@ _SETTINGS = (
     "journal_mode = WAL",
     f"journal_size_limit = {WAL_BYTES}",
     f"wal_autocheckpoint = {WAL_BYTES // 4096}",
-    "secure_delete = OFF",  # where it is on, every freed page is read and overwritten with zeros: 17 times slower
+    "secure_delete = OFF",  # if it is on, every freed page is read and overwritten with zeros: 17 times slower
 )
 
 
@@ -110,7 +110,7 @@ class StoreReader:
         """Turn errors of SQLite into one line."""
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # the second: the message quotes damaged bytes
+        except (sqlite3.Error, UnicodeDecodeError) as error:  # UnicodeDecodeError: the message quotes damaged bytes
             reason = " ".join(str(error).split())
             raise StoreError(f"{self._path} cannot be {done} ({reason}): {advice}") from error
 

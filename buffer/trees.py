@@ -71,7 +71,7 @@ class MinTree(_Tree):
         """
         nodes, values, bound = np.arange(self._levels[-1].size), self._levels[-1], np.inf
         for level in reversed(self._levels[:-1]):
-            if values.size > 2 * count:  # else choosing among them costs more than looking at their children
+            if values.size > 2 * count:  # otherwise choosing costs more than reading all children
                 front = _smallest(values, count)
                 nodes, bound = nodes[front], values[front].real.max(initial=-np.inf)
             values = _children(level, nodes).ravel()
@@ -93,7 +93,7 @@ class SumTree(_Tree):
         Returns int64 [k].
         """
         span = FAN_OUT ** (len(self._levels) - 1)
-        # A mass is exact where the node is full; where it is not, nothing is filled to its right.
+        # The mass of a full node is exact. To the right of a node that is not full, no slot is filled.
         edges = np.append(0.0, np.cumsum(scale * self._levels[-1] + floor * span))
         nodes = np.searchsorted(edges[1:-1], points, side="right")
         rest, which = points - edges[nodes], np.arange(points.size)

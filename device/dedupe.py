@@ -38,7 +38,7 @@ _EYES = 2
 _TREMBLE = 0.2  # tiles; two pairs of the same view may be shifted by so much: 4 pixels of 1280
 _PRUNE_SLACK = 1e-3  # grey levels; larger than the errors of float32, so that pruning never changes a decision
 _GAIN = 0.1  # a kept pair raises an adaptive threshold by 10 %
-_LOWEST, _HIGHEST = 4.0, 128.0  # grey levels; below is sensor noise, above nothing would pass
+_LOWEST, _HIGHEST = 4.0, 128.0  # grey levels; below is the noise of sensors, above no pair would be new
 
 _REDUCED = {
     8: cv2.IMREAD_REDUCED_GRAYSCALE_8,

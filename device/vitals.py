@@ -40,7 +40,7 @@ class Sensors:
 
     def _charges(self) -> Iterator[float]:
         for supply in self._root.glob("power_supply/*"):
-            is_ours = _word(supply / "scope") != "Device"  # otherwise it is the battery of a mouse, for example
+            is_ours = _word(supply / "scope") != "Device"  # otherwise it may be the battery of a mouse
             percent = _number(supply / "capacity")
             if is_ours and _word(supply / "type") == "Battery" and percent is not None and 0 <= percent <= 100:
                 yield percent / 100

@@ -102,7 +102,7 @@ def learn(
             room = min(learner.room(), MAX_AHEAD) if learner.team.size == 1 else 0
             step = stepper.submit(learner.step)
             for pair, decoded in _receive_beside(step, learner, source, room):
-                add(pair, decoded)  # also where the step has failed: a received pair is never forgotten
+                add(pair, decoded)  # also after a failed step: a received pair is never forgotten
             report = step.result()
             busy_s += clock() - received_s
             yield replace(report, received=learner.received, busy_s=busy_s, waited_s=waited_s)

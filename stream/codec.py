@@ -95,7 +95,7 @@ def encode_pair(
         junk=junk,
         crc=images_crc(left_data, right_data),
     )
-    try:  # msgspec validates while it decodes: refused here, rather than by every receiver
+    try:  # msgspec validates only what it decodes: a bad header is refused here, not by every receiver
         part = encode_header(header)
         return EncodedPair(_decoder.decode(part[:-CHECKSUM_BYTES]), left_data, right_data, part)
     except (msgspec.MsgspecError, OverflowError) as error:

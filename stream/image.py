@@ -41,7 +41,7 @@ def jpeg_shape(data: bytes) -> Shape:
             break
         if head[1] in (0xC0, 0xC1, 0xC2):  # baseline, extended, progressive
             return _frame_shape(data[at + 4 : at + 10])
-        if head[1] == 0xFF:  # a fill byte
+        if head[1] == 0xFF:  # a fill byte before a marker
             at += 1
             continue
         if head[1] < 0xC4 or head[1] in (0xD8, 0xD9, 0xDA):  # nothing of these comes before the frame

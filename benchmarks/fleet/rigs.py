@@ -127,7 +127,7 @@ class FleetRig:
         pair = self._held or self._make(self._publisher)
         taken = self._publisher.send(pair)
         if self.plan.pairs_per_s is None:
-            self._held = None if taken else pair  # sent again at the next turn
+            self._held = None if taken else pair  # tried again at the next turn
             return taken
         self._due_s += 1 / self.plan.pairs_per_s
         return True

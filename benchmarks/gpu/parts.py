@@ -90,7 +90,7 @@ def _run(command: Sequence[str], log: Path, limit_s: float, stop: Stop) -> int |
     """Run a command and everything that it starts; return its exit code, or None if it was stopped."""
     environment = os.environ | {
         "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]),
-        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS is not deterministic, even where torch is asked to be
+        "CUBLAS_WORKSPACE_CONFIG": ":4096:8",  # without it cuBLAS is not deterministic, even if torch is set to be
     }
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -103,5 +103,5 @@ def _run(command: Sequence[str], log: Path, limit_s: float, stop: Stop) -> int |
         return code
     finally:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)  # with its workers, which may have outlived it
+            os.killpg(process.pid, signal.SIGKILL)  # kill its workers too, which may still run
         process.wait()

@@ -50,7 +50,7 @@ def run(task: Task) -> None:
     start = Workload.of(task)
     task.attempt("card", partial(ceilings, start.device, 8192 if task.is_full else 256))
     task.attempt("flops", partial(flops_of, start))
-    work = Workload.of(task)  # now with these numbers
+    work = Workload.of(task)  # now the limits of the card are known
     for count in work.sizes:
         task.attempt(f"batch {count}", partial(bare, work, count))
     task.attempt("with checks", partial(with_checks, work))

@@ -99,7 +99,7 @@ def captured(trainer: Trainer, batch: Batch) -> Callable[[], torch.Tensor]:
     cuda: Any = torch.cuda  # untyped in parts
     stream = cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):  # what is made once, is made before the capture
+    with torch.cuda.stream(stream):  # tensors that are made only once must exist before the capture
         for _ in range(3):
             bare_step(trainer, batch)
     torch.cuda.current_stream().wait_stream(stream)

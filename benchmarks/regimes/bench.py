@@ -187,7 +187,7 @@ def run_regime(run: RegimeRun, settings: RegimesSettings) -> Result:
     for day in regime(config, recorded, scale.night, device):
         cpu_s += time.process_time() - resumed_s
         encoders = day.learner.objective.encoders()
-        if not lines or day.learner.steps != lines[-1]["steps"]:  # else the networks have not changed
+        if not lines or day.learner.steps != lines[-1]["steps"]:  # otherwise the networks have not changed
             rooms = recorded.route.rooms_a_day
             probes = {name: _probe(encoder, controls, rooms, device) for name, encoder in encoders.items()}
         lines.append({"day": len(lines) + 1, "cpu_s": round(cpu_s, 1), **day.figures(), "probes": probes})

@@ -71,7 +71,7 @@ class Bench(Generic[Settings, Figures]):
 
     def execute(self, words: Sequence[str], prog: str, _stop: Stop) -> Result:
         """Run the bench and print its figures. The exit code is 1 if a goal is missed. Raises ReportedError."""
-        # An exception ends a bench, so that it ends its processes and deletes its files, also where nobody reads `_stop`.
+        # An exception ends a bench, so that it ends its processes and deletes its files, also in code that does not read `_stop`.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
         settings = tyro.cli(self.settings, args=list(words), prog=prog)

@@ -134,7 +134,7 @@ class Link:
                 listener.bind((self._host, self.port + offset))
                 listener.listen()
                 self._sockets.add(listener)
-            with suppress(OSError):  # it was cut, or pointed elsewhere
+            with suppress(OSError):  # the link was cut, or has another target
                 while True:
                     near = listener.accept()[0]
                     threading.Thread(target=self._carry, args=(near, offset), daemon=True).start()

@@ -233,5 +233,5 @@ def _run(work: Callable[..., None], pipe: Connection, *arguments: object) -> Non
     logging.disable(logging.INFO)
     try:
         work(pipe, *arguments)
-    except Exception as error:  # any error is the parent's to report
+    except Exception as error:  # the parent reports any error
         pipe.send(BenchFailed(f"{type(error).__name__}: {error}"))

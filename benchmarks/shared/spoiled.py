@@ -25,7 +25,7 @@ def spoiled(eyes: Eyes, mishap: Mishap, random: np.random.Generator, *, before: 
     if mishap == "frozen":
         return before
     grain = random.spawn(2)
-    cause = random.random()  # what both eyes share: the tone, the direction
+    cause = random.random()  # both eyes have the same tone and direction
     left, right = (_SPOIL[mishap](eye, cause, own) for eye, own in zip(eyes, grain, strict=True))
     return left, right
 

@@ -63,7 +63,7 @@ def _read_damaged(name: str, damage: Damage, folder: Path, seed: int) -> None:
     failed = False
     try:
         given.update(STORES[name](folder).read(0))
-    except Exception:  # any error of a store is better than silence
+    except Exception:  # an error of a store is an outcome too, better than silence
         failed = True
     if any(expected.get(seq) != row for seq, row in given.items()):
         code = 12

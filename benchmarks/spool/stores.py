@@ -199,7 +199,7 @@ class DeviceSpoolStore:
     """
 
     def __init__(self, folder: Path) -> None:
-        # The epoch can be written once: a store that is opened again reads it and frees.
+        # An epoch can be written only once: a store that is opened again only reads and frees it.
         again = any(folder.iterdir())
         epoch = None if again else EPOCH
         self._spool = Spool(folder, SpoolLimits(8 << 30, free_floor_bytes=0), device=DEVICE, epoch=epoch)

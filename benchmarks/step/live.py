@@ -81,8 +81,8 @@ class LiveLearner:
         self.latencies_s: list[float] = []
         """Seconds from the moment at which a pair leaves the rig to the end of its first step; receiving takes a millisecond
         of it."""
-        self._waiting_ns: set[int] = set()  # when the pairs left that no step was taken on yet
-        self._rested_ns: frozenset[int] = frozenset()  # those that waited while the other rows had their turn
+        self._waiting_ns: set[int] = set()  # times at which the pairs left the rig that had no step yet
+        self._rested_ns: frozenset[int] = frozenset()  # those of pairs that waited during the turns of the other rows
         self._started = threading.Event()
         self._endpoint = ""
         self._stack = ExitStack()
@@ -143,7 +143,7 @@ class LiveLearner:
         with ExitStack() as stack:
             for owner, method, name in parts:
                 stack.enter_context(profile.around(owner, method, name))
-            # Receiving is counted while pairs are there; else it waits.
+            # Receiving counts only while pairs are there; otherwise it is waiting.
             stack.enter_context(profile.around(self.source, "receive", "receive", when=self.source.backlog))
             self.steps(count)
         return {name: total_s / (self.learner.steps - before) for name, total_s in profile.seconds.items()}

@@ -79,7 +79,7 @@ def _open(device: str, settings: CameraSettings) -> cv2.VideoCapture:
     eye.set(cv2.CAP_PROP_FRAME_WIDTH, width)
     eye.set(cv2.CAP_PROP_FRAME_HEIGHT, height)
     eye.set(cv2.CAP_PROP_FPS, settings.hardware_fps)
-    eye.set(cv2.CAP_PROP_BUFFERSIZE, 2)  # one being filled, one being read: an older frame would be late
+    eye.set(cv2.CAP_PROP_BUFFERSIZE, 2)  # one is filled while the other is read; more would delay the frames
     if int(eye.get(cv2.CAP_PROP_FOURCC)) == cv2.VideoWriter.fourcc(*"MJPG"):
         eye.set(cv2.CAP_PROP_CONVERT_RGB, 0)  # gives the JPEG itself; the driver converts a camera without MJPG to BGR
     return eye

@@ -45,7 +45,7 @@ class WalkSettings:
 def run(settings: WalkSettings, stop: Stop) -> Result:
     """Write the set. Raises CameraError or ValueError for settings that cannot be used, KeyboardInterrupt at Ctrl-C."""
     configure_opencv()
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # a part of a set is worth nothing: end at once
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # an incomplete set has no use, so Ctrl-C ends at once
     config = SimConfig(
         size=parse_size(settings.size) or SimConfig.size,
         seed=settings.seed,

@@ -147,7 +147,7 @@ class SegmentFile:
             self.close()
             self.path.chmod(0o444)
             self.path = self.path.rename(plain)
-        if self._deleted.is_set():  # by another thread during the sealing, and under the old name
+        if self._deleted.is_set():  # another thread has deleted it during the sealing, under the old name
             self.delete()
         sync_path(plain.parent)
 

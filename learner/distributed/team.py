@@ -102,7 +102,7 @@ class Team:
     def _order(self, verb: Verb, parts: Sequence[Any] | None = None) -> None:
         """Tell each member what to do, with the pairs that were dealt to it and its part of `parts` [size]."""
         dealt, self._dealt = self._dealt, [[] for _ in self._dealt]
-        self._are_listening = False  # after an error here they are in the middle of something and cannot be told to end
+        self._are_listening = False  # an error leaves them inside an order: they cannot be told to end
         orders = zip(dealt, parts or [None] * self.size, strict=True)
         collectives.scatter([Order(verb, pairs, part) for pairs, part in orders])
 

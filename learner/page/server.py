@@ -56,7 +56,7 @@ def served(app: ASGIApp, access: Access, *, retry_s: float = RETRY_S, patience_s
             ws="none",
             lifespan="off",
             log_config=None,
-            log_level="critical",  # bad requests of strangers are not worth a line each; the app logs its own errors
+            log_level="critical",  # malformed requests from strangers are not logged; the app logs its own errors
             server_header=False,
             limit_concurrency=MAX_CONNECTIONS,
         )

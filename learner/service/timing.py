@@ -31,7 +31,7 @@ class Limits:
 
     def __post_init__(self) -> None:
         for name, value in dataclasses.asdict(self).items():
-            if value is not None and not value >= 0:  # NaN neither
+            if value is not None and not value >= 0:  # NaN is refused too
                 raise SettingsError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
 
     def are_reached(self, step: int, trained_s: float | None) -> bool:

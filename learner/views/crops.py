@@ -24,7 +24,7 @@ def to_rgb(bgr: Tensor) -> Tensor:
 def shrink(images: Tensor, size: int) -> Tensor:
     """Squeeze images, uint8 [B, H, W, 3], onto a square of `size` pixels, antialiased and rounded: [B, 3, size, size]."""
     planes = images.permute(0, 3, 1, 2)
-    if planes.device.type == "cpu":  # there integers take a twentieth of the time; a GPU has no kernel for them
+    if planes.device.type == "cpu":  # on the CPU integers take a twentieth of the time; a GPU has no kernel for them
         return F.interpolate(planes, (size, size), mode="bilinear", antialias=True)
     return F.interpolate(planes.float(), (size, size), mode="bilinear", antialias=True).round_()
 

@@ -71,7 +71,7 @@ def _cases(commands: Mapping[str, Options]) -> str:
 
 
 def _options(settings: Any, prefix: str) -> Iterator[tuple[str, Sequence[str]]]:
-    import tyro  # every command comes by here, and one of them must start without it
+    import tyro  # every command imports this module, and one of them must start without tyro
 
     kind = settings if isinstance(settings, type) else type(settings)
     hints = get_type_hints(kind, include_extras=True)

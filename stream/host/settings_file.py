@@ -78,7 +78,7 @@ class SettingsFile:
             return cls(path, text, _translated(tomllib.loads(text), (), old_names or {}))
         except UnicodeDecodeError as error:
             raise SettingsFileError(f"{path} is not UTF-8 text (at byte {error.start})") from error
-        except (ValueError, RecursionError) as error:  # of tomllib, with line and column
+        except (ValueError, RecursionError) as error:  # errors of tomllib name line and column
             raise SettingsFileError(f"{path} is not TOML: {error}") from error
 
     def choice(self, name: str, among: Collection[str], default: str) -> str:

@@ -169,7 +169,7 @@ class Publisher(Closeable):
         socket = self._context.socket(zmq.XPUB)
         socket.set(zmq.SNDHWM, high_water)
         socket.set(zmq.XPUB_NODROP, int(self._waits))
-        socket.set(zmq.XPUB_VERBOSER, 1)  # every joining and leaving, not only the first of a topic
+        socket.set(zmq.XPUB_VERBOSER, 1)  # report every subscription, not only the first of a topic
         socket.set(zmq.MAXMSGSIZE, MAX_SUBSCRIPTION_BYTES)
         socket.set(zmq.TOS, LIVE_TOS)
         limit_silence(socket, LEARNER_TIMEOUT_MS)

@@ -89,7 +89,7 @@ class RigLinks:
         """Confirm to the publisher that everything up to its bye was received."""
         topic = announcements.CONFIRMATION + bye.epoch.encode()
         self._live.set(zmq.SUBSCRIBE, topic)
-        self._live.set(zmq.UNSUBSCRIBE, topic)  # or each epoch would leave one behind
+        self._live.set(zmq.UNSUBSCRIBE, topic)  # otherwise each epoch would leave one
 
     def tend(self) -> None:
         """Connect again to the rigs that ZeroMQ has given up. It never waits, and may be called often."""

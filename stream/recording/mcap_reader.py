@@ -117,7 +117,7 @@ class McapReader:
         while place < self._end:
             record = self._record(place)
             if record is None or not self._fits(record):
-                # It may be the length of the record before that is damaged: chunks are searched for behind the last one.
+                # The damaged length may be that of the record before: the search begins after the last whole one.
                 place = trusted = self._search(trusted)
                 continue
             if record.opcode == Opcode.DATA_END:
@@ -164,7 +164,7 @@ class McapReader:
                     self._skip(record.place - place)
                     return record.place
             at, size = at + size, min(4 * size, _SEARCH_BYTES[1])
-        if not self.cut:  # else it is what was being written when it was cut
+        if not self.cut:  # in a cut file, the end is a record that was not written whole
             self._skip(self._end - place)
         return self._end
 

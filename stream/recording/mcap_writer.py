@@ -27,7 +27,7 @@ MAX_CHUNK_BYTES = 256 << 20
 
 _MESSAGE = struct.Struct("<BQHIQQ")
 _CHUNK = struct.Struct("<BQQQQII")
-_FOOTER = struct.Struct("<BQQQ")  # its checksum comes behind
+_FOOTER = struct.Struct("<BQQQ")  # its checksum follows
 _LENGTH = struct.Struct("<Q")
 
 

@@ -72,7 +72,7 @@ class Pairing:
             if apart_ns > TOLERANCE_NS:
                 self._drop(earlier)
             elif apart_ns and len(earlier) == 1 and not final:
-                break  # the next of this eye may be nearer
+                break  # the next image of this eye may be nearer
             elif len(earlier) > 1 and abs(earlier[1].captured_ns - later[0].captured_ns) < apart_ns:
                 self._drop(earlier)
             else:

@@ -65,7 +65,7 @@ class RecordingReader:
         return self._foreign.pairing.unpaired
 
     def __iter__(self) -> Iterator[EncodedPair]:
-        with reported_as(StreamError, self.name):  # a card that gives up
+        with reported_as(StreamError, self.name):  # for example a card that fails
             for message in self.mcap:
                 try:
                     yield from self._receive(message)

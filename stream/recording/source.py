@@ -99,7 +99,7 @@ class _Pace:
         self.due_s = -math.inf
         self._speed = speed
         self._clock = clock
-        self._last: dict[tuple[str, str], tuple[int, float]] = {}  # of each epoch: captured when, due when
+        self._last: dict[tuple[str, str], tuple[int, float]] = {}  # by epoch: capture time, due time
 
     def next(self, header: Header) -> None:
         """Set `due_s` for the pair of this header."""

@@ -69,7 +69,7 @@ class Acceptor(Closeable):
         for socket in self._sockets:
             if not socket.closed:
                 socket.disable_monitor()
-        self._closing.set()  # the thread reads on until all monitors have stopped: one left unread hangs the context
+        self._closing.set()  # the thread reads until all monitors have stopped: an unread one hangs the context
         self._thread.join()
 
     def _run(self) -> None:

@@ -64,7 +64,7 @@ def bind_address(endpoint: str, *, security: Security | None = None, insecure: b
     host, port, rig = _split(endpoint)
     if rig is not None:
         raise EndpointError(f"{endpoint} names a rig, which only a learner does: bind tcp://{host}:{port}")
-    if host == "localhost":  # ZeroMQ binds interfaces and numbers, not names
+    if host == "localhost":  # ZeroMQ binds names of interfaces and numeric addresses, not host names
         host = "127.0.0.1"
     if security is None and not insecure and not _is_loopback(host):
         raise EndpointError(

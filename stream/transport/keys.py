@@ -41,7 +41,7 @@ def keys_folder(environ: Mapping[str, str]) -> Path:
     """Return the default folder of the keys: $BABYAGENT_KEYS, or babyagent/keys in the user's configuration."""
     if environ.get("BABYAGENT_KEYS"):
         return Path(environ["BABYAGENT_KEYS"])
-    if environ.get("XDG_CONFIG_HOME", "").startswith("/"):  # the XDG specification ignores a relative one
+    if environ.get("XDG_CONFIG_HOME", "").startswith("/"):  # the XDG specification says to ignore a relative path
         return Path(environ["XDG_CONFIG_HOME"], "babyagent", "keys")
     if not environ.get("HOME"):
         raise KeysError("there is no $HOME to look for keys in: set BABYAGENT_KEYS to their folder")
@@ -186,7 +186,7 @@ def _write_key(path: Path, key: str, mode: int, *, replace: bool) -> None:
             if replace:
                 Path(draft).replace(path)
             else:
-                with suppress(FileExistsError):  # another process was faster: its keys are valid
+                with suppress(FileExistsError):  # another process has made keys first; they are valid
                     path.hardlink_to(draft)
         finally:
             Path(draft).unlink(missing_ok=True)

@@ -61,7 +61,7 @@ class Security:
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, self.secret.encode())
         socket.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
-        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, everybody is let in when there is no acceptor
+        socket.set(zmq.ZAP_ENFORCE_DOMAIN, 1)  # without it, every client is accepted if there is no acceptor
 
     def call(self, socket: zmq.Socket[bytes], rig: str) -> None:
         """Prepare a socket so that its next `connect` reaches only the named rig."""
