@@ -219,7 +219,7 @@ class Reservoir:
         }
 
     def state_without_cuts(self) -> dict[str, Any]:
-        """Return `state_dict()` with all cuts so far in the hurdles of the items, so that it needs no list of cuts."""
+        """Return `state_dict()` in a form that needs no list of cuts: their effect is put into the hurdles of the items."""
         none = {"cut_steps": np.empty(0, np.int64), "cut_scores": np.empty(0, np.float64)}
         return self.state_dict() | none | {"hurdle": self._hurdles(np.arange(len(self)))}
 

@@ -86,7 +86,7 @@ class StoreReader:
             return _commits(connection)
 
     def items(self, keys: ArrayLike) -> Iterator[bytes]:
-        """Yield the items of these keys, int64 [n], in their order. Raises StoreError at one that is missing or damaged."""
+        """Yield the items of these keys, int64 [n], in their order. Raises StoreError at an item that is missing or damaged."""
         with self._reading() as connection:
             for key in key_vector(keys).tolist():
                 row = connection.execute("SELECT crc, item FROM items WHERE key = ?", (key,)).fetchone()

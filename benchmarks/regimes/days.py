@@ -97,7 +97,10 @@ class RecordedDays:
         return {pair.header.left_ns: 24 * day + HOURS_OUT * number / len(pairs) for number, pair in numbered}
 
     def places(self, size: int) -> ControlSet:
-        """Return the rooms of all days as classes, `rooms_a_day` of each day in their order. size: side of an image, pixels."""
+        """Return a control set whose classes are the rooms of all days: `rooms_a_day` classes for each day, in this order.
+
+        size: side of an image, pixels.
+        """
         days = [load_control(f"{PLACES}={self._views(day)}", size=size) for day in range(self.route.days)]
         shift = np.arange(len(days)) * self.route.rooms_a_day
         return ControlSet(

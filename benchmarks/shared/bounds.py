@@ -20,7 +20,7 @@ class Bound(Protocol):
 
 @dataclass(frozen=True)
 class Within:
-    """Numbers from `low` (or above it, if `above` is set) to `high`; a tuple must have such numbers only, and at least one.
+    """Numbers from `low` (or above it, if `above` is set) to `high`. A tuple must have such numbers only.
 
     empty: whether a tuple may be empty.
     """

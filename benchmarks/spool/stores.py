@@ -39,7 +39,7 @@ class PairStore(Protocol):
         """Yield the pairs from number `first` on, in order, with their numbers."""
 
     def free(self, below: int) -> None:
-        """Delete the pairs below this number, so that the disk or later pairs get their room."""
+        """Delete the pairs below this number, and give their room to the disk or to later pairs."""
 
     def close(self) -> None:
         """Sync and close."""

@@ -60,7 +60,7 @@ class GuidedConfig(ObjectiveConfig):
 
     @property
     def probe_size(self) -> int:
-        """The size of the teacher's view, which shows a scene as a control set does."""
+        """The size of the teacher's crop, because a control set shows a scene at about the same scale."""
         return self.teacher_size
 
 

@@ -124,7 +124,7 @@ class Ledger:
         return None if device is None else device.next_request(endpoint, max_pairs, now_s, requested)
 
     def all_ended(self, devices: int) -> bool:
-        """Return whether at least so many devices were seen in this process, and each of them has ended its stream."""
+        """Return whether at least `devices` devices were seen in this process, and each of them has ended its stream."""
         heard = [device for device in self._devices.values() if device.live]
         return len(heard) >= devices and all(device.has_ended() for device in heard)
 
