@@ -23,9 +23,9 @@ from typing import Any
 from rich.console import RenderableType
 
 from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, report_progress
-from benchmarks.shared.errors import BenchFailed
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set
+from learner.errors import Failed
 
 PLACES = "places"
 DIGITS = "digits"
@@ -103,40 +103,34 @@ def _train(settings: DemoSettings, run: Path, places: Path) -> dict[str, Any]:
     # Ctrl-C on a terminal reaches all three processes. The other two stop cleanly; this one continues and reports.
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     with log.open("w") as file:
-        rig = subprocess.Popen([*_python("device"), *_rig_flags(settings)], stderr=file, stdout=file)
+        rig = subprocess.Popen(_rig_command(settings), stderr=file, stdout=file)
     try:
         endpoint = _endpoint(rig, log)
         report_progress(f"a simulated rig streams at {endpoint}; a learner trains on it for {settings.train_s:.0f} s")
-        flags = _learner_flags(settings, run, places, endpoint)
-        learner = subprocess.run(
-            [*_python("learner"), *flags], stdout=sys.stderr if settings.json else None, check=False
-        )
+        command = _learner_command(settings, run, places, endpoint)
+        learner = subprocess.run(command, stdout=sys.stderr if settings.json else None, check=False)
     finally:
         rig.send_signal(signal.SIGINT)
         stopped = rig.wait(30)
         signal.signal(signal.SIGINT, handler)
     if learner.returncode or stopped:
-        raise BenchFailed(f"the learner ended with {learner.returncode}, the rig with {stopped}: see above and {log}")
+        raise Failed(f"the learner ended with {learner.returncode}, the rig with {stopped}: see above and {log}")
     summary: dict[str, Any] = json.loads((run / "summary.json").read_text())
     return summary
 
 
-def _python(module: str) -> list[str]:
-    return [sys.executable, "-m", module]
-
-
-def _rig_flags(settings: DemoSettings) -> list[str]:
-    textures = ["--textures", str(settings.textures)] if settings.textures else []
+def _rig_command(settings: DemoSettings) -> list[str]:
     return [
-        *("--camera", "sim", "--bind", "tcp://127.0.0.1:0", "--name", "demo"),
-        *("--fps", str(settings.fps), "--seed", str(settings.seed), *textures),
+        *(sys.executable, "-m", "device", "--camera", "sim", "--bind", "tcp://127.0.0.1:0", "--name", "demo"),
+        *("--fps", str(settings.fps), "--seed", str(settings.seed)),
+        *(("--textures", str(settings.textures)) if settings.textures else ()),
     ]
 
 
-def _learner_flags(settings: DemoSettings, run: Path, places: Path, endpoint: str) -> list[str]:
+def _learner_command(settings: DemoSettings, run: Path, places: Path, endpoint: str) -> list[str]:
     return [
-        *("--preset", "cpu", "--connect", endpoint, "--run-dir", str(run), "--http-port", "0"),
-        *("--train-s", str(settings.train_s), "--probe-every-s", str(settings.train_s / 3)),
+        *(sys.executable, "-m", "learner", "--preset", "cpu", "--connect", endpoint, "--run-dir", str(run)),
+        *("--http-port", "0", "--train-s", str(settings.train_s), "--probe-every-s", str(settings.train_s / 3)),
         *("--seed", str(settings.seed), "--control", DIGITS, f"{PLACES}={places}@96"),
     ]
 
@@ -149,4 +143,4 @@ def _endpoint(rig: subprocess.Popen[bytes], log: Path) -> str:
         if found:
             return found[1]
         time.sleep(0.1)
-    raise BenchFailed(f"the rig did not start: see {log}")
+    raise Failed(f"the rig did not start: see {log}")

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 from rich.table import Table
 
+from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench, Goal, figure_table, report_progress
 from benchmarks.shared.bounds import Count, Positive
 from benchmarks.shared.pairs import walk_pairs
-from benchmarks.shared.probing import accuracies, control_set, features_of, places_of, student_of, use_one_thread
 from benchmarks.shared.recipes import Preset
 from benchmarks.shared.results import GridSettings, Result, in_processes
 from device.sim.camera import SimConfig
@@ -32,7 +32,6 @@ from learner.probes.control_sets import ControlSet
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
-TITLES = {"knn": "k-NN", "linear": "linear"}
 MIN_SIGMAS = 3.0
 PROGRESS_S = 30.0
 
@@ -112,23 +111,24 @@ class TimedPairs:
         self.cpu_s = 0.0
 
     def __iter__(self) -> Iterator[EncodedPair]:
-        while True:
-            started_s = time.process_time()
-            pair = next(self._pairs, None)
+        return self
+
+    def __next__(self) -> EncodedPair:
+        started_s = time.process_time()
+        try:
+            return next(self._pairs)
+        finally:
             self.cpu_s += time.process_time() - started_s
-            if pair is None:
-                return
-            yield pair
 
 
 def train_seed(seed: int, settings: LearningSettings) -> Result:
     """Train one learner from its random start until its budget is spent; return its figures."""
-    use_one_thread()
+    probing.use_one_thread()
     config = replace(PRESETS[settings.preset], seed=seed)
     learner = Learner(config, torch.device("cpu"))
     world = SimConfig(seed=seed, textures=settings.textures)
-    sets = [control_set(spec, config.objective.probe_size) for spec in settings.control]
-    controls = [*sets, places_of(world, per_place=settings.per_place)]
+    sets = [probing.control_set(spec, config.objective.probe_size) for spec in settings.control]
+    controls = [*sets, probing.places_of(world, per_place=settings.per_place)]
     rig = TimedPairs(walk_pairs(world))
     before = _probe(learner, controls)
     report_progress(f"seed {seed}  random start  {_percent(before)}")
@@ -162,10 +162,10 @@ def train_seed(seed: int, settings: LearningSettings) -> Result:
 
 
 def _probe(learner: Learner, controls: Sequence[ControlSet]) -> dict[str, float]:
-    found = {}
+    student, found = probing.student_of(learner), {}
     for control in controls:
-        for probe, accuracy in accuracies(control, *features_of(student_of(learner), control)).items():
-            found[f"{control.name} {TITLES[probe]}"] = accuracy
+        for probe, accuracy in probing.accuracies(control, *probing.features_of(student, control)).items():
+            found[f"{control.name} {probing.PROBES[probe]}"] = accuracy
     return found
 
 

@@ -15,8 +15,7 @@ import torch
 from prometheus_client import CollectorRegistry, Metric, generate_latest
 from rich.console import RenderableType
 
-from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in_turns, medians
-from benchmarks.shared.bounds import Count
+from benchmarks.shared.bench import Bench, Goal, RoundsSettings, figure_table, in_turns, medians
 from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
 from device.spool.rules import SpoolLimits, SpoolStats
@@ -48,13 +47,11 @@ MAX_SHARE = 0.005
 
 
 @dataclass(frozen=True, kw_only=True)
-class MetricsSettings(BenchSettings):
+class MetricsSettings(RoundsSettings):
     """Write the list of metrics, or measure the cost of counting them."""
 
     cost: bool = False
     """Measure the CPU time of counting 30 pairs and 30 steps per second and of a scrape every 15 s."""
-    rounds: Count = 5
-    """Rounds of the measurement; the median is reported."""
 
 
 class ListedMetric(NamedTuple):
@@ -196,7 +193,7 @@ def _rig_share() -> float:
         metrics.count(verdict)
         metrics.sent.inc()
 
-    return _cpu_s(pair, 2000) * PAIRS_PER_S + _cpu_s(lambda: _scrape(metrics.registry), 20) / SCRAPE_EVERY_S
+    return _share(pair, metrics.registry)
 
 
 def _learner_share(devices: int) -> float:
@@ -216,14 +213,15 @@ def _learner_share(devices: int) -> float:
         metrics.step(report, 8)
         metrics.fresh_trained(report.fresh, known)
 
-    return _cpu_s(step, 2000) * PAIRS_PER_S + _cpu_s(lambda: _scrape(metrics.registry), 20) / SCRAPE_EVERY_S
+    return _share(step, metrics.registry)
 
 
-def _scrape(registry: CollectorRegistry) -> None:
-    generate_latest(registry)
+def _share(count: Callable[[], None], registry: CollectorRegistry) -> float:
+    """Return the share of a core that counting each pair and scraping take."""
+    return _cpu_s(count, 2000) * PAIRS_PER_S + _cpu_s(lambda: generate_latest(registry), 20) / SCRAPE_EVERY_S
 
 
-def _cpu_s(action: Callable[[], None], times: int) -> float:
+def _cpu_s(action: Callable[[], object], times: int) -> float:
     """Return the CPU time of one call, seconds."""
     started_s = time.thread_time()
     for _ in range(times):

@@ -23,7 +23,7 @@ from mcap.stream_reader import StreamReader
 from mcap.writer import CompressionType, Writer
 from rich.table import Table
 
-from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in_turns, medians
+from benchmarks.shared.bench import Bench, Goal, RoundsSettings, figure_table, in_turns, medians, seconds_of
 from benchmarks.shared.bounds import Count
 from benchmarks.shared.pairs import EYE_BYTES, jpeg_sized_pairs, renumbered
 from stream.errors import EndOfStream
@@ -38,7 +38,7 @@ VIEWS = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class RecordingSettings(BenchSettings):
+class RecordingSettings(RoundsSettings):
     """Measure the speed of writing and reading recordings."""
 
     rounds: Count = 7
@@ -86,11 +86,11 @@ def _rates(settings: RecordingSettings, folder: Path) -> dict[str, list[float]]:
         "write: plain file": lambda: _write_plain(plain, pairs),
         "write: recording": lambda: _write_ours(ours, pairs),
         "write: mcap package": lambda: _write_public(public, pairs),
-        "read: plain file": lambda: _read_plain(plain),
-        "read: recording": lambda: _read_ours(ours, 1),
-        f"read: recording, {RECEIVE_PAIRS} pairs at a time": lambda: _read_ours(ours, RECEIVE_PAIRS),
-        "read: mcap package, unchecked": lambda: _read_public(public, checked=False),
-        "read: mcap package": lambda: _read_public(public, checked=True),
+        "read: plain file": _timed(_read_plain, plain, bytearray(1 << 20)),
+        "read: recording": _timed(_read_ours, ours, 1),
+        f"read: recording, {RECEIVE_PAIRS} pairs at a time": _timed(_read_ours, ours, RECEIVE_PAIRS),
+        "read: mcap package, unchecked": _timed(_read_public, public, checked=False),
+        "read: mcap package": _timed(_read_public, public, checked=True),
     }
     megabytes = settings.pairs * 2 * EYE_BYTES / 1e6
     seconds = in_turns(rows, settings.rounds, before=partial(_remove, paths))
@@ -102,13 +102,14 @@ def _remove(paths: Sequence[Path]) -> None:
         path.unlink(missing_ok=True)
 
 
+def _timed(read: Callable[..., None], *arguments: object, **named: object) -> Callable[[], float]:
+    return partial(seconds_of, partial(read, *arguments, **named))
+
+
 def _write_plain(path: Path, pairs: Sequence[EncodedPair]) -> float:
     """Write the images to plain files, for comparison; return the seconds."""
     with path.open("xb", buffering=0) as file:
-        started_s = time.perf_counter()
-        for pair in pairs:
-            os.writev(file.fileno(), [pair.left, pair.right])
-        return time.perf_counter() - started_s
+        return seconds_of(lambda: [os.writev(file.fileno(), [pair.left, pair.right]) for pair in pairs])
 
 
 def _write_ours(path: Path, pairs: Sequence[EncodedPair]) -> float:
@@ -136,27 +137,20 @@ def _write_public(path: Path, pairs: Sequence[EncodedPair]) -> float:
     return seconds
 
 
-def _read_plain(path: Path) -> float:
-    buffer = bytearray(1 << 20)
-    started_s = time.perf_counter()
+def _read_plain(path: Path, buffer: bytearray) -> None:
     with path.open("rb", buffering=0) as file:
         while file.readinto(buffer):
             pass
-    return time.perf_counter() - started_s
 
 
-def _read_ours(path: Path, limit: int) -> float:
-    started_s = time.perf_counter()
+def _read_ours(path: Path, limit: int) -> None:
     with closing(RecordingSource([path])) as source, suppress(EndOfStream):
         while True:
             source.receive(limit, 0.0)
-    return time.perf_counter() - started_s
 
 
-def _read_public(path: Path, *, checked: bool) -> float:
-    started_s = time.perf_counter()
+def _read_public(path: Path, *, checked: bool) -> None:
     with path.open("rb") as file:
         for record in StreamReader(file, validate_crcs=checked).records:
             if isinstance(record, Message):
                 _ = CompressedImage.FromString(record.data).data
-    return time.perf_counter() - started_s

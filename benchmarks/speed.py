@@ -6,18 +6,17 @@ compared with other software here, so the figures describe this machine only.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import cycle, islice
-from typing import TypeVar
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 import torch
 from rich.table import Table
 
-from benchmarks.shared.bench import Bench, BenchSettings, figure_table, in_turns, medians
+from benchmarks.shared.bench import Bench, RoundsSettings, figure_table, in_turns, medians, seconds_of
 from benchmarks.shared.bounds import Count
 from benchmarks.shared.pairs import HD, kept_pairs, rendered_eyes, rendered_pairs
 from benchmarks.shared.probing import use_one_thread
@@ -30,17 +29,14 @@ from learner.loop import Learner
 from stream.codec import to_parts
 from stream.image import Image
 
-Picture = TypeVar("Picture", Image, bytes)
 CANVAS = (240, 320)
 SHOT_PERIOD_NS = 100_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpeedSettings(BenchSettings):
+class SpeedSettings(RoundsSettings):
     """Measure the speed of the rig and of the learner alone, on one thread each."""
 
-    rounds: Count = 5
-    """Rounds in which every row is timed once; the median is reported."""
     pairs: Count = 60
     """Pairs of the rig in a round."""
     steps: Count = 10
@@ -72,10 +68,8 @@ def _rig_rows(count: int) -> dict[str, Callable[[], float]]:
     simulator.
     """
     views = rendered_eyes(10, HD, every=8)
-    jpegs = [(_jpeg(left), _jpeg(right)) for left, right in views]
-    new = [Shot(EyeImage(n, left), EyeImage(n, right)) for n, (left, right) in _timed_views(views, count)]
-    same = [Shot(EyeImage(n, left), EyeImage(n, right)) for n, (left, right) in _timed_views(views[:1], count)]
-    own = [Shot(EyeImage(n, jpeg=left), EyeImage(n, jpeg=right)) for n, (left, right) in _timed_views(jpegs, count)]
+    new, same = _shots(views, "pixels", count), _shots(views[:1], "pixels", count)
+    own = _shots([(_jpeg(left), _jpeg(right)) for left, right in views], "jpeg", count)
     # If every shot has to be new, a ring of earlier views must not be searched.
     all_new = DedupeConfig(threshold=1e-6, ring=0, audit_share=0.0)
     duplicates = DedupeConfig(threshold=16.0, ring=64, audit_share=0.0)
@@ -89,18 +83,12 @@ def _rig_rows(count: int) -> dict[str, Callable[[], float]]:
 
 def _shots_per_s(shots: Sequence[Shot], config: DedupeConfig) -> float:
     """Return the shots per second through capture, until the parts of a message are ready."""
-    started_s = time.perf_counter()
-    for pair in kept_pairs(shots, seed=0, dedupe=config):
-        to_parts(pair)
-    return len(shots) / (time.perf_counter() - started_s)
+    return len(shots) / seconds_of(lambda: [to_parts(pair) for pair in kept_pairs(shots, seed=0, dedupe=config)])
 
 
 def _rendered_per_s(count: int) -> float:
     camera = iter(SimCamera(start_ns=0))
-    started_s = time.perf_counter()
-    for _ in islice(camera, count):
-        pass
-    return count / (time.perf_counter() - started_s)
+    return count / seconds_of(lambda: list(islice(camera, count)))
 
 
 def _learner_row(settings: SpeedSettings) -> Callable[[], float]:
@@ -109,20 +97,17 @@ def _learner_row(settings: SpeedSettings) -> Callable[[], float]:
     batch = learner.config.pacing.batch_size
     for pair in rendered_pairs(2 * batch, CANVAS):
         learner.add(pair)
-
-    def samples_per_s() -> float:
-        started_s = time.perf_counter()
-        for _ in range(settings.steps):
-            learner.step()
-        return settings.steps * batch / (time.perf_counter() - started_s)
-
-    return samples_per_s
+    return lambda: settings.steps * batch / seconds_of(lambda: [learner.step() for _ in range(settings.steps)])
 
 
 def _jpeg(image: Image) -> bytes:
     return np.asarray(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 92])[1]).tobytes()
 
 
-def _timed_views(views: Sequence[tuple[Picture, Picture]], count: int) -> list[tuple[int, tuple[Picture, Picture]]]:
-    """Return the views repeatedly, until there are `count`, each with its capture time in nanoseconds."""
-    return [(n * SHOT_PERIOD_NS, view) for n, view in enumerate(islice(cycle(views), count))]
+def _shots(views: Sequence[tuple[Any, Any]], kind: Literal["pixels", "jpeg"], count: int) -> list[Shot]:
+    """Return `count` shots, which show the views again and again, each at its time."""
+
+    def eye(n: int, image: Any) -> EyeImage:
+        return EyeImage(n * SHOT_PERIOD_NS, **{kind: image})
+
+    return [Shot(eye(n, left), eye(n, right)) for n, (left, right) in enumerate(islice(cycle(views), count))]

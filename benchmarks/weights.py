@@ -24,11 +24,11 @@ import torch
 
 from benchmarks.shared.bench import Bench, BenchSettings, Goal, counted
 from benchmarks.shared.bounds import Count, Within
-from benchmarks.shared.errors import BenchFailed
 from benchmarks.shared.machine import HOST
 from benchmarks.shared.recipes import Preset
 from buffer.store import Store
 from learner.config import PRESETS
+from learner.errors import Failed
 from learner.loop import Learner
 from learner.memory.config import MemoryConfig
 from learner.metrics import LearnerMetrics
@@ -85,19 +85,13 @@ def committing(settings: WeightsSettings, folder: Path) -> Iterator[tuple[Learne
     config = replace(PRESETS[settings.preset], memory=MemoryConfig(capacity=256, fresh_capacity=256, canvas=(24, 32)))
     learner, directory = Learner(config, torch.device("cpu")), RunDirectory(folder, config)
     export = TimedExport(LatestWeights(learner, directory.export, metrics=LearnerMetrics()), [], [])
-    access = Access(HOST, settings.port, None)
+    access, source = Access(HOST, settings.port, None), IteratorSource(iter(()))
+    checkpoints = CheckpointFolder(directory.checkpoints)
     with (
         served(app_for(access, weights.routes(directory.export)), access),
         Store(directory.store) as store,
         closing(
-            Committer(
-                learner,
-                IteratorSource(iter(())),
-                store,
-                CheckpointFolder(directory.checkpoints),
-                clock=time.monotonic,
-                publish=export.publish,
-            )
+            Committer(learner, source, store, checkpoints, clock=time.monotonic, publish=export.publish)
         ) as committer,
     ):
         yield learner, committer, export
@@ -128,7 +122,7 @@ def measure(settings: WeightsSettings) -> dict[str, Any]:
 
 
 def _wait_for_weights(url: str, tag: str, poll_s: float) -> str:
-    """Request the weights until they are not those with this ETag; return the new ETag. Raises BenchFailed."""
+    """Request the weights until they are not those with this ETag; return the new ETag. Raises Failed."""
     deadline_s = time.monotonic() + WAIT_S
     request = Request(url, headers={"If-None-Match": tag} if tag else {})
     while time.monotonic() < deadline_s:
@@ -136,7 +130,7 @@ def _wait_for_weights(url: str, tag: str, poll_s: float) -> str:
             response.read()
             return str(response.headers["ETag"])
         time.sleep(poll_s)
-    raise BenchFailed(f"the robot has had no new weights for {WAIT_S:g} s")
+    raise Failed(f"the robot has had no new weights for {WAIT_S:g} s")
 
 
 def render(settings: WeightsSettings, figures: dict[str, Any]) -> Sequence[str]:

@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.shared.errors import BenchFailed
 from benchmarks.shared.machine import HOST, free_port
 from benchmarks.transport.figures import summarise, tables
 from benchmarks.transport.peers import plain_tcp
 from benchmarks.transport.peers.contender import Contender
 from benchmarks.transport.peers.lineup import CONTENDERS
 from benchmarks.transport.trip import Plan, Received, Sent, Trip, travel
+from learner.errors import Failed
 
 STARTED_NS = 5_000_000_000
 TINY = ("--rounds", "1", "--full-speed-s", "0.2", "--paced-s", "0.3", "--wire-s", "0.2", "--stall-s", "0.5")
@@ -131,7 +131,7 @@ def test_base64_brings_the_newest_pairs_and_hears_the_end_however_much_is_droppe
 
 
 def test_an_end_that_fails_is_named_with_its_reason() -> None:
-    with socket.create_server((HOST, 0)) as taken, pytest.raises(BenchFailed, match=r"the sender failed: .*in use"):
+    with socket.create_server((HOST, 0)) as taken, pytest.raises(Failed, match=r"the sender failed: .*in use"):
         travel("tcp", Plan(0.1), port=taken.getsockname()[1])
 
 
@@ -155,7 +155,7 @@ def test_a_small_run_of_our_own_contenders_gives_figures_goals_and_tables(capfd:
 def test_a_peer_that_is_not_installed_is_named_and_left_out(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    stranger = Contender(plain_tcp.Sender, plain_tcp.Receiver, needs="no_such_thing")
+    stranger = Contender(plain_tcp.sender, plain_tcp.receiver, needs="no_such_thing")
     monkeypatch.setitem(CONTENDERS, "imagezmq_req", stranger)
     assert main(["transport", *TINY, "--contenders", "imagezmq_req", "--json"]) == 0
     out, err = capfd.readouterr()

@@ -7,7 +7,6 @@ same way; differences from the preset are paired by seed. Each run is a line of 
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
@@ -15,39 +14,25 @@ from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
-
 from benchmarks.ablation.figures import correlations, tables
 from benchmarks.ablation.rows import PRESET, RECIPE, ROWS, STREAM, Pairs
+from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench
 from benchmarks.shared.bounds import Count, SomeOf
 from benchmarks.shared.pairs import kept_pairs, walk_pairs
-from benchmarks.shared.probing import (
-    PLACE_SIZE,
-    Device,
-    accuracies,
-    compute_device,
-    control_set,
-    evenly,
-    features_of,
-    places_of,
-    student_of,
-    train_to,
-    use_one_thread,
-)
-from benchmarks.shared.recipes import BabyAgentPreset
+from benchmarks.shared.recipes import BabyAgentPreset, spent_over
 from benchmarks.shared.results import GridSettings, Result, Seeds, completed, fingerprint, write_report
 from device.dedupe import DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from learner.config import PRESETS, LearnerConfig
-from learner.loop import Learner, StepReport
+from learner.config import PRESETS
+from learner.loop import Learner
 from learner.networks.encoder import Encoder
 from learner.probes.control_sets import ControlSet
 from learner.probes.spectrum import alpha_req, rankme
 
 FAMILIES = {"recipe": (PRESET, *RECIPE), "stream": (PRESET, *STREAM)}
-PROBES = 2
-"""Number of probes during a run. The last one is at its end; the curve begins with the random start."""
+PROBE_COUNT = 2
+"""Number of probes after the random start; the last one is at the end of the run."""
 RECENT_STEPS = 20
 """Number of steps over which a gauge is averaged before it is shown beside a probe. @
 benchmarks/ablation/bench.py:.(MAX_TRAIN, MAX_TEST) Largest numbers of images of a control set that are probed, because
@@ -71,7 +56,7 @@ class AblationSettings(GridSettings):
     """The learner's settings, with the objective `babyagent`."""
     control: tuple[str, ...] = ("digits",)
     """Control sets beside the places, as for the learner; the features of the first one give rank and spectrum."""
-    place_size: Count = PLACE_SIZE
+    place_size: Count = probing.PLACE_SIZE
     """Side in pixels at which places are probed."""
     per_place: Count = 50
     """Labelled views of each room, in each half of the places."""
@@ -79,7 +64,7 @@ class AblationSettings(GridSettings):
     """The file of result lines; runs that are in it are not repeated."""
     report: Path | None = None
     """Write the tables to this file."""
-    device: Device = "auto"
+    device: probing.Device = "auto"
     """Where to train; auto takes a GPU if there is one."""
 
     @property
@@ -125,36 +110,18 @@ COMMAND = Bench(AblationSettings, measure, render, json_lines=list)
 
 def run_row(run: RowRun, settings: AblationSettings) -> Result:
     """Train one run from its random start to its last step; return what its result line has beside the fields of the run."""
-    device = compute_device(settings.device)
-    use_one_thread(device)
+    device = probing.compute_device(settings.device)
+    probing.use_one_thread(device)
     row = ROWS[run.row]
     pairs = row.sent(sent_pairs(run.seed, settings.textures, run.pairs, row.dedupe), run.seed)
-    learner = Learner(row.settings(_config(run, len(pairs))), device)
+    preset = replace(PRESETS[run.preset], seed=run.seed)
+    learner = Learner(row.settings(spent_over(preset, run.steps, len(pairs))), device)
     curve: list[Result] = [{"step": 0, "cpu_s": 0.0, "gauges": {}, "student": _probe_start(run.seed, settings)}]
-    gauges: dict[str, list[float]] = defaultdict(list)
-    rollbacks = 0
-
-    def observe(report: StepReport) -> None:
-        nonlocal rollbacks
-        rollbacks += bool(report.rolled_back)
-        for name, value in {"loss": report.loss, **report.gauges}.items():
-            gauges[name].append(value)
-
-    for cpu_s in train_to(learner, pairs, evenly(run.steps, PROBES), observe):
-        recent = {name: round(float(np.mean(values[-RECENT_STEPS:])), 4) for name, values in gauges.items()}
-        point = {"step": learner.steps, "cpu_s": round(cpu_s, 3), "gauges": recent}
-        curve.append(point | {"student": _probe(student_of(learner), run.seed, settings)})
-    return {"sent": len(pairs), "rollbacks": rollbacks, "curve": curve}
-
-
-def _config(run: RowRun, sent: int) -> LearnerConfig:
-    """Return the preset, with a budget that the steps of a run spend over the whole walk."""
-    preset = PRESETS[run.preset]
-    # Half a pair less than there are: the last step must not wait for a rounding error.
-    pacing = replace(
-        preset.pacing, replay_ratio=preset.pacing.batch_size * run.steps / (sent - 0.5), max_owed_steps=10**6
-    )
-    return replace(preset, seed=run.seed, pacing=pacing)
+    log = probing.StepLog()
+    for cpu_s in probing.train_to(learner, pairs, probing.evenly(run.steps, PROBE_COUNT), log.add):
+        point = {"step": learner.steps, "cpu_s": round(cpu_s, 3), "gauges": log.means(RECENT_STEPS)}
+        curve.append(point | {"student": _probe(probing.student_of(learner), run.seed, settings)})
+    return {"sent": len(pairs), "rollbacks": log.rollbacks, "curve": curve}
 
 
 @lru_cache(maxsize=2)
@@ -176,15 +143,15 @@ def _controls(seed: int, settings: AblationSettings) -> list[ControlSet]:
     """Return the control sets that the flag names, then the places of the seed's world."""
     size = PRESETS[settings.preset].objective.probe_size
     world = SimConfig(seed=seed, textures=settings.textures)
-    places = places_of(world, size=settings.place_size, per_place=settings.per_place)
-    return [*(control_set(spec, size, MAX_TRAIN, MAX_TEST) for spec in settings.control), places]
+    places = probing.places_of(world, size=settings.place_size, per_place=settings.per_place)
+    return [*(probing.control_set(spec, size, MAX_TRAIN, MAX_TEST) for spec in settings.control), places]
 
 
 @lru_cache(maxsize=1)
 def _probe_start(seed: int, settings: AblationSettings) -> Result:
     """Probe the random start, which all rows of a seed share."""
-    learner = Learner(replace(PRESETS[settings.preset], seed=seed), compute_device(settings.device))
-    return _probe(student_of(learner), seed, settings)
+    learner = Learner(replace(PRESETS[settings.preset], seed=seed), probing.compute_device(settings.device))
+    return _probe(probing.student_of(learner), seed, settings)
 
 
 def _probe(encoder: Encoder, seed: int, settings: AblationSettings) -> Result:
@@ -192,8 +159,8 @@ def _probe(encoder: Encoder, seed: int, settings: AblationSettings) -> Result:
     found: dict[str, Any] = {}
     controls = _controls(seed, settings)
     for control in controls:
-        bank, test = features_of(encoder, control, compute_device(settings.device))
-        found[control.name] = accuracies(control, bank, test)
+        bank, test = probing.features_of(encoder, control, probing.compute_device(settings.device))
+        found[control.name] = probing.accuracies(control, bank, test)
         if control is controls[0]:
             found["rankme"], found["alpha_req"] = rankme(bank), alpha_req(bank)
     return found

@@ -9,8 +9,8 @@ from scipy import stats
 
 from benchmarks.ablation.rows import PRESET
 from benchmarks.shared.paired import Floats, Line, SeedRuns, by_seed, markdown, paired
+from benchmarks.shared.probing import PROBES
 
-PROBES = {"knn": "k-NN", "linear": "linear"}
 SHOWN_GAUGES = ("teacher_entropy", "prototypes_in_use", "kl", "crop_cosine")
 """Gauges of the last steps that stand beside the accuracies."""
 LEGEND = (

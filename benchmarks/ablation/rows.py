@@ -7,14 +7,14 @@ the preset on the same walk without one of the rig's ideas.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Generator, Tensor
 
-from benchmarks.shared.recipes import changed, with_original_numbers
+from benchmarks.shared.recipes import changed, unchanged, with_original_numbers
 from learner.config import PRESETS, LearnerConfig
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
@@ -25,14 +25,6 @@ from stream.pair import EncodedPair
 Pairs = Sequence[EncodedPair]
 
 
-def _unchanged(config: LearnerConfig) -> LearnerConfig:
-    return config
-
-
-def _in_order(pairs: Pairs, _seed: int) -> Pairs:
-    return pairs
-
-
 @dataclass(frozen=True)
 class Variant:
     """One change of the preset. dedupe: whether the rig suppresses pairs seen before.
@@ -40,19 +32,15 @@ class Variant:
     sent: a function that changes the sent pairs.
     """
 
-    settings: Callable[[LearnerConfig], LearnerConfig] = _unchanged
+    settings: Callable[[LearnerConfig], LearnerConfig] = unchanged
     dedupe: bool = True
-    sent: Callable[[Pairs, int], Pairs] = _in_order
+    sent: Callable[[Pairs, int], Pairs] = lambda pairs, _seed: pairs
 
 
 def _with(**settings: Any) -> Variant:
     """Return a variant with other settings of the objective."""
     named = {f"objective.{name}": value for name, value in settings.items()}
     return Variant(lambda config: changed(config, named))
-
-
-def _with_infonce(config: LearnerConfig) -> LearnerConfig:
-    return replace(config, objective=PRESETS["contrastive"].objective)
 
 
 class UnguidedBabyAgent(BabyAgent):
@@ -76,12 +64,7 @@ class UnguidedConfig(BabyAgentConfig):
 def _unguided(config: LearnerConfig) -> LearnerConfig:
     objective = config.objective
     assert isinstance(objective, BabyAgentConfig)  # other presets are refused with the settings
-    settings = {field.name: getattr(objective, field.name) for field in fields(objective)}
-    return replace(config, objective=UnguidedConfig(**settings))
-
-
-def _left_only(pairs: Pairs, _seed: int) -> Pairs:
-    return [_with_right(pair, pair.left, pair.header.seq) for pair in pairs]
+    return replace(config, objective=UnguidedConfig(**vars(objective)))
 
 
 def _with_right(pair: EncodedPair, right: bytes, seq: int) -> EncodedPair:
@@ -112,11 +95,15 @@ RECIPE: Mapping[str, Variant] = {
     "small crops, 0.4 to 0.8": _with(student_scale=(0.4, 0.8)),
     "no colour jitter": _with(student_augmentation=_PLAIN, teacher_augmentation=_PLAIN),
     "learning rate 2e-3": Variant(lambda config: changed(config, {"schedule.learning_rate": 2e-3})),
-    "InfoNCE between the eyes": Variant(_with_infonce),
+    "InfoNCE between the eyes": Variant(
+        lambda config: changed(config, {"objective": PRESETS["contrastive"].objective})
+    ),
 }
 STREAM: Mapping[str, Variant] = {
     "without dedupe": Variant(dedupe=False),
-    "left eye only": Variant(sent=_left_only),
+    "left eye only": Variant(
+        sent=lambda pairs, _seed: [_with_right(pair, pair.left, pair.header.seq) for pair in pairs]
+    ),
     "crops anywhere": Variant(_unguided),
     "shuffled time": Variant(sent=_shuffled),
 }

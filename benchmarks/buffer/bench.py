@@ -9,10 +9,8 @@ measured is met.
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from statistics import median
@@ -22,9 +20,10 @@ import numpy as np
 from rich.console import RenderableType
 
 from benchmarks.buffer.contenders import CONTENDERS, PrioritisedBuffer
-from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in_turns, report_progress
+from benchmarks.shared.bench import Bench, Goal, RoundsSettings, figure_table, in_turns, report_progress
 from benchmarks.shared.bounds import Count, Positive, SomeOf, Within
 from benchmarks.shared.machine import available_bytes, date, describe_machine, not_installed, resident_bytes
+from benchmarks.shared.processes import in_own_process
 
 BATCH = 256
 FILLED_AT_ONCE = 1 << 16
@@ -39,13 +38,11 @@ Figures = dict[str, dict[str, dict[str, float]]]
 
 
 @dataclass(frozen=True, kw_only=True)
-class BufferSettings(BenchSettings):
+class BufferSettings(RoundsSettings):
     """Measure what a key costs in full buffers, ours and other libraries': adding, drawing, updating priorities."""
 
     sizes: Annotated[tuple[int, ...], Within(BATCH, MAX_SIZE)] = (10**4, 10**5, 10**6, 10**7)
     """Capacities in keys. A size that does not fit into memory is left out."""
-    rounds: Count = 5
-    """Rounds in which every buffer takes its turn; the medians are reported."""
     batches: Count = 20
     """Batches of each operation in a turn."""
     turn_s: Positive = 1.0
@@ -66,7 +63,7 @@ def measure(settings: BufferSettings, free_bytes: Callable[[], int] = available_
             continue
         report_progress(f"{size} keys")
         for name in names:
-            bytes_per_key[name][str(size)] = _bytes_per_key(name, size)
+            bytes_per_key[name][str(size)] = round(in_own_process(_growth_bytes, name, size) / size, 1)
         times = _us_per_key(names, size, settings)
         for name, operation in product(names, OPERATIONS):
             us_per_key[name][operation][str(size)] = times[name][operation]
@@ -179,14 +176,8 @@ def _fill(buffer: PrioritisedBuffer, size: int, random: np.random.Generator) -> 
     return size
 
 
-def _bytes_per_key(name: str, size: int) -> float:
-    """Return the bytes for each key by which a new process grows when it makes and fills a buffer."""
-    context = multiprocessing.get_context("spawn")  # a process that holds nothing of this one
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        return round(pool.submit(_growth_bytes, name, size).result() / size, 1)
-
-
 def _growth_bytes(name: str, size: int) -> int:
+    """Make and fill a buffer; returns by how many bytes this process has grown."""
     random = np.random.default_rng(0)
     _fill(CONTENDERS[name].make(BATCH), BATCH, random)  # imports, and everything that is made only once
     gc.collect()

@@ -12,8 +12,7 @@ from pathlib import Path
 import msgspec
 
 from benchmarks.faults.check import Journal
-from benchmarks.faults.learner import ListingLearnerPlan
-from benchmarks.faults.rig import SpoolRigPlan
+from benchmarks.faults.rig import RigLoad, SpoolRigPlan
 from benchmarks.shared.link import Link
 from benchmarks.shared.processes import Supervised
 from stream.source import Cursor
@@ -59,20 +58,11 @@ class Disk:
 class RigProcess:
     """The process of a rig, with its disk and the links to it."""
 
-    def __init__(
-        self,
-        device: str,
-        folder: Path,
-        links: Sequence[Link],
-        *,
-        spool_bytes: int,
-        pairs_per_s: float,
-        size: tuple[int, int],
-    ) -> None:
+    def __init__(self, device: str, folder: Path, links: Sequence[Link], load: RigLoad) -> None:
         self.device = device
-        self.pairs_per_s = pairs_per_s
+        self.load = load
         self.journal = Journal()
-        self.disk = Disk(folder, 2 * spool_bytes)
+        self.disk = Disk(folder, 2 * load.spool_bytes)
         self.rests = False
         self.goes = False
         self.links = links
@@ -80,7 +70,7 @@ class RigProcess:
         self._linked_port: int | None = None
         self._clock_s = 0.0
         self._fills = 0
-        rig_plan = SpoolRigPlan(device, str(self.disk.spool), spool_bytes, pairs_per_s, size)
+        rig_plan = SpoolRigPlan(device, str(self.disk.spool), load)
         command = ["-m", "benchmarks.faults.rig", msgspec.json.encode(rig_plan).decode()]
         self.process = Supervised(device, command, self._receive, folder / f"{device}.log")
 
@@ -139,8 +129,8 @@ class LearnerProcess:
         self.cursor: Cursor = {}
         self.ready = False
         self.malformed: dict[str, int] = {}
-        learner_plan = ListingLearnerPlan(str(self.store), [f"tcp://127.0.0.1:{link.port}" for link in links])
-        command = ["-m", "benchmarks.faults.learner", msgspec.json.encode(learner_plan).decode()]
+        endpoints = [f"tcp://127.0.0.1:{link.port}" for link in links]
+        command = ["-m", "benchmarks.faults.learner", str(self.store), *endpoints]
         self.process = Supervised(name, command, self._receive, folder / f"{name}.log")
 
     def _receive(self, line: str) -> None:

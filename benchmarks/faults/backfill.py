@@ -17,7 +17,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -25,10 +24,12 @@ from typing import Any
 import numpy as np
 from rich.table import Table
 
+from benchmarks.faults.figures import MadeAndArrived
 from benchmarks.faults.learner import outcome
-from benchmarks.faults.stage import Stage, StageError
-from benchmarks.shared.bench import Bench, BenchSettings, Goal, counted, name_value_table, report_progress
-from benchmarks.shared.bounds import Count, Positive
+from benchmarks.faults.rig import RigLoad
+from benchmarks.faults.stage import Stage
+from benchmarks.shared.bench import Bench, Goal, RoundsSettings, counted, name_value_table, report_progress
+from benchmarks.shared.bounds import Positive
 from benchmarks.shared.link import Link
 from benchmarks.shared.machine import HOST
 from benchmarks.shared.pairs import NOISE_SIZE
@@ -48,11 +49,9 @@ MAX_LIVE_SHARE = 0.8
 
 
 @dataclass(frozen=True, kw_only=True)
-class BackfillSettings(BenchSettings):
+class BackfillSettings(RoundsSettings):
     """Measure the backfill over a slow link, and the live pairs during it."""
 
-    rounds: Count = 5
-    """Number of rounds."""
     mb_per_s: Positive = 12.0
     """Speed of the link, 10^6 bytes per second; the default is that of Wi-Fi."""
     live_per_s: Positive = 10.0
@@ -72,8 +71,6 @@ class BackfillSettings(BenchSettings):
 
 Window = tuple[int, int]
 """Begin and end of a time, nanoseconds of the machine's monotonic clock."""
-MadeAndArrived = tuple[int, int]
-"""Times at which a pair was made and at which it arrived, nanoseconds of the machine's monotonic clock."""
 
 
 @dataclass(slots=True)
@@ -96,19 +93,12 @@ class Windows:
 def measure(settings: BackfillSettings) -> dict[str, Any]:
     """Run all rounds and return the figures. If the run fails, its files are kept."""
     folder = Path(tempfile.mkdtemp(prefix="backfill-", dir=settings.folder))
-    stage = Stage(
-        folder,
-        rigs=1,
-        learners=1,
-        spool_bytes=SPOOL_BYTES,
-        pairs_per_s=settings.live_per_s,
-        size=NOISE_SIZE,
-        make_link=lambda: _link(settings),
-    )
+    load = RigLoad(SPOOL_BYTES, settings.live_per_s, NOISE_SIZE)
+    stage = Stage(folder, load, rigs=1, learners=1, make_link=lambda: _link(settings))
     windows = Windows()
     try:
         stage.start()
-        stage.wait(lambda: stage.kept > 0, TIMEOUT_S)
+        stage.require(lambda: stage.kept > 0, TIMEOUT_S, "the rig makes no pairs")
         for _ in counted(range(settings.rounds), "round"):
             windows.bare_mb_per_s.append(_bare_mb_per_s(_link(settings), settings.window_s))
             _round(stage, settings, windows)
@@ -147,13 +137,13 @@ def _round(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
     windows.live.append(_window(stage, settings.window_s))
     _pile_up(stage, int(link_pairs_per_s * settings.window_s))
     rig.go(False)
-    stage.wait(lambda: rig.rests, TIMEOUT_S)
-    windows.backfill.append(_heal_and_drain(stage, partial(link.cut, -1)))
+    stage.require(lambda: rig.rests, TIMEOUT_S, "the rig does not rest")
+    windows.backfill.append(_heal_and_drain(stage, link.cut))
     rig.go(True)
     for live_first, beside in ((False, windows.queued), (True, windows.marked)):
-        link.prefer_live(live_first)
+        link.live_first = live_first
         _pile_up(stage, int((link_pairs_per_s - settings.live_per_s) * settings.window_s))
-        beside.append(_heal_and_drain(stage, partial(link.cut, -1)))
+        beside.append(_heal_and_drain(stage, link.cut))
 
 
 def _outage(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
@@ -171,14 +161,14 @@ def _outage(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
             most[name] = max(most[name], _anonymous_mib(pid) - before[name])
     windows.queue_mib = {name: round(mib, 1) for name, mib in most.items()}
     rig.process.order(f"rate {settings.live_per_s}")
-    windows.outage_ns, _ = _heal_and_drain(stage, partial(stage.links[0, 0].freeze, -1))
+    windows.outage_ns, _ = _heal_and_drain(stage, stage.links[0, 0].freeze)
 
 
 def _window(stage: Stage, length_s: float) -> Window:
     """Let the rig run for so many seconds, and until it has kept a pair in that time; return the begin and the end."""
     began_ns, kept = time.monotonic_ns(), stage.kept
     stage.wait(lambda: False, length_s)
-    stage.wait(lambda: stage.kept > kept, TIMEOUT_S)
+    stage.require(lambda: stage.kept > kept, TIMEOUT_S, "the rig makes no pairs")
     return began_ns, time.monotonic_ns()
 
 
@@ -188,18 +178,19 @@ def _pile_up(stage: Stage, pairs: int) -> None:
     stage.links[0, 0].cut()
     upto = stage.kept + pairs
     rig.process.order(f"rate {BACKLOG_PAIRS_PER_S}")
-    if not stage.wait(lambda: stage.kept >= upto, TIMEOUT_S):
-        raise StageError(f"the rig makes no pairs: see the logs in {stage.folder}")
-    rig.process.order(f"rate {rig.pairs_per_s}")
+    stage.require(lambda: stage.kept >= upto, TIMEOUT_S, "the rig makes no pairs")
+    rig.process.order(f"rate {rig.load.pairs_per_s}")
 
 
-def _heal_and_drain(stage: Stage, heal: Callable[[], None]) -> Window:
-    """Restore the link, and wait until the pairs kept before have been committed."""
+def _heal_and_drain(stage: Stage, heal: Callable[[int], None]) -> Window:
+    """Undo a cut or a freeze of the link, and wait until the pairs kept before have been committed.
+
+    heal: cuts or freezes the link, and undoes this with -1.
+    """
     before = set(stage.rigs[0].journal.kept)
     began_ns = time.monotonic_ns()
-    heal()
-    if not stage.wait(lambda: before.isdisjoint(stage.owed()), TIMEOUT_S):
-        raise StageError(f"the learner does not catch up: see the logs in {stage.folder}")
+    heal(-1)
+    stage.require(lambda: before.isdisjoint(stage.owed()), TIMEOUT_S, "the learner does not catch up")
     return began_ns, time.monotonic_ns()
 
 
@@ -209,7 +200,7 @@ def _bare_mb_per_s(link: Link, length_s: float) -> float:
         sender = threading.Thread(target=_send_zeros, args=(server,), daemon=True)
         sender.start()
         link.point_to(server.getsockname()[1])
-        with closing(_connected(link.port)) as connection:
+        with _connected(link.port) as connection:
             received_bytes, began_s = len(connection.recv(1 << 16)), time.monotonic()
             while time.monotonic() - began_s < length_s:
                 received_bytes += len(connection.recv(1 << 16))
@@ -219,7 +210,7 @@ def _bare_mb_per_s(link: Link, length_s: float) -> float:
 
 
 def _send_zeros(server: socket.socket) -> None:
-    with closing(server.accept()[0]) as connection, suppress(OSError):  # the other end closes
+    with server.accept()[0] as connection, suppress(OSError):  # the other end closes
         while True:
             connection.sendall(bytes(1 << 16))
 

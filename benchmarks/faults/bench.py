@@ -12,7 +12,6 @@ import heapq
 import json
 import random
 import shutil
-import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -23,9 +22,9 @@ from typing import Annotated, Any
 
 from rich.table import Table
 
-from benchmarks.faults.check import Journal
 from benchmarks.faults.figures import judge
 from benchmarks.faults.nemesis import HARMLESS, KINDS, Fault, plan
+from benchmarks.faults.rig import RigLoad
 from benchmarks.faults.stage import Stage, Struck
 from benchmarks.shared.bench import Bench, BenchSettings, Goal, name_value_table, report_progress
 from benchmarks.shared.bounds import Count, Positive, SomeOf, Within
@@ -80,15 +79,27 @@ class FaultsSettings(BenchSettings):
 
 def measure(settings: FaultsSettings) -> dict[str, Any]:
     """Run the faults and return the figures. If they name failures, the files are kept."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # mounted file systems are unmounted then too
     seed = random.SystemRandom().getrandbits(31) if settings.seed is None else settings.seed
     report_progress(f"seed {seed}: {settings.faults} faults while {settings.pairs} pairs are kept")
     folder = Path(tempfile.mkdtemp(prefix="faults-", dir=settings.folder))
-    figures: dict[str, Any] = {}
+    faults, started_s = settings.plan(seed), time.monotonic()
+    load = RigLoad(int(settings.spool_mib * (1 << 20)), settings.pairs_per_s)
+    stage = Stage(folder, load, rigs=settings.devices, learners=settings.learners)
+    good = False
     try:
-        figures = _run(settings, seed, folder)
+        stage.start()
+        _perform(stage, faults, settings.pairs)
+        report_progress(f"all {len(faults)} faults are done, {stage.kept} pairs kept: missing pairs are pulled")
+        stage.settle()
+        ended_well = stage.end()
+        figures = judge(stage, ended_well=ended_well, evicts=settings.spool_mib < SPOOL_MIB)
+        figures |= {"seed": seed, "seconds": round(time.monotonic() - started_s, 1)}
+        good = not figures["failures"]
+        if not good:
+            _keep_evidence(stage, figures)
     finally:
-        if figures.get("failures") == []:
+        stage.close(keep=not good)
+        if good:
             shutil.rmtree(folder)
         else:
             report_progress(f"journals, stores and spools are kept in {folder}")
@@ -106,33 +117,6 @@ def goals(figures: dict[str, Any]) -> Iterator[Goal]:
 
 
 COMMAND = Bench(FaultsSettings, measure, render, goals)
-
-
-def _run(settings: FaultsSettings, seed: int, folder: Path) -> dict[str, Any]:
-    """Run the faults and return the figures; `failures` names the counts that must be zero and are not."""
-    faults, started_s = settings.plan(seed), time.monotonic()
-    stage = Stage(
-        folder,
-        rigs=settings.devices,
-        learners=settings.learners,
-        spool_bytes=int(settings.spool_mib * (1 << 20)),
-        pairs_per_s=settings.pairs_per_s,
-    )
-    good = False
-    try:
-        stage.start()
-        _perform(stage, faults, settings.pairs)
-        report_progress(f"all {len(faults)} faults are done, {stage.kept} pairs kept: missing pairs are pulled")
-        stage.settle()
-        ended_well = stage.end()
-        figures = judge(stage, ended_well=ended_well, evicts=settings.spool_mib < SPOOL_MIB)
-        figures |= {"seed": seed, "seconds": round(time.monotonic() - started_s, 1)}
-        good = not figures["failures"]
-        if not good:
-            _keep_evidence(stage, figures)
-    finally:
-        stage.close(keep=not good)
-    return figures
 
 
 def _perform(stage: Stage, faults: Sequence[Fault], pairs: int) -> None:
@@ -160,18 +144,6 @@ def _perform(stage: Stage, faults: Sequence[Fault], pairs: int) -> None:
 def _keep_evidence(stage: Stage, figures: dict[str, Any]) -> None:
     """Write journals, faults and figures into the folder that holds stores, spools and logs."""
     for rig in stage.rigs:
-        journal = rig.journal
-        lines = (
-            f"{epoch} {seq} {attempt.crc} {attempt.at_ns} {_fate(journal, (epoch, seq))}\n"
-            for (epoch, seq), attempt in journal.attempts.items()
-        )
-        (stage.folder / f"{rig.device}.journal").write_text("".join(lines))
-    struck = "".join(f"{struck}\n" for struck in stage.struck)
-    (stage.folder / "faults.txt").write_text(struck)
+        (stage.folder / f"{rig.device}.journal").write_text("".join(f"{line}\n" for line in rig.journal.lines()))
+    (stage.folder / "faults.txt").write_text("".join(f"{struck}\n" for struck in stage.struck))
     (stage.folder / "figures.json").write_text(json.dumps(figures, indent=1))
-
-
-def _fate(journal: Journal, name: tuple[str, int]) -> str:
-    if name in journal.kept:
-        return "kept"
-    return "refused" if name in journal.refused else "indeterminate"

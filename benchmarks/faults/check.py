@@ -48,6 +48,12 @@ class Journal:
             case ["refused", epoch, seq]:
                 self.refused.add((epoch, int(seq)))
 
+    def lines(self) -> Iterator[str]:
+        """Yield each attempt with its outcome, as text."""
+        for name, attempt in self.attempts.items():
+            outcome = "kept" if name in self.kept else "refused" if name in self.refused else "indeterminate"
+            yield " ".join(map(str, (*name, *attempt, outcome)))
+
 
 class Entered(NamedTuple):
     """A pair in the list of a learner. crc: checksum of the received images. at_ns: arrival, by the machine's monotonic clock."""

@@ -102,7 +102,6 @@ def _backfill_pairs_per_s(arrivals: Sequence[Mapping[str, Sequence[MadeAndArrive
 def _spread(values: Sequence[float]) -> dict[str, float]:
     if not values:
         return {"count": 0}
-    ordered = sorted(values)
-    p99 = ordered[min(len(ordered) - 1, int(0.99 * len(ordered)))]
-    spread = {"median": statistics.median(ordered), "p99": p99, "max": ordered[-1]}
-    return {"count": len(ordered)} | {name: round(value, 3) for name, value in spread.items()}
+    p99 = sorted(values)[int(0.99 * len(values))]
+    spread = {"median": statistics.median(values), "p99": p99, "max": max(values)}
+    return {"count": len(values)} | {name: round(value, 3) for name, value in spread.items()}

@@ -11,6 +11,7 @@ import struct
 import sys
 import time
 import zlib
+from collections.abc import Sequence
 from concurrent.futures import Future
 from pathlib import Path
 
@@ -32,13 +33,6 @@ WORK_S = 0.01
 _TAIL = struct.Struct("<Iq")
 
 
-class ListingLearnerPlan(msgspec.Struct, frozen=True):
-    """The store and the addresses of the learner; its process gets them as JSON."""
-
-    store: str
-    endpoints: list[str]
-
-
 def outcome(store: Path) -> tuple[list[Entered], Cursor]:
     """Return the list of entered pairs and the cursor, both of the newest commit in a store."""
     with Store(store) as opened:
@@ -47,16 +41,16 @@ def outcome(store: Path) -> tuple[list[Entered], Cursor]:
 
 
 class ListingLearner:
-    """Receives, lists and commits until the order to stop arrives."""
+    """Receives from the endpoints, lists and commits, until the order to stop arrives."""
 
-    def __init__(self, plan: ListingLearnerPlan) -> None:
+    def __init__(self, store: Path, endpoints: Sequence[str]) -> None:
         self._orders = Orders()
-        self._store = Store(Path(plan.store))
+        self._store = Store(store)
         commits = self._store.commits()
         self._count = commits[0].keys.size if commits else 0
         cursor: Cursor | None = msgspec.json.decode(commits[0].note) if commits else None
-        self._source = Subscriber(plan.endpoints, consumer=self._store.identity, cursor=cursor)
-        self._devices = len(plan.endpoints)
+        self._source = Subscriber(endpoints, consumer=self._store.identity, cursor=cursor)
+        self._devices = len(endpoints)
         self._committing: tuple[Future[None], Cursor] | None = None
 
     def run(self) -> None:
@@ -118,4 +112,4 @@ def _item(pair: EncodedPair, now_ns: int) -> bytes:
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    ListingLearner(msgspec.json.decode(sys.argv[1], type=ListingLearnerPlan)).run()
+    ListingLearner(Path(sys.argv[1]), sys.argv[2:]).run()

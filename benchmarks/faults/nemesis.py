@@ -31,6 +31,7 @@ HARMING = (*DESTROYING, "full-disk")
 """Kinds that can cost pairs."""
 HARMLESS = tuple(kind for kind in KINDS if kind not in HARMING)
 LINK_KINDS = ("cut-link", "freeze-link")
+LEARNER_KINDS = ("kill-learner", "stall-learner")
 LONG_KINDS = (*LINK_KINDS, "stall-rig", "stall-learner")
 LONG_HOLD_SHARE = 0.05
 LONG_HOLD_S = 8.0
@@ -57,10 +58,12 @@ class Fault:
 
     def hits(self, rig: int, learner: int) -> bool:
         """Return whether the fault concerns this rig, this learner, or the link between them."""
-        of_rig, of_learner = self.kind != "kill-learner" and self.kind != "stall-learner", self.kind in LINK_KINDS
-        if not of_rig:
-            return self.learner == learner
-        return self.rig == rig and (not of_learner or self.learner == learner)
+        same_learner = self.learner == learner
+        return (
+            same_learner
+            if self.kind in LEARNER_KINDS
+            else self.rig == rig and (same_learner or self.kind not in LINK_KINDS)
+        )
 
 
 def plan(

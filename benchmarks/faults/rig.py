@@ -28,14 +28,21 @@ GRACE_S = 8.0
 """Longer than any absence of a learner in this bench."""
 
 
+class RigLoad(msgspec.Struct, frozen=True):
+    """The pairs that a rig makes, and the room for them."""
+
+    spool_bytes: int
+    pairs_per_s: float
+    size: tuple[int, int] = SMALL
+    """Height and width of an image, pixels."""
+
+
 class SpoolRigPlan(msgspec.Struct, frozen=True):
     """The settings of the rig; its process gets them as JSON."""
 
     device: str
     spool: str
-    spool_bytes: int
-    pairs_per_s: float
-    size: tuple[int, int] = SMALL
+    load: RigLoad
 
 
 class SpoolRig:
@@ -45,7 +52,7 @@ class SpoolRig:
         self.plan = plan
         self.going = False
         self.clock_s = 0.0
-        self.pairs_per_s = plan.pairs_per_s
+        self.pairs_per_s = plan.load.pairs_per_s
         self.orders = Orders(self._obey)
 
     def wall_s(self) -> float:
@@ -58,7 +65,7 @@ class SpoolRig:
         with (
             Spool(
                 Path(plan.spool),
-                SpoolLimits(plan.spool_bytes, free_floor_bytes=0),
+                SpoolLimits(plan.load.spool_bytes, free_floor_bytes=0),
                 device=plan.device,
                 wall=self.wall_s,
                 grace_s=GRACE_S,
@@ -74,14 +81,14 @@ class SpoolRig:
                     report("rests")
                     while not self.going and not self.orders.stop.wait(IDLE_S):
                         publisher.subscribers()
-                    pace.restart()
+                    pace = Pace()
                     continue
                 self._keep(seq, spool, publisher)
                 seq += 1
                 pace.wait(self.pairs_per_s)
 
     def _keep(self, seq: int, spool: Spool, publisher: Publisher) -> None:
-        pair = make_pair(self.plan.device, spool.epoch, seq, int(1e9 * self.wall_s()), self.plan.size)
+        pair = make_pair(self.plan.device, spool.epoch, seq, int(1e9 * self.wall_s()), self.plan.load.size)
         report("attempt", spool.epoch, seq, pair.header.crc, time.monotonic_ns())
         report("kept" if spool.append(pair) else "refused", spool.epoch, seq)
         publisher.send(pair)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 from benchmarks.faults.actors import LearnerProcess, RigProcess
 from benchmarks.faults.check import Harm, Name, owed
-from benchmarks.faults.nemesis import CLOCK_STEPS_S, DESTROYING, HARMING, LINK_KINDS, Fault, damage
-from benchmarks.faults.rig import SMALL
-from benchmarks.shared.errors import BenchFailed
+from benchmarks.faults.nemesis import CLOCK_STEPS_S, DESTROYING, HARMING, LEARNER_KINDS, LINK_KINDS, Fault, damage
+from benchmarks.faults.rig import RigLoad
 from benchmarks.shared.link import Link
 from benchmarks.shared.processes import Supervised
+from learner.errors import Failed
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 30.0
@@ -28,10 +28,6 @@ TURN_S = 0.01
 MAX_CRASHES = 20
 REFUSING_S = 1.5
 """Seconds after a full disk in which a spool may still refuse pairs, because it waits for a second before it tries again."""
-
-
-class StageError(BenchFailed):
-    """Processes do not do their work; the message names their logs."""
 
 
 @dataclass(slots=True)
@@ -50,32 +46,17 @@ class Struck:
 class Stage:
     """All rigs, learners and links. Each learner has its own link to each rig.
 
-    spool_bytes, pairs_per_s: of each rig. size: height and width of its images.
+    load: pairs and room of each rig.
     """
 
     def __init__(
-        self,
-        folder: Path,
-        *,
-        rigs: int,
-        learners: int,
-        spool_bytes: int,
-        pairs_per_s: float,
-        size: tuple[int, int] = SMALL,
-        make_link: Callable[[], Link] = Link,
+        self, folder: Path, load: RigLoad, *, rigs: int, learners: int, make_link: Callable[[], Link] = Link
     ) -> None:
         self.folder = folder
         self.struck: list[Struck] = []
         self.links = {(rig, learner): make_link() for rig, learner in product(range(rigs), range(learners))}
         self.rigs = [
-            RigProcess(
-                f"rig{rig}",
-                folder / f"rig{rig}",
-                [self.links[rig, learner] for learner in range(learners)],
-                spool_bytes=spool_bytes,
-                pairs_per_s=pairs_per_s,
-                size=size,
-            )
+            RigProcess(f"rig{rig}", folder / f"rig{rig}", [self.links[rig, at] for at in range(learners)], load)
             for rig in range(rigs)
         ]
         self.learners = [
@@ -100,16 +81,15 @@ class Stage:
         """
         for process in self.processes:
             process.start()
-        self.wait(lambda: all(learner.ready for learner in self.learners), START_TIMEOUT_S)
-        if not all(learner.ready for learner in self.learners):
-            raise StageError(f"not all processes started: see the logs in {self.folder}")
+        every = self.learners
+        self.require(lambda: all(one.ready for one in every), START_TIMEOUT_S, "not all processes started")
         for rig in self.rigs:
             rig.go(True)
 
     def attend(self) -> None:
         """Do one round of work: restart crashed processes, as a service manager does.
 
-        Raises StageError if they crash too often.
+        Raises Failed if they crash too often.
         """
         for rig in self.rigs:
             rig.attend()
@@ -117,9 +97,7 @@ class Stage:
             process.check()
             process.start()
             if process.crashes > MAX_CRASHES:
-                raise StageError(
-                    f"{process.name} ended by itself {process.crashes} times: see its log in {self.folder}"
-                )
+                raise Failed(f"{process.name} ended by itself {process.crashes} times: see its log in {self.folder}")
         time.sleep(TURN_S)
 
     def wait(self, condition: Callable[[], bool], timeout_s: float) -> bool:
@@ -130,6 +108,11 @@ class Stage:
                 return False
             self.attend()
         return True
+
+    def require(self, condition: Callable[[], bool], timeout_s: float, failure: str) -> None:
+        """Wait as `wait` does. Raises Failed, with this reason, if the condition does not hold in time."""
+        if not self.wait(condition, timeout_s):
+            raise Failed(f"{failure}: see the logs in {self.folder}")
 
     def strike(self, fault: Fault) -> Struck:
         """Apply a fault."""
@@ -146,15 +129,13 @@ class Stage:
 
     def _actions(self, fault: Fault) -> tuple[Callable[[], str | None], Callable[[], None]]:
         """Return two functions: one applies a fault and returns what it damaged, the other one undoes it."""
-        rig, learner, link = self.rigs[fault.rig], self.learners[fault.learner], self.links[fault.rig, fault.learner]
+        rig, link, process = self.rigs[fault.rig], self.links[fault.rig, fault.learner], self._process(fault)
         chance = random.Random(fault.seed)
         match fault.kind:
             case "kill-learner":
-                return learner.process.take_down, learner.process.bring_up
-            case "stall-rig":
-                return rig.process.stall, rig.process.resume
-            case "stall-learner":
-                return learner.process.stall, learner.process.resume
+                return process.take_down, process.bring_up
+            case "stall-rig" | "stall-learner":
+                return process.stall, process.resume
             case "cut-link":
                 return link.cut, partial(link.cut, -1)
             case "freeze-link":
@@ -213,9 +194,11 @@ class Stage:
     def _can_hit(self, fault: Fault) -> bool:
         if fault.kind in LINK_KINDS:
             return not self.links[fault.rig, fault.learner].is_cut
-        at_learner = fault.kind in ("kill-learner", "stall-learner")
-        process = self.learners[fault.learner].process if at_learner else self.rigs[fault.rig].process
-        return process.pid is not None or fault.kind in DESTROYING
+        return self._process(fault).pid is not None or fault.kind in DESTROYING
+
+    def _process(self, fault: Fault) -> Supervised:
+        """Return the process that a fault hits, if it is no fault of a link."""
+        return (self.learners[fault.learner] if fault.kind in LEARNER_KINDS else self.rigs[fault.rig]).process
 
 
 def _harm(struck: Struck) -> tuple[int, bool]:

@@ -96,11 +96,9 @@ class Arrivals:
 def measure(settings: FleetSettings) -> dict[str, Any]:
     """Run both parts and return their figures."""
     flood = [FleetRigPlan(f"rig{number}", None) for number in range(settings.devices)]
+    fleets = {"paced": (paced_fleet(settings), settings.paced_s), "flood": (flood, settings.flood_s)}
     parts = {}
-    for name, plans, duration_s in (
-        ("paced", paced_fleet(settings), settings.paced_s),
-        ("flood", flood, settings.flood_s),
-    ):
+    for name, (plans, duration_s) in fleets.items():
         report_progress(f"{name}: {len(plans)} rigs for {duration_s:.0f} s")
         parts[name] = _run(plans, settings.processes, duration_s)
     return {

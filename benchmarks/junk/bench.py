@@ -13,6 +13,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import groupby, pairwise
+from operator import attrgetter
 from typing import Annotated
 
 import numpy as np
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from benchmarks.junk.auc import over_seeds
 from benchmarks.junk.run import JunkFigures, train_and_score
-from benchmarks.junk.streams import Scenes, held_out_batches, photographs, walk, with_junk
+from benchmarks.junk.streams import held_out_batches, photographs, walk, with_junk
 from benchmarks.shared.bench import Bench, figure_table, report_progress
 from benchmarks.shared.bounds import Count, SomeOf, Within
 from benchmarks.shared.probing import use_one_thread
@@ -95,10 +96,7 @@ def measure(settings: JunkSettings) -> list[JunkRun]:
 
 def render(_settings: JunkSettings, runs: Sequence[JunkRun]) -> Iterator[Table]:
     """Yield two tables for each stream and objective."""
-
-    def names(run: JunkRun) -> tuple[str, str]:
-        return run.stream, run.preset
-
+    names = attrgetter("stream", "preset")
     for key, same in groupby(sorted(runs, key=names), names):
         title, found = ", ".join(key), [run.figures for run in same]
         yield held_out_table(f"{title}: AUC of junk above held-out real pairs", found)
@@ -121,7 +119,8 @@ def _runs(seed_and_stream: tuple[int, str], settings: JunkSettings) -> list[Junk
     report_progress(f"seed {seed}  {stream}: making the pairs")
     ratio = PRESETS[PRESETS_COMPARED[0]].pacing.replay_ratio
     streamed = settings.batch_size + math.ceil(settings.moments[-1] * settings.batch_size / ratio)
-    scenes = _scenes(settings, stream, streamed, seed)
+    make = partial(photographs, settings.control) if stream == "photographs" else partial(walk, settings.textures)
+    scenes = make(streamed, settings.exams * settings.batch_size, seed)
     spoil_streamed, spoil_held_out = np.random.default_rng([seed, 1]).spawn(2)
     pairs = with_junk(scenes.streamed, settings.share, spoil_streamed)
     held_out = held_out_batches(scenes.held_out, size=settings.batch_size, share=settings.share, random=spoil_held_out)
@@ -138,13 +137,6 @@ def _config(settings: JunkSettings, preset: str) -> LearnerConfig:
     if isinstance(config.objective, BabyAgentConfig):
         config = replace(config, objective=replace(config.objective, repulsion=0.0))
     return changed(config, {"pacing.batch_size": settings.batch_size, "memory.capacity": settings.capacity})
-
-
-def _scenes(settings: JunkSettings, stream: str, streamed: int, seed: int) -> Scenes:
-    held_out = settings.exams * settings.batch_size
-    if stream == "photographs":
-        return photographs(settings.control, streamed, held_out, seed)
-    return walk(settings.textures, streamed, held_out, seed)
 
 
 def held_out_table(title: str, found: Sequence[JunkFigures]) -> Table:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -64,8 +63,7 @@ class RecordingStubbornness(Stubbornness):
         return Scorings(step.astype(int), key.astype(int), nth.astype(int), standardised, phi, damped)
 
 
-@dataclass(frozen=True)
-class Scorings:
+class Scorings(NamedTuple):
     """All scorings of pairs, one row for each.
 
     step: from 0. key: of the pair. nth: how often the pair has been scored, from 1. standardised: the standardised loss; phi: the
@@ -81,7 +79,7 @@ class Scorings:
 
     def where(self, chosen: NDArray[np.bool_]) -> Scorings:
         """Return the chosen rows. chosen: bool, one for each row."""
-        return Scorings(*(getattr(self, spec.name)[chosen] for spec in dataclasses.fields(self)))
+        return Scorings._make(column[chosen] for column in self)
 
 
 @dataclass
@@ -115,7 +113,7 @@ def train_and_score(
     for _ in train_to(learner, (labelled.pair for labelled in stream), moments):
         chance = torch.Generator().manual_seed(config.seed)
         figures.held_out[learner.steps] = score_held_out(learner.objective, held_out, chance)
-    figures.memory = memory_table(recorded.scorings(), ranking.reservoir.keys(), stream)
+    figures.memory = memory_figures(recorded.scorings(), ranking.reservoir.keys(), stream)
     figures.cpu_s = round(time.process_time() - started_s, 1)
     return figures
 
@@ -138,7 +136,7 @@ def score_held_out(objective: Objective, held_out: HeldOut, generator: Generator
     }
 
 
-def memory_table(
+def memory_figures(
     scorings: Scorings, kept: NDArray[np.int64], stream: Sequence[LabelledPair]
 ) -> dict[str, dict[str, float]]:
     """Return the figures of the pairs of each mishap, after the learner has settled; "any" is all junk together."""

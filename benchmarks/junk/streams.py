@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from benchmarks.shared.pairs import Eyes, encoded, eyes_of, kept_pairs, two_eyes
 from benchmarks.shared.spoiled import MISHAPS, Mishap, spoiled
@@ -117,10 +116,6 @@ def held_out_batches(scenes: Sequence[Eyes], *, size: int, share: float, random:
 
 
 def _batch(eyes: Sequence[Eyes]) -> Batch:
-    left, right = (_stacked([pair[side] for pair in eyes]) for side in (0, 1))
-    return Batch(left, right, torch.full((len(eyes),), left.shape[2] / left.shape[1]))
-
-
-def _stacked(images: Sequence[Image]) -> Tensor:
-    height, width = images[0].shape[:2]
-    return torch.from_numpy(np.stack([on_canvas(image, (height, width)) for image in images]))
+    height, width = eyes[0][0].shape[:2]
+    left, right = (np.stack([on_canvas(pair[side], (height, width)) for pair in eyes]) for side in (0, 1))
+    return Batch(torch.from_numpy(left), torch.from_numpy(right), torch.full((len(eyes),), width / height))

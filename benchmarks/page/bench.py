@@ -127,9 +127,7 @@ def _periods(settings: PageSettings) -> Iterator[Period]:
     settle_s = min(WATCHED_S + 1, settings.stretch_s)
     cv2.setNumThreads(1)
     torch.set_num_threads(settings.threads)
-    config = changed(PRESETS[settings.preset], {"seed": settings.seed})
-    if settings.batch_size is not None:
-        config = changed(config, {"pacing.batch_size": settings.batch_size})
+    config = changed(PRESETS[settings.preset], {"seed": settings.seed, "pacing.batch_size": settings.batch_size})
     learner = Learner(config, torch.device("cpu"))
     live = Live(learner, time.monotonic)
     pairs = cycle(list(islice(walk_pairs(SimConfig(seed=settings.seed)), WALK_PAIRS)))
@@ -148,7 +146,9 @@ def _periods(settings: PageSettings) -> Iterator[Period]:
                 # Until the page has forgotten the last watcher, or until drawing has become steady.
                 _train(settle_s, live, directory, events, watched=watched)
                 period = _train(settings.stretch_s, live, directory, events, watched=watched)
-                _report(period)
+                kind = "watched" if watched else "alone"
+                spent = f"{period.busy_s / period.steps:.4f} s a step  handed over {1e3 * period.handing_over_s:.1f} ms"
+                report_progress(f"{kind:7}  {period.steps} steps  {spent}")
                 yield period
             watcher.kill()
             watcher.join()
@@ -170,9 +170,3 @@ def _train(min_s: float, live: Live, directory: RunDirectory, events: Iterator[o
         steps, busy_s = steps + 1, busy_s + event.busy_s
     wall_s, cpu_s = time.monotonic() - began_s, time.process_time() - began_cpu_s
     return Period(watched, steps, busy_s, handing_over_s, wall_s, cpu_s)
-
-
-def _report(period: Period) -> None:
-    kind = "watched" if period.watched else "alone"
-    step_s, handed_ms = period.busy_s / period.steps, 1e3 * period.handing_over_s
-    report_progress(f"{kind:7}  {period.steps} steps  {step_s:.4f} s a step  handed over {handed_ms:.1f} ms")

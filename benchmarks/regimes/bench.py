@@ -21,19 +21,11 @@ from torch import Tensor
 
 from benchmarks.regimes.days import RecordedDays, Route
 from benchmarks.regimes.figures import DEGREES, FIRST_DAY, plot, tables
-from benchmarks.regimes.train import REGIMES, Night
+from benchmarks.regimes.train import ORIGINAL_NIGHT, REGIMES, Night
+from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench, report_progress
 from benchmarks.shared.bounds import SomeOf, Within
-from benchmarks.shared.probing import (
-    PLACE_SIZE,
-    Device,
-    accuracies,
-    compute_device,
-    control_set,
-    features_of,
-    use_one_thread,
-)
-from benchmarks.shared.recipes import changed
+from benchmarks.shared.recipes import SMALL_NETWORK, changed
 from benchmarks.shared.results import GridSettings, Result, completed, fingerprint, write_report
 from learner.config import PRESETS, LearnerConfig
 from learner.networks.encoder import Encoder
@@ -47,22 +39,21 @@ from learner.probes.spectrum import alpha_req, rankme
 class Scale:
     """The sizes of a bench: days, pairs, networks and probes."""
 
-    preset: str
+    preset: str = "cpu"
     route: Route
-    night: Night
+    night: Night = ORIGINAL_NIGHT
     settings: Mapping[str, Any]
     """Settings that differ from the preset, by their dotted names."""
-    max_train: int | None
+    max_train: int | None = None
     """Largest number of images in the train half of each control set."""
-    max_test: int | None
-    seeds: tuple[int, ...]
+    max_test: int | None = None
+    seeds: tuple[int, ...] = (1, 2, 3)
 
 
-_ORIGINAL_DAYS = {"days": 10, "pairs_a_day": 600}
-_ORIGINAL_NIGHT = Night(trigger_pairs=1500, epochs=50)
+_ROUTE = Route(days=10, pairs_a_day=600, rooms_a_day=4, size=(240, 320), per_place=50)
+"""The original experiment has as many days and pairs."""
 SCALES = {
     "smoke": Scale(
-        preset="cpu",
         route=Route(days=4, pairs_a_day=100, rooms_a_day=2, size=(120, 160), per_place=20),
         night=Night(trigger_pairs=150, epochs=10),
         settings={"pacing.batch_size": 32},
@@ -70,18 +61,9 @@ SCALES = {
         max_test=500,
         seeds=(0,),
     ),
-    "cpu": Scale(
-        preset="cpu",
-        route=Route(**_ORIGINAL_DAYS, rooms_a_day=4, size=(240, 320), per_place=50),
-        night=_ORIGINAL_NIGHT,
-        settings={"encoder.embed_dim": 64, "encoder.depth": 2, "encoder.heads": 2, "objective.crops": 2},
-        max_train=5000,
-        max_test=2000,
-        seeds=(1, 2, 3),
-    ),
+    "cpu": Scale(route=_ROUTE, settings=SMALL_NETWORK, max_train=5000, max_test=2000),
+    "gpu": Scale(preset="babyagent", route=replace(_ROUTE, size=(480, 640)), settings={}),
 }
-_GPU_ROUTE = replace(SCALES["cpu"].route, size=(480, 640))
-SCALES["gpu"] = replace(SCALES["cpu"], preset="babyagent", route=_GPU_ROUTE, settings={}, max_train=None, max_test=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +83,7 @@ class RegimesSettings(GridSettings):
     """Where the recorded days and the result lines are kept."""
     report: Path | None = None
     """Write the tables and the plots to this path, with .md and .png added."""
-    device: Device = "auto"
+    device: probing.Device = "auto"
     """Where to train; auto takes a GPU if there is one."""
 
     def days(self, seed: int) -> RecordedDays:
@@ -175,8 +157,8 @@ def _introduction(settings: RegimesSettings) -> str:
 
 def run_regime(run: RegimeRun, settings: RegimesSettings) -> Result:
     """Train one run through all days; return what its result line has beside the fields of the run."""
-    device = compute_device(settings.device)
-    use_one_thread(device)
+    device = probing.compute_device(settings.device)
+    probing.use_one_thread(device)
     scale, recorded = SCALES[run.scale], settings.days(run.seed)
     change, regime = REGIMES[run.regime]
     config = change(_config(scale, run.seed))
@@ -210,8 +192,8 @@ def _controls(settings: RegimesSettings, recorded: RecordedDays, size: int) -> l
     The images of places are large enough to show a picture on a wall.
     """
     scale = SCALES[settings.scale]
-    sets = [control_set(spec, size, scale.max_train, scale.max_test) for spec in settings.control]
-    return [*sets, recorded.places(max(size, PLACE_SIZE))]
+    sets = [probing.control_set(spec, size, scale.max_train, scale.max_test) for spec in settings.control]
+    return [*sets, recorded.places(max(size, probing.PLACE_SIZE))]
 
 
 def _probe(encoder: Encoder, controls: Sequence[ControlSet], rooms: int, device: torch.device) -> Result:
@@ -221,7 +203,7 @@ def _probe(encoder: Encoder, controls: Sequence[ControlSet], rooms: int, device:
     """
     found: Result = {}
     for control in controls:
-        bank, test = features_of(encoder, control, device)
+        bank, test = probing.features_of(encoder, control, device)
         found[control.name] = _accuracies(control, bank, test)
         if control is controls[0]:
             found["gauges"] = {"rankme": rankme(bank), "alpha_req": alpha_req(bank)}
@@ -239,7 +221,7 @@ def _accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, fl
     labels = control.train_labels
     tenth = stratified(labels, BANK_SHARE, np.random.default_rng(0))
     few = knn_accuracy(bank[torch.from_numpy(tenth)], labels[tenth], test, control.test_labels)
-    return accuracies(control, bank, test) | {"knn_10pct": few}
+    return probing.accuracies(control, bank, test) | {"knn_10pct": few}
 
 
 def _probe_turned(encoder: Encoder, controls: Sequence[ControlSet], device: torch.device) -> Result:

@@ -49,10 +49,6 @@ class Regimes:
         """Return the mean accuracy on the last day, percent."""
         return float(self.accuracy(regime, name, probe, network)[:, -1].mean())
 
-    def figure(self, regime: str, name: str) -> Floats:
-        """Return a figure by its name, for each day: [seeds, days]."""
-        return np.array([[day[name] for day in line["days"]] for line in self.runs.lines[regime]])
-
     def difference(self, regime: str, other: str, name: str, probe: str, day: int = -1) -> Difference:
         """Return the difference between a regime and another one on one day."""
         return paired(self.accuracy(regime, name, probe)[:, day] - self.accuracy(other, name, probe)[:, day])
@@ -72,7 +68,8 @@ def _last_day(found: Regimes) -> str:
     columns = [*((name, "student") for name in (*found.names, MEAN, PLACES)), (MEAN, "teacher")]
     rows = []
     for regime in found.runs.names:
-        cells = [f"{found.figure(regime, name)[:, -1].mean():.0f}" for name in ("steps", "cpu_s")]
+        ends = [line["days"][-1] for line in found.runs.lines[regime]]
+        cells = [f"{np.mean([day[name] for day in ends]):.0f}" for name in ("steps", "cpu_s")]
         for name, network in columns:
             cells.append(" / ".join(f"{found.last(regime, name, probe, network):.1f}" for probe in PROBES))
         rows.append([regime, *cells])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -19,7 +18,8 @@ import torch
 
 from benchmarks.regimes.days import HOURS_OUT, RecordedDays
 from benchmarks.shared.paired import Floats, Keys
-from benchmarks.shared.recipes import with_original_numbers
+from benchmarks.shared.probing import StepLog
+from benchmarks.shared.recipes import unchanged, with_original_numbers
 from learner.config import LearnerConfig
 from learner.loop import Learner, StepReport, learn
 from learner.memory.memory import Draw, Memory
@@ -49,20 +49,15 @@ class Night:
         return self.epochs * (1 + self.recalled)
 
 
+ORIGINAL_NIGHT = Night(trigger_pairs=1500, epochs=50)
+
+
 @dataclass
-class TrainedDay:
+class TrainedDay(StepLog):
     """A learner after a day (and the night after it). waits_h: hours from each pair's capture to its first training step."""
 
     learner: Learner
     waits_h: list[float] = field(default_factory=list)
-    gauges: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
-    rollbacks: int = 0
-
-    def add(self, report: StepReport) -> None:
-        """Count a step."""
-        self.rollbacks += bool(report.rolled_back)
-        for name, value in {"loss": report.loss, **report.gauges}.items():
-            self.gauges[name].append(value)
 
     def figures(self) -> dict[str, Any]:
         """Return the figures of the day, without the probes."""
@@ -74,7 +69,7 @@ class TrainedDay:
             "pairs": self.learner.received,
             "rollbacks": self.rollbacks,
             "waits_h": {name: float(value) for name, value in of_waits.items()} or None,
-            "gauges": {name: round(float(np.mean(values)), 4) for name, values in self.gauges.items()},
+            "gauges": self.means(),
         }
 
 
@@ -195,16 +190,12 @@ def _add_all(learner: Learner, pairs: Sequence[EncodedPair]) -> None:
         learner.add(pair)
 
 
-def _unchanged(config: LearnerConfig) -> LearnerConfig:
-    return config
-
-
 REGIMES: Mapping[str, tuple[Callable[[LearnerConfig], LearnerConfig], Regime]] = {
-    "random": (_unchanged, random_start),
-    "nightly": (_unchanged, nightly),
+    "random": (unchanged, random_start),
+    "nightly": (unchanged, nightly),
     "nightly, original numbers": (with_original_numbers, nightly),
-    "continuous": (_unchanged, continuous(1.0)),
-    "continuous, half": (_unchanged, continuous(0.5)),
-    "iid": (_unchanged, shuffled),
+    "continuous": (unchanged, continuous(1.0)),
+    "continuous, half": (unchanged, continuous(0.5)),
+    "iid": (unchanged, shuffled),
 }
 """The regimes by name: a change of the preset, and a function that trains."""

@@ -27,14 +27,14 @@ from benchmarks.retention.streams import STREAMS, LabelledStream, Materials, lab
 from benchmarks.shared.bench import Bench
 from benchmarks.shared.bounds import Count, SomeOf, Within
 from benchmarks.shared.probing import accuracies, evenly, features_of, student_of, train_to, use_one_thread
-from benchmarks.shared.recipes import GuidedPreset, changed
+from benchmarks.shared.recipes import SMALL_NETWORK, GuidedPreset, changed, spent_over
 from benchmarks.shared.results import GridSettings, Result, Seeds, completed, write_report
 from learner.config import PRESETS, LearnerConfig
 from learner.loop import Learner
 from learner.probes.probe import knn_accuracy
 
-PROBES = 4
-"""Number of probes during a run. The last one is at its end; the curve begins with the random start."""
+PROBE_COUNT = 4
+"""Number of probes after the random start; the last one is at the end of the run."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def run_policy(run: PolicyRun, materials: Materials) -> Result:
     start = {"step": 0, "cpu_s": 0.0, **_probe(learner, stream)}
     later = (
         {"step": learner.steps, "cpu_s": round(cpu_s, 2), **_probe(learner, stream)}
-        for cpu_s in train_to(learner, stream.pairs, evenly(run.steps, PROBES))
+        for cpu_s in train_to(learner, stream.pairs, evenly(run.steps, PROBE_COUNT))
     )
     return {"curve": [start, *later], **memory.figures()}
 
@@ -138,22 +138,15 @@ def _config(run: PolicyRun, stream: LabelledStream) -> LearnerConfig:
     preset, count = PRESETS[run.preset], len(stream.pairs)
     whole = {"attention_size": 16, "window_sigmas": 3.0, "smallest_window": 1.0} if run.stream == "classes" else {}
     fresh = max(1, round(count / run.steps))
-    return changed(
-        replace(preset, seed=run.seed),
-        {
-            "encoder.embed_dim": 64,
-            "encoder.depth": 2,
-            "encoder.heads": 2,
-            "objective.crops": 2,
-            **{f"objective.{name}": value for name, value in whole.items()},
-            "memory.capacity": {IID: count, NONE: fresh}.get(run.policy, run.capacity),
-            "memory.canvas": stream.canvas,
-            # Half a pair less than there are: the last step must not wait for a rounding error.
-            "pacing.replay_ratio": preset.pacing.batch_size * run.steps / (count - 0.5),
-            "schedule.learning_rate": 2e-3,
-            "schedule.warmup_steps": 20,
-        },
-    )
+    settings = {
+        **SMALL_NETWORK,
+        **{f"objective.{name}": value for name, value in whole.items()},
+        "memory.capacity": {IID: count, NONE: fresh}.get(run.policy, run.capacity),
+        "memory.canvas": stream.canvas,
+        "schedule.learning_rate": 2e-3,
+        "schedule.warmup_steps": 20,
+    }
+    return changed(spent_over(replace(preset, seed=run.seed), run.steps, count), settings)
 
 
 def _probe(learner: Learner, stream: LabelledStream) -> dict[str, float]:

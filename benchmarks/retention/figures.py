@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -60,10 +61,10 @@ class Group:
             found.append(float(np.interp(theirs["curve"][-1]["cpu_s"], spent_s, curve)))
         return np.array(found)
 
-    def gap_closed(self, policy: str, quantity: str = "k-NN") -> float:
+    def gap_closed(self, policy: str) -> float:
         """Return the gain over the random start, divided by the gain with the same pairs in shuffled order."""
-        start = np.mean([100 * line["curve"][0][_KEYS[quantity]] for line in self.runs.lines[IID]])
-        gain, shuffled = (float(self.of(name, quantity).mean() - start) for name in (policy, IID))
+        start = np.mean([100 * line["curve"][0]["knn"] for line in self.runs.lines[IID]])
+        gain, shuffled = (float(self.of(name, "k-NN").mean() - start) for name in (policy, IID))
         return gain / shuffled if shuffled else float("nan")
 
 
@@ -84,7 +85,6 @@ def _forgetting(line: Line) -> float:
     return float(np.max(curve) - curve[-1])
 
 
-_KEYS = {"k-NN": "knn", "linear": "linear"}
 QUANTITIES: dict[str, Callable[[Line], float]] = {
     "k-NN": _accuracy("knn"),
     "linear": _accuracy("linear"),
@@ -170,11 +170,10 @@ def _comparisons(found: Sequence[Group]) -> Iterator[str]:
         same_seeds = len({group.runs.seeds for group in mine}) == 1
         if len(mine) > 1 and same_seeds and all(REFERENCE in group.policies for group in mine):
             yield _together(mine)
-    for clean in found:
-        for group in found:
-            of_one_stream = (group.stream, group.runs.seeds) == (clean.stream, clean.runs.seeds)
-            if of_one_stream and group.junk > 0 == clean.junk:
-                yield _robustness(group, clean)
+    for clean, group in product(found, repeat=2):
+        of_one_stream = (group.stream, group.runs.seeds) == (clean.stream, clean.runs.seeds)
+        if of_one_stream and group.junk > 0 == clean.junk:
+            yield _robustness(group, clean)
 
 
 def _together(mine: Sequence[Group]) -> str:

@@ -18,7 +18,7 @@ import tyro
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
-from benchmarks.shared.bounds import check_bounds
+from benchmarks.shared.bounds import Count, check_bounds
 from stream.host import completion
 from stream.host.program import ExitCode, Result, Stop, write
 from stream.host.progress import Progress
@@ -42,6 +42,14 @@ class BenchSettings:
         check_bounds(self)
 
 
+@dataclass(frozen=True, kw_only=True)
+class RoundsSettings(BenchSettings):
+    """Settings of the benches that measure in rounds."""
+
+    rounds: Count = 5
+    """Rounds in which every row takes its turn; the median is reported."""
+
+
 @dataclass(frozen=True)
 class Goal:
     """A bound for a figure: an upper bound, or a lower one if `at_least` is set. NaN reaches no goal."""
@@ -55,6 +63,11 @@ class Goal:
     def met(self) -> bool:
         """Whether the figure is within the bound; equality is enough."""
         return self.reached >= self.bound if self.at_least else self.reached <= self.bound
+
+    @property
+    def text(self) -> str:
+        """The bound with its direction."""
+        return f"{'>=' if self.at_least else '<='} {self.bound:g}"
 
 
 @dataclass(frozen=True)
@@ -112,6 +125,13 @@ def time_left(started_s: float, done: int, total: int) -> str:
     return f", about {left_s / 60:.0f} min left" if done < total else ""
 
 
+def seconds_of(work: Callable[[], object]) -> float:
+    """Call a function and return the seconds that it takes."""
+    started_s = time.perf_counter()
+    work()
+    return time.perf_counter() - started_s
+
+
 def in_turns(
     rows: Mapping[str, Callable[[], Item]], rounds: int, *, before: Callable[[], object] = lambda: None
 ) -> dict[str, list[Item]]:
@@ -152,11 +172,6 @@ def _cell(value: object) -> object:
     return ", ".join(f"{name}: {one}" for name, one in value.items()) if isinstance(value, dict) else value
 
 
-def _goal_table(goals: Sequence[Goal]) -> Iterator[Table]:
-    rows = {
-        goal.name: (f"{goal.reached:.4g}", f"{'>=' if goal.at_least else '<='} {goal.bound:g}", goal.met)
-        for goal in goals
-    }
-    if rows:
-        cells = {name: (reached, bound, "met" if met else "missed") for name, (reached, bound, met) in rows.items()}
-        yield figure_table("", ("goal", "reached", "bound", ""), cells)
+def _goal_table(goals: Sequence[Goal]) -> list[Table]:
+    rows = {goal.name: (f"{goal.reached:.4g}", goal.text, "met" if goal.met else "missed") for goal in goals}
+    return [figure_table("", ("goal", "reached", "bound", ""), rows)] if rows else []

@@ -1,21 +1,16 @@
-"""Bounds of settings, which are written at the field: `rounds: Annotated[int, Within(1)]`, or `rounds: Count`."""
+"""Bounds of settings, which are written at the field: `rounds: Annotated[int, Within(1)]`, or `rounds: Count`.
+
+A bound is a rule for the value of one setting: `holds` tests a value, and the text of the bound follows "must be" in a message.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, get_type_hints, runtime_checkable
+from typing import Annotated, Any, get_type_hints
 
 from learner.errors import SettingsError
-
-
-@runtime_checkable
-class Bound(Protocol):
-    """A rule for the value of one setting; its text follows "must be"."""
-
-    def holds(self, value: Any) -> bool:
-        """Return whether the value is within the bound."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class Within:
     empty: bool = False
 
     def holds(self, value: Any) -> bool:
-        """See Bound. NaN is never within."""
+        """Return whether the value, or each one of a tuple, is within. NaN never is."""
         values = value if isinstance(value, tuple) else (value,)
         low = (one > self.low if self.above else one >= self.low for one in values)
         return bool(self.empty or values) and all(low) and all(one <= self.high for one in values)
@@ -48,7 +43,7 @@ class SomeOf:
         self.choices = tuple(choices)
 
     def holds(self, value: Any) -> bool:
-        """See Bound."""
+        """Return whether there is a name, and all names are choices."""
         names = {value} if isinstance(value, str) else {*value}
         return bool(names) and names <= {*self.choices}
 
@@ -65,6 +60,6 @@ def check_bounds(settings: Any) -> None:
     for name, hint in get_type_hints(type(settings), include_extras=True).items():
         value = getattr(settings, name)
         for bound in getattr(hint, "__metadata__", ()):
-            if isinstance(bound, Bound) and value is not None and not bound.holds(value):
+            if value is not None and not bound.holds(value):
                 given = "; ".join(map(str, value)) if isinstance(value, tuple) else value
                 raise SettingsError(f"--{name.replace('_', '-')} must be {bound}, got {given or 'nothing'}")

@@ -11,6 +11,8 @@ import threading
 import time
 from contextlib import suppress
 
+from benchmarks.shared.machine import HOST
+
 CHUNK_BYTES = 1 << 14
 BURST_S = 0.005
 """Seconds of traffic that a limited link may catch up after its thread woke up late."""
@@ -24,16 +26,20 @@ class Link:
     buffer_bytes: size of the kernel's buffers of each TCP connection here; None: the kernel's default.
     """
 
-    def __init__(
-        self, *, host: str = "127.0.0.1", bytes_per_s: float | None = None, buffer_bytes: int | None = None
-    ) -> None:
-        self._host = host
+    def __init__(self, *, bytes_per_s: float | None = None, buffer_bytes: int | None = None) -> None:
         self._bytes_per_s = bytes_per_s
         self._buffer_bytes = buffer_bytes
+        self.live_first = False
+        """Whether data of the first port overtakes data of the second on the way back; otherwise there is one queue.
+
+        Wi-Fi does so, and so does a router that respects the marks of packets.
+        """
+        self.forwarded_bytes = 0
+        """In both directions, until now."""
         self._changed = threading.Condition()  # guards everything below
         self._target: int | None = None
-        self._cuts = self._freezes = self._forwarded_bytes = 0
-        self._closing = self._live_first = False
+        self._cuts = self._freezes = 0
+        self._closing = False
         self._free_s = [0.0, 0.0]  # when the limited queue will have room for a chunk of either port
         self._sockets: set[socket.socket] = set()
         self._reserved = self._bind_two()
@@ -69,20 +75,6 @@ class Link:
         """Whether new connections are refused now."""
         return self._cuts > 0
 
-    def prefer_live(self, live_first: bool) -> None:
-        """Set whether data of the first port overtakes data of the second on the way back.
-
-        Wi-Fi does so, and so does a router that respects the marks of packets; all others have one queue.
-        """
-        with self._changed:
-            self._live_first = live_first
-
-    @property
-    def forwarded_bytes(self) -> int:
-        """Bytes forwarded so far, in both directions."""
-        with self._changed:
-            return self._forwarded_bytes
-
     def close(self) -> None:
         """Cut everything and free the ports; idempotent."""
         with self._changed:
@@ -97,9 +89,9 @@ class Link:
         """Return two bound sockets that do not listen; they keep the ports while the link refuses connections."""
         for _ in range(PORT_TRIES):
             first, second = self._socket(), self._socket()
-            first.bind((self._host, 0))
+            first.bind((HOST, 0))
             try:
-                second.bind((self._host, first.getsockname()[1] + 1))
+                second.bind((HOST, first.getsockname()[1] + 1))
             except (OSError, OverflowError):
                 first.close()
                 second.close()
@@ -131,7 +123,7 @@ class Link:
                 if self._closing:
                     return
                 listener = self._socket()
-                listener.bind((self._host, self.port + offset))
+                listener.bind((HOST, self.port + offset))
                 listener.listen()
                 self._sockets.add(listener)
             with suppress(OSError):  # the link was cut, or has another target
@@ -152,7 +144,7 @@ class Link:
                 self._sockets |= {near, far}
                 port = self._target + offset
             near.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            far.connect((self._host, port))
+            far.connect((HOST, port))
             there = threading.Thread(target=self._forward, args=(near, far, None), daemon=True)
             there.start()
             self._forward(far, near, offset)
@@ -177,11 +169,11 @@ class Link:
             self._changed.wait_for(lambda: not self._freezes or self._cuts or self._closing)
             if self._cuts or self._closing:
                 return False
-            self._forwarded_bytes += size
+            self.forwarded_bytes += size
             if back is None or self._bytes_per_s is None:
                 return True
             now_s = time.monotonic()
-            for port in (0, 1)[back:] if self._live_first else (0, 1):  # those whose next chunk waits for this one
+            for port in (0, 1)[back:] if self.live_first else (0, 1):  # those whose next chunk waits for this one
                 self._free_s[port] = max(self._free_s[port], now_s - BURST_S) + size / self._bytes_per_s
             leaves_s = self._free_s[back]
         time.sleep(max(0.0, leaves_s - now_s))

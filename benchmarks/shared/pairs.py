@@ -16,7 +16,7 @@ from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
 from stream.codec import decode, encode_pair
 from stream.image import Image
-from stream.pair import EncodedPair, Header
+from stream.pair import Codec, EncodedPair, Header
 
 DEVICE, EPOCH = "bench", "0" * 32
 HD = (720, 1280)
@@ -50,10 +50,7 @@ def rendered_eyes(count: int, size: tuple[int, int], *, every: int = 2) -> list[
 
 def rendered_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:
     """Return pairs of the simulated walk, of every second frame, as JPEG and numbered from 0."""
-    return [
-        encode_pair(*eyes, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq)
-        for seq, eyes in enumerate(rendered_eyes(count, size))
-    ]
+    return [encoded(*eyes, seq, codec="jpeg") for seq, eyes in enumerate(rendered_eyes(count, size))]
 
 
 def jpeg_sized_pairs(count: int) -> list[EncodedPair]:
@@ -83,13 +80,18 @@ def jpeg_sized_pairs(count: int) -> list[EncodedPair]:
 
 def noise_pair() -> EncodedPair:
     """Return a lossless pair of noise, as large as two 720p JPEGs."""
-    left, right = np.random.default_rng(0).integers(0, 256, (2, *NOISE_SIZE, 3), dtype=np.uint8)
-    return encoded(left, right)
+    return encoded(*np.random.default_rng(0).integers(0, 256, (2, *NOISE_SIZE, 3), dtype=np.uint8))
 
 
-def encoded(left: Image, right: Image, seq: int = 0) -> EncodedPair:
-    """Return a lossless pair, whose capture times are its number."""
-    return encode_pair(left, right, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=seq, right_ns=seq, codec="lz4")
+def encoded(
+    left: Image, right: Image, seq: int = 0, captured_ns: int | None = None, *, codec: Codec = "lz4"
+) -> EncodedPair:
+    """Return a pair, lossless unless another codec is given.
+
+    captured_ns: capture time of both eyes; None: the number of the pair.
+    """
+    at_ns = seq if captured_ns is None else captured_ns
+    return encode_pair(left, right, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=at_ns, right_ns=at_ns, codec=codec)
 
 
 def renumbered(pair: EncodedPair, seq: int, captured_ns: int | None = None, **header: object) -> EncodedPair:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Annotated, Literal
 
 import cv2
+import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.shared.errors import BenchFailed
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set
+from learner.errors import Failed
 from learner.loop import Learner, StepReport, learn
 from learner.networks.encoder import Encoder
 from learner.probes.control_sets import ControlSet, load_control
@@ -24,6 +27,8 @@ from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
 PLACES = "places"
+PROBES = {"knn": "k-NN", "linear": "linear"}
+"""Titles of the probes."""
 PLACE_SIZE = 96
 """Side in pixels at which a view of a place is probed: about the scale that crops are trained at."""
 
@@ -32,7 +37,7 @@ class _Available:
     """The rule that a compute device must exist on this machine."""
 
     def holds(self, value: str) -> bool:
-        """See Bound."""
+        """Return whether the device exists."""
         return value != "cuda" or torch.cuda.is_available()
 
     def __str__(self) -> str:
@@ -95,6 +100,24 @@ def accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, flo
     return {"knn": knn_accuracy(bank, labels, test, truth), "linear": linear_accuracy(bank, labels, test, truth)}
 
 
+@dataclass(kw_only=True)
+class StepLog:
+    """Loss and gauges of each training step, and the number of rollbacks."""
+
+    gauges: dict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
+    rollbacks: int = 0
+
+    def add(self, report: StepReport) -> None:
+        """Add a step."""
+        self.rollbacks += bool(report.rolled_back)
+        for name, value in {"loss": report.loss, **report.gauges}.items():
+            self.gauges[name].append(value)
+
+    def means(self, newest: int = 0) -> dict[str, float]:
+        """Return the mean of each gauge over the newest steps, as many as `newest` says; 0: over all."""
+        return {name: round(float(np.mean(values[-newest:])), 4) for name, values in self.gauges.items()}
+
+
 def evenly(steps: int, parts: int) -> list[int]:
     """Return the steps at which `parts` equal parts of a run end."""
     return [round(steps * part / parts) for part in range(1, parts + 1)]
@@ -114,7 +137,7 @@ def train_to(
         while learner.steps < due:
             event = next(events, None)
             if event is None:
-                raise BenchFailed(f"the stream has ended at step {learner.steps}, before step {due}")
+                raise Failed(f"the stream has ended at step {learner.steps}, before step {due}")
             if isinstance(event, StepReport):
                 observe(event)
         cpu_s += time.process_time() - resumed_s

@@ -15,14 +15,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from benchmarks.shared.errors import BenchFailed
+from learner.errors import Failed
 
+Found = TypeVar("Found")
 START_S = 60.0
 LEAVE_S = 5.0
 LATE_S = 0.1
@@ -159,13 +161,9 @@ class Orders:
 
 
 class Pace:
-    """Waits so that rounds of work come at a steady rate."""
+    """Waits so that rounds of work come at a steady rate, beginning when it is made."""
 
     def __init__(self) -> None:
-        self._due_s = time.monotonic()
-
-    def restart(self) -> None:
-        """Count the rounds from now on."""
         self._due_s = time.monotonic()
 
     def wait(self, per_s: float) -> None:
@@ -179,6 +177,12 @@ def report(*words: object) -> None:
     data = f"{' '.join(map(str, words))}\n".encode()
     while data:
         data = data[os.write(1, data) :]
+
+
+def in_own_process(work: Callable[..., Found], *arguments: object) -> Found:
+    """Call a function in a new process, which shares nothing with this one, and return its result."""
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(work, *arguments).result()
 
 
 class Workers:
@@ -205,13 +209,13 @@ class Workers:
         """Wait for a message of a process. Raises BenchFailed if none arrives in time, or if the function has failed."""
         pipe = self._workers[name][1]
         if not pipe.poll(timeout_s):
-            raise BenchFailed(f"the {name} did not respond within {timeout_s:.0f} s")
+            raise Failed(f"the {name} did not respond within {timeout_s:.0f} s")
         try:
             message = pipe.recv()
         except EOFError:
-            raise BenchFailed(f"the {name} ended without a result: see above") from None
-        if isinstance(message, BenchFailed):
-            raise BenchFailed(f"the {name} failed: {message}")
+            raise Failed(f"the {name} ended without a result: see above") from None
+        if isinstance(message, Failed):
+            raise Failed(f"the {name} failed: {message}")
         return message
 
     def pid(self, name: str) -> int:
@@ -234,4 +238,4 @@ def _run(work: Callable[..., None], pipe: Connection, *arguments: object) -> Non
     try:
         work(pipe, *arguments)
     except Exception as error:  # the parent reports any error
-        pipe.send(BenchFailed(f"{type(error).__name__}: {error}"))
+        pipe.send(Failed(f"{type(error).__name__}: {error}"))

@@ -32,11 +32,30 @@ BabyAgentPreset = Annotated[str, _presets(BabyAgentConfig)]
 """The name of a preset whose objective is `babyagent`."""
 
 
-def changed(config: LearnerConfig, settings: Mapping[str, Any]) -> LearnerConfig:
-    """Return the configuration with some settings replaced, by their dotted names: `{"objective.crops": 2}`."""
-    for name, value in settings.items():
-        config = _replaced(config, name.split("."), value)
+SMALL_NETWORK = {"encoder.embed_dim": 64, "encoder.depth": 2, "encoder.heads": 2, "objective.crops": 2}
+"""Settings of a network that is small enough for benches that train many times."""
+
+
+def unchanged(config: LearnerConfig) -> LearnerConfig:
+    """Return the same configuration."""
     return config
+
+
+def changed(config: LearnerConfig, settings: Mapping[str, Any]) -> LearnerConfig:
+    """Return the configuration with some settings replaced, by their dotted names: `{"objective.crops": 2}`.
+
+    A setting whose new value is None is not replaced.
+    """
+    for name, value in settings.items():
+        config = config if value is None else _replaced(config, name.split("."), value)
+    return config
+
+
+def spent_over(config: LearnerConfig, steps: int, pairs: int) -> LearnerConfig:
+    """Return the configuration with another replay ratio: `pairs` received pairs pay for `steps` steps."""
+    # Half a pair less than there are: the last step must not wait for a rounding error.
+    ratio = config.pacing.batch_size * steps / (pairs - 0.5)
+    return changed(config, {"pacing.replay_ratio": ratio, "pacing.max_owed_steps": 10**6})
 
 
 def _replaced(config: Any, path: Sequence[str], value: Any) -> Any:

@@ -5,7 +5,6 @@ So a stopped bench continues where it was, and a larger grid reuses the results 
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import multiprocessing
@@ -14,19 +13,16 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from benchmarks.shared.bench import BenchSettings, report_progress, time_left
 from benchmarks.shared.bounds import Count, Within
 from learner.config import LearnerConfig, to_plain
 
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
-
 Seeds = Annotated[tuple[int, ...], Within(0)]
 Result = dict[str, Any]
 """A result: the fields of its run, then the measured figures."""
-Key = TypeVar("Key", bound="DataclassInstance")
+Key = TypeVar("Key")
 """One run: a frozen dataclass of words and numbers, by which its result line is found."""
 Item = TypeVar("Item")
 Found = TypeVar("Found")
@@ -62,7 +58,7 @@ def completed(
     path.parent.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     for done, (key, measured) in enumerate(in_processes(run, missing, jobs), 1):
-        line = known[key] = dataclasses.asdict(key) | measured
+        line = known[key] = vars(key) | measured
         _append(path, json.dumps(line))
         report_progress(f"{done}/{len(missing)}  {describe(line)}{time_left(started_s, done, len(missing))}")
     return [known[key] for key in keys]
@@ -85,8 +81,8 @@ def _read(path: Path, keys: Sequence[Key]) -> dict[Key, Result]:
 
     A last line that was cut off because the bench was stopped is ignored.
     """
-    wanted = {_identity(dataclasses.asdict(key)): key for key in keys}
-    names = [field.name for field in dataclasses.fields(keys[0])] if keys else []
+    wanted = {_identity(vars(key)): key for key in keys}
+    names = [*vars(keys[0])] if keys else []
     known = {}
     for text in path.read_text().splitlines() if path.exists() else ():
         try:

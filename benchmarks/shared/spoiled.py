@@ -6,7 +6,6 @@ from typing import Literal, get_args
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from benchmarks.shared.pairs import Eyes
 from stream.image import Image
@@ -26,46 +25,32 @@ def spoiled(eyes: Eyes, mishap: Mishap, random: np.random.Generator, *, before: 
         return before
     grain = random.spawn(2)
     cause = random.random()  # both eyes have the same tone and direction
-    left, right = (_SPOIL[mishap](eye, cause, own) for eye, own in zip(eyes, grain, strict=True))
+    left, right = (_spoil(eye, mishap, cause, own) for eye, own in zip(eyes, grain, strict=True))
     return left, right
 
 
-def _noise(eye: Image, cause: float, random: np.random.Generator) -> Image:
-    return random.integers(0, 256, eye.shape, np.uint8)
+def _spoil(eye: Image, mishap: Mishap, cause: float, random: np.random.Generator) -> Image:
+    match mishap:
+        case "noise":
+            return random.integers(0, 256, eye.shape, np.uint8)
+        case "motion_blur":
+            return _smeared(eye, np.pi * cause)
+        case "flat":
+            levels = 40 + 175 * cause + random.normal(0, 2, eye.shape)
+        case "lens_cap":
+            levels = random.normal(3, 2, eye.shape)
+        case _:
+            levels = eye * 6.0 + random.normal(0, 2, eye.shape)
+    return np.asarray(np.clip(np.rint(levels), 0, 255), np.uint8)
 
 
-def _flat(eye: Image, cause: float, random: np.random.Generator) -> Image:
-    return _levels(40 + 175 * cause + random.normal(0, 2, eye.shape))
-
-
-def _motion_blur(eye: Image, cause: float, random: np.random.Generator) -> Image:
+def _smeared(eye: Image, angle: float) -> Image:
     length = max(3, eye.shape[0] // 3)
     kernel = np.zeros((length, length), np.float32)
-    angle, middle = np.pi * cause, (length - 1) / 2
+    middle = (length - 1) / 2
     ends = [
         (round(middle + side * middle * np.cos(angle)), round(middle + side * middle * np.sin(angle)))
         for side in (-1, 1)
     ]
     cv2.line(kernel, ends[0], ends[1], 1.0)
     return np.asarray(cv2.filter2D(eye, -1, kernel / kernel.sum(), borderType=cv2.BORDER_REFLECT), np.uint8)
-
-
-def _lens_cap(eye: Image, cause: float, random: np.random.Generator) -> Image:
-    return _levels(random.normal(3, 2, eye.shape))
-
-
-def _over_exposed(eye: Image, cause: float, random: np.random.Generator) -> Image:
-    return _levels(eye * 6.0 + random.normal(0, 2, eye.shape))
-
-
-def _levels(values: NDArray[np.float64]) -> Image:
-    return np.asarray(np.clip(np.rint(values), 0, 255), np.uint8)
-
-
-_SPOIL = {
-    "noise": _noise,
-    "flat": _flat,
-    "motion_blur": _motion_blur,
-    "lens_cap": _lens_cap,
-    "over_exposed": _over_exposed,
-}

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -19,8 +18,8 @@ from typing import Annotated, Any, get_args
 import numpy as np
 from rich.table import Table
 
-from benchmarks.shared.bench import Bench, BenchSettings, figure_table, in_turns, report_progress
-from benchmarks.shared.bounds import Count, Within
+from benchmarks.shared.bench import Bench, RoundsSettings, figure_table, in_turns, report_progress, seconds_of
+from benchmarks.shared.bounds import Within
 from benchmarks.shared.machine import not_installed
 from benchmarks.shared.pairs import EYE_BYTES, jpeg_sized_pairs, renumbered
 from benchmarks.spool.damage import Damage, count_outcomes
@@ -33,11 +32,9 @@ SYNC_PAIRS = 16
 
 
 @dataclass(frozen=True, kw_only=True)
-class SpoolSettings(BenchSettings):
+class SpoolSettings(RoundsSettings):
     """Compare embedded stores as the rig's spool."""
 
-    rounds: Count = 5
-    """Rounds in which every store takes its turn; the median is reported."""
     pairs: Annotated[int, Within(SYNC_PAIRS)] = 400
     """Pairs of a turn, 358 kB each."""
     damages: Annotated[int, Within(0)] = 20
@@ -107,10 +104,10 @@ def _turn(name: str, settings: SpoolSettings) -> dict[str, float]:
                 given = [number for number, _ in store.read(seq + 1 - SYNC_PAIRS)]
                 read_s += time.perf_counter() - started_s
                 assert given == list(range(seq + 1 - SYNC_PAIRS, seq + 1))
-        close_s = _timed(store.close)
+        close_s = seconds_of(store.close)
         written = _written_bytes() - written
         store = STORES[name](Path(folder))
-        free_s = _timed(partial(store.free, settings.pairs // 2))
+        free_s = seconds_of(partial(store.free, settings.pairs // 2))
         store.close()
     return {
         "append MB/s": settings.pairs * PAIR_BYTES / (sum(append_s) + close_s) / 1e6,
@@ -120,12 +117,6 @@ def _turn(name: str, settings: SpoolSettings) -> dict[str, float]:
         "free ms": 1e3 * free_s,
         "written per byte": written / (settings.pairs * PAIR_BYTES),
     }
-
-
-def _timed(work: Callable[[], None]) -> float:
-    started_s = time.perf_counter()
-    work()
-    return time.perf_counter() - started_s
 
 
 def _written_bytes() -> int:

@@ -21,14 +21,9 @@ from stream.live.backfill_messages import PairParts
 DAMAGED_PAIRS = 32
 Damage = Literal["flip", "cut"]
 """The kind of damage: one bit of the largest file is flipped, or its tail is cut off."""
-OUTCOMES = {
-    0: "no harm",
-    10: "error, the rest given",
-    11: "error, nothing given",
-    12: "wrong bytes given",
-    13: "silent loss",
-}
-"""What happened, by the exit code of the child process."""
+OUTCOMES = ("no harm", "error, the rest given", "error, nothing given", "wrong bytes given", "silent loss")
+FIRST_CODE = 10
+"""The exit code of a child process with the first outcome; the codes of the others follow it."""
 
 
 def count_outcomes(name: str, damage: Damage, count: int, folder: Path | None) -> dict[str, int]:
@@ -41,7 +36,7 @@ def count_outcomes(name: str, damage: Damage, count: int, folder: Path | None) -
             child.start()
             child.join()
             code = child.exitcode or 0
-            outcomes[OUTCOMES.get(code, f"process killed by signal {-code}")] += 1
+            outcomes[OUTCOMES[code - FIRST_CODE] if code >= FIRST_CODE else f"process killed by signal {-code}"] += 1
     return dict(sorted(outcomes.items()))
 
 
@@ -66,9 +61,9 @@ def _read_damaged(name: str, damage: Damage, folder: Path, seed: int) -> None:
     except Exception:  # an error of a store is an outcome too, better than silence
         failed = True
     if any(expected.get(seq) != row for seq, row in given.items()):
-        code = 12
+        outcome = "wrong bytes given"
     elif failed:
-        code = 10 if given else 11
+        outcome = "error, the rest given" if given else "error, nothing given"
     else:
-        code = 0 if len(given) == len(expected) else 13
-    os._exit(code)
+        outcome = "no harm" if len(given) == len(expected) else "silent loss"
+    os._exit(FIRST_CODE + OUTCOMES.index(outcome))

@@ -13,11 +13,9 @@ other cores, which ours leaves free. `speedup_from_views` is `dino` / `from view
 
 from __future__ import annotations
 
-import multiprocessing
 import statistics
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -29,10 +27,11 @@ import numpy as np
 import torch
 from rich.console import RenderableType
 
-from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, in_turns, medians, report_progress
+from benchmarks.shared.bench import Bench, Goal, RoundsSettings, figure_table, in_turns, medians, report_progress
 from benchmarks.shared.bounds import Count, Positive, Within
 from benchmarks.shared.machine import not_installed
 from benchmarks.shared.probing import Device, compute_device
+from benchmarks.shared.processes import in_own_process
 from benchmarks.shared.recipes import changed
 from benchmarks.step.bare import timed
 from benchmarks.step.live import LiveLearner
@@ -47,7 +46,7 @@ LIVE = "live"
 
 
 @dataclass(frozen=True, kw_only=True)
-class StepSettings(BenchSettings):
+class StepSettings(RoundsSettings):
     """Measure our step, the learner on a live stream, and the steps of other implementations."""
 
     preset: Literal["cpu", "babyagent"] = "cpu"
@@ -70,8 +69,7 @@ class StepSettings(BenchSettings):
     @property
     def config(self) -> LearnerConfig:
         """The preset, with the batch size of the settings."""
-        config = PRESETS[self.preset]
-        return config if self.batch_size is None else changed(config, {"pacing.batch_size": self.batch_size})
+        return changed(PRESETS[self.preset], {"pacing.batch_size": self.batch_size})
 
 
 def measure(settings: StepSettings) -> dict[str, Any]:
@@ -181,12 +179,11 @@ def _ratios(figures: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
 def _peaks(settings: StepSettings, peers: Sequence[str]) -> dict[str, float]:
     """Return the peak memory in MiB of each kind of step. Each is measured in a process of its own."""
     report_progress("peak memory, each kind of step in a process of its own")
-    device, found = compute_device(settings.device), {}
-    for name in (BARE, *(peer + WITH_VIEWS for peer in peers)):
-        with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
-            task = pool.submit(peak_mib, settings.config, device.type, name, settings.size, settings.threads)
-            found[name] = round(task.result(), 1)
-    return found
+    device = compute_device(settings.device).type
+    return {
+        name: round(in_own_process(peak_mib, settings.config, device, name, settings.size, settings.threads), 1)
+        for name in (BARE, *(peer + WITH_VIEWS for peer in peers))
+    }
 
 
 def _percentiles(latencies_s: Sequence[float]) -> dict[str, float]:

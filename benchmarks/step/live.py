@@ -10,15 +10,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import msgspec
 import torch
 
-from benchmarks.shared.errors import BenchFailed
 from benchmarks.shared.probing import control_set
-from benchmarks.shared.processes import Supervised
-from benchmarks.step.rig import SteadyRigPlan
+from benchmarks.shared.processes import Workers
+from benchmarks.step.rig import publish
 from buffer.store import Store
 from learner.config import LearnerConfig
+from learner.errors import Failed
 from learner.loop import Learner, StepReport, learn
 from learner.probes.probe import run_probe
 from learner.runs.checkpoint import CheckpointFolder
@@ -27,7 +26,6 @@ from learner.service.timing import PAUSE_SHARE, Limits
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 
-START_S = 60.0
 QUIET_S = 0.15
 """Seconds without a pair after which the rig counts as resting."""
 
@@ -83,26 +81,19 @@ class LiveLearner:
         of it."""
         self._waiting_ns: set[int] = set()  # times at which the pairs left the rig that had no step yet
         self._rested_ns: frozenset[int] = frozenset()  # those of pairs that waited during the turns of the other rows
-        self._started = threading.Event()
-        self._endpoint = ""
         self._stack = ExitStack()
-        plan = msgspec.json.encode(SteadyRigPlan(pairs_per_s, size)).decode()
-        self._rig = Supervised("rig", ["-m", "benchmarks.step.rig", plan], self._receive, folder / "rig.log")
-        self._rig.start()
-        self._stack.callback(self._rig.close)
-        if not self._started.wait(START_S):
-            raise BenchFailed(f"the rig did not start: see {folder / 'rig.log'}")
+        self._workers = self._stack.enter_context(closing(Workers()))
+        self._workers.start("rig", publish, pairs_per_s, size)
+        endpoint = self._workers.receive("rig")
+        self._stack.callback(self._workers.send, "leave")
         self.learner = Learner(config, device)
-        self.source = Subscriber([self._endpoint])
-        self._stack.callback(self.source.close)
-        store = self._stack.enter_context(Store(folder / "pairs.sqlite"))
-        self.committer = self._stack.enter_context(
-            closing(
-                Committer(
-                    self.learner, self.source, store, CheckpointFolder(folder / "checkpoints"), clock=time.perf_counter
-                )
-            )
+        self.source = self._stack.enter_context(Subscriber([endpoint]))
+        store, checkpoints = (
+            self._stack.enter_context(Store(folder / "pairs.sqlite")),
+            CheckpointFolder(folder / "checkpoints"),
         )
+        committer = Committer(self.learner, self.source, store, checkpoints, clock=time.perf_counter)
+        self.committer = self._stack.enter_context(closing(committer))
         self._events = learn(self.learner, self.source, clock=time.perf_counter, keep=self._keep)
 
     def close(self) -> None:
@@ -111,9 +102,9 @@ class LiveLearner:
 
     def steps(self, count: int) -> list[StepReport]:
         """Take `count` steps on the stream. The rig rests before and afterwards, and no received pair is left in a queue."""
-        self._rig.order("go")
+        self._workers.send("go")
         reports = [self._next_step() for _ in range(count)]
-        self._rig.order("rest")
+        self._workers.send("rest")
         while True:
             event = next(self._events)
             if isinstance(event, StepReport):
@@ -170,7 +161,7 @@ class LiveLearner:
             if isinstance(event, StepReport):
                 self._note(event)
                 return event
-        raise BenchFailed("the stream has ended")
+        raise Failed("the stream has ended")
 
     def _note(self, report: StepReport) -> None:
         """Record the latency of the pairs that had their first step; the rig writes the time of sending into each pair."""
@@ -181,9 +172,3 @@ class LiveLearner:
     def _keep(self, key: int, pair: EncodedPair) -> None:
         self._waiting_ns.add(pair.header.left_ns)
         self.committer.keep(key, pair)
-
-    def _receive(self, line: str) -> None:
-        word, _, rest = line.partition(" ")
-        if word == "listening":
-            self._endpoint = rest
-            self._started.set()

@@ -28,6 +28,7 @@ GLOBAL_SCALE, LOCAL_SCALE = (0.4, 1.0), (0.05, 0.4)
 """Areas of the crops, as published."""
 CENTRE_MOMENTUM = 0.9
 
+Scale = tuple[float, float]
 Transform = Callable[[Image.Image], Tensor]
 """Maps one image to one normalised view [3, S, S]."""
 
@@ -44,25 +45,21 @@ class Peer(ABC):
         self.teacher = self._network(config.encoder).to(device).requires_grad_(False)
         self.teacher.load_state_dict(self.student.state_dict())
         self.trained = [parameter for parameter in self.student.parameters() if parameter.requires_grad]
-        groups: list[dict[str, Any]] = [
-            {"params": [parameter for parameter in self.trained if parameter.ndim > 1]},
-            {"params": [parameter for parameter in self.trained if parameter.ndim <= 1], "weight_decay": 0.0},
-        ]
+        matrices, others = ([one for one in self.trained if (one.ndim > 1) is kind] for kind in (True, False))
+        groups: list[dict[str, Any]] = [{"params": matrices}, {"params": others, "weight_decay": 0.0}]
         schedule = config.schedule
         self.optimizer = torch.optim.AdamW(groups, lr=schedule.learning_rate, weight_decay=schedule.weight_decay)
         self.clip = schedule.clip_grad_norm
         backbone: Any = self.student[0]
         norm = backbone.pretrained_cfg
-        self._transforms = (
-            self._transform(GLOBAL_SCALE, config.objective.teacher_size, config.objective.teacher_augmentation, norm),
-            self._transform(LOCAL_SCALE, config.objective.student_size, config.objective.student_augmentation, norm),
-        )
+        sizes = config.objective
+        self._focused = self._transform(GLOBAL_SCALE, sizes.teacher_size, sizes.teacher_augmentation, norm)
+        self._small = self._transform(LOCAL_SCALE, sizes.student_size, sizes.student_augmentation, norm)
 
     def views(self, left: Sequence[Image.Image], right: Sequence[Image.Image]) -> list[Tensor]:
         """Return one view of each left image, [B, 3, T, T], then N times one of each right image, [B, 3, S, S], on the device."""
-        focused, small = self._transforms
-        views = [[focused(image) for image in left]]
-        views += [[small(image) for image in right] for _ in range(self.objective.crops)]
+        views = [[self._focused(image) for image in left]]
+        views += [[self._small(image) for image in right] for _ in range(self.objective.crops)]
         return [torch.stack(view).to(self.device, non_blocking=True) for view in views]
 
     def step(self, views: Sequence[Tensor]) -> None:
@@ -87,9 +84,7 @@ class Peer(ABC):
         """Return the projection head for features of this width."""
 
     @abstractmethod
-    def _transform(
-        self, scale: tuple[float, float], size: int, chances: Augmentation, norm: dict[str, Any]
-    ) -> Transform:
+    def _transform(self, scale: Scale, size: int, chances: Augmentation, norm: dict[str, Any]) -> Transform:
         """Return the chain of augmentations for one kind of crop."""
 
     @abstractmethod
@@ -115,9 +110,7 @@ class DinoLoop(Peer):
     def _head(self, width: int) -> nn.Module:
         return DinoHead(width, self.objective)
 
-    def _transform(
-        self, scale: tuple[float, float], size: int, chances: Augmentation, norm: dict[str, Any]
-    ) -> Transform:
+    def _transform(self, scale: Scale, size: int, chances: Augmentation, norm: dict[str, Any]) -> Transform:
         jitter = transforms.ColorJitter(chances.brightness, chances.contrast, chances.saturation, chances.hue)
         chain: Transform = transforms.Compose(
             [
@@ -139,9 +132,8 @@ class DinoLoop(Peer):
             past = self.teacher(views[0])
             target = F.softmax((past - self.centre) / self.objective.teacher_temperature, -1)
         logits = self.student(torch.cat(list(views[1:]))) / self.objective.student_temperature
-        terms = [
-            torch.sum(-target * F.log_softmax(crop, dim=-1), dim=-1).mean() for crop in logits.chunk(len(views) - 1)
-        ]
+        crops = logits.chunk(len(views) - 1)
+        terms = [torch.sum(-target * F.log_softmax(crop, dim=-1), dim=-1).mean() for crop in crops]
         with torch.no_grad():
             self.centre = self.centre * CENTRE_MOMENTUM + past.mean(0, keepdim=True) * (1 - CENTRE_MOMENTUM)
         return torch.stack(terms).mean()
@@ -200,9 +192,7 @@ class LightlyLoop(Peer):
         head: nn.Module = DINOProjectionHead(width, sizes.hidden, sizes.bottleneck, sizes.prototypes)
         return head
 
-    def _transform(
-        self, scale: tuple[float, float], size: int, chances: Augmentation, norm: dict[str, Any]
-    ) -> Transform:
+    def _transform(self, scale: Scale, size: int, chances: Augmentation, norm: dict[str, Any]) -> Transform:
         from lightly.transforms.dino_transform import DINOViewTransform
 
         transform: Transform = DINOViewTransform(

@@ -18,14 +18,14 @@ from typing import Annotated, Any
 
 from rich.console import RenderableType
 
-from benchmarks.shared.bench import Bench, BenchSettings, counted, report_progress
-from benchmarks.shared.bounds import Count, SomeOf, Within
-from benchmarks.shared.errors import BenchFailed
+from benchmarks.shared.bench import Bench, RoundsSettings, counted, report_progress
+from benchmarks.shared.bounds import SomeOf, Within
 from benchmarks.shared.link import Link
 from benchmarks.shared.machine import date, describe_machine, free_port, not_installed, resident_bytes
 from benchmarks.transport.figures import goals_of, summarise, tables
 from benchmarks.transport.peers.lineup import CONTENDERS
 from benchmarks.transport.trip import Plan, Trip, travel
+from learner.errors import Failed
 
 CAMERA_HZ = 30.0
 STALL_HZ = 60.0
@@ -43,11 +43,9 @@ disk is not the question at full speed; `lerobot` sends what `base64` sends."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class TransportSettings(BenchSettings):
+class TransportSettings(RoundsSettings):
     """Send 720p stereo pairs from one process to another, by our stream and by other tools."""
 
-    rounds: Count = 5
-    """Rounds in which every contender takes its turn; the medians are reported."""
     full_speed_s: Length = 1.5
     """Seconds of a turn at full speed."""
     paced_s: Length = 4.0
@@ -148,7 +146,7 @@ class ContenderField:
     def _travel(self, name: str, plan: Plan, **how: Any) -> Trip | None:
         try:
             return travel(name, plan, **how)
-        except BenchFailed as error:
+        except Failed as error:
             self._leave_out(name, str(error))
             return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -60,35 +60,8 @@ def goals_of(figures: Mapping[str, Any]) -> Iterator[Goal]:
 
 def tables(figures: Mapping[str, Any]) -> Iterator[Table]:
     """Yield a table for each part."""
-    yield figure_table(
-        "one core a side",
-        ("", "pairs/s", "min-max", "MB/s", "lost of sent", "CPU ms a pair"),
-        {name: _speed_cells(row) for name, row in figures["full_speed"].items()},
-    )
-    yield figure_table(
-        "30 Hz, capture to decoded",
-        ("", "p50 ms", "p95 ms", "p99 ms", "pairs", "lost"),
-        {
-            name: [*(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), row["pairs"], row["lost"]]
-            for name, row in figures["paced"].items()
-        },
-    )
-    yield figure_table(
-        "on the wire",
-        ("", "bytes a pair", "beyond the images"),
-        {
-            name: [f"{row['bytes_per_pair']:.0f}", f"{row['bytes_per_pair'] / row['image_bytes_per_pair'] - 1:.2%}"]
-            for name, row in figures["wire"].items()
-        },
-    )
-    yield figure_table(
-        "receiver stopped",
-        ("", "sender grows by MB", "sent", "shots not taken", "lost"),
-        {
-            name: [f"{row['rss_growth_mb']:.1f}", row["sent"], row["skipped"], row["lost"]]
-            for name, row in figures["stall"].items()
-        },
-    )
+    for part, (title, columns, cells) in _TABLES.items():
+        yield figure_table(title, ("", *columns), {name: cells(row) for name, row in figures[part].items()})
 
 
 def _ratios(full_speed: Trips, peer: str) -> dict[str, float]:
@@ -130,3 +103,24 @@ def _speed_cells(row: Mapping[str, Any]) -> list[str]:
     cpu = " + ".join(f"{row[f'{side}_cpu_ms_per_pair']:.2f}" for side in ("sender", "receiver"))
     spread, lost = f"{rate['min']:.0f}-{rate['max']:.0f}", f"{row['lost']} of {row['sent']}"
     return [f"{rate['median']:.0f}", spread, f"{row['mb_per_s']:.0f}", lost, cpu]
+
+
+def _latency_cells(row: Mapping[str, Any]) -> list[object]:
+    return [*(f"{row[key]:.1f}" for key in ("p50_ms", "p95_ms", "p99_ms")), row["pairs"], row["lost"]]
+
+
+def _wire_cells(row: Mapping[str, Any]) -> list[object]:
+    return [f"{row['bytes_per_pair']:.0f}", f"{row['bytes_per_pair'] / row['image_bytes_per_pair'] - 1:.2%}"]
+
+
+def _stall_cells(row: Mapping[str, Any]) -> list[object]:
+    return [f"{row['rss_growth_mb']:.1f}", row["sent"], row["skipped"], row["lost"]]
+
+
+_TABLES: dict[str, tuple[str, Sequence[str], Callable[[Mapping[str, Any]], Sequence[object]]]] = {
+    "full_speed": ("one core a side", ("pairs/s", "min-max", "MB/s", "lost of sent", "CPU ms a pair"), _speed_cells),
+    "paced": ("30 Hz, capture to decoded", ("p50 ms", "p95 ms", "p99 ms", "pairs", "lost"), _latency_cells),
+    "wire": ("on the wire", ("bytes a pair", "beyond the images"), _wire_cells),
+    "stall": ("receiver stopped", ("sender grows by MB", "sent", "shots not taken", "lost"), _stall_cells),
+}
+"""Title, columns and cells of each part."""

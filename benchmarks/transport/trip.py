@@ -19,11 +19,10 @@ from multiprocessing.connection import Connection
 import cv2
 import numpy as np
 
-from benchmarks.shared.errors import BenchFailed
-from benchmarks.shared.pairs import DEVICE, EPOCH, HD, Eyes, renumbered
+from benchmarks.shared.pairs import HD, Eyes, encoded, renumbered
 from benchmarks.shared.processes import Workers
 from benchmarks.transport.peers.lineup import CONTENDERS
-from stream.codec import encode_pair
+from learner.errors import Failed
 from stream.image import Image
 from stream.pair import EncodedPair
 
@@ -111,7 +110,7 @@ def travel(
 
     port: where its listening end binds. connect_port: where the other end connects, if that is another port.
     during: called once pairs are being sent, with the process ids of sender and receiver.
-    Raises BenchFailed if one of the two fails or does not end, or if nothing arrives.
+    Raises Failed if one of the two fails or does not end, or if nothing arrives.
     """
     load = _views() if plan.decoded else _encoded_views()
     ends: list[tuple[str, Callable[..., None], Load | None]] = [("sender", _send, load), ("receiver", _receive, None)]
@@ -127,7 +126,7 @@ def travel(
         timeout_s = plan.duration_s + END_TIMEOUT_S
         trip = Trip(both.receive("sender", timeout_s), both.receive("receiver", timeout_s))
     if not trip.received.pairs:
-        raise BenchFailed(f"nothing of {trip.sent.pairs} pairs arrived")
+        raise Failed(f"nothing of {trip.sent.pairs} pairs arrived")
     return trip
 
 
@@ -135,20 +134,19 @@ def _send(pipe: Connection, name: str, plan: Plan, port: int, load: Load) -> Non
     cv2.setNumThreads(1)
     if plan.pairs_per_s is None:
         _stay_on(0.0)
-    sender = CONTENDERS[name].sender(port)
-    pipe.send("open")
-    pipe.recv()
-    started_cpu_s, started_ns = time.process_time(), time.monotonic_ns()
-    sent = shots = 0
-    for tick in _ticks(plan, started_ns):
-        now_ns, view = time.monotonic_ns(), load[sent % VIEWS]
-        if isinstance(view, EncodedPair):
-            pair = renumbered(view, sent, now_ns)
-            sender.send(pair if plan.pairs_per_s is None else _with_own_memory(pair))
-        else:
-            sender.send(_encoded(view, sent, now_ns))
-        sent, shots = sent + 1, tick + 1
-    sender.end()
+    with CONTENDERS[name].sender(port) as send:
+        pipe.send("open")
+        pipe.recv()
+        started_cpu_s, started_ns = time.process_time(), time.monotonic_ns()
+        sent = shots = 0
+        for tick in _ticks(plan, started_ns):
+            now_ns, view = time.monotonic_ns(), load[sent % VIEWS]
+            if isinstance(view, EncodedPair):
+                pair = renumbered(view, sent, now_ns)
+                send(pair if plan.pairs_per_s is None else _with_own_memory(pair))
+            else:
+                send(encoded(*view, sent, now_ns, codec="jpeg"))
+            sent, shots = sent + 1, tick + 1
     pipe.send(Sent(sent, shots - sent, started_ns, time.process_time() - started_cpu_s))
 
 
@@ -156,23 +154,21 @@ def _receive(pipe: Connection, name: str, plan: Plan, port: int, _load: None) ->
     cv2.setNumThreads(1)
     if plan.pairs_per_s is None:
         _stay_on(0.5)
-    receiver = CONTENDERS[name].receiver(port)
-    pipe.send("open")
-    pipe.recv()
-    started_cpu_s, ended_ns = time.process_time(), time.monotonic_ns()
     seen: set[int] = set()
-    size_bytes = arrived = 0
-    latencies_ms = []
-    for arrival in receiver.arrivals():
-        if plan.decoded:
-            arrival.decode()
-        ended_ns = time.monotonic_ns()
-        arrived += 1
-        seen.add(arrival.seq)
-        size_bytes += arrival.size_bytes
-        latencies_ms.append(1e-6 * (ended_ns - arrival.captured_ns))
-    cpu_s = time.process_time() - started_cpu_s
-    pipe.send(Received(len(seen), arrived - len(seen), size_bytes, ended_ns, cpu_s, latencies_ms))
+    size_bytes, latencies_ms = 0, []
+    with CONTENDERS[name].receiver(port) as arrivals:
+        pipe.send("open")
+        pipe.recv()
+        started_cpu_s, ended_ns = time.process_time(), time.monotonic_ns()
+        for arrival in arrivals:
+            if plan.decoded:
+                arrival.decode()
+            ended_ns = time.monotonic_ns()
+            seen.add(arrival.seq)
+            size_bytes += arrival.size_bytes
+            latencies_ms.append(1e-6 * (ended_ns - arrival.captured_ns))
+        cpu_s = time.process_time() - started_cpu_s
+    pipe.send(Received(len(seen), len(latencies_ms) - len(seen), size_bytes, ended_ns, cpu_s, latencies_ms))
 
 
 def _stay_on(share: float) -> None:
@@ -204,11 +200,7 @@ def _views() -> list[Eyes]:
 
 @functools.cache
 def _encoded_views() -> list[EncodedPair]:
-    return [_encoded(eyes, 0, 0) for eyes in _views()]
-
-
-def _encoded(eyes: Eyes, seq: int, now_ns: int) -> EncodedPair:
-    return encode_pair(*eyes, device=DEVICE, epoch=EPOCH, seq=seq, left_ns=now_ns, right_ns=now_ns)
+    return [encoded(*eyes, codec="jpeg") for eyes in _views()]
 
 
 def _with_own_memory(pair: EncodedPair) -> EncodedPair:

@@ -10,72 +10,65 @@ import base64
 import json
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import zmq
 
 from benchmarks.shared.machine import HOST
-from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, Arrival, decode_jpegs
+from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, Arrival, Send, decode_jpegs
 from stream.pair import EncodedPair
 
 QUEUED_STRINGS = 20
 
 
-class Sender:
-    """A PUB socket with a short queue; strings that do not fit are dropped."""
+@contextmanager
+def sender(port: int) -> Iterator[Send]:
+    """Open a PUB socket with a short queue; strings that do not fit are dropped."""
+    with _socket(zmq.PUB) as socket:
+        socket.set(zmq.SNDHWM, QUEUED_STRINGS)
+        socket.bind(f"tcp://{HOST}:{port}")
 
-    def __init__(self, port: int) -> None:
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.PUB)
-        self._socket.set(zmq.SNDHWM, QUEUED_STRINGS)
-        self._socket.set(zmq.LINGER, 0)
-        self._socket.bind(f"tcp://{HOST}:{port}")
+        def put(**message: object) -> None:
+            with suppress(zmq.Again):
+                socket.send_string(json.dumps(message), zmq.NOBLOCK)
 
-    def send(self, pair: EncodedPair) -> None:
-        """See `contender.Sender`."""
-        header = pair.header
-        images = {"left": _text(pair.left), "right": _text(pair.right)}
-        self._put(
-            {"seq": header.seq, "timestamps": {"left": header.left_ns, "right": header.right_ns}, "images": images}
-        )
+        def send(pair: EncodedPair) -> None:
+            images = {"left": _text(pair.left), "right": _text(pair.right)}
+            times_ns = {"left": pair.header.left_ns, "right": pair.header.right_ns}
+            put(seq=pair.header.seq, timestamps=times_ns, images=images)
 
-    def end(self) -> None:
-        """See `contender.Sender`."""
+        yield send
         for _ in range(ENDS):
             time.sleep(END_EVERY_S)  # first: an end sent at once would replace the last pair
-            self._put({"images": {}})
-        self._context.destroy()
-
-    def _put(self, message: dict[str, object]) -> None:
-        with suppress(zmq.Again):
-            self._socket.send_string(json.dumps(message), zmq.NOBLOCK)
+            put(images={})
 
 
-class Receiver:
-    """A SUB socket that keeps only the newest string; with `decodes`, it also decodes the images."""
+@contextmanager
+def receiver(port: int, *, decodes: bool) -> Iterator[Iterator[Arrival]]:
+    """Open a SUB socket that keeps the newest string only; with `decodes`, it also decodes the images."""
+    with _socket(zmq.SUB) as socket:
+        socket.set(zmq.SUBSCRIBE, b"")
+        socket.set(zmq.CONFLATE, 1)
+        socket.connect(f"tcp://{HOST}:{port}")
+        yield _arrivals(socket, decodes)
 
-    def __init__(self, port: int, *, decodes: bool) -> None:
-        self._decodes = decodes
-        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
-        self._socket = self._context.socket(zmq.SUB)
-        self._socket.set(zmq.SUBSCRIBE, b"")
-        self._socket.set(zmq.CONFLATE, 1)
-        self._socket.connect(f"tcp://{HOST}:{port}")
 
-    def arrivals(self) -> Iterator[Arrival]:
-        """See `contender.Receiver`."""
-        while True:
-            message = json.loads(self._socket.recv_string())
-            images = message["images"]
-            if not images:
-                self._context.destroy()
-                return
-            left, right = base64.b64decode(images["left"]), base64.b64decode(images["right"])
-            decode = partial(decode_jpegs, left, right)
-            if self._decodes:
-                decode()
-            yield Arrival(message["seq"], message["timestamps"]["left"], len(left) + len(right), decode)
+def _arrivals(socket: zmq.Socket[bytes], decodes: bool) -> Iterator[Arrival]:
+    while (message := json.loads(socket.recv_string()))["images"]:
+        left, right = (base64.b64decode(message["images"][eye]) for eye in ("left", "right"))
+        decode = partial(decode_jpegs, left, right)
+        if decodes:
+            decode()
+        yield Arrival(message["seq"], message["timestamps"]["left"], len(left) + len(right), decode)
+
+
+@contextmanager
+def _socket(kind: int) -> Iterator[zmq.Socket[bytes]]:
+    """Open a socket that is closed without waiting."""
+    with zmq.Context() as context, context.socket(kind) as socket:
+        socket.set(zmq.LINGER, 0)
+        yield socket
 
 
 def _text(image: bytes) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -17,6 +18,8 @@ END_EVERY_S = 0.1
 """Seconds between two repetitions of the end by a sender that may drop messages, until the receiver's queue is empty."""
 
 Data = bytes | memoryview
+Send = Callable[[EncodedPair], None]
+"""Sends one pair. It may block, or drop the pair, as this way of sending does."""
 
 
 class Arrival(NamedTuple):
@@ -29,29 +32,14 @@ class Arrival(NamedTuple):
     decode: Callable[[], tuple[Image, Image]]
 
 
-class Sender(Protocol):
-    """The end of the sending process; the constructor opens it."""
-
-    def send(self, pair: EncodedPair) -> None:
-        """Send one pair. Depending on the contender, the call blocks or drops the pair if the receiver is slow."""
-
-    def end(self) -> None:
-        """Announce that no more pairs follow, and free the socket."""
-
-
-class Receiver(Protocol):
-    """The end of the receiving process; the constructor opens it."""
-
-    def arrivals(self) -> Iterator[Arrival]:
-        """Yield every pair that arrives, until the sender ends."""
-
-
 @dataclass(frozen=True)
 class Contender:
     """One way to send pairs from one process to another on a port of this machine."""
 
-    sender: Callable[[int], Sender]
-    receiver: Callable[[int], Receiver]
+    sender: Callable[[int], AbstractContextManager[Send]]
+    """Opens one end. Its exit announces that no more pairs follow, and frees the socket."""
+    receiver: Callable[[int], AbstractContextManager[Iterator[Arrival]]]
+    """Opens the other end, which yields every pair that arrives, until the sender's exit."""
     receiver_binds: bool = False
     """Whether the receiver listens on the port and the sender connects; otherwise the sender listens."""
     needs: str | None = None

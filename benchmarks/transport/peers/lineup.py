@@ -8,20 +8,20 @@ from benchmarks.transport.peers import base64_json, image_zmq, netgear, ours, pl
 from benchmarks.transport.peers.contender import Contender
 
 CONTENDERS = {
-    "ours": Contender(ours.Sender, ours.Receiver),
-    "ours_curve": Contender(partial(ours.Sender, curve=True), partial(ours.Receiver, curve=True)),
-    "ours_rig": Contender(ours.RigSender, ours.Receiver),
-    "tcp": Contender(plain_tcp.Sender, plain_tcp.Receiver),
+    "ours": Contender(ours.sender, ours.receiver),
+    "ours_curve": Contender(partial(ours.sender, curve=True), partial(ours.receiver, curve=True)),
+    "ours_rig": Contender(ours.rig_sender, ours.receiver),
+    "tcp": Contender(plain_tcp.sender, plain_tcp.receiver),
     "imagezmq_req": Contender(
-        partial(image_zmq.Sender, replies=True),
-        partial(image_zmq.Receiver, replies=True),
+        partial(image_zmq.sender, replies=True),
+        partial(image_zmq.receiver, replies=True),
         receiver_binds=True,
         needs="imagezmq",
     ),
     "imagezmq_pub": Contender(
-        partial(image_zmq.Sender, replies=False), partial(image_zmq.Receiver, replies=False), needs="imagezmq"
+        partial(image_zmq.sender, replies=False), partial(image_zmq.receiver, replies=False), needs="imagezmq"
     ),
-    "base64": Contender(base64_json.Sender, partial(base64_json.Receiver, decodes=False)),
-    "lerobot": Contender(base64_json.Sender, partial(base64_json.Receiver, decodes=True)),
-    "netgear": Contender(netgear.Sender, netgear.Receiver, receiver_binds=True, needs="vidgear"),
+    "base64": Contender(base64_json.sender, partial(base64_json.receiver, decodes=False)),
+    "lerobot": Contender(base64_json.sender, partial(base64_json.receiver, decodes=True)),
+    "netgear": Contender(netgear.sender, netgear.receiver, receiver_binds=True, needs="vidgear"),
 }

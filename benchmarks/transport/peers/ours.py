@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from zmq.utils import z85
 
 from benchmarks.shared.machine import HOST
 from benchmarks.shared.pairs import DEVICE, EPOCH, eyes_of
-from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, Arrival
+from benchmarks.transport.peers.contender import END_EVERY_S, ENDS, Arrival, Send
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.errors import EndOfStream, StreamError
@@ -28,70 +29,54 @@ SECRET = b"it guards nothing, both know it."
 """A key of 32 bytes, which both processes use."""
 
 
-class Sender:
-    """A publisher that waits for its subscriber and loses nothing."""
+@contextmanager
+def sender(port: int, *, curve: bool = False) -> Iterator[Send]:
+    """Open a publisher that waits for its subscriber and loses nothing."""
+    security = _keys() if curve else None
+    with Publisher(f"tcp://{HOST}:{port}", device=DEVICE, epoch=EPOCH, on_full="wait", security=security) as publisher:
 
-    def __init__(self, port: int, *, curve: bool = False) -> None:
-        self._publisher = Publisher(
-            f"tcp://{HOST}:{port}", device=DEVICE, epoch=EPOCH, on_full="wait", security=_keys() if curve else None
-        )
+        def send(pair: EncodedPair) -> None:
+            if not publisher.send(pair):
+                raise StreamError(f"no subscriber took {pair.header.name}")
 
-    def send(self, pair: EncodedPair) -> None:
-        """See `contender.Sender`."""
-        if not self._publisher.send(pair):
-            raise StreamError(f"no subscriber took {pair.header.name}")
-
-    def end(self) -> None:
-        """See `contender.Sender`."""
-        self._publisher.bye()
-        self._publisher.close()
+        yield send
+        publisher.bye()
 
 
-class RigSender:
-    """Sends as a rig does: each pair is first put into the spool, then sent live without waiting.
+@contextmanager
+def rig_sender(port: int) -> Iterator[Send]:
+    """Send as a rig does: each pair goes into the spool, then live without waiting; dropped pairs are pulled from the spool."""
+    limits = SpoolLimits(SPOOL_BYTES, free_floor_bytes=0)
+    with (
+        tempfile.TemporaryDirectory(prefix="babyagent-") as folder,
+        Spool(Path(folder), limits, device=DEVICE, epoch=EPOCH) as spool,
+        Publisher(f"tcp://{HOST}:{port}", device=DEVICE, epoch=EPOCH, shelf=spool) as publisher,
+    ):
 
-    Dropped pairs are pulled later.
-    """
+        def send(pair: EncodedPair) -> None:
+            spool.append(pair)
+            publisher.send(pair)
 
-    def __init__(self, port: int) -> None:
-        self._folder = tempfile.TemporaryDirectory(prefix="babyagent-")
-        self._spool = Spool(
-            Path(self._folder.name), SpoolLimits(SPOOL_BYTES, free_floor_bytes=0), device=DEVICE, epoch=EPOCH
-        )
-        self._publisher = Publisher(f"tcp://{HOST}:{port}", device=DEVICE, epoch=EPOCH, shelf=self._spool)
-
-    def send(self, pair: EncodedPair) -> None:
-        """See `contender.Sender`."""
-        self._spool.append(pair)
-        self._publisher.send(pair)
-
-    def end(self) -> None:
-        """See `contender.Sender`. The receiver pulls its missing pairs until then."""
-        for _ in range(ENDS):
+        yield send
+        for _ in range(ENDS):  # the receiver pulls its missing pairs in the meantime
             time.sleep(END_EVERY_S)
-            self._publisher.bye()
-        self._publisher.close()
-        self._spool.close()
-        self._folder.cleanup()
+            publisher.bye()
 
 
-class Receiver:
-    """A subscriber whose queue is emptied as fast as it fills."""
+@contextmanager
+def receiver(port: int, *, curve: bool = False) -> Iterator[Iterator[Arrival]]:
+    """Open a subscriber, which is emptied as fast as it fills."""
+    security = _keys() if curve else None
+    with Subscriber([f"tcp://{HOST}:{port}"], end_on_bye=True, security=security) as subscriber:
+        yield _arrivals(subscriber)
 
-    def __init__(self, port: int, *, curve: bool = False) -> None:
-        self._subscriber = Subscriber([f"tcp://{HOST}:{port}"], end_on_bye=True, security=_keys() if curve else None)
 
-    def arrivals(self) -> Iterator[Arrival]:
-        """See `contender.Receiver`."""
-        with self._subscriber:
-            while True:
-                try:
-                    pairs = self._subscriber.receive(BATCH_PAIRS, 1.0)
-                except EndOfStream:
-                    return
-                for pair in pairs:
-                    size_bytes = len(pair.left) + len(pair.right)
-                    yield Arrival(pair.header.seq, pair.header.left_ns, size_bytes, partial(eyes_of, pair))
+def _arrivals(subscriber: Subscriber) -> Iterator[Arrival]:
+    with suppress(EndOfStream):
+        while True:
+            for pair in subscriber.receive(BATCH_PAIRS, 1.0):
+                size_bytes = len(pair.left) + len(pair.right)
+                yield Arrival(pair.header.seq, pair.header.left_ns, size_bytes, partial(eyes_of, pair))
 
 
 def _keys() -> Security:

@@ -5,56 +5,53 @@ from __future__ import annotations
 import socket
 import struct
 from collections.abc import Iterator
-from functools import partial
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 
 from benchmarks.shared.machine import HOST
-from benchmarks.transport.peers.contender import Arrival, decode_jpegs
+from benchmarks.transport.peers.contender import Arrival, Send, decode_jpegs
 from stream.pair import EncodedPair
 
 HEAD = struct.Struct("!QQII")
 """Format of the head: number, capture time in nanoseconds, bytes of the left and of the right image."""
 
 
-class Sender:
-    """Listens, and sends to the first receiver that connects."""
-
-    def __init__(self, port: int) -> None:
-        self._listener = socket.create_server((HOST, port))
-        self._connection: socket.socket | None = None
-
-    def send(self, pair: EncodedPair) -> None:
-        """See `contender.Sender`."""
-        if self._connection is None:
-            self._connection = self._listener.accept()[0]
-        head = HEAD.pack(pair.header.seq, pair.header.left_ns, len(pair.left), len(pair.right))
-        parts = [memoryview(part) for part in (head, pair.left, pair.right)]
-        while parts:
-            sent = self._connection.sendmsg(parts)
-            while parts and sent >= len(parts[0]):
-                sent -= len(parts.pop(0))
-            if parts:
-                parts[0] = parts[0][sent:]
-
-    def end(self) -> None:
-        """See `contender.Sender`."""
-        if self._connection is not None:
-            self._connection.close()
-        self._listener.close()
+def head_of(pair: EncodedPair) -> bytes:
+    """Return what is sent before the images of a pair."""
+    return HEAD.pack(pair.header.seq, pair.header.left_ns, len(pair.left), len(pair.right))
 
 
-class Receiver:
-    """Connects, and reads each image whole."""
+@contextmanager
+def sender(port: int) -> Iterator[Send]:
+    """Listen, and send to the first receiver that connects."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server((HOST, port)))
 
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection((HOST, port))
+        @cache
+        def connection() -> socket.socket:
+            return stack.enter_context(listener.accept()[0])
 
-    def arrivals(self) -> Iterator[Arrival]:
-        """See `contender.Receiver`."""
-        with self._socket:
-            while head := self._read(HEAD.size):
-                seq, captured_ns, left_bytes, right_bytes = HEAD.unpack(head)
-                left, right = self._read(left_bytes), self._read(right_bytes)
-                yield Arrival(seq, captured_ns, len(left) + len(right), partial(decode_jpegs, left, right))
+        def send(pair: EncodedPair) -> None:
+            parts = [memoryview(part) for part in (head_of(pair), pair.left, pair.right)]
+            while parts:
+                sent = connection().sendmsg(parts)
+                while parts and sent >= len(parts[0]):
+                    sent -= len(parts.pop(0))
+                if parts:
+                    parts[0] = parts[0][sent:]
 
-    def _read(self, size: int) -> bytes:
-        return self._socket.recv(size, socket.MSG_WAITALL)
+        yield send
+
+
+@contextmanager
+def receiver(port: int) -> Iterator[Iterator[Arrival]]:
+    """Connect, and read each image whole."""
+    with socket.create_connection((HOST, port)) as connection:
+        yield _arrivals(connection)
+
+
+def _arrivals(connection: socket.socket) -> Iterator[Arrival]:
+    while head := connection.recv(HEAD.size, socket.MSG_WAITALL):
+        seq, captured_ns, *sizes = HEAD.unpack(head)
+        left, right = (connection.recv(size, socket.MSG_WAITALL) for size in sizes)
+        yield Arrival(seq, captured_ns, len(left) + len(right), partial(decode_jpegs, left, right))
