@@ -52,7 +52,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "buffer": {"shared"},
         "faults": {"shared"},
         "fleet": {"shared"},
-        "gpu": {"step"},
+        "gpu": {"shared", "step"},
         "junk": {"shared"},
         "page": {"shared"},
         "regimes": {"shared"},

@@ -19,11 +19,10 @@ import torch
 
 from benchmarks.__main__ import main
 from benchmarks.gpu import pictures
-from benchmarks.gpu.bench import GOALS, PARTS, judged
-from benchmarks.gpu.correctness import judged as within
-from benchmarks.gpu.parts import Part, Setup, limits_s, run_part
+from benchmarks.gpu.bench import GOALS, PARTS, given_pictures, judged
+from benchmarks.gpu.correctness import bounded
+from benchmarks.gpu.parts import Part, Task, limits_s
 from benchmarks.gpu.step import by_kind
-from benchmarks.gpu.task import Task, read_lines
 from stream.host.program import Stop
 
 ROOT = Path(__file__).parents[1]
@@ -68,16 +67,10 @@ def one_thread() -> Iterator[None]:
 
 def rehearsed(part: str, folder: Path, out: Path, seconds: float = LONG_S) -> dict[str, Any]:
     """The results of a part at rehearsal scale, run in this process."""
-    lines = out / f"{part}.lines.jsonl"
-    task = Task(
-        device="cpu",
-        scale="rehearsal",
-        pictures=str(folder),
-        lines=str(lines),
-        deadline_s=time.monotonic() + seconds,
-    )
+    deadline_s = time.monotonic() + seconds
+    task = Task(device="cpu", scale="rehearsal", pictures=str(folder), out=str(out), part=part, deadline_s=deadline_s)
     import_module(f"benchmarks.gpu.{part}").run(task)
-    results = read_lines(lines)
+    results = task.results(part)
     assert not [figures["error"] for figures in results.values() if "error" in figures]
     return results
 
@@ -91,8 +84,8 @@ def part_of(folder: Path, code: str, monkeypatch: pytest.MonkeyPatch) -> Part:
     return Part("little", "little_part", 1.0, "does little")
 
 
-def setup_of(out: Path) -> Setup:
-    return Setup("cpu", "rehearsal", out / "pictures", out)
+def task_of(out: Path) -> Task:
+    return Task(device="cpu", scale="rehearsal", pictures=str(out / "pictures"), out=str(out))
 
 
 class StopAfter(Stop):
@@ -160,9 +153,9 @@ def test_every_check_holds_between_the_cpu_and_itself(folder: Path, tmp_path: Pa
 
 
 def test_a_check_that_is_not_a_number_does_not_hold() -> None:
-    assert within({"error": 1e-3}, 1e-3)["ok"]
-    assert not within({"error": float("nan")}, 1e-3)["ok"]
-    assert not within({"small": 0.0, "large": 2.0}, {"small": 1.0, "large": 1.0})["ok"]
+    assert bounded(error=(1e-3, 1e-3))["ok"]
+    assert not bounded(error=(float("nan"), 1e-3))["ok"]
+    assert not bounded(small=(0.0, 1.0), large=(2.0, 1.0))["ok"]
 
 
 def test_the_step_has_a_pace_a_share_of_the_peak_a_profile_and_peers(
@@ -191,7 +184,7 @@ def test_a_part_that_raises_is_a_result_with_its_traceback_and_keeps_what_it_had
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     part = part_of(tmp_path, "raise OSError('the card fell out')", monkeypatch)
-    result = run_part(part, setup_of(tmp_path), LONG_S, Stop())
+    result = task_of(tmp_path).run(part, LONG_S, Stop())
     assert result["status"] == "failed"
     assert result["results"] == {"first": {"figure": 1}}
     assert "OSError: the card fell out" in result["log"]
@@ -202,7 +195,7 @@ def test_a_measurement_that_raises_leaves_the_others_of_its_part(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     code = "task.attempt('bad', lambda: 1 / 0); task.attempt('good', lambda: {'figure': float('nan')})"
-    result = run_part(part_of(tmp_path, code, monkeypatch), setup_of(tmp_path), LONG_S, Stop())
+    result = task_of(tmp_path).run(part_of(tmp_path, code, monkeypatch), LONG_S, Stop())
     assert (result["status"], result["broken"]) == ("failed", ["bad"])
     assert "ZeroDivisionError" in result["results"]["bad"]["error"]
     assert result["results"]["good"]["figure"] == "nan"
@@ -219,7 +212,7 @@ def test_a_part_that_does_not_end_is_stopped_with_its_workers_and_keeps_what_it_
         def is_set(self) -> bool:
             return super().is_set() and "second" in self.path.read_text()
 
-    result = run_part(part, setup_of(tmp_path), LONG_S, BothReported(lines))
+    result = task_of(tmp_path).run(part, LONG_S, BothReported(lines))
     assert result["status"] == "stopped"
     assert result["results"] == {"first": {"figure": 1}, "second": {}}
     state = Path(f"/proc/{int(result['log'][0])}/stat")
@@ -231,7 +224,7 @@ def test_a_part_that_does_not_end_is_stopped_with_its_workers_and_keeps_what_it_
 
 def test_a_part_is_stopped_at_its_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     part = part_of(tmp_path, "import time; time.sleep(1000)", monkeypatch)
-    assert run_part(part, setup_of(tmp_path), 0.0, Stop())["status"] == "stopped"
+    assert task_of(tmp_path).run(part, 0.0, Stop())["status"] == "stopped"
 
 
 def test_time_is_shared_out_by_worth_and_the_last_part_takes_all_that_is_left() -> None:
@@ -271,16 +264,18 @@ def test_goals_are_those_figures_that_were_measured() -> None:
 
 def test_kernels_are_summed_by_what_they_do() -> None:
     spent = {"flash_fwd_kernel": 1.0, "sm90_xmma_gemm_bf16": 2.0, "nvjet_tst_128x256": 3.0, "unheard of": 0.5}
-    assert by_kind(spent) == {"matrix products": 5.0, "attention": 1.0, "other": 0.5}
+    spent |= {"upsample_gen2d_aa_out_frame<BilinearFilterFunctor>": 0.25, "sm90_xmma_fprop_implicit_gemm_bf16": 0.75}
+    kinds = {"matrix products": 5.0, "attention": 1.0, "convolution": 0.75, "other": 0.5, "sampling of crops": 0.25}
+    assert list(by_kind(spent).items()) == list(kinds.items())
 
 
 def test_a_pack_holds_the_same_images_again(folder: Path, tmp_path: Path) -> None:
-    size = pictures.make_pack(tmp_path / "pack.tar", tmp_path / "rendered", pictures.REHEARSAL)
-    assert size == (tmp_path / "pack.tar").stat().st_size
-    pictures.unpack(tmp_path / "pack.tar", tmp_path / "unpacked")
-    pairs = pictures.pairs_of(tmp_path / "unpacked")
+    pack = pictures.make_pack(tmp_path / "pack.tar", pictures.REHEARSAL)
+    assert pack == str(tmp_path / "pack.tar")
+    unpacked = given_pictures(Path(pack), tmp_path)
+    pairs = pictures.pairs_of(unpacked)
     assert len(pairs) == pictures.REHEARSAL.pairs
-    assert pictures.has_places(tmp_path / "unpacked")
+    assert pictures.has_places(unpacked)
     for found, expected in zip(pairs, pictures.pairs_of(folder), strict=True):
         assert [eye.read_bytes() for eye in found] == [eye.read_bytes() for eye in expected]
 

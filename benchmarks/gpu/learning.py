@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.gpu.pictures import has_places
-from benchmarks.gpu.task import Task
-from benchmarks.gpu.workload import Workload, filled_slots
+from benchmarks.gpu.parts import Task
+from benchmarks.gpu.pictures import decode, has_places, read_pairs
+from benchmarks.gpu.workload import Workload
 from learner.memory.slots import Slots
 from learner.probes.control_sets import ControlSet, load_control
 from learner.probes.probe import extract, knn_accuracy
@@ -30,7 +30,10 @@ TRAINED = ("default", "original")
 def run(task: Task) -> None:
     """Train with each objective for an equal part of the time."""
     work = Workload.of(task)
-    slots, controls = filled_slots(task, work.config, MOST_PAIRS), control_sets(task, work)
+    pairs = read_pairs(Path(task.pictures), MOST_PAIRS)
+    slots = Slots(len(pairs), work.config.memory.canvas)
+    decode(pairs, slots.left.numpy(), slots.right.numpy(), slots.aspect.numpy())
+    controls = control_sets(task, work)
     for left, name in zip(range(len(TRAINED), 0, -1), TRAINED, strict=True):
         changed = work.changed(objective=work.objectives[name])
         task.attempt(name, partial(learned, task, name, changed, slots, controls, task.left_s() / left))
@@ -50,10 +53,9 @@ def learned(
     began_s = time.monotonic()
     trainer, random = Trainer(work.config, work.device), np.random.default_rng(work.config.seed)
     before = accuracies(trainer, controls)
-    probed_s = time.monotonic() - began_s
-    losses: list[float] = []
-    trained_s = time.monotonic()
-    while not losses or time.monotonic() - began_s < seconds - 1.3 * probed_s:
+    trained_s, losses = time.monotonic(), list[float]()
+    end_s = began_s + seconds - 1.3 * (trained_s - began_s)
+    while not losses or time.monotonic() < end_s:
         drawn = random.integers(len(slots.names), size=work.sizes[0]).astype(np.intp)
         step = trainer.step(slots.batch(drawn, work.device))
         trainer.require_progress(step.report)
@@ -84,9 +86,8 @@ def accuracies(trainer: Trainer, controls: list[ControlSet]) -> dict[str, float]
     for control in controls:
         for name, encoder in trainer.objective.encoders().items():
             with torch.autocast(device.type, torch.bfloat16, enabled=trainer.config.precision == "bfloat16"):
-                bank, query = (
-                    extract(encoder, images, device=device) for images in (control.train_images, control.test_images)
-                )
+                bank = extract(encoder, control.train_images, device=device)
+                query = extract(encoder, control.test_images, device=device)
             accuracy = knn_accuracy(bank, control.train_labels, query, control.test_labels)
             found[f"{control.name} {name}"] = accuracy
     return found

@@ -12,9 +12,10 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 
+from benchmarks.gpu.parts import Task
 from benchmarks.gpu.step import measured
-from benchmarks.gpu.task import Task
 from benchmarks.gpu.workload import Workload
 from benchmarks.step.bare import bare_step
 from learner.objectives.contract import Batch
@@ -30,25 +31,26 @@ VARIANTS: dict[str, tuple[str, ...]] = {
     "compiled blocks, tf32, one CUDA graph": ("tf32", "compile", "graph"),
     "compiled blocks, reduce-overhead": ("reduce-overhead",),
 }
+SLOW = frozenset({"graph", "compile", "reduce-overhead"})
 NEEDS_S = 30.0
 """Seconds that a variant needs at least: compiling takes about as long."""
+torch_: Any = torch  # untyped in parts
 
 
 def run(task: Task) -> None:
     """Measure every variant at the usual batch size, then the fastest variant at the larger sizes."""
-    work, fastest, least_ms = Workload.of(task), "as it is", math.inf
+    work, step_ms = Workload.of(task), {}
     for name, options in VARIANTS.items():
-        is_slow = not {"graph", "compile", "reduce-overhead"}.isdisjoint(options)
+        is_slow = not SLOW.isdisjoint(options)
         if is_slow and work.device.type == "cpu":
             task.report(name, {"skipped": "a CPU has no CUDA graphs, and compiling takes it minutes"})
             continue
-        figures = task.attempt(name, partial(variant, work, work.sizes[0], options), needs_s=NEEDS_S if is_slow else 0)
-        if figures.get("step_ms", math.inf) < least_ms:
-            fastest, least_ms = name, figures["step_ms"]
+        figures = task.attempt(name, partial(variant, work, work.sizes[0], options), needs_s=NEEDS_S * is_slow)
+        step_ms[name] = figures.get("step_ms", math.inf)
+    fastest = min(step_ms, key=step_ms.__getitem__)
     for count in work.sizes[1:]:
-        options = VARIANTS[fastest]
-        needs_s = NEEDS_S if options else 0
-        task.attempt(f"{fastest}, batch {count}", partial(variant, work, count, options), needs_s=needs_s)
+        measure = partial(variant, work, count, VARIANTS[fastest])
+        task.attempt(f"{fastest}, batch {count}", measure, needs_s=NEEDS_S * bool(VARIANTS[fastest]))
 
 
 def variant(work: Workload, count: int, options: tuple[str, ...]) -> dict[str, Any]:
@@ -65,13 +67,17 @@ def variant(work: Workload, count: int, options: tuple[str, ...]) -> dict[str, A
     return figures | {"batch_size": count, "loss": loss}
 
 
-def prepared(trainer: Trainer, batch: Batch, options: tuple[str, ...]) -> Callable[[], Any]:
+def prepared(trainer: Trainer, batch: Batch, options: tuple[str, ...]) -> Callable[[], Tensor]:
     """Change a trainer according to the options; return a function that does its step and returns the loss."""
-    kind, weights = torch.optim.AdamW, list(trainer.objective.trained())
-    settings: dict[str, Any] = {"lr": 1e-4, "weight_decay": trainer.config.schedule.weight_decay}
-    trainer.optimizer = kind(weights, fused=True, capturable="graph" in options, **settings)
-    if "foreach" in options:
-        trainer.optimizer = kind(weights, foreach=True, **settings)
+    trainer.optimizer = torch.optim.AdamW(
+        trainer.objective.trained(),
+        lr=1e-4,
+        weight_decay=trainer.config.schedule.weight_decay,
+        foreach="foreach" in options,
+        fused="foreach" not in options,
+        capturable="graph" in options,
+    )
+    step = partial(bare_step, trainer, batch)
     if "tf32" in options:
         torch.set_float32_matmul_precision("high")
     if "channels_last" in options:
@@ -81,41 +87,38 @@ def prepared(trainer: Trainer, batch: Batch, options: tuple[str, ...]) -> Callab
         compile_blocks(trainer, "default")
     if "reduce-overhead" in options:
         compile_blocks(trainer, "reduce-overhead")
-        return partial(_marked_step, trainer, batch)
-    return captured(trainer, batch) if "graph" in options else partial(bare_step, trainer, batch)
+        return partial(_marked, step)
+    return captured(step, trainer.generator) if "graph" in options else step
 
 
 def compile_blocks(trainer: Trainer, mode: str) -> None:
     """Compile each block for static shapes, except the teacher's last block, in which a hook ends the attention pass."""
-    torch._dynamo.config.cache_size_limit = 64  # one entry for each block, shape and gradient mode
+    torch_._dynamo.config.cache_size_limit = 64  # one entry for each block, shape and gradient mode
     encoders = trainer.objective.encoders()
-    blocks = [*encoders["student"].backbone.blocks, *encoders["teacher"].backbone.blocks[:-1]]
-    for block in blocks:
+    for block in (*encoders["student"].backbone.blocks, *encoders["teacher"].backbone.blocks[:-1]):
         block.compile(mode=mode, dynamic=False)
 
 
-def captured(trainer: Trainer, batch: Batch) -> Callable[[], torch.Tensor]:
+def captured(step: Callable[[], Tensor], generator: torch.Generator) -> Callable[[], Tensor]:
     """Return the whole step as one CUDA graph. The views still differ in each replay, because the generator is registered."""
-    cuda: Any = torch.cuda  # untyped in parts
-    stream = cuda.Stream()
+    stream = torch_.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):  # tensors that are made only once must exist before the capture
         for _ in range(3):
-            bare_step(trainer, batch)
+            step()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
-    graph.register_generator_state(trainer.generator)
+    graph.register_generator_state(generator)
     with torch.cuda.graph(graph):
-        loss = bare_step(trainer, batch)
+        loss = step()
 
-    def replay() -> torch.Tensor:
+    def replay() -> Tensor:
         graph.replay()
         return loss
 
     return replay
 
 
-def _marked_step(trainer: Trainer, batch: Batch) -> torch.Tensor:
-    compiler: Any = torch.compiler  # untyped in parts
-    compiler.cudagraph_mark_step_begin()
-    return bare_step(trainer, batch).clone()
+def _marked(step: Callable[[], Tensor]) -> Tensor:
+    torch_.compiler.cudagraph_mark_step_begin()
+    return step().clone()

@@ -1,29 +1,35 @@
-"""The inputs of all parts of the GPU bench: settings at both scales, batches, and the error of a result against its reference."""
+"""The inputs of all parts of the GPU bench: settings at both scales, batches, and the error of a result against its reference.
+
+As a part of its own this module estimates the cost of a step at full size without a GPU: the step runs on tensors that have
+shapes but no contents.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
+from functools import partial
 from typing import Any, Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.gpu.pictures import decoded, pairs_of
-from benchmarks.gpu.task import Task, read_lines
+from benchmarks.gpu.parts import Task
+from benchmarks.shared.recipes import with_original_numbers
+from benchmarks.step.bare import bare_step
 from learner.config import PRESETS, LearnerConfig
-from learner.memory.slots import Slots
-from learner.objectives.babyagent import BabyAgentConfig
-from learner.objectives.contract import Batch, Look, ObjectiveConfig
+from learner.objectives.contract import Batch, ObjectiveConfig
 from learner.objectives.contrastive import ContrastiveConfig
 from learner.objectives.guided import GuidedConfig
 from learner.trainer import Trainer
+
+PEAK_FLOPS = 989e12
+"""Peak rate of an H100 or H200 in bfloat16, from its datasheet."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +55,7 @@ class Workload:
         """
         preset, sizes = (PRESETS["babyagent"], (128, 256, 512)) if task.is_full else (PRESETS["cpu"], (8, 16))
         here = "cuda" if torch.cuda.is_available() else "cpu"
-        known = read_lines(Path(task.lines).with_name("step.lines.jsonl"))
+        known = task.results("step")
         return cls(
             config=dataclasses.replace(preset, precision="bfloat16"),
             device=torch.device(here if task.device == "auto" else task.device),
@@ -68,31 +74,23 @@ class Workload:
         return Trainer(self.config, self.device), random_batch(self.config, count, self.device, seed)
 
     @property
-    def views(self) -> dict[str, Any]:
-        """The settings of views that all guided objectives have."""
-        return {field.name: getattr(self.config.objective, field.name) for field in dataclasses.fields(GuidedConfig)}
-
-    @property
     def objectives(self) -> dict[str, ObjectiveConfig]:
         """The settings of each objective: the preset's, the original experiment's, InfoNCE."""
-        default = self.config.objective
-        assert isinstance(default, BabyAgentConfig)
-        original = dataclasses.replace(default, centring="ema", repulsion=0.1, repelled_by="crops")
-        return {
-            "default": default,
-            "original": dataclasses.replace(original, repulsion_temperature=0.05),
-            "contrastive": ContrastiveConfig(**self.views),
-        }
+        original = with_original_numbers(self.config).objective
+        return {"default": self.config.objective, "original": original, "contrastive": self._contrastive()}
 
     def with_two_views(self) -> Self:
         """Return the workload with an objective that learns from one large view of each eye."""
-        views = self.views
-        return self.changed(objective=ContrastiveConfig(**views | {"crops": 1, "student_size": views["teacher_size"]}))
+        return self.changed(objective=self._contrastive(crops=1, student_size=self.large))
 
     @property
     def large(self) -> int:
         """Side of the large view in pixels."""
         return self.config.objective.probe_size
+
+    def _contrastive(self, **changes: Any) -> ContrastiveConfig:
+        views = {field.name: getattr(self.config.objective, field.name) for field in dataclasses.fields(GuidedConfig)}
+        return ContrastiveConfig(**views | changes)
 
 
 def random_batch(config: LearnerConfig, count: int, device: torch.device, seed: int = 0) -> Batch:
@@ -108,23 +106,7 @@ def random_batch(config: LearnerConfig, count: int, device: torch.device, seed: 
 
 def moved(what: Any, device: torch.device) -> Any:
     """Copy a Batch, or its views as a Look, to another compute device."""
-    assert isinstance(what, (Batch, Look))
     return type(what)(*(getattr(what, field.name).to(device) for field in dataclasses.fields(what)))
-
-
-def filled_slots(task: Task, config: LearnerConfig, most: int) -> Slots:
-    """Decode at most `most` of the given pairs onto the canvas of memory. Raises ValueError if there are none."""
-    files = pairs_of(Path(task.pictures))[:most]
-    slots = Slots(len(files), config.memory.canvas)
-
-    def put(slot: int) -> None:
-        for eye, images in zip(files[slot], (slots.left, slots.right), strict=True):
-            image, slots.aspect[slot] = decoded(eye.read_bytes(), config.memory.canvas)
-            images[slot] = torch.from_numpy(image)
-
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        list(pool.map(put, range(len(files))))
-    return slots
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
@@ -132,3 +114,39 @@ def relative_error(found: Tensor, expected: Tensor) -> float:
     left, right = found.detach().double().cpu(), expected.detach().double().cpu()
     error = float((left - right).norm() / right.norm().clamp_min(1e-30))
     return error if np.isfinite(error) else float("inf")
+
+
+def run(task: Task) -> None:
+    """Estimate the step of the preset, and a step with two large views."""
+    mode, work = FakeTensorMode(), Workload.of(dataclasses.replace(task, scale="full", device="cpu"))
+    for name, one in (("babyagent", work), ("two views", work.with_two_views())):
+        task.attempt(name, partial(estimate, mode, one.config, work.sizes[0]))
+
+
+def estimate(mode: FakeTensorMode, config: LearnerConfig, count: int) -> dict[str, Any]:
+    """Return the operations of a step, without fused attention (3 % more), and the bytes kept from forward to backward.
+
+    Call it in a process that trains nothing afterwards: constants that views keep have no contents then.
+    """
+    trainer = Trainer(config, torch.device("cpu"))
+    objective: Any = trainer.objective
+    torch.__future__.set_overwrite_module_params_on_conversion(True)
+    objective._apply(mode.from_tensor)
+    trainer.optimizer = torch.optim.AdamW(objective.trained())
+    kept: dict[int, int] = {weight.untyped_storage()._cdata: 0 for weight in objective.parameters()}
+
+    def keep(tensor: Tensor) -> Tensor:
+        kept.setdefault(tensor.untyped_storage()._cdata, tensor.untyped_storage().nbytes())
+        return tensor
+
+    hooks = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with mode, FlopCounterMode(display=False) as counter, hooks:
+        images = torch.empty(count, *config.memory.canvas, 3, dtype=torch.uint8)
+        bare_step(trainer, Batch(images, images.clone(), torch.ones(count)))
+    flops = counter.get_total_flops() / count
+    return {
+        "gflop_a_pair": flops / 1e9,
+        "pairs_per_s_at_peak": PEAK_FLOPS / flops,
+        "mib_kept_a_pair": sum(kept.values()) / count / 2**20,
+        "trained_weights": sum(weight.numel() for weight in objective.trained()),
+    }

@@ -41,12 +41,17 @@ def step_from(trainer: Trainer, batch: Batch, look: Look) -> Tensor:
 
 
 def timed(step: Step, device: torch.device, count: int) -> float:
-    """Return the seconds of one step, as the mean over `count` steps."""
+    """Return the seconds of one step, as the mean over `count` steps. Earlier work of a GPU does not count."""
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    wait()
     began_s = time.perf_counter()
     for _ in range(count):
         step()
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    wait()
     return (time.perf_counter() - began_s) / count
 
 
