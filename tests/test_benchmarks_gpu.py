@@ -38,6 +38,7 @@ FILES = (
 )
 NEEDS_THE_STREAM = {"learner.memory.decoding"}
 LONG_S = 300.0
+ON_PATH = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 @pytest.fixture
@@ -142,6 +143,43 @@ def test_the_command_runs_parts_without_those_packages_and_writes_each_result(
     ]
     assert lines[0]["results"]["pictures"] == {"pairs": pictures.REHEARSAL.pairs, "has_places": True}
     assert json.loads((tmp_path / "out" / "jpeg.json").read_text()) == lines[1]
+
+
+def test_a_step_of_every_objective_mixes_no_devices_on_cuda_tensors_without_contents(tmp_path: Path) -> None:
+    """Autograd needs a real card, so the gradients are made here."""
+    code = """
+import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from benchmarks.gpu.parts import Task
+from benchmarks.gpu.variants import prepared
+from benchmarks.gpu.workload import Workload
+from learner.objectives.contract import Batch
+
+work, mode = Workload.of(Task(device="cpu", scale="rehearsal", pictures="", out="")), FakeTensorMode()
+torch.__future__.set_overwrite_module_params_on_conversion(True)
+
+def there(tensor):
+    return torch.empty_like(mode.from_tensor(tensor), device="cuda")
+
+for workload in (*(work.changed(objective=one) for one in work.objectives.values()), work.with_two_views()):
+    trainer, batch = workload.start(4)
+    with mode:
+        trainer.objective._apply(there)
+        batch = Batch(there(batch.left), there(batch.right), there(batch.aspect))
+        trainer.device = torch.device("cuda")
+        prepared(trainer, batch, ("foreach",))
+        outcome = trainer.objective(batch, trainer.generator)
+        for weight in trainer.objective.trained():
+            weight.grad = torch.empty_like(weight)
+        norm = torch.nn.utils.clip_grad_norm_(trainer.objective.trained(), 1.0)
+        trainer.optimizer.step()
+        trainer.objective.after_step()
+        assert {one.device.type for one in (outcome.losses, outcome.priority, norm, *outcome.gauges.values())} == {"cuda"}
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ON_PATH, timeout=300
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_check_holds_between_the_cpu_and_itself(folder: Path, tmp_path: Path, one_thread: None) -> None:

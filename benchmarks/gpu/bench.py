@@ -127,7 +127,7 @@ def _flags(prog: str) -> argparse.ArgumentParser:
     flags = argparse.ArgumentParser(prog=prog, description=__doc__, formatter_class=kind, allow_abbrev=False)
     names = [part.name for part in PARTS]
     flags.add_argument("--minutes", type=float, default=8.0, help="of all parts together (default 8)")
-    flags.add_argument("--device", choices=("auto", "cuda", "cpu"), default="auto", help="auto: a GPU, if any")
+    flags.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: for a rehearsal")
     flags.add_argument("--scale", choices=("full", "rehearsal"), default="full", help="rehearsal: sizes for a CPU")
     flags.add_argument("--parts", nargs="+", choices=names, default=names, help="in the order of their worth")
     flags.add_argument("--images", type=Path, help="a folder of JPEG files, or a pack, instead of rendered images")

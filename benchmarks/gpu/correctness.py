@@ -28,7 +28,7 @@ from benchmarks.step.bare import views_from
 from learner.guard import GuardConfig
 from learner.memory.slots import Slots
 from learner.networks.encoder import Encoder
-from learner.objectives.contract import Batch
+from learner.objectives.contract import Batch, Look
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from learner.trainer import Trainer
 from learner.views import augment, crops
@@ -36,6 +36,11 @@ from learner.weights.export import export_encoder
 
 CPU = torch.device("cpu")
 PAIRS = 8
+STEP_BOUNDS = {"loss": 1e-4, "priority": 1e-4, "gradient": 1e-3, "change": 2e-2}
+"""Bounds of the relative errors of a step in float32: some hundred times those between two orders of summation on a CPU.
+
+The first change by AdamW is little more than the sign of the gradient, also where the gradient is near 0.
+"""
 CERTAIN = augment.Augmentation(flip=1, jitter=0, grey=1, blur=0, solarise=1)
 """An augmentation without random amounts."""
 
@@ -127,22 +132,19 @@ def step_against_cpu(work: Workload) -> Figures:
     look = theirs.objective.look(batch, theirs.generator)
     found, expected = (_stepped(trainer, batch, look) for trainer in (ours, theirs))
     return bounded(
-        loss=(abs(found["loss"] / expected["loss"] - 1), 1e-3),
-        priority=(relative_error(found["priority"], expected["priority"]), 5e-3),
-        gradient=(relative_error(found["gradient"], expected["gradient"]), 1e-2),
-        change=(1 - float(torch.cosine_similarity(found["change"], expected["change"], dim=0)), 2e-2),
+        **{name: (relative_error(found[name], expected[name]), bound) for name, bound in STEP_BOUNDS.items()}
     )
 
 
-def _stepped(trainer: Trainer, batch: Batch, look: Any) -> dict[str, Any]:
+def _stepped(trainer: Trainer, batch: Batch, look: Look) -> dict[str, Tensor]:
     before = _flat(list(trainer.objective.trained()))
     with views_from(trainer, moved(look, trainer.device)):
         step = trainer.step(moved(batch, trainer.device))
     return {
-        "loss": step.report.loss,
+        "loss": torch.tensor(step.report.loss),
         "priority": torch.from_numpy(step.priority),
         "gradient": _flat([weight.grad for weight in trainer.objective.trained()]),
-        "change": (_flat(list(trainer.objective.trained())) - before).double(),
+        "change": _flat(list(trainer.objective.trained())) - before,
     }
 
 
@@ -166,11 +168,9 @@ def gather(work: Workload) -> Figures:
     slots.left, slots.right, slots.aspect = images.left, images.right, images.aspect
     draws = [torch.randperm(32)[:PAIRS] for _ in range(20)]
     batches = [slots.batch(draw.numpy(), work.device) for draw in draws]
-    wrong = sum(
-        not (torch.equal(batch.left.cpu(), images.left[draw]) and torch.equal(batch.right.cpu(), images.right[draw]))
-        for batch, draw in zip(batches, draws, strict=True)
-    )
-    return bounded(wrong_batches=(wrong, 0))
+    drawn, found = torch.cat(draws), [(batch.left.cpu(), batch.right.cpu()) for batch in batches]
+    left, right = map(torch.cat, zip(*found, strict=True))
+    return {"ok": torch.equal(left, images.left[drawn]) and torch.equal(right, images.right[drawn])}
 
 
 def refused_step(work: Workload) -> Figures:

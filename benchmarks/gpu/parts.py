@@ -49,7 +49,7 @@ class Task:
     """The settings and limits of a part."""
 
     device: str
-    """auto, cuda or cpu."""
+    """cuda or cpu."""
     scale: str
     """"full", or "rehearsal": small sizes that a CPU finishes in seconds."""
     pictures: str

@@ -54,11 +54,10 @@ class Workload:
         The limits of the GPU are those that the part `step` has measured.
         """
         preset, sizes = (PRESETS["babyagent"], (128, 256, 512)) if task.is_full else (PRESETS["cpu"], (8, 16))
-        here = "cuda" if torch.cuda.is_available() else "cpu"
         known = task.results("step")
         return cls(
             config=dataclasses.replace(preset, precision="bfloat16"),
-            device=torch.device(here if task.device == "auto" else task.device),
+            device=torch.device(task.device),
             sizes=sizes,
             round_s=0.3 if task.is_full else 0.02,
             flops=known.get("flops", {}).get("of_a_pair", math.nan),
