@@ -38,7 +38,7 @@ from learner.errors import SettingsError
 PAIR_BYTES = 2 * 3 * NOISE_SIZE[0] * NOISE_SIZE[1]
 BACKLOG_PAIRS_PER_S = 150.0
 BUFFER_BYTES = 1 << 16
-TIMEOUT_S = 120.0
+TIMEOUT_S = 300.0
 OUTAGE_PAIRS_PER_S = 30.0
 SPOOL_BYTES = 1 << 30
 GOALS = {"backfill_share": 0.9, "live_p99_ratio": 1.2, "first_live_s": 1.0, "queue_mib": 64.0}

@@ -29,7 +29,7 @@ from stream.source import Cursor
 COMMIT_S = 0.3
 AT_ONCE = 64
 WORK_S = 0.01
-"""Pause between receiving pairs and committing them, as long as a training step: meanwhile other pairs wait in the queue."""
+"""Pause between receiving pairs and committing them, as long as a training step; other pairs wait in the queue until then."""
 _TAIL = struct.Struct("<Iq")
 
 

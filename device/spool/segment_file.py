@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
-from device.spool.answer import NotNow
+from device.spool.reply import NotNow
 from device.spool.segment import Segment, Size, State
 from stream.fsync import sync_path
 from stream.image import MAX_EYE_BYTES

@@ -32,11 +32,11 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from device.spool.answer import Answer
 from device.spool.consumers import Consumers
 from device.spool.consumers_file import load_consumers, save_consumers
 from device.spool.folder import SpoolFolder
 from device.spool.inventory import Inventory
+from device.spool.reply import Reply
 from device.spool.rules import SpoolLimits, SpoolRules, SpoolStats
 from device.spool.segment import Removal, State
 from device.spool.segment_file import SegmentFile
@@ -139,18 +139,18 @@ class Spool:
             self._read_s = self._clock()
             plan, known_end = self._inventory.plan_read(epoch, first, last)
             parts = [(segment, end, self._files.files[segment]) for segment, end in plan]
-        answer = Answer(self.device, epoch, first, credit_bytes)
+        reply = Reply(self.device, epoch, first, credit_bytes)
         for segment, end, file in parts:
-            answer.lose(segment.first)
+            reply.lose(segment.first)
             with file.reading() as row_of:
-                unreadable = answer.extend(end, row_of)
+                unreadable = reply.extend(end, row_of)
             with self._changed:
                 self._inventory.mark_unreadable(segment, unreadable)
-            if answer.next < end:
+            if reply.next < end:
                 break
         else:
-            answer.lose(known_end)
-        return answer.reading()
+            reply.lose(known_end)
+        return reply.reading()
 
     def register(self, consumer: str) -> None:
         """See `Shelf`. A name that is not allowed is ignored, and so is a further consumer if there are too many already."""

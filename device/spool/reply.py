@@ -14,7 +14,7 @@ class NotNow(Exception):
     """A row cannot be read at this moment; a later attempt may succeed."""
 
 
-class Answer:
+class Reply:
     """A reply that grows: every number in [first, next) is either among its rows or in its lost ranges.
 
     credit_bytes: limit of the image bytes that it carries; the first row may exceed it.
