@@ -48,6 +48,17 @@ def test_what_differs_stands_side_by_side_and_what_does_not_is_left_out(runs: li
     assert "<th>digits, student, k-NN</th><td>25.0 → 30.0 (+5.0)</td><td>25.0 → 20.0 (-5.0)</td>" in html
 
 
+def test_a_setting_that_only_has_another_name_in_an_earlier_version_does_not_differ(
+    runs: list[Path], tmp_path: Path
+) -> None:
+    for run, name, factor in zip(runs, ("most_rollbacks", "max_rollbacks"), (0.5, 0.25), strict=True):
+        settings = {"guard": {name: 3, "rate_after_rollback": factor}}
+        (run / "config.json").write_text(json.dumps(settings))
+    html, text = compared(runs, tmp_path)
+    assert "<th>guard.rate_after_rollback</th><td>0.5</td><td>0.25</td>" in html
+    assert "rollbacks" not in text.replace("rollbacks after a collapse", "")
+
+
 def test_curves_lie_over_each_other_in_the_colours_of_their_runs(runs: list[Path], tmp_path: Path) -> None:
     html, text = compared(runs, tmp_path)
     assert "digits, student: k-NN, %" in text

@@ -281,6 +281,14 @@ def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -
         PROGRAM.run(words, Stop())
 
 
+def test_json_is_printed_once_by_the_first_process(nursery: Nursery, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    codes, printed = nursery.run(run, 2, "--max-steps", "1", "--json")
+    assert codes == [0, 0], printed
+    assert json.loads(printed)["steps"] == 1
+    assert run.with_name("run.1").read_text() == ""
+
+
 def test_a_setting_that_is_refused_ends_all_processes_and_is_said_once(nursery: Nursery, tmp_path: Path) -> None:
     run = tmp_path / "run"
     for words, message in (

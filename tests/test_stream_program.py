@@ -40,6 +40,8 @@ RAISED: list[BaseException] = []
 def greet(settings: Greeting, _stop: Stop) -> Result:
     if RAISED:
         raise RAISED[0]
+    if not settings.name:
+        return Result("nobody is here" if settings.times > 1 else "")
     return Result(f"hello {settings.name} {settings.times}", {"name": settings.name})
 
 
@@ -87,6 +89,8 @@ PRESETS = Command(
         ([], "hello world 1\n"),
         (["--name", "you", "--times", "2"], "hello you 2\n"),
         (["--name", "you", "--json"], '{"name": "you"}\n'),
+        (["--name", "", "--times", "2", "--json"], "nobody is here\n"),
+        (["--name", "", "--json"], ""),
         (["more"], "hello world 1\n"),
         (["more", "--preset", "five", "--name", "you"], "hello you 5\n"),
         (["more", "--preset=five", "--times", "3"], "hello world 3\n"),

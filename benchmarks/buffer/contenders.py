@@ -1,7 +1,4 @@
-"""The buffers that are compared, ours and others'. Each is used in the few lines that its own documentation recommends.
-@ benchmarks/buffer/contenders.py:.(ALPHA, BETA)
-The exponents of prioritised experience replay (Schaul et al. 2016); both libraries have the same defaults.
-"""
+"""The buffers that are compared, ours and others'. Each is used in the few lines that its own documentation recommends."""
 
 from __future__ import annotations
 

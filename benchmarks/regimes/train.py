@@ -27,10 +27,9 @@ from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
 HOURS_OFFLINE = 1.0
-"""Hours for which the original rig had to be offline before the night began. @ benchmarks/regimes/train.py:.(FIRST_DECAY,
-LAST_DECAY) The weight decay of the original experiment: it follows a cosine over a night, between these values."""
+"""Hours for which the original rig had to be offline before the night began."""
 FIRST_DECAY, LAST_DECAY = 0.001, 0.2
-"""The original weight decay, along a cosine over a night."""
+"""The weight decay of the original experiment: it follows a cosine over a night, between these values."""
 
 
 @dataclass(frozen=True, kw_only=True)

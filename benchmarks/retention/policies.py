@@ -2,8 +2,6 @@
 
 All policies draw uniformly from the kept pairs, except the one that is named so, and therefore differ in retention only. The
 policies of others override which pair leaves, and inherit everything else.
-@ benchmarks/retention/policies.py:.(IID, NONE)
-The references: all pairs kept and in shuffled order; and a memory that holds only the new pairs of one step.
 """
 
 from __future__ import annotations

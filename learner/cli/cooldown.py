@@ -30,10 +30,7 @@ Exit codes: 0 done, 1 failed on the way, 2 wrong settings."""
 
 @dataclass(frozen=True, kw_only=True)
 class CooldownSettings:
-    """Train a short branch of a run with a falling learning rate, and export its weights (a cool-down).
-    @ buffer/store.py:.(APPLICATION, VERSION)
-    Numbers in the header of the file: they show that it is a store, and the version of its schema.
-    """
+    """Train a short branch of a run with a falling learning rate, and export its weights (a cool-down)."""
 
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run directory."""

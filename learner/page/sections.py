@@ -178,7 +178,7 @@ def _facts(facts: Mapping[str, str]) -> str:
     return f"<dl>{''.join(f'<dt>{escape(name)}</dt><dd>{escape(value)}</dd>' for name, value in facts.items())}</dl>"
 
 
-@lru_cache(maxsize=LIVE_DEVICES)
+@lru_cache(maxsize=LIVE_DEVICES + 1)  # one for devices without a pair
 def _both_eyes(pair: EncodedPair | None) -> str:
     """Return both eyes as small images, or a note if there is no pair or it does not decode."""
     if pair is None:

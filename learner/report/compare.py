@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from learner import legacy
 from learner.errors import LearnerError
 from learner.report.figures import MAX_RUNS, run_curves
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
@@ -54,7 +55,7 @@ def _read(folder: Path, name: str) -> ComparedRun:
     return ComparedRun(
         name,
         read_object(folder / "summary.json"),
-        dict(flat(read_object(folder / "config.json") or {})),
+        dict(flat(legacy.renamed(read_object(folder / "config.json") or {}, legacy.SETTINGS))),
         read_lines(folder / "steps.jsonl") or [],
         by_encoder(read_lines(folder / "probes.jsonl") or []),
     )

@@ -48,7 +48,7 @@ class Command:
         """
         settings = self.parse(words, prog)
         result = self.run(settings, stop)
-        if getattr(settings, "json", False):
+        if getattr(settings, "json", False) and result.figures is not None:
             return replace(result, text=json.dumps(result.figures))
         return result
 
