@@ -567,7 +567,7 @@ def test_a_real_refusal_of_the_system_is_counted_and_ends_when_there_is_room_aga
         [sys.executable, "-c", LIMITED, str(tmp_path)], env=environment, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    assert "pairs are live only" in done.stderr
+    assert re.search(r"pairs are live only: .* pairs=1 count=1$", done.stderr, re.MULTILINE)
 
 
 # --- acknowledged ---------------------------------------------------------------------------------------------------
@@ -835,6 +835,26 @@ def test_full_segments_become_plain_databases_that_nobody_writes(tmp_path: Path)
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
             assert connection.execute("PRAGMA integrity_check").fetchone() == ("ok",)
             assert connection.execute("PRAGMA journal_mode").fetchone() == ("delete",)
+
+
+def test_a_segment_that_is_deleted_while_a_full_disk_refuses_its_sealing_is_closed_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = threading.Event()
+    with open_spool(tmp_path, epoch=A) as spool:
+
+        def seal(_file: SegmentFile, end: int) -> None:
+            spool.acknowledge("one", {A: end})
+            refused.set()
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(SegmentFile, "seal", seal)
+            patch.setattr("device.spool.threads.SEAL_RETRY_S", 1e4)
+            for seq in range(30):  # two full segments, of which the first is to be sealed
+                assert spool.append(make_pair(seq, A))
+            assert refused.wait(WAIT_S)
+            assert spool.wait_sealed(WAIT_S), "the files of the deleted segment stay open"
 
 
 def test_the_newest_full_segment_is_sealed_only_when_the_next_one_is_full(tmp_path: Path) -> None:

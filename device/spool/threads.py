@@ -119,7 +119,7 @@ class SealThread:
         except (sqlite3.Error, OSError) as error:
             if segment.state is not State.DELETED:
                 self._on_error(file.path, error)
-            if is_disk_full(error):
+            if is_disk_full(error) and segment.state is not State.DELETED:
                 return False
             state = State.UNSEALABLE
         with self._changed:

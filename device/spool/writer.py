@@ -26,7 +26,7 @@ class Writer:
     free_bytes: Callable[[], int]
     """Free bytes on the disk; may raise OSError."""
     on_refusal: Callable[[str], None]
-    """Called with the reason when the disk refuses a pair."""
+    """Called when the disk refuses a pair, with the reason and the number of all refused pairs."""
 
     def append(self, seq: int, row: PairParts) -> SegmentFile | None:
         """Append a pair; return the file that now holds it, or None if the disk refused it."""
@@ -49,7 +49,7 @@ class Writer:
                     self.files.remove(self.rules.write_failed(disk_full=is_disk_full(error)))
                     reason = str(error)
         self.rules.refused(self.clock())
-        self.on_refusal(f"{reason} count={self.rules.unspooled + 1}")
+        self.on_refusal(f"{reason} pairs={self.rules.unspooled + 1}")
         return None
 
     def _try_append(self, seq: int, row: PairParts) -> SegmentFile | None:
