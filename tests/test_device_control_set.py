@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import cv2
 import pytest
 
+from device.__main__ import main
 from device.camera import CameraError
 from device.sim.camera import SimConfig
 from device.sim.control_set import ControlSetSummary, write_control_set
@@ -75,3 +77,19 @@ def test_a_walk_too_short_to_see_every_place_is_refused_before_anything_is_writt
 def test_numbers_below_one_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="at least 1"):
         write_control_set(tmp_path / "new", config=SMALL, **wrong)
+
+
+def test_an_interrupted_walk_says_that_nothing_was_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_arguments: object, **_settings: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("device.cli.walk.write_control_set", interrupted)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        assert main(["walk", "--out", str(tmp_path / "set")]) == 1
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+    assert "error: interrupted, nothing was written\n" in capsys.readouterr().err

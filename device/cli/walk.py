@@ -43,7 +43,7 @@ class WalkSettings:
 
 
 def run(settings: WalkSettings, stop: Stop) -> Result:
-    """Write the set. Raises CameraError or ValueError for settings that cannot be used, KeyboardInterrupt at Ctrl-C."""
+    """Write the set. Raises CameraError or ValueError for settings that cannot be used, InterruptedError at Ctrl-C."""
     configure_opencv()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # an incomplete set has no use, so Ctrl-C ends at once
     config = SimConfig(
@@ -53,10 +53,13 @@ def run(settings: WalkSettings, stop: Stop) -> Result:
         textures=settings.textures,
         places=settings.places,
     )
-    with Console(stderr=True).status(f"painting {settings.places} places"):
-        written = write_control_set(
-            settings.out, config=config, count=settings.count, every=settings.every, per_place=settings.per_place
-        )
+    try:
+        with Console(stderr=True).status(f"painting {settings.places} places"):
+            written = write_control_set(
+                settings.out, config=config, count=settings.count, every=settings.every, per_place=settings.per_place
+            )
+    except KeyboardInterrupt as error:
+        raise InterruptedError("interrupted, nothing was written") from error
     figures = {"folder": str(written.folder), "places": written.places, "images": written.images}
     return Result(format_counts(figures), figures)
 
