@@ -52,6 +52,21 @@ def test_an_empty_folder_is_taken(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "config.json").read_text())["pacing"]["batch_size"] == 8
 
 
+def test_a_run_that_was_killed_while_it_wrote_its_settings_begins_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(draft: Path, _target: Path) -> None:
+        raise OSError(28, "No space left on device", str(draft))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "rename", killed)
+        with pytest.raises(SettingsError, match="cannot be written"):
+            RunDirectory(tmp_path / "run", TINY)
+    assert len(contents(tmp_path)) == 1
+    RunDirectory(tmp_path / "run", TINY)
+    assert list(contents(tmp_path)) == ["run/config.json"]
+
+
 def test_other_settings_are_refused_by_name_and_nothing_is_written(tmp_path: Path) -> None:
     RunDirectory(tmp_path, TINY)
     before = contents(tmp_path)

@@ -28,6 +28,8 @@ from stream.fsync import replace_file, sync_path
 
 EXPORT = "export"
 """The folder of a run with the weights for others."""
+_DRAFT = ".config.json"
+"""`stream.fsync.replace_file` writes it first: a kill or a full disk at the very start of a run leaves only this file."""
 
 
 class RunDirectory:
@@ -47,7 +49,7 @@ class RunDirectory:
         if settings.is_file():
             require_same(path, config)
             _check_store(self)
-        elif path.exists() and (not path.is_dir() or any(path.iterdir())):
+        elif path.exists() and (not path.is_dir() or any(file.name != _DRAFT for file in path.iterdir())):
             raise SettingsError(f"--run-dir {path} is not an empty folder and holds no run: choose another one")
         else:
             _create(path, config)
