@@ -1,4 +1,4 @@
-"""The example files of deploy/, written from the settings themselves: `python tests/example_settings.py` writes them anew."""
+"""The example files of deploy/ are generated from the settings: `python tests/example_settings.py` writes them again."""
 
 from __future__ import annotations
 

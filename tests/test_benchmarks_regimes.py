@@ -131,7 +131,7 @@ def test_rate_and_decay_of_a_night_go_along_the_seeds_cosines(
     steps = 3 * (48 // BATCH)
     turn = (1 + np.cos(np.pi * np.arange(steps) / steps)) / 2
     assert watch.rates[:steps] == pytest.approx(config().schedule.learning_rate * turn)
-    assert watch.rates[steps] == pytest.approx(config().schedule.learning_rate)  # the next night begins anew
+    assert watch.rates[steps] == pytest.approx(config().schedule.learning_rate)  # the next night starts again
     assert watch.decays[:steps] == pytest.approx(LAST_DECAY - (LAST_DECAY - FIRST_DECAY) * turn)
 
 

@@ -75,7 +75,7 @@ def inclusion_counts(trials: int, capacity: int, phi: NDArray[np.float64], **pol
 
 
 def within(estimates: list[float], truth: float, *, precision: float) -> bool:
-    """Whether the mean is the truth but for four standard errors, of at most `precision`: heavy tails excuse nothing."""
+    """Return whether the mean is within four standard errors of the truth and its standard error at most `precision`."""
     error = float(np.std(estimates, ddof=1)) / math.sqrt(len(estimates))
     return error <= precision and abs(float(np.mean(estimates)) - truth) <= 4 * error
 

@@ -373,7 +373,7 @@ def run(target: Target, plan: Plan) -> None:
 
 @pytest.fixture(autouse=True)
 def quiet(caplog: pytest.LogCaptureFixture) -> None:
-    """What is said about damaged files is not kept, a hundred thousand times."""
+    """Keep the log quiet: a hundred thousand damaged files would fill it with warnings."""
     caplog.set_level("CRITICAL")
 
 

@@ -1,4 +1,4 @@
-"""Several runs on one page: what differs between them, each in its colour; what is missing is said."""
+"""A comparison shows several runs on one page: their differences, each run in its colour, and what is missing."""
 
 from __future__ import annotations
 
