@@ -8,35 +8,30 @@ empty.
 
 from __future__ import annotations
 
-import logging
 import re
 import sqlite3
 import threading
 import uuid
-import zlib
 from collections import deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import Self
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from buffer.patience import Patience
+from buffer.store_reader import APPLICATION, VERSION, StoreError, StoreReader, commits_of, crc_of
 from buffer.validation import key_vector, require, rises
-
-log = logging.getLogger(__name__)
 
 RESTORABLE = 2
 """Number of commits that can be restored: the newest one and, in case something outside the store is damaged, its predecessor."""
 MAX_BYTES = 512 << 20
 """Largest size of an item and of a note: a row of SQLite ends at 1 GB."""
-APPLICATION, VERSION = 0x62616279, 1
-"""In the header of the file: that it is a store, and the version of its schema."""
 WAL_BYTES = 64 << 20
 """Bytes written before SQLite copies them into the file and syncs: its default, 4 MiB, is a dozen pairs of 720p."""
 
@@ -53,18 +48,6 @@ _SETTINGS = (
 )
 
 
-class StoreError(OSError):
-    """The file cannot be read or written: the disk is full, it is damaged, or it is not a store of this version. One line."""
-
-
-class Commit(NamedTuple):
-    """A commit that can be restored. number counts from 1; keys: int64 [n], rising."""
-
-    number: int
-    note: bytes
-    keys: NDArray[np.int64]
-
-
 @dataclass(frozen=True, slots=True)
 class _Job:
     """Work for the writer, in a transaction of its own, which is durable before `done` is set."""
@@ -72,47 +55,6 @@ class _Job:
     work: Callable[[], None]
     waiting_bytes: int = 0
     done: Future[None] | None = None
-
-
-class StoreReader:
-    """Reads the store at `path`, also beside the process that writes it. Items that later commits do not name may be gone."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def commits(self) -> list[Commit]:
-        """Return the commits that can be restored, newest first; a damaged one is left out and logged. Raises StoreError."""
-        with self._reading() as connection:
-            return _commits(connection)
-
-    def items(self, keys: ArrayLike) -> Iterator[bytes]:
-        """Yield the items of these keys, int64 [n], in their order. Raises StoreError at an item that is missing or damaged."""
-        with self._reading() as connection:
-            for key in key_vector(keys).tolist():
-                row = connection.execute("SELECT crc, item FROM items WHERE key = ?", (key,)).fetchone()
-                if row is None:
-                    raise sqlite3.DatabaseError(f"item {key} is missing")
-                if row[0] != _crc(key, row[1]):
-                    raise sqlite3.DatabaseError(f"item {key} is damaged")
-                yield row[1]
-
-    @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        """Open a connection for the caller alone, beside the writer; it creates no file."""
-        with (
-            self._errors("read", "restore it from a copy, or choose another place"),
-            closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True)) as connection,
-        ):
-            yield connection
-
-    @contextmanager
-    def _errors(self, done: str, advice: str) -> Iterator[None]:
-        """Turn errors of SQLite into one line."""
-        try:
-            yield
-        except (sqlite3.Error, UnicodeDecodeError) as error:  # UnicodeDecodeError: the message quotes damaged bytes
-            reason = " ".join(str(error).split())
-            raise StoreError(f"{self._path} cannot be {done} ({reason}): {advice}") from error
 
 
 class Store(StoreReader):
@@ -267,7 +209,7 @@ class Store(StoreReader):
                 waiting.done.set_exception(error)
 
     def _write_item(self, key: int, item: bytes) -> None:
-        self._connection.execute("INSERT INTO items VALUES (?, ?, ?)", (key, _crc(key, item), item))
+        self._connection.execute("INSERT INTO items VALUES (?, ?, ?)", (key, crc_of(key, item), item))
         self._present.add(key)
 
     def _write_commit(self, keys: NDArray[np.int64], note: bytes) -> None:
@@ -276,7 +218,7 @@ class Store(StoreReader):
             raise StoreError(f"{self._path}: {len(missing)} keys of a commit were never put, such as {missing[:8]}")
         (number,) = self._connection.execute("SELECT ifnull(max(number), 0) + 1 FROM commits").fetchone()
         packed = keys.astype("<i8").tobytes()
-        row = (number, _crc(number, packed + note), packed, note)
+        row = (number, crc_of(number, packed + note), packed, note)
         self._connection.execute("INSERT INTO commits VALUES (?, ?, ?, ?)", row)
         self._connection.execute("DELETE FROM commits WHERE number <= ?", (number - RESTORABLE,))
         self._forget_unnamed(upto=int(keys[-1]) if keys.size else -1)
@@ -287,7 +229,7 @@ class Store(StoreReader):
 
     def _forget_unnamed(self, upto: int = (1 << 63) - 1) -> None:
         """Delete the items up to this key that no commit names."""
-        named = {key for commit in _commits(self._connection) for key in commit.keys.tolist()}
+        named = {key for commit in commits_of(self._connection) for key in commit.keys.tolist()}
         gone = [key for key in self._present if key <= upto and key not in named]
         self._connection.executemany("DELETE FROM items WHERE key = ?", ((key,) for key in gone))
         self._present.difference_update(gone)
@@ -316,7 +258,11 @@ def _open(connection: sqlite3.Connection) -> str:
     if is_new:
         _create(connection)
     identity, crc = connection.execute("SELECT identity, crc FROM identity").fetchone() or ("", 0)
-    if not isinstance(identity, str) or not re.fullmatch("[0-9a-f]{32}", identity) or _crc(0, identity.encode()) != crc:
+    if (
+        not isinstance(identity, str)
+        or not re.fullmatch("[0-9a-f]{32}", identity)
+        or crc_of(0, identity.encode()) != crc
+    ):
         raise sqlite3.DatabaseError("its identity is damaged")
     return identity
 
@@ -326,7 +272,7 @@ def _create(connection: sqlite3.Connection) -> None:
     with _transaction(connection, durable=True):
         for statement in _SCHEMA:
             connection.execute(statement)
-        connection.execute("INSERT INTO identity VALUES (?, ?)", (identity, _crc(0, identity.encode())))
+        connection.execute("INSERT INTO identity VALUES (?, ?)", (identity, crc_of(0, identity.encode())))
         connection.execute(f"PRAGMA application_id = {APPLICATION}")
         connection.execute(f"PRAGMA user_version = {VERSION}")
 
@@ -338,23 +284,3 @@ def _transaction(connection: sqlite3.Connection, *, durable: bool) -> Iterator[N
     connection.execute("BEGIN IMMEDIATE")
     yield
     connection.execute("COMMIT")
-
-
-def _commits(connection: sqlite3.Connection) -> list[Commit]:
-    """Return the undamaged commits, newest first. Raises sqlite3.Error if all are damaged: that is not an empty store."""
-    found, damaged = [], []
-    for number, crc, packed, note in connection.execute("SELECT * FROM commits ORDER BY number DESC"):
-        if isinstance(packed, bytes) and isinstance(note, bytes) and _crc(number, packed + note) == crc:
-            found.append(Commit(number, note, np.frombuffer(packed, "<i8").astype(np.int64)))
-        else:
-            damaged.append(number)
-    if damaged and not found:
-        raise sqlite3.DatabaseError(f"commit {damaged[0]} is damaged, and there is no other one")
-    for number in damaged:
-        log.warning("commit %d of the store is damaged: it cannot be restored", number)
-    return found
-
-
-def _crc(number: int, data: bytes) -> int:
-    """Checksum the data with the number of their row, so that a row in the place of another one is found."""
-    return zlib.crc32(data, number & 0xFFFFFFFF) if isinstance(data, bytes) else -1

@@ -16,8 +16,9 @@ from buffer.store import Store
 from learner.loop import Learner, learn
 from learner.metrics import LearnerMetrics
 from learner.runs.checkpoint import CheckpointFolder
-from learner.runs.commit import Committer, restore
+from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
+from learner.runs.restore import restore
 from stream.pair import EncodedPair
 from stream.source import Cursor, IteratorSource
 

@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from buffer.patience import Patience
-from buffer.store import RESTORABLE, Store, StoreError, StoreReader
+from buffer.store import RESTORABLE, Store
+from buffer.store_reader import StoreError, StoreReader
 
 ROOT = Path(__file__).parents[1]
 WAIT_S = 60.0
@@ -356,7 +357,8 @@ def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
 CHILD = """
 import random, resource, sys
 from pathlib import Path
-from buffer.store import Store, StoreError
+from buffer.store import Store
+from buffer.store_reader import StoreError
 from test_buffer_store import item_of
 
 path, limit_bytes = Path(sys.argv[1]), int(sys.argv[2])

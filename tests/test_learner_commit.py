@@ -28,8 +28,9 @@ from tiny_learner import TINY, committed, make_pair, tiny_learner
 from buffer.store import Store
 from learner.errors import LearnerError
 from learner.runs.checkpoint import CheckpointFolder, save_checkpoint
-from learner.runs.commit import Note, copy_state, pack, restore, unpack
+from learner.runs.commit import Note, copy_state, pack, unpack
 from learner.runs.folder import RunDirectory
+from learner.runs.restore import restore
 from stream.errors import MalformedMessage
 
 ROOT = Path(__file__).parents[1]

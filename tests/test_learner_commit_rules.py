@@ -13,10 +13,11 @@ from committing import Acknowledging
 from learner_state import digest
 from tiny_learner import make_pairs, tiny_learner
 
-from buffer.store import Commit
+from buffer.store_reader import Commit
 from learner.errors import LearnerError
 from learner.loop import Learner, learn
-from learner.runs.commit import Committer, restore
+from learner.runs.commit import Committer
+from learner.runs.restore import restore
 
 
 class AtOnce(Executor):

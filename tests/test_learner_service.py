@@ -30,8 +30,9 @@ from learner.page.live import Live
 from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
 from learner.runs.checkpoint import CheckpointFolder
-from learner.runs.commit import Committer, restore
+from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
+from learner.runs.restore import restore
 from learner.service.observers import Observers
 from learner.service.screen import Screen
 from learner.service.service import Service

@@ -19,7 +19,8 @@ from recorded import read_pairs
 from safetensors.torch import load_file
 from torch import Tensor
 
-from buffer.store import Store, StoreReader
+from buffer.store import Store
+from buffer.store_reader import StoreReader
 from device.spool.consumers import Consumers
 from device.spool.consumers_file import load_consumers
 from device.spool.rules import SpoolLimits

@@ -24,7 +24,7 @@ from learner.loop import Learner
 from learner.memory import pictures
 from learner.memory.canvas import on_canvas
 from learner.runs.checkpoint import CheckpointFolder
-from learner.runs.commit import restore
+from learner.runs.restore import restore
 from learner.runs.settings import from_plain
 from stream.image import Image
 

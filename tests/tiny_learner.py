@@ -16,8 +16,8 @@ from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgentConfig
 from learner.pacing import PacingConfig
 from learner.runs.checkpoint import CheckpointFolder
-from learner.runs.commit import restore
 from learner.runs.folder import RunDirectory
+from learner.runs.restore import restore
 from learner.schedule import ScheduleConfig
 from stream.codec import encode_pair
 from stream.pair import Codec, EncodedPair

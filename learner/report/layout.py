@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from sklearn.manifold import TSNE
 
-from buffer.store import StoreError
+from buffer.store_reader import StoreError
 from learner.errors import LearnerError
 from learner.probes.probe import extract
 from learner.report.recent_pairs import recent_pairs

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from buffer.store import StoreError, StoreReader
+from buffer.store_reader import StoreError, StoreReader
 from learner.memory.canvas import on_canvas
 from learner.runs.commit import unpack
 from stream.codec import decode

@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 
-from buffer.store import StoreReader
+from buffer.store_reader import StoreReader
 from learner.config import to_plain
 from learner.errors import SettingsError
 from learner.loop import Learner, StepReport
 from learner.runs.checkpoint import CheckpointFolder
-from learner.runs.commit import load_newest
 from learner.runs.folder import RunDirectory
+from learner.runs.restore import load_newest
 from learner.runs.settings import settings_of
 from learner.schedule import cooldown_factor
 from learner.weights.export import export_encoder
