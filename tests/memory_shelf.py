@@ -94,13 +94,14 @@ class MemoryShelf:
                     credit_bytes -= len(row[1]) + len(row[2])
             return Reading(max(first, stop), list(lost), rows)
 
-    def register(self, consumer: str) -> None:
+    def register(self, consumer: str, peer: str | None = None) -> bool:
         """See Shelf."""
         with self._lock:
             self._check()
             self.consumers.setdefault(consumer, {})
+            return True
 
-    def acknowledge(self, consumer: str, upto: Mapping[str, int]) -> None:
+    def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """See Shelf."""
         with self._lock:
             self._check()

@@ -89,10 +89,11 @@ class HeaderShelf:
         ]
         return Reading(first + len(rows), [], rows)
 
-    def register(self, consumer: str) -> None:
-        """Do nothing: every pair is kept."""
+    def register(self, consumer: str, peer: str | None = None) -> bool:
+        """Return True: every pair is kept."""
+        return True
 
-    def acknowledge(self, consumer: str, upto: Mapping[str, int]) -> None:
+    def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """Do nothing: every pair is kept."""
 
 

@@ -152,20 +152,24 @@ class Spool:
             reply.lose(known_end)
         return reply.reading()
 
-    def register(self, consumer: str) -> None:
+    def register(self, consumer: str, peer: str | None = None) -> bool:
         """See `Shelf`. A name that is not allowed is ignored, and so is a further consumer if there are too many already."""
-        self.acknowledge(consumer, {})
+        return self._acknowledge(consumer, {}, peer)
 
-    def acknowledge(self, consumer: str, upto: Mapping[str, int]) -> None:
+    def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """See `Shelf`. Epochs and numbers that are not in the spool are ignored."""
+        self._acknowledge(consumer, upto, peer)
+
+    def _acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None) -> bool:
         with self._changed:
             now_s = self._clock()
-            if self._rules.consumers.register(consumer, now_s):
+            if known := self._rules.consumers.register(consumer, now_s):
                 self._remove(self._rules.acknowledge(consumer, upto, now_s))
             else:
                 text = "no pairs are kept for consumer %r: its name is not allowed, or there are too many consumers"
                 self._warn("consumer", text, consumer)
         self._save_consumers()
+        return known
 
     def awaited(self, heard_within_s: float) -> dict[str, int]:
         """Return, by consumer, the number of pairs that it has not acknowledged yet.

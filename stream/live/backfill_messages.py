@@ -95,6 +95,8 @@ class SpansReply(_Reply, frozen=True, tag="here"):
     now_ns: Count
     """The rig's clock, nanoseconds since 1970."""
     vitals: Vitals = Vitals()
+    kept: bool = True
+    """Whether the rig keeps pairs for the consumer that asked; a consumer without a name is told True."""
 
 
 class PairsRequest(_Request, frozen=True, tag="get"):
@@ -166,11 +168,18 @@ class Shelf(Protocol):
         unknown epoch are lost.
         """
 
-    def register(self, consumer: str) -> None:
-        """Keep pairs for this consumer from now on; idempotent."""
+    def register(self, consumer: str, peer: str | None = None) -> bool:
+        """Keep pairs for this consumer from now on, and return whether they are kept; idempotent.
 
-    def acknowledge(self, consumer: str, upto: Mapping[str, int]) -> None:
-        """Record that all pairs below `upto[epoch]` are durable at this consumer; the numbers never decrease."""
+        peer: the name under which the key of the asking connection is trusted; None where there are no keys. The first peer that
+        uses a consumer's name owns it, and every other peer is refused.
+        """
+
+    def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
+        """Record that all pairs below `upto[epoch]` are durable at this consumer; the numbers never decrease.
+
+        peer: as for `register`; an acknowledgement of a peer that does not own the name changes nothing.
+        """
 
 
 encode_message = msgspec.msgpack.Encoder().encode

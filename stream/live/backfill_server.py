@@ -34,21 +34,27 @@ LOG_INTERVAL_S = 10.0
 
 
 def reply_to(
-    request: messages.Request, shelf: messages.Shelf, *, over: bool, now_ns: int, vitals: Callable[[], messages.Vitals]
+    request: messages.Request,
+    shelf: messages.Shelf,
+    *,
+    over: bool,
+    now_ns: int,
+    vitals: Callable[[], messages.Vitals],
+    peer: str | None = None,
 ) -> tuple[messages.Reply, Sequence[messages.PairParts]]:
     """Return the reply to a request, and the pairs that follow it. Only the shelf is read and changed.
 
-    over: whether the stream has ended, so that no epoch is open. now_ns: nanoseconds since 1970.
+    over: whether the stream has ended, so that no epoch is open. now_ns: nanoseconds since 1970. peer: the name under which the
+    key of the asking connection is trusted; None where there are no keys.
     """
     match request:
         case messages.SpansRequest():
-            if request.consumer:
-                shelf.register(request.consumer)
+            kept = not request.consumer or shelf.register(request.consumer, peer)
             spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans()]
-            return messages.SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals()), ()
+            return messages.SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals(), kept), ()
         case messages.AckRequest():
             if request.consumer:
-                shelf.acknowledge(request.consumer, request.upto)
+                shelf.acknowledge(request.consumer, request.upto, peer)
             return messages.AckReply(2, shelf.device, request.sent_ns), ()
         case messages.PairsRequest():
             reading = shelf.read(request.epoch, request.first, request.last, request.credit_bytes)
