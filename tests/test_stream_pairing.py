@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stream.recording.pairing import MAX_WAITING, MAX_WAITING_BYTES, TOLERANCE_NS, EyeName, Pairing, TimedImage
+from stream.pairing import MAX_WAITING, MAX_WAITING_BYTES, TOLERANCE_NS, EyeName, Pairing, TimedImage
 
 MS = 1_000_000
 

@@ -19,7 +19,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from stream.image import MAX_EYE_BYTES, MAX_SIDE, Image
 from stream.pair import Header
-from stream.recording.pairing import TimedImage
+from stream.pairing import TimedImage
 from stream.recording.protobuf import Fields, bytes_field
 
 

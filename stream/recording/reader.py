@@ -21,8 +21,8 @@ from stream.codec import encode_pair, images_crc
 from stream.errors import StreamError, reported_as
 from stream.image import Image
 from stream.pair import EncodedPair, Header
+from stream.pairing import EyeName, Pairing, TimedImage
 from stream.recording.mcap_reader import McapReader, Message
-from stream.recording.pairing import EyeName, Pairing, TimedImage
 from stream.recording.payload import COMPRESSED, HEADER, RAW, read_eye, read_header
 
 log = logging.getLogger(__name__)
