@@ -1,21 +1,46 @@
-"""Makes pairs from the images of two independent topics, by the nearest time. Pure."""
+"""Makes pairs from the images of two eyes, by the nearest time: for cameras, films, folders and recordings. Pure."""
 
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Literal
+from itertools import pairwise
+from statistics import median
+from typing import Generic, Literal, Protocol, TypeVar
 
 from stream.image import Image
 
 TOLERANCE_NS = 20_000_000
-"""Images further apart make no pair: half the period of a camera of 25 Hz."""
+"""The tolerance as long as no eye has had two images: half the period of a camera of 25 Hz."""
+ROUNDING_NS = 1_000_000
+"""What is added to half a frame, because many tools round times to a millisecond."""
+STEP_BACK_NS = 1_000_000_000
+"""A time that is so much older than the one before it is a clock that was set, or a recording that begins again."""
 MAX_WAITING = 64
 MAX_WAITING_BYTES = 64 << 20
 """Limits of the images of one eye that wait, in number and bytes. Beyond them the oldest is dropped, but one image always
 stays."""
+MAX_NAMES = 4
+"""How many images without a partner are named for each eye."""
+_INTERVALS = 9
 
 EyeName = Literal["left", "right"]
+
+
+class Timed(Protocol):
+    """Anything that can be paired."""
+
+    @property
+    def captured_ns(self) -> int:
+        """Nanoseconds, on one clock for both eyes."""
+
+    @property
+    def size(self) -> int:
+        """Size in bytes, as it is held in memory."""
+
+
+T = TypeVar("T", bound=Timed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,52 +58,125 @@ class TimedImage:
         return len(self.image) if isinstance(self.image, bytes) else self.image.nbytes
 
 
-class Pairing:
+class Pairing(Generic[T]):
     """Receives the images of both eyes, each eye in the order of its time, and forms pairs.
 
     A pair is returned once no later image can be a nearer partner: when the next image has arrived, or at the `end`.
+    tolerance_ns: images further apart make no pair. None: half of the shorter frame interval of the two eyes, as their last
+    images show it, and a millisecond for rounded times. interval_ns: the shortest time between two images of an eye, if it is
+    known; then near images are a pair at once, and the tolerance is at least half of it. on_unpaired: called with each image
+    that has no partner, to name it or to free it.
     """
 
-    def __init__(self) -> None:
-        self._left: deque[TimedImage] = deque()
-        self._right: deque[TimedImage] = deque()
+    def __init__(
+        self,
+        tolerance_ns: int | None = None,
+        *,
+        interval_ns: int = 0,
+        on_unpaired: Callable[[EyeName, T], None] | None = None,
+    ) -> None:
         self.unpaired = 0
         """Images that found no partner."""
+        self._tolerance_ns = tolerance_ns
+        self._interval_ns = interval_ns
+        self._on_unpaired = on_unpaired
+        self._waiting: dict[EyeName, deque[T]] = {"left": deque(), "right": deque()}
+        self._times_ns: dict[EyeName, deque[int]] = {
+            "left": deque(maxlen=_INTERVALS + 1),
+            "right": deque(maxlen=_INTERVALS + 1),
+        }
 
-    def add(self, eye: EyeName, shot: TimedImage) -> list[tuple[TimedImage, TimedImage]]:
+    def add(self, eye: EyeName, image: T) -> list[tuple[T, T]]:
         """Add an image; return the pairs whose partners are certain now."""
-        waiting = self._left if eye == "left" else self._right
-        if waiting and shot.captured_ns < waiting[-1].captured_ns:
-            self.unpaired += 1
-            return []
-        waiting.append(shot)
+        waiting, times_ns = self._waiting[eye], self._times_ns[eye]
+        if times_ns and image.captured_ns < times_ns[-1]:
+            if times_ns[-1] - image.captured_ns < STEP_BACK_NS:
+                self._leave(eye, image)
+                return []
+            times_ns.clear()
+            while waiting:
+                self._drop(eye)
+        waiting.append(image)
+        times_ns.append(image.captured_ns)
         while len(waiting) > MAX_WAITING or (len(waiting) > 1 and sum(one.size for one in waiting) > MAX_WAITING_BYTES):
-            self._drop(waiting)
+            self._drop(eye)
         return self._match(final=False)
 
-    def end(self) -> list[tuple[TimedImage, TimedImage]]:
+    def end(self) -> list[tuple[T, T]]:
         """Return the pairs that were waiting for a nearer partner."""
         pairs = self._match(final=True)
-        self.unpaired += len(self._left) + len(self._right)
-        self._left.clear()
-        self._right.clear()
+        for eye, waiting in self._waiting.items():
+            while waiting:
+                self._drop(eye)
         return pairs
 
-    def _match(self, *, final: bool) -> list[tuple[TimedImage, TimedImage]]:
+    def tolerance_ns(self) -> int | None:
+        """Return how far apart the images of a pair may be now; None as long as no eye has had two images."""
+        if self._tolerance_ns is not None:
+            return self._tolerance_ns
+        intervals_ns = [ns for times_ns in self._times_ns.values() if (ns := interval_ns(times_ns)) is not None]
+        if not intervals_ns and not self._interval_ns:
+            return None
+        return half_frame_ns(max(min(intervals_ns, default=0), self._interval_ns))
+
+    def _match(self, *, final: bool) -> list[tuple[T, T]]:
         pairs = []
-        while self._left and self._right:
-            earlier, later = sorted((self._left, self._right), key=lambda eye: eye[0].captured_ns)
+        left, right = self._waiting["left"], self._waiting["right"]
+        while left and right:
+            eye: EyeName = "left" if left[0].captured_ns <= right[0].captured_ns else "right"
+            earlier, later = (left, right) if eye == "left" else (right, left)
             apart_ns = later[0].captured_ns - earlier[0].captured_ns
-            if apart_ns > TOLERANCE_NS:
-                self._drop(earlier)
-            elif apart_ns and len(earlier) == 1 and not final:
+            alone = len(earlier) == 1
+            tolerance_ns = self.tolerance_ns()
+            if tolerance_ns is None:
+                tolerance_ns = apart_ns if alone and not final else TOLERANCE_NS
+            if apart_ns > tolerance_ns:
+                self._drop(eye)
+            elif alone and not final and 2 * apart_ns > self._interval_ns:
                 break  # the next image of this eye may be nearer
-            elif len(earlier) > 1 and abs(earlier[1].captured_ns - later[0].captured_ns) < apart_ns:
-                self._drop(earlier)
+            elif not alone and abs(earlier[1].captured_ns - later[0].captured_ns) < apart_ns:
+                self._drop(eye)
             else:
-                pairs.append((self._left.popleft(), self._right.popleft()))
+                pairs.append((left.popleft(), right.popleft()))
         return pairs
 
-    def _drop(self, waiting: deque[TimedImage]) -> None:
-        waiting.popleft()
+    def _drop(self, eye: EyeName) -> None:
+        self._leave(eye, self._waiting[eye].popleft())
+
+    def _leave(self, eye: EyeName, image: T) -> None:
         self.unpaired += 1
+        if self._on_unpaired is not None:
+            self._on_unpaired(eye, image)
+
+
+class Unpaired:
+    """Counts the images of each eye that have no partner, and remembers the first few names for a message."""
+
+    def __init__(self) -> None:
+        self.counts: dict[EyeName, int] = {"left": 0, "right": 0}
+        self._names: dict[EyeName, list[str]] = {"left": [], "right": []}
+
+    def add(self, eye: EyeName, name: str) -> None:
+        """Count an image. name: of its file, or its number or time in the stream."""
+        self.counts[eye] += 1
+        if len(self._names[eye]) < MAX_NAMES:
+            self._names[eye].append(name)
+
+    def describe(self) -> str:
+        """Return, for example, "left 1 (0003.png), right 6 (a.png, b.png, c.png, d.png, ...)"; "" if all have a partner."""
+        return ", ".join(
+            f"{eye} {count} ({', '.join(self._names[eye])}{', ...' if count > len(self._names[eye]) else ''})"
+            for eye, count in self.counts.items()
+            if count
+        )
+
+
+def interval_ns(times_ns: Iterable[int]) -> int | None:
+    """Return the median time between images of one eye in nanoseconds; None if there are no two at different times."""
+    steps_ns = [later - earlier for earlier, later in pairwise(times_ns) if later > earlier]
+    return round(median(steps_ns)) if steps_ns else None
+
+
+def half_frame_ns(frame_ns: int) -> int:
+    """Return the default tolerance for eyes whose shorter frame interval is `frame_ns` nanoseconds."""
+    return frame_ns // 2 + ROUNDING_NS

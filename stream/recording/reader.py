@@ -144,7 +144,7 @@ class _ForeignPairs:
     """
 
     def __init__(self, name: str, topics: EyeTopics) -> None:
-        self.pairing = Pairing()
+        self.pairing = Pairing[TimedImage]()
         self.unreadable = 0
         self._name = name
         self._device = re.sub(r"[^A-Za-z0-9._-]+", "-", Path(name).stem).lstrip("._-")[:64] or "recording"
