@@ -172,7 +172,8 @@ class World:
         epoch = next(epoch for epoch in self.epochs if epoch.name == name)
         upto = min(last, epoch.head) if epoch.open else last
         rows = [pair(seq, epoch=name) for seq in range(first, upto) if seq in epoch.there]
-        gave = PairsReply(2, "baby", name, first, max(first, upto), [])
+        lost = [(seq, seq + 1) for seq in range(first, upto) if seq not in epoch.there]
+        gave = PairsReply(2, "baby", name, first, max(first, upto), lost)
         return lambda: self.accept(self.ledger.receive_pairs(gave, rows, 0))
 
     def hear_answers(self, count: int) -> None:

@@ -49,6 +49,7 @@ from stream.live.backfill_messages import (
 )
 from stream.live.backfill_plan import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, SPANS_INTERVAL_S, UNDER_WAY, BackfillPlan
 from stream.live.backfill_server import BackfillServer
+from stream.live.epoch_book import MAX_TRIES
 from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
@@ -600,7 +601,7 @@ def test_a_rig_that_gives_nothing_now_is_asked_again_after_a_pause() -> None:
         gives(learner, rig, ranges)
 
 
-def test_a_row_that_is_not_the_pair_it_should_be_is_refused_and_lost_and_the_rest_of_the_answer_enters() -> None:
+def test_a_row_that_is_not_the_pair_it_should_be_is_refused_and_asked_for_again_and_the_rest_enters() -> None:
     good = rows(make_pairs(0, 7))
     head, left, right = good[1]
     bad = [
@@ -618,7 +619,40 @@ def test_a_row_that_is_not_the_pair_it_should_be_is_refused_and_lost_and_the_res
         rig.says(PairsReply(2, "baby", EPOCH, 0, 7, []), [good[0], *bad, good[6]])
         assert learner.takes() == [0, 6]
         assert [error.reason for error in learner.refused] == ["crc", "crc", "size", "header", "header", "header"]
-        assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (5, 0)
+        assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (0, 5)
+        learner.asks()
+        assert asked(rig, 1) == [(1, 6)]
+        rig.says(PairsReply(2, "baby", EPOCH, 1, 6, [(4, 5)]), [good[1], good[2], good[5]])
+        assert learner.takes() == [1, 2, 5]
+        assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (1, 1)  # the rig itself lacks pair 4
+
+
+def test_a_pair_that_comes_broken_each_time_is_lost_in_the_end_and_said(caplog: pytest.LogCaptureFixture) -> None:
+    (head, left, right) = rows(make_pairs(0, 1))[0]
+    with linked() as (learner, rig):
+        told(learner, rig, Span(EPOCH, 0, 1, True))
+        for tries in range(MAX_TRIES):
+            assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (0, 1)
+            learner.asks()
+            assert asked(rig, 1) == [(0, 1)]
+            rig.says(PairsReply(2, "baby", EPOCH, 0, 1, []), [(head, left, bytes([tries]) + right)])
+            assert learner.takes() == []
+        assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (1, 0)
+        assert len(learner.refused) == MAX_TRIES
+        assert "LOST pair=baby/" in caplog.text
+
+
+def test_what_an_answer_says_of_pairs_that_were_not_asked_for_loses_nothing() -> None:
+    with linked() as (learner, rig):
+        told(learner, rig, Span(EPOCH, 0, 9, True))
+        rig.says(PairsReply(2, "baby", EPOCH, 0, 9, [(0, 9)]))
+        assert learner.takes() == []
+        assert learner.ledger.stats().pending == 9
+        learner.asks(has_room=True)
+        first, last = asked(rig, 1)[0]
+        rig.says(PairsReply(2, "baby", EPOCH, first, 1 << 40, [(last, 1 << 40)]), rows(make_pairs(first, last)))
+        assert learner.takes() == list(range(first, last))
+        assert (learner.ledger.stats().lost, learner.ledger.stats().pending) == (0, 9 - last)
 
 
 def test_an_answer_that_is_too_large_is_refused_and_the_question_asked_again() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import given, settings
@@ -15,7 +16,8 @@ from stream.codec import from_parts, to_parts
 from stream.errors import MalformedMessage
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_messages import PairsReply, Span, SpansReply, Vitals
-from stream.live.device_book import SETTLED_S
+from stream.live.device_book import GONE_S, SETTLED_S
+from stream.live.epoch_book import MAX_DECLARED, MAX_SKIPPED, OWNER_SILENT_S
 from stream.live.ledger import MAX_DEVICES, Ledger
 from stream.pair import EncodedPair
 from stream.source import Cursor
@@ -41,8 +43,10 @@ def span(tail: int, head: int, *, epoch: str = EPOCHS[0], goes_on: bool = True) 
     return Span(epoch, tail, head, goes_on)
 
 
-def gave(first: int, upto: int, *, epoch: str = EPOCHS[0], device: str = "baby") -> PairsReply:
-    return PairsReply(2, device, epoch, first, upto, [])
+def gave(
+    first: int, upto: int, *, epoch: str = EPOCHS[0], device: str = "baby", without: tuple[int, ...] = ()
+) -> PairsReply:
+    return PairsReply(2, device, epoch, first, upto, [(seq, seq + 1) for seq in without if first <= seq < upto])
 
 
 def pulled(ledger: Ledger, *, without: tuple[int, ...] = (), limit: int = 4) -> Iterator[EncodedPair]:
@@ -50,7 +54,7 @@ def pulled(ledger: Ledger, *, without: tuple[int, ...] = (), limit: int = 4) -> 
     while (wanted := ledger.next_request(0, limit, LATER_S, ())) is not None:
         epoch, first, last = wanted
         rows = [pair(seq, epoch=epoch) for seq in range(first, last) if seq not in without]
-        yield from ledger.receive_pairs(gave(first, last, epoch=epoch), rows, 0)
+        yield from ledger.receive_pairs(gave(first, last, epoch=epoch, without=without), rows, 0)
 
 
 def lost(ledger: Ledger, epoch: str = EPOCHS[0]) -> list[list[int]]:
@@ -249,7 +253,7 @@ def test_a_power_cut_that_took_the_end_of_the_spool_loses_only_what_had_not_come
     assert seqs(pulled(ledger)) == [3, 4]
 
 
-def test_what_an_answer_does_not_bring_of_its_range_is_lost() -> None:
+def test_what_a_spool_says_it_does_not_have_is_lost() -> None:
     ledger = Ledger()
     ledger.receive_spans(here(span(0, 10)), 0, 0.0, 0)
     assert seqs(pulled(ledger, without=(2, 3, 8))) == [0, 1, 4, 5, 6, 7, 9]
@@ -260,7 +264,7 @@ def test_what_an_answer_does_not_bring_of_its_range_is_lost() -> None:
 def test_an_answer_beyond_the_head_loses_nothing_that_is_still_to_be_made() -> None:
     ledger = Ledger()
     ledger.receive_spans(here(span(0, 4)), 0, 0.0, 0)
-    ledger.receive_pairs(gave(0, HUGE), [], 0)
+    ledger.receive_pairs(PairsReply(2, "baby", EPOCHS[0], 0, HUGE, [(0, HUGE)]), [], 0)
     assert ledger.stats().lost == 4
     assert ledger.receive(pair(4), 0.0)
 
@@ -278,13 +282,13 @@ def test_a_pair_that_comes_after_it_was_given_up_enters_and_is_no_longer_lost() 
     assert not Ledger(stored(ledger)).receive(pair(3), 0.0)  # also after a restart
 
 
-def test_a_late_pair_that_died_in_the_queue_is_missing_again() -> None:
+def test_a_late_pair_that_died_in_the_queue_is_lost_again() -> None:
     ledger = Ledger()
     ledger.receive_announcement(hello(6), 0.0)
     ledger.receive_announcement(bye(10), 0.0)
     assert ledger.receive(pair(7), 0.0)
     after = Ledger(stored(ledger))
-    assert (after.stats().lost, after.stats().pending) == (3, 1)
+    assert (after.stats().lost, after.stats().pending) == (4, 0)  # nobody has it any more
     assert after.receive(pair(7), 0.0)
 
 
@@ -423,6 +427,18 @@ def test_a_rig_of_an_earlier_process_that_is_not_there_any_more_does_not_keep_th
     assert after.all_ended(1)
 
 
+def test_a_rig_that_said_bye_and_went_before_its_spool_was_heard_has_ended_after_a_while() -> None:
+    ledger = Ledger()
+    ledger.receive_announcement(hello(0, backfill=True), 0.0)
+    assert ledger.receive(pair(0), 1.0)
+    for heard_s in (2.0, 5.0):
+        ledger.receive_announcement(bye(1, backfill=True), heard_s)
+    assert not ledger.all_ended(1, 2.0 + GONE_S - 0.1)
+    assert ledger.all_ended(1, 2.0 + GONE_S)
+    ledger.receive_announcement(bye(2, backfill=True), 6.0)  # a pair is missing: its spool may come back with it
+    assert not ledger.all_ended(1, 1000.0)
+
+
 # Clocks and names
 
 
@@ -474,6 +490,171 @@ def test_two_rigs_of_one_name_with_a_spool_each_do_not_lose_each_others_pairs() 
     assert (ledger.stats().pending, ledger.stats().lost) == (8, 0)
     assert ledger.next_request(0, 9, LATER_S, ()) == (EPOCHS[0], 0, 4)
     assert ledger.next_request(1, 9, LATER_S, ()) == (EPOCHS[1], 0, 4)
+
+
+# Who may say that a pair is lost
+
+
+@settings(max_examples=300)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(("hello", "bye", "here", "pair", "gave", "restart")), st.integers(0, 3)), max_size=40
+    )
+)
+def test_another_rig_of_the_same_name_takes_nothing_away_that_a_spool_still_has(script: list[tuple[str, int]]) -> None:
+    """Endpoint 0 has a spool with epoch 0 and is not always there; endpoint 1 says what it likes about its own epochs."""
+    ledger = Ledger(endpoints=2)
+    ledger.receive_spans(here(span(0, 9, goes_on=False)), 0, 0.0, 0)
+    for now_s, (said, number) in enumerate(script, 1):
+        epoch = EPOCHS[1 + number]
+        match said:
+            case "hello" | "bye":
+                announced = hello if said == "hello" else bye
+                ledger.receive_announcement(announced(number, epoch=epoch, backfill=number > 1), now_s, 1)
+            case "here":
+                ledger.receive_spans(here(span(0, 1 + number, epoch=epoch)), 1, float(now_s), 0)
+            case "pair":
+                ledger.receive(pair(number, epoch=epoch), now_s, 1)
+            case "gave":
+                with suppress(MalformedMessage):
+                    ledger.receive_pairs(gave(0, 9, without=tuple(range(9))), [], 1)
+            case "restart":
+                ledger = Ledger(stored(ledger), endpoints=2)
+                ledger.receive_spans(here(span(0, 1, epoch=EPOCHS[9])), 1, float(now_s), 0)
+    assert lost(ledger) == []
+    ledger.receive_spans(here(span(0, 9, goes_on=False)), 0, 1000.0, 0)
+    assert ledger.next_request(0, 9, 2000.0, ()) == (EPOCHS[0], 0, 9)
+
+
+def test_after_a_restart_an_epoch_that_nobody_names_is_lost_once_every_endpoint_was_heard() -> None:
+    ledger = Ledger(endpoints=2)
+    ledger.receive_spans(here(span(0, 9)), 0, 0.0, 0)
+    after = Ledger(stored(ledger), endpoints=2)
+    for asked_s in (1.0, 2.0):
+        after.receive_spans(here(span(0, 1, epoch=EPOCHS[1])), 0, asked_s, 0)
+        assert lost(after) == []
+    after.receive_announcement(hello(0, device="toddler", epoch=EPOCHS[2]), 3.0, 1)
+    after.receive_spans(here(span(0, 1, epoch=EPOCHS[1])), 0, 4.0, 0)
+    assert lost(after) == [[0, 9]]
+
+
+def test_a_rig_without_a_spool_never_loses_what_a_spool_of_its_name_has_had() -> None:
+    ledger = Ledger()
+    ledger.receive_spans(here(span(0, 9)), 0, 0.0, 0)
+    after = Ledger(stored(ledger))
+    after.receive_announcement(hello(5), 1.0)  # of the very epoch
+    after.receive_announcement(hello(0, epoch=EPOCHS[1]), 1.0)
+    assert (after.stats().lost, after.stats().pending) == (0, 9)
+    after.receive_spans(here(span(0, 9)), 0, 2.0, 0)
+    assert seqs(pulled(after)) == list(range(9))
+
+
+def test_a_rig_that_is_reached_by_two_addresses_stays_with_the_first_until_that_one_is_silent() -> None:
+    ledger = Ledger(endpoints=2)
+    ledger.receive_spans(here(span(0, 4)), 0, 0.0, 0)
+    ledger.receive_spans(here(span(0, 4)), 1, 1.0, 0)
+    assert ledger.next_request(0, 9, 1.0, ()) == (EPOCHS[0], 0, 4)
+    assert ledger.next_request(1, 9, 1.0, ()) is None
+    ledger.receive_spans(here(span(1, 4)), 1, OWNER_SILENT_S, 0)
+    assert ledger.next_request(1, 9, LATER_S, ()) == (EPOCHS[0], 1, 4)
+    assert lost(ledger) == [[0, 1]]
+
+
+def test_two_spools_of_one_name_are_told_to_take_names(caplog: pytest.LogCaptureFixture) -> None:
+    ledger = Ledger(endpoints=2)
+    for asked_s in range(4):
+        for place in (0, 1):
+            ledger.receive_spans(here(span(0, 4, epoch=EPOCHS[place])), place, float(asked_s), 0)
+    assert caplog.text.count("two devices are named baby") == 1
+
+
+# Epochs that a rig has freed, and names with their heads
+
+
+def freed(head: int, *, epoch: str) -> Span:
+    return span(head, head, epoch=epoch, goes_on=False)
+
+
+@settings(max_examples=300)
+@given(
+    st.integers(0, 3),
+    st.lists(st.integers(0, 9), min_size=8, max_size=8),
+    st.booleans(),
+    st.integers(0, 7),
+    st.lists(st.integers(0, 7), max_size=6),
+)
+def test_what_was_freed_meanwhile_is_lost_once_and_what_was_freed_before_the_first_contact_is_not(
+    contact: int, heads: list[int], heard_live: bool, later: int, restarts: list[int]
+) -> None:
+    """A rig has eight epochs. The consumer comes in one of them, leaves, and comes again when the later ones are freed."""
+    ledger, first = Ledger(), EPOCHS[contact]
+    if heard_live:
+        ledger.receive_announcement(hello(heads[contact], epoch=first, backfill=True), 0.0)
+    else:
+        known = [freed(heads[number], epoch=EPOCHS[number]) for number in range(contact)]
+        ledger.receive_spans(here(*known, span(heads[contact], heads[contact], epoch=first)), 0, 0.0, 0)
+    ledger = Ledger(stored(ledger))
+    if later > contact:
+        ledger.receive_announcement(hello(heads[later], epoch=EPOCHS[later], backfill=True), 0.5)
+    spans = [freed(head + 5 * (number == contact), epoch=EPOCHS[number]) for number, head in enumerate(heads)]
+    for asked_s in range(1, 8):
+        ledger.receive_spans(here(*spans, span(0, 0, epoch=EPOCHS[8])), 0, float(asked_s), 0)
+        if asked_s in restarts:
+            ledger = Ledger(stored(ledger))
+    expected: list[list[list[int]]] = [[]] * contact + [[[heads[contact], heads[contact] + 5]]]
+    expected += [[[0, head]] if head else [] for head in heads[contact + 1 :]]
+    assert [lost(ledger, epoch) for epoch in EPOCHS[contact:8]] == expected[contact:]
+    assert ledger.stats().lost == 5 + sum(heads[contact + 1 :])
+
+
+def test_a_cursor_whose_epochs_the_spool_does_not_name_any_more_counts_everything_that_it_names() -> None:
+    ledger = Ledger()
+    ledger.receive_announcement(hello(0, backfill=True), 0.0)
+    after = Ledger(stored(ledger))
+    after.receive_spans(here(freed(7, epoch=EPOCHS[1]), span(2, 3, epoch=EPOCHS[2])), 0, 1.0, 0)
+    assert (lost(after, EPOCHS[1]), lost(after, EPOCHS[2])) == ([[0, 7]], [[0, 2]])
+
+
+# Numbers that cannot be
+
+
+def test_an_announcement_declares_no_more_pairs_than_a_rig_can_have_made() -> None:
+    for spooled, announced in ((False, hello), (False, bye), (True, hello), (True, bye)):
+        ledger = Ledger()
+        ledger.receive(pair(0), 0.0)
+        with pytest.raises(MalformedMessage, match="not believed"):
+            ledger.receive_announcement(announced(MAX_DECLARED + 2, backfill=spooled), 1.0)
+        assert (ledger.stats().lost, ledger.stats().pending) == (0, 0)
+        for _ in range(3):
+            ledger.receive_announcement(announced(MAX_DECLARED + 1, backfill=spooled), 1.0)
+        assert ledger.stats().lost + ledger.stats().pending == MAX_DECLARED
+        with pytest.raises(MalformedMessage, match="not believed"):  # one declaration does not prove the next one
+            ledger.receive_announcement(announced(MAX_DECLARED + 2, backfill=spooled), 1.0)
+
+
+def test_a_pair_proves_more_than_an_announcement_but_not_everything() -> None:
+    ledger = Ledger()
+    ledger.receive_announcement(hello(0), 0.0)
+    assert ledger.receive(pair(MAX_DECLARED + 7), 1.0)
+    assert ledger.stats().lost == MAX_DECLARED + 7
+    with pytest.raises(MalformedMessage, match="not believed"):
+        ledger.receive(pair(MAX_DECLARED + MAX_SKIPPED + 9), 1.0)
+    assert ledger.receive(pair(MAX_DECLARED + 8), 1.0)
+
+
+# Pairs that the learner cannot use
+
+
+def test_a_pair_that_the_learner_cannot_use_is_lost_by_name_also_in_the_next_process() -> None:
+    ledger = Ledger()
+    ledger.receive_spans(here(span(0, 3)), 0, 0.0, 0)
+    pairs = list(pulled(ledger))
+    ledger.deliver(pairs)
+    for _ in range(2):
+        ledger.spoil(pairs[1].header)
+    for one in (ledger, Ledger(stored(ledger))):
+        assert (lost(one), one.stats().lost, one.stats().pending) == ([[1, 2]], 1, 0)
+    assert ledger.acknowledgement(ledger.cursor(), 0) == {EPOCHS[0]: 3}
 
 
 # Stale, foreign and hostile answers
@@ -623,7 +804,7 @@ def test_of_too_many_losses_the_oldest_are_only_counted() -> None:
 def test_late_pairs_do_not_make_more_losses_than_are_remembered() -> None:
     ledger = Ledger(max_ranges=16)
     ledger.receive_announcement(hello(0), 0.0)
-    ledger.receive_announcement(bye(HUGE), 0.0)
+    ledger.receive_announcement(bye(MAX_DECLARED), 0.0)
     late = [pair(seq) for seq in range(1, 401, 2) if ledger.receive(pair(seq), 0.0)]
     ledger.deliver(late)
     assert len(lost(ledger)) <= 16

@@ -121,6 +121,12 @@ class PairsReply(_Reply, frozen=True, forbid_unknown_fields=True, tag="gave"):
     """Ranges [a, b) of lost pairs."""
 
 
+def within(reply: PairsReply, last: int) -> PairsReply:
+    """Return a reply without what it says of numbers from `last` on."""
+    lost = [(first, min(end, last)) for first, end in reply.lost if first < last]
+    return msgspec.structs.replace(reply, next=max(reply.first, min(reply.next, last)), lost=lost)
+
+
 class AckRequest(_Request, frozen=True, tag="ack"):
     """Reports that all pairs below `upto[epoch]` are durable at this consumer, or lost for good."""
 

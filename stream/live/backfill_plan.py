@@ -132,12 +132,15 @@ class BackfillPlan:
     def _receive_pairs(
         self, reply: messages.PairsReply, pairs: Sequence[EncodedPair], ledger: Ledger
     ) -> list[EncodedPair]:
-        answered = reply.epoch, reply.first
-        self._pairs_requests = {
-            one: sent_s for one, sent_s in self._pairs_requests.items() if (one.epoch, one.first) != answered
-        }
+        request = next(
+            (one for one in self._pairs_requests if (one.epoch, one.first) == (reply.epoch, reply.first)), None
+        )
+        if request is None:  # nobody waits for it: it came twice, or was never requested
+            return []
+        del self._pairs_requests[request]
         self._pairs_due_s = self._clock() + PAUSE_S  # this pause also follows a reply that the ledger refuses
-        new = ledger.receive_pairs(reply, pairs, self._endpoint)
+        asked = messages.within(reply, request.last)
+        new = ledger.receive_pairs(asked, [pair for pair in pairs if pair.header.seq < asked.next], self._endpoint)
         if reply.next > reply.first:
             self._pairs_due_s = float("-inf")
         for pair in pairs:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
-from collections.abc import Collection, Container
+from collections import Counter, deque
+from collections.abc import Collection, Container, Sequence
 from typing import Annotated, Self
 
 import msgspec
 
 from stream.live.announcements import Announcement
-from stream.live.backfill_messages import MAX_EPOCHS, SpansReply, Vitals
+from stream.live.backfill_messages import MAX_EPOCHS, Span, SpansReply, Vitals
 from stream.live.epoch_book import EpochBook, EpochCursor, EpochState, RangeBudget
 from stream.pair import Count, EncodedPair, Epoch, Header
 from stream.ranges import Ranges
@@ -18,6 +18,8 @@ from stream.stats import DeviceStats
 
 SETTLED_S = 0.3
 """Seconds without a live pair before pairs beyond the last live one are pulled: until then they may be on their way."""
+GONE_S = 10.0
+"""Seconds after its bye in which a rig with a spool is expected to say what it holds."""
 MAX_COUNT = (1 << 63) - 1
 """Largest count in a cursor. A larger number from the network must not make a cursor that cannot be read again."""
 
@@ -56,7 +58,12 @@ class DeviceBook:
         """Bytes of the encoded images that this process has received."""
         self.counts = Counter[str]()
         self._delivered = Counter[str]()
+        self._is_restored = False
         self._name_is_shared = False
+        self._published, self._spooled = (
+            deque[str](maxlen=4),
+            deque[str](maxlen=4),
+        )  # the last epochs, by who named them
         self._newest: Header | None = None
         self._last_live_s: float | None = None
         self._clock: tuple[int, int] | None = None
@@ -66,7 +73,7 @@ class DeviceBook:
     def restore(cls, cursor: DeviceCursor, budget: RangeBudget) -> Self:
         """Rebuild the state of a device from a cursor. Raises ValueError for a cursor that contradicts itself."""
         device = cls()
-        device.spool_known = cursor.spool_known
+        device.spool_known, device._is_restored = cursor.spool_known, True
         device.counts, device._delivered = Counter(cursor.counts), Counter(cursor.counts)
         device.epochs = {name: EpochBook.restore(one, budget, device.counts) for name, one in cursor.epochs.items()}
         lost = sum(book.lost.count for book in device.epochs.values())
@@ -101,32 +108,58 @@ class DeviceBook:
         newest = self._newest
         if newest is not None and newest.epoch == header.epoch:
             self.counts["clock_steps"] += header.seq == newest.seq + 1 and header.left_ns < newest.left_ns
-        elif newest is not None:
-            if newest.epoch in self.epochs:
-                self.epochs[newest.epoch].superseded = True
-            if self.epochs[header.epoch].superseded and not self._name_is_shared:
-                self._name_is_shared = True  # a rig that starts again never returns to an old epoch; two of one name do
-                log.warning("two devices are named %s: give each a --name of its own", header.device)
+        self._notice_return(self._published, header.epoch, header.device)
         self.live, self._newest, self._last_live_s = header.epoch, header, now_s
 
-    def announce(self, book: EpochBook, announcement: Announcement) -> None:
-        """Note the position of the device. If it has no spool, the missing pairs of all its epochs are lost."""
+    def announce(
+        self, book: EpochBook, announcement: Announcement, now_s: float, endpoint: int, all_heard: bool
+    ) -> None:
+        """Note the position of the device. If it has no spool, its missing pairs are lost.
+
+        all_heard: whether every endpoint has said by now what it has, so that an epoch without an owner is nowhere. Raises
+        MalformedMessage for a number that cannot be believed.
+        """
+        book.announce(announcement, now_s)
         self.live = announcement.epoch
-        book.announce(announcement)
+        self._notice_return(self._published, announcement.epoch, announcement.device)
         if book.state is EpochState.UNSPOOLED:
             for other in self.epochs.values():
-                if other is book or other.endpoint is None:
+                is_theirs = other.owner == endpoint or (other.owner is None and all_heard)
+                if other is book or (is_theirs and not other.spooled):
                     other.dismiss()
 
-    def dismiss_unnamed(self, named: Container[str], endpoint: int, asked_s: float) -> None:
-        """Give up the epochs that the spool of an endpoint no longer names.
+    def dismiss_unnamed(self, named: Container[str], endpoint: int, asked_s: float, all_heard: bool) -> None:
+        """Give up the epochs of an endpoint that its spool does not name, except those that are newer than the request.
 
-        Epochs of another endpoint's spool (two rigs of one name) stay, and so do epochs that are newer than the request.
+        An epoch without an owner is given up once all endpoints were heard: until then the rig that has it may still come.
         """
         for epoch, book in self.epochs.items():
-            if epoch not in named and book.endpoint in (None, endpoint) and book.since_s < asked_s:
+            is_theirs = book.owner == endpoint or (book.owner is None and all_heard)
+            if epoch not in named and is_theirs and book.since_s < asked_s:
                 book.closed = True
                 book.dismiss()
+
+    def _notice_return(self, epochs: deque[str], epoch: str, name: str) -> None:
+        """Note the newest epoch. A rig that starts again never returns to an old one; two of one name do."""
+        if epochs and epochs[-1] == epoch:
+            return
+        if epoch in epochs and not self._name_is_shared:
+            self._name_is_shared = True
+            log.warning("two devices are named %s: give each a --name of its own", name)
+        epochs.append(epoch)
+
+    def wanted_from(self, spans: Sequence[Span]) -> dict[str, int]:
+        """Return, before the first answer of a spool is entered, from which number on its epochs are wanted; only where it is 0.
+
+        The spans are in the order in which their epochs began. What follows an epoch that this consumer has heard of has begun
+        later. If the spool names none of those, everything it names may have.
+        """
+        if self.spool_known:
+            return {}
+        known = [number for number, span in enumerate(spans) if span.epoch in self.epochs]
+        if not known and not self._is_restored:
+            return {}
+        return {span.epoch: 0 for span in spans[known[0] + 1 if known else 0 :]}
 
     def read_spool(self, reply: SpansReply, asked_s: float, answered_ns: int) -> None:
         """Note the order of the epochs (the oldest one is pulled first), the clock and the state of the rig."""
@@ -134,6 +167,7 @@ class DeviceBook:
         live = self.epochs.get(self.live)
         if live is None or self.live in named or live.since_s < asked_s:
             self.live = named[-1]
+            self._notice_return(self._spooled, named[-1], reply.device)
         self.epochs = {epoch: self.epochs[epoch] for epoch in dict.fromkeys((*named, *self.epochs))}
         self.spool_known = True
         self._clock = (reply.now_ns - (reply.asked_ns + answered_ns) // 2, max(0, answered_ns - reply.asked_ns) // 2)
@@ -167,12 +201,16 @@ class DeviceBook:
         """Return the number of missing pairs."""
         return sum(last - first for book in self.epochs.values() for first, last in book.holes())
 
-    def has_ended(self) -> bool:
-        """Return whether its stream has ended and no pair is missing. If there is a spool, it must have named the epoch."""
+    def has_ended(self, now_s: float = 0.0) -> bool:
+        """Return whether its stream has ended and no pair is missing.
+
+        If there is a spool, it must have named the epoch; but a rig that has said bye, and does not answer for GONE_S, has gone.
+        """
         book = self.epochs.get(self.live)
-        if book is None or not book.closed or (book.state is not EpochState.UNSPOOLED and book.endpoint is None):
+        if book is None or not book.closed:
             return False
-        return not self.pending()
+        answers = book.state is EpochState.UNSPOOLED or book.endpoint is not None or now_s - book.closed_s >= GONE_S
+        return answers and not self.pending()
 
     def stats(self) -> DeviceStats:
         """Return the present statistics of the device."""

@@ -14,10 +14,21 @@ from typing import Self
 
 import msgspec
 
+from stream.errors import MalformedMessage
 from stream.live.announcements import Announcement, Bye
-from stream.live.backfill_messages import Span
+from stream.live.backfill_messages import MAX_ROWS, Span
 from stream.pair import Count
 from stream.ranges import Ranges
+
+MAX_DECLARED = 10_000_000
+"""Largest number of pairs beyond the last received one that announcements can declare: four days at 30 pairs a second. A larger
+number is not believed: without a spool it would be counted as lost at once."""
+MAX_SKIPPED = 1_000_000_000
+"""Largest number of pairs that can be missing before a received one: a year at 30 pairs a second."""
+MAX_TRIES = 3
+"""How often a pair may come broken from a spool before it is lost."""
+OWNER_SILENT_S = 10.0
+"""Seconds of silence after which an epoch that one endpoint has named can belong to another endpoint that names it too."""
 
 
 class EpochState(Enum):
@@ -42,22 +53,30 @@ class RangeBudget:
     lost: int = 0
 
 
-class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"first": "joined"}):
-    """The part of a cursor that belongs to one epoch."""
+class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, rename={"first": "joined"}):
+    """The part of a cursor that belongs to one epoch.
+
+    spooled: whether its rig keeps a spool; None if nobody has said so, and in cursors of earlier versions.
+    """
 
     first: Count
     head: Count
     done: list[tuple[Count, Count]]
     lost: list[tuple[Count, Count]]
     gone: bool
+    spooled: bool | None = None
 
 
 @dataclass(slots=True)
 class EpochBook:
     """The numbers of an epoch, and the rules by which they become known.
 
+    Only the rig that owns an epoch can say that pairs of it are lost. Its owner is the endpoint whose spool named it; until then
+    it is the endpoint that this process heard of it from first. An epoch from a cursor has no owner until a spool names it.
+
     counts: of its device; the book counts lost, returned and repeated pairs there. since_s: time of the first message about the
-    epoch. endpoint: number of the endpoint whose spool named it.
+    epoch. speaker: number of the endpoint that sent it; None for an epoch from a cursor. endpoint: number of the endpoint whose
+    spool named it. spooled: as in `EpochCursor`.
     """
 
     budget: RangeBudget
@@ -67,17 +86,33 @@ class EpochBook:
     head: int
     """One past the largest number that is known to exist."""
     since_s: float
+    speaker: int | None = None
     known: Ranges = field(default_factory=Ranges)
     done: Ranges = field(default_factory=Ranges)
     lost: Ranges = field(default_factory=Ranges)
     state: EpochState = EpochState.HEARD
     endpoint: int | None = None
+    spooled: bool | None = None
     closed: bool = False
     """Whether the epoch has ended, so that no number from `head` on will ever exist."""
-    superseded: bool = False
-    """Whether another epoch of the device was published after this one."""
+    closed_s: float = float("inf")
+    """When the bye was heard."""
+    _proven: int = 0
+    """One past the largest number of which more is known than an announcement."""
+    _named_s: float = float("-inf")
+    """When the owner was asked for the last answer that named the epoch."""
+    _tries: Counter[int] = field(default_factory=Counter)
+    """How often each missing pair came broken."""
     _counted: tuple[int, int] = (0, 0)
     """The known and lost ranges that are counted in the budget."""
+
+    def __post_init__(self) -> None:
+        self._proven = self.head
+
+    @property
+    def owner(self) -> int | None:
+        """The number of the endpoint that can say which pairs of the epoch are lost; None if it is not known."""
+        return self.speaker if self.endpoint is None else self.endpoint
 
     @classmethod
     def restore(cls, cursor: EpochCursor, budget: RangeBudget, counts: Counter[str]) -> Self:
@@ -85,15 +120,21 @@ class EpochBook:
         done, lost = Ranges(cursor.done), Ranges(cursor.lost)
         if done.end > cursor.head or any(done.overlap(first, last) < last - first for first, last in lost):
             raise ValueError("this is not the cursor of a live stream (it contradicts itself)")
-        state = EpochState.GONE if cursor.gone else EpochState.HEARD
-        book = cls(budget, counts, cursor.first, cursor.head, float("-inf"), Ranges(done), done, lost, state)
+        known, since_s = Ranges(done), float("-inf")
+        book = cls(budget, counts, cursor.first, cursor.head, since_s, known=known, done=done, lost=lost)
+        book.spooled = cursor.spooled
         book._count_ranges()
+        if cursor.gone:
+            book.state = EpochState.GONE
+        elif cursor.spooled is False:
+            book.state = EpochState.UNSPOOLED
+            book.dismiss()  # what waited for the last process: nobody has it any more
         return book
 
     def cursor(self, *, live: bool) -> EpochCursor:
         """Return this epoch's part of a cursor. live: whether the epoch is being published."""
         gone = self.state is EpochState.GONE or (self.state is EpochState.UNSPOOLED and not live)
-        return EpochCursor(self.first, self.head, list(self.done), list(self.lost), gone)
+        return EpochCursor(self.first, self.head, list(self.done), list(self.lost), gone, self.spooled)
 
     def holes(self, upto: int | None = None) -> Iterator[tuple[int, int]]:
         """Yield the ranges [a, b) of missing numbers, in order. upto: only numbers below it."""
@@ -122,24 +163,46 @@ class EpochBook:
             self.counts["repeated"] += 1
             return False
         self.head = max(self.head, seq + 1)
+        self._proven = max(self._proven, seq + 1)
         self.known.add(seq, seq + 1)
+        self._tries.pop(seq, None)
         self._count_ranges()
         return True
 
-    def announce(self, announcement: Announcement) -> None:
-        """Note how far the rig is, whether its stream has ended, and whether it keeps a spool."""
-        self.head = max(self.head, announcement.next_seq)
-        self.closed = self.closed or isinstance(announcement, Bye)
-        if not announcement.backfill:
-            self.state = EpochState.UNSPOOLED
-        elif self.state is EpochState.UNSPOOLED:
-            self.state = EpochState.HEARD if self.endpoint is None else EpochState.SPOOLED
+    def require_plausible(self, seq: int, max_ahead: int) -> None:
+        """Raise MalformedMessage if a number lies so far beyond all that is known that it must be wrong."""
+        if seq - self._proven > max_ahead:
+            raise MalformedMessage("header", f"number {seq} is not believed: {self._proven} was the last one, plus one")
 
-    def read_span(self, span: Span, endpoint: int) -> None:
-        """Note which pairs the spool of an endpoint has; missing ones that it does not have are lost."""
+    def announce(self, announcement: Announcement, now_s: float) -> None:
+        """Note how far the rig is, whether its stream has ended, and whether it keeps a spool.
+
+        An epoch that has a spool keeps it: who says the opposite is not its rig. Raises MalformedMessage for a number that
+        cannot be believed.
+        """
+        self.require_plausible(announcement.next_seq, MAX_DECLARED)
+        self.head = max(self.head, announcement.next_seq)
+        if isinstance(announcement, Bye) and not self.closed:
+            self.closed, self.closed_s = True, now_s
+        if announcement.backfill:
+            self.spooled = True
+            if self.state is EpochState.UNSPOOLED:
+                self.state = EpochState.HEARD
+        elif not self.spooled:
+            self.state, self.spooled = EpochState.UNSPOOLED, False
+
+    def read_span(self, span: Span, endpoint: int, asked_s: float) -> None:
+        """Note which pairs the spool of an endpoint has; missing ones that it does not have are lost.
+
+        Nothing is noted if the spool of another endpoint has named the epoch a moment ago.
+        """
+        if self.endpoint not in (None, endpoint) and asked_s - self._named_s < OWNER_SILENT_S:
+            return
+        self._named_s = max(asked_s, self._named_s)
         # The first pair that was received live may not be the first one there is.
         self.first = min(self.first, span.tail)
-        self.endpoint, self.state, self.head = endpoint, EpochState.SPOOLED, max(self.head, span.head)
+        self.endpoint, self.state, self.spooled = endpoint, EpochState.SPOOLED, True
+        self.head, self._proven = max(self.head, span.head), max(self._proven, span.head)
         self.give_up(self.known.missing(self.first, span.tail))
         if not span.open:
             self.closed = True
@@ -158,6 +221,28 @@ class EpochBook:
             self.done.add(first, last)
             self.lost.add(first, last)
             self._count_ranges()
+            for seq in [seq for seq in self._tries if first <= seq < last]:
+                del self._tries[seq]
+
+    def give_up_said(self, lost: Iterable[tuple[int, int]]) -> None:
+        """Count the missing pairs of these ranges as lost, because the owner has said that it cannot send them."""
+        self.give_up([hole for first, last in lost for hole in self.known.missing(first, min(last, self.head))])
+
+    def came_broken(self, first: int, last: int) -> list[int]:
+        """Note that the missing pairs of [first, last) did not come whole; return those that are lost after MAX_TRIES times."""
+        lost = []
+        for hole in list(self.known.missing(first, min(last, first + MAX_ROWS, self.head))):
+            for seq in range(*hole):
+                self._tries[seq] += 1
+                if self._tries[seq] == MAX_TRIES:
+                    lost.append(seq)
+        self.give_up((seq, seq + 1) for seq in lost)
+        return lost
+
+    def spoil(self, seq: int) -> None:
+        """Count a delivered pair as lost, because the learner cannot use it."""
+        self.counts["lost"] += self.lost.add(seq, seq + 1)
+        self._count_ranges()
 
     def forget(self) -> None:
         """Give the ranges of this epoch back to the budget."""

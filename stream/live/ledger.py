@@ -9,6 +9,7 @@ ledger of the next process begins there, so that a pair that was lost in a queue
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Collection, Iterable
 from typing import Annotated
 
@@ -18,13 +19,15 @@ from stream.errors import MalformedMessage
 from stream.live.announcements import Announcement
 from stream.live.backfill_messages import MAX_EPOCHS, PairsReply, SpansReply
 from stream.live.device_book import DeviceBook, DeviceCursor, PairRange
-from stream.live.epoch_book import EpochBook, EpochState, RangeBudget
-from stream.pair import Device, EncodedPair
+from stream.live.epoch_book import MAX_SKIPPED, MAX_TRIES, EpochBook, EpochState, RangeBudget
+from stream.pair import Device, EncodedPair, Header
 from stream.source import Cursor
 from stream.stats import SourceStats
 
 MAX_DEVICES = 1024
 MAX_RANGES = 1 << 16
+
+log = logging.getLogger(__name__)
 
 
 class LedgerCursor(msgspec.Struct, forbid_unknown_fields=True):
@@ -47,11 +50,14 @@ class Ledger:
         self,
         cursor: Cursor | None = None,
         *,
+        endpoints: int = 1,
         max_epochs: int = 2 * MAX_EPOCHS,
         max_ranges: int = MAX_RANGES,
     ) -> None:
         self._devices: dict[str, DeviceBook] = {}
+        self._endpoints = endpoints
         self._device_at: dict[int, str] = {}  # by endpoint
+        self._heard: set[int] = set()  # endpoints that have said in this process what they have
         self._max_epochs = max_epochs
         self._budget = RangeBudget(max_ranges)
         self._epochs = 0
@@ -63,10 +69,14 @@ class Ledger:
             self._devices = {name: DeviceBook.restore(one, self._budget) for name, one in kept.devices.items()}
             self._epochs = sum(len(device.epochs) for device in self._devices.values())
 
-    def receive(self, pair: EncodedPair, now_s: float) -> bool:
-        """Enter a live pair; return False if it is to be dropped, because it was received before or there is no room for it."""
+    def receive(self, pair: EncodedPair, now_s: float, endpoint: int = 0) -> bool:
+        """Enter a live pair; return False if it is to be dropped, because it was received before or there is no room for it.
+
+        Raises MalformedMessage for a number that cannot be believed.
+        """
         header = pair.header
-        device, book = self._find(header.device, header.epoch, header.seq, now_s)
+        device, book = self._find(header.device, header.epoch, header.seq, now_s, endpoint)
+        book.require_plausible(header.seq, MAX_SKIPPED)
         device.see_live(header, now_s)
         if book.state is EpochState.UNSPOOLED:
             book.give_up(book.known.missing(book.first, header.seq))
@@ -77,31 +87,45 @@ class Ledger:
         for pair in pairs:
             self._devices[pair.header.device].deliver(pair.header)
 
-    def receive_announcement(self, announcement: Announcement, now_s: float) -> None:
-        """Enter the position of a device, whether its stream has ended, and whether its missing pairs can be pulled."""
-        device, book = self._find(announcement.device, announcement.epoch, announcement.next_seq, now_s)
-        device.announce(book, announcement)
+    def spoil(self, header: Header) -> None:
+        """Count a pair that the learner has, and cannot use, as lost."""
+        self._devices[header.device].epochs[header.epoch].spoil(header.seq)
+
+    def receive_announcement(self, announcement: Announcement, now_s: float, endpoint: int = 0) -> None:
+        """Enter the position of a device, whether its stream has ended, and whether its missing pairs can be pulled.
+
+        Raises MalformedMessage for a number that cannot be believed.
+        """
+        device, book = self._find(announcement.device, announcement.epoch, announcement.next_seq, now_s, endpoint)
+        if not announcement.backfill:
+            self._heard.add(endpoint)
+        device.announce(book, announcement, now_s, endpoint, self._all_heard())
 
     def receive_spans(self, reply: SpansReply, endpoint: int, asked_s: float, answered_ns: int) -> None:
-        """Enter which pairs the spool at an endpoint holds; all others are lost.
+        """Enter which pairs the spool at an endpoint holds; all others of its epochs are lost.
 
-        asked_s: when the request was sent. answered_ns: when the reply was received, nanoseconds since 1970.
+        A consumer that is new to a device wants what the spool holds. Afterwards it also wants the whole of every epoch that it
+        did not know: such an epoch has begun later. asked_s: when the request was sent. answered_ns: when the reply was
+        received, nanoseconds since 1970.
         """
         self._device_at[endpoint] = reply.device
+        self._heard.add(endpoint)
         known = self._devices.get(reply.device)
         if known is not None:
-            known.dismiss_unnamed({span.epoch for span in reply.spans}, endpoint, asked_s)
+            known.dismiss_unnamed({span.epoch for span in reply.spans}, endpoint, asked_s, self._all_heard())
+        wanted_from = {} if known is None else known.wanted_from(reply.spans)
         for span in reply.spans:
-            _, book = self._find(reply.device, span.epoch, span.tail, asked_s)
-            book.read_span(span, endpoint)
+            _, book = self._find(reply.device, span.epoch, span.tail, asked_s, endpoint)
+            book.first = min(book.first, wanted_from.get(span.epoch, book.first))
+            book.read_span(span, endpoint, asked_s)
         if reply.spans:
             self._devices[reply.device].read_spool(reply, asked_s, answered_ns)
 
     def receive_pairs(self, reply: PairsReply, pairs: Iterable[EncodedPair], endpoint: int) -> list[EncodedPair]:
         """Enter the pairs that the spool at an endpoint sent, all of which lie in the range of the reply.
 
-        The other pairs of that range are lost. Returns the pairs that are new. Raises MalformedMessage for a reply to a
-        request that cannot have been sent.
+        Of the other pairs of that range, those that the owner says are lost are so; the rest did not come whole, and is requested
+        again. Returns the pairs that are new. Raises MalformedMessage for a reply to a request that cannot have been sent.
         """
         device = self._devices.get(reply.device)
         book = device.epochs.get(reply.epoch) if device is not None else None
@@ -110,7 +134,12 @@ class Ledger:
         if not book.has_room_for(reply.first, reply.next):
             raise MalformedMessage("header", f"{reply.device}/{reply.epoch[:8]} replies leave too many holes")
         new = [pair for pair in pairs if device.receive(book, pair)]
-        book.give_up(book.known.missing(reply.first, min(reply.next, book.head)))
+        if book.endpoint == endpoint:
+            book.give_up_said(reply.lost)
+            for seq in book.came_broken(reply.first, reply.next):
+                log.warning(
+                    "LOST pair=%s/%s/%d: it came broken %d times", reply.device, reply.epoch[:8], seq, MAX_TRIES
+                )
         return new
 
     def next_request(
@@ -123,10 +152,10 @@ class Ledger:
         device = self._devices.get(self._device_at.get(endpoint, ""))
         return None if device is None else device.next_request(endpoint, max_pairs, now_s, requested)
 
-    def all_ended(self, devices: int) -> bool:
+    def all_ended(self, devices: int, now_s: float = 0.0) -> bool:
         """Return whether at least `devices` devices were seen in this process, and each of them has ended its stream."""
         heard = [device for device in self._devices.values() if device.live]
-        return len(heard) >= devices and all(device.has_ended() for device in heard)
+        return len(heard) >= devices and all(device.has_ended(now_s) for device in heard)
 
     def stats(self) -> SourceStats:
         """Return the present statistics of all devices."""
@@ -151,7 +180,10 @@ class Ledger:
         device, kept = self._devices.get(name), msgspec.convert(cursor, LedgerCursor).devices.get(name)
         return {} if device is None or kept is None else device.acknowledgement(kept, endpoint)
 
-    def _find(self, name: str, epoch: str, seq: int, now_s: float) -> tuple[DeviceBook, EpochBook]:
+    def _all_heard(self) -> bool:
+        return len(self._heard) >= self._endpoints
+
+    def _find(self, name: str, epoch: str, seq: int, now_s: float, endpoint: int) -> tuple[DeviceBook, EpochBook]:
         """Return a device and its epoch, new ones if they are not known yet.
 
         A new epoch begins at `seq`, or at 0 if this consumer wants its earlier pairs too.
@@ -165,7 +197,8 @@ class Ledger:
         if book is None:
             self._make_room()
             first = 0 if device.spool_known else seq
-            book = device.epochs[epoch] = EpochBook(self._budget, device.counts, first=first, head=seq, since_s=now_s)
+            book = EpochBook(self._budget, device.counts, first=first, head=seq, since_s=now_s, speaker=endpoint)
+            device.epochs[epoch] = book
             self._epochs += 1
         return device, book
 

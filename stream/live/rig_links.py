@@ -1,4 +1,4 @@
-"""The sockets of a subscriber: one for all live streams, and one for each rig's spool."""
+"""The sockets of a subscriber: two for each rig, one for its live stream and one for its spool."""
 
 from __future__ import annotations
 
@@ -58,11 +58,13 @@ class RigLinks:
         self._tended_s = float("-inf")
         self.spools: list[BackfillClient] = []
         """One client for each address, in the same order."""
+        self._live: list[zmq.Socket[bytes]] = []  # in the same order
+        self._next = 0
         try:
-            live = self._open(zmq.SUB, receive_high_water=high_water)
-            self._live = live.socket
-            self._live.set(zmq.SUBSCRIBE, b"")
             for number, address in enumerate(addresses):
+                live = self._open(zmq.SUB, receive_high_water=high_water)
+                live.socket.set(zmq.SUBSCRIBE, b"")
+                self._live.append(live.socket)
                 live.dial(address)
                 spool = self._open(zmq.DEALER, receive_high_water=HIGH_WATER)
                 spool.socket.set(zmq.SNDHWM, HIGH_WATER)
@@ -77,19 +79,27 @@ class RigLinks:
         """Wait until a message has arrived or the time is over."""
         self._poller.poll(int(1000 * timeout_s))
 
-    def receive_live(self) -> EncodedPair | Announcement | None:
-        """Return one message of the live streams, its checksum verified; None if there is none. Raises MalformedMessage."""
-        try:
-            parts = receive_parts(self._live, max_parts=MAX_PARTS)
-        except zmq.Again:
-            return None
-        return announcements.from_parts(parts) if parts[0] in announcements.TOPICS else codec.from_parts(parts)
+    def receive_live(self) -> tuple[EncodedPair | Announcement, int] | None:
+        """Return one message of the live streams, its checksum verified, and the number of its address; None if there is none.
 
-    def confirm(self, bye: Bye) -> None:
-        """Confirm to the publisher that everything up to its bye was received."""
+        The streams take turns. Raises MalformedMessage.
+        """
+        for _ in self._live:
+            number = self._next
+            self._next = (number + 1) % len(self._live)
+            try:
+                parts = receive_parts(self._live[number], max_parts=MAX_PARTS)
+            except zmq.Again:
+                continue
+            is_pair = parts[0] not in announcements.TOPICS
+            return (codec.from_parts(parts) if is_pair else announcements.from_parts(parts)), number
+        return None
+
+    def confirm(self, bye: Bye, number: int) -> None:
+        """Confirm to the publisher at an address that everything up to its bye was received."""
         topic = announcements.CONFIRMATION + bye.epoch.encode()
-        self._live.set(zmq.SUBSCRIBE, topic)
-        self._live.set(zmq.UNSUBSCRIBE, topic)  # otherwise each epoch would leave one
+        self._live[number].set(zmq.SUBSCRIBE, topic)
+        self._live[number].set(zmq.UNSUBSCRIBE, topic)  # otherwise each epoch would leave one
 
     def tend(self) -> None:
         """Connect again to the rigs that ZeroMQ has given up. It never waits, and may be called often."""

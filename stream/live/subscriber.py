@@ -83,7 +83,7 @@ class Subscriber(Closeable):
         self._farewell_s = farewell_s
         self._clock = clock
         self._queue = PairQueue(capacity_pairs, capacity_bytes)
-        self._ledger = Ledger(cursor)
+        self._ledger = Ledger(cursor, endpoints=len(addresses))
         self._before = self._ledger.stats().devices
         self._acknowledged: Cursor | None = None
         self._failure: Exception | None = None
@@ -147,7 +147,7 @@ class Subscriber(Closeable):
         self._links.close()
 
     def _is_over(self) -> bool:
-        ended = self._devices_to_end is not None and self._ledger.all_ended(self._devices_to_end)
+        ended = self._devices_to_end is not None and self._ledger.all_ended(self._devices_to_end, self._clock())
         return ended or self._closing or self._failure is not None
 
     def _run(self) -> None:
@@ -175,7 +175,7 @@ class Subscriber(Closeable):
                 message = self._links.receive_live()  # outside the lock: the checksum takes time
                 if message is None:
                     return
-                self._enter_live(message)
+                self._enter_live(*message)
             except MalformedMessage as error:
                 self._refuse(error)
             if not self._queue.has_room():
@@ -211,16 +211,16 @@ class Subscriber(Closeable):
         """Count and log a malformed message, which is dropped."""
         self._malformed.add(error.reason, f"message dropped: {error}")
 
-    def _enter_live(self, message: EncodedPair | Announcement) -> None:
+    def _enter_live(self, message: EncodedPair | Announcement, endpoint: int) -> None:
         now_s = self._clock()
         with self._changed:
             if not isinstance(message, EncodedPair):
-                self._ledger.receive_announcement(message, now_s)
-            elif self._ledger.receive(message, now_s):
+                self._ledger.receive_announcement(message, now_s, endpoint)
+            elif self._ledger.receive(message, now_s, endpoint):
                 self._enqueue([message])
             self._changed.notify_all()
         if isinstance(message, Bye):
-            self._links.confirm(message)
+            self._links.confirm(message, endpoint)
 
     def _enter_reply(self, spool: BackfillClient) -> None:
         received = spool.receive(self._refuse)
