@@ -176,7 +176,7 @@ def _sensor_metrics(read: Callable[[], Vitals]) -> Iterator[Metric]:
 
 
 def _handshake_metrics(failed: Callable[[], Mapping[str, int]]) -> Iterator[Metric]:
-    text = "Handshakes of learners that failed, by reason: another key, none, or hung up."
+    text = "Failed handshakes of learners, and connections that were cut off, by reason."
     yield by_reason(f"{PREFIX}_failed_handshakes", text, failed())
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -9,12 +10,19 @@ from contextlib import contextmanager
 
 import msgspec
 import numpy as np
+import zmq
 
 from stream.codec import encode_pair
 from stream.errors import EndOfStream
+from stream.failures import Failures
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
+from stream.transport.crowd import Bounds
+from stream.transport.dialer import Dialer
+from stream.transport.gate import Gate
+from stream.transport.handshake import LOG_INTERVAL_S, REASONS
+from stream.transport.security import Security
 
 EPOCH, NEXT_EPOCH = "a" * 32, "b" * 32
 LOOPBACK = "tcp://127.0.0.1:0"
@@ -89,3 +97,19 @@ def publish_all(publisher: Publisher, pairs: list[EncodedPair]) -> None:
     for pair in pairs:
         publisher.send(pair)
     publisher.bye()
+
+
+WIDE = Bounds(pending_bytes=1 << 30, all_pending_bytes=1 << 30)
+"""Bounds that no test reaches by accident."""
+
+
+@contextmanager
+def open_dialer(socket: zmq.Socket[bytes], security: Security | None = None, bounds: Bounds = WIDE) -> Iterator[Dialer]:
+    """A dialer of a socket, behind a gate of its own."""
+    failures = Failures(logging.getLogger(__name__), LOG_INTERVAL_S, reasons=REASONS)
+    with Gate(bounds, failures) as gate:
+        dialer = Dialer(socket, failures, security, gate)
+        try:
+            yield dialer
+        finally:
+            dialer.close()

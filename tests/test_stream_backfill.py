@@ -17,6 +17,7 @@ import pytest
 import zmq
 from hypothesis import given
 from hypothesis import strategies as st
+from link_steps import open_dialer
 from memory_shelf import MemoryShelf
 
 from stream import codec
@@ -48,12 +49,14 @@ from stream.live.backfill_messages import (
     encode_message,
 )
 from stream.live.backfill_plan import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, SPANS_INTERVAL_S, UNDER_WAY, BackfillPlan
-from stream.live.backfill_server import BackfillServer
+from stream.live.backfill_server import BOUNDS, BackfillServer
 from stream.live.epoch_book import MAX_TRIES
 from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
 from stream.source import Cursor
+from stream.transport.acceptor import Acceptor
+from stream.transport.dialer import Dialer
 from stream.transport.endpoint import backfill_endpoint
 
 EPOCH, OTHER_EPOCH = "a" * 32, "b" * 32
@@ -201,9 +204,11 @@ def test_what_a_newer_rig_tells_beyond_is_passed_over() -> None:
 
 @contextmanager
 def served(shelf: MemoryShelf, *, now_ns: int = 77, vitals: Vitals | None = None) -> Iterator[BackfillServer]:
-    with zmq.Context() as context:
+    with zmq.Context() as context, Acceptor(context, None) as acceptor:
         read = Vitals if vitals is None else lambda: vitals
-        server = BackfillServer(context.socket(zmq.ROUTER), LOOPBACK, shelf, vitals=read, clock_ns=lambda: now_ns)
+        router = context.socket(zmq.ROUTER)
+        gate = acceptor.guard(router, BOUNDS)
+        server = BackfillServer(router, LOOPBACK, shelf, gate, vitals=read, clock_ns=lambda: now_ns)
         try:
             yield server
         finally:
@@ -430,7 +435,7 @@ class Learner:
 
     def __init__(
         self,
-        socket: zmq.Socket[bytes],
+        dialer: Dialer,
         *,
         consumer: str = "me",
         durable: Cursor | None = None,
@@ -440,8 +445,9 @@ class Learner:
         self.stamps = itertools.count(1)
         self.ledger = Ledger()
         self.refused: list[MalformedMessage] = []
+        self.socket = dialer.socket
         self.client = BackfillClient(
-            socket,
+            dialer,
             BackfillPlan(0, consumer, durable, clock=lambda: self.now_s, clock_ns=lambda: next(self.stamps)),
             max_reply_bytes=max_reply_bytes,
         )
@@ -451,7 +457,7 @@ class Learner:
 
     def takes(self) -> list[int]:
         """The numbers of the pairs that are new in the next reply."""
-        assert self.client.socket.poll(60_000), "no reply came within 60 s"
+        assert self.socket.poll(60_000), "no reply came within 60 s"
         reply = self.client.receive(self.refused.append)
         assert reply is not None
         return [pair.header.seq for pair in self.client.plan.receive(*reply, self.ledger)]
@@ -465,13 +471,10 @@ def linked(**changes: Any) -> Iterator[tuple[Learner, Rig]]:
         for socket in (router, dealer):
             socket.set(zmq.LINGER, 0)
         dealer.set(zmq.IMMEDIATE, 1)
-        monitor = dealer.get_monitor_socket(zmq.EVENT_HANDSHAKE_SUCCEEDED)
         dealer.connect(f"tcp://127.0.0.1:{port}")
-        assert monitor.poll(60_000)
-        dealer.disable_monitor()
-        monitor.close(linger=0)
         assert dealer.poll(60_000, zmq.POLLOUT)
-        yield Learner(dealer, **changes), Rig(router)
+        with open_dialer(dealer) as dialer:
+            yield Learner(dialer, **changes), Rig(router)
 
 
 def told(learner: Learner, rig: Rig, *known: Span) -> None:
@@ -502,9 +505,10 @@ def test_nothing_is_asked_of_a_rig_that_is_away() -> None:
     with zmq.Context() as context, context.socket(zmq.DEALER) as dealer:
         dealer.set(zmq.IMMEDIATE, 1)
         dealer.connect("tcp://127.0.0.1:9")
-        learner = Learner(dealer)
-        learner.asks()
-        assert learner.client.receive(learner.refused.append) is None
+        with open_dialer(dealer) as dialer:
+            learner = Learner(dialer)
+            learner.asks()
+            assert learner.client.receive(learner.refused.append) is None
         dealer.close(linger=0)
 
 
@@ -663,7 +667,7 @@ def test_an_answer_that_is_too_large_is_refused_and_the_question_asked_again() -
         rig.says(PairsReply(2, "baby", EPOCH, 0, 3, []), rows(make_pairs(0, 3, big=True)))
         rig.says(PairsReply(2, "baby", EPOCH, 0, 3, []), [(b"", b"", b"")] * (MAX_ROWS + 9))
         for reason in ("size", "parts"):
-            assert learner.client.socket.poll(60_000)
+            assert learner.socket.poll(60_000)
             with pytest.raises(MalformedMessage, match=reason):
                 learner.client.receive(learner.refused.append)
         learner.now_s += SPANS_INTERVAL_S

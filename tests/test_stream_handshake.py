@@ -17,15 +17,13 @@ from typing import Literal
 
 import pytest
 import zmq
-from link_steps import until
+from link_steps import WIDE, open_dialer, until
 
 from stream.errors import EndpointError
-from stream.failures import Failures
 from stream.transport import acceptor, dialer
 from stream.transport.acceptor import Acceptor
 from stream.transport.dialer import Dialer
 from stream.transport.endpoint import bind, connect_address
-from stream.transport.handshake import LOG_INTERVAL_S, REASONS
 from stream.transport.keys import KeysError
 from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
 
@@ -75,7 +73,7 @@ def open_rig(security: Security | None, endpoint: str = LOOPBACK, max_bytes: int
             socket.set(zmq.MAXMSGSIZE, max_bytes)
             socket.set(zmq.HEARTBEAT_IVL, 50)
             socket.set(zmq.HEARTBEAT_TIMEOUT, 3000)
-            doorkeeper.guard(socket)
+            doorkeeper.guard(socket, WIDE)
         live.set(zmq.XPUB_VERBOSE, 1)  # every subscription, not only the first
         try:
             yield Rig(doorkeeper, live, backfill, bind(live, endpoint))
@@ -118,15 +116,10 @@ def open_learner(security: Security | None, *endpoints: str, kind: int = zmq.SUB
         socket.set(zmq.LINGER, 0)
         if kind == zmq.SUB:
             socket.set(zmq.SUBSCRIBE, b"")
-        calls = Dialer(
-            socket, Failures(logging.getLogger(__name__), LOG_INTERVAL_S, reasons=REASONS), security=security
-        )
-        try:
+        with open_dialer(socket, security) as calls:
             for endpoint in endpoints:
                 calls.dial(connect_address(endpoint, security=security))
             yield Learner(socket, calls)
-        finally:
-            calls.close()
 
 
 def resources() -> tuple[int, int]:
@@ -367,14 +360,14 @@ def test_a_rig_with_keys_does_not_start_where_it_trusts_nobody() -> None:
         context.socket(zmq.XPUB) as socket,
         pytest.raises(KeysError, match="no learner is trusted"),
     ):
-        doorkeeper.guard(socket)
+        doorkeeper.guard(socket, WIDE)
 
 
 def test_a_socket_that_is_bound_already_is_not_taken_for_guarded() -> None:
     with zmq.Context() as context, Acceptor(context, RIG) as doorkeeper, context.socket(zmq.XPUB) as socket:
         bind(socket, LOOPBACK)
         with pytest.raises(ValueError, match="before it binds"):
-            doorkeeper.guard(socket)
+            doorkeeper.guard(socket, WIDE)
 
 
 def test_a_context_has_one_door_with_keys() -> None:
@@ -514,7 +507,7 @@ def test_a_door_closes_before_its_sockets_after_them_or_with_their_context(first
     before = threading.active_count()
     context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
     doorkeeper, socket = Acceptor(context, RIG), context.socket(zmq.XPUB)
-    doorkeeper.guard(socket)
+    doorkeeper.guard(socket, WIDE)
     bind(socket, LOOPBACK)
     if first == "acceptor":
         doorkeeper.close()
@@ -538,7 +531,7 @@ def test_a_door_that_is_closed_while_a_socket_lingers_does_not_hang_its_context(
     """A monitor that loses its reader before it stops keeps ZeroMQ from ever closing another socket."""
     with zmq.Context() as context:
         doorkeeper, live = Acceptor(context, RIG), context.socket(zmq.XPUB)
-        doorkeeper.guard(live)
+        doorkeeper.guard(live, WIDE)
         with open_learner(LEARNER, bind(live, LOOPBACK)) as slow:
             slow.until(lambda: live.poll(0) != 0)
             for _ in range(20):

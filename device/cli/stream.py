@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import resource
 import time
 import uuid
 from collections.abc import Iterator
@@ -57,7 +56,6 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
     Raises CameraError, SpoolError, StreamError, OSError or ValueError.
     """
     configure_opencv()
-    _raise_file_limit()
     metrics, sensors = DeviceMetrics(), Sensors()
     dedupe = Dedupe(settings.dedupe, seed=settings.seed)
     metrics.threshold.set_function(lambda: dedupe.threshold)
@@ -95,15 +93,6 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
             _linger(spool, settings.linger_s, status, progress, stop)
         supervisor.stopping()
     return Result(format_counts(summary), summary)
-
-
-def _raise_file_limit() -> None:
-    """Allow as many open files as the system permits.
-
-    Each client that connects and sends nothing holds an open file, and must not keep the spool from opening one.
-    """
-    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _open_publisher(settings: StreamSettings, spool: Spool | None, sensors: Sensors) -> Publisher:

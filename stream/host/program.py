@@ -8,10 +8,12 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import resource
 import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
@@ -114,6 +116,7 @@ class Program:
         words: None takes those of this process.
         """
         stop = Stop.on_signals(self.stop_message)
+        _raise_file_limit()
         if self.log_format is not None:
             logging.basicConfig(level=logging.WARNING, format=self.log_format)
         try:
@@ -164,6 +167,13 @@ class Program:
 def write(text: str) -> None:
     """Print a line before the command has ended."""
     print(text, flush=True)
+
+
+def _raise_file_limit() -> None:
+    """Allow as many open files as the system permits: each connection takes one, also that of a stranger."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with suppress(OSError, ValueError):  # some systems do not allow their own limit
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _report(error: Exception | str, code: int) -> int:

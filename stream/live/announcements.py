@@ -82,6 +82,11 @@ class Subscriptions:
         self.confirmed = 0
         """Number of subscribers that have confirmed the bye of the epoch."""
 
+    def knows(self, message: bytes, epoch: str) -> bool:
+        """Return whether a message is about a topic that something is sent on, or that confirms the bye of the epoch."""
+        topic = message[1:]
+        return topic == CONFIRMATION + epoch.encode() or any(one.startswith(topic) for one in (self._topic, *TOPICS))
+
     def read(self, message: bytes, epoch: str) -> int:
         """Count a message; return +1 if a subscriber joined, -1 if one left, and 0 otherwise."""
         self.confirmed += message == b"\1" + CONFIRMATION + epoch.encode()

@@ -16,9 +16,10 @@ from stream.live.backfill_messages import MAX_ROWS, PairParts, PairsReply, Reply
 from stream.live.backfill_plan import CREDIT_BYTES, BackfillPlan
 from stream.live.ledger import Ledger
 from stream.pair import EncodedPair
-from stream.transport.sockets import receive_parts
+from stream.transport.dialer import Dialer
 
 HIGH_WATER = 8
+"""Requests that may wait to be sent."""
 MAX_PARTS = 1 + 3 * MAX_ROWS
 MAX_REPLY_BYTES = CREDIT_BYTES + 2 * MAX_EYE_BYTES
 """Limit of the pairs in one reply; a larger reply is refused. (A rig sends one pair even if it is larger than the credit.)"""
@@ -27,13 +28,11 @@ MAX_REPLY_BYTES = CREDIT_BYTES + 2 * MAX_EYE_BYTES
 class BackfillClient:
     """Sends requests to one rig, and receives its replies.
 
-    socket: a DEALER with options and security set; the caller closes it.
+    dialer: of a DEALER with options and security set; the caller closes it.
     """
 
-    def __init__(
-        self, socket: zmq.Socket[bytes], plan: BackfillPlan, *, max_reply_bytes: int = MAX_REPLY_BYTES
-    ) -> None:
-        self.socket = socket
+    def __init__(self, dialer: Dialer, plan: BackfillPlan, *, max_reply_bytes: int = MAX_REPLY_BYTES) -> None:
+        self._dialer = dialer
         self.plan = plan
         self._max_reply_bytes = max_reply_bytes
 
@@ -41,7 +40,7 @@ class BackfillClient:
         """Send the requests whose time has come. While there is no connection, nothing is queued for later."""
         while (request := self.plan.next_request(ledger, has_room=has_room)) is not None:
             try:
-                self.socket.send(encode_message(request), zmq.NOBLOCK)
+                self._dialer.socket.send(encode_message(request), zmq.NOBLOCK)
             except zmq.Again:
                 return
             self.plan.sent(request)
@@ -52,7 +51,7 @@ class BackfillClient:
         refuse: called for each pair that is not valid.
         """
         try:
-            parts = receive_parts(self.socket, max_parts=MAX_PARTS, max_bytes=self._max_reply_bytes)
+            parts = self._dialer.receive(max_parts=MAX_PARTS, max_bytes=self._max_reply_bytes)
         except zmq.Again:
             return None
         reply, rows = decode_reply(parts)

@@ -11,6 +11,7 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 import msgspec
 import zmq
@@ -18,8 +19,10 @@ import zmq
 from stream.errors import MalformedMessage
 from stream.failures import Failures
 from stream.live import backfill_messages as messages
+from stream.transport.crowd import Bounds
 from stream.transport.endpoint import bind
-from stream.transport.sockets import LEARNER_TIMEOUT_MS, limit_silence, receive_parts
+from stream.transport.gate import Gate
+from stream.transport.sockets import LEARNER_TIMEOUT_MS, limit_silence, receive, size_on_wire
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +30,11 @@ BACKGROUND_TOS = 0x20
 HIGH_WATER = 8
 """Number of replies, each as large as the credit, that may wait for one consumer; a consumer sends one or two requests at a
 time."""
-MAX_REQUEST_BYTES = 1 << 20
-MAX_REQUEST_PARTS = 8
+MAX_REQUEST_BYTES = 64 * messages.MAX_EPOCHS
+"""The largest request acknowledges MAX_EPOCHS epochs, each with 34 bytes of name and up to 9 of number."""
+MAX_REQUEST_PARTS = 2
+BOUNDS = Bounds(pending_bytes=4 * MAX_REQUEST_BYTES, all_pending_bytes=16 << 20)
+"""A consumer has a few requests under way, and only one of them can be large."""
 POLL_S = 0.1
 LOG_INTERVAL_S = 10.0
 
@@ -66,6 +72,7 @@ class BackfillServer:
     """Replies to requests on `socket`, in a thread of its own, until it is closed.
 
     socket: a new ROUTER whose security is set; the server binds and owns it.
+    gate: of the socket; a consumer that leaves too many replies unread gets none until it has read some.
     address: as `stream.transport.endpoint.bind_address` returns it. Raises EndpointError if it cannot be bound.
     vitals: reads battery and temperature of the rig; called by the thread.
     clock_ns: nanoseconds since 1970, by the clock that also stamps the pairs.
@@ -76,12 +83,14 @@ class BackfillServer:
         socket: zmq.Socket[bytes],
         address: str,
         shelf: messages.Shelf,
+        gate: Gate,
         *,
         vitals: Callable[[], messages.Vitals] = messages.Vitals,
         clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
         self._socket = socket
         self._shelf = shelf
+        self._gate = gate
         self._vitals = vitals
         self._clock_ns = clock_ns
         self._closing = threading.Event()
@@ -93,7 +102,9 @@ class BackfillServer:
         socket.set(zmq.MAXMSGSIZE, MAX_REQUEST_BYTES)
         socket.set(zmq.TOS, BACKGROUND_TOS)
         socket.set(zmq.LINGER, 0)
+        socket.set(zmq.ROUTER_MANDATORY, 1)  # it then says whether a reply was taken
         limit_silence(socket, LEARNER_TIMEOUT_MS)
+        self._keys = bool(socket.get(zmq.CURVE_SERVER))
         self.endpoint = bind(socket, address)
         self._thread = threading.Thread(target=self._run, name="backfill", daemon=True)
         self._thread.start()
@@ -112,15 +123,25 @@ class BackfillServer:
             self._socket.close()
 
     def _answer_one(self) -> None:
-        sender, *parts = receive_parts(self._socket, max_parts=MAX_REQUEST_PARTS)
+        received = receive(self._socket, max_parts=MAX_REQUEST_PARTS)
+        self._gate.delivered(received)
+        room_bytes = self._gate.room_bytes(received.descriptor)
+        if room_bytes <= 0:
+            self.failures.add("unread", "a request was dropped: the consumer does not read the replies to earlier ones")
+            return
+        sender, *parts = received.parts
         try:
             request = messages.decode_request(parts)
+            if isinstance(request, messages.PairsRequest) and request.credit_bytes > room_bytes:
+                request = msgspec.structs.replace(request, credit_bytes=room_bytes)
             over = self.over  # read before the spans, which may still grow in between
             reply, rows = reply_to(request, self._shelf, over=over, now_ns=self._clock_ns(), vitals=self._vitals)
         except MalformedMessage as error:
             self.failures.add("malformed", f"request dropped: {error}")
         except Exception as error:  # a spool in trouble must not end the stream: the consumer sends the request again
             self.failures.add("unanswered", f"a request could not be answered: {error}")
-        else:  # a ROUTER drops the reply if the consumer is gone or slow
-            parts = [sender, messages.encode_message(reply), *(part for row in rows for part in row)]
-            self._socket.send_multipart(parts, copy=False)
+        else:
+            parts = [messages.encode_message(reply), *(part for row in rows for part in row)]
+            with suppress(zmq.ZMQError):  # the consumer is gone or slow
+                self._socket.send_multipart([sender, *parts], zmq.NOBLOCK, copy=False)
+                self._gate.sent(received.descriptor, size_on_wire(parts, keys=self._keys))

@@ -54,7 +54,7 @@ class StreamMetrics(Collector):
         malformed = {reason: stats.malformed.get(reason, 0) for reason in MESSAGE_REASONS}
         failed = {reason: stats.failed_handshakes.get(reason, 0) for reason in HANDSHAKE_REASONS}
         yield by_reason(f"{_PREFIX}_malformed_messages", "Messages refused, by reason.", malformed)
-        text = "Handshakes with devices that failed, by reason: another key, none, or hung up."
+        text = "Failed handshakes with devices, and connections that were cut off, by reason."
         yield by_reason(f"{_PREFIX}_failed_handshakes", text, failed)
         hidden = max(0, len(stats.devices) - MAX_DEVICES_SHOWN)
         for name, text, value in (

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Literal
 
@@ -17,21 +18,32 @@ import zmq
 from stream import codec
 from stream.closeable import Closeable
 from stream.errors import EndpointError
-from stream.live import announcements
+from stream.live import announcements, backfill_server
 from stream.live.announcements import Announcement, Bye, Hello, Subscriptions
 from stream.live.backfill_messages import Shelf, Vitals
 from stream.live.backfill_server import BackfillServer
 from stream.pair import EncodedPair
 from stream.transport.acceptor import Acceptor
+from stream.transport.crowd import Bounds
 from stream.transport.endpoint import bind, bind_address, bind_with_neighbour
 from stream.transport.security import Security
-from stream.transport.sockets import LEARNER_TIMEOUT_MS, limit_silence
+from stream.transport.sockets import LEARNER_TIMEOUT_MS, limit_silence, receive
 
 log = logging.getLogger(__name__)
 
 LIVE_TOS = 0x88
 """DSCP AF41: Wi-Fi sends it as video, before the replies of the spool."""
 MAX_SUBSCRIPTION_BYTES = 1024
+"""Largest message of a subscriber, and of its handshake."""
+QUEUED_BYTES = 64 << 20
+"""Most bytes of pairs in the queues of all subscribers, where a pair in several queues counts once. One full queue is always
+allowed. Beyond it, the subscriber that is behind for longest is cut off."""
+EXCESS_BYTES = 16 << 20
+"""Beyond it by so much, a pair is dropped."""
+FULL_S = 0.01
+"""Seconds between two looks at queues that hold too much."""
+_BOUNDS = Bounds(pending_bytes=16 << 10, all_pending_bytes=1 << 20)
+"""A learner sends a handshake and two or three subscriptions, of less than 2 kB together."""
 MAX_SUBSCRIPTIONS_AT_ONCE = 256
 """Most subscriptions that are read between two pairs, so that a flood of them cannot delay the stream."""
 
@@ -79,13 +91,14 @@ class Publisher(Closeable):
         self._linger_s = linger_s
         self._owes_hello = False
         self._subscriptions = Subscriptions(codec.TOPIC)
+        self._queued = _Queued(high_water)
         self._context = context if context is not None else zmq.Context()
         self._owns_context = context is None
         self._acceptor = Acceptor(self._context, security)
         self._socket = self._open(high_water)
         self.backfill: BackfillServer | None = None
         try:
-            self._acceptor.guard(self._socket)
+            self._gate = self._acceptor.guard(self._socket, _BOUNDS)
             if shelf is None:
                 self.endpoint = bind(self._socket, address)
             else:
@@ -112,7 +125,7 @@ class Publisher(Closeable):
             raise ValueError(f"{header.name} is not a pair of {self.device}/{self.epoch[:8]}")
         self._hello_seq = header.seq
         listened = self.wait_for_subscriber(self._wait_s if self._waits else 0.0)
-        taken = listened and self._put(codec.to_parts(pair), self._wait_s)
+        taken = listened and self._send(pair)
         self.next_seq = header.seq + 1
         if taken or not self._waits:
             self._hello_seq = self.next_seq
@@ -158,9 +171,9 @@ class Publisher(Closeable):
 
     def _serve(self, shelf: Shelf, vitals: Callable[[], Vitals], address: str) -> BackfillServer:
         router = self._context.socket(zmq.ROUTER)
-        self._acceptor.guard(router)
+        gate = self._acceptor.guard(router, backfill_server.BOUNDS)
         try:
-            return BackfillServer(router, address, shelf, vitals=vitals)
+            return BackfillServer(router, address, shelf, gate, vitals=vitals)
         except EndpointError:
             router.close()
             raise
@@ -184,7 +197,7 @@ class Publisher(Closeable):
             self._socket.poll(left_ms)
         return True
 
-    def _put(self, parts: list[bytes], wait_s: float) -> bool:
+    def _put(self, parts: Sequence[bytes | zmq.Frame], wait_s: float) -> bool:
         """Hand a message to all queues; return False if there was no room within `wait_s` seconds.
 
         A socket that may drop messages never waits.
@@ -200,17 +213,63 @@ class Publisher(Closeable):
         """Count the subscribers that joined and left, and send a hello. It reaches all of them, but only new ones need it."""
         for _ in range(MAX_SUBSCRIPTIONS_AT_ONCE):
             try:
-                message = self._socket.recv(zmq.NOBLOCK)
+                message = receive(self._socket, max_parts=1)
             except zmq.Again:
                 break
-            change = self._subscriptions.read(message, self.epoch)
+            self._gate.delivered(message)
+            if not self._subscriptions.knows(message.parts[0], self.epoch):
+                self._gate.holds_topic(message)
+            change = self._subscriptions.read(message.parts[0], self.epoch)
             self._owes_hello |= change > 0
             if change:
                 log.info("subscriber %s device=%s", "joined" if change > 0 else "left", self.device)
         if self._owes_hello:
             self._owes_hello = not self._announce(Hello, self._hello_seq, 0.0)
 
+    def _send(self, pair: EncodedPair) -> bool:
+        size_bytes = len(pair.left) + len(pair.right)
+        if not self._queued.has_room(size_bytes, self._wait_s if self._waits else None, self._gate.cut_stuck):
+            return False
+        *parts, right = codec.to_parts(pair)
+        frame = zmq.Frame(right, track=True, copy=False, copy_threshold=0)
+        self._queued.add(frame.tracker, size_bytes)
+        return self._put([*parts, frame], self._wait_s)
+
     def _announce(self, kind: type[Announcement], next_seq: int, wait_s: float) -> bool:
         has_spool = self.backfill is not None
         announcement = kind(device=self.device, epoch=self.epoch, next_seq=next_seq, backfill=has_spool)
         return self._put(announcements.to_parts(announcement), wait_s)
+
+
+class _Queued:
+    """Counts the bytes of the pairs that ZeroMQ holds. high_water: most pairs in one queue."""
+
+    def __init__(self, high_water: int) -> None:
+        self._pairs: deque[tuple[zmq.MessageTracker, int]] = deque()
+        self._bytes = 0
+        self._full_queue = high_water + 2
+
+    def add(self, tracker: zmq.MessageTracker, size_bytes: int) -> None:
+        self._pairs.append((tracker, size_bytes))
+        self._bytes += size_bytes
+
+    def has_room(self, size_bytes: int, wait_s: float | None, cut_stuck: Callable[[], None]) -> bool:
+        """Return whether a pair of this size may be sent. wait_s: how long to wait for room; None: make room by `cut_stuck`."""
+        deadline_s = time.monotonic() + (wait_s or 0.0)
+        while (excess_bytes := self._excess_bytes(size_bytes)) > 0:
+            if wait_s is None:
+                cut_stuck()
+                return excess_bytes <= EXCESS_BYTES
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(FULL_S)
+        return True
+
+    def _excess_bytes(self, size_bytes: int) -> int:
+        while self._pairs and self._pairs[0][0].done:
+            self._bytes -= self._pairs.popleft()[1]
+        bound_bytes = max(QUEUED_BYTES, self._full_queue * size_bytes)
+        if self._bytes + size_bytes > bound_bytes:  # perhaps only the oldest pairs are still held
+            self._pairs = deque(one for one in self._pairs if not one[0].done)
+            self._bytes = sum(size for _, size in self._pairs)
+        return self._bytes + size_bytes - bound_bytes

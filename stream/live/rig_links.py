@@ -16,11 +16,13 @@ from stream.live.announcements import Announcement, Bye
 from stream.live.backfill_client import HIGH_WATER, BackfillClient
 from stream.live.backfill_plan import BackfillPlan
 from stream.pair import EncodedPair
+from stream.transport.crowd import Bounds
 from stream.transport.dialer import Dialer
 from stream.transport.endpoint import backfill_endpoint
+from stream.transport.gate import SWEEP_S, Gate
 from stream.transport.handshake import LOG_INTERVAL_S, REASONS
 from stream.transport.security import CURVE_OVERHEAD_BYTES, Security
-from stream.transport.sockets import RIG_TIMEOUT_MS, limit_silence, receive_parts
+from stream.transport.sockets import RIG_TIMEOUT_MS, limit_silence
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +31,11 @@ CONNECT_TIMEOUT_MS = 1_000
 RECONNECT_IVL_MS = 100
 RECONNECT_IVL_MAX_MS = 500
 """Longest pause between two attempts to connect. With it, a live pair arrives within about a second after a link is back."""
-TEND_INTERVAL_S = 0.25
+MAX_MESSAGE_BYTES = 2 * MAX_EYE_BYTES + (32 << 20)
+"""The largest pair, and what belongs to the next one until ZeroMQ stops reading."""
+BOUNDS = Bounds(pending_bytes=MAX_MESSAGE_BYTES, all_pending_bytes=MAX_MESSAGE_BYTES, each_pending_bytes=1 << 20)
+"""What rigs may leave in ZeroMQ's memory. All of them together may leave as much as one, so that a hundred rigs take no more than
+one; each adds a pair of a usual size."""
 MAX_PART_BYTES = MAX_EYE_BYTES + CURVE_OVERHEAD_BYTES
 
 
@@ -53,23 +59,24 @@ class RigLinks:
         self._security = security
         self.failures = Failures(log, LOG_INTERVAL_S, reasons=REASONS)
         """Failed handshakes of all sockets, by reason of `stream.transport.handshake.REASONS`."""
+        self._gate = Gate(BOUNDS, self.failures)
         self._dialers: list[Dialer] = []
         self._poller = zmq.Poller()
         self._tended_s = float("-inf")
         self.spools: list[BackfillClient] = []
         """One client for each address, in the same order."""
-        self._live: list[zmq.Socket[bytes]] = []  # in the same order
+        self._live: list[Dialer] = []  # in the same order
         self._next = 0
         try:
             for number, address in enumerate(addresses):
                 live = self._open(zmq.SUB, receive_high_water=high_water)
                 live.socket.set(zmq.SUBSCRIBE, b"")
-                self._live.append(live.socket)
+                self._live.append(live)
                 live.dial(address)
-                spool = self._open(zmq.DEALER, receive_high_water=HIGH_WATER)
+                spool = self._open(zmq.DEALER, receive_high_water=1)
                 spool.socket.set(zmq.SNDHWM, HIGH_WATER)
                 spool.socket.set(zmq.IMMEDIATE, 1)  # a request to a rig that is away is not kept for later
-                self.spools.append(BackfillClient(spool.socket, new_plan(number)))
+                self.spools.append(BackfillClient(spool, new_plan(number)))
                 spool.dial(backfill_endpoint(address))
         except BaseException:
             self.close()
@@ -88,7 +95,7 @@ class RigLinks:
             number = self._next
             self._next = (number + 1) % len(self._live)
             try:
-                parts = receive_parts(self._live[number], max_parts=MAX_PARTS)
+                parts = self._live[number].receive(max_parts=MAX_PARTS)
             except zmq.Again:
                 continue
             is_pair = parts[0] not in announcements.TOPICS
@@ -98,13 +105,16 @@ class RigLinks:
     def confirm(self, bye: Bye, number: int) -> None:
         """Confirm to the publisher at an address that everything up to its bye was received."""
         topic = announcements.CONFIRMATION + bye.epoch.encode()
-        self._live[number].set(zmq.SUBSCRIBE, topic)
-        self._live[number].set(zmq.UNSUBSCRIBE, topic)  # otherwise each epoch would leave one
+        self._live[number].socket.set(zmq.SUBSCRIBE, topic)
+        self._live[number].socket.set(zmq.UNSUBSCRIBE, topic)  # otherwise each epoch would leave one
 
     def tend(self) -> None:
-        """Connect again to the rigs that ZeroMQ has given up. It never waits, and may be called often."""
+        """Connect again to the rigs that ZeroMQ has given up, and cut off those that send too much.
+
+        It never waits, and may be called often.
+        """
         now_s = time.monotonic()
-        if now_s - self._tended_s >= TEND_INTERVAL_S:
+        if now_s - self._tended_s >= SWEEP_S:
             self._tended_s = now_s
             for dialer in self._dialers:
                 dialer.tend()
@@ -114,6 +124,7 @@ class RigLinks:
         for dialer in self._dialers:
             dialer.close()
             dialer.socket.close(linger=0)
+        self._gate.close()
         self._context.term()
 
     def _open(self, kind: int, *, receive_high_water: int) -> Dialer:
@@ -124,7 +135,7 @@ class RigLinks:
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_IVL_MAX_MS)
         socket.set(zmq.CONNECT_TIMEOUT, CONNECT_TIMEOUT_MS)
         limit_silence(socket, RIG_TIMEOUT_MS)
-        dialer = Dialer(socket, self.failures, self._security)
+        dialer = Dialer(socket, self.failures, self._security, self._gate)
         self._dialers.append(dialer)
         self._poller.register(socket, zmq.POLLIN)
         return dialer

@@ -1,8 +1,9 @@
 """The receiving end: a Source over the live stream of each rig, and over its spool for the pairs that the live stream dropped.
 
 A thread reads the sockets, so that the learner never waits for the network while pairs are available. When the queue is full the
-thread stops reading: ZeroMQ's queue fills, then TCP pushes back, then the rig drops pairs, and the hole in `seq` is pulled from
-its spool when there is room again. Memory is bounded at each of these steps. Live pairs go first: a reply from a spool is read
+thread stops reading: ZeroMQ holds one message, then TCP pushes back, then the rig drops pairs, and the hole in `seq` is pulled
+from its spool when there is room again. Memory is bounded at each of these steps, and a rig that leaves more of it in ZeroMQ than
+the largest pair is cut off (`stream.live.rig_links`). Live pairs go first: a reply from a spool is read
 only when no live message waits. `stream.live.ledger` says which pairs are new and which are missing.
 
 The kernel checks that connections are alive (`stream.transport.sockets`); that also works while a learner reads nothing.
@@ -68,7 +69,7 @@ class Subscriber(Closeable):
         cursor: Cursor | None = None,
         capacity_pairs: int = 512,
         capacity_bytes: int = 32 << 20,
-        high_water: int = 32,
+        high_water: int = 1,
         end_on_bye: bool = False,
         security: Security | None = None,
         insecure: bool = False,

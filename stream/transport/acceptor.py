@@ -1,8 +1,9 @@
 """The rig's side of a handshake: it decides which consumers may connect to its sockets, and reports why others are refused.
 
-One thread serves all sockets of a rig. It answers ZeroMQ's question whether a key is trusted (ZAP, RFC 27), and reads the
-sockets' monitors. It has to be a thread of its own: a monitor that nobody reads blocks ZeroMQ's I/O thread after 2000 events, and
-with it every socket of the context, so that a stranger could silence a rig by connecting again and again.
+One thread serves all sockets of a rig. It answers ZeroMQ's question whether a key is trusted (ZAP, RFC 27), reads the sockets'
+monitors, and cuts off connections that take too much (`stream.transport.gate`). It has to be a thread of its own: a monitor that
+nobody reads blocks ZeroMQ's I/O thread after 2000 events, and with it every socket of the context, so that a stranger could
+silence a rig by connecting again and again.
 
 pyzmq's ThreadAuthenticator answers the same question, but does not report refusals, reads no monitors (which would take a second
 thread), and dies silently with its asyncio loop.
@@ -11,7 +12,10 @@ thread), and dies silently with its asyncio loop.
 from __future__ import annotations
 
 import logging
+import resource
 import threading
+from contextlib import suppress
+from dataclasses import replace
 from queue import SimpleQueue
 
 import zmq
@@ -19,6 +23,9 @@ from zmq.utils import z85
 
 from stream.closeable import Closeable
 from stream.failures import Failures
+from stream.transport.crowd import Bounds
+from stream.transport.endpoint import port_of
+from stream.transport.gate import SWEEP_S, Gate, connections_allowed
 from stream.transport.handshake import FAILED_EVENTS, LOG_INTERVAL_S, REASONS, failure, read_event
 from stream.transport.security import Security
 
@@ -27,8 +34,11 @@ log = logging.getLogger(__name__)
 ZAP_ENDPOINT = "inproc://zeromq.zap.01"
 HANDSHAKE_TIMEOUT_MS = 10_000
 """Longest time that a client can hold a connection without a handshake, milliseconds."""
-POLL_MS = 100
-"""Longest time until the thread notices a further socket or its end, milliseconds."""
+POLL_MS = int(1000 * SWEEP_S)
+"""Longest time until the thread notices a further socket or its end, or looks at the connections again, milliseconds."""
+EVENTS_AT_ONCE = 256
+"""Most events of a socket that are read before the other sockets get a turn."""
+_EVENTS = FAILED_EVENTS | zmq.EVENT_ACCEPTED | zmq.EVENT_MONITOR_STOPPED
 
 
 class Acceptor(Closeable):
@@ -43,17 +53,19 @@ class Acceptor(Closeable):
         self._names = {} if security is None else {key: name for name, key in security.trusted.items()}
         self.failures = Failures(log, LOG_INTERVAL_S, reasons=REASONS)
         self._sockets: list[zmq.Socket[bytes]] = []
-        self._joining: SimpleQueue[zmq.Socket[bytes]] = SimpleQueue()
-        self._monitors: list[zmq.Socket[bytes]] = []
+        self._joining: SimpleQueue[tuple[zmq.Socket[bytes], Gate]] = SimpleQueue()
+        self._gates: dict[zmq.Socket[bytes], Gate] = {}
+        """The gate of each monitor."""
         self._poller = zmq.Poller()
         self._closing = threading.Event()
         self._zap = None if security is None else _zap_socket(context)
         self._thread = threading.Thread(target=self._run, name="acceptor", daemon=True)
         self._thread.start()
 
-    def guard(self, socket: zmq.Socket[bytes]) -> None:
-        """Guard a socket of this context, which is not bound yet.
+    def guard(self, socket: zmq.Socket[bytes], bounds: Bounds) -> Gate:
+        """Guard a socket of this context, which is not bound yet. Its thread reports to the gate what it receives and sends.
 
+        bounds: of its connections; how many there may be is also limited by the open files that this process may have.
         Raises KeysError if there are keys and none is trusted, ValueError for a bound socket.
         """
         if socket.get(zmq.LAST_ENDPOINT):
@@ -61,8 +73,11 @@ class Acceptor(Closeable):
         if self._security is not None:
             self._security.serve(socket)
         socket.set(zmq.HANDSHAKE_IVL, HANDSHAKE_TIMEOUT_MS)
+        allowed = connections_allowed(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+        gate = Gate(replace(bounds, connections=allowed), self.failures)
         self._sockets.append(socket)
-        self._joining.put(socket.get_monitor_socket(FAILED_EVENTS | zmq.EVENT_MONITOR_STOPPED))
+        self._joining.put((socket.get_monitor_socket(_EVENTS), gate))
+        return gate
 
     def close(self) -> None:
         """Stop guarding; idempotent. Waits until the closed sockets have finished lingering."""
@@ -76,26 +91,38 @@ class Acceptor(Closeable):
         if self._zap is not None:
             self._poller.register(self._zap, zmq.POLLIN)
         try:
-            while not self._closing.is_set() or self._monitors or not self._joining.empty():
+            while not self._closing.is_set() or self._gates or not self._joining.empty():
                 self._turn()
         except zmq.ContextTerminated:
             log.debug("the context ended before its acceptor was closed")
         finally:
-            while not self._joining.empty():
-                self._monitors.append(self._joining.get())
-            for socket in (*self._monitors, *([] if self._zap is None else [self._zap])):
-                socket.close(linger=0)
+            self._take_joining()
+            for monitor in list(self._gates):
+                self._forget(monitor)
+            if self._zap is not None:
+                self._zap.close(linger=0)
 
     def _turn(self) -> None:
-        while not self._joining.empty():
-            monitor = self._joining.get()
-            self._monitors.append(monitor)
+        for monitor in self._take_joining():
             self._poller.register(monitor, zmq.POLLIN)
         for socket, _ in self._poller.poll(POLL_MS):
             if socket is self._zap:
                 self._admit(self._zap)
             else:
                 self._read_monitor(socket)
+        for gate in self._gates.values():
+            gate.sweep()
+
+    def _take_joining(self) -> list[zmq.Socket[bytes]]:
+        new: list[zmq.Socket[bytes]] = []
+        while not self._joining.empty():
+            monitor, self._gates[monitor] = self._joining.get()
+            new.append(monitor)
+        return new
+
+    def _forget(self, monitor: zmq.Socket[bytes]) -> None:
+        monitor.close(linger=0)
+        self._gates.pop(monitor).close()
 
     def _admit(self, zap: zmq.Socket[bytes]) -> None:
         """Tell ZeroMQ whether a key is trusted. If it is, its name becomes the User-Id of the connection."""
@@ -109,15 +136,18 @@ class Acceptor(Closeable):
             zap.send_multipart([b"1.0", request, b"200", b"OK", name.encode(), b""])
 
     def _read_monitor(self, monitor: zmq.Socket[bytes]) -> None:
-        kind, value, address = read_event(monitor)
-        if kind == zmq.EVENT_MONITOR_STOPPED:
-            self._poller.unregister(monitor)
-            self._monitors.remove(monitor)
-            monitor.close(linger=0)
-            return
-        reason = failure(kind, value)
-        if reason is not None and reason != "refused":  # a refusal is logged with its key, in _admit
-            self.failures.add(reason, self._describe(reason, address), address)
+        with suppress(zmq.Again):
+            for _ in range(EVENTS_AT_ONCE):
+                kind, value, address = read_event(monitor)
+                if kind == zmq.EVENT_MONITOR_STOPPED:
+                    self._poller.unregister(monitor)
+                    self._forget(monitor)
+                    return
+                if kind == zmq.EVENT_ACCEPTED:
+                    self._gates[monitor].enter(value, local_port=port_of(address))
+                reason = failure(kind, value)
+                if reason is not None and reason != "refused":  # a refusal is logged with its key, in _admit
+                    self.failures.add(reason, self._describe(reason, address), address)
 
     def _log_refusal(self, key: str, address: str) -> None:
         folder = "" if self._security is None else f" --keys {self._security.folder}"

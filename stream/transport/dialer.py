@@ -13,9 +13,11 @@ import zmq
 
 from stream.errors import EndpointError
 from stream.failures import Failures
-from stream.transport.endpoint import connect, rig_at
+from stream.transport.endpoint import connect, port_of, rig_at
+from stream.transport.gate import Gate
 from stream.transport.handshake import FAILED_EVENTS, failure, read_event
 from stream.transport.security import Security
+from stream.transport.sockets import receive
 
 REDIAL_S = 5.0
 """Seconds from the moment at which ZeroMQ gives an address up until the next attempt to connect."""
@@ -31,11 +33,14 @@ _EVENTS = (
 class Dialer:
     """Connects one socket to rigs; used by the socket's own thread.
 
-    `tend` has to be called at least every few seconds: a monitor that is not read blocks ZeroMQ after 2000 events.
+    `tend` has to be called every 50 ms or so: it also sees that no rig takes more memory than the gate allows, and a monitor that
+    is not read blocks ZeroMQ after 2000 events.
+    gate: watches the connections; several dialers may share it.
     """
 
-    def __init__(self, socket: zmq.Socket[bytes], failures: Failures, security: Security | None) -> None:
+    def __init__(self, socket: zmq.Socket[bytes], failures: Failures, security: Security | None, gate: Gate) -> None:
         self.socket = socket
+        self._gate = gate
         self._security = security
         self.failures = failures
         self._rigs: dict[str, str | None] = {}
@@ -54,14 +59,21 @@ class Dialer:
         self._call(plain, rig)
         self._rigs[plain] = rig
 
+    def receive(self, *, max_parts: int, max_bytes: float = float("inf")) -> list[bytes]:
+        """Return one message; as `stream.transport.sockets.receive`."""
+        message = receive(self.socket, max_parts=max_parts, max_bytes=max_bytes)
+        if not self._gate.delivered(message):  # its connection is so new that its event was not read yet
+            self._read_events()
+            self._gate.delivered(message)
+        return message.parts
+
     def tend(self) -> None:
         """Read the events of the connections, log failures, and connect again to addresses that ZeroMQ has given up.
 
         It never waits.
         """
-        with suppress(zmq.Again):
-            while True:
-                self._read(*read_event(self._monitor))
+        self._read_events()
+        self._gate.sweep()
         now_s = time.monotonic()
         for address in [address for address, left_s in self._left_s.items() if now_s - left_s >= REDIAL_S]:
             del self._left_s[address]
@@ -80,6 +92,11 @@ class Dialer:
             self._security.call(self.socket, rig)
         connect(self.socket, address)
 
+    def _read_events(self) -> None:
+        with suppress(zmq.Again):
+            while True:
+                self._read(*read_event(self._monitor))
+
     def _read(self, kind: int, value: int, address: str) -> None:
         if address not in self._rigs:
             return
@@ -90,6 +107,7 @@ class Dialer:
             self.failures.add(reason, self._describe(reason, address), address)
         elif kind == zmq.EVENT_CONNECTED:
             self._shaking_hands.add(address)
+            self._gate.enter(value, port=port_of(address))
         elif kind == zmq.EVENT_HANDSHAKE_SUCCEEDED:
             self._shaking_hands.discard(address)
         elif kind == zmq.EVENT_CONNECT_RETRIED:

@@ -100,6 +100,11 @@ def rig_at(address: str) -> tuple[str, str | None]:
     return f"tcp://{host}:{port}", rig
 
 
+def port_of(address: str) -> int:
+    """Return the port of an address that ZeroMQ tells, which always has one."""
+    return int(address.rpartition(":")[2])
+
+
 def bind(socket: zmq.Socket[bytes], address: str) -> str:
     """Bind a socket and return the real address, with the actual port. Raises EndpointError in one line."""
     socket.set(zmq.IPV6, "[" in address)

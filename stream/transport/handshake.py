@@ -21,9 +21,12 @@ import struct
 
 import zmq
 
-REASONS = ("refused", "wrong_key", "protocol", "broken_off")
+REASONS = ("refused", "wrong_key", "protocol", "broken_off", "crowd", "flood", "unread", "self")
 """Why handshakes fail: the key is not trusted; a message was encrypted for another key (or damaged, then also after the
 handshake); the other side uses no keys, or keys, or another protocol; the other side closed the connection or stayed silent.
+
+And why connections are cut off (`stream.transport.crowd`): there are too many; it sends what is no message that belongs here; it
+does not read what it asked for; it has reached itself.
 """
 FAILED_EVENTS = (
     zmq.EVENT_HANDSHAKE_FAILED_AUTH | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL | zmq.EVENT_HANDSHAKE_FAILED_NO_DETAIL
