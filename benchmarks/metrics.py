@@ -18,6 +18,7 @@ from rich.console import RenderableType
 from benchmarks.shared.bench import Bench, Goal, RoundsSettings, figure_table, in_turns, medians
 from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
+from device.spool.consumers import Refusal
 from device.spool.rules import SpoolLimits, SpoolStats
 from learner.config import PRESETS
 from learner.loop import Learner, StepReport
@@ -159,6 +160,7 @@ def _device() -> DeviceMetrics:
         oldest_age_s=0.0,
         lost={"evicted": 0, "rot": 0},
         unspooled=0,
+        refused_consumers=dict.fromkeys(map(str, Refusal), 0),
     )
     metrics.watch_spool(lambda: spool, lambda: 0)
     metrics.watch_sensors(lambda: Vitals(battery=1.0, temperature_c=20.0))

@@ -163,6 +163,10 @@ def _spool_metrics(spool: Callable[[], SpoolStats], disk_free_bytes: Callable[[]
     for cause, pairs in stats.lost.items():
         lost.add_metric([cause], pairs)
     yield lost
+    text = (
+        "Requests of consumers that no pairs are kept for, by reason: name, owner (of another key), places (all taken)."
+    )
+    yield by_reason(f"{PREFIX}_refused_consumers", text, stats.refused_consumers)
 
 
 def _sensor_metrics(read: Callable[[], Vitals]) -> Iterator[Metric]:

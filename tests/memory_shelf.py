@@ -64,8 +64,8 @@ class MemoryShelf:
         with self._lock:
             return sum(len(epoch.rows) for epoch in self._epochs.values())
 
-    def spans(self) -> list[Span]:
-        """See Shelf."""
+    def spans(self, *, freed: bool = False) -> list[Span]:
+        """See Shelf. What is freed is forgotten."""
         with self._lock:
             self._check()
             return [

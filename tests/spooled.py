@@ -33,12 +33,12 @@ def open_spool(
     max_bytes: int = MAX_BYTES,
     free_floor_bytes: int = 0,
     segment_bytes: int = SEGMENT_BYTES,
-    max_evicted_epochs: int = 256,
+    max_emptied_epochs: int = 256,
     grace_s: float = 0.0,
     **others: Any,
 ) -> Spool:
     """A small spool that deletes acknowledged pairs at once, unless a test is about that."""
-    limits = SpoolLimits(max_bytes, free_floor_bytes, segment_bytes, max_evicted_epochs=max_evicted_epochs)
+    limits = SpoolLimits(max_bytes, free_floor_bytes, segment_bytes, max_emptied_epochs=max_emptied_epochs)
     return Spool(folder, limits, device=device, grace_s=grace_s, **others)
 
 

@@ -193,7 +193,7 @@ def test_a_segment_that_held_no_pair_yet_leaves_nothing(tmp_path: Path) -> None:
     SegmentFile.create(tmp_path, new_segment()).close()
     with open_spool(tmp_path, epoch=B) as spool:
         assert spool.spans() == [Span(B, 0, 0, True)]
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["device.lock"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["consumers.json", "device.lock"]
 
 
 def test_pairs_are_synced_soon_though_no_other_follows(tmp_path: Path) -> None:
@@ -403,14 +403,16 @@ def test_an_epoch_that_was_evicted_whole_is_named_until_every_learner_knows_it(t
         assert [span.epoch for span in spool.spans()] == [B, spool.epoch]
 
 
-def test_an_epoch_that_was_acknowledged_whole_is_not_named_after_a_restart(tmp_path: Path) -> None:
+def test_an_epoch_that_was_acknowledged_whole_is_named_with_the_freed_ones_for_good(tmp_path: Path) -> None:
+    """A consumer may come back with an older cursor: restored, copied, or away for too long."""
     with open_spool(tmp_path, epoch=A) as spool:
         spool.register("one")
         fill(spool, 30)
         spool.acknowledge("one", {A: 30})
-    with open_spool(tmp_path) as spool:
-        assert [span.epoch for span in spool.spans()] == [spool.epoch]
-    assert not list(tmp_path.glob("*.head"))
+    for _ in range(2):
+        with open_spool(tmp_path) as spool:
+            assert [span.epoch for span in spool.spans()] == [spool.epoch]
+            assert spool.spans(freed=True)[0] == Span(A, 30, 30, False)
 
 
 def test_of_epochs_that_were_evicted_whole_only_the_newest_are_named(tmp_path: Path) -> None:
@@ -418,7 +420,7 @@ def test_of_epochs_that_were_evicted_whole_only_the_newest_are_named(tmp_path: P
     for epoch in epochs:
         with open_spool(tmp_path, epoch=epoch) as spool:
             fill(spool, 5)
-    with open_spool(tmp_path, epoch=A, max_evicted_epochs=2) as spool:
+    with open_spool(tmp_path, epoch=A, max_emptied_epochs=2) as spool:
         fill(spool, 400)
         assert [span.epoch for span in spool.spans()] == [*epochs[2:], A]
 
@@ -675,9 +677,27 @@ def test_no_pairs_are_kept_for_a_learner_that_was_silent_for_too_long(
         spool.acknowledge("one", {A: 25})
         assert (spool.stats().consumers, spool.stats().backlog) == (1, 0)
         assert "consumer two is forgotten" in caplog.text
-    wall.now_s += 101
-    with open_spool(tmp_path, wall=wall, forget_after_s=100.0) as spool:  # silent while the rig was off
-        assert spool.stats().consumers == 0
+
+
+@pytest.mark.parametrize("jump_s", [-30 * 86400, 30 * 86400])
+def test_absence_is_the_time_that_rigs_were_up_whatever_their_clocks_say(tmp_path: Path, jump_s: float) -> None:
+    clock, wall = Clock(), Clock()
+    opened = partial(open_spool, tmp_path, clock=clock, wall=wall, forget_after_s=100.0)
+    with opened() as spool:
+        spool.register("one")
+    for up_s in (60, 39):
+        wall.now_s += jump_s
+        clock.now_s = 0.0  # the monotonic clock begins anew with the machine
+        with opened() as spool:
+            clock.now_s += up_s
+            spool.register("two")
+            assert spool.awaited(1e9).keys() <= {"one", "two"}
+            assert spool.stats().consumers == 2
+    with opened() as spool:
+        clock.now_s += 2
+        spool.acknowledge("two", {})
+    with opened() as spool:
+        assert spool.stats().consumers == 1
 
 
 def test_no_pairs_are_kept_for_forbidden_names_and_a_65th_learner(spool: Spool) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from device.spool.consumers import Consumers, SavedConsumers
-from device.spool.inventory import Inventory
+from device.spool.inventory import EarlierEpoch, Inventory
 from device.spool.rules import RETRY_S, SpoolLimits, SpoolRules
 from device.spool.segment import Removal, Segment, Size, State
 from stream.live.backfill_messages import Span
@@ -63,8 +63,9 @@ class Simulated:
             self.rules.sealed(segment, State.SEALED, Size(segment.size.disk_bytes, 0))
 
     def acknowledge(self, name: str, upto: int, epoch: str = EPOCH) -> None:
-        assert self.rules.consumers.register(name, self.now_s)
-        self.remove(self.rules.acknowledge(name, {epoch: upto}, self.now_s))
+        refusal, removal = self.rules.acknowledge(name, {epoch: upto}, self.now_s)
+        assert refusal is None
+        self.remove(removal)
 
     @property
     def inventory(self) -> Inventory:
@@ -75,11 +76,11 @@ def simulated(
     *,
     limits: SpoolLimits = LIMITS,
     segments: list[Segment] | None = None,
-    ends: dict[str, int] | None = None,
+    earlier: dict[str, EarlierEpoch] | None = None,
     grace_s: float = 0.0,
 ) -> Simulated:
-    consumers = Consumers(SavedConsumers(), now_s=1000.0, wall_s=0.0, forget_after_s=3600.0, grace_s=grace_s)
-    return Simulated(SpoolRules(limits, Inventory(EPOCH, segments or [], ends), consumers))
+    consumers = Consumers(SavedConsumers(), now_s=1000.0, forget_after_s=3600.0, grace_s=grace_s)
+    return Simulated(SpoolRules(limits, Inventory(EPOCH, segments or [], earlier), consumers))
 
 
 def earlier_segment(*, pairs: int = PAIRS) -> Segment:
@@ -157,28 +158,31 @@ def test_a_disk_that_stays_full_costs_one_segment_only() -> None:
     assert len(spool.deleted) == 2
 
 
-def test_an_evicted_epoch_is_named_until_every_consumer_has_acknowledged_it() -> None:
-    spool = simulated(segments=[earlier_segment()], ends={EARLIER: PAIRS})
+def test_an_evicted_epoch_is_still_named_when_every_consumer_has_acknowledged_it() -> None:
+    spool = simulated(segments=[earlier_segment()])
     spool.acknowledge("one", 0)
     while EARLIER in {segment.epoch for segment in spool.inventory.segments}:
         spool.append()
     assert spool.inventory.spans()[0] == Span(EARLIER, PAIRS, PAIRS, False)
     assert missing(spool.inventory, EARLIER, 0, PAIRS) == Ranges([(0, PAIRS)])
-    removal = spool.rules.acknowledge("one", {EARLIER: PAIRS}, spool.now_s)
-    assert removal.epochs == (EARLIER,)
+    assert spool.rules.acknowledge("one", {EARLIER: PAIRS}, spool.now_s) == (None, Removal())
     assert [span.epoch for span in spool.inventory.spans()] == [EPOCH]
+    assert spool.inventory.spans(freed=True)[0] == Span(EARLIER, PAIRS, PAIRS, False)
 
 
-def test_of_too_many_evicted_epochs_the_oldest_are_not_named_any_more() -> None:
-    epochs = {f"{number:032x}": 5 for number in range(4)}
-    limits = SpoolLimits(LIMITS.max_bytes, 0, LIMITS.segment_bytes, max_evicted_epochs=2)
-    spool = simulated(limits=limits, ends=epochs)
-    spool.append(20 * PAIRS)
-    assert [span.epoch for span in spool.inventory.spans()] == [*list(epochs)[2:], EPOCH]
+def test_of_too_many_emptied_epochs_the_oldest_are_forgotten_and_freed_ones_first() -> None:
+    epochs = {f"{number:032x}": EarlierEpoch(number, 5, freed=number in (1, 3)) for number in range(5)}
+    names = list(epochs)
+    for limit, kept in ((4, (0, 2, 3, 4)), (3, (0, 2, 4)), (2, (2, 4))):
+        limits = SpoolLimits(LIMITS.max_bytes, 0, LIMITS.segment_bytes, max_emptied_epochs=limit)
+        spool = simulated(limits=limits, earlier=epochs)
+        spool.append(20 * PAIRS)
+        spans = spool.inventory.spans(freed=True)
+        assert [span.epoch for span in spans] == [*(names[number] for number in kept), EPOCH]
 
 
 def test_an_epoch_whose_end_file_is_damaged_can_still_be_acknowledged() -> None:
-    spool = simulated(segments=[earlier_segment()], ends={EARLIER: 0})
+    spool = simulated(segments=[earlier_segment()], earlier={EARLIER: EarlierEpoch(1, 0)})
     spool.acknowledge("one", PAIRS, EARLIER)
     assert [segment.epoch for segment in spool.deleted] == [EARLIER]
 

@@ -420,7 +420,7 @@ def ready(kind):
     return b"\\x05READY" + b"\\x0bSocket-Type" + struct.pack(">I", len(kind)) + kind
 
 class Slow(MemoryShelf):
-    def spans(self):
+    def spans(self, *, freed=False):
         time.sleep(0.2)
         return super().spans()
 

@@ -72,7 +72,7 @@ class HeaderShelf:
         """Keep the header of the next pair."""
         self._newest.append(to_parts(pair)[1])
 
-    def spans(self) -> list[Span]:
+    def spans(self, *, freed: bool = False) -> list[Span]:
         """See Shelf."""
         with self._lock:
             headers = list(self._headers.items())

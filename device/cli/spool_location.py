@@ -7,12 +7,12 @@ import os
 import shutil
 import stat
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from device.cli.settings import StreamSettings
-from device.spool.folder import SpoolError, is_abandoned
+from device.spool.folder import SpoolError, cannot_keep, is_abandoned
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.host.findings import GIB
@@ -26,11 +26,15 @@ _PREFIX = "babyagent-spool-"
 
 @contextmanager
 def open_spool(
-    settings: StreamSettings, *, on_sync: Callable[[float], None], environ: Mapping[str, str] = os.environ
+    settings: StreamSettings,
+    *,
+    on_sync: Callable[[float], None],
+    trusted: Collection[str] | None = None,
+    environ: Mapping[str, str] = os.environ,
 ) -> Iterator[Spool | None]:
     """Open the spool of a rig and close it afterwards; None if the settings want none. Raises SpoolError.
 
-    A temporary spool is deleted at the end. on_sync: see `Spool`.
+    A temporary spool is deleted at the end. on_sync, trusted: see `Spool`.
     """
     if settings.spool == "none":
         yield None
@@ -39,7 +43,7 @@ def open_spool(
     folder = _make_temporary(environ) if temporary else _lasting(settings, environ)
     limits = SpoolLimits(spool_bytes(settings), int(settings.disk_floor_gib * GIB))
     try:
-        with Spool(folder, limits, device=settings.device, on_sync=on_sync) as spool:
+        with Spool(folder, limits, device=settings.device, on_sync=on_sync, trusted=trusted) as spool:
             yield spool
             if temporary and (backlog := spool.stats().backlog):
                 text = "%d pairs that no learner has made durable are deleted with the temporary spool"
@@ -90,9 +94,8 @@ def _make_temporary(environ: Mapping[str, str]) -> Path:
                 shutil.rmtree(folder, ignore_errors=True)
         return Path(tempfile.mkdtemp(prefix=_PREFIX, dir=parent))
     except OSError as error:
-        raise SpoolError(
-            f"no temporary spool in {parent}: {error.strerror}; set TMPDIR, or choose with --spool, none: live only"
-        ) from error
+        text = f"no temporary spool in {parent}: {error.strerror}; set TMPDIR, or choose with --spool, none: live only"
+        raise cannot_keep(error, text) from error
 
 
 def _is_ours(folder: Path) -> bool:

@@ -27,6 +27,7 @@ from stream.host.systemd import Supervisor
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
 from stream.transport.endpoint import security_for
+from stream.transport.security import Security
 
 SEND_WAIT_S = 0.5
 """Longest time until Ctrl-C is noticed while a queue is full or a learner is missing."""
@@ -60,10 +61,12 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
     dedupe = Dedupe(settings.dedupe, seed=settings.seed)
     metrics.threshold.set_function(lambda: dedupe.threshold)
     metrics.watch_sensors(sensors.read)
+    security = security_for([settings.bind], keys=settings.keys, insecure=settings.insecure)
+    trusted = None if security is None else security.trusted
     with (
         closing(open_camera(settings.camera, settings.camera_settings)) as camera,
-        open_spool(settings, on_sync=metrics.sync_seconds.observe) as spool,
-        _open_publisher(settings, spool, sensors) as publisher,
+        open_spool(settings, on_sync=metrics.sync_seconds.observe, trusted=trusted) as spool,
+        _open_publisher(settings, spool, sensors, security) as publisher,
         metrics.served(settings.metrics_port),
         closing(Supervisor(os.environ, time.monotonic)) as supervisor,
         Progress() as progress,
@@ -95,7 +98,9 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
     return Result(format_counts(summary), summary)
 
 
-def _open_publisher(settings: StreamSettings, spool: Spool | None, sensors: Sensors) -> Publisher:
+def _open_publisher(
+    settings: StreamSettings, spool: Spool | None, sensors: Sensors, security: Security | None
+) -> Publisher:
     return Publisher(
         settings.bind,
         device=settings.device,
@@ -104,7 +109,7 @@ def _open_publisher(settings: StreamSettings, spool: Spool | None, sensors: Sens
         wait_s=SEND_WAIT_S,
         shelf=spool,
         vitals=sensors.read,
-        security=security_for([settings.bind], keys=settings.keys, insecure=settings.insecure),
+        security=security,
         insecure=settings.insecure,
     )
 

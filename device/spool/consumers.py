@@ -1,9 +1,15 @@
 """The consumers for which pairs are kept: their names, their acknowledgements, and when each of them sent its last message.
 
-Pure rules: the time is passed in, and `consumers_file` reads and writes the file. A list that begins empty, because its file is
-new or was damaged, does not know the consumers that have not come back yet. Therefore nothing is deleted because of its
-acknowledgements until those consumers had time to report. A rig may have no battery for its clock, so silence is measured by the
-monotonic clock; the time of day only says how long the rig was off.
+Pure rules: the time is passed in, and `consumers_file` reads and writes the file.
+
+- Silence is measured by the time that the rig was running, never by the calendar: a rig may have no battery for its clock. What
+  passed before the last save is in the file; a rig that is killed forgets at most the minutes since.
+- A list that begins empty, because its file is new or was damaged, does not know the consumers that have not come back yet.
+  Therefore nothing is deleted because of its acknowledgements until those consumers had time to report.
+- Where there are keys, the first one that uses a consumer's name owns the name, and every other key is refused. Without keys
+  nobody owns a name.
+- The list has an end. Names that have never acknowledged a pair give their places first, so that invented ones take none from a
+  learner.
 """
 
 from __future__ import annotations
@@ -11,42 +17,76 @@ from __future__ import annotations
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from typing import Annotated
 
 import msgspec
 
+from device.spool.inventory import EarlierEpoch
 from stream.live.backfill_messages import MAX_EPOCHS
 from stream.pair import NAME, Count, Epoch
 
 MAX_CONSUMERS = 64
-SAVE_INTERVAL_S = 3600.0
-"""The times of silence in the file may be this much out of date; acknowledgements are saved at once."""
+MAX_CONSUMERS_PER_KEY = 32
+"""One key can take half of the places."""
+SAVE_INTERVAL_S = 600.0
+"""The times of silence in the file may be this much out of date; all other changes are saved at once."""
+RETRY_SAVE_S = 5.0
+"""Seconds until a save that failed is tried again."""
+UNPROVEN_FORGET_AFTER_S = 86400.0
+"""Longest silence of a consumer that has never acknowledged a pair."""
+UNPROVEN_YIELD_AFTER_S = 60.0
+YIELD_AFTER_S = 86400.0
+"""If the list is full, a consumer that was silent for longer gives its place to a new one."""
 
 log = logging.getLogger(__name__)
 
 
-class SavedConsumer(msgspec.Struct, forbid_unknown_fields=True):
+class SavedConsumer(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
     """One consumer as it is saved in the file."""
 
-    heard_s: float
-    """Time of its last message, seconds since 1970."""
+    heard_s: float | None = None
+    """Time of its last message, seconds since 1970; only in files of earlier versions, and not used."""
     upto: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)]
+    silent_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    """Seconds for which the rig was running since its last message."""
+    proven: bool = True
+    """Whether it has ever acknowledged a pair."""
+    owner: str | None = None
+    """The name of the key that owns it; None where there are no keys."""
 
 
-class SavedConsumers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The list as it is saved in the file."""
+class SavedConsumers(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """What a spool remembers in the file: its consumers, and the epochs of which it holds no pair any more."""
 
     crc: int = 0
-    """Checksum of the two other fields; 0 outside of a file."""
+    """Checksum of the other fields; 0 outside of a file."""
     complete: bool = False
     """Whether every consumer had time to report, so that the list lacks none."""
     consumers: Annotated[dict[str, SavedConsumer], msgspec.Meta(max_length=MAX_CONSUMERS)] = {}
+    epochs: Annotated[dict[Epoch, EarlierEpoch], msgspec.Meta(max_length=MAX_EPOCHS)] = {}
+    """A second copy of what the `.head` files of these epochs say."""
+
+
+class Refusal(StrEnum):
+    """Why no pairs are kept for a consumer; also a label of the rig's metric."""
+
+    NAME = "name"
+    """Its name is not allowed."""
+    OWNER = "owner"
+    """Its name belongs to another key."""
+    PLACES = "places"
+    """There are too many consumers, or too many with the same key."""
 
 
 @dataclass(slots=True)
 class _Consumer:
     heard_s: float
     """Time of its last message, seconds of the monotonic clock."""
+    owner: str | None = None
+    """The name of the key that owns it; None where there are no keys."""
+    proven: bool = False
+    """Whether it has ever acknowledged a pair."""
     upto: dict[str, int] = field(default_factory=dict)
     """For each epoch, the number below which the consumer has made every pair durable."""
 
@@ -54,46 +94,73 @@ class _Consumer:
 class Consumers:
     """The consumers for which pairs are kept, as rules without a file or a clock.
 
-    saved: the list that the previous process saved. now_s: monotonic seconds; wall_s: seconds since 1970, of the same moment.
+    saved: the list that the previous process saved. now_s: monotonic seconds.
     forget_after_s: a consumer that is silent for longer is forgotten.
     grace_s: seconds from now on after which an incomplete list counts as complete.
+    trusted: the names of the keys that are let in; None where there are no keys. A consumer whose key is not among them belongs
+    to nobody, and counts as one that has never acknowledged.
+    wall_s: not used; earlier versions measured silence by the time of day.
     """
 
     def __init__(
-        self, saved: SavedConsumers, *, now_s: float, wall_s: float, forget_after_s: float, grace_s: float
+        self,
+        saved: SavedConsumers,
+        *,
+        now_s: float,
+        forget_after_s: float,
+        grace_s: float,
+        trusted: Collection[str] | None = None,
+        wall_s: float = 0.0,
     ) -> None:
         self._forget_after_s = forget_after_s
         self._complete_s = float("-inf") if saved.complete else now_s + grace_s
-        self._saved_s = now_s
-        self._changed = False
-        self._known = {
-            name: _Consumer(heard_s=now_s - max(0.0, wall_s - consumer.heard_s), upto=consumer.upto)
-            for name, consumer in saved.consumers.items()
-        }
+        self.changes = 0
+        """Number of changes that have to be saved at once."""
+        self._known = {name: _restored(consumer, now_s, trusted) for name, consumer in saved.consumers.items()}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def register(self, name: str, now_s: float) -> bool:
-        """Note that a consumer is there; return False if its name is not allowed or there are too many consumers already."""
-        if name not in self._known:
-            if len(self._known) >= MAX_CONSUMERS or not NAME.fullmatch(name):
-                return False
+    def register(
+        self, name: str, now_s: float, peer: str | None = None, *, acknowledges: bool = False
+    ) -> Refusal | None:
+        """Note that a consumer is there; return why no pairs are kept for it, or None if they are.
+
+        peer: the name of the key that uses it; None where there are no keys. acknowledges: whether it has acknowledged pairs
+        now, so that it may take the place of one that never has.
+        """
+        if not NAME.fullmatch(name):
+            return Refusal.NAME
+        consumer = self._known.get(name)
+        if consumer is None:
+            if not self._make_place(name, now_s, peer, acknowledges):
+                return Refusal.PLACES
             log.info("pairs are kept for consumer %s", name)
-            self._known[name] = _Consumer(now_s)
-            self._changed = True
-        self._known[name].heard_s = now_s
-        return True
+            consumer = self._known[name] = _Consumer(now_s, peer)
+            self.changes += 1
+        if peer is not None and consumer.owner is None:
+            consumer.owner = peer
+            self.changes += 1
+        if peer is not None and consumer.owner != peer:
+            return Refusal.OWNER
+        consumer.heard_s = now_s
+        return None
+
+    def owner(self, name: str) -> str | None:
+        """Return the name of the key that owns a consumer's name, if there is one."""
+        consumer = self._known.get(name)
+        return None if consumer is None else consumer.owner
 
     def acknowledge(self, name: str, upto: Mapping[str, int]) -> bool:
         """Note that a registered consumer has made everything below `upto[epoch]` durable; return whether this changes anything.
 
         A number that is lower than an earlier one changes nothing.
         """
-        known = self._known[name].upto
-        news = {epoch: seq for epoch, seq in upto.items() if seq > known.get(epoch, 0)}
-        known.update(news)
-        self._changed |= bool(news)
+        consumer = self._known[name]
+        news = {epoch: seq for epoch, seq in upto.items() if seq > consumer.upto.get(epoch, 0)}
+        consumer.upto.update(news)
+        consumer.proven |= bool(news)
+        self.changes += bool(news)
         return bool(news)
 
     def acknowledged(self, epoch: str) -> int:
@@ -111,19 +178,59 @@ class Consumers:
     def forget(self, epochs: Collection[str], now_s: float) -> None:
         """Forget the consumers that were silent for too long, and all epochs except the given ones."""
         for name, consumer in list(self._known.items()):
-            if consumer.heard_s < now_s - self._forget_after_s:
-                log.warning("consumer %s is forgotten: silent for %.1f days", name, self._forget_after_s / 86400)
-                del self._known[name]
-                self._changed = True
+            patience_s = self._forget_after_s
+            if not consumer.proven:
+                patience_s = min(patience_s, UNPROVEN_FORGET_AFTER_S)
+            if now_s - consumer.heard_s > patience_s:
+                log.warning("consumer %s is forgotten: silent for %.1f days of this rig", name, patience_s / 86400)
+                self._remove(name)
             consumer.upto = {epoch: seq for epoch, seq in consumer.upto.items() if epoch in epochs}
 
-    def to_save(self, now_s: float, wall_s: float) -> SavedConsumers | None:
-        """Return the list for the file; None if the file is up to date."""
-        if not self._changed and now_s - self._saved_s < SAVE_INTERVAL_S:
-            return None
-        self._changed, self._saved_s = False, now_s
+    def to_save(self, now_s: float) -> SavedConsumers:
+        """Return the list for the file."""
         consumers = {
-            name: SavedConsumer(heard_s=wall_s - (now_s - consumer.heard_s), upto=consumer.upto.copy())
+            name: SavedConsumer(
+                upto=consumer.upto.copy(),
+                silent_s=max(0.0, now_s - consumer.heard_s),
+                proven=consumer.proven,
+                owner=consumer.owner,
+            )
             for name, consumer in self._known.items()
         }
         return SavedConsumers(complete=now_s >= self._complete_s, consumers=consumers)
+
+    def _make_place(self, name: str, now_s: float, peer: str | None, acknowledges: bool) -> bool:
+        """Return whether there is a place for one consumer more, if need be that of a silent one."""
+        rivals = self._known
+        if peer is not None:
+            own = {other: consumer for other, consumer in self._known.items() if consumer.owner == peer}
+            rivals = own if len(own) >= MAX_CONSUMERS_PER_KEY else rivals
+        if rivals is self._known and len(self._known) < MAX_CONSUMERS:
+            return True
+        yielding = {other: one for other, one in rivals.items() if _yields(one, now_s, acknowledges)}
+        if not yielding:
+            return False
+        last = min(yielding, key=lambda other: (yielding[other].proven, yielding[other].heard_s))
+        say = log.warning if yielding[last].proven else log.info
+        hours = (now_s - yielding[last].heard_s) / 3600
+        say("consumer %s is forgotten for %s: the list is full, and it was silent for %.1f hours", last, name, hours)
+        self._remove(last)
+        return True
+
+    def _remove(self, name: str) -> None:
+        del self._known[name]
+        self.changes += 1
+
+
+def _restored(saved: SavedConsumer, now_s: float, trusted: Collection[str] | None) -> _Consumer:
+    known = trusted is None or saved.owner is None or saved.owner in trusted
+    owner = saved.owner if known else None
+    return _Consumer(now_s - saved.silent_s, owner, saved.proven and known, dict(saved.upto))
+
+
+def _yields(consumer: _Consumer, now_s: float, acknowledges: bool) -> bool:
+    """Return whether a consumer gives its place to a new one if there is no other."""
+    silent_s = now_s - consumer.heard_s
+    if consumer.proven:
+        return silent_s > YIELD_AFTER_S
+    return acknowledges or silent_s > UNPROVEN_YIELD_AFTER_S

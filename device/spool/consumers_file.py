@@ -1,6 +1,7 @@
 """The file `consumers.json` of a spool: small, with a checksum, replaced as a whole.
 
-If it is damaged or missing, the list begins empty: pairs are then offered again, and a consumer drops those it has.
+If it is damaged or missing, the list begins empty: pairs are then offered again, and a consumer drops those it has. The epochs
+without pairs are then known from their `.head` files.
 """
 
 from __future__ import annotations
@@ -47,4 +48,5 @@ def save_consumers(path: Path, saved: SavedConsumers) -> None:
 
 
 def _crc(saved: SavedConsumers) -> int:
-    return zlib.crc32(msgspec.json.encode((saved.complete, saved.consumers)))
+    epochs = (saved.epochs,) if saved.epochs else ()  # files of earlier versions have none
+    return zlib.crc32(msgspec.json.encode((saved.complete, saved.consumers, *epochs)))

@@ -1,8 +1,8 @@
 """The end of an epoch (the number of its last pair, plus one), in a small file beside its segments: RUN-EPOCH.head.
 
 The file is rewritten in place with each pair, so it survives kill -9 as the pair does. If the newest segment is cut off
-later, the file says how many pairs are lost with it. If all segments were evicted, the file says that the epoch existed.
-It is deleted when every consumer has acknowledged the whole epoch.
+later, the file says how many pairs are lost with it. If all segments were deleted, the file says that the epoch existed, for
+consumers that come back with an older cursor. It stays until there are too many of them.
 """
 
 from __future__ import annotations
@@ -30,6 +30,10 @@ class EpochEndFile:
         """Write that every number below `end` was appended or refused. If the disk refuses this, the old number stays."""
         with suppress(OSError):
             os.pwrite(self._descriptor, to_line(f"{end:019}"), 0)  # every line has the same length
+
+    def sync(self) -> None:
+        """Make the number survive a power cut. Raises OSError."""
+        os.fsync(self._descriptor)
 
     def close(self) -> None:
         """Close the file; it stays in the folder."""

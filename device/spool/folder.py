@@ -1,6 +1,6 @@
 """The folder of a spool. One process uses it at a time, and it belongs to one device.
 
-    device.lock       locked while a process uses the spool; holds the name of the device
+    device.lock       holds the name of the device; locked, as the folder itself, while a process uses the spool
     consumers.json    see `device.spool.consumers_file`
     *.sqlite          see `device.spool.segment_file`; with -wal and -journal beside the unsealed ones
     *.head            see `device.spool.epoch_end`
@@ -10,23 +10,43 @@ All other files are left alone.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import logging
 import os
 import re
 import sqlite3
-from contextlib import ExitStack, suppress
+from collections.abc import Mapping
+from contextlib import ExitStack, closing, suppress
 from itertools import pairwise
 from pathlib import Path
 
 from device.spool.checked_line import from_line, to_line
 from device.spool.epoch_end import EpochEndFile, find_epoch_ends
+from device.spool.inventory import EarlierEpoch, Inventory, joined
 from device.spool.segment import Removal, Segment, State
 from device.spool.segment_file import SegmentFile, is_disk_full, segment_of
 from stream.errors import ReportedError
+from stream.fsync import sync_path
 
 _LOCK = "device.lock"
 _MAX_LOCK_BYTES = 128
+_WRONG_PLACE = frozenset(
+    {
+        errno.EACCES,
+        errno.EPERM,
+        errno.ENOENT,
+        errno.ENOTDIR,
+        errno.EISDIR,
+        errno.ENAMETOOLONG,
+        errno.ELOOP,
+        errno.EINVAL,
+    }
+)
+"""Errors that stay until somebody chooses another folder or its rights. All others may pass: a full card, a file system that is
+mounted again read-only, too many open files."""
+_NO_FOLDER_LOCKS = frozenset({errno.EBADF, errno.ENOLCK, errno.EOPNOTSUPP})
+"""What network file systems say that lock files, but no folders."""
 
 log = logging.getLogger(__name__)
 
@@ -36,9 +56,14 @@ class SpoolError(ReportedError):
 
 
 class SpoolTaken(SpoolError):
-    """Another process uses the spool, or there is no room now; the same settings may work later."""
+    """Another process uses the spool, or its disk refuses now; the same settings may work later."""
 
     exit_code = 1
+
+
+def cannot_keep(error: OSError, text: str) -> SpoolError:
+    """Return the error to report if the disk refuses a spool: whether the settings are wrong, or it may work later."""
+    return (SpoolError if error.errno in _WRONG_PLACE else SpoolTaken)(text)
 
 
 class SpoolFolder:
@@ -55,17 +80,30 @@ class SpoolFolder:
         """The files of each segment; oldest first when the folder is opened."""
         self.to_close: list[SegmentFile] = []
         """Deleted files whose connections are still open: closing one may have to wait for a reader."""
-        self.earlier_ends: dict[str, int] = {}
-        """Number of the last pair, plus one, of each earlier epoch that has a file for it, oldest first."""
+        self.earlier: dict[str, EarlierEpoch] = {}
+        """Each earlier epoch that has a file for its end, oldest first."""
         self._end_paths: dict[str, Path] = {}
         self._end_file: EpochEndFile | None = None
-        self._lock = _lock(path, device)
+        self._locks = _lock(path, device)
         try:
             runs = self._find()
         except BaseException:
             self.close()
             raise
         self.run = 1 + max(runs, default=0)
+
+    def take_inventory(self, saved: Mapping[str, EarlierEpoch]) -> Inventory:
+        """Return the inventory of what was found. saved: the epochs without pairs, as `consumers.json` names them.
+
+        If one of the two sources is damaged, the other one has the ends of these epochs, and is the source for writing them anew.
+        """
+        earlier = joined(self.earlier, saved)
+        self.run = max([self.run, *(1 + one.run for one in earlier.values())])
+        inventory = Inventory(self._epoch, self.files, earlier, run=self.run)
+        for epoch, one in inventory.emptied().items():
+            if epoch not in self.earlier or self.earlier[epoch].end != one.end:
+                self.keep_end(one.run, epoch, one.end)
+        return inventory
 
     def create(self, segment: Segment) -> None:
         """Make the files of a new segment of this run; raises sqlite3.Error or OSError."""
@@ -79,13 +117,28 @@ class SpoolFolder:
         if self._end_file is not None:
             self._end_file.write(end)
 
+    def keep_end(self, run: int, epoch: str, end: int) -> None:
+        """Make the end of an epoch survive a power cut. If the disk refuses this, `consumers.json` alone has it."""
+        with suppress(OSError):
+            if epoch == self._epoch and self._end_file is not None:
+                self._end_file.sync()
+                return
+            file = EpochEndFile(self.path, run=run, epoch=epoch)
+            self._end_paths[epoch] = file.path
+            with closing(file):
+                file.write(end)
+                file.sync()
+            sync_path(self.path)
+
     def remove(self, removal: Removal) -> None:
         """Delete files. The connections of deleted segments stay open, and are collected in `to_close`."""
+        for emptied in removal.emptied:
+            self.keep_end(*emptied)
         for segment in removal.segments:
             file = self.files.pop(segment)
             file.delete()
             self.to_close.append(file)
-        for epoch in removal.epochs:
+        for epoch in removal.forgotten:
             if epoch in self._end_paths:
                 _delete(self._end_paths.pop(epoch))
 
@@ -95,7 +148,7 @@ class SpoolFolder:
             file.close()
         if self._end_file is not None:
             self._end_file.close()
-        os.close(self._lock)
+        self._locks.close()
 
     def _find(self) -> list[int]:
         """Open the segments of earlier processes, recover those that were not sealed, and delete empty ones.
@@ -131,11 +184,8 @@ class SpoolFolder:
         for epoch, found in ends.items():
             if epoch in newest:
                 self._extend(newest[epoch], found.end)
-            elif not found.end:
-                _delete(found.path)
-                continue
-            self.earlier_ends[epoch], self._end_paths[epoch] = found.end, found.path
-        return [found.run for epoch, found in ends.items() if epoch in self.earlier_ends]
+            self.earlier[epoch], self._end_paths[epoch] = EarlierEpoch(found.run, found.end), found.path
+        return [found.run for found in ends.values()]
 
     def _extend(self, segment: Segment, end: int) -> None:
         """Set the end of a segment to `end`, which is known from elsewhere, if its file ends earlier because it was cut off."""
@@ -145,38 +195,42 @@ class SpoolFolder:
 
 def is_abandoned(folder: Path) -> bool:
     """Return whether a folder holds a spool whose process has ended; False while a process is still making it."""
-    try:
-        descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.fstat(descriptor).st_size > 0
-    except OSError:
-        return False
-    finally:
-        os.close(descriptor)
+    with ExitStack() as stack, suppress(OSError):
+        locked = [_open_locked(path, stack) for path in (folder, folder / _LOCK)]
+        return os.fstat(locked[-1]).st_size > 0
+    return False
 
 
-def _lock(folder: Path, device: str) -> int:
-    """Make the folder and lock it for this process; return the file descriptor that unlocks it when it is closed."""
+def _open_locked(path: Path, stack: ExitStack, flags: int = 0) -> int:
+    """Lock a file or a folder; return its descriptor, which unlocks it when the stack closes it. Raises OSError."""
+    descriptor = os.open(path, (os.O_RDONLY if path.is_dir() else os.O_RDWR) | os.O_CLOEXEC | flags, 0o644)
+    stack.callback(os.close, descriptor)
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return descriptor
+
+
+def _lock(folder: Path, device: str) -> ExitStack:
+    """Make the folder and lock it for this process; return what unlocks it when it is closed.
+
+    Processes of earlier versions lock the file alone. The lock of the folder also holds if somebody deletes that file.
+    """
     with ExitStack() as on_error:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(folder / _LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-            on_error.callback(os.close, descriptor)
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _check_owner(descriptor, folder, device)
+            try:
+                _open_locked(folder, on_error)
+            except OSError as error:
+                if error.errno not in _NO_FOLDER_LOCKS:
+                    raise
+            _check_owner(_open_locked(folder / _LOCK, on_error, os.O_CREAT), folder, device)
         except BlockingIOError as error:
             raise SpoolTaken(
                 f"another process has the spool {folder}: stop it, or give this one a --name or --spool of its own"
             ) from error
         except OSError as error:
-            raise (SpoolTaken if is_disk_full(error) else SpoolError)(
-                f"cannot keep pairs in {folder}: {error.strerror}; choose a folder with --spool, none: live only"
-            ) from error
-        on_error.pop_all()
-        return descriptor
+            text = f"cannot keep pairs in {folder}: {error.strerror}; choose a folder with --spool, none: live only"
+            raise cannot_keep(error, text) from error
+        return on_error.pop_all()
 
 
 def _check_owner(descriptor: int, folder: Path, device: str) -> None:
@@ -200,7 +254,8 @@ def _recover(segment: Segment, file: SegmentFile) -> None:
         file.recover(segment)
     except (sqlite3.Error, OSError) as error:
         text = f"cannot open {file.path}: {error}; let this user read and write it, or move it away"
-        raise SpoolError(text) from error
+        allowed = os.access(file.path, os.R_OK | os.W_OK)
+        raise (SpoolTaken if allowed else SpoolError)(text) from error
     if segment.damaged:
         log.warning("%s is damaged: its readable pairs are given", file.path)
 

@@ -3,7 +3,8 @@
 Pure: it uses no files, threads, locks or clocks. Times, free bytes and sizes of files are passed in; what has to be done to files
 is returned as a `Removal`. `Spool` carries it out, and so can a simulation.
 
-- A segment is deleted when every consumer has acknowledged all of its pairs.
+- A segment is deleted when every consumer has acknowledged all of its pairs. The end of its epoch stays known, because a consumer
+  may come back with an older cursor.
 - When there is no room, the oldest segment is evicted, acknowledged or not.
 - The open segment is never deleted, unless it holds no pair.
 - After the disk has refused a pair, it is left alone for a second. While other programs fill it, at most one segment is evicted.
@@ -11,12 +12,15 @@ is returned as a `Removal`. `Spool` carries it out, and so can a simulation.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from device.spool.consumers import Consumers
-from device.spool.inventory import Inventory
+import msgspec
+
+from device.spool.consumers import RETRY_SAVE_S, SAVE_INTERVAL_S, Consumers, Refusal, SavedConsumers
+from device.spool.inventory import EarlierEpoch, Inventory
 from device.spool.segment import Removal, Segment, Size, State
 
 SEGMENT_BYTES = 64 << 20
@@ -38,9 +42,9 @@ class SpoolLimits:
     """Size of one segment, bytes; 0 means 64 MiB, but between 1/1024 and 1/16 of `max_bytes`."""
     max_segments: int = 3072
     """Limit of the number of files: each run takes at least one, and a reply can name at most 4096 epochs."""
-    max_evicted_epochs: int = 256
+    max_emptied_epochs: int = 256
     """Number of epochs that are still named though no pair of them is left, so that a consumer that missed them counts the
-    loss."""
+    loss. A reply then names at most `max_segments` and these."""
 
     def __post_init__(self) -> None:
         if not self.segment_bytes:
@@ -72,6 +76,8 @@ class SpoolStats:
     """Lost pairs that some consumer has not acknowledged, by cause: evicted (there was no room), rot (they cannot be read)."""
     unspooled: int
     """Pairs that the disk refused."""
+    refused_consumers: Mapping[str, int]
+    """Requests of consumers that no pairs are kept for, by reason (`device.spool.consumers.Refusal`), since it was opened."""
 
 
 class Disk(Enum):
@@ -91,6 +97,11 @@ class SpoolRules:
         self.unspooled = 0
         self._disk = Disk.ACCEPTS
         self._refused_s = float("-inf")
+        self.refused_consumers = Counter(dict.fromkeys(Refusal, 0))
+        """Number of requests of consumers that no pairs are kept for, by reason."""
+        self._saving: tuple[int, dict[str, EarlierEpoch]] | None = None
+        self._saved: tuple[int, dict[str, EarlierEpoch]] | None = None
+        self._save_due_s = self._retry_save_s = float("-inf")
 
     def may_write(self, now_s: float) -> bool:
         """Return whether to try to write a pair: not shortly after the disk has refused one."""
@@ -157,14 +168,22 @@ class SpoolRules:
         self.inventory.end = seq + 1
         self.unspooled += not spooled
 
-    def acknowledge(self, consumer: str, upto: Mapping[str, int], now_s: float) -> Removal:
-        """Record that a registered consumer has made all pairs below `upto[epoch]` durable; return what to delete.
+    def acknowledge(
+        self, consumer: str, upto: Mapping[str, int], now_s: float, peer: str | None = None
+    ) -> tuple[Refusal | None, Removal]:
+        """Record that a consumer is there, and has made all pairs below `upto[epoch]` durable.
 
-        Epochs and numbers that are not in the spool are ignored.
+        Epochs and numbers that are not in the spool are ignored. peer: the name of the key that says so; None where there are no
+        keys. Returns why no pairs are kept for the consumer (None if they are), and what to delete.
         """
         ends = self.inventory.epoch_ends()
         known = {epoch: min(seq, ends[epoch]) for epoch, seq in upto.items() if epoch in ends}
-        return self.free(now_s) if self.consumers.acknowledge(consumer, known) else Removal()
+        refusal = self.consumers.register(consumer, now_s, peer, acknowledges=any(known.values()))
+        if refusal is not None:
+            self.refused_consumers[refusal] += 1
+        elif self.consumers.acknowledge(consumer, known):
+            return None, self.free(now_s)
+        return refusal, Removal()
 
     def free(self, now_s: float) -> Removal:
         """Delete what every consumer has acknowledged, and forget silent consumers.
@@ -173,17 +192,31 @@ class SpoolRules:
         """
         self.consumers.forget(self.inventory.epoch_ends().keys(), now_s)
         if not len(self.consumers):
-            return Removal()
+            return self._forget_surplus()
         closed = [segment for segment in self.inventory.segments if segment is not self.open]
         removal = self.inventory.remove(s for s in closed if not s.count_from(self.consumers.deletable(s.epoch, now_s)))
-        evicted = self.inventory.evicted_epochs().items()
-        known = [epoch for epoch, end in evicted if self.consumers.deletable(epoch, now_s) >= end]
-        return removal + self.inventory.forget(known)
+        emptied = self.inventory.emptied().items()
+        self.inventory.free(name for name, one in emptied if self.consumers.deletable(name, now_s) >= one.end > 0)
+        return removal + self._forget_surplus()
 
-    def is_done_with_epoch(self, now_s: float) -> bool:
-        """Return whether the open epoch can be forgotten after a restart, because all of it is acknowledged and deleted."""
-        there = any(segment.epoch == self.inventory.epoch for segment in self.inventory.segments)
-        return not there and self.consumers.deletable(self.inventory.epoch, now_s) >= self.inventory.end
+    def to_save(self, now_s: float) -> SavedConsumers | None:
+        """Return what is to be saved now; None if the file is up to date, or if saving has failed a moment ago.
+
+        The caller saves it and then calls `saved` or `save_failed`, before it calls this again.
+        """
+        state = self.consumers.changes, self.inventory.to_save()
+        if now_s < self._retry_save_s or (state == self._saved and now_s < self._save_due_s):
+            return None
+        self._saving = state
+        return msgspec.structs.replace(self.consumers.to_save(now_s), epochs=state[1])
+
+    def saved(self, now_s: float) -> None:
+        """Record that the last `to_save` is durable."""
+        self._saved, self._save_due_s = self._saving, now_s + SAVE_INTERVAL_S
+
+    def save_failed(self, now_s: float) -> None:
+        """Record that the last `to_save` could not be saved."""
+        self._retry_save_s = now_s + RETRY_SAVE_S
 
     def next_to_seal(self) -> Segment | None:
         """Return the oldest full segment; None if fewer than two segments are full, because the newest one is not sealed yet."""
@@ -217,6 +250,7 @@ class SpoolRules:
             oldest_age_s=max(0.0, wall_s - segments[0].begun_s) if segments else 0.0,
             lost=dict(self.inventory.lost),
             unspooled=self.unspooled,
+            refused_consumers={str(reason): count for reason, count in self.refused_consumers.items()},
         )
 
     def _is_short(self, more_bytes: int, free_bytes: int) -> bool:
@@ -231,10 +265,14 @@ class SpoolRules:
         )
 
     def _evict_oldest(self) -> Removal:
-        """Delete the oldest segment that is not open. If there are too many evicted epochs, forget the oldest ones."""
+        """Delete the oldest segment that is not open."""
         segment = next((segment for segment in self.inventory.segments if segment is not self.open), None)
         if segment is None:
             return Removal()
-        removal = self.inventory.evict(segment, self.consumers.acknowledged(segment.epoch))
-        evicted = list(self.inventory.evicted_epochs())
-        return removal + self.inventory.forget(evicted[: max(0, len(evicted) - self.limits.max_evicted_epochs)])
+        return self.inventory.evict(segment, self.consumers.acknowledged(segment.epoch)) + self._forget_surplus()
+
+    def _forget_surplus(self) -> Removal:
+        """If there are too many emptied epochs, forget the oldest freed ones, and others only if none is freed."""
+        emptied = sorted(self.inventory.emptied().items(), key=lambda item: not item[1].freed)
+        surplus = emptied[: max(0, len(emptied) - self.limits.max_emptied_epochs)]
+        return self.inventory.forget([name for name, _ in surplus])

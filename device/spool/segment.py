@@ -78,11 +78,13 @@ class Removal:
     """A decision of the rules: which files to delete."""
 
     segments: tuple[Segment, ...] = ()
-    epochs: tuple[str, ...] = ()
-    """Epochs whose `epoch_end` files are to be deleted, because no consumer needs to know them any more."""
+    emptied: tuple[tuple[int, str, int], ...] = ()
+    """Run, name and end of the epochs that lose their last pair with it. Their ends have to be durable before."""
+    forgotten: tuple[str, ...] = ()
+    """Epochs whose `epoch_end` files are to be deleted, because there are too many."""
 
     def __add__(self, other: Removal) -> Removal:
-        return Removal(self.segments + other.segments, self.epochs + other.epochs)
+        return Removal(self.segments + other.segments, self.emptied + other.emptied, self.forgotten + other.forgotten)
 
     @property
     def disk_bytes(self) -> int:

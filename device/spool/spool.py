@@ -27,15 +27,14 @@ import shutil
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Self
 
-from device.spool.consumers import Consumers
+from device.spool.consumers import Consumers, Refusal
 from device.spool.consumers_file import load_consumers, save_consumers
 from device.spool.folder import SpoolFolder
-from device.spool.inventory import Inventory
 from device.spool.reply import Reply
 from device.spool.rules import SpoolLimits, SpoolRules, SpoolStats
 from device.spool.segment import Removal, State
@@ -50,6 +49,12 @@ from stream.pair import NAME, EncodedPair
 FORGET_AFTER_S = 7 * 86400.0
 GRACE_S = 60.0
 LOG_INTERVAL_S = 10.0
+MAX_NAME_SHOWN = 64
+_REFUSALS = {
+    Refusal.NAME: "a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit",
+    Refusal.OWNER: "the name belongs to the key of %(owner)s, and the key of %(peer)s used it; give each its own",
+    Refusal.PLACES: "there are too many; one that is silent for a day gives its place",
+}
 
 log = logging.getLogger(__name__)
 
@@ -60,8 +65,9 @@ class Spool:
     One thread appends; other threads may call everything else at the same time.
 
     folder: made if it is missing; one process uses it at a time. device: whose pairs these are, as in `Header`. epoch: of this
-    run; a new one by default. forget_after_s: a consumer that is silent for longer is forgotten, and no pairs are kept for it.
-    grace_s: if the list of consumers begins empty, nothing is deleted for this time, because other consumers may come back.
+    run; a new one by default. forget_after_s: a consumer that is silent for longer, while a rig runs, is forgotten, and no pairs
+    are kept for it. trusted: the names of the keys that the rig lets in; None where there are no keys. grace_s: if the list of
+    consumers begins empty, nothing is deleted for this time, because other consumers may come back.
     clock: monotonic seconds. wall: seconds since 1970. free_bytes: free bytes on the disk of a folder. on_sync: called by another
     thread with the seconds that each sync took. Raises SpoolError for a folder that cannot be used, ValueError for a device or
     epoch that cannot be used.
@@ -76,6 +82,7 @@ class Spool:
         epoch: str | None = None,
         forget_after_s: float = FORGET_AFTER_S,
         grace_s: float = GRACE_S,
+        trusted: Collection[str] | None = None,
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
         free_bytes: Callable[[Path], int] = lambda folder: shutil.disk_usage(folder).free,
@@ -95,8 +102,8 @@ class Spool:
         self._files = SpoolFolder(folder, device, self.epoch)
         try:
             saved = load_consumers(self._consumers_path)
-            consumers = Consumers(saved, now_s=clock(), wall_s=wall(), forget_after_s=forget_after_s, grace_s=grace_s)
-            self._inventory = Inventory(self.epoch, self._files.files, self._files.earlier_ends)
+            consumers = Consumers(saved, now_s=clock(), forget_after_s=forget_after_s, grace_s=grace_s, trusted=trusted)
+            self._inventory = self._files.take_inventory(saved.epochs)
             self._rules = SpoolRules(limits, self._inventory, consumers)
             unsealed = [file for segment, file in self._files.files.items() if segment.state is State.FULL]
             self._files.remove(self._rules.free(clock()))
@@ -105,7 +112,9 @@ class Spool:
             raise
         warn = partial(self._warn, "refused", "pairs are live only: %s")
         self._writer = Writer(self._rules, self._files, clock, wall, free_bytes=self.disk_free_bytes, on_refusal=warn)
-        self._sync = SyncThread(unsealed, clock=clock, on_sync=on_sync, on_error=self._sync_failed)
+        self._sync = SyncThread(
+            unsealed, clock=clock, on_sync=on_sync, on_error=self._sync_failed, on_idle=self._save_consumers
+        )
         warn = partial(self._warn, "seal", "%s could not be sealed: %s")
         self._sealing = SealThread(self._rules, self._files, changed=self._changed, on_error=warn)
 
@@ -128,10 +137,10 @@ class Spool:
             self._sync.add(file)
         return file is not None
 
-    def spans(self) -> list[Span]:
+    def spans(self, *, freed: bool = False) -> list[Span]:
         """See `Shelf`."""
         with self._changed:
-            return self._inventory.spans()
+            return self._inventory.spans(freed=freed)
 
     def read(self, epoch: str, first: int, last: int, credit_bytes: int) -> Reading:
         """See `Shelf`. Every pair is verified before it is given; a pair that cannot be read is lost."""
@@ -153,7 +162,7 @@ class Spool:
         return reply.reading()
 
     def register(self, consumer: str, peer: str | None = None) -> bool:
-        """See `Shelf`. A name that is not allowed is ignored, and so is a further consumer if there are too many already."""
+        """See `Shelf`, and `device.spool.consumers` for when a consumer is refused."""
         return self._acknowledge(consumer, {}, peer)
 
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
@@ -162,14 +171,15 @@ class Spool:
 
     def _acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None) -> bool:
         with self._changed:
-            now_s = self._clock()
-            if known := self._rules.consumers.register(consumer, now_s):
-                self._remove(self._rules.acknowledge(consumer, upto, now_s))
-            else:
-                text = "no pairs are kept for consumer %r: its name is not allowed, or there are too many consumers"
-                self._warn("consumer", text, consumer)
+            refusal, removal = self._rules.acknowledge(consumer, upto, self._clock(), peer)
+            self._remove(removal)
+            if refusal is not None:
+                why = _REFUSALS[refusal] % {"owner": self._rules.consumers.owner(consumer), "peer": peer}
+                self._warn(
+                    f"consumer: {refusal}", "no pairs are kept for consumer %r: %s", consumer[:MAX_NAME_SHOWN], why
+                )
         self._save_consumers()
-        return known
+        return refusal is None
 
     def awaited(self, heard_within_s: float) -> dict[str, int]:
         """Return, by consumer, the number of pairs that it has not acknowledged yet.
@@ -210,8 +220,6 @@ class Spool:
         for segment in self._inventory.segments:
             if segment.state is State.FULL:
                 self._sealing.seal(segment)
-        if self._rules.is_done_with_epoch(self._clock()):
-            self._files.remove(Removal(epochs=(self.epoch,)))
         self._files.close()
 
     def __enter__(self) -> Self:
@@ -227,12 +235,18 @@ class Spool:
     def _save_consumers(self) -> None:
         with self._saving:
             with self._changed:
-                saved = self._rules.consumers.to_save(self._clock(), self._wall())
+                saved = self._rules.to_save(self._clock())
+            if saved is None:
+                return
             try:
-                if saved is not None:
-                    save_consumers(self._consumers_path, saved)
-            except OSError as error:  # the old file stays, and pairs are offered once more
+                save_consumers(self._consumers_path, saved)
+            except OSError as error:  # the old file stays: if the process is killed now, pairs are offered once more
                 self._warn("save", "%s could not be saved: %s", self._consumers_path, error)
+                done = self._rules.save_failed
+            else:
+                done = self._rules.saved
+            with self._changed:
+                done(self._clock())
 
     def _sync_failed(self, file: SegmentFile, error: OSError) -> None:
         with self._changed:

@@ -24,7 +24,7 @@ class SyncThread:
     """Syncs files after every few pairs; no pair waits for longer than half a second.
 
     files: to be synced first. clock: monotonic seconds. on_sync: called by this thread with the seconds that each sync took.
-    on_error: called with a file that could not be synced, and the error.
+    on_error: called with a file that could not be synced, and the error. on_idle: called after each round of syncs.
     """
 
     def __init__(
@@ -34,8 +34,9 @@ class SyncThread:
         clock: Callable[[], float],
         on_sync: Callable[[float], None],
         on_error: Callable[[SegmentFile, OSError], None],
+        on_idle: Callable[[], None],
     ) -> None:
-        self._clock, self._on_sync, self._on_error = clock, on_sync, on_error
+        self._clock, self._on_sync, self._on_error, self._on_idle = clock, on_sync, on_error, on_idle
         self._waiting = list(files)  # one entry for each pair
         self._closing = False
         self._changed = threading.Condition()  # guards _waiting and _closing
@@ -65,6 +66,7 @@ class SyncThread:
                 closing = self._closing
             for file in files:
                 self._sync(file)
+            self._on_idle()
 
     def _sync(self, file: SegmentFile) -> None:
         started_s = self._clock()

@@ -161,10 +161,12 @@ class Shelf(Protocol):
     def device(self) -> str:
         """The name of the rig that made the pairs."""
 
-    def spans(self) -> list[Span]:
-        """Return the spans of all epochs in the spool, oldest first.
+    def spans(self, *, freed: bool = False) -> list[Span]:
+        """Return the spans of all epochs in the spool, in the order of their beginning.
 
-        The open epoch is the last; it is named even while it is empty.
+        The open epoch is the last; it is named even while it is empty. An epoch without any pair left is named as long as some
+        consumer has not acknowledged all of it. freed: also name the last few hundred of the others, with tail = head, so that a
+        consumer with an old cursor counts what it missed. There are at most MAX_EPOCHS in all.
         """
 
     def read(self, epoch: str, first: int, last: int, credit_bytes: int) -> Reading:

@@ -56,7 +56,7 @@ def reply_to(
     match request:
         case messages.SpansRequest():
             kept = not request.consumer or shelf.register(request.consumer, peer)
-            spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans()]
+            spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans(freed=True)]
             return messages.SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals(), kept), ()
         case messages.AckRequest():
             if request.consumer:
