@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import get_args
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, make_wsgi_app
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from device.dedupe import Junk, Verdict
+from device.metrics_server import serving
 from device.spool.rules import SpoolStats
 from stream.errors import EndpointError
 from stream.live.backfill_messages import Vitals
@@ -109,18 +110,14 @@ class DeviceMetrics:
         if not port:
             yield
             return
-        try:
-            server, thread = start_http_server(port, addr="127.0.0.1", registry=self.registry)
-        except (OSError, OverflowError) as error:
-            raise EndpointError(
-                f"cannot serve metrics on 127.0.0.1:{port}: {error}; choose another --metrics-port, 0 for none"
-            ) from error
-        try:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(serving(make_wsgi_app(self.registry), port))
+            except (OSError, OverflowError) as error:
+                raise EndpointError(
+                    f"cannot serve metrics on 127.0.0.1:{port}: {error}; choose another --metrics-port, 0 for none"
+                ) from error
             yield
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"{PREFIX}_{name}", text, labels, registry=self.registry)

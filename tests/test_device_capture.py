@@ -6,12 +6,15 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Iterator
+from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from http_client import free_port, is_taken, open_descriptors
+from link_steps import until
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -20,6 +23,7 @@ from device.cameras.files import open_folders
 from device.capture import capture, paced
 from device.dedupe import Dedupe, DedupeConfig
 from device.metrics import CaptureCounts, DeviceMetrics
+from device.metrics_server import MAX_CONNECTIONS, serving
 from device.sim.camera import SimCamera
 from stream.codec import decode
 from stream.errors import EndOfStream, EndpointError
@@ -220,13 +224,27 @@ def test_a_metrics_port_in_use_is_refused_in_one_line() -> None:
             pass
 
 
+def test_strangers_on_the_metrics_port_neither_use_up_descriptors_nor_keep_a_scraper_waiting() -> None:
+    port, before = free_port(), open_descriptors()
+    with DeviceMetrics().served(port), ExitStack() as held:
+        for number in range(200):
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port), 60))
+            client.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+            if number % 50 == 49:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+                    assert answer.status == 200
+                assert open_descriptors() - before - number <= MAX_CONNECTIONS + 8  # this process has both ends
+
+
+@pytest.mark.parametrize("begin", [b"GET /metrics HTTP/1.1\r\nX: ", b"", b"GET"])
+def test_a_request_on_the_metrics_port_that_comes_byte_by_byte_is_cut(begin: bytes) -> None:
+    port = free_port()
+    with serving(lambda *_: [], port, patience_s=0.1), socket.create_connection(("127.0.0.1", port), 60) as client:
+        client.sendall(begin)
+        until(lambda: not is_taken(client, b"a"))
+
+
 def test_no_metrics_port_means_no_server() -> None:
     before = threading.active_count()
     with DeviceMetrics().served(None), DeviceMetrics().served(0):
         assert threading.active_count() == before
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -76,6 +76,29 @@ def test_who_has_it_already_gets_no_body_until_there_is_another(
     assert get(port, "/weights/student.md", **credentials).headers["etag"] == tag_of(b"new")
 
 
+def test_only_regular_files_of_the_folder_itself_are_served(
+    tmp_path: Path, folder: Path, port: int, credentials: dict[str, str]
+) -> None:
+    (tmp_path / "secret").write_text("secret")
+    (tmp_path / "folder.json").mkdir()
+    replace_file(folder / "student.json", b"1")
+    leading_out = {"out.json": tmp_path / "secret", "up.json": Path("../secret"), "dir.json": tmp_path / "folder.json"}
+    leading_out |= {"none.json": tmp_path / "none", "self.json": folder / "self.json", "zero.json": Path("/dev/zero")}
+    for name, target in leading_out.items():
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.json")
+    (folder / "folder.json").mkdir()
+    (folder / "latest.json").symlink_to("student.json")
+    try:
+        for name in (*leading_out, "pipe.json", "folder.json"):
+            assert get(port, f"/weights/{name}", **credentials).status == 404, name
+        assert get(port, "/weights/latest.json", **credentials).text == "1"
+    finally:
+        for name in (*leading_out, "pipe.json", "latest.json"):
+            (folder / name).unlink()
+        (folder / "folder.json").rmdir()
+
+
 def test_head_tells_size_and_etag_alone(folder: Path, port: int, credentials: dict[str, str]) -> None:
     replace_file(folder / "student.onnx", b"12345")
     answer = get(port, "/weights/student.onnx", method="HEAD", **credentials)

@@ -12,6 +12,7 @@ from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from learner.page.access import Access
+from learner.page.connections import LET_IN
 
 COOKIE = "babyagent_token"
 COOKIE_S = 30 * 24 * 3600
@@ -47,7 +48,8 @@ class AccessCheck:
 
     A request carries the token as `Authorization: Bearer`, in the cookie, or once as ?token=, which becomes the cookie. Where
     no token is set, only requests to a name of the loopback are answered: otherwise a foreign site could read the page through
-    its visitor's browser, by pointing its own name to this address (DNS rebinding).
+    its visitor's browser, by pointing its own name to this address (DNS rebinding). Who shows no right to the page gets one
+    response a connection.
     """
 
     def __init__(self, app: ASGIApp, access: Access) -> None:
@@ -59,6 +61,11 @@ class AccessCheck:
         if scope["type"] != "http":
             return
         has_begun = False
+        request = Request(scope)
+        refusal = self._refusal(request)
+        is_known = refusal is None and request.url.path not in OPEN_TO_ALL
+        if is_known:
+            scope.get("state", {}).get(LET_IN, lambda: None)()
 
         async def send_safely(message: Message) -> None:
             nonlocal has_begun
@@ -67,9 +74,11 @@ class AccessCheck:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                if not is_known:
+                    headers["connection"] = "close"
             await send(message)
 
-        handler = self._refusal(Request(scope)) or self._app
+        handler = refusal or self._app
         try:
             await handler(scope, receive, send_safely)
         except Exception as error:  # of any kind: a defect of the page must not reach training

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import stat
 from io import BufferedReader
 from pathlib import Path
 
@@ -36,7 +37,7 @@ def routes(folder: Path) -> list[Route]:
         name = request.path_params["name"]
         try:
             file = _open(folder, name)
-        except OSError:
+        except (OSError, RuntimeError):  # RuntimeError: links that lead to each other
             there = ", ".join(sorted(path.name for path in folder.glob("*") if _NAME.fullmatch(path.name)))
             return PlainTextResponse(f"no such weights; there are: {there or 'none yet'}\n", 404)
         tag = _tag(file, name, tags)
@@ -50,10 +51,19 @@ def routes(folder: Path) -> list[Route]:
 
 
 def _open(folder: Path, name: str) -> BufferedReader:
-    """Open the present file; a new file of the same name does not change the open one. Raises OSError."""
-    if not _NAME.fullmatch(name):
+    """Open the present file; a new file of the same name does not change the open one.
+
+    Raises OSError for what is no regular file of this folder, for example a link that leads out of it.
+    """
+    path = (folder / name).resolve()
+    if not _NAME.fullmatch(name) or path.parent != folder.resolve():
         raise FileNotFoundError(name)
-    return (folder / name).open("rb")
+    # Non-blocking: opening a pipe would otherwise wait for its other end.
+    file = os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC), "rb")
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        raise FileNotFoundError(name)
+    return file
 
 
 def _tag(file: BufferedReader, name: str, tags: dict[str, tuple[_Version, str]]) -> str:
