@@ -7,7 +7,7 @@ from itertools import islice
 from typing import Any, Protocol
 
 from stream.errors import EndOfStream
-from stream.pair import EncodedPair
+from stream.pair import EncodedPair, Header
 from stream.stats import SourceStats
 
 Cursor = dict[str, Any]
@@ -36,6 +36,9 @@ class Source(Protocol):
     def acknowledge(self, cursor: Cursor) -> None:
         """Report that the pairs of a cursor are durable, so that the rig may delete them. Returns at once."""
 
+    def spoil(self, header: Header) -> None:
+        """Report that a received pair cannot be used: it counts as lost, also in the cursor."""
+
     def stats(self) -> SourceStats | None:
         """Return how many pairs were received, lost and dropped, by device; None for a source without such statistics."""
 
@@ -52,6 +55,9 @@ class OnDemandSource:
 
     def acknowledge(self, cursor: Cursor) -> None:
         """Do nothing: no pair is kept for us until we acknowledge it."""
+
+    def spoil(self, header: Header) -> None:
+        """Do nothing: without statistics nothing is counted."""
 
     def stats(self) -> None:
         """Return None: no pair is sent over a network."""

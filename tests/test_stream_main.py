@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from memory_shelf import MemoryShelf
 from recorded import EPOCH, NEXT_EPOCH, made, names, read_pairs, recorded, some
 from running import WAIT_S, running
 
@@ -26,6 +27,7 @@ from stream.identity_set import IdentitySet
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
+from stream.recording.receipts import Receipts
 from stream.recording.source import RecordingSource
 from stream.recording.writer import RecordingWriter
 from stream.source import Cursor, IteratorSource
@@ -179,6 +181,78 @@ def test_a_recorder_that_is_killed_goes_on_in_another_file_without_a_loss_or_a_r
     assert all(pair == made(pair.header.seq, epoch=spool.epoch) for pair in found)
 
 
+def test_what_a_small_spool_evicts_while_no_recorder_runs_is_lost_in_the_recording_and_counted_once(
+    tmp_path: Path,
+) -> None:
+    out, shelf = tmp_path / "walk.mcap", MemoryShelf()
+    pairs = [made(seq) for seq in range(60)]
+    with Publisher(LOOPBACK, device="baby", epoch=EPOCH, shelf=shelf) as publisher:
+        words = ("record", "--out", str(out), "--connect", publisher.endpoint, "--json")
+        shelf.append(pairs[:10])
+        with command(*words) as recorder:
+            until(lambda: shelf.held() == 0)
+            recorder.process.kill()
+        shelf.append(pairs[10:40])
+        shelf.evict(30)
+        for number in range(3):  # killed at once, ended well, and started once more
+            with command(*words) as recorder:
+                if number:
+                    recorder.saying("recording tcp")
+                    until(lambda: shelf.held() == 0)
+                    code, output = recorder.end(signal.SIGINT)
+                    assert (code, json.loads(output)["lost"]) == (0, 20), recorder.said
+                else:
+                    recorder.process.kill()
+        shelf.begin(NEXT_EPOCH)  # a run of which the recorder never heard
+        shelf.append(some(9, epoch=NEXT_EPOCH))
+        shelf.evict(9)
+        publisher.begin(NEXT_EPOCH, 9)
+        shelf.append([made(9, epoch=NEXT_EPOCH)])
+        with command(*words) as recorder:
+            recorder.saying("recording tcp")
+            until(lambda: shelf.held() == 0)
+            code, output = recorder.end(signal.SIGINT)
+        assert (code, json.loads(output)["lost"]) == (0, 29), recorder.said
+    files = sorted(map(str, tmp_path.glob("walk*.mcap")))
+    told = json.loads(said("info", *files, "--json"))
+    assert [one["lost"] for one in told if one["lost"]] == [20, 9]
+    assert [epoch["lost_ranges"] for one in told for epoch in one["epochs"] if epoch["lost"]] == [[[10, 30]], [[0, 9]]]
+    assert [Path(one["file"]).name for one in told if not one["whole"]] == ["walk.mcap"]  # its recorder was killed
+    assert "together: 21 different pairs, 29 lost" in said("info", *files)
+    clean = tmp_path / "clean.mcap"
+    [lossy] = [one["file"] for one in told if one["lost"] == 20]
+    said("recover", lossy, str(clean))
+    assert json.loads(said("info", str(clean), "--json"))[0]["lost"] == 20
+
+
+def test_a_stop_while_the_earlier_files_are_read_records_nothing(tmp_path: Path) -> None:
+    """Half of a cursor would count the other half as lost."""
+    out, stop = recorded(tmp_path / "walk.mcap", some(5)), Stop()
+    stop.set()
+    with pytest.raises(InterruptedError, match="nothing was recorded"):
+        PROGRAM.run(["record", "--out", str(out)], stop)
+    assert list(tmp_path.iterdir()) == [out]
+
+
+def test_a_recording_that_only_has_losses_to_tell_is_kept(tmp_path: Path) -> None:
+    out, shelf = tmp_path / "walk.mcap", MemoryShelf()
+    with Publisher(LOOPBACK, device="baby", epoch=EPOCH, shelf=shelf) as publisher:
+        words = ("record", "--out", str(out), "--connect", publisher.endpoint, "--json")
+        shelf.append(some(10))
+        with command(*words) as recorder:
+            until(lambda: shelf.held() == 0)
+            assert recorder.end(signal.SIGINT)[0] == 0
+        shelf.append([made(seq) for seq in range(10, 20)])
+        shelf.evict(20)
+        with command(*words) as recorder:
+            until(lambda: shelf.consumers[consumer_name(out)].get(EPOCH) == 20)
+            code, output = recorder.end(signal.SIGINT)
+    second = tmp_path / "walk-2.mcap"
+    assert (code, json.loads(output)["file"], json.loads(output)["lost"]) == (0, str(second), 10)
+    assert "no pair, 10 lost" in said("info", str(second))
+    assert pairs_in(second) == []
+
+
 class Witness(IteratorSource):
     """A source that looks at the recording when pairs are acknowledged."""
 
@@ -200,7 +274,7 @@ def test_pairs_are_acknowledged_when_they_are_durable_and_those_recorded_before_
     source = Witness(some(200), path)
     ticks = iter(range(1000))
     with RecordingWriter(path) as writer:
-        record(source, writer, before, stop=lambda: False, clock=lambda: next(ticks))
+        record(source, writer, before, Receipts(), stop=lambda: False, clock=lambda: next(ticks))
     assert pairs_in(path) == some(200)[4:]
     assert len(source.acknowledged) >= 3
     assert [given for given, durable in source.acknowledged if given > 4 + durable] == []
@@ -225,7 +299,7 @@ class Queue(IteratorSource):
 def test_what_waits_when_it_is_to_stop_is_recorded_too(tmp_path: Path) -> None:
     path = tmp_path / "walk.mcap"
     with RecordingWriter(path) as writer:
-        record(Queue(some(40)), writer, IdentitySet(), stop=lambda: True)
+        record(Queue(some(40)), writer, IdentitySet(), Receipts(), stop=lambda: True)
     assert pairs_in(path) == some(40)
 
 

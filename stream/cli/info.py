@@ -16,8 +16,10 @@ from stream.host.progress import Progress, format_bytes
 from stream.pair import EncodedPair
 from stream.ranges import Ranges
 from stream.recording.reader import EyeTopics, RecordingReader, open_recording
+from stream.recording.receipts import Receipts
 
-DESCRIPTION = """Describe recordings. Every byte of them is read and checked.
+DESCRIPTION = """Describe recordings. Every byte of them is read and checked. Of several files it also says what they hold
+together. Lost pairs are those of which the recorder learned that it will never have them.
 
   python -m stream info walk.mcap walk-2.mcap
   python -m stream info walk.mcap --json"""
@@ -45,6 +47,10 @@ class EpochInfo:
     """Numbers between the first and the last pair that are missing."""
     first_seq: int = 0
     last_seq: int = 0
+    lost: int = 0
+    """Pairs that the recorder counted as lost while it wrote this file, and that are not in it."""
+    lost_ranges: list[tuple[int, int]] = field(default_factory=list)
+    """Their numbers, as ranges [a, b)."""
     start_ns: int = 0
     """Capture time of the earliest left image."""
     end_ns: int = 0
@@ -65,6 +71,7 @@ class FileInfo:
     pairs: int = 0
     image_bytes: int = 0
     """Bytes of the encoded images of its pairs."""
+    lost: int = 0
     cut: bool = False
     skipped: int = 0
     skipped_bytes: int = 0
@@ -77,20 +84,60 @@ def run(settings: InfoSettings, stop: Stop) -> Result:
     """Read recordings to their ends, and describe them."""
     if not settings.files:
         raise StreamError("info needs a recording: python -m stream info FILE")
-    infos, texts = [], []
+    infos, texts, together = [], [], _Together()
     with Progress() as progress:
         for path in settings.files:
             with open_recording(path, settings.topics) as recording:
-                info = read_info(recording, progress, stop)
+                info = read_info(recording, progress, stop, together)
                 infos.append(asdict(info))
                 texts.append(_describe(info, recording.damage()))
+    if len(settings.files) > 1:
+        texts.append(together.describe())
     return Result("\n".join(texts), infos)
 
 
-def read_info(recording: RecordingReader, progress: Progress, stop: Stop) -> FileInfo:
-    """Read a recording to its end. Raises InterruptedError on `stop`."""
+Epochs = dict[tuple[str, str], tuple[EpochInfo, Ranges]]
+"""The epochs of a file by device and name, each with the numbers of its pairs."""
+
+
+class _Together:
+    """What several files of one recording hold together: a pair that one lacks may be in another."""
+
+    def __init__(self) -> None:
+        self.pairs: dict[str, dict[str, Ranges]] = {}
+        self.receipts = Receipts()
+
+    def add(self, receipts: Receipts, epochs: Epochs) -> None:
+        """Add a file."""
+        for receipt in receipts.all():
+            self.receipts.add(receipt)
+        for (device, epoch), (_, seqs) in epochs.items():
+            for first, last in seqs:
+                self.pairs.setdefault(device, {}).setdefault(epoch, Ranges()).add(first, last)
+
+    def describe(self) -> str:
+        """Return the lines for a person."""
+        all_lost = self.receipts.lost(self.pairs)
+        count = sum(seqs.count for epochs in self.pairs.values() for seqs in epochs.values())
+        lines = [f"together: {count} different pairs, {sum(lost.count for lost in all_lost.values())} lost"]
+        keys = [(device, epoch) for device, epochs in self.pairs.items() for epoch in epochs]
+        for device, epoch in dict.fromkeys([*keys, *all_lost]):
+            seqs, lost = self.pairs.get(device, {}).get(epoch, Ranges()), all_lost.get((device, epoch), Ranges())
+            known = Ranges([*seqs, *lost])
+            first = next(iter(known))[0]
+            missing = known.end - first - known.count
+            lines.append(
+                f"  {device}/{epoch[:8]}: {seqs.count} pairs from {first} on, {lost.count} lost, {missing} missing"
+            )
+        return "\n".join(lines)
+
+
+def read_info(
+    recording: RecordingReader, progress: Progress, stop: Stop, together: _Together | None = None
+) -> FileInfo:
+    """Read a recording to its end, and add it to the others. Raises InterruptedError on `stop`."""
     info = FileInfo(file=recording.name, file_bytes=recording.mcap.size)
-    epochs: dict[tuple[str, str], tuple[EpochInfo, Ranges]] = {}
+    epochs: Epochs = {}
     for pair in recording:
         if stop.is_set():
             raise InterruptedError("interrupted")
@@ -105,12 +152,25 @@ def read_info(recording: RecordingReader, progress: Progress, stop: Stop) -> Fil
         epoch.first_seq, epoch.last_seq = next(iter(seqs))[0], seqs.end - 1
         epoch.missing = epoch.last_seq + 1 - epoch.first_seq - seqs.count
         epoch.seconds = (epoch.end_ns - epoch.start_ns) / 1e9
-        info.epochs.append(epoch)
+    _count_lost(recording.receipts, epochs)
+    info.epochs += [epoch for epoch, _ in epochs.values()]
+    info.lost = sum(epoch.lost for epoch in info.epochs)
+    if together is not None:
+        together.add(recording.receipts, epochs)
     mcap = recording.mcap
     info.cut, info.skipped, info.skipped_bytes = mcap.cut, mcap.skipped, mcap.skipped_bytes
     info.unreadable, info.unpaired = recording.unreadable, recording.unpaired
     info.whole = not recording.damage()
     return info
+
+
+def _count_lost(receipts: Receipts, epochs: Epochs) -> None:
+    recorded: dict[str, dict[str, Ranges]] = {}
+    for (device, epoch), (_, seqs) in epochs.items():
+        recorded.setdefault(device, {})[epoch] = seqs
+    for key, lost in receipts.lost(recorded).items():
+        info, _ = epochs.setdefault(key, (EpochInfo(*key), Ranges()))
+        info.lost, info.lost_ranges = lost.count, list(lost)
 
 
 def _count(pair: EncodedPair, epoch: EpochInfo, seqs: Ranges) -> None:
@@ -127,9 +187,13 @@ def _describe(info: FileInfo, damage: list[str]) -> str:
     image_bytes, file_bytes = format_bytes(info.image_bytes), format_bytes(info.file_bytes)
     lines = [f"{info.file}: {info.pairs} pairs, {image_bytes} of images in {file_bytes}"]
     for epoch in info.epochs:
+        name, lost = f"  {epoch.device}/{epoch.epoch[:8]}", f"{epoch.lost} lost"
+        if not epoch.pairs:
+            lines.append(f"{name}: no pair, {lost}")
+            continue
         start = datetime.fromtimestamp(epoch.start_ns // 10**9, UTC)
         lines.append(
-            f"  {epoch.device}/{epoch.epoch[:8]}: pairs {epoch.first_seq} to {epoch.last_seq}, {epoch.missing} missing, "
+            f"{name}: pairs {epoch.first_seq} to {epoch.last_seq}, {epoch.missing} missing, {lost}, "
             f"{epoch.seconds:.1f} s from {start:%Y-%m-%d %H:%M:%S} UTC, {', '.join(epoch.kinds)}"
         )
     hint = "`python -m stream recover` writes a clean one"

@@ -23,8 +23,9 @@ from stream.identity_set import IdentitySet
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.recording.reader import open_recording
+from stream.recording.receipts import Receipts
 from stream.recording.writer import RecordingWriter
-from stream.source import Source
+from stream.source import Cursor, Source
 from stream.transport.endpoint import security_for
 
 log = logging.getLogger(__name__)
@@ -68,14 +69,9 @@ class RecordSettings:
 def run(settings: RecordSettings, stop: Stop) -> Result:
     """Record until `stop`, or until every rig has ended its stream."""
     with Progress() as progress:
-        path, recorded = _first_free_path(settings.out, progress, stop)
-        with Subscriber(
-            settings.connect,
-            consumer=consumer_name(settings.out),
-            end_on_bye=settings.until_device_ends,
-            security=security_for(settings.connect, keys=settings.keys, insecure=settings.insecure),
-            insecure=settings.insecure,
-        ) as source:
+        path, recorded, receipts = _first_free_path(settings.out, progress, stop)
+        cursor = receipts.cursor(recorded.cursor()["devices"])
+        with _subscriber(settings, cursor) as source:
             with reported_as(StreamError, str(path), ": choose another --out"):
                 writer = RecordingWriter(path)
             progress.log(f"recording {', '.join(source.endpoints)} to {path}")
@@ -85,22 +81,38 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
                 return f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)}, lost {stats.lost}, missing {stats.pending}"
 
             try:
-                record(source, writer, recorded, stop=stop.is_set, on_round=lambda: progress.update(state))
+                record(source, writer, recorded, receipts, stop=stop.is_set, on_round=lambda: progress.update(state))
             except OSError as error:
                 raise OSError(f"{path}: {error.strerror or error}; {_finish(writer)}") from error
             except BaseException:
                 _finish(writer)
                 raise
-            summary, lost = _finish(writer), source.stats().lost
-            file = str(writer.path) if writer.pairs else None
+            summary = _finish(writer)
+            lost = sum(ranges.count for ranges in receipts.lost(recorded.cursor()["devices"]).values())
+            file = str(writer.path) if writer.pairs or writer.lost else None
             figures = {"file": file, "pairs": writer.pairs, "file_bytes": writer.file_bytes, "lost": lost}
             return Result(f"{summary}; lost on the way: {lost}", figures)
+
+
+def _subscriber(settings: RecordSettings, cursor: Cursor) -> Subscriber:
+    try:
+        return Subscriber(
+            settings.connect,
+            consumer=consumer_name(settings.out),
+            cursor=cursor,
+            end_on_bye=settings.until_device_ends,
+            security=security_for(settings.connect, keys=settings.keys, insecure=settings.insecure),
+            insecure=settings.insecure,
+        )
+    except ValueError as error:
+        raise StreamError(f"{settings.out} cannot be continued ({error}): choose another --out") from error
 
 
 def record(
     source: Source,
     writer: RecordingWriter,
     recorded: IdentitySet,
+    receipts: Receipts,
     *,
     stop: Callable[[], bool],
     on_round: Callable[[], object] = lambda: None,
@@ -108,22 +120,23 @@ def record(
 ) -> None:
     """Write the pairs of a source that are not in `recorded`, until its end or `stop`, and acknowledge the durable ones.
 
+    What the source knows beside them is written as receipts, in front of the acknowledgement. receipts: those of earlier files.
     Pairs that wait at the stop are written too. on_round: called after each batch. clock: seconds, monotonic.
     Raises OSError if the file cannot be written; all acknowledged pairs are in it.
     """
     committed_s = clock()
     with suppress(EndOfStream):
         while not stop():
-            _write(source.receive(RECEIVE_PAIRS, RECEIVE_S), writer, recorded)
+            _write(source, source.receive(RECEIVE_PAIRS, RECEIVE_S), writer, recorded)
             if clock() - committed_s >= SYNC_S:
-                _commit(source, writer)
+                _commit(source, writer, receipts)
                 committed_s = clock()
             on_round()
         left = source.backlog()
         while left > 0 and (pairs := source.receive(left, 0.0)):
-            _write(pairs, writer, recorded)
+            _write(source, pairs, writer, recorded)
             left -= len(pairs)
-    _commit(source, writer)
+    _commit(source, writer, receipts)
 
 
 def consumer_name(out: Path) -> str:
@@ -135,45 +148,53 @@ def consumer_name(out: Path) -> str:
     return f"record-{re.sub(r'[^A-Za-z0-9._-]', '-', out.stem)[:32]}-{where}"
 
 
-def _write(pairs: Sequence[EncodedPair], writer: RecordingWriter, recorded: IdentitySet) -> None:
+def _write(source: Source, pairs: Sequence[EncodedPair], writer: RecordingWriter, recorded: IdentitySet) -> None:
     for pair in pairs:
         if pair.header in recorded:
             continue
         try:
             writer.write(pair)
         except MalformedMessage as error:
-            log.warning("left out: %s", error)
+            log.warning("LOST pair=%s: %s", pair.header.name, error)
+            source.spoil(pair.header)
         recorded.add(pair.header)
 
 
-def _commit(source: Source, writer: RecordingWriter) -> None:
+def _commit(source: Source, writer: RecordingWriter, receipts: Receipts) -> None:
     cursor = source.cursor()
+    for receipt in receipts.update(cursor):
+        writer.write_receipt(receipt)
     writer.sync()
     source.acknowledge(cursor)
 
 
-def _first_free_path(out: Path, progress: Progress, stop: Stop) -> tuple[Path, IdentitySet]:
-    """Find the first free path among FILE, FILE-2, FILE-3 ...; return it, and the identities of the pairs in earlier files."""
+def _first_free_path(out: Path, progress: Progress, stop: Stop) -> tuple[Path, IdentitySet, Receipts]:
+    """Find the first free path among FILE, FILE-2, FILE-3 ...; return it, and what the earlier files hold: pairs and receipts.
+
+    Raises InterruptedError on `stop`.
+    """
     name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
     with reported_as(StreamError, str(out.parent), ": make the folder first, or choose another --out"):
         found = {int(match[1] or 1): path for path in out.parent.iterdir() if (match := name.fullmatch(path.name))}
-    recorded = IdentitySet()
+    recorded, receipts = IdentitySet(), Receipts()
     for _, path in sorted(found.items()):
         progress.log(f"reading which pairs {path} has")
         with open_recording(path) as recording:
             for pair in recording:
                 recorded.add(pair.header)
-                if stop.is_set():
-                    break
+                if stop.is_set():  # to go on with half of what is recorded would count the other half as lost
+                    raise InterruptedError("interrupted while reading the earlier files, nothing was recorded")
+            for receipt in recording.receipts.all():
+                receipts.add(receipt)
     number = max(found, default=0) + 1
-    return (out if number == 1 else out.with_stem(f"{out.stem}-{number}")), recorded
+    return (out if number == 1 else out.with_stem(f"{out.stem}-{number}")), recorded, receipts
 
 
 def _finish(writer: RecordingWriter) -> str:
-    """Close the file, or remove it if it holds no pair; returns a description of its content."""
+    """Close the file, or remove it if it holds and names no pair; returns a description of its content."""
     with suppress(OSError):  # no room for the index either: the file is read without it
         writer.close()
-    if not writer.pairs:
+    if not writer.pairs and not writer.lost:
         writer.path.unlink(missing_ok=True)
         return "no pair was received, so there is no file"
     return f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)} in {writer.path}"

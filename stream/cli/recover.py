@@ -52,7 +52,7 @@ def run(settings: RecoverSettings, stop: Stop) -> Result:
 
 
 def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progress, stop: Stop) -> int:
-    """Copy all pairs and close the new file; return their number.
+    """Copy all pairs and receipts and close the new file; return their number.
 
     Raises InterruptedError on `stop`, and OSError if there is no room or nothing to copy.
     """
@@ -62,6 +62,8 @@ def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progr
                 raise InterruptedError("interrupted, nothing was written")
             writer.write(pair)
             progress.update(lambda: f"{writer.pairs} pairs")
+        for receipt in recording.receipts.all():
+            writer.write_receipt(receipt)
     if not writer.pairs:
         raise OSError(f"{recording.name}: no pair can be read of it, so nothing was written")
     return writer.pairs

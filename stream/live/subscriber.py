@@ -27,7 +27,7 @@ from stream.live.backfill_plan import BackfillPlan
 from stream.live.ledger import Ledger
 from stream.live.pair_queue import PairQueue
 from stream.live.rig_links import RigLinks
-from stream.pair import EncodedPair
+from stream.pair import EncodedPair, Header
 from stream.source import Cursor
 from stream.stats import SourceStats
 from stream.transport.endpoint import connect_address
@@ -122,6 +122,11 @@ class Subscriber(Closeable):
         """See Source. The acknowledgement is sent soon, and repeated until the rigs have confirmed it."""
         with self._changed:
             self._acknowledged = cursor
+
+    def spoil(self, header: Header) -> None:
+        """See Source."""
+        with self._changed:
+            self._ledger.spoil(header)
 
     def backlog(self) -> int:
         """Return the number of pairs in the queue."""

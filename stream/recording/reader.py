@@ -24,6 +24,7 @@ from stream.pair import EncodedPair, Header
 from stream.pairing import EyeName, Pairing, TimedImage
 from stream.recording.mcap_reader import McapReader, Message
 from stream.recording.payload import COMPRESSED, HEADER, RAW, read_eye, read_header
+from stream.recording.receipts import RECEIPT, Receipts, read_receipt
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +57,8 @@ class RecordingReader:
             self.mcap = McapReader(file)
         except (StreamError, OSError) as error:
             raise StreamError(f"{name}: {error}") from error
+        self.receipts = Receipts()
+        """What its recorder knew beside the pairs; complete at the end of the iteration."""
         self._ours = _OurPairs()
         self._foreign = _ForeignPairs(name, topics or EyeTopics())
 
@@ -97,6 +100,8 @@ class RecordingReader:
         ours = _TOPIC.fullmatch(topic.name)
         if ours is not None and self._has_header(ours["rig"]):
             return self._ours.add(message, ours["rig"], ours["part"])
+        if topic.schema == RECEIPT.name:
+            self.receipts.add(read_receipt(message.data))
         if topic.encoding == "protobuf" and topic.schema in _IMAGES:
             return self._foreign.add(message)
         return []

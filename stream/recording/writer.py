@@ -3,12 +3,14 @@
 Topics: `/stereo/meta` (the header as JSON), `/stereo/left/image` and `/stereo/right/image` (foxglove.CompressedImage), in this
 order for each pair, all three at the left eye's capture time; pairs in the order of arrival. Pixels of lz4 pairs go to
 `.../image_raw` (foxglove.RawImage), because a topic has one schema. The first rig of a file has these names, so that a recording
-of one rig always looks the same to other tools; the topics of further rigs begin with /DEVICE.
+of one rig always looks the same to other tools; the topics of further rigs begin with /DEVICE. `/stereo/receipt` has what the
+recorder knows beside the pairs (`stream.recording.receipts`).
 """
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 from stream.closeable import Closeable
@@ -17,6 +19,7 @@ from stream.fsync import sync_path
 from stream.pair import Codec, EncodedPair, Header
 from stream.recording.mcap_writer import Channel, McapWriter
 from stream.recording.payload import COMPRESSED, HEADER, RAW, eye_data, header_data
+from stream.recording.receipts import RECEIPT, Receipt, encode_receipt
 
 CHUNK_BYTES = 1 << 20
 """Size of a chunk: a damaged place costs one chunk, and so does the death of the writer."""
@@ -33,6 +36,10 @@ class RecordingWriter(Closeable):
         self.path = path
         self._rigs: dict[str, tuple[str, Channel]] = {}  # the prefix of its topics, and the topic of its headers
         self._eyes: dict[tuple[str, Codec], tuple[Channel, Channel]] = {}
+        self._receipts: Channel | None = None
+        self._newest_ns = 0
+        self.lost = 0
+        """Lost pairs that its receipts name."""
         self._file = path.open("xb", buffering=0)
         try:
             self._mcap = McapWriter(self._file)
@@ -45,7 +52,7 @@ class RecordingWriter(Closeable):
     @property
     def pairs(self) -> int:
         """Pairs in the file, without those in the chunk that is being filled."""
-        return self._mcap.counts.total() // 3
+        return sum(self._mcap.counts[meta.id] for _, meta in self._rigs.values())
 
     @property
     def file_bytes(self) -> int:
@@ -64,7 +71,15 @@ class RecordingWriter(Closeable):
         meta, left_eye, right_eye = self._channels(header)
         for channel, parts in ((meta, (header_data(header),)), (left_eye, left), (right_eye, right)):
             self._mcap.add(channel, header.seq, header.left_ns, *parts)
+        self._newest_ns = header.left_ns
         self._mcap.flush(CHUNK_BYTES)
+
+    def write_receipt(self, receipt: Receipt) -> None:
+        """Add a receipt at the time of the newest pair; it is in the file when that pair is."""
+        if self._receipts is None:
+            self._receipts = self._mcap.channel("/stereo/receipt", RECEIPT, compressed=False)
+        self._mcap.add(self._receipts, 0, self._newest_ns or time.time_ns(), encode_receipt(receipt))
+        self.lost += sum(last - first for first, last in receipt.lost)
 
     def sync(self) -> None:
         """Make all added pairs durable."""
