@@ -92,6 +92,7 @@ def learn(
             for pair in pairs:
                 add(pair)
             learner.deliver()
+            _spoil(learner, source)
 
             if learner.wanted():
                 busy_s += clock() - received_s
@@ -103,10 +104,17 @@ def learn(
             step = stepper.submit(learner.step)
             for pair, decoded in _receive_beside(step, learner, source, room):
                 add(pair, decoded)  # also after a failed step: a received pair is never forgotten
+            _spoil(learner, source)
             report = step.result()
             busy_s += clock() - received_s
             yield replace(report, received=learner.received, busy_s=busy_s, waited_s=waited_s)
             busy_s = waited_s = 0.0  # the time of the caller counts as neither
+
+
+def _spoil(learner: Learner, source: Source) -> None:
+    """Report the pairs that do not decode, so that they count as lost before the cursor is read."""
+    for header in learner.team.take_spoiled():
+        source.spoil(header)
 
 
 def _receive_beside(

@@ -18,7 +18,7 @@ from learner.memory.decoding import decode_all, decode_onto
 from learner.memory.memory import Memory
 from learner.trainer import StepReport, Trainer
 from stream.errors import MalformedMessage
-from stream.pair import EncodedPair, StereoPair
+from stream.pair import EncodedPair, Header, StereoPair
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,12 @@ class Member:
             memory = Memory(config.memory, seed=config.seed, shard=shard, shards=processes, pool=pool)
         self.memory = memory
         self.undecodable = 0
+        self._spoiled: list[Header] = []
+
+    def take_spoiled(self) -> list[Header]:
+        """Return the headers of the pairs that did not decode, each once."""
+        spoiled, self._spoiled = self._spoiled, []
+        return spoiled
 
     def add(self, key: int, pair: EncodedPair, decoded: StereoPair | None = None) -> bool:
         """Put a pair into memory under its key. Returns False if it does not decode, which is counted and logged.
@@ -68,6 +74,7 @@ class Member:
             decoded = decoded or decode_onto(self.config.memory.canvas, pair)
         except MalformedMessage as error:
             self.undecodable += 1
+            self._spoiled.append(pair.header)
             if self.undecodable & (self.undecodable - 1) == 0:  # the 1st, 2nd, 4th, ...: a device could fill the disk
                 log.warning("dropped pair=%s count=%d %s", pair.header.name, self.undecodable, error)
             return False

@@ -26,7 +26,7 @@ from learner.objectives.babyagent import BabyAgent
 from learner.pacing import PacingConfig
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
-from stream.pair import EncodedPair
+from stream.pair import EncodedPair, Header
 from stream.source import IteratorSource
 
 ROOT = Path(__file__).parents[1]
@@ -154,6 +154,38 @@ def test_a_pair_that_does_not_decode_is_counted_and_dropped(caplog: pytest.LogCa
     ]
 
 
+class Spoiling(IteratorSource):
+    """Remembers which of its pairs could not be used."""
+
+    def __init__(self, pairs: list[EncodedPair], waiting: int) -> None:
+        super().__init__(pairs)
+        self.given: list[EncodedPair] = []
+        self.spoiled: list[int] = []
+        self.waiting = waiting
+
+    def backlog(self) -> int:
+        return min(self.waiting, 60 - len(self.given))
+
+    def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
+        pairs = super().receive(limit, timeout_s)
+        self.given += pairs
+        return pairs
+
+    def spoil(self, header: Header) -> None:
+        self.spoiled.append(header.seq)
+
+
+@pytest.mark.parametrize("waiting", [0, 3])  # received before a step only, and beside it too
+def test_whenever_the_loop_reports_each_pair_that_did_not_decode_is_lost_by_name(waiting: int) -> None:
+    pairs = make_pairs(60)
+    for index in range(3, 60, 7):
+        pairs[index] = EncodedPair(pairs[index].header, b"no image", pairs[index].right)
+    source = Spoiling(pairs, waiting)
+    for _ in learn(tiny_learner(), source, clock=time.monotonic):
+        assert source.spoiled == [pair.header.seq for pair in source.given if pair.left == b"no image"]
+    assert source.spoiled == list(range(3, 60, 7))
+
+
 def test_each_pair_that_goes_into_memory_is_given_to_be_kept_with_its_key() -> None:
     pairs = make_pairs(20)
     pairs[3] = EncodedPair(pairs[3].header, b"no image", pairs[3].right)
@@ -231,7 +263,7 @@ class Arriving(IteratorSource):
         self.waiting = waiting
 
     def backlog(self) -> int:
-        return self.waiting
+        return min(self.waiting, 60 - len(self.given))
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
         pairs = super().receive(min(limit, max(1, self.waiting)), timeout_s)

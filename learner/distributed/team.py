@@ -14,7 +14,7 @@ from typing import Any, Literal, NamedTuple
 from learner.distributed import collectives
 from learner.member import Member, PairCounts, Part, State
 from learner.trainer import StepReport
-from stream.pair import EncodedPair
+from stream.pair import EncodedPair, Header
 
 _DEALT_AT_ONCE = 64
 """Pairs on their way to the other members while a commit is read back."""
@@ -39,6 +39,12 @@ class Team:
         self._others = [PairCounts(*(0 for _ in PairCounts._fields))] * (self.size - 1)
         self._dealt: list[list[tuple[int, EncodedPair]]] = [[] for _ in range(self.size)]
         self._are_listening = True
+        self._spoiled: list[Header] = []
+
+    def take_spoiled(self) -> list[Header]:
+        """Return the headers of the pairs that did not decode in any process, each once."""
+        spoiled, self._spoiled = [*self._spoiled, *self.member.take_spoiled()], []
+        return spoiled
 
     def deal(self, key: int, pair: EncodedPair) -> bool:
         """Put a new pair aside for the member that it belongs to; False if that is the leader, who adds it himself."""
@@ -107,8 +113,10 @@ class Team:
         collectives.scatter([Order(verb, pairs, part) for pairs, part in orders])
 
     def _gather_counts(self) -> None:
-        """Wait until every member has carried out its order."""
-        self._others = collectives.gather(self.member.counts())[1:]
+        """Wait until every member has carried out its order, and take what it tells."""
+        gathered = collectives.gather((self.member.counts(), self.member.take_spoiled()))
+        self._others = [counts for counts, _ in gathered[1:]]
+        self._spoiled += chain.from_iterable(spoiled for _, spoiled in gathered)
         self._are_listening = True
 
     def _undecodable(self) -> int:
@@ -128,7 +136,7 @@ def follow(member: Member) -> None:
                 collectives.gather(member.part())
             case "load":
                 collectives.gather(_load(member, {}, order.part, _receive_stored()))
-        collectives.gather(member.counts())
+        collectives.gather((member.counts(), member.take_spoiled()))
 
 
 def _load(member: Member, state: State, part: Part, pairs: Iterator[EncodedPair | None]) -> str:
