@@ -263,7 +263,7 @@ class Arriving(IteratorSource):
         self.waiting = waiting
 
     def backlog(self) -> int:
-        return min(self.waiting, 60 - len(self.given))
+        return self.waiting
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
         pairs = super().receive(min(limit, max(1, self.waiting)), timeout_s)

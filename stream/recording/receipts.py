@@ -115,7 +115,10 @@ class Receipts:
             epoch = self._epochs.get((device, name)) or _Epoch(first)
             lost = all_lost.get((device, name), Ranges())
             done = Ranges([*pairs, *lost])
-            one = {"joined": min([epoch.joined, *(first for first, _ in done)]), "head": max(epoch.head, done.end)}
+            one: dict[str, Any] = {
+                "joined": min([epoch.joined, *(first for first, _ in done)]),
+                "head": max(epoch.head, done.end),
+            }
             one |= {"done": [*done], "lost": [*lost], "gone": epoch.gone}
             one |= {} if epoch.spooled is None else {"spooled": epoch.spooled}
             counts = {"received": 0, "lost": 0}
