@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
@@ -15,6 +16,10 @@ from stream.image import Image, Shape, jpeg_shape
 
 HARDWARE_SIZE = (720, 1280)
 HARDWARE_FPS = 30.0
+
+
+Layout = Literal["sbs", "tb"]
+"""Where the eyes are in one image: side by side, the left one first, or the left one over (top) the right one (bottom)."""
 
 
 class CameraError(ReportedError):
@@ -86,6 +91,15 @@ def decode_image(data: bytes, flags: int, name: str = "the JPEG") -> Image:
     return np.asarray(image, np.uint8)
 
 
+def halves(pixels: Image, layout: Layout) -> tuple[Image, Image]:
+    """Return the left and the right eye of one image, uint8 [H, W(, 3)]; they are unequal if its side is odd."""
+    if layout == "sbs":
+        middle = pixels.shape[1] // 2
+        return pixels[:, :middle], pixels[:, middle:]
+    middle = pixels.shape[0] // 2
+    return pixels[:middle], pixels[middle:]
+
+
 class Camera(Protocol):
     """Gives shots in the order of time."""
 
@@ -110,6 +124,10 @@ class CameraSettings:
     """Whether a recording begins again at its end."""
     size: tuple[int, int] | None = None
     """Height and width in pixels that are requested from the hardware or the simulator."""
+    exposure_us: float | None = None
+    """Exposure time in microseconds that is requested from the hardware; None: automatic."""
+    whole_field: bool = False
+    """Whether a camera of a Raspberry Pi uses a sensor mode that shows its whole field of view."""
     seed: int = 0
     """Decides the simulated world."""
     walk: int = 0
@@ -136,10 +154,11 @@ DEFAULTS = CameraSettings()
 
 
 def configure_opencv() -> None:
-    """Make OpenCV use one thread and print no error messages.
+    """Make OpenCV and the FFmpeg in it use one thread and print no error messages. Call it before the first video is opened.
 
     The codec is called from one thread, and a pool of threads would only take the processor from a learner on the same machine.
     An input that cannot be opened is reported by our own message of one line.
     """
     cv2.setNumThreads(1)
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")  # AV_LOG_QUIET
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)

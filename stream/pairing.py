@@ -63,8 +63,8 @@ class Pairing(Generic[T]):
 
     A pair is returned once no later image can be a nearer partner: when the next image has arrived, or at the `end`.
     tolerance_ns: images further apart make no pair. None: half of the shorter frame interval of the two eyes, as their last
-    images show it, and a millisecond for rounded times. interval_ns: the shortest time between two images of an eye, if it is
-    known; then near images are a pair at once, and the tolerance is at least half of it. on_unpaired: called with each image
+    images show it, and a millisecond for rounded times. interval_ns: the shortest time between two images of an eye, if one is
+    stated; then near images are a pair at once, and the tolerance is at least half of it. on_unpaired: called with each image
     that has no partner, to name it or to free it.
     """
 
@@ -119,6 +119,11 @@ class Pairing(Generic[T]):
             return None
         return half_frame_ns(max(min(intervals_ns, default=0), self._interval_ns))
 
+    def _shortest_ns(self) -> int:
+        """Return the time that passes at least until the next image of an eye; a stated rate may be too low."""
+        steps_ns = [later - earlier for times_ns in self._times_ns.values() for earlier, later in pairwise(times_ns)]
+        return min([*steps_ns, self._interval_ns])
+
     def _match(self, *, final: bool) -> list[tuple[T, T]]:
         pairs = []
         left, right = self._waiting["left"], self._waiting["right"]
@@ -132,7 +137,7 @@ class Pairing(Generic[T]):
                 tolerance_ns = apart_ns if alone and not final else TOLERANCE_NS
             if apart_ns > tolerance_ns:
                 self._drop(eye)
-            elif alone and not final and 2 * apart_ns > self._interval_ns:
+            elif alone and not final and 2 * apart_ns > self._shortest_ns():
                 break  # the next image of this eye may be nearer
             elif not alone and abs(earlier[1].captured_ns - later[0].captured_ns) < apart_ns:
                 self._drop(eye)

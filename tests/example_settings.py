@@ -27,6 +27,7 @@ LEARNER = {"connect": ("tcp://rig1.local:5555#rig1",), "run_dir": Path("runs/rig
 UNSET: Mapping[str, Any] = {
     "keys": Path("/etc/babyagent/keys"),
     "fps": 15.0,
+    "exposure_us": 8000.0,
     "count": 1000,
     "size": "1280x720",
     "textures": Path("/srv/photographs"),

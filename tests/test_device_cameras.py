@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from device.camera import BadShot, Camera, CameraError, CameraMissing, CameraSettings, Shot
-from device.cameras.files import open_folders, open_side_by_side, open_videos
+from device.cameras.files import open_folders, open_split, open_videos
 from device.cameras.open import CAMERAS, camera_kind, open_camera
 from stream.image import Image
 
@@ -187,15 +187,15 @@ def test_a_side_by_side_video_of_odd_width_is_refused(tmp_path: Path) -> None:
     video.write(picture(20, width=65))
     video.release()
     with pytest.raises(CameraError, match="left is 32x48 colour and right is 33x48 colour"):
-        open_side_by_side(path)
+        open_split("sbs", path)
 
 
 def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.avi").write_bytes(b"nothing")
     with pytest.raises(CameraError, match="is not a video"):
-        open_side_by_side(tmp_path / "a.avi")
+        open_split("sbs", tmp_path / "a.avi")
     with pytest.raises(CameraError, match="no video"):
-        open_side_by_side(tmp_path / "b.avi")
+        open_split("sbs", tmp_path / "b.avi")
 
 
 @pytest.mark.parametrize("spec", ["", "webcam", "dir", "dir:only", "dir:a,b,c", "video:,b", "sbs:", "v4l2:0"])

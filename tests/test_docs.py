@@ -89,7 +89,7 @@ def test_every_room_is_in_the_tables_of_the_house() -> None:
 
 def test_readme_lists_every_camera() -> None:
     table = (ROOT / "README.md").read_text(encoding="utf-8").partition("| camera |")[2].partition("\n\n")[0]
-    assert set(re.findall(r"`(\w+)(?=[:`])", table)) >= set(CAMERAS)
+    assert set(re.findall(r"`([\w.-]+)(?=[:`])", table)) >= set(CAMERAS)
 
 
 def test_every_flag_that_a_page_names_is_a_flag() -> None:

@@ -1,4 +1,4 @@
-"""Recordings as cameras: two folders of images, two videos, or one side-by-side video.
+"""Recordings as cameras: two folders of images, two videos, or one video with both eyes.
 
 A file does not say when its image was taken, so the capture time of a shot is start + index / rate. The same files then have
 the same times, and dedupe makes the same decisions, at whatever speed they are played.
@@ -16,7 +16,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeImage, Shot, decode_image
+from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeImage, Layout, Shot, decode_image, halves
 from stream.image import MAX_EYE_BYTES, Image, Shape
 
 FOLDER_FPS = 10.0
@@ -115,16 +115,15 @@ def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = 
     return RecordedCamera(f"video:{left},{right}", play, settings, fps=fps)
 
 
-def open_side_by_side(path: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
-    """Open one video with the left eye in the left half of each frame. Raises CameraError."""
+def open_split(layout: Layout, path: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
+    """Open one video whose frames hold both eyes. Raises CameraError."""
     path = Path(path)
 
     def play() -> Iterator[tuple[Picture, Picture] | BadShot]:
         for frame in _frames(path):
-            middle = frame.shape[1] // 2
-            yield frame[:, :middle], frame[:, middle:]  # an odd width makes unequal eyes, which is refused
+            yield halves(frame, layout)  # an odd side makes unequal eyes, which is refused
 
-    return RecordedCamera(f"sbs:{path}", play, settings, fps=_video_fps(path))
+    return RecordedCamera(f"{layout}:{path}", play, settings, fps=_video_fps(path))
 
 
 def _image_names(folder: Path) -> list[str]:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
+from functools import partial
+from pathlib import Path
 
 from device.camera import DEFAULTS, Camera, CameraError, CameraSettings
-from device.cameras.files import open_folders, open_side_by_side, open_videos
-from device.cameras.picamera import Picamera2Camera
-from device.cameras.v4l2 import V4l2Camera
+from device.cameras import spec
+from device.cameras.custom import CustomCamera
+from device.cameras.files import open_folders, open_split, open_videos
+from device.cameras.network import open_network, open_network_split
+from device.cameras.oak import open_oak
+from device.cameras.picamera import open_picamera2
+from device.cameras.realsense import RealSenseCamera
+from device.cameras.v4l2 import open_v4l2, open_v4l2_split
 from device.sim.camera import SimCamera, SimConfig
 
 
@@ -30,28 +38,37 @@ class CameraKind:
     """A row of the table.
 
     form: the word for `--camera`, then a colon and one name for each file or device that it opens. text: its description in
-    --help. open: called with these names, as strings, and the settings; raises CameraError, or ValueError for a setting.
+    --help. open: called with these names and the settings; raises CameraError, or ValueError for a setting.
+    names: returns the names in a `--camera`, given the form. options: None, or the keys that `?key=value` may set after the name,
+    which may then be left out; `open` gets them as keyword arguments.
     """
 
     form: str
     text: str
     origin: Origin
     open: Callable[..., Camera]
+    names: Callable[[str, str], list[str]] = spec.files
+    options: tuple[str, ...] | None = None
 
     @property
     def word(self) -> str:
         """The word before the colon."""
         return self.form.partition(":")[0]
 
-    def names_in(self, spec: str) -> list[str]:
-        """Return the names after the colon of `spec`. Raises CameraError unless there are as many as in `form`."""
-        expected, given = (text.partition(":")[2] for text in (self.form, spec))
-        if not expected:
-            return []
-        names = given.split(",") if "," in expected else [given]
-        if not all(names) or len(names) != len(expected.split(",")):
-            raise CameraError(f"{spec!r} does not name what to open: expected {self.form}")
-        return names
+    def open_named(self, text: str, settings: CameraSettings) -> Camera:
+        """Open what a `--camera` names. Raises CameraError, or ValueError for a setting of the simulator."""
+        if self.options is not None:
+            name, options = spec.options(text)
+            if odd := options.keys() - set(self.options):
+                known = f"it has {', '.join(self.options)}" if self.options else "it has none"
+                raise CameraError(f"{name} has no option {min(odd)}: {known}")
+            return self.open(name.partition(":")[2], settings, **options)
+        names = self.names(self.form, text)
+        for name in names:
+            if self.origin is Origin.RECORDING and Path(name).is_char_device():
+                hint = f"v4l2:LEFT,RIGHT for two, v4l2-sbs:{name} or v4l2-tb:{name} for one with both eyes"
+                raise CameraError(f"{name} is a camera, not a file: {hint}")
+        return self.open(*names, settings)
 
 
 def open_sim(settings: CameraSettings) -> SimCamera:
@@ -69,26 +86,59 @@ def open_sim(settings: CameraSettings) -> SimCamera:
     )
 
 
+_RECORDED, _LIVE = Origin.RECORDING, Origin.HARDWARE
 _KINDS = (
     CameraKind("sim", "a walk through a simulated world", Origin.SIMULATION, open_sim),
-    CameraKind("dir:LEFT,RIGHT", "two folders of images with the same names", Origin.RECORDING, open_folders),
-    CameraKind("video:LEFT,RIGHT", "two videos", Origin.RECORDING, open_videos),
-    CameraKind("sbs:FILE", "one video with both eyes side by side", Origin.RECORDING, open_side_by_side),
-    CameraKind("v4l2:0,2", "two USB cameras", Origin.HARDWARE, V4l2Camera),
-    CameraKind("picamera2:0,1", "two cameras of a Raspberry Pi", Origin.HARDWARE, Picamera2Camera),
+    CameraKind("dir:LEFT,RIGHT", "two folders of images with the same names", _RECORDED, open_folders),
+    CameraKind("video:LEFT,RIGHT", "two videos", _RECORDED, open_videos),
+    CameraKind("sbs:FILE", "one video with both eyes side by side", _RECORDED, partial(open_split, "sbs")),
+    CameraKind("tb:FILE", "one video with the left eye over the right one", _RECORDED, partial(open_split, "tb")),
+    CameraKind("v4l2:0,2", "two USB cameras", _LIVE, open_v4l2),
+    CameraKind("v4l2-sbs:0", "one USB camera with both eyes side by side", _LIVE, partial(open_v4l2_split, "sbs")),
+    CameraKind(
+        "v4l2-tb:0", "one USB camera with the left eye over the right one", _LIVE, partial(open_v4l2_split, "tb")
+    ),
+    CameraKind("picamera2:0,1", "two cameras of a Raspberry Pi", _LIVE, open_picamera2),
+    CameraKind(
+        "rtsp://LEFT,rtsp://RIGHT", "two network cameras (also rtsps, http, https)", _LIVE, open_network, spec.addresses
+    ),
+    CameraKind(
+        "rtsp-sbs://ADDRESS",
+        "one network camera with both eyes side by side (also http-sbs, ...)",
+        _LIVE,
+        partial(open_network_split, "sbs"),
+        spec.addresses,
+    ),
+    CameraKind(
+        "rtsp-tb://ADDRESS",
+        "one network camera with the left eye over the right one (also http-tb, ...)",
+        _LIVE,
+        partial(open_network_split, "tb"),
+        spec.addresses,
+    ),
+    CameraKind("oak:DEVICE", "an OAK-D (oak alone: the first one)", _LIVE, open_oak, options=("colour",)),
+    CameraKind("realsense:SERIAL", "a RealSense (realsense alone: the first one)", _LIVE, RealSenseCamera, options=()),
 )
-CAMERAS = {kind.word: kind for kind in _KINDS}
+_CLASS = CameraKind("package.module:Class", "a camera class of your own, perhaps ?key=value", _LIVE, CustomCamera)
+CAMERAS = {kind.word: kind for kind in (*_KINDS, _CLASS)}
 
 
-def camera_kind(spec: str) -> CameraKind:
+def camera_kind(text: str) -> CameraKind:
     """Return the kind of a camera such as "v4l2:0,2"; raises CameraError if there is no such kind."""
-    word = spec.partition(":")[0]
-    if word not in CAMERAS:
-        raise CameraError(f"no camera {spec!r}: expected one of {', '.join(kind.form for kind in _KINDS)}")
-    return CAMERAS[word]
+    address = spec.NETWORK.match(text)
+    word = f"rtsp{address['layout'] or ''}" if address else re.split("[:?]", text, maxsplit=1)[0]
+    if word in CAMERAS and word != _CLASS.word:
+        return CAMERAS[word]
+    if spec.CLASS.fullmatch(text):
+        return _CLASS
+    forms = ", ".join(kind.form for kind in CAMERAS.values())
+    raise CameraError(f"no camera {spec.redacted(text)!r}: expected one of {forms}")
 
 
-def open_camera(spec: str, settings: CameraSettings = DEFAULTS) -> Camera:
-    """Open the camera that `spec` names. Raises CameraError, or ValueError for a setting of the simulator."""
-    kind = camera_kind(spec)
-    return kind.open(*kind.names_in(spec), settings)
+def open_camera(text: str, settings: CameraSettings = DEFAULTS) -> Camera:
+    """Open the camera that `text` names. Raises CameraError, or ValueError for a setting of the simulator."""
+    kind = camera_kind(text)
+    if kind is _CLASS:
+        name, options = spec.options(text)
+        return CustomCamera(name, settings, **options)
+    return kind.open_named(text, settings)

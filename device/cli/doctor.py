@@ -12,7 +12,8 @@ from functools import partial
 from itertools import islice
 
 from device.camera import BadShot, Camera, CameraError, Shot, configure_opencv
-from device.cameras.open import open_camera
+from device.cameras.open import Origin, camera_kind, open_camera
+from device.cameras.spec import redacted
 from device.cli.settings import StreamSettings
 from device.cli.spool_location import parent_of, spool_bytes
 from stream.host import findings
@@ -25,6 +26,8 @@ from stream.transport.endpoint import backfill_endpoint, security_for
 SHOTS = 30
 """Number of shots to take: one second of a usual camera."""
 DEFAULT_FPS = 30.0
+SLOW = 0.7
+"""A live camera with less than this share of its stated rate is slow."""
 DESCRIPTION = """Would the rig run with these flags? Checks clock, keys, ports, disk, cameras and their skew; changes nothing.
 
   python -m device doctor --config /etc/babyagent/device.toml
@@ -43,6 +46,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
 def examine(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:
     """Yield the findings one by one; the camera takes longest and comes last. open_it: opens the camera of the settings."""
     yield findings.check_clock(findings.read_clock(time.time()))
+    yield findings.check_opencv(findings.installed_opencvs())
     yield findings.run_check("keys", lambda: _check_keys(settings))
     any_port = settings.bind.endswith(":0")
     for endpoint in (settings.bind,) if any_port else (settings.bind, backfill_endpoint(settings.bind)):
@@ -85,21 +89,28 @@ def _check_disk(settings: StreamSettings) -> Finding:
 
 
 def _check_camera(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:
+    name, shots = redacted(settings.camera), list[Shot | BadShot]()
     try:
+        live = camera_kind(settings.camera).origin is Origin.HARDWARE
         with closing(open_it()) as camera:
+            fps = camera.fps
+            shots.extend(islice(camera, 1))  # a camera needs a while to start
             started_s = time.monotonic()
-            shots = list(islice(camera, SHOTS))
+            shots.extend(islice(camera, SHOTS))
             took_s = time.monotonic() - started_s
     except (CameraError, ValueError, OSError) as error:
         yield Finding("camera", "problem", str(error))
         return
-    yield check_images(settings.camera, shots, took_s)
+    yield check_images(name, shots, took_s, fps=fps if live else None)
     if any(isinstance(shot, Shot) for shot in shots):
-        yield check_skew(shots, camera.fps or DEFAULT_FPS)
+        yield check_skew(shots, fps or DEFAULT_FPS)
 
 
-def check_images(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> Finding:
-    """Check that the shots of a camera, taken in `took_s` seconds, can be read and have one size."""
+def check_images(name: str, shots: Sequence[Shot | BadShot], took_s: float, *, fps: float | None = None) -> Finding:
+    """Check that the shots of a camera can be read and have one size, and that they come at its rate.
+
+    took_s: seconds from the first shot to the last. fps: the rate in Hz that a live camera states.
+    """
     bad = [str(shot) for shot in shots if isinstance(shot, BadShot)]
     sizes: set[str] = set()
     for shot in shots:
@@ -119,7 +130,12 @@ def check_images(name: str, shots: Sequence[Shot | BadShot], took_s: float) -> F
     if len(sizes) > 1 or " " in next(iter(sizes)):
         text = f"{name}: {', '.join(sorted(sizes)[:4])}: both eyes need one size, choose it with --size"
         return Finding("camera", "problem", text)
-    return Finding("camera", "ok", f"{name}: {sizes.pop()}, {len(shots) / max(took_s, 1e-9):.0f} shots/s")
+    rate = (len(shots) - 1) / max(took_s, 1e-9)
+    text = f"{name}: {sizes.pop()}, {rate:.3g} shots/s"
+    if fps is not None and len(shots) > SHOTS // 2 and rate < SLOW * fps:
+        hint = "more light or a fixed --exposure-us, a smaller --size, cameras of one rate, or another USB port"
+        return Finding("camera", "warning", f"{text}, though it states {fps:.3g} Hz: {hint}")
+    return Finding("camera", "ok", text)
 
 
 def check_skew(shots: Sequence[Shot | BadShot], fps: float) -> Finding:

@@ -28,7 +28,8 @@ class StreamSettings:
     config: Path | None = None
     """A TOML file with any of these settings, such as deploy/device.toml; a flag wins over it."""
     camera: str = "sim"
-    """Kind of camera, and after a colon what to open, such as v4l2:0,2; `python -m device --help` lists the kinds."""
+    """Kind of camera, and after a colon what to open, such as v4l2:0,2; `python -m device --help` lists the kinds. A comma in a
+    name is written \\, with a backslash."""
     bind: str = "tcp://127.0.0.1:5555"
     """Where learners connect to. The port after it is used too, for the spool. Port 0 takes any two free ports, and * as host
     means every network."""
@@ -51,6 +52,12 @@ class StreamSettings:
     """Quality of the JPEG (1-100) if the camera gives pixels."""
     size: str | None = None
     """WIDTHxHEIGHT of the simulated images (320x240), or requested from the hardware (1280x720)."""
+    exposure_us: float | None = None
+    """Exposure time in microseconds that is requested from the hardware; automatic by default. A short one keeps a moving rig
+    sharp."""
+    whole_field: bool = False
+    """With picamera2: use a sensor mode that shows the whole field of view. By default the mode nearest to --size is used, which
+    may show only the middle."""
     seed: int = 0
     """Decides the simulated world, and which suppressed pairs are kept for the audit."""
     walk: int = 0
@@ -101,6 +108,7 @@ class StreamSettings:
         ranges = (
             ("--fps", self.fps, 0, 1000, " (0: as fast as possible)"),
             ("--count", self.count, 1, math.inf, ""),
+            ("--exposure-us", self.exposure_us, 1, 1e6, ""),
             ("--quality", self.quality, 1, 100, ""),
             ("--spool-gib", self.spool_gib, 0.01, MAX_GIB, " (--spool none: no spool)"),
             ("--disk-floor-gib", self.disk_floor_gib, 0, MAX_GIB, ""),
@@ -140,6 +148,8 @@ class StreamSettings:
             fps=self.fps,
             repeat=self.repeat,
             size=parse_size(self.size),
+            exposure_us=self.exposure_us,
+            whole_field=self.whole_field,
             seed=self.seed,
             walk=self.walk,
             textures=self.textures,

@@ -12,6 +12,7 @@ from itertools import islice
 
 from device.camera import BadShot, Camera, Shot, configure_opencv
 from device.cameras.open import CAMERAS, Origin, camera_kind, open_camera
+from device.cameras.spec import redacted
 from device.capture import capture, paced
 from device.cli.settings import StreamSettings, format_counts
 from device.cli.spool_location import open_spool
@@ -33,7 +34,7 @@ SEND_WAIT_S = 0.5
 """Longest time until Ctrl-C is noticed while a queue is full or a learner is missing."""
 QUIET_S = 1.0
 """A learner without a name counts as finished when it has read nothing for this time."""
-_CAMERAS = "\n".join(f"  {kind.form:18} {kind.text}" for kind in CAMERAS.values())
+_CAMERAS = "\n".join(f"  {kind.form:26} {kind.text}" for kind in CAMERAS.values())
 DESCRIPTION = f"""Publish the stereo pairs of a camera over ZeroMQ, without those that show nothing new.
 
   python -m device                                          the simulated world, for learners on this machine
@@ -116,7 +117,13 @@ def _open_publisher(
 
 def _format_settings(settings: StreamSettings, endpoint: str, spool: Spool | None) -> str:
     folder = "none" if spool is None else spool.folder
-    known = {"name": settings.device, "bind": endpoint, "lossless": settings.lossless, "spool": folder}
+    known = {
+        "camera": redacted(settings.camera),
+        "name": settings.device,
+        "bind": endpoint,
+        "lossless": settings.lossless,
+        "spool": folder,
+    }
     return " ".join(f"{name}={value}" for name, value in (asdict(settings) | known).items())
 
 

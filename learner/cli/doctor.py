@@ -23,7 +23,9 @@ from stream.host.findings import (
     can_write,
     check_clock,
     check_disk,
+    check_opencv,
     existing_folder,
+    installed_opencvs,
     read_clock,
     report,
     run_check,
@@ -55,6 +57,7 @@ def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Itera
     """Yield the findings one by one, those of the rigs last. patience_s: how long each rig may take to answer."""
     process = settings.process
     yield check_clock(read_clock(time.time()))
+    yield check_opencv(installed_opencvs())
     has_gpu = torch.cuda.is_available()
     gpu = (torch.cuda.get_device_name(), free_bytes(torch.device("cuda"))) if has_gpu else None
     yield check_compute_device(process.device, settings.learner.precision, gpu)

@@ -1,11 +1,13 @@
-"""The findings of `doctor`, and the checks that rig and learner share: disk and clock."""
+"""The findings of `doctor`, and the checks that rig and learner share: clock, disk and OpenCV."""
 
 from __future__ import annotations
 
 import ctypes
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +20,9 @@ EARLIEST_S = 1_750_000_000
 MAX_CLOCK_ERROR_S = 0.5
 TIME_ERROR = 5
 """The value that adjtimex(2) returns for a clock that is not synchronised."""
+
+OPENCVS = ("opencv-python-headless", "opencv-python", "opencv-contrib-python", "opencv-contrib-python-headless")
+"""The packages that bring the module cv2; the first one is ours."""
 
 Level = Literal["ok", "warning", "problem"]
 
@@ -65,6 +70,24 @@ def check_disk(folder: Path, free_bytes: int, *, writable: bool, floor_bytes: in
     if free_bytes < floor_bytes + wanted_bytes:
         return Finding("disk", "warning", f"{free}, up to {wanted_bytes / GIB:.1f} are wanted: make room")
     return Finding("disk", "ok", free)
+
+
+def installed_opencvs() -> list[str]:
+    """Return the installed packages that bring the module cv2, each as "NAME VERSION"."""
+    found = []
+    for name in OPENCVS:
+        with suppress(PackageNotFoundError):
+            found.append(f"{name} {version(name)}")
+    return found
+
+
+def check_opencv(installed: Sequence[str]) -> Finding:
+    """Check that only one package brings cv2: several write their files over each other's."""
+    if len(installed) <= 1:
+        return Finding("opencv", "ok", "".join(installed) or "not installed by pip")
+    others = ", ".join(sorted({name.split()[0] for name in installed}))
+    text = f"{' and '.join(installed)} overwrite each other's cv2: pip uninstall -y {others.replace(',', '')}"
+    return Finding("opencv", "problem", f"{text}, then pip install {OPENCVS[0]}")
 
 
 @dataclass(frozen=True, slots=True)
