@@ -23,10 +23,9 @@ from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench, Goal, figure_table, report_progress
 from benchmarks.shared.bounds import Count, Positive
 from benchmarks.shared.pairs import walk_pairs
-from benchmarks.shared.recipes import Preset
+from benchmarks.shared.recipes import PRESETS, Preset
 from benchmarks.shared.results import GridSettings, Result, in_processes
 from device.sim.camera import SimConfig
-from learner.config import PRESETS
 from learner.loop import Learner, StepReport, learn
 from learner.probes.control_sets import ControlSet
 from stream.pair import EncodedPair
@@ -127,7 +126,7 @@ def train_seed(seed: int, settings: LearningSettings) -> Result:
     config = replace(PRESETS[settings.preset], seed=seed)
     learner = Learner(config, torch.device("cpu"))
     world = SimConfig(seed=seed, textures=settings.textures)
-    sets = [probing.control_set(spec, config.objective.probe_size) for spec in settings.control]
+    sets = [probing.control_set(spec, config.crops.probe_size) for spec in settings.control]
     controls = [*sets, probing.places_of(world, per_place=settings.per_place)]
     rig = TimedPairs(walk_pairs(world))
     before = _probe(learner, controls)

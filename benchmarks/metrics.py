@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import Any, NamedTuple
 
 import torch
@@ -16,15 +17,15 @@ from prometheus_client import CollectorRegistry, Metric, generate_latest
 from rich.console import RenderableType
 
 from benchmarks.shared.bench import Bench, Goal, RoundsSettings, figure_table, in_turns, medians
+from benchmarks.shared.recipes import PRESETS
 from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
 from device.spool.consumers import Refusal
 from device.spool.rules import SpoolLimits, SpoolStats
-from learner.config import PRESETS
 from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics
-from learner.objectives.babyagent import BabyAgent
-from learner.objectives.contrastive import Contrastive
+from learner.objectives.table import OBJECTIVES
+from learner.probes.spectrum import COMMON_MEANINGS
 from stream.live.backfill_messages import Vitals
 from stream.live.metrics import MAX_DEVICES_SHOWN, StreamMetrics
 from stream.stats import DeviceStats, SourceStats
@@ -170,7 +171,8 @@ def _device() -> DeviceMetrics:
 
 def _learner() -> LearnerMetrics:
     learner = Learner(PRESETS["cpu"], torch.device("cpu"))
-    metrics = LearnerMetrics(meanings={**Contrastive.meanings, **BabyAgent.meanings})
+    shipped = chain.from_iterable(kind.meanings.items() for kind in reversed(OBJECTIVES.values()))
+    metrics = LearnerMetrics(meanings={**dict(shipped), **COMMON_MEANINGS})
     metrics.probed(0, "digits", "student", {"knn": 0.0}, 1.0)
     metrics.registry.register(MemoryMetrics(learner))
     return metrics

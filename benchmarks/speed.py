@@ -20,11 +20,10 @@ from benchmarks.shared.bench import Bench, RoundsSettings, figure_table, in_turn
 from benchmarks.shared.bounds import Count
 from benchmarks.shared.pairs import HD, kept_pairs, rendered_eyes, rendered_pairs
 from benchmarks.shared.probing import use_one_thread
-from benchmarks.shared.recipes import Preset
+from benchmarks.shared.recipes import PRESETS, Preset
 from device.camera import EyeImage, Shot
 from device.dedupe import DedupeConfig
 from device.sim.camera import SimCamera
-from learner.config import PRESETS
 from learner.loop import Learner
 from stream.codec import to_parts
 from stream.image import Image

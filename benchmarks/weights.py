@@ -25,9 +25,8 @@ import torch
 from benchmarks.shared.bench import Bench, BenchSettings, Goal, counted
 from benchmarks.shared.bounds import Count, Within
 from benchmarks.shared.machine import HOST
-from benchmarks.shared.recipes import Preset
+from benchmarks.shared.recipes import PRESETS, Preset
 from buffer.store import Store
-from learner.config import PRESETS
 from learner.errors import Failed
 from learner.loop import Learner
 from learner.memory.config import MemoryConfig

@@ -10,15 +10,12 @@ from learner.errors import SettingsError
 from learner.guard import GuardConfig
 from learner.memory.config import MemoryConfig
 from learner.networks.encoder import EncoderConfig
-from learner.objectives.babyagent import BabyAgentConfig
-from learner.objectives.contract import ObjectiveConfig
-from learner.objectives.contrastive import ContrastiveConfig
+from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.pacing import PacingConfig
 from learner.schedule import ScheduleConfig
-from learner.views.augment import Augmentation
-
-OBJECTIVES = {kind.name: kind for kind in (BabyAgentConfig, ContrastiveConfig)}
-"""The settings of each objective that a run may have, by its name."""
+from learner.views.contract import ViewsConfig
+from learner.views.default import DefaultViews
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +24,7 @@ class LearnerConfig:
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     objective: ObjectiveConfig = field(default_factory=BabyAgentConfig)
+    views: ViewsConfig = field(default_factory=DefaultViews)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
@@ -39,69 +37,66 @@ class LearnerConfig:
     """Refused steps in a row after which the learner stops."""
 
     def __post_init__(self) -> None:
+        takes = self.objective.takes
+        if not isinstance(self.crops, takes):
+            raise SettingsError(
+                f"objective {self.objective.name} cannot take views {self.views.name}: "
+                f"choose --views {' or '.join(kind.name for kind in takes)}"
+            )
         if self.memory.fresh_capacity < self.pacing.batch_size:
             raise SettingsError(
                 f"memory.fresh_capacity {self.memory.fresh_capacity} must hold at least one batch of {self.pacing.batch_size}"
             )
 
-
-_SMALL_VIEWS: dict[str, Any] = {
-    "crops": 4,
-    "attention_size": 48,
-    "teacher_size": 32,
-    "student_size": 24,
-    "window_sigmas": 0.45,
-    "smallest_window": 0.25,
-    "student_scale": (0.6, 1.0),
-    "teacher_momentum": 0.99,
-    "teacher_augmentation": Augmentation(blur=0.0),
-    "student_augmentation": Augmentation(blur=0.0, solarise=0.1),
-}
+    @property
+    def crops(self) -> ViewsConfig:
+        """The views that the objective gets: the chosen ones, or those that it takes by itself."""
+        return self.objective.default_views() if isinstance(self.views, DefaultViews) else self.views
 
 
-_CPU = LearnerConfig(
-    encoder=EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=96, depth=3, heads=3),
-    objective=BabyAgentConfig(
-        **_SMALL_VIEWS,
-        prototypes=256,
-        hidden=256,
-        bottleneck=64,
-        student_temperature=0.1,
-        teacher_temperature=0.02,
-        centring="sinkhorn",
-        repulsion=0.2,
-        repelled_by="pairs",
-        repulsion_temperature=0.1,
+SIZES = {
+    "cpu": LearnerConfig(
+        encoder=EncoderConfig(
+            backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=96, depth=3, heads=3
+        ),
+        memory=MemoryConfig(capacity=2048, fresh_capacity=512, canvas=(120, 160)),
+        pacing=PacingConfig(replay_ratio=16.0, batch_size=128),
+        schedule=ScheduleConfig(learning_rate=1e-3, warmup_steps=50),
     ),
-    memory=MemoryConfig(capacity=2048, fresh_capacity=512, canvas=(120, 160)),
-    pacing=PacingConfig(replay_ratio=16.0, batch_size=128),
-    schedule=ScheduleConfig(learning_rate=1e-3, warmup_steps=50),
-)
-
-PRESETS = {
-    "cpu": _CPU,
-    "contrastive": replace(_CPU, objective=ContrastiveConfig(**_SMALL_VIEWS, hidden=256, projection=64)),
-    "babyagent": LearnerConfig(
-        objective=BabyAgentConfig(centring="sinkhorn", repulsion=0.2, repelled_by="pairs", repulsion_temperature=0.1),
-        precision="bfloat16",
-    ),
+    "gpu": LearnerConfig(precision="bfloat16"),
 }
-"""`cpu`: a small ViT that two cores train in minutes; `docs/log.md` has the trials behind the numbers. `contrastive`: the same
-with InfoNCE. `babyagent`: DeiT-S for a GPU, with the numbers of the original experiment, except those that left small networks
-below random in k-NN: centring and repulsion are those of `cpu` (`docs/learning.md`), and the constant schedule of a stream
-replaces the nightly cosine."""
+"""The presets, without an objective. `cpu`: a small ViT that two cores train in minutes; `docs/log.md` has the trials behind the
+numbers. `gpu`: DeiT-S, with the numbers of the original experiment, except that the constant schedule of a stream replaces its
+nightly cosine. Each objective and each kind of views has its own numbers for both."""
+
+
+def preset(
+    size: str, objective: type[Objective[Any]] = BabyAgent, views: type[ViewsConfig] | None = None
+) -> LearnerConfig:
+    """Return the settings of a size, an objective and its views, each with their numbers for this size."""
+    settings = objective.settings.for_preset(size)
+    if views is None or isinstance(settings, views):
+        own = isinstance(settings, ViewsConfig)
+        chosen = DefaultViews() if own else settings.takes[0].for_preset(size)
+    else:
+        chosen = views.for_preset(size)
+    return replace(SIZES[size], objective=settings, views=chosen)
+
+
+PRESETS = {size: preset(size) for size in SIZES}
+"""Settings to begin from, by the name of their size."""
 
 
 def to_plain(config: LearnerConfig) -> dict[str, Any]:
-    """Return the settings as nested dictionaries; those of the objective begin with its name."""
+    """Return the settings as nested dictionaries; those of objective and views begin with their names."""
     plain = asdict(config)
-    return plain | {"objective": {"name": config.objective.name} | plain["objective"]}
+    return plain | {name: {"name": getattr(config, name).name} | plain[name] for name in ("objective", "views")}
 
 
 def differences(ours: LearnerConfig, theirs: LearnerConfig) -> list[str]:
     """Return the settings in which two configurations differ, as `name: ours, theirs`.
 
-    Of different objectives, settings that only one of them has are left out.
+    Of different objectives or views, settings that only one of them has are left out.
     """
     others = dict(_by_name(to_plain(theirs)))
     both = ((name, mine, others.get(name, mine)) for name, mine in _by_name(to_plain(ours)))

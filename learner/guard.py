@@ -8,7 +8,8 @@ does. With H the entropy and p the targets [B, K] of a batch:
     student_information = teacher_information - KL    the part of it that the student knows; 0 if its output is constant
 
 as shares of ln min(B, K), the largest possible value. Where B is far below K, student_information reads too low. So it counts
-only where the crops of a pair have also become one point. A gauge that an objective does not have is not used.
+only where the crops of a pair have also become one point. A gauge that an objective does not have is not used. For every
+objective the features themselves must differ between pairs.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ class GuardConfig:
     """Student information below which a step has a sign of collapse, if crop_cosine is also above its maximum."""
     max_crop_cosine: float = 0.99
     """Mean cosine between the crops of a pair above which they count as one point."""
+    max_feature_cosine: float = 0.999
+    """Mean cosine between the features of two pairs above which they count as one point, for every objective."""
     patience_steps: int = 200
     """Steps with a sign, minus steps without, that make a collapse: a random start shows signs for some tens of steps."""
     snapshot_every_steps: int = 250
@@ -43,7 +46,12 @@ class GuardConfig:
     """Rollbacks in a row; the next collapse stops the learner, because its settings or its pairs must be wrong."""
 
     def __post_init__(self) -> None:
-        shares = (self.min_teacher_information, self.min_student_information, self.max_crop_cosine)
+        shares = (
+            self.min_teacher_information,
+            self.min_student_information,
+            self.max_crop_cosine,
+            self.max_feature_cosine,
+        )
         if not all(0 <= share <= 1 for share in shares):
             raise SettingsError(f"guard: informations and cosine must be in [0, 1], got {self}")
         if not 0 < self.rate_after_rollback <= 1 or self.max_rollbacks < 0:
@@ -110,6 +118,8 @@ def sign_of_collapse(config: GuardConfig, gauges: Mapping[str, float]) -> str:
     if gauges.get("teacher_information", 1.0) < config.min_teacher_information:
         return "the teacher's target is the same for every pair"
     knows = gauges.get("student_information", 1.0) >= config.min_student_information
-    if not knows and gauges.get("crop_cosine", 1.0) > config.max_crop_cosine:
+    if not knows and gauges.get("crop_cosine", 0.0) > config.max_crop_cosine:
         return "the student's output is the same for every pair"
+    if gauges.get("feature_cosine", 0.0) > config.max_feature_cosine:
+        return "the features are the same for every pair"
     return ""

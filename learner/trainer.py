@@ -22,6 +22,7 @@ from learner.distributed import collectives
 from learner.errors import Collapsed, NonFiniteLoss, SettingsError
 from learner.guard import CollapseGuard
 from learner.objectives.contract import Batch, Outcome
+from learner.probes.spectrum import COMMON_MEANINGS, feature_gauges
 from learner.schedule import learning_rate
 
 log = logging.getLogger(__name__)
@@ -83,9 +84,10 @@ class Trainer:
         self.steps = self.samples = self.refused_in_a_row = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            self.objective = config.objective.build(config.encoder).to(device)
+            self.objective = config.objective.build(config.encoder, config.crops).to(device)
+        self.meanings = {**COMMON_MEANINGS, **self.objective.meanings}
         self.optimizer = torch.optim.AdamW(
-            self.objective.trained(), lr=0.0, weight_decay=config.schedule.weight_decay, fused=True
+            self.objective.groups(), lr=0.0, weight_decay=config.schedule.weight_decay, fused=True
         )
         self.guard = CollapseGuard(config.guard)
         self._snapshots = [self._snapshot()]  # at most two, the older one first: a collapse goes back to it
@@ -99,7 +101,7 @@ class Trainer:
         rate = self._set_rate(rate_factor)
         outcome, grad_norm = self._backward(batch)
         losses = collectives.all_rows(outcome.losses.detach())
-        priority = collectives.all_rows(outcome.priority.detach()).double().cpu().numpy()
+        priority = collectives.all_rows(outcome.ranked_by.detach()).double().cpu().numpy()
         is_bad = ~(losses.isfinite().cpu().numpy() & (priority >= 0) & (priority <= PRIORITY_LIMIT))
         is_refused = not torch.isfinite(grad_norm) or bool(is_bad.any())
         self.steps += 1
@@ -108,10 +110,10 @@ class Trainer:
             is_bad |= not is_bad.any()
         else:
             self._update(len(priority))
-        collectives.average_(list(outcome.gauges.values()))
-        gauges = {name: float(value) for name, value in outcome.gauges.items()}
+        gauges = self._gauges(outcome)
         rolled_back = "" if is_refused else self._guarded(gauges)
-        figures = float(losses.mean()), float(grad_norm), rate, float(priority.mean())
+        loss = float(losses.mean()) + (0.0 if outcome.shared is None else float(outcome.shared))
+        figures = loss, float(grad_norm), rate, float(priority.mean())
         # The 0 is `received`: the learner counts pairs, and the trainer does not know them.
         report = StepReport(self.steps, self.samples, 0, *figures, gauges=gauges, rolled_back=rolled_back)
         own = slice(collectives.number() * len(batch), (collectives.number() + 1) * len(batch))
@@ -127,17 +129,24 @@ class Trainer:
         schedule, guard = self.config.schedule, self.guard
         rate = learning_rate(schedule, self.steps - guard.since) * guard.rate_factor * factor
         for group in self.optimizer.param_groups:
-            group["lr"] = rate
+            group["lr"] = rate * group.get("rate_factor", 1.0)
         return rate
 
     def _backward(self, batch: Batch) -> tuple[Outcome, Tensor]:
         """Compute the losses and the clipped gradient of the whole batch; nothing else changes."""
         outcome = self.outcome(batch, self.generator)
         self.optimizer.zero_grad(set_to_none=True)
-        torch.autograd.backward(outcome.losses.mean())
+        loss = outcome.losses.mean()
+        torch.autograd.backward(loss if outcome.shared is None else loss + outcome.shared)
         collectives.average_([weight.grad for weight in self.objective.trained() if weight.grad is not None])
         norm = torch.nn.utils.clip_grad_norm_(self.objective.trained(), self.config.schedule.clip_grad_norm)
         return outcome, norm
+
+    def _gauges(self, outcome: Outcome) -> dict[str, float]:
+        """Return the gauges of the whole batch: the objective's own, and those of the features."""
+        collectives.average_(list(outcome.gauges.values()))
+        own = {name: float(value) for name, value in outcome.gauges.items()}
+        return own | feature_gauges(collectives.all_rows(outcome.features.detach().float()))
 
     def _update(self, samples: int) -> None:
         self.optimizer.step()

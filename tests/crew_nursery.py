@@ -21,9 +21,9 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import learner.cli.compose  # noqa: F401 - all that a process would load
 from learner.__main__ import main
-from learner.objectives.contract import Batch, Look
-from learner.objectives.guided import Guided
+from learner.objectives.contract import Batch
 from learner.views.crops import shrink, to_rgb
+from learner.views.guided import GuidedMaker, GuidedViews
 from stream.codec import decode
 
 torch.set_num_threads(1)
@@ -33,7 +33,7 @@ POISONED = 21
 """The number of a pair that `poisoned_look` cannot see."""
 
 
-def plain_look(self: Guided, batch: Batch, generator: Generator) -> Look:
+def plain_look(self: GuidedMaker, batch: Batch, generator: Generator) -> GuidedViews:
     """The same views of a pair in whichever process: its whole images, and no chance in them."""
 
     def seen(images: Tensor, side: int) -> Tensor:
@@ -44,13 +44,14 @@ def plain_look(self: Guided, batch: Batch, generator: Generator) -> Look:
     views = torch.stack([small, small.flip(-1)], 1)
     left = seen(batch.left, self.config.teacher_size)
     attention, crops = torch.zeros(count, 1, 1, 1), torch.zeros(count, 2, 4)
-    return Look(attention, torch.zeros(count, dtype=torch.long), nothing, nothing, crops, left, views)
+    head = torch.zeros(count, dtype=torch.long)
+    return GuidedViews(left[:, None], views, attention, head, nothing, nothing, crops)
 
 
-def poisoned_look(self: Guided, batch: Batch, generator: Generator) -> Look:
+def poisoned_look(self: GuidedMaker, batch: Batch, generator: Generator) -> GuidedViews:
     """In the pair POISONED nothing sensible can be seen."""
     look, poison = plain_look(self, batch, generator), torch.from_numpy(decode(make_pair(POISONED)).left)
-    look.student_views[(batch.left == poison).flatten(1).all(1)] *= torch.nan
+    look.small[(batch.left == poison).flatten(1).all(1)] *= torch.nan
     return look
 
 
@@ -73,7 +74,7 @@ def live(task: dict[str, Any], rank: int, port: int) -> int:
     places = [str(task["processes"])] * 2 + [str(rank)] * 2
     os.environ.update(zip(names, places, strict=True), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
     if task["look"] is not None:
-        PATCH.setattr(Guided, "look", {"plain": plain_look, "poisoned": poisoned_look}[task["look"]])
+        PATCH.setattr(GuidedMaker, "__call__", {"plain": plain_look, "poisoned": poisoned_look}[task["look"]])
     if task["dies"] is not None and task["dies"][0] == rank:
         die_after(task["dies"][1])
     try:

@@ -174,7 +174,7 @@ for workload in (*(work.changed(objective=one) for one in work.objectives.values
         norm = torch.nn.utils.clip_grad_norm_(trainer.objective.trained(), 1.0)
         trainer.optimizer.step()
         trainer.objective.after_step()
-        assert {one.device.type for one in (outcome.losses, outcome.priority, norm, *outcome.gauges.values())} == {"cuda"}
+        assert {one.device.type for one in (outcome.losses, outcome.ranked_by, norm, *outcome.gauges.values())} == {"cuda"}
 """
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=ON_PATH, timeout=300

@@ -132,7 +132,7 @@ class Brightness:
 
     def __call__(self, batch: Batch, generator: Generator) -> Outcome:
         light = batch.left.float().mean((1, 2, 3))
-        return Outcome(-light, light)
+        return Outcome(-light, light[:, None], light)
 
 
 def test_held_out_areas_are_those_of_the_priority_and_of_the_loss() -> None:

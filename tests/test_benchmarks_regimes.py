@@ -28,8 +28,9 @@ from benchmarks.regimes.train import (
     nightly,
     shuffled,
 )
+from benchmarks.shared.recipes import PRESETS
 from buffer.index import Keys
-from learner.config import PRESETS, LearnerConfig
+from learner.config import LearnerConfig
 from learner.loop import Learner, StepReport
 from learner.memory.memory import Draw
 from learner.objectives.babyagent import BabyAgentConfig

@@ -8,12 +8,12 @@ import pytest
 import torch
 from tiny_learner import TINY
 
-from learner.config import OBJECTIVES, PRESETS, LearnerConfig, differences
+from learner.config import PRESETS, LearnerConfig, differences, preset
 from learner.errors import SettingsError
 from learner.loop import Learner
-from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
-from learner.objectives.contract import Objective
+from learner.objectives.babyagent import BabyAgentConfig
 from learner.objectives.contrastive import Contrastive, ContrastiveConfig
+from learner.objectives.table import OBJECTIVES
 from learner.pacing import PacingConfig
 
 
@@ -25,7 +25,7 @@ def test_the_small_preset_builds_a_learner_whose_images_have_the_sizes_it_says()
 
 def test_the_large_preset_has_the_numbers_of_the_seed_and_the_small_ones_centring_and_second_term() -> None:
     """DeiT-S, batch 128, learning rate 5e-4; built only where there is a GPU."""
-    config = PRESETS["babyagent"]
+    config = PRESETS["gpu"]
     assert config.encoder.timm_arguments() == {"num_classes": 0}
     assert config.encoder.backbone == "deit_small_patch16_224"
     assert config.pacing.batch_size == 128
@@ -59,15 +59,14 @@ def test_of_two_objectives_the_names_differ_and_what_both_have() -> None:
         "objective.name: 'contrastive', 'babyagent'",
         "objective.crops: 8, 4",
     ]
-    assert differences(PRESETS["contrastive"], PRESETS["cpu"]) == ["objective.name: 'contrastive', 'babyagent'"]
+    assert differences(preset("cpu", Contrastive), PRESETS["cpu"]) == ["objective.name: 'contrastive', 'babyagent'"]
 
 
 def test_every_objective_is_found_by_its_name_and_builds_what_it_says() -> None:
-    objectives: dict[str, type[Objective]] = {"cpu": BabyAgent, "contrastive": Contrastive}
-    for name, kind in objectives.items():
-        learner = Learner(PRESETS[name], torch.device("cpu"))
-        assert type(learner.objective) is kind
-        assert OBJECTIVES[PRESETS[name].objective.name] is type(PRESETS[name].objective)
+    for name, kind in OBJECTIVES.items():
+        config = preset("cpu", kind)
+        assert type(Learner(config, torch.device("cpu")).objective) is kind
+        assert config.objective.name == name
 
 
 def test_a_setting_cannot_be_changed_afterwards() -> None:

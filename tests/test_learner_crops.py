@@ -13,14 +13,15 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from tiny_objective import ENCODER, PLAIN, agent, numpy, seeded
+from tiny_objective import ENCODER, PLAIN, agent, numpy, seeded, viewed
 from torch import Tensor, nn
 
 from learner.memory.config import MemoryConfig
 from learner.memory.decoding import decode_onto
 from learner.memory.memory import Memory
 from learner.networks.encoder import Encoder
-from learner.objectives.contract import Batch, Look
+from learner.objectives.contract import Batch
+from learner.views.guided import GuidedViews
 from stream.codec import encode_pair
 
 Array = NDArray[np.float64]
@@ -67,7 +68,7 @@ class Bright(Encoder):
         return maps / maps.sum((2, 3), keepdim=True)
 
 
-def looked_at(rig: Rig, objects: Array, canvas: tuple[int, int], **changes: Any) -> Look:
+def looked_at(rig: Rig, objects: Array, canvas: tuple[int, int], **changes: Any) -> GuidedViews:
     """The views of one pair for each object (x, y, depth)."""
     memory = Memory(MemoryConfig(capacity=8, fresh_capacity=8, canvas=canvas), seed=0)
     for seq, place in enumerate(objects):
@@ -85,7 +86,7 @@ def looked_at(rig: Rig, objects: Array, canvas: tuple[int, int], **changes: Any)
     }
     objective = agent(teacher_augmentation=PLAIN, student_augmentation=PLAIN, **{**settings, **changes})
     objective.teacher.encoder = Bright(ENCODER)
-    return objective.look(batch, seeded())
+    return viewed(objective, batch, seeded())
 
 
 def centroid(view: Array) -> Array:
@@ -120,7 +121,7 @@ def test_the_past_network_sees_its_object_where_the_gaussian_puts_it(
     objects, sides = places(rig), np.array([rig.width, rig.height])
     view = looked_at(rig, objects, canvas)
     assert np.allclose(view.gauss[:, :2], objects[:, :2] / sides, atol=0.5 / 32), "within half a patch"
-    for crop, window, place in zip(numpy(view.teacher_view), numpy(view.window), objects[:, :2] / sides, strict=True):
+    for crop, window, place in zip(numpy(view.large[:, 0]), numpy(view.window), objects[:, :2] / sides, strict=True):
         red, green, blue = crop
         centre, half = window[:2], window[2:]
         assert centroid(red) == pytest.approx((place - centre) / (2 * half) + 0.5, abs=0.005)
@@ -137,7 +138,7 @@ def test_the_past_network_sees_its_object_where_the_gaussian_puts_it(
 def test_the_object_is_as_round_in_the_crop_as_on_the_scene(size: tuple[int, int], canvas: tuple[int, int]) -> None:
     rig = Rig(*size)
     view = looked_at(rig, places(rig), canvas)
-    for red, half_y in zip(numpy(view.teacher_view[:, 0]), numpy(view.window[:, 3]), strict=True):
+    for red, half_y in zip(numpy(view.large[:, 0][:, 0]), numpy(view.window[:, 3]), strict=True):
         at = (np.arange(32) + 0.5) / 32
         spreads = [
             np.sqrt(np.average((at - np.average(at, weights=marginal)) ** 2, weights=marginal))
@@ -158,7 +159,7 @@ def test_the_main_network_sees_the_object_moved_by_the_disparity_of_its_depth(
     seen = 0
     for pair, (x, y, depth_m) in enumerate(objects):
         there = np.array([x - rig.disparity(depth_m), y])
-        for crop, window in zip(numpy(view.student_views[pair]), numpy(view.crops[pair]), strict=True):
+        for crop, window in zip(numpy(view.small[pair]), numpy(view.crops[pair]), strict=True):
             centre, half = window[:2] * sides, window[2:] * sides
             red, green, blue = crop
             assert not red.any()
@@ -178,7 +179,7 @@ def test_between_two_crops_of_one_window_lies_the_disparity_and_nothing_else(
     objects = places(rig)
     view = looked_at(rig, objects, canvas, student_scale=(1.0, 1.0))
     for pair, (_, _, depth_m) in enumerate(objects):
-        left, right = centroid(numpy(view.teacher_view[pair, 0])), centroid(numpy(view.student_views[pair, 0, 1]))
+        left, right = centroid(numpy(view.large[:, 0][pair, 0])), centroid(numpy(view.small[pair, 0, 1]))
         width_px = 2 * float(view.window[pair, 2]) * rig.width
         assert (left[0] - right[0]) * width_px == pytest.approx(rig.disparity(depth_m), abs=0.003 * width_px)
         assert left[1] == pytest.approx(right[1], abs=1e-3)
@@ -200,7 +201,7 @@ def test_each_pair_is_looked_at_with_one_head_chosen_evenly() -> None:
     maps[0, 2, 3] = maps[1, 6, 7] = 1
     objective.teacher.encoder = Told(maps)
     black = torch.zeros(1000, 16, 16, 3, dtype=torch.uint8)
-    view = objective.look(Batch(black, black, torch.ones(1000)), seeded())
+    view = viewed(objective, Batch(black, black, torch.ones(1000)), seeded())
     assert abs(float(view.head.float().mean()) - 0.5) < 4 * 0.5 / np.sqrt(1000)
     expected = torch.tensor([[0.35, 0.25], [0.75, 0.65]])[view.head]
     assert torch.allclose(view.gauss[:, :2], expected, atol=1e-5)

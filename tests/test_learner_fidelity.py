@@ -33,14 +33,16 @@ from seed_formulas import (
 )
 from tiny_learner import TINY as LEARNER
 from tiny_learner import make_pairs, tiny_learner
-from tiny_objective import PLAIN, TINY, agent, gradient_at_crops, numpy, seeded, some_pairs
+from tiny_objective import PLAIN, TINY, agent, gradient_at_crops, numpy, seeded, some_pairs, viewed
 from torch import Tensor, nn
 
 from learner.loop import Learner
-from learner.objectives.babyagent import BabyAgent, pairwise_cosines, repulsion, repulsion_from_others, sinkhorn
-from learner.objectives.contract import Batch, Look, Outcome
+from learner.objectives.babyagent import BabyAgent
+from learner.objectives.contract import Batch, Outcome
+from learner.parts.losses import pairwise_cosines, repulsion, repulsion_from_others, sinkhorn
 from learner.schedule import learning_rate
 from learner.views.crops import to_rgb
+from learner.views.guided import GuidedViews
 
 Array = NDArray[np.float64]
 
@@ -61,7 +63,7 @@ def test_the_teacher_looks_at_the_whole_left_image_shrunk_without_aliasing(canva
 
     objective.teacher.encoder.attention = attention  # type: ignore[method-assign]
     left, right = torch.randint(0, 256, (2, 3, *canvas, 3), generator=seeded(), dtype=torch.uint8)
-    objective.look(Batch(left, right, torch.ones(3)), seeded())
+    viewed(objective, Batch(left, right, torch.ones(3)), seeded())
     assert seen[0].shape == (3, 3, 32, 32)
     for found, image in zip(numpy(seen[0]), numpy(left), strict=True):
         expected = shrunk(image[..., ::-1].transpose(2, 0, 1) / 255, 32)
@@ -70,7 +72,7 @@ def test_the_teacher_looks_at_the_whole_left_image_shrunk_without_aliasing(canva
 
 
 def test_the_gaussian_is_fitted_to_the_map_of_one_head() -> None:
-    view = agent().look(some_pairs(8), seeded())
+    view = viewed(agent(), some_pairs(8), seeded())
     assert set(view.head.tolist()) == {0, 1}
     for found, maps, number in zip(numpy(view.gauss), numpy(view.attention), view.head.tolist(), strict=True):
         assert np.allclose(found, gaussian(maps[number]), atol=1e-5)
@@ -84,13 +86,13 @@ def test_the_crops_are_cut_where_the_gaussian_says_out_of_either_eye(aspect: flo
     objective = agent(teacher_augmentation=PLAIN, student_augmentation=PLAIN, window_sigmas=0.6)
     batch = some_pairs()
     batch = Batch(batch.left, batch.right, torch.full((4,), aspect))
-    view, config = objective.look(batch, seeded()), objective.config
+    view, config = viewed(objective, batch, seeded()), objective.config
     left, right = numpy(to_rgb(batch.left.permute(0, 3, 1, 2))), numpy(to_rgb(batch.right.permute(0, 3, 1, 2)))
     for pair in range(4):
         outer = window(numpy(view.gauss[pair]), aspect, sigmas=0.6, smallest=config.smallest_window)
         assert np.allclose(view.window[pair], outer, atol=1e-5)
-        assert np.allclose(view.teacher_view[pair], cut(left[pair], numpy(view.window[pair]), 32), atol=1e-4)
-        for crop, inner in zip(numpy(view.student_views[pair]), numpy(view.crops[pair]), strict=True):
+        assert np.allclose(view.large[:, 0][pair], cut(left[pair], numpy(view.window[pair]), 32), atol=1e-4)
+        for crop, inner in zip(numpy(view.small[pair]), numpy(view.crops[pair]), strict=True):
             assert np.allclose(crop, cut(right[pair], inner, 16), atol=1e-4)
             assert (np.abs(inner[:2] - outer[:2]) + inner[2:] <= outer[2:] + 1e-5).all()
             share = inner[2:] / outer[2:]
@@ -112,17 +114,17 @@ class Rendering:
 
 
 @torch.no_grad()
-def rendering(objective: BabyAgent, view: Look) -> Rendering:
+def rendering(objective: BabyAgent, view: GuidedViews) -> Rendering:
     """From what the networks put out for the views."""
-    config, crops = objective.config, view.student_views.shape[1]
-    past_logits = numpy(objective.teacher(view.teacher_view)[1])
-    everyones = np.stack([numpy(objective.student(views)[0]) for views in view.student_views])
+    config, crops = objective.config, view.small.shape[1]
+    past_logits = numpy(objective.teacher(view.large[:, 0])[1])
+    everyones = np.stack([numpy(objective.student(views)[0]) for views in view.small])
     if config.centring == "sinkhorn":
         past = swav(past_logits / config.teacher_temperature)
     else:
         past = centred_and_sharpened(past_logits, numpy(objective.centre), config.teacher_temperature)
     losses, kl, cosines = [], [], []
-    for pair, (target, views) in enumerate(zip(past, view.student_views, strict=True)):
+    for pair, (target, views) in enumerate(zip(past, view.small, strict=True)):
         projection, logits = map(numpy, objective.student(views))
         present = softmax(logits / config.student_temperature)
         terms = [cross_entropy(target, each) for each in present]
@@ -159,7 +161,7 @@ def test_losses_and_priorities_are_the_formulas_of_what_the_networks_put_out(
 ) -> None:
     objective, batch = agent(centring=centring, repulsion=weight, repelled_by=repellers, crops=crops), some_pairs()
     outcome = objective(batch, seeded())
-    expected = rendering(objective, objective.look(batch, seeded()))
+    expected = rendering(objective, viewed(objective, batch, seeded()))
     assert outcome.losses.shape == outcome.priority.shape == (4,)
     assert np.allclose(outcome.losses.detach(), expected.losses, rtol=1e-5, atol=1e-5)
     assert np.allclose(outcome.priority, expected.kl, rtol=1e-4, atol=1e-5)
@@ -168,7 +170,7 @@ def test_losses_and_priorities_are_the_formulas_of_what_the_networks_put_out(
 def test_one_crop_is_enough_without_repulsion() -> None:
     objective = agent(crops=1, repulsion=0.0)
     outcome = objective(some_pairs(), seeded())
-    expected = rendering(objective, objective.look(some_pairs(), seeded()))
+    expected = rendering(objective, viewed(objective, some_pairs(), seeded()))
     assert np.allclose(outcome.losses.detach(), expected.losses, rtol=1e-5)
     assert float(outcome.gauges["crop_cosine"]) == pytest.approx(0, abs=1e-6)
 
@@ -177,7 +179,7 @@ def test_the_priority_is_what_the_student_can_still_lower() -> None:
     """KL = cross-entropy - entropy of the teacher, not below 0, without gradient."""
     objective, batch = agent(repulsion=0.0), some_pairs(8)
     outcome = objective(batch, seeded())
-    past = rendering(objective, objective.look(batch, seeded())).past
+    past = rendering(objective, viewed(objective, batch, seeded())).past
     irreducible = [entropy(row) for row in past]
     assert np.allclose(outcome.priority, numpy(outcome.losses) / 3 - irreducible, atol=1e-5)
     assert (outcome.priority >= 0).all()
@@ -187,7 +189,7 @@ def test_the_priority_is_what_the_student_can_still_lower() -> None:
 def test_the_gauges_are_those_of_the_batch() -> None:
     objective, batch = agent(), some_pairs(8)
     gauges = {name: float(value) for name, value in objective(batch, seeded()).gauges.items()}
-    expected = rendering(objective, objective.look(batch, seeded()))
+    expected = rendering(objective, viewed(objective, batch, seeded()))
     assert gauges["kl"] == pytest.approx(expected.kl.mean(), rel=1e-4)
     assert gauges["teacher_entropy"] == pytest.approx(np.mean([entropy(row) for row in expected.past]), rel=1e-4)
     assert gauges["prototypes_in_use"] == pytest.approx(np.exp(entropy(expected.past.mean(0))), rel=1e-4)
@@ -232,7 +234,7 @@ def test_a_pair_that_is_not_finite_repels_nobody() -> None:
 def test_one_crop_can_be_repelled_by_other_pairs() -> None:
     objective = agent(crops=1, repulsion=0.3, repelled_by="pairs")
     outcome = objective(some_pairs(), seeded())
-    expected = rendering(objective, objective.look(some_pairs(), seeded()))
+    expected = rendering(objective, viewed(objective, some_pairs(), seeded()))
     assert np.allclose(outcome.losses.detach(), expected.losses, rtol=1e-5)
 
 
@@ -270,7 +272,7 @@ def test_the_first_terms_gradient_is_the_difference_of_the_two_distributions() -
     loss = objective(batch, seeded()).losses.sum()
     hook.remove()
     found = np.concatenate([numpy(gradient) for gradient in torch.autograd.grad(loss, put_out)])
-    past = rendering(objective, objective.look(batch, seeded())).past
+    past = rendering(objective, viewed(objective, batch, seeded())).past
     temperature = objective.config.student_temperature
     present = softmax(np.concatenate([numpy(logits) for logits in put_out]) / temperature)
     expected = (present - past.repeat(3, 0)) / temperature
@@ -424,12 +426,12 @@ def test_in_bfloat16_the_backbone_is_rounded_but_neither_the_places_nor_the_form
     whole = objective(batch, seeded())
     with torch.autocast("cpu", torch.bfloat16):
         rounded: Outcome = objective(batch, seeded())
-        view = objective.look(batch, seeded())
+        view = viewed(objective, batch, seeded())
         expected = rendering(objective, view)
-    assert rounded.losses.dtype == rounded.priority.dtype == view.student_views.dtype == torch.float32
+    assert rounded.losses.dtype == rounded.ranked_by.dtype == view.small.dtype == torch.float32
     assert rounded.losses.isfinite().all()
     assert torch.allclose(rounded.losses, whole.losses, rtol=0.05)
-    assert torch.allclose(rounded.priority, whole.priority, rtol=0.1, atol=0.05)
+    assert torch.allclose(rounded.ranked_by, whole.ranked_by, rtol=0.1, atol=0.05)
     maps = numpy(view.attention[torch.arange(4), view.head])
     assert np.allclose(view.gauss, [gaussian(each) for each in maps], atol=1e-5)
     assert np.allclose(rounded.losses.detach(), expected.losses, rtol=1e-5, atol=1e-5)

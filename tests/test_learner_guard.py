@@ -153,7 +153,10 @@ def test_the_doubt_is_what_signs_leave_over_and_a_collapse_is_doubt_that_reached
         ({"teacher_information": 0.8, "student_information": -0.1, "crop_cosine": 0.7}, False),  # a random start
         ({"teacher_information": 0.85, "student_information": 0.5, "crop_cosine": 0.999}, False),  # one-hot and healthy
         ({"teacher_information": 0.2, "student_information": 0.005, "crop_cosine": 0.98}, False),
-        ({"student_information": 0.0}, True),  # an objective without a teacher's target
+        ({"student_information": 0.0}, False),  # an objective that says nothing of its crops is judged by its features
+        ({"feature_cosine": 0.9995}, True),
+        ({"feature_cosine": 0.99}, False),
+        ({"feature_cosine": math.nan}, False),
         ({"kl": 0.0}, False),  # one that says nothing of it
         ({"teacher_information": math.nan, "student_information": math.nan, "crop_cosine": math.nan}, False),
     ],

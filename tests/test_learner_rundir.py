@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 from tiny_learner import TINY
 
-from learner.config import PRESETS, LearnerConfig
+from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import Failed, SettingsError
+from learner.objectives.contrastive import Contrastive
 from learner.runs.folder import RunDirectory
 from stream.fsync import replace_file
 
@@ -82,7 +83,7 @@ def test_a_run_of_another_objective_is_refused_by_its_name(tmp_path: Path) -> No
     with pytest.raises(
         SettingsError, match=r"objective\.name: 'contrastive', 'babyagent'\): choose another"
     ) as refused:
-        RunDirectory(tmp_path, PRESETS["contrastive"])
+        RunDirectory(tmp_path, preset("cpu", Contrastive))
     assert "\n" not in str(refused.value)
 
 

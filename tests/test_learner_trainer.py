@@ -67,7 +67,7 @@ class Odd(BabyAgent):
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         outcome = super().forward(batch, generator)
-        return replace(outcome, priority=torch.where(torch.arange(len(batch)) == 1, self.found, outcome.priority))
+        return replace(outcome, priority=torch.where(torch.arange(len(batch)) == 1, self.found, outcome.ranked_by))
 
 
 @pytest.mark.parametrize("priority", [-1e-3, float("nan"), float("inf"), -float("inf")])

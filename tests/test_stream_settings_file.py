@@ -145,9 +145,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     pacing = dataclasses.replace(cpu.pacing, batch_size=64)
     assert settings.learner == dataclasses.replace(cpu, seed=5, pacing=pacing)
     assert (settings.process.limits.max_steps, settings.process.connect) == (7, ("tcp://127.0.0.1:1",))
-    assert (
-        COMMAND.parse(["--config", str(path), "--preset", "babyagent"]).learner.encoder == PRESETS["babyagent"].encoder
-    )
+    assert COMMAND.parse(["--config", str(path), "--preset", "babyagent"]).learner.encoder == PRESETS["gpu"].encoder
 
 
 @pytest.mark.parametrize(

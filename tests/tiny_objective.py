@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
-from learner.objectives.contract import Batch
-from learner.objectives.guided import Guided
+from learner.objectives.contract import Batch, Objective
 from learner.views.augment import Augmentation
+from learner.views.guided import GuidedViews
 
 ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
 TINY = BabyAgentConfig(
@@ -39,7 +39,8 @@ def agent(seed: int = 0, **changes: Any) -> BabyAgent:
     """A tiny objective past its random start: its networks differ, and tell images apart, so that no term is trivial."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        objective = BabyAgent(ENCODER, dataclasses.replace(TINY, **changes))
+        objective = dataclasses.replace(TINY, **changes).build(ENCODER)
+        assert isinstance(objective, BabyAgent)
         with torch.no_grad():
             for parameter in objective.parameters():
                 if parameter.ndim > 1:
@@ -60,7 +61,14 @@ def numpy(tensor: Tensor) -> NDArray[np.float64]:
     return tensor.detach().double().numpy()
 
 
-def gradient_at_crops(objective: Guided, batch: Batch) -> NDArray[np.float64]:
+def viewed(objective: Objective[Any], batch: Batch, generator: torch.Generator) -> GuidedViews:
+    """The views that the objective makes of a batch, with the places that attention gave them."""
+    views = objective.views(batch, generator)
+    assert isinstance(views, GuidedViews)
+    return views
+
+
+def gradient_at_crops(objective: Any, batch: Batch) -> NDArray[np.float64]:
     """Of the batch's loss by the pixels of every crop that the student is given, pair after pair: [B * N, 3, S, S]."""
     pixels: list[Tensor] = []
 

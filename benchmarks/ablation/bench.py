@@ -20,11 +20,10 @@ from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench
 from benchmarks.shared.bounds import Count, SomeOf
 from benchmarks.shared.pairs import kept_pairs, walk_pairs
-from benchmarks.shared.recipes import BabyAgentPreset, spent_over
+from benchmarks.shared.recipes import PRESETS, BabyAgentPreset, spent_over
 from benchmarks.shared.results import GridSettings, Result, Seeds, completed, fingerprint, write_report
 from device.dedupe import DedupeConfig
 from device.sim.camera import SimCamera, SimConfig
-from learner.config import PRESETS
 from learner.loop import Learner
 from learner.networks.encoder import Encoder
 from learner.probes.control_sets import ControlSet
@@ -141,7 +140,7 @@ def sent_pairs(seed: int, textures: Path | None, count: int, dedupe: bool) -> Pa
 
 def _controls(seed: int, settings: AblationSettings) -> list[ControlSet]:
     """Return the control sets that the flag names, then the places of the seed's world."""
-    size = PRESETS[settings.preset].objective.probe_size
+    size = PRESETS[settings.preset].crops.probe_size
     world = SimConfig(seed=seed, textures=settings.textures)
     places = probing.places_of(world, size=settings.place_size, per_place=settings.per_place)
     return [*(probing.control_set(spec, size, MAX_TRAIN, MAX_TEST) for spec in settings.control), places]

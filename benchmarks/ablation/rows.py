@@ -7,17 +7,14 @@ the preset on the same walk without one of the rig's ideas.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Generator, Tensor
 
 from benchmarks.shared.recipes import changed, unchanged, with_original_numbers
-from learner.config import PRESETS, LearnerConfig
-from learner.networks.encoder import EncoderConfig
-from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.config import LearnerConfig
+from learner.objectives.contrastive import ContrastiveConfig
 from learner.views.augment import Augmentation
 from stream.codec import encode_pair
 from stream.pair import EncodedPair
@@ -41,30 +38,6 @@ def _with(**settings: Any) -> Variant:
     """Return a variant with other settings of the objective."""
     named = {f"objective.{name}": value for name, value in settings.items()}
     return Variant(lambda config: changed(config, named))
-
-
-class UnguidedBabyAgent(BabyAgent):
-    """The objective with windows of the sizes that attention chooses, but at positions that are uniform over the image."""
-
-    def gaze(self, attention: Tensor, generator: Generator) -> tuple[Tensor, Tensor, Tensor]:
-        """Return head [B] and standard deviation [B, 2] as BabyAgent does, and a mean [B, 2] that is drawn from [0, 1)."""
-        head, mean, std = super().gaze(attention, generator)
-        return head, torch.rand(mean.shape, device=mean.device, generator=generator), std
-
-
-@dataclass(frozen=True, kw_only=True)
-class UnguidedConfig(BabyAgentConfig):
-    """The settings of BabyAgent for the objective without guidance."""
-
-    def build(self, encoder: EncoderConfig) -> BabyAgent:
-        """Return the objective with new networks."""
-        return UnguidedBabyAgent(encoder, self)
-
-
-def _unguided(config: LearnerConfig) -> LearnerConfig:
-    objective = config.objective
-    assert isinstance(objective, BabyAgentConfig)  # other presets are refused with the settings
-    return replace(config, objective=UnguidedConfig(**vars(objective)))
 
 
 def _with_right(pair: EncodedPair, right: bytes, seq: int) -> EncodedPair:
@@ -96,7 +69,7 @@ RECIPE: Mapping[str, Variant] = {
     "no colour jitter": _with(student_augmentation=_PLAIN, teacher_augmentation=_PLAIN),
     "learning rate 2e-3": Variant(lambda config: changed(config, {"schedule.learning_rate": 2e-3})),
     "InfoNCE between the eyes": Variant(
-        lambda config: changed(config, {"objective": PRESETS["contrastive"].objective})
+        lambda config: changed(config, {"objective": ContrastiveConfig.for_preset("cpu")})
     ),
 }
 STREAM: Mapping[str, Variant] = {
@@ -104,7 +77,7 @@ STREAM: Mapping[str, Variant] = {
     "left eye only": Variant(
         sent=lambda pairs, _seed: [_with_right(pair, pair.left, pair.header.seq) for pair in pairs]
     ),
-    "crops anywhere": Variant(_unguided),
+    "crops anywhere": _with(where="anywhere"),
     "shuffled time": Variant(sent=_shuffled),
 }
 ROWS: Mapping[str, Variant] = {PRESET: Variant(), **RECIPE, **STREAM}

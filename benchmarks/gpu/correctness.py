@@ -28,7 +28,7 @@ from benchmarks.step.bare import views_from
 from learner.guard import GuardConfig
 from learner.memory.slots import Slots
 from learner.networks.encoder import Encoder
-from learner.objectives.contract import Batch, Look
+from learner.objectives.contract import Batch, Views
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from learner.trainer import Trainer
 from learner.views import augment, crops
@@ -129,16 +129,16 @@ def step_against_cpu(work: Workload) -> Figures:
     """
     ours, theirs = Trainer(work.config, work.device), Trainer(work.config, CPU)
     batch = random_batch(work.config, PAIRS, CPU, seed=4)
-    look = theirs.objective.look(batch, theirs.generator)
-    found, expected = (_stepped(trainer, batch, look) for trainer in (ours, theirs))
+    seen = theirs.objective.views(batch, theirs.generator)
+    found, expected = (_stepped(trainer, batch, seen) for trainer in (ours, theirs))
     return bounded(
         **{name: (relative_error(found[name], expected[name]), bound) for name, bound in STEP_BOUNDS.items()}
     )
 
 
-def _stepped(trainer: Trainer, batch: Batch, look: Look) -> dict[str, Tensor]:
+def _stepped(trainer: Trainer, batch: Batch, seen: Views) -> dict[str, Tensor]:
     before = _flat(list(trainer.objective.trained()))
-    with views_from(trainer, moved(look, trainer.device)):
+    with views_from(trainer, moved(seen, trainer.device)):
         step = trainer.step(moved(batch, trainer.device))
     return {
         "loss": torch.tensor(step.report.loss),
@@ -151,11 +151,11 @@ def _stepped(trainer: Trainer, batch: Batch, look: Look) -> dict[str, Tensor]:
 def bfloat16(work: Workload) -> Figures:
     """Compare features and losses of a backbone in bfloat16 with those in float32, on the same device."""
     trainer, batch = work.start(PAIRS, seed=5)
-    look = trainer.objective.look(batch, trainer.generator)
+    seen = trainer.objective.views(batch, trainer.generator)
     found = []
     for low in (True, False):
-        with torch.no_grad(), torch.autocast(work.device.type, torch.bfloat16, enabled=low), views_from(trainer, look):
-            features = trainer.objective.encoders()["student"](look.student_views.flatten(0, 1))
+        with torch.no_grad(), torch.autocast(work.device.type, torch.bfloat16, enabled=low), views_from(trainer, seen):
+            features = trainer.objective.encoders()["student"](seen.small.flatten(0, 1))
             found.append((features, trainer.objective(batch, trainer.generator).losses))
     features_error, losses_error = map(relative_error, *found)
     return bounded(features=(features_error, 2e-2), losses=(losses_error, 5e-2))
@@ -177,9 +177,9 @@ def refused_step(work: Workload) -> Figures:
     """Check that a pair whose views are NaN makes the step a refused one: no weight changes, and the next step is a good one."""
     trainer, batch = work.start(PAIRS, seed=7)
     before = _flat(trainer.objective.state_dict())
-    look = trainer.objective.look(batch, trainer.generator)
-    look.student_views[3] = torch.nan
-    with views_from(trainer, look):
+    seen = trainer.objective.views(batch, trainer.generator)
+    seen.small[3] = torch.nan
+    with views_from(trainer, seen):
         step = trainer.step(batch)
     unchanged = torch.equal(before, _flat(trainer.objective.state_dict()))
     facts = {"refused": step.is_refused, "unchanged": unchanged, "next_is_good": not trainer.step(batch).is_refused}

@@ -165,10 +165,10 @@ def against(name: str, work: Workload) -> dict[str, Any]:
     began_s = time.perf_counter()
     views = peer.views(*images)
     views_s = (time.perf_counter() - began_s) / CORES
-    look = trainer.objective.look(batch, trainer.generator)
+    seen = trainer.objective.views(batch, trainer.generator)
     rows: dict[str, Callable[[], object]] = {
         "ours": partial(bare_step, trainer, batch),
-        "ours_from_views": partial(step_from, trainer, batch, look),
+        "ours_from_views": partial(step_from, trainer, batch, seen),
         "theirs": partial(peer.step, views),
     }
     for row in rows.values():

@@ -20,13 +20,13 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.parts import Task
-from benchmarks.shared.recipes import with_original_numbers
+from benchmarks.shared.recipes import PRESETS, with_original_numbers
 from benchmarks.step.bare import bare_step
-from learner.config import PRESETS, LearnerConfig
+from learner.config import LearnerConfig
 from learner.objectives.contract import Batch, ObjectiveConfig
 from learner.objectives.contrastive import ContrastiveConfig
-from learner.objectives.guided import GuidedConfig
 from learner.trainer import Trainer
+from learner.views.guided import GuidedConfig
 
 PEAK_FLOPS = 989e12
 """Peak rate of an H100 or H200 in bfloat16, from its datasheet."""
@@ -53,7 +53,7 @@ class Workload:
 
         The limits of the GPU are those that the part `step` has measured.
         """
-        preset, sizes = (PRESETS["babyagent"], (128, 256, 512)) if task.is_full else (PRESETS["cpu"], (8, 16))
+        preset, sizes = (PRESETS["gpu"], (128, 256, 512)) if task.is_full else (PRESETS["cpu"], (8, 16))
         known = task.results("step")
         return cls(
             config=dataclasses.replace(preset, precision="bfloat16"),
@@ -85,11 +85,11 @@ class Workload:
     @property
     def large(self) -> int:
         """Side of the large view in pixels."""
-        return self.config.objective.probe_size
+        return self.config.crops.probe_size
 
     def _contrastive(self, **changes: Any) -> ContrastiveConfig:
-        views = {field.name: getattr(self.config.objective, field.name) for field in dataclasses.fields(GuidedConfig)}
-        return ContrastiveConfig(**views | changes)
+        names = [*(field.name for field in dataclasses.fields(GuidedConfig)), "teacher_momentum"]
+        return ContrastiveConfig(**{name: getattr(self.config.objective, name) for name in names} | changes)
 
 
 def random_batch(config: LearnerConfig, count: int, device: torch.device, seed: int = 0) -> Batch:
@@ -104,7 +104,7 @@ def random_batch(config: LearnerConfig, count: int, device: torch.device, seed: 
 
 
 def moved(what: Any, device: torch.device) -> Any:
-    """Copy a Batch, or its views as a Look, to another compute device."""
+    """Copy a Batch, or its views, to another compute device."""
     return type(what)(*(getattr(what, field.name).to(device) for field in dataclasses.fields(what)))
 
 

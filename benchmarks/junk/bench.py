@@ -25,10 +25,10 @@ from benchmarks.junk.streams import held_out_batches, photographs, walk, with_ju
 from benchmarks.shared.bench import Bench, figure_table, report_progress
 from benchmarks.shared.bounds import Count, SomeOf, Within
 from benchmarks.shared.probing import use_one_thread
-from benchmarks.shared.recipes import changed
+from benchmarks.shared.recipes import PRESETS, changed
 from benchmarks.shared.results import GridSettings, Result, in_processes
 from benchmarks.shared.spoiled import MISHAPS
-from learner.config import PRESETS, LearnerConfig
+from learner.config import LearnerConfig
 from learner.errors import SettingsError
 from learner.objectives.babyagent import BabyAgentConfig
 

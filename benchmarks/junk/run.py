@@ -126,7 +126,7 @@ def score_held_out(objective: Objective, held_out: HeldOut, generator: Generator
     """
     outcomes = [objective(batch, generator) for batch in held_out.batches]
     scores = {
-        "kl": torch.cat([outcome.priority for outcome in outcomes]).double().numpy(),
+        "kl": torch.cat([outcome.ranked_by for outcome in outcomes]).double().numpy(),
         "ce": torch.cat([outcome.losses for outcome in outcomes]).double().numpy(),
     }
     real = held_out.mishaps == ""

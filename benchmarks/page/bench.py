@@ -26,9 +26,8 @@ from benchmarks.shared.bench import Bench, BenchSettings, Goal, name_value_table
 from benchmarks.shared.bounds import Count, Positive, Within
 from benchmarks.shared.machine import HOST, free_port
 from benchmarks.shared.pairs import walk_pairs
-from benchmarks.shared.recipes import Preset, changed
+from benchmarks.shared.recipes import PRESETS, Preset, changed
 from device.sim.camera import SimConfig
-from learner.config import PRESETS
 from learner.loop import Learner, StepReport, learn
 from learner.page import view
 from learner.page.access import Access

@@ -25,9 +25,9 @@ from benchmarks.regimes.train import ORIGINAL_NIGHT, REGIMES, Night
 from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench, report_progress
 from benchmarks.shared.bounds import SomeOf, Within
-from benchmarks.shared.recipes import SMALL_NETWORK, changed
+from benchmarks.shared.recipes import PRESETS, SMALL_NETWORK, changed
 from benchmarks.shared.results import GridSettings, Result, completed, fingerprint, write_report
-from learner.config import PRESETS, LearnerConfig
+from learner.config import LearnerConfig
 from learner.networks.encoder import Encoder
 from learner.objectives.babyagent import BabyAgentConfig
 from learner.probes.control_sets import ControlSet, stratified
@@ -62,7 +62,7 @@ SCALES = {
         seeds=(0,),
     ),
     "cpu": Scale(route=_ROUTE, settings=SMALL_NETWORK, max_train=5000, max_test=2000),
-    "gpu": Scale(preset="babyagent", route=replace(_ROUTE, size=(480, 640)), settings={}),
+    "gpu": Scale(preset="gpu", route=replace(_ROUTE, size=(480, 640)), settings={}),
 }
 
 
@@ -162,7 +162,7 @@ def run_regime(run: RegimeRun, settings: RegimesSettings) -> Result:
     scale, recorded = SCALES[run.scale], settings.days(run.seed)
     change, regime = REGIMES[run.regime]
     config = change(_config(scale, run.seed))
-    controls = _controls(settings, recorded, config.objective.probe_size)
+    controls = _controls(settings, recorded, config.crops.probe_size)
     lines: list[Result] = []
     encoders: Mapping[str, Encoder] = {}
     cpu_s, started_s, resumed_s = 0.0, time.process_time(), time.process_time()

@@ -27,9 +27,9 @@ from benchmarks.retention.streams import STREAMS, LabelledStream, Materials, lab
 from benchmarks.shared.bench import Bench
 from benchmarks.shared.bounds import Count, SomeOf, Within
 from benchmarks.shared.probing import accuracies, evenly, features_of, student_of, train_to, use_one_thread
-from benchmarks.shared.recipes import SMALL_NETWORK, GuidedPreset, changed, spent_over
+from benchmarks.shared.recipes import PRESETS, SMALL_NETWORK, GuidedPreset, changed, spent_over
 from benchmarks.shared.results import GridSettings, Result, Seeds, completed, write_report
-from learner.config import PRESETS, LearnerConfig
+from learner.config import LearnerConfig
 from learner.loop import Learner
 from learner.probes.probe import knn_accuracy
 

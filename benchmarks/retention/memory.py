@@ -17,8 +17,8 @@ from learner.config import LearnerConfig
 from learner.memory.memory import Draw, Memory
 from learner.memory.ranking import Ranking
 from learner.networks.encoder import Encoder
-from learner.objectives.guided import GuidedConfig
 from learner.probes.probe import extract
+from learner.views.guided import GuidedConfig
 
 
 class PolicyMemory(Memory):

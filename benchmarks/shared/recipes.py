@@ -7,10 +7,14 @@ from dataclasses import replace
 from typing import Annotated, Any
 
 from benchmarks.shared.bounds import SomeOf
-from learner.config import PRESETS, LearnerConfig
-from learner.objectives.babyagent import BabyAgentConfig
-from learner.objectives.guided import GuidedConfig
+from learner.config import PRESETS as SIZES
+from learner.config import LearnerConfig, preset
+from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.objectives.table import OBJECTIVES
+from learner.views.guided import GuidedConfig
 
+PRESETS = SIZES | {name: preset("cpu", kind) for name, kind in OBJECTIVES.items() if kind is not BabyAgent}
+"""The presets of the learner, whose objective is `babyagent`, and the other objectives at the size of `cpu`, by their names."""
 _NUMBERS = (
     "student_temperature",
     "teacher_temperature",

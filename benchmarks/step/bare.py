@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from learner.objectives.contract import Batch, Look
+from learner.objectives.contract import Batch, Views
 from learner.trainer import Trainer
 
 Step = Callable[[], object]
@@ -29,14 +29,14 @@ def bare_step(trainer: Trainer, batch: Batch) -> Tensor:
     return loss.detach()
 
 
-def views_from(trainer: Trainer, look: Look) -> AbstractContextManager[object]:
+def views_from(trainer: Trainer, seen: Views) -> AbstractContextManager[object]:
     """Let the objective use these views inside the context, whatever the batch is."""
-    return mock.patch.object(trainer.objective, "look", return_value=look)
+    return mock.patch.object(trainer.objective, "views", return_value=seen)
 
 
-def step_from(trainer: Trainer, batch: Batch, look: Look) -> Tensor:
+def step_from(trainer: Trainer, batch: Batch, seen: Views) -> Tensor:
     """Do a `bare_step` on views that were made before."""
-    with views_from(trainer, look):
+    with views_from(trainer, seen):
         return bare_step(trainer, batch)
 
 

@@ -32,12 +32,12 @@ from benchmarks.shared.bounds import Count, Positive, Within
 from benchmarks.shared.machine import not_installed
 from benchmarks.shared.probing import Device, compute_device
 from benchmarks.shared.processes import in_own_process
-from benchmarks.shared.recipes import changed
+from benchmarks.shared.recipes import PRESETS, changed
 from benchmarks.step.bare import timed
 from benchmarks.step.live import LiveLearner
 from benchmarks.step.peers import PEERS
 from benchmarks.step.rows import BARE, FROM_VIEWS, WITH_VIEWS, peak_mib, resting_steps
-from learner.config import PRESETS, LearnerConfig
+from learner.config import LearnerConfig
 
 MAX_OVERHEAD = 0.02
 MIN_SPEEDUP = {"cpu": 1.3, "cuda": 2.0}
@@ -49,7 +49,7 @@ LIVE = "live"
 class StepSettings(RoundsSettings):
     """Measure our step, the learner on a live stream, and the steps of other implementations."""
 
-    preset: Literal["cpu", "babyagent"] = "cpu"
+    preset: Literal["cpu", "gpu"] = "cpu"
     """Preset that gives backbone, crops, batch and precision, for our step and the peers'."""
     device: Device = "auto"
     """Where to train; auto takes a GPU if there is one."""

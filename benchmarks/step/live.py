@@ -123,7 +123,7 @@ class LiveLearner:
             (self.committer, "keep", "keep"),
             (self.learner.memory, "batch", "gather"),
             (objective.teacher.encoder, "attention", "attention pass"),
-            (objective, "look", "views"),
+            (objective, "views", "views"),
             (objective, "forward", "forward"),
             (torch.autograd, "backward", "backward"),
             (self.learner.trainer.optimizer, "step", "optimiser"),
@@ -146,7 +146,7 @@ class LiveLearner:
         self.committer.begin()
         committed_s = time.perf_counter() - began_s
         self.committer.settle(wait=True)
-        control = control_set("digits", self.learner.config.objective.probe_size)
+        control = control_set("digits", self.learner.config.crops.probe_size)
         began_s = time.perf_counter()
         for encoder in self.learner.objective.encoders().values():
             run_probe(encoder, control, device=self.learner.device)

@@ -30,10 +30,10 @@ def resting_steps(
     for pair in islice(cycle(rendered_pairs(VIEWS, size)), config.pacing.batch_size):
         learner.add(pair)
     batch = learner.memory.batch(learner.memory.draw(config.pacing.batch_size), device)
-    look = learner.objective.look(batch, learner.trainer.generator)
+    seen = learner.objective.views(batch, learner.trainer.generator)
     steps: dict[str, Step] = {
         BARE: lambda: bare_step(learner.trainer, batch),
-        FROM_VIEWS: lambda: step_from(learner.trainer, batch, look),
+        FROM_VIEWS: lambda: step_from(learner.trainer, batch, seen),
     }
     lefts, rights = images_of(batch.left), images_of(batch.right)
     for name in peers:

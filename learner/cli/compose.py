@@ -64,7 +64,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
     with ExitStack() as stack:
         stack.callback(learner.team.dismiss)
         open_source = source_opener(process)
-        metrics = LearnerMetrics(meanings=learner.objective.meanings)
+        metrics = LearnerMetrics(meanings=learner.trainer.meanings)
         live = Live(learner, clock)
         access = access_for(process.http_host, process.http_port, process.http_token)
         stack.enter_context(served(app_for(access, _routes(process.run_dir, live, metrics)), access))
@@ -195,7 +195,7 @@ def _load_controls(process: ProcessConfig, learner: Learner, stop: Callable[[], 
             break
         spec, at, size = word.rpartition("@")
         if not (at and size.isdecimal()):
-            spec, size = word, str(config.objective.probe_size)
+            spec, size = word, str(config.crops.probe_size)
         if not 0 < int(size) <= MAX_SIDE or int(size) % patch:
             raise SettingsError(
                 f"--control {word}: the side of its images must be a multiple of the patch size {patch}"

@@ -73,7 +73,7 @@ def run(settings: ExportSettings, stop: Stop) -> Result:
 def _export(settings: ExportSettings) -> list[dict[str, Any]]:
     config = settings_of(settings.run)
     directory = RunDirectory(settings.run, config)
-    size = config.objective.probe_size if settings.size is None else settings.size
+    size = config.crops.probe_size if settings.size is None else settings.size
     weights = sorted(directory.export.glob("*.safetensors"))
     if not weights:
         raise SettingsError(f"{directory.export} has no weights yet: wait for a commit without signs of collapse")

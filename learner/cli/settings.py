@@ -11,6 +11,7 @@ import tyro
 
 from learner import config, legacy
 from learner.config import LearnerConfig
+from learner.objectives.contrastive import Contrastive
 from learner.service.timing import Limits
 
 
@@ -70,7 +71,11 @@ class TrainSettings:
         return self.process.json
 
 
-PRESETS = {name: TrainSettings(process=ProcessConfig(), learner=preset) for name, preset in config.PRESETS.items()}
+_OLD_NAMES = {"contrastive": config.preset("cpu", Contrastive), "babyagent": config.PRESETS["gpu"]}
+PRESETS = {
+    name: TrainSettings(process=ProcessConfig(), learner=preset)
+    for name, preset in ({"cpu": config.PRESETS["cpu"]} | _OLD_NAMES).items()
+}
 FROM_WORDS: Mapping[str, Any] = {
     "settings": TrainSettings,
     "config_file": True,

@@ -21,7 +21,7 @@ from buffer.priority import PRIORITY_LIMIT
 from learner.memory.config import MemoryConfig
 from learner.memory.ranking import Floats, Pool, Ranking, reservoir_for
 from learner.memory.slots import SlotNumbers, Slots
-from learner.objectives.contract import Batch
+from learner.views.contract import Batch
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
     from stream.pair import StereoPair

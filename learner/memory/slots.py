@@ -12,7 +12,7 @@ from torch import Tensor
 
 from buffer.index import Keys
 from learner.errors import SettingsError
-from learner.objectives.contract import Batch
+from learner.views.contract import Batch
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
     from stream.pair import StereoPair

@@ -83,6 +83,14 @@ class Encoder(nn.Module):
         maps = to_patches.reshape(*to_patches.shape[:2], height, width)
         return maps / maps.sum((-2, -1), keepdim=True)
 
+    def require_sizes(self, settings: Any, *names: str) -> None:
+        """Raise SettingsError if one of these sizes of images, in pixels, does not suit the backbone."""
+        for name in names:
+            if getattr(settings, name) % self.patch_size:
+                raise SettingsError(
+                    f"{settings.label}: {name} {getattr(settings, name)} must be a multiple of the patch size {self.patch_size}"
+                )
+
     def _last_weights(self, normalised: Tensor) -> Tensor:
         """Return the output of the softmax in the attention of the last block: [B, heads, tokens, tokens]."""
         layer = self.backbone.blocks[-1].attn

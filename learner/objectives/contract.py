@@ -1,7 +1,7 @@
-"""The contract of an objective: it maps a batch to a loss and a priority for each pair.
+"""The contract of an objective: it maps a batch to a loss for each pair, with features to judge them by.
 
-Views, projector, teacher, centre, queue and decoder belong to the objective, which is one file in `learner/objectives/`; the
-trainer knows only this contract.
+An objective is one file in `learner/objectives/`, or a class of yours (docs/objectives.md): its settings, its networks, and a
+formula over the views of a batch. The trainer knows only this contract.
 """
 
 from __future__ import annotations
@@ -9,101 +9,139 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, Generic, NamedTuple, get_args
 
+import torch
 from torch import Generator, Tensor, nn
+from typing_extensions import TypeVar, get_original_bases
 
+from learner.bounds import Choice
 from learner.networks.encoder import Encoder, EncoderConfig
+from learner.parts.meaning import Meaning
+from learner.parts.network import Network
+from learner.views.contract import Batch, MakeViews, Views, ViewsConfig
 
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Pairs on the compute device. left, right: uint8 [B, H, W, 3] BGR; aspect: float [B], width / height before squeezing."""
-
-    left: Tensor
-    right: Tensor
-    aspect: Tensor
-
-    def __len__(self) -> int:
-        return len(self.left)
+__all__ = ["Batch", "Kit", "Meaning", "Objective", "ObjectiveConfig", "Outcome", "Views"]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """The result of a batch, before any reduction over pairs.
+    """The result of a batch, before any reduction over pairs. The optimiser lowers `losses.mean() + shared`.
 
-    losses: float [B], with gradient; the optimiser lowers their mean. priority: float [B] >= 0, without gradient; the reservoir
-    ranks by it. gauges: scalars for people and for the collapse guard; no gradient comes from them.
+    losses: float [B], with gradient, each pair's own. features: float [B, D] of the probed encoder; the guard and the common
+    gauges come from them. priority: float [B] >= 0, by which the reservoir ranks; None takes the losses. shared: a scalar with
+    gradient, a term of the whole batch. gauges: scalars for people and for the guard.
     """
 
     losses: Tensor
-    priority: Tensor
-    gauges: dict[str, Tensor] = field(default_factory=dict)
+    features: Tensor
+    priority: Tensor | None = None
+    shared: Tensor | None = None
+    gauges: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def ranked_by(self) -> Tensor:
+        """What the reservoir ranks by: float [B], without gradient."""
+        return self.losses.detach() if self.priority is None else self.priority
 
 
-@dataclass(frozen=True, slots=True)
-class Look:
-    """The views of a batch and how they were chosen, for a person; `learner.views.crops` explains windows.
+class Kit(NamedTuple):
+    """What the settings of a run give an objective to build with."""
 
-    attention: [B, heads, h, w]; head: int [B]; gauss: [B, 4] mean x, y and standard deviation x, y; window: [B, 4];
-    crops: [B, N, 4]; teacher_view: [B, 3, s, s]; student_views: [B, N, 3, s, s], RGB in [0, 1].
+    encoder_config: EncoderConfig
+    views_config: ViewsConfig
+
+    def encoder(self) -> Encoder:
+        """Return a new encoder at its random start. Raises SettingsError."""
+        return Encoder(self.encoder_config)
+
+    def views(self, encoder: Encoder) -> MakeViews:
+        """Return the function that makes the views; encoder: the one whose attention may place them. Raises SettingsError."""
+        return self.views_config.maker(encoder)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig(Choice):
+    """The settings of an objective: a frozen dataclass, of which each field becomes a flag.
+
+    The name of a class of yours is `package.module:Class`.
     """
 
-    attention: Tensor
-    head: Tensor
-    gauss: Tensor
-    window: Tensor
-    crops: Tensor
-    teacher_view: Tensor
-    student_views: Tensor
+    label: ClassVar[str] = "objective"
+    takes: ClassVar[tuple[type[ViewsConfig], ...]]
+    """The kinds of views that it can take; the first one is the default."""
+    objective: ClassVar[type[Objective[Any]]]
+    """The class that these settings build."""
+
+    decay_biases: bool = False
+    """Whether weight decay also applies to biases, norms and tokens."""
+
+    def default_views(self, preset: str = "") -> ViewsConfig:
+        """Return the views that it takes where no others were chosen."""
+        return self if isinstance(self, ViewsConfig) else self.takes[0].for_preset(preset)
+
+    def build(self, encoder: EncoderConfig, views: ViewsConfig | None = None) -> Objective[Any]:
+        """Return the objective at its random start, drawn from torch's global generator. Raises SettingsError."""
+        return self.objective(self, Kit(encoder, views or self.default_views()))
 
 
-class Meaning(NamedTuple):
-    """The meaning of a gauge, for people who watch a run."""
-
-    unit: str
-    """The last part of its name as a metric, for example `nats` or `ratio`; empty for a plain number."""
-    text: str
+ConfigT = TypeVar("ConfigT", bound=ObjectiveConfig, default=ObjectiveConfig, covariant=True)
 
 
-class Objective(nn.Module, ABC):
-    """A self-supervised objective with its networks; `state_dict()` holds all that the next loss depends on."""
+class Objective(nn.Module, ABC, Generic[ConfigT]):
+    """A self-supervised objective with its networks; `state_dict()` holds all that the next loss depends on.
 
-    meanings: ClassVar[Mapping[str, Meaning]]
+    A subclass names its settings: `class MoCo(Objective[MoCoConfig])`. What it probes and exports are its attributes that are a
+    `Network`; one of them is called `student`.
+    """
+
+    settings: ClassVar[type[ObjectiveConfig]]
+    meanings: ClassVar[Mapping[str, Meaning]] = {}
     """The meaning of each gauge in its outcomes."""
+    views: MakeViews
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        for settings in (one for base in get_original_bases(cls) for one in get_args(base)):
+            if isinstance(settings, type) and issubclass(settings, ObjectiveConfig):
+                cls.settings, settings.objective = settings, cls
+                settings.name = vars(settings).get("name", f"{cls.__module__}:{cls.__qualname__}")
+
+    def __init__(self, config: ConfigT, kit: Kit) -> None:
+        super().__init__()
+        self.config = config
 
     @abstractmethod
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
-        """Return losses and priority of each pair; all randomness of the views comes from `generator`."""
+        """Return losses and features of each pair; all randomness of the views comes from `generator`. Nothing changes."""
 
-    @abstractmethod
     def trained(self) -> Iterable[nn.Parameter]:
         """Return the parameters that the optimiser may change."""
+        return (weight for weight in self.parameters() if weight.requires_grad)
 
-    @abstractmethod
+    def groups(self) -> list[dict[str, Any]]:
+        """Return the groups of parameters for the optimiser; `rate_factor` in a group multiplies its learning rate."""
+        if self.config.decay_biases:
+            return [{"params": list(self.trained())}]
+        named = [(name, weight) for name, weight in self.named_parameters() if weight.requires_grad]
+        is_spared = [weight.ndim < 2 or name.endswith(("token", "pos_embed")) for name, weight in named]
+        rest, spared = (
+            [one for (_, one), each in zip(named, is_spared, strict=True) if each is now] for now in (False, True)
+        )
+        return [{"params": rest}, {"params": spared, "weight_decay": 0.0}]
+
+    @torch.no_grad()
     def after_step(self) -> None:
-        """Move teacher, centre or queue; called once after each step of the optimiser."""
+        """Let each part that has an `after_step` move: copies, queues, clusters. Called once after each step of the optimiser."""
+        for part in list(self.modules())[1:]:
+            if move := getattr(part, "after_step", None):
+                move()
 
-    @abstractmethod
     def encoders(self) -> dict[str, Encoder]:
         """Return the encoders to probe and to export, by name."""
+        return {name: part.encoder for name, part in self.named_children() if isinstance(part, Network)}
 
-    @abstractmethod
-    def look(self, batch: Batch, generator: Generator) -> Look:
-        """Return the views of a batch, without training on them."""
-
-
-class ObjectiveConfig(ABC):
-    """The settings of an objective: a frozen dataclass that builds it."""
-
-    name: ClassVar[str]
-    """The name of the objective in the settings of a run."""
-
-    @abstractmethod
-    def build(self, encoder: EncoderConfig) -> Objective:
-        """Return the objective at its random start, drawn from torch's global generator. Raises SettingsError."""
-
-    @property
-    @abstractmethod
-    def probe_size(self) -> int:
-        """Side in pixels at which its encoders see a control set that has no size of its own."""
+    @torch.no_grad()
+    def pictures(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
+        """Return pictures of a batch for a person, by name: float RGB [B, 3, S, S] or [B, n, 3, S, S]; without any training."""
+        return self.views(batch, generator).pictures()

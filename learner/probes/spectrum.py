@@ -9,13 +9,22 @@ Shapes: N samples, D width of an embedding.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Tensor
+
+from learner.parts.meaning import Meaning
 
 FIRST_RANK, LAST_RANK = 3, 100
 """Ranks of the spectrum that alpha-ReQ fits: the first eigenvalues and the noise at the end do not follow the power law."""
+
+COMMON_MEANINGS: Mapping[str, Meaning] = {
+    "feature_rank": Meaning("", "RankMe of the batch's features, 1 where all are alike to their width."),
+    "feature_cosine": Meaning("", "Mean cosine between the features of two pairs of the batch, 1 where all are alike."),
+}
 
 
 def rankme(embeddings: Tensor) -> float:
@@ -42,6 +51,16 @@ def alpha_req(embeddings: Tensor) -> float:
     rank = np.arange(FIRST_RANK, last + 1)
     slope, _ = np.polyfit(np.log(rank), np.log(eigenvalues[FIRST_RANK - 1 : last]), 1, w=rank**-0.5)
     return -float(slope)
+
+
+def feature_gauges(features: Tensor) -> dict[str, float]:
+    """Return the common gauges of the features of a batch, float [B, D]; both are nan if one is not finite."""
+    if not features.isfinite().all():
+        return dict.fromkeys(COMMON_MEANINGS, float("nan"))
+    features, (count, dim) = features.cpu().double(), features.shape
+    unit = F.normalize(features, dim=-1)
+    cosine = float((unit.sum(0).square().sum() - count) / max(count * (count - 1), 1))
+    return {"feature_rank": rankme(features if count >= dim else features.T), "feature_cosine": cosine}
 
 
 def _eigenvalues(rows_ND: Tensor) -> Tensor:

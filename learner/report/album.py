@@ -5,6 +5,8 @@ The report and the live page draw them. Images are uint8 BGR.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 import torch
@@ -42,20 +44,21 @@ def make_album(learner: Learner, *, received: int = 8, viewed: int = 6, extremes
 def views_of(learner: Learner, slots: NDArray[np.intp]) -> Album:
     """Return how the objective views the pairs in these slots.
 
-    Keys: viewed_left, viewed_right [n, H, W, 3]; attention [n, heads, h, w], head [n], gauss [n, 4], window [n, 4],
-    crops [n, N, 4] as in `learner.objectives.contract.Look`; teacher_view [n, s, s, 3], student_views [n, N, s, s, 3].
+    Keys: viewed_left, viewed_right [n, H, W, 3], and those of `Objective.pictures`, images as uint8 [..., S, S, 3].
     """
     draw = Draw(np.zeros(len(slots), np.int64), slots, 0)
     generator = torch.Generator(learner.device).manual_seed(learner.config.seed)
-    look = learner.objective.look(learner.memory.batch(draw, learner.device), generator)
-    arrays = {name: getattr(look, name).float().cpu().numpy() for name in ("attention", "gauss", "window", "crops")}
-    return arrays | {
+    pictures = learner.objective.pictures(learner.memory.batch(draw, learner.device), generator)
+    return {name: _array(values) for name, values in pictures.items()} | {
         "viewed_left": _unsqueezed(learner, learner.memory.slots.left, slots),
         "viewed_right": _unsqueezed(learner, learner.memory.slots.right, slots),
-        "head": look.head.cpu().numpy(),
-        "teacher_view": _bgr(look.teacher_view),
-        "student_views": _bgr(look.student_views),
     }
+
+
+def _array(values: Tensor) -> NDArray[Any]:
+    """Convert images [..., 3, S, S] for an album, and other numbers as they are."""
+    is_image = values.ndim > 3 and values.shape[-3] == 3 and values.is_floating_point()
+    return _bgr(values) if is_image else (values.float() if values.is_floating_point() else values).cpu().numpy()
 
 
 def _bgr(rgb: Tensor) -> NDArray[np.uint8]:

@@ -46,7 +46,7 @@ def layout_of(run: Path) -> Layout:
     directory = RunDirectory(run, config)
     encoder = load_encoder(config.encoder, directory.export / "student.safetensors")
     try:
-        images, captured_ns = recent_pairs(directory.store, MAX_PAIRS, size=config.objective.probe_size)
+        images, captured_ns = recent_pairs(directory.store, MAX_PAIRS, size=config.crops.probe_size)
     except StoreError as error:
         raise LearnerError(str(error)) from error
     if len(images) < MIN_PAIRS:

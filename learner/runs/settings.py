@@ -3,27 +3,39 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
 from learner import legacy
-from learner.config import OBJECTIVES, LearnerConfig, differences
+from learner.config import LearnerConfig, differences
 from learner.errors import SettingsError
-from learner.objectives.contract import ObjectiveConfig
+from learner.objectives.table import OBJECTIVES, VIEWS
+from learner.views.default import DefaultViews
+
+_T = TypeVar("_T")
 
 
 def from_plain(plain: object) -> LearnerConfig:
     """Convert JSON values that `learner.config.to_plain` made. Raises ValueError or SettingsError for anything else."""
-    return msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), LearnerConfig, dec_hook=_objective)
+    settings = msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), dict[str, Any])
+    objective, views = settings.pop("objective", None), settings.pop("views", {"name": DefaultViews.name})
+    return replace(
+        msgspec.convert(settings, LearnerConfig),
+        objective=_convert(objective, {name: kind.settings for name, kind in OBJECTIVES.items()}, "objective"),
+        views=_convert(views, VIEWS, "views"),
+    )
 
 
-def _objective(_kind: type, plain: Any) -> ObjectiveConfig:
+def _convert(plain: Any, kinds: Mapping[str, type[_T]], what: str) -> _T:
+    """Convert the settings of one of these kinds, which `plain` names."""
     name = plain.get("name") if isinstance(plain, dict) else None
-    if name not in OBJECTIVES:
-        raise ValueError(f"its objective must be one of {', '.join(OBJECTIVES)}, got {name!r}")
-    return msgspec.convert(plain, OBJECTIVES[name])
+    if not isinstance(name, str) or name not in kinds:
+        raise ValueError(f"its {what} must be one of {', '.join(kinds)}, got {name!r}")
+    return msgspec.convert(plain, kinds[name])
 
 
 def settings_of(run: Path) -> LearnerConfig:

@@ -35,7 +35,7 @@ def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], s
         "replay_ratio": round(learner.samples / learner.received, 3) if learner.received else 0.0,
         "loss_first": first.get("loss"),
         "loss_last": last.get("loss"),
-        "gauges_last": {name: last[name] for name in learner.objective.meanings if name in last},
+        "gauges_last": {name: last[name] for name in learner.trainer.meanings if name in last},
         "reservoir": {
             "kept": counts.kept,
             "capacity": learner.config.memory.capacity,

@@ -1,0 +1,1 @@
+"""The parts of which objectives are built: networks with projectors, copies that follow, queues, losses."""

@@ -1,0 +1,65 @@
+"""Losses and what they are made of, as functions of whole batches; each keeps the pairs apart.
+
+Shapes: B pairs, N views of a pair, D width of a projection, K keys or prototypes.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from torch import Tensor
+
+
+def pairwise_cosines(projections: Tensor) -> Tensor:
+    """Return the cosines between the unit projections of the crops of each pair: [B, N, D] to [B, N, N]."""
+    with torch.autocast(projections.device.type, enabled=False):  # a small temperature divides them next
+        return projections @ projections.transpose(-2, -1)
+
+
+def repulsion(cosines: Tensor, temperature: float) -> Tensor:
+    """Return sum_i log sum_{j != i} exp(cos(z_i, z_j) / temperature): [B, N, N] to [B]."""
+    itself = torch.eye(cosines.shape[-1], dtype=torch.bool, device=cosines.device)
+    return (cosines / temperature).masked_fill(itself, -torch.inf).logsumexp(-1).sum(-1)
+
+
+def repulsion_from_others(projections: Tensor, all_projections: Tensor, own: Tensor, temperature: float) -> Tensor:
+    """Return sum_i log sum_{j of another pair} exp(cos(z_i, z_j) / temperature): [B].
+
+    projections: [B, N, D] of this process. all_projections: [M, N, D] of all. own: int [B], the position of each pair among all.
+    This is what InfoNCE lowers beside the cosine with the own key (van den Oord et al. 2018, equation 4; Wang and Isola 2020,
+    uniformity). The others have no gradient, so that several processes give the same as one. Projections that are not finite
+    are left out, so that a bad pair spoils its own loss only.
+    """
+    others = all_projections.flatten(0, 1)
+    broken = ~others.isfinite().all(-1)
+    with torch.autocast(projections.device.type, enabled=False):
+        cosines = projections @ others.nan_to_num(0.0, 0.0, 0.0).T
+    mine = F.one_hot(own, len(all_projections)).bool().repeat_interleave(all_projections.shape[1], 1)
+    return (cosines / temperature).masked_fill((mine | broken)[:, None], -torch.inf).logsumexp(-1).sum(-1)
+
+
+def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
+    """Spread a batch evenly over the prototypes (Caron et al. 2020, SwAV, section 3.1): scores [B, K] to rows that sum to 1.
+
+    It normalises in turn all prototypes to the same mass and all pairs to the same mass, in log space so that nothing overflows.
+    """
+    for _ in range(rounds):
+        scores = scores - scores.logsumexp(0, keepdim=True)
+        scores = scores - scores.logsumexp(1, keepdim=True)
+    return scores.exp()
+
+
+def info_nce(
+    queries: Tensor, keys: Tensor, own: Tensor, temperature: float, hidden: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return -log softmax_j(cos(q_i, k_j) / temperature) at the own key of each query, [M], and the cosines, without gradient.
+
+    queries: unit [M, D]; keys: unit [K, D]; own: int [M]; hidden: bool [M, K], keys that a query does not see, such as itself.
+    (van den Oord et al. 2018, equation 4.) A key that is not finite is seen by its own query only, which it spoils.
+    """
+    broken = ~keys.isfinite().all(-1)
+    with torch.autocast(queries.device.type, enabled=False):  # a small temperature divides them next
+        cosines = queries @ keys.nan_to_num(0.0, 0.0, 0.0).T
+    unseen = broken if hidden is None else broken | hidden
+    logits = (cosines / temperature).masked_fill(unseen, -torch.inf)
+    return F.cross_entropy(logits, own, reduction="none"), cosines.detach()
