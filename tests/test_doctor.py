@@ -59,7 +59,11 @@ def shot(apart_ms: float = 0.0, size: tuple[int, int] = (48, 64), right: tuple[i
         (check_disk(Path("/d"), GIB, writable=True, floor_bytes=GIB, wanted_bytes=0), "problem", "make room"),
         (check_disk(Path("/d"), 9 * GIB, writable=False, floor_bytes=0, wanted_bytes=0), "problem", "chown"),
         (check_images("cam", [shot()] * 31, 1.0, fps=30), "ok", "cam: 64x48, 30 shots/s"),
-        (check_images("cam", [shot()] * 31, 3.1, fps=30), "warning", "9.68 shots/s, though it states 30 Hz: more light"),
+        (
+            check_images("cam", [shot()] * 31, 3.1, fps=30),
+            "warning",
+            "9.68 shots/s, though it states 30 Hz: more light",
+        ),
         (check_images("cam", [shot()] * 31, 3.1), "ok", "9.68 shots/s"),
         (check_images("cam", [shot()] * 2, 10.0), "ok", "0.1 shots/s"),
         (check_opencv(["opencv-python-headless 5.0"]), "ok", "opencv-python-headless 5.0"),

@@ -62,6 +62,7 @@ class NetworkEye:
 
     fps: the rate in Hz that the stream states, None if it states none.
     open_it: opens an address, and returns None if it does not answer. pauses_s: the first and the longest pause between attempts.
+    wait: waits for so many seconds, by default until it is closed at most.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class NetworkEye:
         *,
         open_it: Callable[[str], cv2.VideoCapture | None] | None = None,
         pauses_s: tuple[float, float] = PAUSE_S,
+        wait: Callable[[float], object] | None = None,
     ) -> None:
         self.name = redacted(address)
         self._address = address
@@ -79,6 +81,7 @@ class NetworkEye:
         self._frames: deque[Frame] = deque(maxlen=MAX_QUEUE)
         self._arrived = threading.Condition()
         self._closed = threading.Event()
+        self._wait = self._closed.wait if wait is None else wait
         self._tried = threading.Event()
         self._opened = False
         self.fps: float | None = None
@@ -121,7 +124,7 @@ class NetworkEye:
                 video.release()
                 if not self._closed.is_set():
                     self._failures.add("ended", f"the stream of {self.name} has ended; it is opened again")
-            self._closed.wait(pause_s)
+            self._wait(pause_s)
             pause_s = min(2 * pause_s, longest_s)
 
     def _read(self, video: cv2.VideoCapture) -> int:

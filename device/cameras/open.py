@@ -61,7 +61,7 @@ class CameraKind:
             name, options = spec.options(text)
             if odd := options.keys() - set(self.options):
                 known = f"it has {', '.join(self.options)}" if self.options else "it has none"
-                raise CameraError(f"{name} has no option {min(odd)}: {known}")
+                raise CameraError(f"{name.rstrip(':')} has no option {min(odd)}: {known}")
             return self.open(name.partition(":")[2], settings, **options)
         names = self.names(self.form, text)
         for name in names:

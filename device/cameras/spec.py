@@ -31,7 +31,7 @@ _SECRETS = (
 
 def redacted(text: str) -> str:
     """Return the text of a `--camera` without user, password and query of its addresses or options, for logs and messages."""
-    if "://" not in text and not CLASS.fullmatch(text):
+    if "://" not in text and not ("=" in text and CLASS.fullmatch(text)):
         return text
     parts = _BETWEEN.split(text)
     for pattern, instead in _SECRETS:
