@@ -26,6 +26,16 @@ ROOMY_BYTES = 8 * MAX_BYTES
 """So much that nothing is evicted, even if sealing is late."""
 
 
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.now_s = 1000.0
+
+    def __call__(self) -> float:
+        return self.now_s
+
+
 def open_spool(
     folder: Path,
     *,

@@ -27,6 +27,7 @@ from spooled import (
     MAX_BYTES,
     ROOMY_BYTES,
     SEGMENT_BYTES,
+    Clock,
     bytes_in,
     check,
     copied,
@@ -58,16 +59,6 @@ NOBODY = "c" * 32
 
 def new_segment() -> Segment:
     return Segment(run=1, epoch=A, first=0, end=0, state=State.OPEN)
-
-
-class Clock:
-    """A clock that stands still until it is moved."""
-
-    def __init__(self) -> None:
-        self.now_s = 1000.0
-
-    def __call__(self) -> float:
-        return self.now_s
 
 
 @pytest.fixture

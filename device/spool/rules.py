@@ -181,9 +181,9 @@ class SpoolRules:
         refusal = self.consumers.register(consumer, now_s, peer, acknowledges=any(known.values()))
         if refusal is not None:
             self.refused_consumers[refusal] += 1
-        elif self.consumers.acknowledge(consumer, known):
-            return None, self.free(now_s)
-        return refusal, Removal()
+        elif not self.consumers.acknowledge(consumer, known):
+            return None, Removal()
+        return refusal, self.free(now_s)  # a refused one may get its place once a silent one is forgotten
 
     def free(self, now_s: float) -> Removal:
         """Delete what every consumer has acknowledged, and forget silent consumers.

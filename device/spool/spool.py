@@ -117,6 +117,7 @@ class Spool:
         )
         warn = partial(self._warn, "seal", "%s could not be sealed: %s")
         self._sealing = SealThread(self._rules, self._files, changed=self._changed, on_error=warn)
+        self._save_consumers()
 
     def append(self, pair: EncodedPair) -> bool:
         """Keep a pair. True: from now on it survives the death of this process, and from the next sync on a power cut.

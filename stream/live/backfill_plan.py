@@ -9,12 +9,15 @@ slow link alone never makes us send one twice. Requests for spans are sent all t
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 
 from stream.live import backfill_messages as messages
 from stream.live.ledger import Ledger
 from stream.pair import EncodedPair
 from stream.source import Cursor
+
+log = logging.getLogger(__name__)
 
 CREDIT_BYTES = 1 << 20
 UNDER_WAY = 2
@@ -55,6 +58,7 @@ class BackfillPlan:
         self._spans_requests: dict[int, float] = {}  # sent_s by sent_ns
         self._spans_due_s = self._pairs_due_s = float("-inf")
         self._answered = False
+        self._kept = True
         self._pair_bytes = float(FIRST_PAIR_BYTES)
         self._epochs: set[str] = set()
         self._ack_owed: dict[str, int] = {}
@@ -119,6 +123,12 @@ class BackfillPlan:
 
     def _receive_spans(self, reply: messages.SpansReply, sent_s: float, ledger: Ledger) -> None:
         self._answered = True
+        if self._kept and not reply.kept:
+            text = (
+                "rig %s keeps no pairs for %s (its log says why): what this process misses while it is away may be lost"
+            )
+            log.warning(text, reply.device, self._consumer)
+        self._kept = reply.kept
         # Requests that were sent before this one were lost: replies come in order.
         self._pairs_requests = {one: one_s for one, one_s in self._pairs_requests.items() if one_s >= sent_s}
         if self._ack is not None and self._ack[1] < sent_s:

@@ -135,7 +135,8 @@ class BackfillServer:
             if isinstance(request, messages.PairsRequest) and request.credit_bytes > room_bytes:
                 request = msgspec.structs.replace(request, credit_bytes=room_bytes)
             over = self.over  # read before the spans, which may still grow in between
-            reply, rows = reply_to(request, self._shelf, over=over, now_ns=self._clock_ns(), vitals=self._vitals)
+            now_ns, peer = self._clock_ns(), received.peer
+            reply, rows = reply_to(request, self._shelf, over=over, now_ns=now_ns, vitals=self._vitals, peer=peer)
         except MalformedMessage as error:
             self.failures.add("malformed", f"request dropped: {error}")
         except Exception as error:  # a spool in trouble must not end the stream: the consumer sends the request again
