@@ -285,8 +285,8 @@ def test_the_real_package_has_these_signatures(package: str, table: dict[str, st
     module = importlib.import_module(package)
     for path, signature in table.items():
         found = function(module, path)
-        text = found.__init__.__doc__ if isinstance(found, type) else found.__doc__
-        assert signature in set(documented(text)), path
+        called = function(found, "__init__") if inspect.isclass(found) else found
+        assert signature in set(documented(called.__doc__)), path
 
 
 def documented(text: str) -> Iterator[str]:
