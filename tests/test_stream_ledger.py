@@ -18,7 +18,7 @@ from stream.live.announcements import Bye, Hello
 from stream.live.backfill_messages import PairsReply, Span, SpansReply, Vitals
 from stream.live.device_book import GONE_S, SETTLED_S
 from stream.live.epoch_book import MAX_DECLARED, MAX_SKIPPED, OWNER_SILENT_S
-from stream.live.ledger import MAX_DEVICES, Ledger
+from stream.live.ledger import FORGOTTEN, Ledger
 from stream.pair import EncodedPair
 from stream.source import Cursor
 
@@ -702,12 +702,26 @@ def test_an_answer_that_nobody_can_have_asked_for_is_refused(answer: PairsReply,
 
 
 def test_names_without_end_do_not_take_memory_without_end() -> None:
-    ledger = Ledger()
-    for number in range(MAX_DEVICES):
-        ledger.receive_announcement(hello(0, device=f"d{number}"), 0.0)
-    with pytest.raises(MalformedMessage, match=str(MAX_DEVICES)):
-        ledger.receive(pair(0, device="one-more"), 0.0)
-    assert ledger.receive(pair(0, device="d0"), 0.0)
+    ledger = Ledger(max_devices=16)
+    assert ledger.receive(pair(0), 0.0)
+    for number in range(200):
+        ledger.receive_announcement(hello(7, device=f"d{number}"), 0.0)
+        ledger.receive_announcement(hello(9, device=f"d{number}"), 0.0)
+    devices = ledger.cursor()["devices"]
+    assert len(devices) <= 16
+    assert {"baby", "d199"} <= devices.keys()
+    for one in (ledger, Ledger(stored(ledger), max_devices=16)):
+        assert one.stats().lost == 400
+        assert one.stats().devices[FORGOTTEN].lost > 0
+
+
+def test_a_device_whose_pairs_wait_to_be_given_is_not_forgotten() -> None:
+    ledger = Ledger(max_devices=4)
+    waiting = [pair(0, device=f"d{number}") for number in range(4)]
+    assert all(ledger.receive(one, 0.0) for one in waiting)
+    with pytest.raises(MalformedMessage, match="more than 4 devices"):
+        ledger.receive(pair(0), 0.0)
+    ledger.deliver(waiting)
 
 
 def test_a_rig_that_starts_and_dies_for_weeks_is_followed_for_ever() -> None:
@@ -726,14 +740,57 @@ def test_a_rig_that_starts_and_dies_for_weeks_is_followed_for_ever() -> None:
         assert (stats.received, stats.lost + stats.pending) == (200, 200)
 
 
-def test_a_rig_that_starts_and_dies_before_its_spool_can_be_reached_is_followed_once_it_can() -> None:
+def test_a_rig_that_starts_and_dies_before_its_spool_can_be_reached_is_followed_for_ever() -> None:
     ledger = Ledger(max_epochs=8)
-    for epoch in EPOCHS[:8]:
+    for epoch in EPOCHS[:9]:
         ledger.receive_announcement(hello(0, epoch=epoch, backfill=True), 0.0)
-    with pytest.raises(MalformedMessage, match="more than 8 epochs"):
-        ledger.receive_announcement(hello(0, epoch=EPOCHS[8], backfill=True), 0.0)
     ledger.receive_spans(here(span(0, 3, epoch=EPOCHS[8])), 0, 1.0, 0)
     assert seqs(pulled(ledger)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["hellos", "hellos without a spool", "pairs", "answers", "given answers"])
+@pytest.mark.parametrize("restarts", [False, True])
+@pytest.mark.parametrize("names", [1, 20, 400])
+def test_an_endpoint_that_named_epochs_without_end_does_not_shut_out_another_rig(
+    kind: str, restarts: bool, names: int
+) -> None:
+    """Endpoint 1 lies; endpoint 0 has a rig from before, and another one that is new."""
+    limits = {"endpoints": 2, "max_epochs": 64, "max_devices": 32}
+    ledger = Ledger(**limits)
+    ledger.receive_spans(here(span(0, 5)), 0, 0.0, 0)
+    ledger.deliver(list(pulled(ledger))[:3])
+    for number in range(400):
+        device, epoch = f"evil{number % names}", f"{1000 + number:032x}"
+        with suppress(MalformedMessage):
+            match kind:
+                case "pairs":
+                    one = pair(number, device=device, epoch=epoch)
+                    ledger.deliver([one] * ledger.receive(one, 1.0, 1))
+                case "answers" | "given answers":
+                    ledger.receive_spans(here(span(0, 9, epoch=epoch), device=device), 1, float(number), 0)
+                    if kind == "given answers":
+                        one = pair(0, device=device, epoch=epoch)
+                        ledger.deliver(ledger.receive_pairs(gave(0, 1, device=device, epoch=epoch), [one], 1))
+                case _:
+                    spooled = kind == "hellos"
+                    ledger.receive_announcement(hello(5, device=device, epoch=epoch, backfill=spooled), 1.0, 1)
+    lost_before = ledger.stats().lost
+    if restarts:
+        ledger = Ledger(stored(ledger), **limits)
+        with suppress(MalformedMessage):  # nothing is forgotten of what may belong to a rig that was not heard yet
+            ledger.receive_announcement(hello(0, device="other", epoch=EPOCHS[9]), 600.0, 1)
+    assert ledger.stats().lost >= lost_before  # what is forgotten stays counted
+    for number in range(3):
+        epoch = EPOCHS[1 + number]
+        ledger.receive_spans(here(span(0, 5), span(0, 4, epoch=epoch), device="baby"), 0, 1000.0 + number, 0)
+        ledger.receive_announcement(hello(0, device="toddler", epoch=epoch), 1000.0, 0)
+        one = pair(0, device="toddler", epoch=epoch)
+        assert ledger.receive(one, 1000.0, 0)
+        ledger.deliver([one])
+    assert len(ledger.cursor()["devices"]) <= limits["max_devices"]
+    again = [one for one in pulled(ledger) if one.header.epoch == EPOCHS[0]]
+    assert seqs(again) == ([3, 4] if restarts else [])  # nothing twice, and what died in the queue once more
+    assert lost(ledger) == []
 
 
 def test_an_epoch_that_can_still_be_asked_for_is_never_forgotten() -> None:

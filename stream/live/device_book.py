@@ -25,7 +25,7 @@ MAX_COUNT = (1 << 63) - 1
 
 _DELIVERED = ("received", "suppressed", "junk")
 """Names of the counts that include only delivered pairs when they are stored in a cursor."""
-_COUNTS = (*_DELIVERED, "lost", "returned", "repeated", "clock_steps")
+COUNTS = (*_DELIVERED, "lost", "returned", "repeated", "clock_steps")
 
 PairRange = tuple[str, int, int]
 """An epoch, and the range [first, last) of numbers in it."""
@@ -40,7 +40,7 @@ class DeviceCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"spool_kn
     """
 
     epochs: Annotated[dict[Epoch, EpochCursor], msgspec.Meta(max_length=2 * MAX_EPOCHS)]
-    counts: Annotated[dict[str, Count], msgspec.Meta(max_length=len(_COUNTS))]
+    counts: Annotated[dict[str, Count], msgspec.Meta(max_length=len(COUNTS))]
     spool_known: bool
 
 
@@ -82,7 +82,7 @@ class DeviceBook:
 
     def cursor(self) -> DeviceCursor:
         """Return this device's part of a cursor: the done numbers of its epochs, and its counts."""
-        counts = {name: (self._delivered if name in _DELIVERED else self.counts)[name] for name in _COUNTS}
+        counts = {name: (self._delivered if name in _DELIVERED else self.counts)[name] for name in COUNTS}
         return DeviceCursor(
             epochs={epoch: book.cursor(live=epoch == self.live) for epoch, book in self.epochs.items()},
             counts={name: min(count, MAX_COUNT) for name, count in counts.items()},
@@ -139,6 +139,12 @@ class DeviceBook:
                 book.closed = True
                 book.dismiss()
 
+    def forget(self, epoch: str) -> None:
+        """Forget an epoch."""
+        self.epochs.pop(epoch).forget()
+        if self.live == epoch:
+            self.live = ""
+
     def _notice_return(self, epochs: deque[str], epoch: str, name: str) -> None:
         """Note the newest epoch. A rig that starts again never returns to an old one; two of one name do."""
         if epochs and epochs[-1] == epoch:
@@ -163,7 +169,11 @@ class DeviceBook:
 
     def read_spool(self, reply: SpansReply, asked_s: float, answered_ns: int) -> None:
         """Note the order of the epochs (the oldest one is pulled first), the clock and the state of the rig."""
-        named = [span.epoch for span in reply.spans]
+        named = [
+            span.epoch for span in reply.spans if span.epoch in self.epochs
+        ]  # of too many, some are forgotten at once
+        if not named:
+            return
         live = self.epochs.get(self.live)
         if live is None or self.live in named or live.since_s < asked_s:
             self.live = named[-1]
@@ -226,5 +236,5 @@ class DeviceBook:
             temperature_c=self._vitals.temperature_c,
             ended=self.has_ended(),
             last_received_s=self._last_live_s,
-            **{name: self.counts[name] for name in _COUNTS},
+            **{name: self.counts[name] for name in COUNTS},
         )

@@ -114,6 +114,11 @@ class EpochBook:
         """The number of the endpoint that can say which pairs of the epoch are lost; None if it is not known."""
         return self.speaker if self.endpoint is None else self.endpoint
 
+    @property
+    def received(self) -> int:
+        """Number of received pairs."""
+        return self.known.count - self.lost.count
+
     @classmethod
     def restore(cls, cursor: EpochCursor, budget: RangeBudget, counts: Counter[str]) -> Self:
         """Rebuild the state of an epoch from a cursor. Raises ValueError for a cursor that contradicts itself."""

@@ -10,19 +10,20 @@ ledger of the next process begins there, so that a pair that was lost in a queue
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterable
-from typing import Annotated
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Annotated, Literal, TypeVar
 
 import msgspec
 
 from stream.errors import MalformedMessage
 from stream.live.announcements import Announcement
 from stream.live.backfill_messages import MAX_EPOCHS, PairsReply, SpansReply
-from stream.live.device_book import DeviceBook, DeviceCursor, PairRange
+from stream.live.device_book import COUNTS, DeviceBook, DeviceCursor, PairRange
 from stream.live.epoch_book import MAX_SKIPPED, MAX_TRIES, EpochBook, EpochState, RangeBudget
-from stream.pair import Device, EncodedPair, Header
+from stream.pair import Count, Device, EncodedPair, Header
 from stream.source import Cursor
-from stream.stats import SourceStats
+from stream.stats import DeviceStats, SourceStats
 
 MAX_DEVICES = 1024
 MAX_RANGES = 1 << 16
@@ -30,20 +31,30 @@ MAX_RANGES = 1 << 16
 log = logging.getLogger(__name__)
 
 
-class LedgerCursor(msgspec.Struct, forbid_unknown_fields=True):
-    """The cursor of a ledger: one part for each device."""
+FORGOTTEN = "(forgotten)"
+"""Under this name, which no device can have, stand the counts of devices that were forgotten."""
+_T = TypeVar("_T")
+_CROWD_PART = 16
+"""At most this part of all epochs, or of all devices, is forgotten at once, so that a flood of names costs little time."""
+
+
+class LedgerCursor(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True):
+    """The cursor of a ledger: one part for each device, and the counts of forgotten ones."""
 
     devices: Annotated[dict[Device, DeviceCursor], msgspec.Meta(max_length=MAX_DEVICES)]
+    forgotten: Annotated[dict[str, Count], msgspec.Meta(max_length=len(COUNTS))] = {}
 
 
 class Ledger:
     """Enters all messages in the order of arrival, and decides which pairs are new and which to request.
 
     cursor: of an earlier ledger; its pairs were delivered to the learner. Raises ValueError for anything else.
-    Names from the network must not take memory without end: a device beyond MAX_DEVICES is refused as a malformed header.
-    max_epochs: limit for all devices together. The oldest epoch that is complete and gone is forgotten; if there is none, a new
-    epoch is refused. max_ranges: limit for all epochs together. A live pair that would make one more range is left out, and
-    pulled when there is room. The same limit holds for lost ranges: of those beyond it, the oldest are only counted.
+    endpoints: how many there are; messages come with the number of theirs.
+    Names from the network must not take memory without end. max_devices, max_epochs: limits for all endpoints together. When one
+    is reached, what is complete and gone is forgotten, then what no honest rig needs (see `_Crowd`). If there is nothing of the
+    kind, the new name is refused as a malformed header. max_ranges: limit for all epochs together. A live pair that would make
+    one more range is left out, and pulled when there is room. The same limit holds for lost ranges: of those beyond it, the
+    oldest are only counted.
     """
 
     def __init__(
@@ -51,6 +62,7 @@ class Ledger:
         cursor: Cursor | None = None,
         *,
         endpoints: int = 1,
+        max_devices: int = MAX_DEVICES,
         max_epochs: int = 2 * MAX_EPOCHS,
         max_ranges: int = MAX_RANGES,
     ) -> None:
@@ -58,7 +70,8 @@ class Ledger:
         self._endpoints = endpoints
         self._device_at: dict[int, str] = {}  # by endpoint
         self._heard: set[int] = set()  # endpoints that have said in this process what they have
-        self._max_epochs = max_epochs
+        self._max_devices, self._max_epochs = max_devices, max_epochs
+        self._forgotten = Counter[str]()
         self._budget = RangeBudget(max_ranges)
         self._epochs = 0
         if cursor is not None:
@@ -68,6 +81,7 @@ class Ledger:
                 raise ValueError(f"this is not the cursor of a live stream ({error})") from error
             self._devices = {name: DeviceBook.restore(one, self._budget) for name, one in kept.devices.items()}
             self._epochs = sum(len(device.epochs) for device in self._devices.values())
+            self._forgotten.update(kept.forgotten)
 
     def receive(self, pair: EncodedPair, now_s: float, endpoint: int = 0) -> bool:
         """Enter a live pair; return False if it is to be dropped, because it was received before or there is no room for it.
@@ -89,16 +103,19 @@ class Ledger:
 
     def spoil(self, header: Header) -> None:
         """Count a pair that the learner has, and cannot use, as lost."""
-        self._devices[header.device].epochs[header.epoch].spoil(header.seq)
+        device = self._devices.get(header.device)
+        book = device.epochs.get(header.epoch) if device is not None else None
+        if book is not None:
+            book.spoil(header.seq)
 
     def receive_announcement(self, announcement: Announcement, now_s: float, endpoint: int = 0) -> None:
         """Enter the position of a device, whether its stream has ended, and whether its missing pairs can be pulled.
 
         Raises MalformedMessage for a number that cannot be believed.
         """
-        device, book = self._find(announcement.device, announcement.epoch, announcement.next_seq, now_s, endpoint)
         if not announcement.backfill:
             self._heard.add(endpoint)
+        device, book = self._find(announcement.device, announcement.epoch, announcement.next_seq, now_s, endpoint)
         device.announce(book, announcement, now_s, endpoint, self._all_heard())
 
     def receive_spans(self, reply: SpansReply, endpoint: int, asked_s: float, answered_ns: int) -> None:
@@ -160,6 +177,8 @@ class Ledger:
     def stats(self) -> SourceStats:
         """Return the present statistics of all devices."""
         devices = {name: device.stats() for name, device in self._devices.items() if device.epochs}
+        if self._forgotten:
+            devices[FORGOTTEN] = DeviceStats(epoch="", next_seq=0, ended=True, **self._forgotten)
         return SourceStats(
             received=sum(device.received for device in devices.values()),
             bytes=sum(device.bytes for device in self._devices.values()),
@@ -172,7 +191,7 @@ class Ledger:
     def cursor(self) -> Cursor:
         """Return the done numbers, as JSON values: see `stream.source.Cursor`."""
         devices = {name: device.cursor() for name, device in self._devices.items()}
-        return dict(msgspec.to_builtins(LedgerCursor(devices=devices)))
+        return dict(msgspec.to_builtins(LedgerCursor(devices=devices, forgotten=dict(self._forgotten))))
 
     def acknowledgement(self, cursor: Cursor, endpoint: int) -> dict[str, int]:
         """Return, for each epoch in the spool at an endpoint, the number below which a cursor has all pairs."""
@@ -189,28 +208,97 @@ class Ledger:
         A new epoch begins at `seq`, or at 0 if this consumer wants its earlier pairs too.
         """
         device = self._devices.get(name)
+        if (device is None or epoch not in device.epochs) and self._epochs >= self._max_epochs:
+            self._make_room("epochs", self._max_epochs)
+            device = self._devices.get(name)
         if device is None:
-            if len(self._devices) >= MAX_DEVICES:
-                raise MalformedMessage("header", f"{name} is one device more than the limit of {MAX_DEVICES}")
+            if len(self._devices) >= self._max_devices:
+                self._make_room("devices", self._max_devices)
             device = self._devices[name] = DeviceBook()
         book = device.epochs.get(epoch)
         if book is None:
-            self._make_room()
             first = 0 if device.spool_known else seq
             book = EpochBook(self._budget, device.counts, first=first, head=seq, since_s=now_s, speaker=endpoint)
             device.epochs[epoch] = book
             self._epochs += 1
         return device, book
 
-    def _make_room(self) -> None:
-        """If there are too many epochs, forget the oldest forgettable one. Raises MalformedMessage if there is none."""
-        if self._epochs < self._max_epochs:
-            return
-        for device in self._devices.values():
-            for epoch, book in device.epochs.items():
-                if epoch != device.live and book.is_forgettable():
-                    book.forget()
-                    self._epochs -= 1
-                    del device.epochs[epoch]
-                    return
-        raise MalformedMessage("header", f"there are more than {self._max_epochs} epochs")
+    def _make_room(self, what: Literal["epochs", "devices"], limit: int) -> None:
+        """Forget what is needed least. Raises MalformedMessage if everything is needed."""
+        crowd = _Crowd(self._devices, self._device_at, limit // (2 * self._endpoints), all_heard=self._all_heard())
+        names = crowd.epochs_to_forget() if what == "epochs" else crowd.devices_to_forget()
+        if not names:
+            raise MalformedMessage("header", f"there are more than {limit} {what}")
+        for name, epoch in names:
+            self._devices[name].forget(epoch)
+        self._epochs -= len(names)
+        empty = [name for name, device in self._devices.items() if not device.epochs]
+        for name in empty:
+            self._forgotten.update(+self._devices.pop(name).counts)
+
+
+class _Crowd:
+    """Decides what is forgotten when there are too many epochs or devices.
+
+    First the oldest epoch that is complete and gone. Then what belongs to an endpoint that has named more than its share, which
+    no honest rig does, and what belongs to nobody and gave no pair. An epoch that gave pairs stays while its spool names it, or
+    while its owner may not have been heard yet: its pairs would come again.
+    """
+
+    def __init__(
+        self, devices: Mapping[str, DeviceBook], device_at: Mapping[int, str], share: int, *, all_heard: bool
+    ) -> None:
+        self._devices, self._device_at, self._all_heard = devices, device_at, all_heard
+        self._share = share
+
+    def epochs_to_forget(self) -> list[tuple[str, str]]:
+        """Return devices and epochs; none if all are needed."""
+        books = [(name, epoch, book) for name, device in self._devices.items() for epoch, book in device.epochs.items()]
+        for name, epoch, book in books:
+            if epoch != self._devices[name].live and book.is_forgettable():
+                return [(name, epoch)]
+        claims = Counter(book.owner for _, _, book in books)
+        idle = [
+            (book.received if book.owner is None else 0, self._received(name), (name, epoch))
+            for name, epoch, book in books
+            if self._may_go(name, book, claims) and not (self._received(name) and len(self._devices[name].epochs) == 1)
+        ]
+        return _of_least_worth(idle, len(books), "epochs")
+
+    def devices_to_forget(self) -> list[tuple[str, str]]:
+        """Return all epochs of the devices to forget; none if all are needed."""
+        claims = Counter(
+            owner for device in self._devices.values() for owner in {b.owner for b in device.epochs.values()}
+        )
+        idle = [
+            (self._received(name) if any(b.owner is None for b in device.epochs.values()) else 0, 0, name)
+            for name, device in self._devices.items()
+            if all(self._may_go(name, book, claims) for book in device.epochs.values())
+        ]
+        names = _of_least_worth(idle, len(self._devices), "device names")
+        return [(name, epoch) for name in names for epoch in self._devices[name].epochs]
+
+    def _received(self, name: str) -> int:
+        return self._devices[name].counts["received"]
+
+    def _may_go(self, name: str, book: EpochBook, claims: Mapping[int | None, int]) -> bool:
+        if book.done != book.known:
+            return False
+        if book.owner is None:
+            return self._all_heard or not book.received
+        is_named = book.state is EpochState.SPOOLED and self._device_at.get(book.owner) == name
+        return claims[book.owner] > self._share and not (is_named and book.received)
+
+
+def _of_least_worth(idle: list[tuple[int, int, _T]], total: int, what: str) -> list[_T]:
+    """Return those that cost nothing, up to a part of all; if there are none, the one that costs least.
+
+    idle: each with its cost, the pairs that were received of it if it belongs to nobody; then the pairs of its device.
+    """
+    idle.sort(key=lambda one: one[:2])
+    count = sum(not cost for cost, _, _ in idle)
+    chosen = [name for _, _, name in idle[: max(1, min(count, total // _CROWD_PART))]]
+    if chosen:
+        text = "too many %s: %d are forgotten, which belong to nobody or to an endpoint that names too many"
+        log.warning(text, what, len(chosen))
+    return chosen
