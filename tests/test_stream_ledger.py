@@ -495,7 +495,7 @@ def test_two_rigs_of_one_name_with_a_spool_each_do_not_lose_each_others_pairs() 
 # Who may say that a pair is lost
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.lists(
         st.tuples(st.sampled_from(("hello", "bye", "here", "pair", "gave", "restart")), st.integers(0, 3)), max_size=40
@@ -575,7 +575,7 @@ def freed(head: int, *, epoch: str) -> Span:
     return span(head, head, epoch=epoch, goes_on=False)
 
 
-@settings(max_examples=300)
+@settings(max_examples=100)
 @given(
     st.integers(0, 3),
     st.lists(st.integers(0, 9), min_size=8, max_size=8),
