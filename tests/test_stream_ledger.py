@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 
 import pytest
 from hypothesis import given, settings
@@ -755,8 +756,8 @@ def test_an_endpoint_that_named_epochs_without_end_does_not_shut_out_another_rig
     kind: str, restarts: bool, names: int
 ) -> None:
     """Endpoint 1 lies; endpoint 0 has a rig from before, and another one that is new."""
-    limits = {"endpoints": 2, "max_epochs": 64, "max_devices": 32}
-    ledger = Ledger(**limits)
+    limited = partial(Ledger, endpoints=2, max_epochs=64, max_devices=32)
+    ledger = limited()
     ledger.receive_spans(here(span(0, 5)), 0, 0.0, 0)
     ledger.deliver(list(pulled(ledger))[:3])
     for number in range(400):
@@ -776,7 +777,7 @@ def test_an_endpoint_that_named_epochs_without_end_does_not_shut_out_another_rig
                     ledger.receive_announcement(hello(5, device=device, epoch=epoch, backfill=spooled), 1.0, 1)
     lost_before = ledger.stats().lost
     if restarts:
-        ledger = Ledger(stored(ledger), **limits)
+        ledger = limited(stored(ledger))
         with suppress(MalformedMessage):  # nothing is forgotten of what may belong to a rig that was not heard yet
             ledger.receive_announcement(hello(0, device="other", epoch=EPOCHS[9]), 600.0, 1)
     assert ledger.stats().lost >= lost_before  # what is forgotten stays counted
@@ -787,7 +788,7 @@ def test_an_endpoint_that_named_epochs_without_end_does_not_shut_out_another_rig
         one = pair(0, device="toddler", epoch=epoch)
         assert ledger.receive(one, 1000.0, 0)
         ledger.deliver([one])
-    assert len(ledger.cursor()["devices"]) <= limits["max_devices"]
+    assert len(ledger.cursor()["devices"]) <= 32
     again = [one for one in pulled(ledger) if one.header.epoch == EPOCHS[0]]
     assert seqs(again) == ([3, 4] if restarts else [])  # nothing twice, and what died in the queue once more
     assert lost(ledger) == []
