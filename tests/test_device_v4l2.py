@@ -101,6 +101,13 @@ def test_the_jpeg_of_two_cameras_is_forwarded_and_a_camera_without_it_gives_pixe
     assert (right["jpeg"], right["shape"]) == (None, [48, 64, 3])
 
 
+def test_the_exposure_time_is_set_in_the_drivers_units_and_the_automatic_one_is_off(
+    shots: Shots, tmp_path: Path
+) -> None:
+    shots("v4l2-sbs:both", count=1)
+    assert (tmp_path / "both.v4l2.controls").read_text() == "1 80"  # V4L2_EXPOSURE_MANUAL, 100 us
+
+
 @pytest.mark.parametrize("kind", ["v4l2-sbs", "v4l2-tb"])
 def test_one_camera_with_both_eyes_is_split_where_they_meet(shots: Shots, kind: str) -> None:
     (found,) = shots(f"{kind}:both", count=3)

@@ -28,7 +28,7 @@ def main(count: int, names: list[str]) -> None:
     for name in names:
         shots, error, code, fps = [], "", 0, None
         try:
-            with closing(open_camera(name, CameraSettings(size=(48, 64)))) as camera:
+            with closing(open_camera(name, CameraSettings(size=(48, 64), exposure_us=8000))) as camera:
                 fps = camera.fps
                 for shot in islice(camera, count):
                     if isinstance(shot, BadShot):

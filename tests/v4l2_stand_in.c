@@ -5,7 +5,7 @@ name set up the camera, for example "left+shift8+start300.v4l2":
   shiftN  its frames come N ms after the grid of 30 Hz that all devices share      startN  the first frame comes N ms after STREAMON
   stopN   no frame comes after the first N                                         slow    10 Hz, whatever rate is requested
   yuyv    no MJPEG                                                                 busy    buffers cannot be had, as while another program streams
-A frame is the file NAME.jpg beside the device, if it gives MJPEG. */
+A frame is the file NAME.jpg beside the device, if it gives MJPEG. NAME.controls receives the exposure: mode and time in 100 us. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -30,7 +30,8 @@ struct device {
     int fd, streaming, frames, count;
     unsigned width, height, format;
     long long shift_ns, start_ns, period_ns, next_ns;
-    int stop, yuyv, busy;
+    int stop, yuyv, busy, exposure_auto, exposure;
+    char controls[600];
     size_t jpeg_bytes;
     char *jpeg;
     struct buffer buffers[MAX_BUFFERS];
@@ -73,6 +74,7 @@ static struct device *device_of(int fd, int create) {
     device->width = 640;
     device->height = 480;
     snprintf(jpeg, sizeof jpeg, "%s.jpg", path);
+    snprintf(device->controls, sizeof device->controls, "%s.controls", path);
     FILE *file = fopen(jpeg, "rb");
     if (file) {
         device->jpeg = malloc(BUFFER_BYTES);
@@ -175,6 +177,26 @@ static int answer(struct device *device, unsigned long request, void *argument) 
         it->timestamp.tv_sec = buffer->at_ns / 1000000000;
         it->timestamp.tv_usec = buffer->at_ns % 1000000000 / 1000;
         if (!device->yuyv && pwrite(device->fd, device->jpeg, device->jpeg_bytes, it->m.offset) < 0) return -1;
+        return 0;
+    }
+    case VIDIOC_QUERYCTRL: {
+        struct v4l2_queryctrl *it = argument;
+        if (it->id != V4L2_CID_EXPOSURE_AUTO && it->id != V4L2_CID_EXPOSURE_ABSOLUTE) return errno = EINVAL, -1;
+        it->type = V4L2_CTRL_TYPE_INTEGER;
+        it->minimum = 0;
+        it->maximum = 10000;
+        it->step = 1;
+        it->flags = 0;
+        return 0;
+    }
+    case VIDIOC_S_CTRL: {
+        struct v4l2_control *it = argument;
+        if (it->id == V4L2_CID_EXPOSURE_AUTO) device->exposure_auto = it->value;
+        if (it->id == V4L2_CID_EXPOSURE_ABSOLUTE) device->exposure = it->value;
+        FILE *file = fopen(device->controls, "w");
+        if (!file) return -1;
+        fprintf(file, "%d %d", device->exposure_auto, device->exposure);
+        fclose(file);
         return 0;
     }
     case VIDIOC_STREAMON: {

@@ -17,6 +17,10 @@ NETWORK = re.compile(rf"(?P<scheme>{_ADDRESS})(?P<layout>-sbs|-tb)?://", re.IGNO
 """How a network camera begins."""
 CLASS = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*(\?.*)?", re.DOTALL)
 """A class of one's own: package.module:Class, and perhaps options."""
+_ONE = {
+    "v4l2:0,2": ", or v4l2-sbs:0 or v4l2-tb:0 for one camera with both eyes",
+    "video:LEFT,RIGHT": ", or sbs:FILE or tb:FILE for one video with both eyes",
+}
 _TOKEN = re.compile(r"\\[\\,]|,|[^\\,]+|\\")
 _BETWEEN = re.compile(rf",(?={_ADDRESS}(?:-sbs|-tb)?://)", re.IGNORECASE)
 _SECRETS = (
@@ -54,7 +58,7 @@ def files(form: str, text: str) -> list[str]:
         else:
             names[-1] += token[1:] if len(token) == 2 and token[0] == "\\" else token
     if not all(names) or len(names) != len(expected.split(",")):
-        hint = r" (a comma in a name is written \,)" if given.count(",") > expected.count(",") else ""
+        hint = r" (a comma in a name is written \,)" if given.count(",") > expected.count(",") else _ONE.get(form, "")
         raise CameraError(f"{redacted(text)!r} does not name what to open: expected {form}{hint}")
     for name in names:
         if NETWORK.match(name):
