@@ -2,7 +2,8 @@
 
 It reads record by record, and compares each declared size with the bytes that are there before it uses it. A chunk with a wrong
 checksum is skipped by its length. Where the lengths themselves are wrong, the reader searches for the next chunk. So a flipped
-bit costs one chunk, and a file that was cut is read up to its last whole chunk. It holds one chunk in memory.
+bit costs one chunk, and a file that was cut is read up to its last whole chunk. It holds one chunk in memory. The work is bounded
+by the size of the file: bytes after decompression, and records.
 """
 
 from __future__ import annotations
@@ -24,6 +25,11 @@ from stream.errors import StreamError
 from stream.recording.mcap_writer import MAGIC, MAX_CHUNK_BYTES
 
 MAX_NAME_BYTES = 1024
+FREE_BYTES = 256 << 20
+MAX_RATIO = 1024
+"""A file may decompress to FREE_BYTES and this many times its own size. A byte of zstd can stand for 32 000."""
+FREE_RECORDS = 256
+"""A chunk may hold so many records, and one more for each byte that it has in the file. Numbers and times alone take 3 bytes."""
 
 _RECORD = struct.Struct("<BQ")
 _CHUNK = struct.Struct("<QQQII")
@@ -108,6 +114,8 @@ class McapReader:
         self.topics: dict[int, Topic] = {}
         self._schemas: dict[int, str] = {}
         self._buffer = bytearray()
+        self._allowed_bytes = FREE_BYTES + MAX_RATIO * self.size
+        """How much the chunks that come may decompress to."""
         self._read_footer()
         if self.cut and not MAGIC.startswith(self._read(0, len(MAGIC))):
             raise StreamError("it is not an MCAP file")
@@ -171,7 +179,8 @@ class McapReader:
     def _messages(self, record: _Record) -> Iterator[Message]:
         try:
             if record.opcode == Opcode.CHUNK:
-                yield from self._parse(self._content(record))
+                most = FREE_RECORDS + record.end - record.place
+                yield from self._parse(self._content(record), most)
             elif record.opcode in (Opcode.SCHEMA, Opcode.CHANNEL, Opcode.MESSAGE):
                 yield from self._read_record(record.opcode, self._load(record.content, record.end))
             elif record.opcode not in _IGNORED:
@@ -182,17 +191,23 @@ class McapReader:
     def _content(self, record: _Record) -> memoryview:
         """Return the records in a chunk. Raises ValueError for a wrong checksum or size."""
         chunk = _chunk(record)
-        if chunk is None or chunk.size > MAX_CHUNK_BYTES:
+        if chunk is None or chunk.size > min(MAX_CHUNK_BYTES, self._allowed_bytes):
             raise ValueError("a chunk is out of bounds")
+        self._allowed_bytes -= chunk.size
         content = _decompress(self._load(chunk.begin, record.end), chunk)
         if len(content) != chunk.size or (chunk.crc and zlib_ng.crc32(content) != chunk.crc):
             raise ValueError("a chunk is damaged")
         return content
 
-    def _parse(self, content: memoryview) -> Iterator[Message]:
-        """Yield the messages in a chunk. Raises ValueError for malformed records, after the messages before them."""
+    def _parse(self, content: memoryview, max_records: int) -> Iterator[Message]:
+        """Yield the messages in a chunk.
+
+        Raises ValueError for malformed records and for too many of them, after the messages before them.
+        """
         place = 0
-        while place < len(content):
+        for _ in range(max_records):
+            if place >= len(content):
+                return
             begin = place + _RECORD.size
             if begin > len(content):
                 raise ValueError("a record is cut off by the end of its chunk")
@@ -201,6 +216,8 @@ class McapReader:
             if place > len(content):
                 raise ValueError("a record reaches beyond its chunk")
             yield from self._read_record(opcode, content[begin:place])
+        if place < len(content):
+            raise ValueError(f"a chunk holds more than {max_records} records")
 
     def _read_record(self, opcode: int, content: memoryview) -> list[Message]:
         """Note the schema or the topic in a record, or return its message. Raises ValueError for a malformed record."""
