@@ -12,8 +12,7 @@ import cv2
 import numpy as np
 
 from stream.errors import ReportedError
-from stream.image import Image, Shape
-from stream.jpeg import jpeg_shape
+from stream.image import Image, Shape, jpeg_shape
 
 HARDWARE_SIZE = (720, 1280)
 HARDWARE_FPS = 30.0

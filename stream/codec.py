@@ -5,7 +5,7 @@ noisy camera images it saves nothing, measured 1.00-1.08). Everything from outsi
 header, checksum, and the image size that the data itself declares.
 
 One kind of damage remains undetected: a camera's JPEG with wrong or missing bits inside a scan decodes to wrong pixels (OpenCV
-hides libjpeg's warnings). `stream.jpeg` detects a missing end, a missing scan, and a scan that is too short for its size.
+hides libjpeg's warnings). `stream.image` detects a missing end, a missing scan, and a scan that is too short for its size.
 """
 
 from __future__ import annotations
@@ -20,8 +20,7 @@ import numpy as np
 from zlib_ng import zlib_ng
 
 from stream.errors import MalformedMessage
-from stream.image import MAX_EYE_BYTES, Image, Shape, check_sides
-from stream.jpeg import jpeg_shape
+from stream.image import MAX_EYE_BYTES, Image, Shape, check_sides, jpeg_shape
 from stream.pair import (
     CHECKSUM_BYTES,
     WIRE_VERSION,

@@ -1,9 +1,17 @@
-"""Bounds for images. This module needs NumPy only.
+"""Bounds for images, and what a JPEG file declares. This module needs NumPy only.
 
 Images are uint8 in OpenCV's channel order, [H, W] grey or [H, W, 3] **BGR**, from the camera to the learner's batch.
+
+What a JPEG declares is read from its markers without decoding it. The work of decoding is bounded there: a file of some hundred
+bytes can declare 8192x8192 pixels, or the same scan many times over. Markers, scans and progression are those of ITU-T T.81,
+annexes B, F and G.
 """
 
 from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +20,21 @@ MAX_SIDE = 8192
 """Largest accepted width or height, in pixels."""
 MAX_EYE_BYTES = 64 << 20
 """Largest accepted encoded image, in bytes."""
+
+MAX_JPEG_SEGMENTS = 1024
+MAX_JPEG_SCANS = 32
+"""Progressive files have about ten; thousands of empty scans are a known way to keep a decoder busy for minutes."""
+MAX_JPEG_VISITS = 12
+"""Scans of one component. Common encoders need six; each costs time for every block, however few bytes it has."""
+
+_SEQUENTIAL_BITS, _DC_BITS = 2, 1
+"""Fewest bits of a block: in a sequential scan a code for DC and an end of block, in a progressive scan of DC one bit."""
+_RUN_BITS, _RUN_BLOCKS = 15, 32767
+"""In a progressive scan of AC, this many bits can say of so many blocks that they are empty."""
+_UNSENT = 255
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
+"""What ends a scan's data: no stuffed zero, restart or fill byte."""
+_SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
 
 Image = NDArray[np.uint8]
 Shape = tuple[int, int, int]
@@ -22,3 +45,133 @@ def check_sides(height: int, width: int) -> None:
     """Raise ValueError for a height or width, in pixels, that cannot be sent."""
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
         raise ValueError(f"an image of {width}x{height} pixels cannot be sent: sides are 1 to {MAX_SIDE}")
+
+
+@dataclass(slots=True)
+class _Component:
+    """One component of a frame. blocks: its 8x8 blocks in a scan of its own; in_mcus: those in a scan with others."""
+
+    blocks: int
+    in_mcus: int
+    lowest: bytearray = field(default_factory=lambda: bytearray([_UNSENT] * 64))
+    """Of each coefficient in zigzag order, the lowest bit that was sent."""
+    visits: int = 0
+
+
+@dataclass(slots=True)
+class _Frame:
+    shape: Shape
+    is_progressive: bool
+    components: dict[int, _Component]
+
+
+def jpeg_shape(data: bytes) -> Shape:
+    """Return the height, width and channels that a complete JPEG file declares.
+
+    Bytes behind its end are tolerated: capture buffers are padded, and telephones append films. Raises ValueError for a JPEG that
+    cannot be sent: data that is no JPEG, is cut off, is larger than MAX_SIDE, has not 8 bits and 1 or 3 channels, uses arithmetic
+    or lossless coding, has too few bytes for its size, or sends a coefficient twice.
+    """
+    if not data.startswith(b"\xff\xd8\xff"):
+        raise ValueError("it is not a JPEG: no SOI marker at its start")
+    frame: _Frame | None = None
+    at, scans = 2, 0
+    for _ in range(MAX_JPEG_SEGMENTS):
+        marker, at = _marker(data, at)
+        if marker == 0xD9:
+            return _whole(frame)
+        body = data[at + 2 : at + max(2, int.from_bytes(data[at : at + 2]))]
+        at += 2 + len(body)
+        if marker in (*_SEQUENTIAL, _PROGRESSIVE):
+            if frame is not None:
+                raise ValueError("the JPEG has more than one frame")
+            frame = _read_frame(body, is_progressive=marker == _PROGRESSIVE)
+        elif marker == 0xDA:
+            scans += 1
+            if frame is None or scans > MAX_JPEG_SCANS:
+                raise ValueError(f"the JPEG has more than {MAX_JPEG_SCANS} scans, or one before its frame")
+            end = _MARKER_IN_SCAN.search(data, at)
+            if end is None:
+                break
+            _read_scan(frame, body, end.start() - at)
+            at = end.start()
+        elif marker < 0xC4 or marker in (0xC5, 0xC6, 0xC7, *range(0xC9, 0xCC), *range(0xCD, 0xD9)):
+            raise ValueError("the JPEG has no frame of a kind we read (baseline or progressive) at its start")
+    raise ValueError(f"the JPEG is cut off: no EOI marker within {MAX_JPEG_SEGMENTS} segments")
+
+
+def _marker(data: bytes, at: int) -> tuple[int, int]:
+    """Return the marker at a position, and the position behind it; fill bytes before it are skipped."""
+    begin = at
+    while data[at : at + 2] == b"\xff\xff" and at - begin < MAX_JPEG_SEGMENTS:
+        at += 1
+    if len(data) < at + 2:
+        raise ValueError("the JPEG is cut off: no EOI marker at its end")
+    if data[at] != 0xFF:
+        raise ValueError("the JPEG is damaged: no marker behind a segment")
+    return data[at + 1], at + 2
+
+
+def _read_frame(body: bytes, *, is_progressive: bool) -> _Frame:
+    """Read a SOF (start of frame) segment."""
+    if len(body) < 6:
+        raise ValueError("the JPEG is cut off in its frame header")
+    precision, height, width, channels = struct.unpack_from(">BHHB", body)
+    if precision != 8 or channels not in (1, 3):
+        raise ValueError(f"the JPEG has {channels} channels of {precision} bits; 1 or 3 of 8 bits can be sent")
+    check_sides(height, width)
+    rows = [(body[at], body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, len(body) - 2, 3)]
+    if len(rows) != channels or not all(1 <= side <= 4 for row in rows for side in row[1:]):
+        raise ValueError("the JPEG has a damaged frame header")
+    wide, high = max(row[1] for row in rows), max(row[2] for row in rows)
+    mcus = _parts(width, 8 * wide) * _parts(height, 8 * high)
+    components = {
+        name: _Component(_parts(width * h, 8 * wide) * _parts(height * v, 8 * high), mcus * h * v)
+        for name, h, v in rows
+    }
+    return _Frame((height, width, channels), is_progressive, components)
+
+
+def _read_scan(frame: _Frame, body: bytes, data_bytes: int) -> None:
+    """Check a SOS (start of scan) segment, which so many bytes of coded data follow, against what the scans before have sent."""
+    count = body[0] if body else 0
+    chosen = [frame.components.get(name) for name in body[1 : 1 + 2 * count : 2]]
+    if len(body) != 4 + 2 * count or not chosen or None in chosen:
+        raise ValueError("the JPEG has a damaged scan header")
+    components = [component for component in chosen if component is not None]
+    first, last, bits = (*body[-3:-1], body[-1]) if frame.is_progressive else (0, 63, 0)
+    before, now = bits >> 4, bits & 15
+    if frame.is_progressive and (first > last or last > 63 or (last > 0 if first == 0 else count > 1)):
+        raise ValueError("the JPEG has a damaged scan header")
+    for component in components:
+        component.visits += 1
+        if component.visits > MAX_JPEG_VISITS or set(component.lowest[first : last + 1]) != {before or _UNSENT}:
+            raise ValueError("the JPEG sends coefficients more than once, or out of order")
+        component.lowest[first : last + 1] = bytes([now]) * (last + 1 - first)
+    if before and now != before - 1:
+        raise ValueError("the JPEG has a damaged scan header")
+    blocks = sum(component.in_mcus if count > 1 else component.blocks for component in components)
+    if 8 * data_bytes < _fewest_bits(blocks, is_progressive=frame.is_progressive, first=first):
+        height, width, _ = frame.shape
+        raise ValueError(f"the JPEG is cut off: {data_bytes} bytes of a scan cannot hold {width}x{height} pixels")
+
+
+def _fewest_bits(blocks: int, *, is_progressive: bool, first: int) -> int:
+    """Return the number of bits that no scan of so many blocks goes below. first: its first coefficient."""
+    if not is_progressive:
+        return _SEQUENTIAL_BITS * blocks
+    return _DC_BITS * blocks if first == 0 else _RUN_BITS * blocks // _RUN_BLOCKS
+
+
+def _whole(frame: _Frame | None) -> Shape:
+    """Return the shape of a frame whose coefficients have all come. Raises ValueError for others."""
+    if frame is None:
+        raise ValueError("the JPEG has no frame of a kind we read (baseline or progressive) at its start")
+    if any(any(component.lowest) for component in frame.components.values()):
+        raise ValueError("the JPEG is cut off: a scan is missing")
+    return frame.shape
+
+
+def _parts(whole: int, part: int) -> int:
+    """Return how many parts of this size cover the whole."""
+    return -(-whole // part)

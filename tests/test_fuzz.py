@@ -31,8 +31,7 @@ from stream import codec
 from stream.codec import encode_pair
 from stream.errors import EndpointError, MalformedMessage, StreamError
 from stream.identity_set import IdentitySet
-from stream.image import MAX_SIDE, Image
-from stream.jpeg import jpeg_shape
+from stream.image import MAX_SIDE, Image, jpeg_shape
 from stream.live import announcements
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_messages import (

@@ -18,8 +18,7 @@ from hypothesis import strategies as st
 
 from stream.codec import decode, encode_pair, from_parts, to_parts
 from stream.errors import MalformedMessage
-from stream.image import MAX_EYE_BYTES, MAX_SIDE, Image
-from stream.jpeg import jpeg_shape
+from stream.image import MAX_EYE_BYTES, MAX_SIDE, Image, jpeg_shape
 from stream.pair import REASONS, Codec, EncodedPair
 
 EPOCH = "0123456789abcdef" * 2

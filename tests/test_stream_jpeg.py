@@ -12,8 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.codec import decode, encode_pair
-from stream.image import MAX_SIDE, Image
-from stream.jpeg import MAX_SCANS, MAX_SEGMENTS, jpeg_shape
+from stream.image import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, MAX_SIDE, Image, jpeg_shape
 
 EOI = b"\xff\xd9"
 
@@ -175,9 +174,9 @@ def test_a_size_is_held_by_two_bits_a_block_or_by_one_where_more_scans_follow(da
 
 def test_scans_and_segments_are_bounded_before_anything_is_decoded() -> None:
     head, scan, *_ = scans(jpeg(noise(8, 8)))
-    with pytest.raises(ValueError, match=f"more than {MAX_SCANS} scans|more than once"):
+    with pytest.raises(ValueError, match=f"more than {MAX_JPEG_SCANS} scans|more than once"):
         jpeg_shape(head + scan * 9999 + EOI)
-    with pytest.raises(ValueError, match=f"within {MAX_SEGMENTS} segments"):
+    with pytest.raises(ValueError, match=f"within {MAX_JPEG_SEGMENTS} segments"):
         jpeg_shape(head[:2] + b"\xff\xfe\0\x02" * 9999 + head[2:] + scan + EOI)
     with pytest.raises(ValueError, match="more than one frame"):
         jpeg_shape(head + head[2:] + scan + EOI)
