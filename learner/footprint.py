@@ -1,4 +1,4 @@
-"""Find out before a run begins whether a batch fits into memory: a forward pass on two pairs shows what each pair needs."""
+"""Find out before a run begins whether a batch fits into memory: forward passes on a few pairs show what each pair needs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from learner.objectives.contract import Batch
 from learner.trainer import Trainer
 
 PAIRS = 2
-"""The smallest batch."""
+"""The smallest batch, and what a larger one has more."""
 PEAK_PER_SAVED = 1.25
 """Bytes that a step needs at its peak for each byte kept for the backward pass; 1.03 to 1.17 were measured (docs/log.md)."""
 MOMENTS_AND_GRADIENT = 3
@@ -46,8 +46,16 @@ def require_room(trainer: Trainer, memory: Memory, free_bytes: int) -> None:
 def pair_bytes(trainer: Trainer) -> int:
     """Return the bytes that a step keeps of one pair from forward to backward, and those of the pair itself."""
     height, width = trainer.config.memory.canvas
-    image = torch.zeros(PAIRS, height, width, 3, dtype=torch.uint8, device=trainer.device)
-    batch = Batch(image, image.clone(), torch.full((PAIRS,), width / height, device=trainer.device))
+    as_bytes = height * width * 3
+    as_floats = 4 * as_bytes  # of one eye at a time
+    return (kept_bytes(trainer, 2 * PAIRS) - kept_bytes(trainer, PAIRS)) // PAIRS + 2 * as_bytes + as_floats
+
+
+def kept_bytes(trainer: Trainer, pairs: int) -> int:
+    """Return the bytes that a step on so many pairs keeps from forward to backward, weights apart."""
+    height, width = trainer.config.memory.canvas
+    image = torch.zeros(pairs, height, width, 3, dtype=torch.uint8, device=trainer.device)
+    batch = Batch(image, image.clone(), torch.full((pairs,), width / height, device=trainer.device))
     kept = {weight.untyped_storage().data_ptr(): 0 for weight in trainer.objective.trained()}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -57,9 +65,7 @@ def pair_bytes(trainer: Trainer) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         trainer.outcome(batch, torch.Generator(trainer.device).manual_seed(0))
-    as_bytes = height * width * 3
-    as_floats = 4 * as_bytes  # of one eye at a time
-    return sum(kept.values()) // PAIRS + 2 * as_bytes + as_floats
+    return sum(kept.values())
 
 
 def free_bytes(device: torch.device) -> int:
@@ -72,10 +78,11 @@ def free_bytes(device: torch.device) -> int:
 
 
 def _fixed_bytes(trainer: Trainer, memory: Memory) -> int:
-    """Return the bytes that a learner needs for any batch size: moments and gradient and, on the CPU, the slots.
+    """Return the bytes that a learner needs for any batch size: moments and gradient, terms of the batch and, on the CPU, slots.
 
     The slots are not filled yet, so they do not count as used memory.
     """
     trained = sum(weight.nbytes for weight in trainer.objective.trained())
     slots = memory.slots.left.nbytes + memory.slots.right.nbytes if trainer.device.type == "cpu" else 0
-    return MOMENTS_AND_GRADIENT * trained + slots
+    whole = 2 * kept_bytes(trainer, PAIRS) - kept_bytes(trainer, 2 * PAIRS)
+    return MOMENTS_AND_GRADIENT * trained + slots + max(0, whole)

@@ -112,7 +112,7 @@ class Trainer:
             self._update(len(priority))
         gauges = self._gauges(outcome)
         rolled_back = "" if is_refused else self._guarded(gauges)
-        loss = float(losses.mean()) + (0.0 if outcome.shared is None else float(outcome.shared))
+        loss = float(losses.mean()) + (0.0 if outcome.shared is None else float(outcome.shared.detach()))
         figures = loss, float(grad_norm), rate, float(priority.mean())
         # The 0 is `received`: the learner counts pairs, and the trainer does not know them.
         report = StepReport(self.steps, self.samples, 0, *figures, gauges=gauges, rolled_back=rolled_back)

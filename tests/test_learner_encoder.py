@@ -13,6 +13,8 @@ from torch import Tensor
 
 from learner.errors import SettingsError
 from learner.networks.encoder import Encoder, EncoderConfig
+from learner.networks.norm import SharedBatchNorm
+from learner.views.anywhere import TwoConfig
 
 Array = NDArray[np.float64]
 
@@ -163,21 +165,93 @@ def test_an_unknown_backbone_is_refused_with_names_near_it() -> None:
     assert "vit_tiny_patch16_224.nowhere" in refusal(EncoderConfig(backbone="vit_tiny_patch16_224.nowhere", depth=1))
 
 
+def without_own_sizes(backbone: str) -> Encoder:
+    return Encoder(EncoderConfig(backbone=backbone, depth=1 if backbone.startswith("vit") else None)).eval()
+
+
 @pytest.mark.parametrize(
-    ("backbone", "reason"),
+    ("backbone", "side", "count"),
     [
-        ("resnet18", "must be a vision transformer"),
-        ("swin_tiny_patch4_window7_224", "no [CLS] token"),
-        ("vit_medium_patch16_gap_240", "no [CLS] token"),
-        ("vit_small_patch16_18x2_224", "no [CLS] token with attention in its last block"),
-        ("xcit_nano_12_p16_224", "must be a vision transformer that takes images of any size"),
+        ("vit_tiny_patch16_224", 32, 4),
+        ("vit_small_patch14_dinov2", 28, 4),
+        ("vit_small_patch14_reg4_dinov2", 28, 4),
+        ("eva02_tiny_patch14_224", 28, 4),
+        ("convnext_atto", 64, 4),
+        ("resnet18", 64, 4),
     ],
 )
-def test_a_backbone_whose_class_token_cannot_look_is_refused_in_one_line(backbone: str, reason: str) -> None:
-    depth = 1 if backbone.startswith("vit") else None
-    message = refusal(EncoderConfig(backbone=backbone, depth=depth))
-    assert backbone in message
-    assert reason in message
+def test_every_backbone_has_tokens_beside_the_features_that_it_always_had(backbone: str, side: int, count: int) -> None:
+    encoder, rgb = without_own_sizes(backbone), images(2, 3, side, side)
+    features, tokens = encoder.tokens(rgb)
+    assert torch.allclose(features, encoder(rgb), atol=1e-5)
+    assert tokens.shape == (2, count, encoder.dim)
+
+
+@pytest.mark.parametrize(
+    "backbone", ["vit_tiny_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224"]
+)
+def test_a_transformer_that_sees_all_patches_in_another_order_says_the_same_of_each(backbone: str) -> None:
+    encoder = without_own_sizes(backbone)
+    rgb = images(2, 3, 4 * encoder.patch_size, 4 * encoder.patch_size)
+    features, tokens = encoder.tokens(rgb)
+    order = torch.stack([torch.randperm(16, generator=torch.Generator().manual_seed(seed)) for seed in (0, 1)])
+    again, turned = encoder.tokens(rgb, keep=order)
+    assert torch.allclose(again, features, atol=1e-4)
+    assert torch.allclose(turned, tokens.gather(1, order[..., None].expand_as(tokens)), atol=1e-4)
+    few, _ = encoder.tokens(rgb, keep=order[:, :3])
+    changed = rgb.clone()
+    row, column = divmod(int(order[0, 10]), 4)
+    changed[0, :, row * encoder.patch_size :, column * encoder.patch_size :][
+        :, : encoder.patch_size, : encoder.patch_size
+    ] = 0
+    assert torch.allclose(encoder.tokens(changed, keep=order[:, :3])[0], few, atol=1e-5)
+    assert torch.equal(encoder.tokens(rgb)[1], tokens)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "need"),
+    [
+        ("resnet18", "attention"),
+        ("resnet18", "some tokens"),
+        ("convnext_atto", "some tokens"),
+        ("vit_medium_patch16_gap_240", "attention"),
+        ("vit_small_patch16_18x2_224", "attention"),
+        ("xcit_nano_12_p16_224", "attention"),
+    ],
+)
+def test_what_a_backbone_lacks_is_refused_in_one_line_that_names_others(backbone: str, need: str) -> None:
+    with pytest.raises(
+        SettingsError, match=rf"^views needs .+, which backbone '{backbone}' lacks: take one such as deit"
+    ):
+        without_own_sizes(backbone).require(need, "views")
+    without_own_sizes("vit_tiny_patch16_224").require(need, "views")
+
+
+def test_a_size_that_a_backbone_does_not_take_is_refused_in_one_line() -> None:
+    encoder = without_own_sizes("mixer_s32_224")
+    encoder.require_sizes(TwoConfig(size=224), "size")
+    with pytest.raises(
+        SettingsError, match=r"^views: size 32 is no size of images that backbone 'mixer_s32_224' takes$"
+    ):
+        encoder.require_sizes(TwoConfig(size=32), "size")
+
+
+def test_a_batch_norm_moves_only_after_a_step_and_is_loaded_by_timm() -> None:
+    encoder = Encoder(EncoderConfig(backbone="resnet18"))
+    reference = timm.create_model("resnet18", num_classes=0)
+    reference.load_state_dict(encoder.backbone.state_dict())
+    before = {name: value.clone() for name, value in encoder.state_dict().items()}
+    rgb = images(4, 3, 64, 64)
+    found, expected = encoder.train()(rgb), reference.train()((rgb - encoder.mean) / encoder.std)
+    assert torch.allclose(found, expected, atol=1e-4)
+    assert all(torch.equal(value, before[name]) for name, value in encoder.state_dict().items())
+    for part in encoder.modules():
+        if isinstance(part, SharedBatchNorm):
+            part.after_step()
+    for name, value in reference.state_dict().items():
+        if "running" in name:
+            assert torch.allclose(encoder.backbone.state_dict()[name], value, rtol=1e-3, atol=1e-5), name
+    assert torch.allclose(encoder.eval()(rgb), reference.eval()((rgb - encoder.mean) / encoder.std), atol=1e-3)
 
 
 def test_sizes_that_no_transformer_has_are_refused_in_one_line() -> None:

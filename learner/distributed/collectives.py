@@ -102,6 +102,32 @@ def all_rows(rows: Tensor) -> Tensor:
     return gathered
 
 
+def everyone(rows: Tensor) -> Tensor:
+    """Gather the rows of all processes as `all_rows`, with gradient: each process gets that of all losses for its own rows.
+
+    Gradients are averaged over the processes afterwards (`average_`), so a term that every process computes counts once.
+    """
+    return rows if count() == 1 else _Everyone.apply(rows)
+
+
+def shared_mean(values: Tensor) -> Tensor:
+    """Return the mean of a tensor over the processes, with gradient."""
+    return values if count() == 1 else everyone(values[None]).mean(0)
+
+
+class _Everyone(torch.autograd.Function):
+    @staticmethod
+    def forward(_context: Any, rows: Tensor) -> Tensor:
+        return all_rows(rows)
+
+    @staticmethod
+    def backward(_context: Any, *gradients: Tensor) -> Tensor:
+        total = gradients[0].contiguous()
+        with _lost_processes():
+            dist.all_reduce(total)
+        return own_rows(total)
+
+
 def own_rows(rows: Tensor) -> Tensor:
     """Return the rows of this process out of those of `all_rows`: [B, ...] to [B / count, ...]."""
     return rows.chunk(count())[number()]

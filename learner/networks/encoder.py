@@ -1,13 +1,16 @@
-"""The encoder: a vision transformer of timm, from pixels to features, and the attention of its `[CLS]` token.
+"""The encoder: a backbone of timm, from pixels to features, its tokens, and the attention of its `[CLS]` token.
 
-Any timm model with a class token and an attention layer in its last block can be used. A hook behind the softmax of that layer
-reads the attention map, so that models with rotary embeddings, query norms or registers need no code here; later layers are not
-computed. The only cost is that this one layer runs unfused while the attention is read.
+Any timm model can be used, a convolutional one too. What an objective or its views need and a backbone lacks is refused:
+attention, for which it must have a class token and an attention layer in its last block, or tokens of some patches. A hook behind
+the softmax of that layer reads the attention map, so that models with rotary embeddings, query norms or registers need no code
+here; later layers are not computed. The only cost is that this one layer runs unfused while the attention is read.
 """
 
 from __future__ import annotations
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.errors import SettingsError
+from learner.networks.norm import share_statistics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +27,7 @@ class EncoderConfig:
     """The backbone, and the changes of its sizes."""
 
     backbone: str = "deit_small_patch16_224"
-    """Any timm model with a [CLS] token (timm.list_models('vit*'))."""
+    """Any timm model (timm.list_models()); guided views need one with a [CLS] token."""
     image_size: int | None = None
     """Side in pixels its position embedding is made for; None keeps the backbone's own."""
     patch_size: int | None = None
@@ -52,8 +56,18 @@ class EncoderConfig:
         return {"num_classes": 0} | {name: value for name, value in changed.items() if value is not None}
 
 
+NEEDS = {
+    "attention": "the attention of a [CLS] token in the last block",
+    "some tokens": "a backbone that can see some of its patches only",
+}
+EXAMPLES = ("deit_small_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224")
+
+
 class Encoder(nn.Module):
-    """Maps RGB in [0, 1], float [B, 3, H, W], to features [B, D]. H and W are any multiples of the patch size."""
+    """Maps RGB in [0, 1], float [B, 3, H, W], to features [B, D]. H and W are any multiples of the patch size.
+
+    shares_statistics: whether the features of an image depend on its batch, by a batch norm.
+    """
 
     mean: Tensor
     std: Tensor
@@ -63,7 +77,10 @@ class Encoder(nn.Module):
         self.config = config
         self.backbone: Any = create_backbone(config)  # timm is untyped; nn.Module would hide its attributes
         self.dim: int = self.backbone.num_features
-        self.patch_size: int = self.backbone.patch_embed.feat_ratio()  # pixels, behind a convolutional stem too
+        self.prefix: int = getattr(self.backbone, "num_prefix_tokens", 0)  # tokens before those of the patches
+        stem: Any = getattr(self.backbone, "patch_embed", None)
+        self.patch_size: int = stem.feat_ratio() if hasattr(stem, "feat_ratio") else 1  # pixels; 1: images of any size
+        self.shares_statistics = share_statistics(self.backbone)
         norm = self.backbone.pretrained_cfg
         self.register_buffer("mean", torch.tensor(norm["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(norm["std"]).view(3, 1, 1), persistent=False)
@@ -78,18 +95,85 @@ class Encoder(nn.Module):
         """Return the attention of `[CLS]` to the patches in the last block: float [B, heads, h, w], each map sums to 1."""
         weights = self._last_weights((rgb - self.mean) / self.std)
         # In float32 even where the backbone uses bfloat16: a position in bfloat16 would move a window by pixels.
-        to_patches = weights[:, :, 0, self.backbone.num_prefix_tokens :].float()
+        to_patches = weights[:, :, 0, self.prefix :].float()
         height, width = rgb.shape[-2] // self.patch_size, rgb.shape[-1] // self.patch_size
         maps = to_patches.reshape(*to_patches.shape[:2], height, width)
         return maps / maps.sum((-2, -1), keepdim=True)
 
+    def tokens(self, rgb: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Return the features, [B, D], and the tokens of the patches, [B, T, D], in the order of lines of text.
+
+        keep: int [B, n], the numbers of the patches that the backbone sees (`require("some", ...)`); the tokens are then theirs.
+        """
+        with self._only(keep):
+            found = self.backbone.forward_features((rgb - self.mean) / self.std)
+        features: Tensor = self.backbone.forward_head(found, pre_logits=True)
+        if found.ndim == 3:
+            return features, found[:, self.prefix :]
+        return features, found.flatten(2).mT if found.shape[1] == self.dim else found.flatten(1, 2)  # a map of channels
+
+    @contextmanager
+    def _only(self, keep: Tensor | None) -> Iterator[None]:
+        """Let the backbone see only these patches inside the context: chosen where timm's dropout of patches would be."""
+        layer, prefix = getattr(self.backbone, "patch_drop", None), self.prefix
+
+        def kept(tokens: Tensor) -> Tensor:
+            assert keep is not None
+            chosen = tokens[:, prefix:].gather(1, keep[..., None].expand(-1, -1, tokens.shape[-1]))
+            return torch.cat([tokens[:, :prefix], chosen], 1)
+
+        if keep is None:
+            yield
+        elif layer is not None:
+            with layer.register_forward_hook(lambda _layer, _inputs, tokens: kept(tokens)):
+                yield
+        else:  # rotary embeddings are chosen too
+            self.backbone.patch_drop = lambda tokens: (kept(tokens), keep)
+            try:
+                yield
+            finally:
+                self.backbone.patch_drop = None
+
+    def require(self, need: str, who: str) -> None:
+        """Raise SettingsError if the backbone lacks what somebody needs, a key of NEEDS; who: begins the message."""
+        layer = getattr(getattr(self.backbone, "blocks", [None])[-1], "attn", None)
+        # One with a temperature is XCiT's, between channels.
+        has_attention = (
+            hasattr(layer, "attn_drop") and hasattr(layer, "fused_attn") and not hasattr(layer, "temperature")
+        )
+        has = {
+            "attention": has_attention and self.prefix > 0 and getattr(self.backbone, "cls_token", None) is not None,
+            "some tokens": hasattr(self.backbone, "patch_drop"),
+        }
+        if not has[need]:
+            raise SettingsError(
+                f"{who} needs {NEEDS[need]}, which backbone {self.config.backbone!r} lacks: "
+                f"take one such as {', '.join(EXAMPLES)}"
+            )
+
     def require_sizes(self, settings: Any, *names: str) -> None:
         """Raise SettingsError if one of these sizes of images, in pixels, does not suit the backbone."""
         for name in names:
-            if getattr(settings, name) % self.patch_size:
+            size = getattr(settings, name)
+            if size % self.patch_size:
                 raise SettingsError(
-                    f"{settings.label}: {name} {getattr(settings, name)} must be a multiple of the patch size {self.patch_size}"
+                    f"{settings.label}: {name} {size} must be a multiple of the patch size {self.patch_size}"
                 )
+            if self.patch_size == 1 and not self._takes(size):
+                raise SettingsError(
+                    f"{settings.label}: {name} {size} is no size of images that backbone {self.config.backbone!r} takes"
+                )
+
+    @torch.no_grad()
+    def _takes(self, size: int) -> bool:
+        was_training = self.training
+        try:
+            self.eval()(torch.zeros(1, 3, size, size, device=self.mean.device))
+        except (AssertionError, RuntimeError, ValueError):
+            return False
+        finally:
+            self.train(was_training)
+        return True
 
     def _last_weights(self, normalised: Tensor) -> Tensor:
         """Return the output of the softmax in the attention of the last block: [B, heads, tokens, tokens]."""
@@ -119,7 +203,7 @@ def _stop_with_weights(_module: nn.Module, _inputs: object, weights: Tensor) -> 
 def create_backbone(config: EncoderConfig) -> Any:
     """Return the timm model of `config` at its random start.
 
-    Raises SettingsError if timm does not know it, cannot build it with these sizes, or it has no attention of a `[CLS]` token.
+    Raises SettingsError if timm does not know it or cannot build it with these sizes.
     """
     known = timm.list_models()
     if config.backbone.split(".")[0] not in known:
@@ -128,17 +212,13 @@ def create_backbone(config: EncoderConfig) -> Any:
         hint = f"; did you mean {', '.join(near)}?" if near else "; timm.list_models('vit*') names some"
         raise SettingsError(f"timm knows no backbone {config.backbone!r}{hint}")
     try:
-        backbone = timm.create_model(config.backbone, dynamic_img_size=True, **config.timm_arguments())
+        try:
+            return timm.create_model(config.backbone, dynamic_img_size=True, **config.timm_arguments())
+        except TypeError as error:
+            if "dynamic_img_size" not in str(error):
+                raise
+            return timm.create_model(config.backbone, **config.timm_arguments())  # such as a convolutional one
     except (TypeError, RuntimeError, AssertionError, ValueError) as error:
         raise SettingsError(
-            f"backbone {config.backbone!r} cannot be built with {config.timm_arguments()}: it must be a vision transformer "
-            f"that takes images of any size ({' '.join(str(error).split())})"
+            f"backbone {config.backbone!r} cannot be built with {config.timm_arguments()}: {' '.join(str(error).split())}"
         ) from error
-    layer = getattr(getattr(backbone, "blocks", [None])[-1], "attn", None)
-    is_readable = hasattr(layer, "attn_drop") and hasattr(layer, "fused_attn")
-    if getattr(backbone, "cls_token", None) is None or not is_readable:
-        raise SettingsError(
-            f"backbone {config.backbone!r} has no [CLS] token with attention in its last block, which the crops are guided by; "
-            "take a vision transformer such as deit_small_patch16_224"
-        )
-    return backbone

@@ -30,7 +30,7 @@ from learner.objectives.contract import Batch, Kit, Meaning, Objective, Objectiv
 from learner.parts.heads import PrototypeProjector
 from learner.parts.losses import pairwise_cosines, repulsion, repulsion_from_others, sinkhorn
 from learner.parts.network import Ema, Network
-from learner.parts.targets import target_gauges
+from learner.parts.targets import TARGET_MEANINGS, target_gauges
 from learner.views.guided import GuidedConfig
 
 _STREAM = {"centring": "sinkhorn", "repelled_by": "pairs", "repulsion": 0.2, "repulsion_temperature": 0.1}
@@ -99,12 +99,10 @@ class BabyAgent(Objective[BabyAgentConfig]):
         "kl": Meaning(
             "nats", "Mean KL of the student's answer from the teacher's target: what the reservoir ranks by."
         ),
-        "teacher_entropy": Meaning("nats", "Mean entropy of the teacher's target, 0 to ln of the prototypes."),
-        "prototypes_in_use": Meaning("", "Perplexity of the batch's mean target, 1 to the number of prototypes."),
         "crop_cosine": Meaning("", "Mean cosine between the crops of a pair, 1 where they are one point."),
-        "teacher_information": Meaning("ratio", "What a target tells about its pair, of the most there can be."),
-        "student_information": Meaning("ratio", "What of it the student knows; near 0 it answers alike to all."),
+        **TARGET_MEANINGS,
     }
+    shared_statistics = "Sinkhorn's targets are those of the whole batch"
     centre: Tensor
 
     def __init__(self, config: BabyAgentConfig, kit: Kit) -> None:

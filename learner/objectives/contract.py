@@ -98,6 +98,8 @@ class Objective(nn.Module, ABC, Generic[ConfigT]):
     settings: ClassVar[type[ObjectiveConfig]]
     meanings: ClassVar[Mapping[str, Meaning]] = {}
     """The meaning of each gauge in its outcomes."""
+    shared_statistics: ClassVar[str] = ""
+    """The reason why a pair that is not finite spoils the losses of its batch, where it does; the step is refused in any case."""
     views: MakeViews
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -119,21 +121,28 @@ class Objective(nn.Module, ABC, Generic[ConfigT]):
         """Return the parameters that the optimiser may change."""
         return (weight for weight in self.parameters() if weight.requires_grad)
 
+    def rate_factors(self) -> Mapping[nn.Module, float]:
+        """Return the parts whose learning rate is not that of the others, with its factor."""
+        return {}
+
     def groups(self) -> list[dict[str, Any]]:
-        """Return the groups of parameters for the optimiser; `rate_factor` in a group multiplies its learning rate."""
-        if self.config.decay_biases:
-            return [{"params": list(self.trained())}]
-        named = [(name, weight) for name, weight in self.named_parameters() if weight.requires_grad]
-        is_spared = [weight.ndim < 2 or name.endswith(("token", "pos_embed")) for name, weight in named]
-        rest, spared = (
-            [one for (_, one), each in zip(named, is_spared, strict=True) if each is now] for now in (False, True)
-        )
-        return [{"params": rest}, {"params": spared, "weight_decay": 0.0}]
+        """Return the groups of parameters for the optimiser, each with the factor of its learning rate."""
+        factors = {weight: factor for part, factor in self.rate_factors().items() for weight in part.parameters()}
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        for name, weight in self.named_parameters():
+            is_spared = not self.config.decay_biases and (weight.ndim < 2 or name.endswith(("token", "pos_embed")))
+            if weight.requires_grad:
+                groups.setdefault((factors.get(weight, 1.0), is_spared), []).append(weight)
+        spared: dict[bool, dict[str, Any]] = {True: {"weight_decay": 0.0}, False: {}}
+        return [{"params": some, "rate_factor": key[0]} | spared[key[1]] for key, some in groups.items()]
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Let each part that has an `after_step` move: copies, queues, clusters. Called once after each step of the optimiser."""
-        for part in list(self.modules())[1:]:
+        """Let each part that has an `after_step` move, inner ones first: copies, queues, clusters.
+
+        Called once after each step of the optimiser; it is the place for work between steps.
+        """
+        for part in reversed(list(self.modules())[1:]):
             if move := getattr(part, "after_step", None):
                 move()
 

@@ -1,13 +1,11 @@
 """InfoNCE between the eyes: a crop of the right eye has to find the left eye of its own pair among the left eyes of the batch.
 
-The loss is NT-Xent (Chen et al. 2020, SimCLR, section 2.1). As in MoCo v3 (Chen et al. 2021, section 3), a momentum encoder
-computes the keys, and the keys are those of the batch; there is no queue. It has one direction: the student's crops of the right
-eye are the queries, the teacher's focused crops of the left eyes are the keys. With q_in the unit projection of crop n of pair i,
-and k_j that of the teacher's crop of pair j:
+As in MoCo v3 (Chen et al. 2021, section 3), a momentum encoder computes the keys, and these are those of the batch. With q_in the
+unit projection of crop n of the right eye of pair i, and k_j the teacher's of the focused crop of the left eye of pair j:
 
     loss_i = mean_n -log( exp(q_in k_i / temperature) / sum_j exp(q_in k_j / temperature) )
 
-The target is one-hot and has no entropy, so KL(target || student) is this cross-entropy, and the priority is the loss.
+The target is one-hot and has no entropy: KL(target || student) is this cross-entropy.
 """
 
 from __future__ import annotations
@@ -31,7 +29,7 @@ from learner.views.guided import GuidedConfig
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveConfig(ObjectiveConfig, GuidedConfig):
-    """The temperature of MoCo v3, with the views of the original experiment, which are part of it as in version 0.1.0."""
+    """The temperature of MoCo v3. Its views are part of it, as in version 0.1.0."""
 
     name: ClassVar[str] = "contrastive"
     label: ClassVar[str] = "objective"

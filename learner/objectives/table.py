@@ -5,11 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from learner.objectives.babyagent import BabyAgent
+from learner.objectives.byol import BYOL
 from learner.objectives.contract import Objective
 from learner.objectives.contrastive import Contrastive
+from learner.objectives.deepcluster import DeepCluster
+from learner.objectives.mae import MAE
+from learner.objectives.moco import MoCo
+from learner.objectives.simclr import SimCLR
+from learner.objectives.vicreg import VICReg
+from learner.views.anywhere import MultiConfig, TwoConfig
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
 from learner.views.guided import GuidedConfig
+from learner.views.masks import MasksConfig
 
-OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in (BabyAgent, Contrastive)}
-VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in (GuidedConfig, DefaultViews)}
+_OBJECTIVES = (BabyAgent, Contrastive, SimCLR, MoCo, BYOL, VICReg, MAE, DeepCluster)
+OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
+_VIEWS = (DefaultViews, GuidedConfig, TwoConfig, MultiConfig, MasksConfig)
+VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 
@@ -41,3 +42,37 @@ class UnitProjector(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Map features, float [B, dim], to projections [B, D]."""
         return F.normalize(self.mlp(features), dim=-1)
+
+
+def mlp(dim: int, *widths: int) -> nn.Sequential:
+    """Return linear layers of these widths, with a layer norm and a GELU between two: a projector or a predictor.
+
+    The published ones have batch norms, whose statistics would tie the pairs of a batch, and its processes, together.
+    """
+    layers: list[nn.Module] = []
+    for before, width in zip((dim, *widths), widths, strict=False):
+        layers += [nn.Linear(before, width), nn.LayerNorm(width), nn.GELU()]
+    return nn.Sequential(*layers[:-2])
+
+
+class Decoder(nn.Module):
+    """Guesses the pixels of hidden patches from the tokens of the others (He et al. 2022, MAE, section 3)."""
+
+    def __init__(self, dim: int, width: int, depth: int, heads: int, *, patches: int, out: int) -> None:
+        super().__init__()
+        self.enter = nn.Linear(dim, width)
+        self.mask_token = nn.Parameter(torch.zeros(1, 1, width))
+        self.pos_embed = nn.Parameter(torch.zeros(1, patches, width))
+        self.blocks = nn.Sequential(*(Block(width, heads) for _ in range(depth)))
+        self.leave = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, out))
+        nn.init.trunc_normal_(self.pos_embed, std=0.02)
+        nn.init.trunc_normal_(self.mask_token, std=0.02)
+
+    def forward(self, tokens: Tensor, shown: Tensor, hidden: Tensor) -> Tensor:
+        """Map tokens [B, n, dim] of the patches `shown`, int [B, n], to the values [B, m, out] of those `hidden`, int [B, m]."""
+        order = torch.cat([shown, hidden], 1)
+        known = self.enter(tokens)
+        guesses = self.mask_token.expand(*hidden.shape, -1).to(known.dtype)
+        places = self.pos_embed.expand(len(order), -1, -1).gather(1, order[..., None].expand(-1, -1, known.shape[-1]))
+        found: Tensor = self.leave(self.blocks(torch.cat([known, guesses], 1) + places)[:, shown.shape[1] :])
+        return found

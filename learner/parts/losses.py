@@ -63,3 +63,35 @@ def info_nce(
     unseen = broken if hidden is None else broken | hidden
     logits = (cosines / temperature).masked_fill(unseen, -torch.inf)
     return F.cross_entropy(logits, own, reduction="none"), cosines.detach()
+
+
+def nt_xent(own: Tensor, everyones: Tensor, first: int, temperature: float) -> Tensor:
+    """Return NT-Xent over all views of all pairs, [B]: each view has to find the other views of its pair among all others.
+
+    own: unit [B, V, D]; everyones: unit [M, V, D], of which those of this process begin at `first`. For two views it is
+    equation 1 of Chen et al. 2020 (SimCLR); of more, the mean over the views that belong together. A view that is not finite is
+    seen by its own pair only, which it spoils.
+    """
+    count, views = own.shape[:2]
+    keys = everyones.flatten(0, 1)
+    numbers = torch.arange(len(keys), device=own.device)
+    mine = numbers[first * views : (first + count) * views, None]
+    itself, same = numbers == mine, numbers // views == mine // views
+    broken = ~keys.isfinite().all(-1)
+    with torch.autocast(own.device.type, enabled=False):
+        cosines = own.flatten(0, 1) @ keys.nan_to_num(0.0, 0.0, 0.0).T
+    log_shares = F.log_softmax((cosines / temperature).masked_fill(itself | broken, -torch.inf), -1)
+    found = -log_shares.where(same & ~itself, 0.0).sum(-1) / (views - 1)
+    return found.view(count, views).mean(1)
+
+
+def variance_hinge(rows: Tensor, target: float = 1.0) -> Tensor:
+    """Return the mean over the columns of [B, D] of what their standard deviation lacks (Bardes et al. 2022, VICReg, eq. 1)."""
+    return F.relu(target - (rows.var(0) + 1e-4).sqrt()).mean()
+
+
+def covariance(rows: Tensor) -> Tensor:
+    """Return the sum of the squared covariances between two columns of [B, D], divided by D (VICReg, equation 4)."""
+    centred = rows - rows.mean(0)
+    squares = (centred.T @ centred / (len(rows) - 1)).square()
+    return (squares.sum() - squares.diagonal().sum()) / rows.shape[1]

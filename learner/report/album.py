@@ -16,6 +16,7 @@ from torch import Tensor
 from learner.loop import Learner
 from learner.memory import pictures
 from learner.memory.memory import Draw
+from learner.objectives.contract import Batch, Objective
 from learner.report.pictures import WIDEST
 from learner.runs.reading import Album
 
@@ -48,11 +49,15 @@ def views_of(learner: Learner, slots: NDArray[np.intp]) -> Album:
     """
     draw = Draw(np.zeros(len(slots), np.int64), slots, 0)
     generator = torch.Generator(learner.device).manual_seed(learner.config.seed)
-    pictures = learner.objective.pictures(learner.memory.batch(draw, learner.device), generator)
-    return {name: _array(values) for name, values in pictures.items()} | {
+    return pictures_of(learner.objective, learner.memory.batch(draw, learner.device), generator) | {
         "viewed_left": _unsqueezed(learner, learner.memory.slots.left, slots),
         "viewed_right": _unsqueezed(learner, learner.memory.slots.right, slots),
     }
+
+
+def pictures_of(objective: Objective[Any], batch: Batch, generator: torch.Generator) -> Album:
+    """Return the pictures that an objective brings, as arrays."""
+    return {name: _array(values) for name, values in objective.pictures(batch, generator).items()}
 
 
 def _array(values: Tensor) -> NDArray[Any]:

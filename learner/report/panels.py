@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from html import escape
 from typing import Any
 
 from numpy.typing import NDArray
@@ -34,10 +35,36 @@ Arrays = NDArray[Any]
 
 def view_panels(album: Mapping[str, Arrays]) -> str:
     """Return a panel for each viewed pair of an album (`learner.report.album.views_of`); empty if it has none."""
-    if not all(name in album for name in _COLUMNS):
-        return ""
-    rows = zip(*(album[name] for name in _COLUMNS), strict=False)
-    return "".join(_panel(dict(zip(_COLUMNS, row, strict=True))) for row in rows)
+    if all(name in album for name in _COLUMNS):
+        rows = zip(*(album[name] for name in _COLUMNS), strict=False)
+        return "".join(_panel(dict(zip(_COLUMNS, row, strict=True))) for row in rows)
+    eyes = [name for name in ("viewed_left", "viewed_right") if name in album]
+    names = eyes + [name for name, values in album.items() if is_picture(name, values)]
+    return "".join(_plain_panel(album, names, row) for row in range(len(album[eyes[0]]))) if eyes else ""
+
+
+def is_picture(name: str, values: Arrays) -> bool:
+    """Return whether an array of an album is what an objective saw: images [n, S, S, 3] or [n, N, S, S, 3]."""
+    return (
+        values.ndim in (4, 5) and values.shape[-1] == 3 and not name.startswith(("received", "viewed", "high", "low"))
+    )
+
+
+def _plain_panel(album: Mapping[str, Arrays], names: Sequence[str], row: int) -> str:
+    """Return both eyes of a pair, and below each kind of pictures of it in a line."""
+    photos = {
+        name: [
+            photo(image, f"{name.replace('_', ' ')}") for image in album[name][row].reshape(-1, *album[name].shape[-3:])
+        ]
+        for name in names
+    }
+    eyes = [one for name in names if name.startswith("viewed") for one in photos[name]]
+    below = "".join(
+        f"<h4>{escape(name.replace('_', ' '))}</h4>{grid(some, 'views')}"
+        for name, some in photos.items()
+        if not name.startswith("viewed")
+    )
+    return f'<article class="panel">{grid(eyes, "eyes")}<div class="below">{below}</div></article>'
 
 
 def _panel(pair: Mapping[str, Arrays]) -> str:

@@ -42,6 +42,16 @@ class Views:
         found = [network(views.flatten(0, 1)).view(*views.shape[:2], -1) for views in sizes]
         return found[0] if len(found) == 1 else cat(found, 1)
 
+    @property
+    def rest(self) -> Views:
+        """All but the first large view."""
+        return Views(self.large[:, 1:], self.small)
+
+    @property
+    def only_large(self) -> Views:
+        """The large ones alone."""
+        return Views(self.large, self.small[:, :0])
+
     def pictures(self) -> dict[str, Tensor]:
         """Return what a person sees of them, by name: images [B, n, 3, S, S] in [0, 1], or numbers that place them."""
         return {name: views for name, views in (("large", self.large), ("small", self.small)) if views.shape[1]}

@@ -69,6 +69,18 @@ def windows_inside(window: Tensor, count: int, *, scale: tuple[float, float], ge
     return torch.cat([centre + shift * (1 - share[..., None]) * half, half * share[..., None]], -1)
 
 
+def windows_anywhere(aspect: Tensor, count: int, *, scale: tuple[float, float], generator: Generator) -> Tensor:
+    """Return `count` random windows for each image, square on the scene and wholly inside: [B, N, 4].
+
+    aspect: [B]. Their sides are the image's shorter side times a uniform factor within `scale`; each place is equally likely.
+    """
+    shape, device = (len(aspect), count), aspect.device
+    half = torch.empty(shape, device=device).uniform_(*scale, generator=generator) * aspect.clamp_max(1)[:, None] / 2
+    halves = torch.stack([half / aspect[:, None], half], -1)
+    place = torch.rand((*shape, 2), device=device, generator=generator)
+    return torch.cat([halves + place * (1 - 2 * halves), halves], -1)
+
+
 def crop(images: Tensor, windows: Tensor, size: int) -> Tensor:
     """Cut `windows` [B, N, 4] out of images [B, H, W, 3], bilinear: float [B * N, 3, size, size] in 0 to 255."""
     planes, count = images.permute(0, 3, 1, 2).float(), windows.shape[1]

@@ -1,0 +1,76 @@
+"""MoCo: a view has to find the other view of its pair among the keys of the last pairs (He et al. 2020, section 3.1).
+
+With q the unit projection of a view, k that of the pair's first view by a momentum copy, and k_1 ... k_K a queue of earlier keys:
+
+    loss = -log( exp(q k / temperature) / (exp(q k / temperature) + sum_j exp(q k_j / temperature)) )
+
+and the mean over the views. No pair of the same batch is a negative, so each loss depends on its own pair only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from torch import Generator
+
+from learner.bounds import Count, Momentum, Positive
+from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
+from learner.parts.heads import UnitProjector
+from learner.parts.network import Ema, Network
+from learner.parts.queue import Queue
+from learner.views.anywhere import MultiConfig, TwoConfig
+from learner.views.guided import GuidedConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MoCoConfig(ObjectiveConfig):
+    """The numbers of MoCo v2, with a shorter queue, because a stream changes."""
+
+    name: ClassVar[str] = "moco"
+    takes = (TwoConfig, MultiConfig, GuidedConfig)
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"hidden": 256, "projection": 64, "queue": 1024, "momentum": 0.99}
+    }
+
+    hidden: Count = 2048
+    """Width of the hidden layer of the projector."""
+    projection: Count = 256
+    """Width of a projection."""
+    queue: Count = 4096
+    """K, the keys of earlier pairs."""
+    momentum: Momentum = 0.996
+    """Of the copy that makes the keys, after each step."""
+    temperature: Positive = 0.2
+    """Temperature of the softmax over the own key and the queue."""
+
+
+class MoCo(Objective[MoCoConfig]):
+    """The student, the copy that makes the keys, and the queue."""
+
+    meanings: ClassVar[Mapping[str, Meaning]] = {"found": Meaning("ratio", "Views whose nearest key is their own.")}
+
+    def __init__(self, config: MoCoConfig, kit: Kit) -> None:
+        super().__init__(config, kit)
+        encoder = kit.encoder()
+        self.student = Network(encoder, UnitProjector(encoder.dim, config.hidden, config.projection))
+        self.teacher = Ema(self.student, config.momentum)
+        self.queue = Queue(config.queue, config.projection)
+        self.views = kit.views(self.teacher.encoder)
+
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        """Return the cross-entropy of each pair's own key."""
+        views = self.views(batch, generator)
+        keys = self.teacher(views.large[:, 0])
+        self.queue.push(keys)
+        features = views.rest.through(self.student.encoder)
+        queries = self.student.project(features)
+        with torch.autocast(queries.device.type, enabled=False):
+            own, others = (queries * keys[:, None]).sum(-1, keepdim=True), queries @ self.queue.rows.T
+        logits = torch.cat([own, others], -1) / self.config.temperature
+        losses = -F.log_softmax(logits, -1)[..., 0].mean(1)
+        found = (logits.detach().argmax(-1) == 0).float().mean()
+        return Outcome(losses, features[:, 0], gauges={"found": found})

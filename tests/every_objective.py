@@ -1,0 +1,108 @@
+"""Every objective of the table, small, with batches and views for it: nothing here knows one of them by name."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import sys
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from learner.config import LearnerConfig, preset
+from learner.distributed import collectives
+from learner.memory.config import MemoryConfig
+from learner.networks.encoder import EncoderConfig
+from learner.objectives.contract import Batch, Objective, Outcome, Views
+from learner.objectives.table import OBJECTIVES
+from learner.pacing import PacingConfig
+from learner.schedule import ScheduleConfig
+from learner.trainer import Trainer
+
+ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
+COUNT = 6
+CPU = torch.device("cpu")
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def some_pairs(count: int = COUNT, seed: int = 0) -> Batch:
+    """Smooth random pairs, the right eye the left one moved."""
+    coarse = torch.rand(count, 3, 4, 5, generator=seeded(seed))
+    left = (nn.functional.interpolate(coarse, (24, 32), mode="bilinear").permute(0, 2, 3, 1) * 255).to(torch.uint8)
+    return Batch(left, left.roll(2, dims=2), torch.full((count,), 4 / 3))
+
+
+def small(name: str, **changes: Any) -> LearnerConfig:
+    """The settings of an objective at the size `cpu`, with a tiny encoder."""
+    config = preset("cpu", OBJECTIVES[name])
+    return dataclasses.replace(
+        config,
+        encoder=ENCODER,
+        memory=MemoryConfig(capacity=24, fresh_capacity=16, canvas=(24, 32)),
+        pacing=PacingConfig(replay_ratio=4.0, batch_size=COUNT),
+        schedule=ScheduleConfig(learning_rate=1e-3, warmup_steps=2),
+        **changes,
+    )
+
+
+def trainer(name: str, seed: int = 0) -> Trainer:
+    """With networks past their random start, so that no term is trivial: they differ, and tell images apart."""
+    made = Trainer(small(name, seed=seed), CPU)
+    generator = seeded(seed + 1)
+    with torch.no_grad():
+        for weight in made.objective.parameters():
+            if weight.ndim > 1:
+                weight.add_(0.1 * torch.randn(weight.shape, generator=generator))
+    return made
+
+
+def total(outcome: Outcome) -> Tensor:
+    return outcome.losses.mean() + (0.0 if outcome.shared is None else outcome.shared)
+
+
+def selected(views: Views, rows: Tensor) -> Views:
+    """The views of some pairs of a batch."""
+    return type(views)(*(getattr(views, field.name)[rows] for field in dataclasses.fields(views)))
+
+
+def see(objective: Objective[Any], views: Views) -> None:
+    """Let the objective see these views, whatever the batch is."""
+    objective.views = lambda _batch, _generator: views
+
+
+def part_of_a_step(name: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Losses, shared term and gradient of this process's part of one batch; those of the gradient are of the whole batch."""
+    made, batch = trainer(name), some_pairs()
+    rows = collectives.own_rows(torch.arange(COUNT))
+    see(made.objective, selected(made.objective.views(batch, seeded()), rows))
+    outcome = made.outcome(Batch(batch.left[rows], batch.right[rows], batch.aspect[rows]), seeded())
+    torch.autograd.backward(total(outcome))
+    gradients = [weight.grad for weight in made.objective.trained() if weight.grad is not None]
+    collectives.average_(gradients)
+    shared = torch.zeros(()) if outcome.shared is None else outcome.shared.detach()
+    return outcome.losses.detach(), shared, torch.cat([one.flatten() for one in gradients])
+
+
+def born(number: int, count: int, folder: str) -> int:
+    """Start one of several processes, which leaves what it comes to in the folder."""
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=count)
+        torch.save({name: part_of_a_step(name) for name in OBJECTIVES}, f"{folder}/{number}")
+        code = 0
+    finally:
+        os._exit(code)
+
+
+if __name__ == "__main__":  # how many processes, and the folder for what they come to; repeated
+    torch.set_num_threads(1)
+    for processes, where in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+        pids = [born(number, int(processes), where) for number in range(int(processes))]
+        codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in pids]
+        assert not any(codes), codes

@@ -1,0 +1,232 @@
+"""What every objective of the table keeps to. An exception is declared by its class, with a reason."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, Literal, cast, get_args, get_origin, get_type_hints
+
+import every_objective
+import pytest
+import torch
+from every_objective import COUNT, part_of_a_step, see, seeded, selected, small, some_pairs, total, trainer
+from msgspec import Meta
+from torch import Tensor
+
+from learner.config import LearnerConfig, to_plain
+from learner.errors import SettingsError
+from learner.footprint import PAIRS, kept_bytes
+from learner.objectives.contract import Outcome
+from learner.objectives.table import OBJECTIVES, VIEWS
+from learner.report.album import pictures_of
+from learner.report.panels import view_panels
+from learner.runs.settings import from_plain
+from learner.trainer import Trainer
+
+pytestmark = [pytest.mark.usefixtures("one_thread"), pytest.mark.parametrize("name", OBJECTIVES)]
+
+
+def state(made: Trainer) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in made.objective.state_dict().items()}
+
+
+def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+def outcome_of(made: Trainer, seed: int = 0) -> Outcome:
+    return made.outcome(some_pairs(), seeded(seed))
+
+
+def test_each_pair_has_a_finite_loss_features_and_a_priority(name: str) -> None:
+    outcome = outcome_of(trainer(name))
+    assert outcome.losses.shape == outcome.ranked_by.shape == (COUNT,)
+    assert outcome.features.shape == (COUNT, 32)
+    assert outcome.losses.isfinite().all()
+    assert outcome.features.isfinite().all()
+    assert outcome.losses.requires_grad
+    assert not outcome.ranked_by.requires_grad
+    assert (outcome.ranked_by >= 0).all()
+    assert outcome.shared is None or outcome.shared.shape == ()
+
+
+def test_pairs_in_another_order_have_their_losses_in_that_order(name: str) -> None:
+    made, order = trainer(name), torch.tensor([3, 0, 5, 1, 4, 2])
+    views = made.objective.views(some_pairs(), seeded())
+    see(made.objective, views)
+    straight = outcome_of(made)
+    see(made.objective, selected(views, order))
+    turned = outcome_of(made)
+    assert torch.allclose(turned.losses, straight.losses[order], rtol=1e-4, atol=1e-5)
+    assert torch.allclose(turned.ranked_by, straight.ranked_by[order], rtol=1e-3, atol=1e-5)
+    assert torch.allclose(total(turned), total(straight), rtol=1e-4)
+
+
+def test_gradient_reaches_every_trained_weight_and_nothing_else(name: str) -> None:
+    made = trainer(name)
+    torch.autograd.backward(total(outcome_of(made)))
+    trained = {id(weight) for weight in made.objective.trained()}
+    for key, weight in made.objective.named_parameters():
+        assert (weight.grad is not None and bool(weight.grad.any())) == (id(weight) in trained), key
+    assert {id(weight) for group in made.objective.groups() for weight in group["params"]} == trained
+
+
+def test_an_equal_generator_gives_an_equal_outcome_and_another_one_another(name: str) -> None:
+    made = trainer(name)
+    assert torch.equal(outcome_of(made).losses, outcome_of(made).losses)
+    assert not torch.equal(outcome_of(made).losses, outcome_of(made, 1).losses)
+
+
+def test_the_whole_state_travels_in_its_state_dict(name: str) -> None:
+    first, second = trainer(name, 1), trainer(name, 2)
+    first.step(some_pairs())
+    second.load_state_dict(copy.deepcopy(first.state_dict()), first.generator.get_state())
+    losses = [[made.step(some_pairs(seed=seed)).report.loss for seed in (1, 2)] for made in (first, second)]
+    assert losses[0] == losses[1]
+    assert same(state(first), state(second))
+
+
+def test_a_step_that_is_refused_leaves_no_trace(name: str) -> None:
+    made = trainer(name)
+    made.step(some_pairs())
+    before, moments = state(made), copy.deepcopy(made.optimizer.state_dict()["state"])
+    objective = type(made.objective)
+    made.objective.__class__ = type(
+        "Odd",
+        (objective,),
+        {
+            "forward": lambda self, *all_: dataclasses.replace(
+                objective.forward(self, *all_), priority=-torch.ones(COUNT)
+            )
+        },
+    )
+    assert made.step(some_pairs(seed=1)).is_refused
+    assert same(state(made), before)
+    now = made.optimizer.state_dict()["state"]
+    assert all(torch.equal(value[key], now[number][key]) for number, value in moments.items() for key in value)
+
+
+def test_a_pair_that_is_not_finite_spoils_its_own_loss_only_and_its_step_is_refused(name: str) -> None:
+    made = trainer(name)
+    views = made.objective.views(some_pairs(), seeded())
+    views.large[3], views.small[3] = torch.nan, torch.nan
+    see(made.objective, views)
+    before = state(made)
+    step = made.step(some_pairs())
+    assert step.is_refused
+    assert same(state(made), before)
+    expected = [True] * COUNT if made.objective.shared_statistics else [row == 3 for row in range(COUNT)]
+    assert step.is_bad.tolist() == expected
+
+
+def test_in_bfloat16_the_losses_are_nearly_the_same(name: str) -> None:
+    made = trainer(name)
+    see(made.objective, made.objective.views(some_pairs(), seeded()))
+    exact = outcome_of(made)
+    with torch.autocast("cpu", torch.bfloat16):
+        rough = outcome_of(made)
+    assert rough.losses.dtype == torch.float32
+    assert torch.allclose(rough.losses.mean(), exact.losses.mean(), rtol=0.1)
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+    """What two and three processes come to, each with its part of the batch: one start for all objectives."""
+    folders = {count: tmp_path_factory.mktemp(f"of-{count}") for count in (2, 3)}
+    words = [str(word) for pair in folders.items() for word in pair]
+    path = os.pathsep.join([str(Path(every_objective.__file__).parent), *sys.path])
+    subprocess.run(
+        [sys.executable, every_objective.__file__, *words],
+        env=os.environ | {"PYTHONPATH": path},
+        timeout=400,
+        check=True,
+    )
+    return {count: [torch.load(folder / str(number)) for number in range(count)] for count, folder in folders.items()}
+
+
+def test_several_processes_come_to_what_one_does(name: str, shared: dict[int, list[dict[str, Any]]]) -> None:
+    losses, term, gradient = part_of_a_step(name)
+    for parts in shared.values():
+        assert torch.allclose(torch.cat([part[name][0] for part in parts]), losses, rtol=1e-4, atol=1e-5)
+        for part in parts:
+            assert torch.allclose(part[name][1], term, rtol=1e-4)
+            assert torch.allclose(part[name][2], gradient, rtol=1e-3, atol=1e-5 + 1e-4 * float(gradient.abs().max()))
+
+
+def test_every_gauge_has_a_meaning(name: str) -> None:
+    made = trainer(name)
+    assert outcome_of(made).gauges.keys() == made.objective.meanings.keys()
+    assert made.step(some_pairs()).report.gauges.keys() == made.meanings.keys()
+    for meaning in made.meanings.values():
+        assert meaning.text.endswith(".")
+
+
+def test_its_pictures_are_drawn(name: str) -> None:
+    made = trainer(name)
+    eyes = some_pairs(2)
+    album = pictures_of(made.objective, eyes, seeded())
+    assert view_panels(album | {"viewed_left": eyes.left.numpy(), "viewed_right": eyes.right.numpy()}).count("<svg") > 4
+
+
+def test_the_footprint_is_right_within_a_fifth(name: str) -> None:
+    made = trainer(name)
+    few, some, many = (kept_bytes(made, count) for count in (PAIRS, 2 * PAIRS, 24))
+    assert few + (some - few) / PAIRS * (24 - PAIRS) == pytest.approx(many, rel=0.2)
+
+
+RISES = {"moco": "its queue begins with random keys, which are easier to tell from the own one than those of pairs"}
+
+
+def test_thirty_steps_on_an_easy_stream_lower_the_loss(name: str) -> None:
+    made = Trainer(small(name), torch.device("cpu"))
+    losses = [made.step(some_pairs(8, seed=step % 2)).report.loss for step in range(30)]
+    assert (sum(losses[-6:]) < sum(losses[:6])) is (name not in RISES)
+
+
+def test_each_bound_of_its_settings_is_refused_in_one_line(name: str) -> None:
+    config: Any = small(name).objective
+    bounded = 0
+    for field, hint in get_type_hints(cast(Any, type(config)), include_extras=True).items():
+        beyond: list[Any] = ["none"] if get_origin(hint) is Literal else []
+        for meta in (one for one in get_args(hint)[1:] if isinstance(one, Meta)):
+            limits = ((meta.gt, 0), (meta.ge, -1), (meta.lt, 0), (meta.le, 1))
+            beyond += [limit + step for limit, step in limits if limit is not None]
+            beyond += [float("nan")]
+        for value in beyond:
+            bounded += 1
+            with pytest.raises(SettingsError, match=rf"^objective: {field} must be .+, got .+$"):
+                dataclasses.replace(config, **{field: value})
+    assert bounded or not dataclasses.fields(config)
+
+
+def test_views_that_it_does_not_take_are_refused_in_one_line(name: str) -> None:
+    config = small(name)
+    for kind in VIEWS.values():
+        views = kind.for_preset("cpu")
+        if kind.name == "default" or isinstance(views, config.objective.takes):
+            dataclasses.replace(config, views=views)
+        else:
+            with pytest.raises(
+                SettingsError, match=rf"^objective {name} cannot take views {kind.name}: choose --views \w+"
+            ):
+                dataclasses.replace(config, views=views)
+
+
+def test_it_trains_on_each_kind_of_views_that_it_takes(name: str) -> None:
+    for kind in OBJECTIVES[name].settings.takes:
+        made = Trainer(
+            small(name) if isinstance(small(name).objective, kind) else with_views(name, kind), torch.device("cpu")
+        )
+        assert not made.step(some_pairs()).is_refused
+
+
+def with_views(name: str, kind: Any) -> LearnerConfig:
+    return dataclasses.replace(small(name), views=kind.for_preset("cpu"))
+
+
+def test_its_settings_are_read_back_as_they_were_written(name: str) -> None:
+    assert from_plain(to_plain(small(name))) == small(name)

@@ -1,0 +1,176 @@
+"""The loss of each objective against its formula in NumPy, one number after the other, from what its networks put out."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from every_objective import COUNT, see, seeded, small, some_pairs, trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.objectives.byol import BYOL
+from learner.objectives.contract import Outcome, Views
+from learner.objectives.deepcluster import DeepCluster, DeepClusterConfig
+from learner.objectives.mae import MAE
+from learner.objectives.moco import MoCo
+from learner.objectives.simclr import SimCLR
+from learner.objectives.vicreg import VICReg
+from learner.parts.clusters import k_means
+from learner.parts.queue import Queue
+from learner.trainer import Trainer
+from learner.views.anywhere import MultiConfig
+from learner.views.masks import MaskedViews
+
+Array = NDArray[np.float64]
+pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+def numpy(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def unit(rows: Array) -> Array:
+    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
+
+
+def made(name: str, *, multi: bool = False) -> tuple[Any, Views, Outcome]:
+    """An objective, the views that it sees, and its outcome."""
+    start = trainer(name)
+    if multi:
+        start = Trainer(dataclasses.replace(small(name), views=MultiConfig.for_preset("cpu")), torch.device("cpu"))
+    views = start.objective.views(some_pairs(), seeded())
+    see(start.objective, views)
+    return start.objective, views, start.outcome(some_pairs(), seeded())
+
+
+def each(views: Views) -> list[Tensor]:
+    return [*views.large.unbind(1), *views.small.unbind(1)]
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_simclr_tells_each_view_of_a_pair_from_all_views_of_the_others(multi: bool) -> None:
+    objective, views, outcome = made("simclr", multi=multi)
+    assert isinstance(objective, SimCLR)
+    z = np.stack([unit(numpy(objective.student(view))) for view in each(views)], 1)
+    losses = []
+    for i in range(COUNT):
+        terms = []
+        for v in range(z.shape[1]):
+            others = [(j, w) for j in range(COUNT) for w in range(z.shape[1]) if (j, w) != (i, v)]
+            total = sum(math.exp(z[i, v] @ z[j, w] / objective.config.temperature) for j, w in others)
+            terms += [
+                -math.log(math.exp(z[i, v] @ z[i, w] / objective.config.temperature) / total)
+                for w in range(z.shape[1])
+                if w != v
+            ]
+        losses.append(np.mean(terms))
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_moco_finds_the_own_key_among_those_of_the_queue(multi: bool) -> None:
+    objective, views, outcome = made("moco", multi=multi)
+    assert isinstance(objective, MoCo)
+    keys, queue = numpy(objective.teacher(views.large[:, 0])), numpy(objective.queue.rows)
+    losses = np.zeros(COUNT)
+    for view in each(views)[1:]:
+        for i, query in enumerate(numpy(objective.student(view))):
+            own = math.exp(query @ keys[i] / objective.config.temperature)
+            others = sum(math.exp(query @ other / objective.config.temperature) for other in queue)
+            losses[i] -= math.log(own / (own + others)) / (len(each(views)) - 1)
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
+    objective.after_step()
+    assert np.allclose(numpy(objective.queue.rows)[:COUNT], keys, atol=1e-6)
+
+
+def test_a_queue_forgets_the_oldest_rows_first() -> None:
+    queue, rows = Queue(5, 3), torch.nn.functional.normalize(torch.randn(8, 3, generator=seeded()), dim=-1)
+    for some in rows.view(4, 2, 3):
+        queue.push(some)
+        queue.after_step()
+    assert {tuple(row) for row in queue.rows.tolist()} == {tuple(row) for row in rows[3:].tolist()}
+
+
+@pytest.mark.parametrize("multi", [False, True])
+def test_byol_guesses_what_the_copy_says_of_another_view(multi: bool) -> None:
+    objective, views, outcome = made("byol", multi=multi)
+    assert isinstance(objective, BYOL)
+    guesses = [unit(numpy(objective.predictor(objective.student(view)))) for view in each(views)]
+    targets = [unit(numpy(objective.teacher(view))) for view in views.large.unbind(1)]
+    terms = [2 - 2 * (p * z).sum(-1) for v, p in enumerate(guesses) for g, z in enumerate(targets) if v != g]
+    assert np.allclose(numpy(outcome.losses), np.mean(terms, 0), rtol=1e-4, atol=1e-6)
+
+
+def test_vicreg_is_its_three_terms() -> None:
+    objective, views, outcome = made("vicreg")
+    assert isinstance(objective, VICReg)
+    one, other = (numpy(objective.student(view)) for view in each(views))
+    assert np.allclose(numpy(outcome.losses), 25 * ((one - other) ** 2).mean(1), rtol=1e-4)
+    hinges, covariances = [], []
+    for z in (one, other):
+        hinges.append(np.maximum(0, 1 - np.sqrt(z.var(0, ddof=1) + 1e-4)).mean())
+        matrix = np.cov(z.T)
+        covariances.append(((matrix**2).sum() - (np.diag(matrix) ** 2).sum()) / z.shape[1])
+    assert outcome.shared is not None
+    assert float(outcome.shared.detach()) == pytest.approx(25 * sum(hinges) / 2 + sum(covariances), rel=1e-4)
+
+
+def test_mae_guesses_the_scaled_pixels_of_the_hidden_patches() -> None:
+    objective, views, outcome = made("mae")
+    assert isinstance(objective, MAE)
+    assert isinstance(views, MaskedViews)
+    images, hidden, shown = numpy(views.large[:, 0]), views.hidden.numpy(), views.shown.numpy()
+    assert [sorted((*one, *other)) for one, other in zip(shown.tolist(), hidden.tolist(), strict=True)] == [
+        [*range(16)]
+    ] * 6
+    assert hidden.shape[1] == 12
+    _, tokens = objective.student.encoder.tokens(views.large[:, 0], keep=views.shown)
+    guesses = numpy(objective.decoder(tokens, views.shown, views.hidden))
+    losses = np.zeros(COUNT)
+    for i in range(COUNT):
+        for guess, patch in zip(guesses[i], hidden[i], strict=True):
+            row, column = divmod(int(patch), 4)
+            pixels = images[i, :, 8 * row : 8 * row + 8, 8 * column : 8 * column + 8].reshape(-1)
+            scaled = (pixels - pixels.mean()) / np.sqrt(pixels.var(ddof=1) + 1e-6)
+            losses[i] += ((guess - scaled) ** 2).mean() / hidden.shape[1]
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
+
+
+def test_deepcluster_guesses_the_cluster_of_the_pair() -> None:
+    objective, views, outcome = made("deepcluster")
+    assert isinstance(objective, DeepCluster)
+    z, centres = [numpy(objective.student(view)) for view in each(views)], numpy(objective.clusters.centres)
+    labels = (unit(np.mean(z, 0)) @ centres.T).argmax(1)
+    losses = np.zeros(COUNT)
+    for view in z:
+        weights = np.exp(view @ centres.T / objective.config.temperature)
+        losses -= np.log(weights[np.arange(COUNT), labels] / weights.sum(1)) / len(z)
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
+
+
+def test_the_clusters_are_found_again_between_steps_once_the_queue_is_full() -> None:
+    objective = DeepClusterConfig(hidden=32, projection=16, recent=12, every_steps=2, clusters=3)
+    made = Trainer(dataclasses.replace(small("deepcluster"), objective=objective), torch.device("cpu"))
+    clusters: Any = made.objective.clusters
+    start = clusters.centres.clone()
+    made.step(some_pairs())
+    assert torch.equal(clusters.centres, start)
+    made.step(some_pairs(seed=1))
+    assert torch.allclose(clusters.centres, k_means(clusters.queue.rows, start, 10), atol=1e-6)
+    assert not torch.equal(clusters.centres, start)
+
+
+def test_k_means_finds_three_heaps_and_leaves_no_centre_without_rows() -> None:
+    heaps = torch.eye(3).repeat_interleave(10, 0) + 0.05 * torch.randn(30, 3, generator=seeded())
+    rows = torch.nn.functional.normalize(heaps, dim=-1)
+    centres = k_means(
+        rows, torch.nn.functional.normalize(torch.tensor([[1.0, 0, 0], [1, 0.1, 0], [-1, -1, -1]]), dim=-1), 10
+    )
+    own = (rows @ centres.T).argmax(1).view(3, 10)
+    assert (own == own[:, :1]).all()
+    assert len(set(own[:, 0].tolist())) == 3
