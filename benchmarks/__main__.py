@@ -17,6 +17,7 @@ BENCHES = {
     "demo": ("demo", "Does the installation work? A simulated rig and a learner over TCP for about two minutes."),
     "faults": ("faults.bench", "Is a pair ever lost without being counted, or learned twice, whatever fails?"),
     "fleet": ("fleet.bench", "How many rigs can one learner receive, and what does receiving cost?"),
+    "floods": ("floods.bench", "Do rigs and learners keep their memory and their honest peers while they are flooded?"),
     "gpu": ("gpu.bench", "Is it right on a GPU, how fast is it there, and does it learn? One command, minutes."),
     "junk": ("junk.bench", "Do spoiled pairs score above real ones, and what does memory do with them?"),
     "learning": ("learning", "Do the features get better while the rig walks?"),

@@ -53,6 +53,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "buffer": {"shared"},
         "faults": {"shared"},
         "fleet": {"shared"},
+        "floods": {"shared"},
         "gpu": {"shared", "step"},
         "junk": {"shared"},
         "page": {"shared"},

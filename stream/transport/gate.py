@@ -26,6 +26,7 @@ RESERVED_DESCRIPTORS = 256
 """Descriptors of a process that connections leave to everything else: spool, store, cameras, pages."""
 MAX_CONNECTIONS = 128
 """Most connections of a bound socket; a rig keeps pairs for 64 consumers."""
+SMALL_BYTES = 64 << 10
 _TEXTS = {
     "crowd": "a connection from {host} was cut off: there are too many (at most {limit})",
     "flood": "a connection from {host} was cut off: it sent more than the messages that belong here",
@@ -98,12 +99,11 @@ class Gate(Closeable):
             if one is None or not self._counts:
                 return self._crowd.bounds.unconfirmed_bytes
             self._look(one)
-            room_bytes = self._crowd.room_bytes(one)
-            if one.unconfirmed_bytes == 0:  # whoever has read everything gets an answer, whatever others leave unread
-                return room_bytes
             if self._crowd.room_bytes() <= 0:
                 self._look_at_all()
-            return min(room_bytes, self._crowd.room_bytes())
+            room_bytes = min(self._crowd.room_bytes(one), self._crowd.room_bytes())
+            # Whoever has read everything gets a little, whatever others leave unread.
+            return room_bytes if one.unconfirmed_bytes else max(room_bytes, SMALL_BYTES)
 
     def sent(self, descriptor: int, size_bytes: int) -> None:
         """Note that so many bytes were given to ZeroMQ for a connection."""
