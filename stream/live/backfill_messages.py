@@ -29,7 +29,7 @@ MAX_EPOCHS = 4096
 MAX_LOST_RANGES = 4096
 MAX_ROWS = 4096
 MAX_CREDIT_BYTES = 4 << 20
-"""Largest credit. A consumer that sends requests and never reads the replies takes a few times as much of the rig's memory."""
+"""Largest credit. A rig sends less to a consumer that leaves replies unread."""
 
 MIN_CELSIUS, MAX_CELSIUS = -100.0, 200.0
 """Bounds of any plausible temperature."""

@@ -40,6 +40,8 @@ QUEUED_BYTES = 64 << 20
 allowed. Beyond it, the subscriber that is behind for longest is cut off."""
 EXCESS_BYTES = 16 << 20
 """Beyond it by so much, a pair is dropped."""
+TRACKED_BYTES = 1 << 20
+"""Of so many bytes of pairs, one part tells when it is free; each costs some 50 microseconds."""
 FULL_S = 0.01
 """Seconds between two looks at queues that hold too much."""
 _BOUNDS = Bounds(pending_bytes=16 << 10, all_pending_bytes=1 << 20)
@@ -231,9 +233,7 @@ class Publisher(Closeable):
         if not self._queued.has_room(size_bytes, self._wait_s if self._waits else None, self._gate.cut_stuck):
             return False
         *parts, right = codec.to_parts(pair)
-        frame = zmq.Frame(right, track=True, copy=False, copy_threshold=0)
-        self._queued.add(frame.tracker, size_bytes)
-        return self._put([*parts, frame], self._wait_s)
+        return self._put([*parts, self._queued.tracked(right, size_bytes)], self._wait_s)
 
     def _announce(self, kind: type[Announcement], next_seq: int, wait_s: float) -> bool:
         has_spool = self.backfill is not None
@@ -246,12 +246,19 @@ class _Queued:
 
     def __init__(self, high_water: int) -> None:
         self._pairs: deque[tuple[zmq.MessageTracker, int]] = deque()
-        self._bytes = 0
+        self._bytes = self._untracked_bytes = 0
         self._full_queue = high_water + 2
 
-    def add(self, tracker: zmq.MessageTracker, size_bytes: int) -> None:
-        self._pairs.append((tracker, size_bytes))
+    def tracked(self, right: bytes, size_bytes: int) -> bytes | zmq.Frame:
+        """Count a pair and return its last part; the part of every TRACKED_BYTES tells when ZeroMQ has freed it."""
         self._bytes += size_bytes
+        self._untracked_bytes += size_bytes
+        if self._untracked_bytes < TRACKED_BYTES:
+            return right
+        frame = zmq.Frame(right, track=True, copy=False, copy_threshold=0)
+        self._pairs.append((frame.tracker, self._untracked_bytes))
+        self._untracked_bytes = 0
+        return frame
 
     def has_room(self, size_bytes: int, wait_s: float | None, cut_stuck: Callable[[], None]) -> bool:
         """Return whether a pair of this size may be sent. wait_s: how long to wait for room; None: make room by `cut_stuck`."""
@@ -271,5 +278,5 @@ class _Queued:
         bound_bytes = max(QUEUED_BYTES, self._full_queue * size_bytes)
         if self._bytes + size_bytes > bound_bytes:  # perhaps only the oldest pairs are still held
             self._pairs = deque(one for one in self._pairs if not one[0].done)
-            self._bytes = sum(size for _, size in self._pairs)
+            self._bytes = self._untracked_bytes + sum(size for _, size in self._pairs)
         return self._bytes + size_bytes - bound_bytes

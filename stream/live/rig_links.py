@@ -33,9 +33,11 @@ RECONNECT_IVL_MAX_MS = 500
 """Longest pause between two attempts to connect. With it, a live pair arrives within about a second after a link is back."""
 MAX_MESSAGE_BYTES = 2 * MAX_EYE_BYTES + (32 << 20)
 """The largest pair, and what belongs to the next one until ZeroMQ stops reading."""
-BOUNDS = Bounds(pending_bytes=MAX_MESSAGE_BYTES, all_pending_bytes=MAX_MESSAGE_BYTES, each_pending_bytes=1 << 20)
-"""What rigs may leave in ZeroMQ's memory. All of them together may leave as much as one, so that a hundred rigs take no more than
-one; each adds a pair of a usual size."""
+BOUNDS = Bounds(pending_bytes=MAX_MESSAGE_BYTES, all_pending_bytes=MAX_MESSAGE_BYTES, each_pending_bytes=2 << 20)
+"""What rigs may leave in ZeroMQ's memory. All of them together may leave as much as one; each connection adds a few pairs of a
+usual size."""
+MAX_REPLIES = 4
+"""Replies of one spool that ZeroMQ holds. The number is fixed: ZeroMQ (4.3.5) can wait for ever if it is changed later."""
 MAX_PART_BYTES = MAX_EYE_BYTES + CURVE_OVERHEAD_BYTES
 
 
@@ -69,11 +71,11 @@ class RigLinks:
         self._next = 0
         try:
             for number, address in enumerate(addresses):
-                live = self._open(zmq.SUB, receive_high_water=high_water)
+                live = self._open(zmq.SUB, high_water)
                 live.socket.set(zmq.SUBSCRIBE, b"")
                 self._live.append(live)
                 live.dial(address)
-                spool = self._open(zmq.DEALER, receive_high_water=1)
+                spool = self._open(zmq.DEALER, MAX_REPLIES)
                 spool.socket.set(zmq.SNDHWM, HIGH_WATER)
                 spool.socket.set(zmq.IMMEDIATE, 1)  # a request to a rig that is away is not kept for later
                 self.spools.append(BackfillClient(spool, new_plan(number)))
@@ -127,9 +129,9 @@ class RigLinks:
         self._gate.close()
         self._context.term()
 
-    def _open(self, kind: int, *, receive_high_water: int) -> Dialer:
+    def _open(self, kind: int, high_water: int) -> Dialer:
         socket = self._context.socket(kind)
-        socket.set(zmq.RCVHWM, receive_high_water)
+        socket.set(zmq.RCVHWM, high_water)
         socket.set(zmq.MAXMSGSIZE, MAX_PART_BYTES)  # ZeroMQ drops a connection that sends more, before it takes memory
         socket.set(zmq.RECONNECT_IVL, RECONNECT_IVL_MS)
         socket.set(zmq.RECONNECT_IVL_MAX, RECONNECT_IVL_MAX_MS)

@@ -1,7 +1,7 @@
 """The receiving end: a Source over the live stream of each rig, and over its spool for the pairs that the live stream dropped.
 
 A thread reads the sockets, so that the learner never waits for the network while pairs are available. When the queue is full the
-thread stops reading: ZeroMQ holds one message, then TCP pushes back, then the rig drops pairs, and the hole in `seq` is pulled
+thread stops reading: ZeroMQ's queue fills, then TCP pushes back, then the rig drops pairs, and the hole in `seq` is pulled
 from its spool when there is room again. Memory is bounded at each of these steps, and a rig that leaves more of it in ZeroMQ than
 the largest pair is cut off (`stream.live.rig_links`). Live pairs go first: a reply from a spool is read
 only when no live message waits. `stream.live.ledger` says which pairs are new and which are missing.
@@ -55,8 +55,9 @@ class Subscriber(Closeable):
     the name under which rigs keep pairs for this learner until it acknowledges them; None: they keep none. cursor: of the process
     before this one; its pairs are not received again. Raises ValueError for anything else. capacity_pairs, capacity_bytes: of the
     queue; the pair that reaches a bound still enters, and so does the reply of a spool (1 MiB and a pair, at most 256 pairs).
-    high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back. end_on_bye: `receive` raises EndOfStream once
-    all devices (one an endpoint or more) have ended and no pair is missing. security: our keys and those of the rigs
+    high_water: messages that ZeroMQ holds for each endpoint before TCP pushes back. end_on_bye:
+    `receive` raises EndOfStream once all devices (one an endpoint or more) have ended and no pair is missing. security: our keys
+    and those of the rigs
     (`stream.transport.endpoint.security_for`); None: plain. farewell_s: how long `close` waits for rigs to confirm the last
     acknowledgement. clock: seconds, monotonic; of `last_received_s`. Raises EndpointError for a malformed endpoint.
     """
@@ -69,7 +70,7 @@ class Subscriber(Closeable):
         cursor: Cursor | None = None,
         capacity_pairs: int = 512,
         capacity_bytes: int = 32 << 20,
-        high_water: int = 1,
+        high_water: int = 4,
         end_on_bye: bool = False,
         security: Security | None = None,
         insecure: bool = False,
