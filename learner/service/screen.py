@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 
 from learner.loop import StepReport, Waiting
+from stream.host.printing import log_with
 from stream.host.progress import Progress
 
 SHORT_WAIT_S = 1.0
@@ -52,7 +53,6 @@ class Screen(Progress):
 def log_to(console: Console) -> None:
     """Send warnings to stderr; on a terminal through the console, so that they do not break the live line."""
     if console.is_terminal and sys.stderr.isatty():
-        handler = RichHandler(console=console, show_path=False, omit_repeated_times=False)
-        logging.basicConfig(level=logging.WARNING, format="%(name)s %(message)s", handlers=[handler])
+        log_with(RichHandler(console=console, show_path=False, omit_repeated_times=False), "%(name)s %(message)s")
     else:
-        logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+        log_with(logging.StreamHandler(), "%(asctime)s %(levelname)s %(name)s %(message)s")

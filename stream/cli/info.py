@@ -11,6 +11,7 @@ import tyro
 
 from stream.errors import StreamError
 from stream.host.command import Command
+from stream.host.printing import printable
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress, format_bytes
 from stream.pair import EncodedPair
@@ -185,7 +186,7 @@ def _count(pair: EncodedPair, epoch: EpochInfo, seqs: Ranges) -> None:
 def _describe(info: FileInfo, damage: list[str]) -> str:
     """Return the lines for a person."""
     image_bytes, file_bytes = format_bytes(info.image_bytes), format_bytes(info.file_bytes)
-    lines = [f"{info.file}: {info.pairs} pairs, {image_bytes} of images in {file_bytes}"]
+    lines = [f"{printable(info.file)}: {info.pairs} pairs, {image_bytes} of images in {file_bytes}"]
     for epoch in info.epochs:
         name, lost = f"  {epoch.device}/{epoch.epoch[:8]}", f"{epoch.lost} lost"
         if not epoch.pairs:
@@ -197,7 +198,7 @@ def _describe(info: FileInfo, damage: list[str]) -> str:
             f"{epoch.seconds:.1f} s from {start:%Y-%m-%d %H:%M:%S} UTC, {', '.join(epoch.kinds)}"
         )
     hint = "`python -m stream recover` writes a clean one"
-    lines.append(f"  not whole: {', '.join(damage)}; {hint}" if damage else "  whole")
+    lines.append(f"  not whole: {printable(', '.join(damage))}; {hint}" if damage else "  whole")
     return "\n".join(lines)
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from stream.errors import ReportedError
+from stream.host.printing import printable
 from stream.host.program import ExitCode, Result, write
 
 GIB = 1 << 30
@@ -50,7 +51,7 @@ def report(findings: Iterable[Finding], *, as_json: bool) -> Result:
     for finding in findings:
         reported.append(finding)
         if not as_json:
-            write(f"{finding.level:8} {finding.what:12} {finding.text}")
+            write(printable(f"{finding.level:8} {finding.what:12} {finding.text}"))
     problem = any(finding.level == "problem" for finding in reported)
     return Result(figures=[asdict(finding) for finding in reported], code=ExitCode.FAILED if problem else ExitCode.DONE)
 

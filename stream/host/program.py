@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from stream.errors import ReportedError
+from stream.host.printing import log_with, printable
 
 if TYPE_CHECKING:
     from stream.host.command import Command
@@ -118,11 +119,11 @@ class Program:
         stop = Stop.on_signals(self.stop_message)
         _raise_file_limit()
         if self.log_format is not None:
-            logging.basicConfig(level=logging.WARNING, format=self.log_format)
+            log_with(logging.StreamHandler(), self.log_format)
         try:
             result = self.run(sys.argv[1:] if words is None else words, stop)
             if result.text:
-                print(result.text)
+                write(result.text)
             return result.code
         except ReportedError as error:
             return _report(error, error.exit_code)
@@ -165,8 +166,8 @@ class Program:
 
 
 def write(text: str) -> None:
-    """Print a line before the command has ended."""
-    print(text, flush=True)
+    """Print text, of one or more lines, as soon as it is known."""
+    print(printable(text, keep="\n\t"), flush=True)
 
 
 def _raise_file_limit() -> None:
@@ -178,5 +179,5 @@ def _raise_file_limit() -> None:
 
 def _report(error: Exception | str, code: int) -> int:
     if os.environ.get("RANK", "0") == "0":  # an error that ends all processes of torchrun is printed by the first one
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {printable(str(error))}", file=sys.stderr)
     return code

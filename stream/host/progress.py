@@ -10,6 +10,8 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
+from stream.host.printing import printable
+
 LIVE_S = 0.2
 """Seconds between two updates of the live line."""
 PLAIN_S = 5.0
@@ -38,7 +40,7 @@ class Progress:
     def log(self, text: str) -> None:
         """Print a line that stays on the screen."""
         if not self._quiet:
-            self._console.print(text, soft_wrap=True, highlight=False, markup=False)
+            self._console.print(printable(text), soft_wrap=True, highlight=False, markup=False)
 
     def update(self, text: Callable[[], str]) -> bool:
         """Show the state if the last update is long enough ago, and return whether it was shown.
@@ -55,7 +57,7 @@ class Progress:
     def show(self, text: str) -> None:
         """Replace the live line at once; without a terminal, do nothing."""
         if self._live:
-            self._live.update(Text(text, no_wrap=True, overflow="ellipsis"))
+            self._live.update(Text(printable(text), no_wrap=True, overflow="ellipsis"))
 
     def __enter__(self) -> Self:
         if self._live:

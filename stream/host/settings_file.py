@@ -22,6 +22,7 @@ from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get
 import msgspec
 
 from stream.errors import StreamError, reported_as
+from stream.host.printing import printable
 
 MAX_BYTES = 1 << 16
 FLAG = "--config"
@@ -146,7 +147,7 @@ def present_name(name: str, old_names: Mapping[str, str]) -> str:
     within, dot, last = name.rpartition(".")
     now = old_names.get(name, f"{within}{dot}{old_names.get(last, last)}")
     if now != name and os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, the first one warns
-        sys.stderr.write(f"the setting {name} is called {now} now\n")
+        sys.stderr.write(f"the setting {printable(name)} is called {printable(now)} now\n")
     return now
 
 

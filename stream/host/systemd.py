@@ -10,6 +10,8 @@ import socket
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 
+from stream.host.printing import printable
+
 REPORT_INTERVAL_S = 5.0
 """Longest time between two reports; with a shorter watchdog timeout the reports are more frequent."""
 MAX_STATUS_CHARS = 500
@@ -40,7 +42,7 @@ class Supervisor:
         if self._socket is None or self._clock() < self._next_s:
             return
         self._next_s = self._clock() + self._interval_s
-        self._send(f"{self._ready}WATCHDOG=1\nSTATUS={' '.join(status().split())[:MAX_STATUS_CHARS]}")
+        self._send(f"{self._ready}WATCHDOG=1\nSTATUS={printable(' '.join(status().split()))[:MAX_STATUS_CHARS]}")
         self._ready = ""
 
     def stopping(self) -> None:
