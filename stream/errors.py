@@ -11,25 +11,35 @@ StreamError                 a ReportedError, and the base of this tree
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
 
 
 class ReportedError(Exception):
     """An error that a program reports in one line before it ends with the exit code of this class."""
 
-    exit_code: ClassVar[int] = 2
+    exit_code: int = 2
     """2: a setting cannot be used. 1: the program failed while it ran; the same settings may work later."""
+
+
+MAY_PASS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE, errno.ENOMEM})
+"""Errors of the present state of the machine, which may pass: its disk is full or read-only, or no descriptor is left."""
 
 
 @contextmanager
 def reported_as(kind: type[ReportedError], what: str, hint: str = "") -> Iterator[None]:
-    """Raise an error of this kind in place of an OSError: `what` failed, the reason, and a hint what to do."""
+    """Raise an error of this kind in place of an OSError: `what` failed, the reason, and a hint what to do.
+
+    The exit code becomes 1 if the reason may pass.
+    """
     try:
         yield
     except OSError as error:
-        raise kind(f"{what}: {error.strerror or error}{hint}") from error
+        reported = kind(f"{what}: {error.strerror or error}{hint}")
+        if error.errno in MAY_PASS:
+            reported.exit_code = 1
+        raise reported from error
 
 
 class StreamError(ReportedError):

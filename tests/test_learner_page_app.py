@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -227,6 +228,16 @@ def test_a_token_that_cannot_be_used_is_refused_in_one_line(tmp_path: Path, text
         access_for("0.0.0.0", 9632, token_file(tmp_path, text, mode))
     assert "\n" not in str(refused.value)
     assert text not in str(refused.value) or not text
+
+
+def test_a_token_of_another_user_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = token_file(tmp_path, TOKEN, 0o600)
+    try:
+        os.chown(path, 12345, -1)
+    except PermissionError:  # only root may give away; others become another user themselves
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(SettingsError, match="belongs to another user"):
+        access_for("0.0.0.0", 9632, path)
 
 
 def test_a_token_that_is_not_there_or_a_folder_is_refused(tmp_path: Path) -> None:

@@ -129,6 +129,52 @@ def test_a_folder_where_others_can_put_keys_is_refused(tmp_path: Path, inside: s
     refusal(str(caught.value))
 
 
+def give_away(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Make a folder or file, or a link itself, another user's."""
+    try:
+        os.chown(path, 12345, -1, follow_symlinks=False)
+    except PermissionError:  # only root may give away; others become another user themselves
+        monkeypatch.setattr(os, "geteuid", lambda: 12345)
+
+
+@pytest.mark.parametrize("what", ["", "own.secret", "trusted"])
+def test_keys_that_belong_to_another_user_are_refused(
+    tmp_path: Path, what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_keys(tmp_path / "keys")
+    trust(tmp_path / "keys", "baby", KEY)
+    Security.load(tmp_path / "keys")
+    give_away(tmp_path / "keys" / what, monkeypatch)
+    with pytest.raises(KeysError, match=r"belongs to another user .*chown") as caught:
+        Security.load(tmp_path / "keys")
+    refusal(str(caught.value))
+
+
+@pytest.mark.parametrize("linked", ["folder", "link"])
+def test_trusted_keys_in_the_folder_or_behind_the_link_of_another_user_are_refused(
+    tmp_path: Path, linked: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_keys(tmp_path / "keys")
+    trust(tmp_path / "other", "mallory", KEY)
+    (tmp_path / "keys" / "trusted").symlink_to(tmp_path / "other" / "trusted")
+    assert list(trusted_keys(tmp_path / "keys")) == ["mallory"]
+    give_away(tmp_path / ("other" if linked == "folder" else "keys") / "trusted", monkeypatch)
+    for refused in (lambda: trusted_keys(tmp_path / "keys"), lambda: trust(tmp_path / "keys", "eve", KEY)):
+        with pytest.raises(KeysError, match="belongs to another user"):
+            refused()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a single file to another user")
+def test_a_trusted_file_of_another_user_is_left_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trust(tmp_path, "baby", KEY)
+    trust(tmp_path, "mallory", KEY)
+    give_away(tmp_path / "trusted" / "mallory.public", monkeypatch)
+    assert list(trusted_keys(tmp_path)) == ["baby"]
+    assert "mallory.public belongs to another user" in caplog.text
+
+
 def test_keys_that_are_not_there_are_asked_for_with_the_command_that_makes_them(tmp_path: Path) -> None:
     with pytest.raises(KeysError, match=f"python -m stream keys --keys {tmp_path}"):
         Security.load(tmp_path)

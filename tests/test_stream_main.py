@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import re
 import signal
 import time
@@ -520,6 +522,25 @@ def test_exit_codes_tell_wrong_settings_from_what_failed_on_the_way(tmp_path: Pa
             code, output = reader.end()
         assert (code, output) == (expected, "")
         assert "".join(reader.said).splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        *((number, 1) for number in (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO, errno.EMFILE, errno.ENFILE)),
+        *((number, 2) for number in (errno.ENOENT, errno.EACCES, errno.EISDIR, errno.ENAMETOOLONG)),
+    ],
+)
+def test_a_recording_that_cannot_begin_fails_on_the_way_unless_its_name_is_wrong(
+    number: int, code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: Path) -> RecordingWriter:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr("stream.cli.record.RecordingWriter", refuse)
+    with pytest.raises(StreamError, match=r"walk\.mcap: .*: choose another --out$") as caught:
+        said("record", "--out", str(tmp_path / "walk.mcap"), "--connect", "tcp://127.0.0.1:9")
+    assert caught.value.exit_code == code
 
 
 @pytest.mark.parametrize("name", PROGRAM.commands)

@@ -116,7 +116,11 @@ def foreign_recording(path: Path, topic: str) -> None:
 def test_commands_show_what_a_file_and_its_name_bring_along(tmp_path: Path, command: str) -> None:
     path = tmp_path / "walk\x1b[31m\x07.mcap"
     foreign_recording(path, "/left\x1b]0;owned\x07\nerror: forged")
-    words: dict[str, list[Path | str]] = {"info": [path], "replay": [path, "--bind", "tcp://127.0.0.1:*"], "recover": [path, tmp_path / "out.mcap"]}
+    words: dict[str, list[Path | str]] = {
+        "info": [path],
+        "replay": [path, "--bind", "tcp://127.0.0.1:*"],
+        "recover": [path, tmp_path / "out.mcap"],
+    }
     done = subprocess.run(
         [sys.executable, "-m", "stream", command, *words[command]],
         cwd=ROOT,

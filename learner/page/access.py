@@ -79,13 +79,15 @@ def _read_token(path: Path) -> str:
     try:
         # Non-blocking: opening a pipe of this name would otherwise wait for its other end.
         with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
             text = file.read(MAX_TOKEN + 2).strip()
     except OSError as error:
         raise SettingsError(
             f"--http-token {path} cannot be read ({error.strerror}): {_HOW_TO_MAKE_ONE} makes such a file"
         ) from error
-    if mode & _GROUP_AND_OTHERS:
+    if status.st_uid not in (0, os.geteuid()):
+        raise SettingsError(f"--http-token {path} belongs to another user, who can change it: make a file of your own")
+    if status.st_mode & _GROUP_AND_OTHERS:
         raise SettingsError(f"--http-token {path} is open to others: type `chmod 600 {path}`, or make a new one")
     if not _TOKEN.fullmatch(text):
         raise SettingsError(

@@ -4,7 +4,8 @@
     own.public              a copy for people; the programs compute it from the secret
     trusted/NAME.public     consumers that a rig here lets in, and rigs that a consumer here calls
 
-Each file holds one Z85 key of Curve25519 (40 characters, RFC 32 of ZeroMQ) in one line. Files appear whole or not at all.
+Folders and files belong to the user of the process, or to root. Each file holds one Z85 key of Curve25519 (40 characters, RFC 32
+of ZeroMQ) in one line. Files appear whole or not at all.
 """
 
 from __future__ import annotations
@@ -148,9 +149,10 @@ def _read_key(path: Path, forbidden_mode: int) -> str:
     """Read a key from a file, which is bounded and, by the mode of the opened file, not open to others."""
     flags = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC  # non-blocking: opening a pipe of this name would wait
     with reported_as(KeysError, f"{path} cannot be read"), os.fdopen(os.open(path, flags), "rb") as file:
-        mode = os.fstat(file.fileno()).st_mode
+        status = os.fstat(file.fileno())
         text = file.read(MAX_FILE_BYTES + 1)
-    if mode & forbidden_mode:
+    _check_owner(path, status)
+    if status.st_mode & forbidden_mode:
         right = "600" if forbidden_mode == _OTHERS_READ_OR_WRITE else "644"
         raise KeysError(f"{path} is open to others: type `chmod {right} {path}`, or make new keys if they saw it")
     with suppress(ValueError):
@@ -162,9 +164,20 @@ def _read_key(path: Path, forbidden_mode: int) -> str:
 def _check_folder(folder: Path) -> None:
     """Check that others cannot put keys of their own into a folder."""
     with reported_as(KeysError, f"{folder} cannot be read"):
-        mode = folder.stat().st_mode
-    if mode & _OTHERS_WRITE:
+        status, link = folder.stat(), folder.lstat()
+    _check_owner(folder, link)  # whoever owns a link decides where it leads
+    _check_owner(folder, status)
+    if status.st_mode & _OTHERS_WRITE:
         raise KeysError(f"{folder} can be written by others: type `chmod 700 {folder}`, then look through its keys")
+
+
+def _check_owner(path: Path, status: os.stat_result) -> None:
+    """Check that a folder or file belongs to this user, or to root, who can change everything anyway."""
+    if status.st_uid not in (0, os.geteuid()):
+        raise KeysError(
+            f"{path} belongs to another user (number {status.st_uid}), who can change it: run as that user, or make it "
+            "your own with chown and look through its keys"
+        )
 
 
 def _make_folder(folder: Path) -> None:
