@@ -1,8 +1,9 @@
-"""Reads the file of a store: its format, the commits in it, and its items."""
+"""Reads the file of a store: its format, the commits in it, and its items. Reading changes no byte of file and log."""
 
 from __future__ import annotations
 
 import logging
+import re
 import sqlite3
 import zlib
 from collections.abc import Iterator
@@ -39,6 +40,18 @@ class StoreReader:
     def __init__(self, path: Path) -> None:
         self._path = path
 
+    @property
+    def identity(self) -> str:
+        """32 hex digits that name the file. Raises StoreError."""
+        with self._reading() as connection:
+            return identity_of(connection)
+
+    def checksums(self, keys: ArrayLike) -> NDArray[np.int64]:
+        """Return the checksums of the items of these keys, int64 [n]; -1 for one that is missing. Raises StoreError."""
+        with self._reading() as connection:
+            found = dict(connection.execute("SELECT key, crc FROM items"))
+        return np.array([found.get(key, -1) for key in key_vector(keys).tolist()], np.int64)
+
     def commits(self) -> list[Commit]:
         """Return the commits that can be restored, newest first; a damaged one is left out and logged. Raises StoreError."""
         with self._reading() as connection:
@@ -60,7 +73,7 @@ class StoreReader:
         """Open a connection for the caller alone, beside the writer; it creates no file."""
         with (
             self._errors("read", "restore it from a copy, or choose another place"),
-            closing(sqlite3.connect(f"{self._path.absolute().as_uri()}?mode=rw", uri=True)) as connection,
+            closing(reading_connection(self._path)) as connection,
         ):
             yield connection
 
@@ -72,6 +85,54 @@ class StoreReader:
         except (sqlite3.Error, UnicodeDecodeError) as error:  # UnicodeDecodeError: the message quotes damaged bytes
             reason = " ".join(str(error).split())
             raise StoreError(f"{self._path} cannot be {done} ({reason}): {advice}") from error
+
+
+def reading_connection(path: Path) -> sqlite3.Connection:
+    """Connect to an existing file without changing it. Raises sqlite3.Error.
+
+    Whoever closes a file that nobody else has open moves its log into it and removes the log. From a damaged log that would move
+    only a part. So a file with a log is opened read-only. SQLite also removes the log of an empty file as soon as it is opened.
+    """
+    is_logged = has_log(path)
+    if is_logged and not (path.exists() and path.stat().st_size):
+        raise sqlite3.DatabaseError("it is empty or missing, but its log is not")
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={'ro' if is_logged else 'rw'}", uri=True)
+
+
+def has_log(path: Path) -> bool:
+    """Return whether the file has a log that is not empty."""
+    log_file = path.with_name(f"{path.name}-wal")
+    return log_file.is_file() and log_file.stat().st_size > 0
+
+
+def is_written(connection: sqlite3.Connection) -> bool:
+    """Return whether the file is an undamaged store; False: it is empty. Raises sqlite3.Error for anything else."""
+    (application,), (version,), (tables,) = (
+        connection.execute(query).fetchone()
+        for query in ("PRAGMA application_id", "PRAGMA user_version", "SELECT count(*) FROM sqlite_master")
+    )
+    if not application and not tables:
+        return False
+    if application != APPLICATION:
+        raise sqlite3.DatabaseError("it is another program's file")
+    if version > VERSION:
+        raise sqlite3.DatabaseError("a newer version of this program wrote it")
+    (state,) = connection.execute("PRAGMA quick_check(1)").fetchone()  # reads the whole file, as restoring does
+    if state != "ok":
+        raise sqlite3.DatabaseError(f"it is damaged: {state}")
+    return True
+
+
+def identity_of(connection: sqlite3.Connection) -> str:
+    """Return the identity of a store. Raises sqlite3.Error."""
+    identity, crc = connection.execute("SELECT identity, crc FROM identity").fetchone() or ("", 0)
+    if (
+        not isinstance(identity, str)
+        or not re.fullmatch("[0-9a-f]{32}", identity)
+        or crc_of(0, identity.encode()) != crc
+    ):
+        raise sqlite3.DatabaseError("its identity is damaged")
+    return identity
 
 
 def commits_of(connection: sqlite3.Connection) -> list[Commit]:

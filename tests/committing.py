@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
@@ -57,14 +57,14 @@ class Run:
 
 
 @contextmanager
-def run(path: Path, pairs: int = 60, patience_s: float | None = None) -> Iterator[Run]:
+def run(path: Path, pairs: Sequence[EncodedPair] | None = None, patience_s: float | None = None) -> Iterator[Run]:
     """Opened, and where its last commit stood."""
     directory, learner, metrics = RunDirectory(path, TINY), tiny_learner(), LearnerMetrics()
     patience = Patience(patience_s)
     checkpoints = CheckpointFolder(directory.checkpoints, patience)
     with Store(directory.store, patience=patience) as store, ThreadPoolExecutor(1) as writer:
-        cursor = restore(learner, store, checkpoints)
-        source, folder = Acknowledging(make_pairs(pairs), cursor), directory.checkpoints
+        cursor = restore(learner, store, checkpoints, directory.require_new)
+        source, folder = Acknowledging([*(make_pairs(60) if pairs is None else pairs)], cursor), directory.checkpoints
         with closing(
             Committer(
                 learner,

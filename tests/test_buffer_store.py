@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from buffer.patience import Patience
-from buffer.store import RESTORABLE, Store
+from buffer.store import Store
+from buffer.store_file import RESTORABLE
 from buffer.store_reader import StoreError, StoreReader
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,12 @@ WAIT_S = 60.0
 def item_of(key: int, size: int = 3000) -> bytes:
     """The bytes that lie under a key, so that a swapped row is found: long enough for overflow pages, some of them empty."""
     return random.Random(key).randbytes(size * (key % 7) // 3)
+
+
+def connection_of(store: Store) -> sqlite3.Connection:
+    """The connection of a store that has begun to write."""
+    assert store._file is not None
+    return store._file.connection
 
 
 def restored(store: StoreReader) -> list[tuple[bytes, dict[int, bytes]]]:
@@ -61,6 +68,9 @@ def test_a_new_store_is_empty_and_keeps_its_identity(path: Path) -> None:
     with Store(path) as store:
         identity = store.identity
         assert len(identity) == 32
+        assert store.commits() == []
+        assert not path.exists()
+        store.rewind(0)
         assert store.commits() == []
     with Store(path) as again, Store(path.with_name("other")) as other:
         assert again.identity == identity != other.identity
@@ -95,12 +105,17 @@ def test_a_reader_makes_no_file_where_there_is_none(path: Path) -> None:
     assert not path.exists()
 
 
-def test_what_no_commit_names_is_gone_when_the_file_is_opened_again(path: Path) -> None:
+def test_what_no_commit_names_is_gone_with_the_first_write_after_the_file_is_opened_again(path: Path) -> None:
     with Store(path) as store:
         fill(store, range(5))
         store.commit([0, 1], b"").result()
         fill(store, range(5, 9))
+    before = path.read_bytes()
     with Store(path) as again:
+        assert list(again.items(range(9))) == [item_of(key) for key in range(9)]
+    assert path.read_bytes() == before
+    with Store(path) as again:
+        again.rewind(1)
         for key in range(2, 9):
             with pytest.raises(StoreError, match=f"item {key} is missing"):
                 list(again.items([key]))
@@ -202,6 +217,7 @@ def test_a_full_queue_blocks_until_there_is_room_again(path: Path) -> None:
             accepted.append(key)
 
     with Store(path, queue_bytes=4500) as store:
+        store.rewind(0)
         other = sqlite3.connect(path, isolation_level=None)
         other.execute("BEGIN IMMEDIATE")
         thread = threading.Thread(target=put)
@@ -231,8 +247,8 @@ def test_a_commit_is_synced_to_the_disk_before_it_is_done(path: Path) -> None:
     """A power cut cannot be had here: what SQLite is told has to do."""
     said: list[str] = []
     with Store(path) as store:
-        store._connection.set_trace_callback(said.append)
         store.put(0, b"")
+        connection_of(store).set_trace_callback(said.append)
         store.commit([0], b"").result()
     at = next(index for index, text in enumerate(said) if text.startswith("INSERT INTO commits"))
     assert [text for text in said[:at] if "synchronous" in text][-1] == "PRAGMA synchronous = FULL"
@@ -322,7 +338,8 @@ def foreign(path: Path) -> None:
 
 
 def newer(path: Path) -> None:
-    Store(path).close()
+    with Store(path) as store:
+        store.rewind(0)
     connection = sqlite3.connect(path)
     connection.execute("PRAGMA user_version = 2")
     connection.close()
@@ -367,17 +384,19 @@ if limit_bytes:
 try:
     with Store(path, queue_bytes=1 << 16) as store:
         if not limit_bytes:  # so that some are killed while SQLite carries things over
-            store._connection.execute("PRAGMA wal_autocheckpoint = 20")
+            store.rewind(max((commit.number for commit in store.commits()), default=0))
+            store._file.connection.execute("PRAGMA wal_autocheckpoint = 20")
         commits = store.commits()
         print("ready", flush=True)
         kept = commits[0].keys.tolist() if commits else []
         key = kept[-1] + 1 if kept else 0
         draw = random.Random(key)
+        most = 1000 if limit_bytes else 15  # only a store that grows fills the disk
         while True:
             for key in range(key, key + draw.randrange(1, 20)):
                 store.put(key, item_of(key))
                 kept.append(key)
-            kept = sorted(draw.sample(kept, min(len(kept), 15)) + [key])[-15:]
+            kept = sorted(draw.sample(kept, min(len(kept), most)) + [key])[-most:]
             key += 1
             snapshot = list(dict.fromkeys(kept))
             done = store.commit(snapshot, b"%d" % snapshot[-1])
@@ -445,7 +464,7 @@ def test_a_patient_store_waits_for_room_and_loses_nothing(path: Path, caplog: py
     with Store(path, queue_bytes=4500, patience=Patience(0.02)) as store:
         fill(store, range(3))
         store.commit(range(3), b"before").result()
-        store._connection.execute("PRAGMA max_page_count = 1")  # as many as there are
+        connection_of(store).execute("PRAGMA max_page_count = 1")  # as many as there are
         key = 3
         while store.put(key, bytes(3000), timeout_s=0.3):
             key += 1
@@ -454,7 +473,7 @@ def test_a_patient_store_waits_for_room_and_loses_nothing(path: Path, caplog: py
             done.result(0.1)
         assert [commit.note for commit in store.commits()] == [b"before"]
         wait_for(lambda: "is full): make room on its disk" in caplog.text)
-        store._connection.execute("PRAGMA max_page_count = 100000")
+        connection_of(store).execute("PRAGMA max_page_count = 100000")
         done.result(WAIT_S)
         assert store.put(key, bytes(3000), timeout_s=WAIT_S)
         store.commit(range(2, key + 1), b"after").result(WAIT_S)
@@ -468,7 +487,7 @@ def test_whoever_ends_does_not_wait_for_room(path: Path, how: str) -> None:
     patience = Patience(60.0)
     with Store(path, patience=patience) as store:
         store.commit([], b"before").result()
-        store._connection.execute("PRAGMA max_page_count = 1")
+        connection_of(store).execute("PRAGMA max_page_count = 1")
         done = store.commit([], bytes(200_000))
         with pytest.raises(TimeoutError):
             done.result(0.1)
@@ -490,7 +509,7 @@ class Storing(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp())
         self.generation = 0
         self.notes = itertools.count()
-        self.store = Store(self.path, queue_bytes=5000)
+        self.begin()
         self.key = -1
         self.live: dict[int, bytes] = {}
         self.commits: list[tuple[bytes, dict[int, bytes]]] = []
@@ -498,6 +517,10 @@ class Storing(RuleBasedStateMachine):
     @property
     def path(self) -> Path:
         return self.folder / f"{self.generation}.sqlite"
+
+    def begin(self) -> None:
+        self.store = Store(self.path, queue_bytes=5000)
+        self.store.rewind(max((commit.number for commit in self.store.commits()), default=0))
 
     @rule(step=st.integers(1, 5), item=st.binary(max_size=6000))
     def put(self, step: int, item: bytes) -> None:
@@ -541,14 +564,15 @@ class Storing(RuleBasedStateMachine):
         return found
 
     def reopen(self) -> None:
-        self.store = Store(self.path, queue_bytes=5000)
+        self.begin()
         self.live = self.named()
         self.key = max(self.live, default=-1)
 
     @precondition(lambda self: len(self.commits) == RESTORABLE)
     @rule()
     def go_back(self) -> None:
-        self.restart()
+        self.store.close()
+        self.store = Store(self.path, queue_bytes=5000)
         self.store.rewind(self.store.commits()[1].number)
         self.commits = self.commits[1:]
         self.live = self.named()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 import torch
 
 from learner.errors import LearnerError
-from learner.runs.checkpoint import load_checkpoint, save_checkpoint
+from learner.runs.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 
 ROOT = Path(__file__).parents[1]
 FILES = {"state.json", "tensors.safetensors", "SHA256SUMS"}
@@ -81,6 +82,47 @@ def test_a_file_that_is_missing_or_cut_is_told_in_one_line(name: str, length: in
     with pytest.raises(LearnerError, match="damaged") as damaged:
         load_checkpoint(path)
     assert "\n" not in str(damaged.value)
+
+
+@pytest.mark.parametrize(
+    "text", ["5", "[]", '"text"', "[" * 100_000, '{"$dict": [["snapshots", [5]]]}', '{"$dict": [["objective", 5]]}']
+)
+def test_a_state_that_no_learner_saved_is_told_in_one_line_also_where_its_sums_fit(text: str, tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    before = hashlib.sha256((path / "state.json").read_bytes()).hexdigest()
+    (path / "state.json").write_text(text)
+    sums = (path / "SHA256SUMS").read_text()
+    (path / "SHA256SUMS").write_text(sums.replace(before, hashlib.sha256(text.encode()).hexdigest()))
+    with pytest.raises(LearnerError, match="damaged") as damaged:
+        load_checkpoint(path)
+    assert "\n" not in str(damaged.value)
+
+
+def test_whatever_else_is_named_like_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    checkpoints, name = CheckpointFolder(tmp_path / "run" / "checkpoints"), "commit-000001-step-12"
+    (tmp_path / "run").mkdir()
+    checkpoints.save(name, state(5))
+    strays = [
+        tmp_path / "run" / "checkpoints" / f"commit-{stray}"
+        for stray in ("000002-step-1", "x", "000003-step-1", "000004")
+    ]
+    strays[0].write_text("mine")
+    strays[1].write_text("mine")
+    strays[2].symlink_to(tmp_path / "run" / "checkpoints" / name)
+    strays[3].mkdir()
+    assert checkpoints.names() == {name, strays[2].name}
+    assert [checkpoints.is_taken(number) for number in (1, 2, 3, 5)] == [True, True, True, False]
+    for path in (*strays[:3], tmp_path / "nothing"):
+        checkpoints.remove(path.name)
+    assert all(path.exists() for path in strays)
+    checkpoints.remove(name)
+    assert checkpoints.names() == set()
+
+
+def test_a_run_directory_that_has_vanished_is_named_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(OSError, match=rf"^{tmp_path}/run has vanished while it was in use: bring it back") as gone:
+        CheckpointFolder(tmp_path / "run" / "checkpoints").save("commit-000001-step-1", state(1))
+    assert "\n" not in str(gone.value)
 
 
 FULL = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zlib
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future
 from typing import Any
@@ -36,6 +37,7 @@ class Shelf:
     """Pairs, commits and checkpoints in dictionaries."""
 
     def __init__(self) -> None:
+        self.identity = "5" * 32
         self.rows: dict[int, bytes] = {}
         self.made: list[Commit] = []
         self.states: dict[str, dict[str, Any]] = {}
@@ -58,8 +60,13 @@ class Shelf:
     def commits(self) -> list[Commit]:
         return self.made[::-1][:2]
 
-    def rewind(self, number: int) -> None:
+    def checksums(self, keys: Any) -> Any:
+        return np.array([zlib.crc32(self.rows[key]) if key in self.rows else -1 for key in keys], np.int64)
+
+    def rewind(self, number: int, adopted: tuple[Any, bytes] | None = None) -> None:
         self.made = self.made[:number]
+        if adopted is not None:
+            self.commit(*adopted)
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         self.states[name] = copy.deepcopy(state)  # the next commit overwrites it
@@ -67,10 +74,22 @@ class Shelf:
     def load(self, name: str) -> dict[str, Any]:
         if name in self.damaged:
             raise LearnerError(f"{name} is damaged")
-        return self.states[name]
+        return dict(self.states[name])
 
-    def keep_only(self, names: set[str]) -> None:
-        self.states = {name: state for name, state in self.states.items() if name in names}
+    def names(self) -> set[str]:
+        return set(self.states)
+
+    def is_taken(self, number: int) -> bool:
+        return any(name.startswith(f"commit-{number:06d}-") for name in self.states)
+
+    def is_whole(self, name: str) -> bool:
+        return name not in self.damaged
+
+    def is_unfinished(self, name: str) -> bool:
+        return False
+
+    def remove(self, name: str) -> None:
+        self.states.pop(name, None)
 
 
 def trained(shelf: Shelf, commits: int) -> tuple[Learner, Acknowledging, list[str]]:
@@ -99,14 +118,56 @@ def test_each_commit_is_acknowledged_and_the_newest_one_is_restored() -> None:
     assert digest(other) == digests[-1]
 
 
-def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_removed() -> None:
+def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_removed_once_the_next_commit_is_durable() -> None:
     shelf = Shelf()
     _, source, digests = trained(shelf, 3)
     shelf.damaged.add("commit-000003-step-6")
     other = tiny_learner()
     assert restore(other, shelf, shelf) == {"given": source.acknowledged[1]}
     assert digest(other) == digests[1]
-    assert list(shelf.states) == ["commit-000002-step-4"]
+    assert list(shelf.states) == ["commit-000002-step-4", "commit-000003-step-6"]
+    committer = Committer(other, Acknowledging([]), shelf, shelf, clock=lambda: 0.0, writer=AtOnce())
+    committer.begin()
+    committer.settle()
+    assert list(shelf.states) == ["commit-000002-step-4", "commit-000004-step-4"]
+
+
+def test_a_commit_that_the_store_has_lost_is_continued_from_while_its_pairs_are_there() -> None:
+    shelf = Shelf()
+    learner, _, digests = trained(shelf, 3)
+    shelf.made = shelf.made[:2]
+    other = tiny_learner()
+    assert restore(other, shelf, shelf) == {"given": learner.received}
+    assert digest(other) == digests[-1]
+    assert len(shelf.made) == 3
+
+
+def test_a_commit_whose_pairs_are_lost_gives_way_and_its_checkpoint_stays() -> None:
+    shelf = Shelf()
+    _, source, digests = trained(shelf, 3)
+    del shelf.rows[max(shelf.rows)]
+    other = tiny_learner()
+    assert restore(other, shelf, shelf) == {"given": source.acknowledged[1]}
+    assert digest(other) == digests[1]
+    committer = Committer(other, Acknowledging([]), shelf, shelf, clock=lambda: 0.0, writer=AtOnce())
+    for _ in range(3):
+        committer.begin()
+        committer.settle()
+    assert list(shelf.states) == ["commit-000003-step-6", "commit-000005-step-4", "commit-000006-step-4"]
+
+
+def test_nothing_is_acknowledged_or_removed_where_a_commit_cannot_be_read_back() -> None:
+    shelf = Shelf()
+    learner, _, _ = trained(shelf, 2)
+    names = shelf.names()
+    source = Acknowledging([])
+    committer = Committer(learner, source, shelf, shelf, clock=lambda: 0.0, writer=AtOnce())
+    shelf.commits = lambda: shelf.made[:1]  # type: ignore[method-assign]
+    committer.begin()
+    with pytest.raises(OSError, match="cannot be read back"):
+        committer.settle()
+    assert source.acknowledged == []
+    assert names < shelf.names()
 
 
 def test_nothing_is_acknowledged_where_the_checkpoint_cannot_be_saved() -> None:

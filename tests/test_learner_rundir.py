@@ -94,16 +94,18 @@ def test_of_many_other_settings_the_first_are_named(tmp_path: Path) -> None:
     assert len(str(refused.value)) < 600
 
 
-def test_a_run_whose_pairs_are_gone_is_refused_before_its_checkpoints_are_taken_for_leftovers(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["steps.jsonl", "probes.jsonl", "summary.json", "export/student.safetensors"])
+def test_what_a_run_writes_after_its_first_commit_shows_that_it_is_not_new(name: str, tmp_path: Path) -> None:
     run = RunDirectory(tmp_path, TINY)
-    run.checkpoints.mkdir()
-    RunDirectory(tmp_path, TINY)  # killed before anything was in it
-    (run.checkpoints / "commit-000004-step-12").mkdir()
-    with pytest.raises(SettingsError, match=r"has checkpoints but no pairs\.sqlite.*choose another") as refused:
-        RunDirectory(tmp_path, TINY)
-    assert "\n" not in str(refused.value)
     run.store.touch()
-    RunDirectory(tmp_path, TINY)
+    run.checkpoints.mkdir()
+    run.export.mkdir()
+    (tmp_path / "steps.jsonl").touch()
+    run.require_new()
+    (tmp_path / name).write_text("something")
+    with pytest.raises(SettingsError, match=rf"has {name} of a run, but no commit.*restore pairs\.sqlite") as refused:
+        run.require_new()
+    assert "\n" not in str(refused.value)
 
 
 def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
@@ -116,7 +118,8 @@ def test_a_foreign_folder_is_refused_and_left_as_it_was(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1]", '{"seed": "x"}', '{"memory": {"fresh_capacity": 1}}', '{"objective": {}}', "\xff"]
+    "text",
+    ["", "{", "[" * 100_000, "[1]", '{"seed": "x"}', '{"memory": {"fresh_capacity": 1}}', '{"objective": {}}', "\xff"],
 )
 def test_settings_that_cannot_be_read_are_refused_in_one_line(text: str, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(text, encoding="latin-1")

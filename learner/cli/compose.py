@@ -112,7 +112,7 @@ def _resume(
     patience = Patience(FULL_DISK_S)
     store = stack.enter_context(Store(directory.store, patience=patience))
     checkpoints = CheckpointFolder(directory.checkpoints, patience)
-    cursor = restore(learner, store, checkpoints)
+    cursor = restore(learner, store, checkpoints, directory.require_new)
     source = stack.enter_context(closing(open_source(store.identity, cursor)))
     metrics.registry.register(MemoryMetrics(learner))
     metrics.registry.register(StreamMetrics(source.stats, source.backlog))

@@ -146,7 +146,7 @@ def _load(member: Member, state: State, part: Part, pairs: Iterator[EncodedPair 
     """
     try:
         member.load(collectives.broadcast(state), part, pairs)
-    except (LookupError, ValueError, RuntimeError) as error:
+    except (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError) as error:
         return str(error).partition("\n")[0] or repr(error)
     finally:
         deque(pairs, maxlen=0)

@@ -1,15 +1,15 @@
 """Checkpoints: the state of a learner in a folder, tensors as safetensors and the rest as JSON, never pickle.
 
-`SHA256SUMS` shows a damaged disk (`sha256sum -c` reads it). Only a folder that a commit names is
-used (`learner.runs.commit`), so that an incomplete one does no harm.
+`SHA256SUMS` shows a damaged disk (`sha256sum -c` reads it). It is written last: an incomplete folder has none and is not used.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import re
 import shutil
-from collections.abc import Container
 from errno import ENOSPC
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,10 @@ from learner import legacy
 from learner.errors import LearnerError
 from stream.fsync import sync_path
 
+log = logging.getLogger(__name__)
+
+FOLDER = r"^commit-[0-9]{6,18}-step-[0-9]{1,18}\Z"
+"""The pattern of the name of a checkpoint."""
 _TENSORS, _STATE, _SUMS = "tensors.safetensors", "state.json", "SHA256SUMS"
 
 
@@ -41,6 +45,8 @@ class CheckpointFolder:
 
     def save(self, name: str, state: dict[str, Any]) -> None:
         """Write a new checkpoint, once there is room for it; then it is durable. Raises OSError in one line."""
+        if not self._path.parent.is_dir():
+            raise OSError(f"{self._path.parent} has vanished while it was in use: bring it back, then start again")
         if not self._path.is_dir():
             self._path.mkdir()
             sync_path(self._path.parent)
@@ -56,11 +62,40 @@ class CheckpointFolder:
         """Return the state of a checkpoint. Raises LearnerError in one line if a file is missing or damaged."""
         return load_checkpoint(self._path / name)
 
-    def keep_only(self, names: Container[str]) -> None:
-        """Remove all other checkpoints."""
-        for path in self._path.glob("commit-*"):
-            if path.name not in names:
-                shutil.rmtree(path)
+    def names(self) -> set[str]:
+        """Return the names of all checkpoints, damaged ones included. Whatever else lies there is left alone."""
+        return {entry.name for entry in self._entries() if re.match(FOLDER, entry.name) and entry.is_dir()}
+
+    def is_taken(self, number: int) -> bool:
+        """Return whether the name of a checkpoint of this number is in use, be it by a file or a link."""
+        return any(entry.name.startswith(f"commit-{number:06d}-") for entry in self._entries())
+
+    def is_whole(self, name: str) -> bool:
+        """Return whether all files of a checkpoint are undamaged."""
+        try:
+            return (self._path / name / _SUMS).read_text() == _sums(self._path / name)
+        except (OSError, ValueError):
+            return False
+
+    def is_unfinished(self, name: str) -> bool:
+        """Return whether a process was killed while it wrote this checkpoint: `SHA256SUMS` comes last."""
+        sums = self._path / name / _SUMS
+        return not sums.exists() or sums.stat().st_size == 0
+
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint, if it is a folder and no link. What cannot be removed is logged."""
+        path = self._path / name
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, onerror=lambda _call, at, error: log.warning("%s cannot be removed: %s", at, error[1]))
+
+    def _entries(self) -> list[Path]:
+        return list(self._path.iterdir()) if self._path.is_dir() else []
+
+
+def order_of(folder: str) -> tuple[int, int]:
+    """Return number and step in the name of a checkpoint: newer ones are larger."""
+    _, number, _, step = folder.split("-")
+    return int(number), int(step)
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -89,9 +124,11 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
         if (path / _SUMS).read_text() != _sums(path):
             raise ValueError(f"its files do not match {_SUMS}")
         tensors = load_file(path / _TENSORS)
-        state: dict[str, Any] = _restore(json.loads((path / _STATE).read_text()), tensors)
+        state = _restore(json.loads((path / _STATE).read_text()), tensors)
+        if not isinstance(state, dict):
+            raise TypeError(f"{_STATE} is no object")
         return legacy.state(state)
-    except (OSError, ValueError, KeyError, TypeError, SafetensorError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, SafetensorError) as error:
         raise LearnerError(f"checkpoint {path} is damaged ({error})") from error
 
 

@@ -1,33 +1,38 @@
 """Commits make one moment of the learner durable, while it goes on training.
 
 Between two steps the state is copied, together with the cursor of the source. Beside training it is then saved as a checkpoint,
-and one transaction of the store makes the pairs, the cursor and the name of that checkpoint the newest commit. Only after that
-the pairs are acknowledged to the source. A learner that is killed at any moment goes on from its newest commit: a checkpoint
-that no commit names does not count. Where the newest checkpoint is damaged, the commit before counts.
+with all that is needed to go on from it: the keys of its pairs, their checksums, the cursor, and the store they are in. One
+transaction of the store makes the pairs, the cursor and the name of that checkpoint the newest commit. It is read back, and only
+then the pairs are acknowledged to the source, and the checkpoints that it replaces are removed.
 
 The rules here touch no file, thread or clock themselves: store, checkpoints, writer and clock are passed in.
 """
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Annotated, Any, Protocol
 
 import msgspec
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from buffer.patience import Patience
-from buffer.store_reader import Commit
+from buffer.store_reader import Commit, StoreError
 from learner.loop import Learner
+from learner.runs.checkpoint import FOLDER, order_of
 from stream import codec
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair
 from stream.source import Cursor, Source
 
+COMMIT = "commit"
+"""The key in the state of a checkpoint under which the note of its commit stands, and the checksums of its pairs."""
 ASK_S = 1.0
 """Seconds between two calls that ask the caller whether to go on waiting for a full disk."""
 
@@ -35,8 +40,15 @@ ASK_S = 1.0
 class StoredPairs(Protocol):
     """The methods of `buffer.store.StoreReader` that a restore uses."""
 
+    @property
+    def identity(self) -> str:
+        """The name of the store."""
+
     def commits(self) -> Sequence[Commit]:
         """Return the commits that can be restored, newest first."""
+
+    def checksums(self, keys: Any) -> NDArray[np.int64]:
+        """Return the checksums of the items of these keys, int64 [n]; -1 for one that is missing."""
 
     def items(self, keys: Any) -> Iterator[bytes]:
         """Yield the items of these keys."""
@@ -51,8 +63,8 @@ class PairStore(StoredPairs, Protocol):
     def commit(self, keys: Any, note: bytes) -> Future[None]:
         """Make keys and note the newest commit."""
 
-    def rewind(self, number: int) -> None:
-        """Go back to this commit."""
+    def rewind(self, number: int, adopted: tuple[Any, bytes] | None = None) -> None:
+        """Go back to this commit, on which the keys and note `adopted` follow."""
 
 
 class Checkpoints(Protocol):
@@ -64,17 +76,35 @@ class Checkpoints(Protocol):
     def load(self, name: str) -> dict[str, Any]:
         """Return the state of a checkpoint."""
 
-    def keep_only(self, names: set[str]) -> None:
-        """Remove all other checkpoints."""
+    def names(self) -> set[str]:
+        """Return the names of all checkpoints, damaged ones included."""
+
+    def is_taken(self, number: int) -> bool:
+        """Return whether the name of a checkpoint of this number is in use."""
+
+    def is_whole(self, name: str) -> bool:
+        """Return whether all files of a checkpoint are undamaged."""
+
+    def is_unfinished(self, name: str) -> bool:
+        """Return whether a process was killed while it wrote this checkpoint."""
+
+    def remove(self, name: str) -> None:
+        """Remove a checkpoint, if it is there."""
 
 
 class Note(msgspec.Struct, frozen=True):
     """The part of a commit beside its pairs."""
 
-    folder: Annotated[str, msgspec.Meta(pattern=r"^commit-[0-9]{6,18}-step-[0-9]{1,18}\Z")]
+    folder: Annotated[str, msgspec.Meta(pattern=FOLDER)]
     """The name of its checkpoint."""
     cursor: Cursor
     """The state of the source: the pairs that the learner had received."""
+    store: str = ""
+    """The identity of the store that has its pairs; empty in earlier versions, as is what follows."""
+    pairs: str = ""
+    """See `checksum_of`."""
+    replaces: tuple[str, ...] = ()
+    """The checkpoints of earlier commits, which may be removed once this commit and its predecessor are durable."""
 
 
 def _ignore(_value: Any) -> None:
@@ -85,7 +115,7 @@ def _ignore(_value: Any) -> None:
 class Committer:
     """Commits a learner and acknowledges to its source. The training thread calls it between two steps, and closes it.
 
-    One commit is in flight at a time.
+    One commit is in flight at a time. The store must be at the commit from which the learner goes on.
     """
 
     learner: Learner
@@ -107,7 +137,14 @@ class Committer:
     """Receives the seconds from the beginning of a commit until it was durable."""
 
     def __post_init__(self) -> None:
-        self._number = max((commit.number for commit in self.store.commits()), default=0)
+        commits = self.store.commits()
+        notes = [decode_note(commit.note) for commit in commits]
+        newest = max((order_of(note.folder) for note in notes), default=(0, 0))
+        passed_over = {name for name in self.checkpoints.names() if order_of(name) > newest}
+        self._damaged = {name for name in passed_over if not self.checkpoints.is_whole(name)}
+        # The whole ones stay for whoever finds their pairs again; what comes is newer than they are.
+        self._number = max((order_of(name)[0] for name in passed_over - self._damaged), default=newest[0])
+        self._mine = {note.folder for note in notes}.union(*(note.replaces for note in notes[:1]))
         self._copies: dict[str, Tensor] = {}
         copy_state(self.learner.state_dict(), self._copies)  # finds memory for the copies now, not while training stops
         self._started_s = 0.0
@@ -131,15 +168,23 @@ class Committer:
 
     def begin(self) -> None:
         """Copy the state; everything else happens beside training. Call it only while no commit is in flight."""
-        if self._publishing is not None:
-            self._publishing.result()  # its state is about to be overwritten
-        self._started_s = self.clock()
-        self._number += 1
-        state = copy_state(self.learner.state_dict(), self._copies)
-        note = Note(f"commit-{self._number:06d}-step-{self.learner.steps}", self.source.cursor())
-        self._flight = flight = self.writer.submit(self._write, note, state)
+        flight, state = self._launch()
         self._publishing = self.writer.submit(self._publish_durable, flight, state)
         self.on_pause(self.clock() - self._started_s)
+
+    def begin_run(self, go_on: Callable[[], bool]) -> None:
+        """Make the first commit of a new run durable, before anything else is written about the run. Its state is not published.
+
+        So whoever finds lines of steps or weights without a commit knows that something was lost. go_on: called each second;
+        False ends the waiting for a full disk. Raises the error that ended the commit.
+        """
+        if self._mine:
+            return
+        flight, _ = self._launch()
+        while not wait([flight], ASK_S).done:
+            if not go_on():
+                self.patience.end()
+        self.settle()
 
     def settle(self, *, wait: bool = False) -> None:
         """Acknowledge the commit in flight if it is durable; `wait` until it is. Raises the error that ended it."""
@@ -168,11 +213,37 @@ class Committer:
         self.patience.end()
         self.writer.shutdown()
 
-    def _write(self, note: Note, state: dict[str, Any]) -> Note:
-        """In the writer: save the checkpoint first, then make the commit that names it."""
-        self.checkpoints.save(note.folder, state)
-        self.store.commit(state["memory"]["keys"], msgspec.json.encode(note)).result()
-        self.checkpoints.keep_only(named_checkpoints(self.store))
+    def _launch(self) -> tuple[Future[Note], dict[str, Any]]:
+        """Copy the state and the cursor, and let the writer commit them."""
+        if self._publishing is not None:
+            self._publishing.result()  # its state is about to be overwritten
+        self._started_s = self.clock()
+        self._number += 1
+        while self.checkpoints.is_taken(self._number):
+            self._number += 1
+        state = copy_state(self.learner.state_dict(), self._copies)
+        folder = f"commit-{self._number:06d}-step-{self.learner.steps}"
+        self._flight = self.writer.submit(self._write, folder, self.source.cursor(), state)
+        return self._flight, state
+
+    def _write(self, folder: str, cursor: Cursor, state: dict[str, Any]) -> Note:
+        """In the writer: save the checkpoint, make the commit that names it, read it back, remove what it replaces."""
+        keys = state["memory"]["keys"]
+        checksums = self.store.checksums(keys)
+        pairs = checksum_of(keys, checksums)
+        note = Note(folder, cursor, self.store.identity, pairs, tuple(sorted(self._mine)))
+        encoded = msgspec.json.encode(note)
+        self.checkpoints.save(folder, state | {COMMIT: {"note": encoded.decode(), "checksums": checksums}})
+        self.store.commit(keys, encoded).result()
+        commits = self.store.commits()
+        if not commits or commits[0].note != encoded:
+            raise StoreError(
+                f"the commit of {folder} cannot be read back from pairs.sqlite: was it replaced? Start again"
+            )
+        named = {decode_note(commit.note).folder for commit in commits}
+        for name in self._mine - named | self._damaged:
+            self.checkpoints.remove(name)
+        self._mine, self._damaged = named, set()
         return note
 
     def _publish_durable(self, flight: Future[Note], state: dict[str, Any]) -> None:
@@ -181,9 +252,14 @@ class Committer:
             self.publish(state)
 
 
-def named_checkpoints(store: StoredPairs) -> set[str]:
-    """Return the names of the checkpoints that a commit names."""
-    return {msgspec.json.decode(commit.note, type=Note).folder for commit in store.commits()}
+def decode_note(encoded: bytes) -> Note:
+    """Return the note of a commit. Raises msgspec.MsgspecError."""
+    return msgspec.json.decode(encoded, type=Note)
+
+
+def checksum_of(keys: NDArray[np.int64], checksums: NDArray[np.int64]) -> str:
+    """Return the SHA-256 over the keys of pairs and their checksums, int64 [n] each: one name for all bytes of a commit."""
+    return hashlib.sha256(keys.astype("<i8").tobytes() + checksums.astype("<i8").tobytes()).hexdigest()
 
 
 def pack(pair: EncodedPair) -> bytes:

@@ -48,7 +48,6 @@ class RunDirectory:
         settings = path / "config.json"
         if settings.is_file():
             require_same(path, config)
-            _check_store(self)
         elif path.exists() and (not path.is_dir() or any(file.name != _DRAFT for file in path.iterdir())):
             raise SettingsError(f"--run-dir {path} is not an empty folder and holds no run: choose another one")
         else:
@@ -68,6 +67,19 @@ class RunDirectory:
             yield
         finally:
             os.close(descriptor)
+
+    def require_new(self) -> None:
+        """Raise SettingsError if the run has left anything that it writes only after its first commit."""
+        files = [self.path / f"{name}.jsonl" for name in ("steps", "probes")]
+        files += [self.path / name for name in ("album.npz", "summary.json")]
+        written = [path for path in files if path.is_file() and path.stat().st_size]
+        if self.export.is_dir():
+            written += self.export.iterdir()
+        if written:
+            raise SettingsError(
+                f"--run-dir {self.path} has {written[0].relative_to(self.path)} of a run, but no commit to go on from: "
+                f"restore {self.store.name} and {self.checkpoints.name}/ from a copy, or choose another --run-dir"
+            )
 
     def append(self, name: str, line: Line) -> None:
         """Add a line to `name`.jsonl. Raises OSError if the disk is full; then no part of the line stays."""
@@ -111,11 +123,3 @@ def _create(path: Path, config: LearnerConfig) -> None:
             sync_path(folder)
     except OSError as error:
         raise SettingsError(f"--run-dir {path} cannot be written ({error.strerror}): choose another one") from error
-
-
-def _check_store(directory: RunDirectory) -> None:
-    if not directory.store.is_file() and directory.checkpoints.is_dir() and any(directory.checkpoints.iterdir()):
-        raise SettingsError(
-            f"--run-dir {directory.path} has checkpoints but no {directory.store.name}, without which they cannot be "
-            "restored (an earlier version made the run, or the file was removed): choose another --run-dir"
-        )

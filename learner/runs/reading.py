@@ -27,7 +27,7 @@ def read_object(path: Path) -> Line | None:
     """Return the JSON object in a file; None if it is missing or damaged."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return value if isinstance(value, dict) else None
 
@@ -38,7 +38,7 @@ def read_lines(path: Path) -> list[Line] | None:
         return None
     lines = []
     for text in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        with suppress(ValueError):
+        with suppress(ValueError, RecursionError):
             lines.append(json.loads(text))
     return [legacy.line(line) for line in lines if isinstance(line, dict)]
 

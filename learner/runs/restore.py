@@ -1,66 +1,170 @@
-"""Puts a learner back to the newest commit of its run that is whole."""
+"""Puts a learner back to the newest commit of its run that is whole.
+
+The folder of a checkpoint holds the note of its commit and the checksums of its pairs. So it can be continued from as long as
+the store has those pairs, whatever the store says about commits. Checkpoints of earlier versions need the store's word.
+"""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import msgspec
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 from buffer.store_reader import Commit, StoreError
 from learner.errors import LearnerError
 from learner.loop import Learner
-from learner.runs.commit import Checkpoints, Note, PairStore, StoredPairs, named_checkpoints, unpack
+from learner.runs.checkpoint import order_of
+from learner.runs.commit import (
+    COMMIT,
+    Checkpoints,
+    Note,
+    PairStore,
+    StoredPairs,
+    checksum_of,
+    decode_note,
+    unpack,
+)
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair
 from stream.source import Cursor
 
 log = logging.getLogger(__name__)
 
+UNFIT = (LookupError, ValueError, TypeError, AttributeError, ArithmeticError, RuntimeError, msgspec.MsgspecError)
+"""What a state that does not fit this learner raises."""
 
-def restore(learner: Learner, store: PairStore, checkpoints: Checkpoints) -> Cursor | None:
-    """Put the learner back to its newest undamaged commit, and return the cursor of the source; None: there is no commit yet.
 
-    Newer commits are removed, and so are checkpoints that no commit names. Raises LearnerError if all commits are damaged, or
-    another version made them.
+class Found(NamedTuple):
+    """A commit that was loaded, and how the store goes on from it: see `buffer.store.Store.rewind`."""
+
+    note: Note
+    number: int
+    adopted: tuple[ArrayLike, bytes] | None
+
+
+class _Listed(NamedTuple):
+    """A commit that the store lists."""
+
+    commit: Commit
+    note: Note
+
+
+def restore(
+    learner: Learner, store: PairStore, checkpoints: Checkpoints, require_new: Callable[[], None] = lambda: None
+) -> Cursor | None:
+    """Put the learner back to its newest whole commit, and return the cursor of the source; None: the run is new.
+
+    The store forgets newer commits; no checkpoint is removed. require_new: called before a run is taken for a new one; raises
+    LearnerError if it is not. Raises LearnerError if no commit is whole, or another version made them; then nothing has changed.
     """
-    newest = load_newest(learner, store, checkpoints)
-    if newest is not None:
-        store.rewind(newest[0].number)
-    checkpoints.keep_only(named_checkpoints(store))
-    return None if newest is None else newest[1].cursor
+    found = load_newest(learner, store, checkpoints)
+    if found is None:
+        require_new()
+        store.rewind(0)
+        return None
+    store.rewind(found.number, found.adopted)
+    return found.note.cursor
 
 
-def load_newest(learner: Learner, store: StoredPairs, checkpoints: Checkpoints) -> tuple[Commit, Note] | None:
-    """Load the newest undamaged commit into the learner, and change nothing else; None: there is no commit yet.
+def load_newest(learner: Learner, store: StoredPairs, checkpoints: Checkpoints) -> Found | None:
+    """Load the newest whole commit into the learner, and change nothing else; None: there is no commit yet.
 
-    A damaged commit is logged. Raises LearnerError if all commits are damaged, or another version made them.
+    A newer commit that is not whole is logged. Raises LearnerError if no commit is whole, or another version made them.
     """
-    damaged: list[LearnerError] = []
-    for commit in store.commits():
+    listed, problems = _listed(store)
+    names = checkpoints.names()
+    for name in sorted(names | listed.keys(), key=order_of, reverse=True):
         try:
-            note = _load(learner, commit, store, checkpoints)
+            found = _load(learner, name, listed, store, checkpoints)
         except LearnerError as error:
-            damaged.append(error)
+            problems.append(error)
             continue
-        for problem in damaged:
+        for problem in problems:
             log.warning("%s: going on from the commit before, at step %d", problem, learner.steps)
-        return commit, note
-    if damaged:
-        raise LearnerError(f"{damaged[0]}, and there is no other commit that is whole: choose another --run-dir")
+        return found
+    is_unfinished_start = not listed and all(
+        checkpoints.is_unfinished(name) and order_of(name)[1] == 0 for name in names
+    )
+    if problems and not (names and is_unfinished_start):
+        raise LearnerError(
+            f"{problems[0]}, and there is no other commit to go on from: "
+            "restore pairs.sqlite and checkpoints/ from one copy, or choose another --run-dir"
+        )
     return None
 
 
-def _load(learner: Learner, commit: Commit, store: StoredPairs, checkpoints: Checkpoints) -> Note:
+def _listed(store: StoredPairs) -> tuple[dict[str, _Listed], list[LearnerError]]:
+    """Return the commits that the store lists, by the names of their checkpoints, and what is wrong with others."""
+    listed: dict[str, _Listed] = {}
+    problems: list[LearnerError] = []
     try:
-        note = msgspec.json.decode(commit.note, type=Note)
-        learner.load_state_dict(checkpoints.load(note.folder), _stored_pairs(store, commit.keys.tolist()))
-    except (LookupError, ValueError, RuntimeError, msgspec.MsgspecError) as error:
-        reason = str(error).partition("\n")[0]
-        raise LearnerError(
-            f"commit {commit.number} was made by another version or on another --device ({reason})"
-        ) from error
-    return note
+        for commit in store.commits():
+            try:
+                note = decode_note(commit.note)
+            except msgspec.MsgspecError as error:
+                problems.append(_foreign(f"commit {commit.number}", error))
+            else:
+                listed[note.folder] = _Listed(commit, note)
+    except StoreError as error:  # a checkpoint may know more
+        problems.append(LearnerError(str(error)))
+    return listed, problems
+
+
+def _load(
+    learner: Learner, name: str, listed: dict[str, _Listed], store: StoredPairs, checkpoints: Checkpoints
+) -> Found:
+    """Load this checkpoint with its pairs. Raises LearnerError if it is damaged, foreign, or lacks pairs."""
+    state, mine = checkpoints.load(name), listed.get(name)
+    try:
+        keys = (
+            mine.commit.keys
+            if mine is not None and COMMIT not in state
+            else np.asarray(state["memory"]["keys"], np.int64)
+        )
+        found = _found(name, keys, state.pop(COMMIT, None), listed, store)
+        learner.load_state_dict(state, _stored_pairs(store, keys.tolist()))
+    except UNFIT as error:
+        raise _foreign(f"commit {order_of(name)[0]}", error) from error
+    if found.adopted is not None:
+        log.info("checkpoint %s is whole, and pairs.sqlite has its pairs but does not list it: going on from it", name)
+    return found
+
+
+def _found(name: str, keys: NDArray[np.int64], record: Any, listed: dict[str, _Listed], store: StoredPairs) -> Found:
+    """Return the commit of a checkpoint, whose pairs are all in the store. record: from its state; None in earlier versions."""
+    mine, present = listed.get(name), store.checksums(keys)
+    if record is None:
+        if mine is None:
+            raise LearnerError(f"checkpoint {name} is one of an earlier version, and pairs.sqlite does not list it")
+        _require_none(present < 0, name)
+        return Found(mine.note, mine.commit.number, None)
+    encoded = record["note"].encode()
+    note, checksums = decode_note(encoded), np.asarray(record["checksums"], np.int64)
+    if note.folder != name or note.pairs != checksum_of(keys, checksums):
+        raise LearnerError(f"checkpoint {name} is that of another commit")
+    if mine is not None and mine.note == note:
+        _require_none(present < 0, name)
+        return Found(note, mine.commit.number, None)
+    if note.store != store.identity:
+        raise LearnerError(f"checkpoint {name} belongs to another pairs.sqlite than the one beside it")
+    _require_none(present != checksums, name)
+    older = (other.commit.number for other in listed.values() if order_of(other.note.folder) < order_of(name))
+    return Found(note, max(older, default=0), (keys, encoded))
+
+
+def _require_none(missing: NDArray[np.bool_], name: str) -> None:
+    """Raise LearnerError if any of the pairs of a checkpoint are missing, bool [n]."""
+    if missing.any():
+        raise LearnerError(f"{missing.sum()} of the {len(missing)} pairs of checkpoint {name} are not in pairs.sqlite")
+
+
+def _foreign(what: str, error: Exception) -> LearnerError:
+    reason = str(error).partition("\n")[0]
+    return LearnerError(f"{what} was made by another version or on another --device ({reason})")
 
 
 def _stored_pairs(store: StoredPairs, keys: list[int]) -> Iterator[EncodedPair | None]:

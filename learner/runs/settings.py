@@ -43,7 +43,7 @@ def settings_of(run: Path) -> LearnerConfig:
     path = run / "config.json"
     try:
         return from_plain(json.loads(path.read_bytes()))
-    except (OSError, ValueError, SettingsError) as error:
+    except (OSError, ValueError, RecursionError, SettingsError) as error:
         raise SettingsError(f"{path} cannot be read as a run's settings ({error}): choose another --run-dir") from error
 
 

@@ -77,6 +77,7 @@ class Service:
     def _resume(self) -> None:
         if self.learner.received:
             self.observers.screen.log(f"resumed at step {self.learner.steps}")
+        self.committer.begin_run(self._wait_for_disk)
         # Before the first step all probes run again: one of them may have been interrupted.
         self.directory.rewind(self.learner.steps or -1)
         lines = self.directory.lines("steps")
@@ -105,12 +106,12 @@ class Service:
         rhythm.interrupted(self.learner.steps, began_s, self.clock())
 
     def _keep(self, key: int, pair: EncodedPair) -> None:
-        self.committer.keep(key, pair, self._keep_waiting)
+        self.committer.keep(key, pair, self._wait_for_disk)
         self.observers.live.received(pair)
 
-    def _keep_waiting(self) -> bool:
-        """Return whether to go on waiting while the store takes no more pairs."""
-        self.observers.working("the disk of the run is full: waiting for room")
+    def _wait_for_disk(self) -> bool:
+        """Return whether to go on waiting while the disk is full or slow."""
+        self.observers.working("waiting for the disk of the run")
         return not self.stop()
 
     def _observe(self, event: StepReport | Waiting) -> None:
