@@ -155,7 +155,7 @@ def test_ctrl_c_while_torch_is_still_loading_ends_clean(tmp_path: Path) -> None:
         said = "".join(process.said)
     assert json.loads(said)["steps"] == summary_of(run)["steps"] == 0
     assert (run / "report.html").is_file()
-    (path,) = (run / "checkpoints").iterdir()
+    path = max((run / "checkpoints").iterdir())
     assert load_checkpoint(path)["counts"]["steps"] == 0
 
 
@@ -384,15 +384,15 @@ def test_a_damaged_commit_gives_way_to_the_one_before_and_without_one_it_is_one_
 ) -> None:
     arguments = ["--run-dir", str(tmp_path / "run"), "--http-port", "0", *SMALL, "--max-steps", "0", "--json"]
     folder = tmp_path / "run" / "checkpoints"
-    for damaged in ([], [], [2], [1, 2]):
+    for damaged in ([], [], [3], [2, 4]):
         for number in damaged:
             os.truncate(folder / f"commit-00000{number}-step-0" / "tensors.safetensors", 100)
         if len(damaged) < 2:
             main(arguments)
-    assert "commit-000002-step-0 is damaged" in caplog.text
+    assert "commit-000003-step-0 is damaged" in caplog.text
     capfd.readouterr()
     assert main(arguments) == 2
-    said = rf"error: checkpoint {folder}/commit-000002-step-0 is damaged .*no other commit .*choose another --run-dir\n"
+    said = rf"error: checkpoint {folder}/commit-000004-step-0 is damaged .*no other commit .*choose another --run-dir\n"
     assert re.fullmatch(said, capfd.readouterr().err)
 
 
@@ -401,8 +401,10 @@ def test_a_folder_that_cannot_be_written_any_more_is_one_line_and_exit_code_1(
 ) -> None:
     arguments = ["--run-dir", str(tmp_path / "run"), "--http-port", "0", *SMALL, "--max-steps", "0", "--json"]
     main(arguments)
-    (tmp_path / "run" / "pairs.sqlite").unlink()
-    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    settings = (tmp_path / "run" / "config.json").read_text()
+    shutil.rmtree(tmp_path / "run")
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text(settings)
     (tmp_path / "run" / "checkpoints").write_text("in the way")
     capfd.readouterr()
     assert main(arguments) == 1

@@ -35,7 +35,7 @@ SMALL = (
 NURSERY = """
 import itertools, json, os, resource, signal, sys, time
 
-import buffer.store, learner.runs.checkpoint, learner.cli.compose
+import buffer.store, buffer.store_file, learner.runs.checkpoint, learner.cli.compose
 from learner.__main__ import main
 
 def kill_at(owner, name, count):
@@ -50,9 +50,9 @@ def fault(kind, count):
     if kind == "before the transaction":
         kill_at(buffer.store.Store, "commit", count)
     elif kind == "in the transaction":
-        kill_at(buffer.store.Store, "_forget_unnamed", count)
+        kill_at(buffer.store_file.StoreFile, "_forget_unnamed", count)
     elif kind == "after the transaction":
-        kill_at(learner.runs.checkpoint.CheckpointFolder, "keep_only", count)
+        kill_at(learner.runs.checkpoint.CheckpointFolder, "remove", count)
     elif kind == "disk full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
 
@@ -217,9 +217,9 @@ def test_a_learner_that_collapses_again_and_again_ends_with_one_line_and_exit_co
 
 
 MOMENTS = {
-    "before the transaction": (0, 1, 1),  # of the first commit of a life, then of the second
-    "in the transaction": (0, 1, 2, 3),  # that forgets on opening, that goes back to the last commit, that commits
-    "after the transaction": (0, 1, 2),  # of the last life's commit, then of the first and the second of this one
+    "before the transaction": (0, 1, 1),  # of the first commit of a run, then of the second of a life
+    "in the transaction": (0, 1, 2, 3),  # that goes back to the last commit, then those of the commits
+    "after the transaction": (0, 1, 2),  # of a commit that replaces an earlier one
 }
 
 
@@ -240,13 +240,14 @@ def test_a_kill_around_the_instant_of_a_commit_changes_nothing(
 def test_a_disk_that_fills_up_ends_it_with_one_line_and_it_goes_on_when_there_is_room(
     nursery: Nursery, straight: dict[str, Any], tmp_path: Path
 ) -> None:
-    """First too small for the weights, then for the pairs only."""
+    """Too small for the weights. `tests/test_buffer_store.py` has one that is too small for the pairs."""
     run = tmp_path / "run"
-    for limit_bytes, refused in ((300_000, "(checkpoints/commit-|pairs.sqlite)"), (1_000_000, "pairs.sqlite")):
-        code, said = nursery.learner(run, fault=("disk full", limit_bytes))
-        assert code == 1, said
-        assert re.fullmatch(f"error: .*{refused}.*: make room on its disk, then start again", said.splitlines()[-1])
-        assert "Traceback" not in said
+    code, said = nursery.learner(run, fault=("disk full", 300_000))
+    assert code == 1, said
+    assert re.fullmatch(
+        "error: .*checkpoints/commit-.*: make room on its disk, then start again", said.splitlines()[-1]
+    )
+    assert "Traceback" not in said
     assert nursery.learner(run)[0] == 0
     assert outcome(run) == straight
 

@@ -155,4 +155,4 @@ def test_a_run_that_was_killed_in_its_first_commit_begins_again(tmp_path: Path) 
             assert a.learner.steps == 0
             a.committer.begin_run(lambda: True)
             a.committer.begin_run(lambda: True)
-            assert a.names() == ["commit-000002-step-0"]
+            assert a.names() == ["commit-000001-step-0"]

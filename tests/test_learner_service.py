@@ -22,7 +22,7 @@ from rich.console import Console
 from tiny_learner import EPOCH, TINY, committed, make_pairs, tiny_learner
 
 from buffer.store import Store
-from learner.errors import NonFiniteLoss
+from learner.errors import NonFiniteLoss, SettingsError
 from learner.guard import GuardConfig
 from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
@@ -82,7 +82,7 @@ class Run:
         metrics = LearnerMetrics()
         with Store(self.directory.store) as store:
             checkpoints = CheckpointFolder(self.directory.checkpoints)
-            cursor = restore(self.learner, store, checkpoints)
+            cursor = restore(self.learner, store, checkpoints, self.directory.require_new)
             source = Acknowledging(self.pairs, cursor) if isinstance(self.pairs, list) else self.pairs
             clock = self.clock
             latest_weights = LatestWeights(self.learner, self.directory.export, metrics=metrics)
@@ -204,7 +204,10 @@ def test_a_run_killed_after_its_commit_forgets_the_lines_of_the_lost_steps(tmp_p
     assert summary["seconds"] >= 200
 
 
-def test_a_run_killed_before_its_first_commit_begins_anew(tmp_path: Path, digits: ControlSet) -> None:
+def test_a_run_killed_before_its_second_commit_begins_again_with_the_first_step(
+    tmp_path: Path, digits: ControlSet
+) -> None:
+    Run(tmp_path, [], []).run()
     directory = RunDirectory(tmp_path, TINY)
     directory.append("probes", {"step": 0, "set": "digits", "encoder": "student"})
     directory.append("steps", {"step": 1})
@@ -212,6 +215,33 @@ def test_a_run_killed_before_its_first_commit_begins_anew(tmp_path: Path, digits
     run.run()
     assert [line["step"] for line in run.directory.lines("steps")] == [1, 2, 3, 4]
     assert [line["encoder"] for line in run.directory.lines("probes")] == ["student", "teacher"] * 2
+
+
+def test_the_first_commit_is_durable_before_any_line_and_publishes_no_weights(tmp_path: Path) -> None:
+    found = []
+
+    def stop() -> bool:
+        found.append(sorted(path.name for path in tmp_path.glob("*")))
+        return True
+
+    Run(tmp_path, make_pairs(8), [], stop=stop).run()
+    assert [name for name in found[0] if "jsonl" not in name] == [
+        "checkpoints",
+        "config.json",
+        "pairs.sqlite",
+        "pairs.sqlite-shm",
+        "pairs.sqlite-wal",
+    ]
+    assert (tmp_path / "checkpoints" / "commit-000001-step-0" / "SHA256SUMS").is_file()
+
+
+def test_lines_without_a_commit_are_refused_and_stay(tmp_path: Path) -> None:
+    directory = RunDirectory(tmp_path, TINY)
+    directory.append("steps", {"step": 1})
+    with pytest.raises(SettingsError, match=r"has steps\.jsonl of a run, but no commit"):
+        Run(tmp_path, make_pairs(8), []).run()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json", "steps.jsonl"]
+    assert directory.lines("steps") == [{"step": 1}]
 
 
 def test_a_control_set_that_is_new_to_a_run_is_measured_when_it_comes(tmp_path: Path, digits: ControlSet) -> None:

@@ -184,17 +184,12 @@ class Committer:
         while not wait([flight], ASK_S).done:
             if not go_on():
                 self.patience.end()
-        self.settle()
+        self._settled()
 
     def settle(self, *, wait: bool = False) -> None:
         """Acknowledge the commit in flight if it is durable; `wait` until it is. Raises the error that ended it."""
-        flight = self._flight
-        if flight is None or not (wait or flight.done()):
-            return
-        self._flight = None
-        note = flight.result()
-        self.on_commit(self.clock() - self._started_s)
-        self.source.acknowledge(note.cursor)
+        if self._flight is not None and (wait or self._flight.done()):
+            self.source.acknowledge(self._settled().cursor)
 
     def finish(self) -> None:
         """Commit the present state, and return once it is durable, acknowledged and published. Raises the error that ended it.
@@ -212,6 +207,14 @@ class Committer:
         """Let the commit in flight end; idempotent."""
         self.patience.end()
         self.writer.shutdown()
+
+    def _settled(self) -> Note:
+        """Return the note of the commit in flight, once it is durable. Raises the error that ended it."""
+        assert self._flight is not None
+        flight, self._flight = self._flight, None
+        note = flight.result()
+        self.on_commit(self.clock() - self._started_s)
+        return note
 
     def _launch(self) -> tuple[Future[Note], dict[str, Any]]:
         """Copy the state and the cursor, and let the writer commit them."""

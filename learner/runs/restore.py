@@ -58,16 +58,20 @@ def restore(
 ) -> Cursor | None:
     """Put the learner back to its newest whole commit, and return the cursor of the source; None: the run is new.
 
-    The store forgets newer commits; no checkpoint is removed. require_new: called before a run is taken for a new one; raises
-    LearnerError if it is not. Raises LearnerError if no commit is whole, or another version made them; then nothing has changed.
+    The store forgets newer commits. Checkpoints stay, but for those that a killed process has not finished.
+    require_new: called before a run is taken for a new one; raises LearnerError if it is not.
+    Raises LearnerError if no commit is whole, or another version made them; then nothing has changed.
     """
     found = load_newest(learner, store, checkpoints)
     if found is None:
         require_new()
         store.rewind(0)
-        return None
-    store.rewind(found.number, found.adopted)
-    return found.note.cursor
+    else:
+        store.rewind(found.number, found.adopted)
+    for name in checkpoints.names():  # a process that is killed in each of its commits must not fill the disk
+        if checkpoints.is_unfinished(name):
+            checkpoints.remove(name)
+    return None if found is None else found.note.cursor
 
 
 def load_newest(learner: Learner, store: StoredPairs, checkpoints: Checkpoints) -> Found | None:
