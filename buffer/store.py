@@ -16,7 +16,6 @@ import uuid
 from collections import deque
 from collections.abc import Callable, Collection
 from concurrent.futures import Future
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -26,7 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from buffer.patience import Patience
 from buffer.store_file import Inventory, StoreFile
-from buffer.store_reader import Commit, StoreError, StoreReader, crc_of, has_log, is_written, reading_connection
+from buffer.store_reader import Commit, StoreError, StoreReader, checksums_in, crc_of
 from buffer.validation import key_vector, require, rises
 
 MAX_BYTES = 512 << 20
@@ -63,7 +62,7 @@ class Store(StoreReader):
         self._file: StoreFile | None = None
         self._thread = threading.Thread(target=self._run, name="store", daemon=True)
         with self._errors("opened", "restore it from a copy, or choose another place"):
-            found = self._look()
+            found = checksums_in(path)
         self._is_new = found is None
         self._identity = uuid.uuid4().hex if found is None else super().identity
         self._inventory = Inventory(found or {})
@@ -100,6 +99,11 @@ class Store(StoreReader):
             self._inventory.add(key, checksum)
             self._largest = key
         return True
+
+    def flush(self) -> Future[None]:
+        """Make all items put so far durable; a later commit may still remove those that it does not name."""
+        self._begin()
+        return self._request(lambda file: ())
 
     def commit(self, keys: ArrayLike, note: bytes) -> Future[None]:
         """Make these keys, int64 [n], rising, and the note the newest commit, after all earlier puts.
@@ -141,21 +145,6 @@ class Store(StoreReader):
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-    def _look(self) -> dict[int, int] | None:
-        """Return the checksums of the items by their keys, and change nothing; None: there is no store yet.
-
-        Raises sqlite3.Error for what is no store.
-        """
-        if not self._path.parent.is_dir():
-            raise sqlite3.DatabaseError("its folder is not there")
-        size = self._path.stat().st_size if self._path.exists() else 0
-        if self._path.is_file() and 0 < size < 512:  # SQLite would take it for an empty one
-            raise sqlite3.DatabaseError("file is not a database")
-        if not (size or self._path.is_dir() or has_log(self._path)):
-            return None
-        with closing(reading_connection(self._path)) as connection:
-            return dict(connection.execute("SELECT key, crc FROM items")) if is_written(connection) else None
 
     def _begin(self) -> None:
         """Go on from the newest commit, if this is the first write."""

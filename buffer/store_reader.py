@@ -87,6 +87,22 @@ class StoreReader:
             raise StoreError(f"{self._path} cannot be {done} ({reason}): {advice}") from error
 
 
+def checksums_in(path: Path) -> dict[int, int] | None:
+    """Return the checksums of the items by their keys, and change nothing; None: there is no store yet.
+
+    Raises sqlite3.Error for what is no store.
+    """
+    if not path.parent.is_dir():
+        raise sqlite3.DatabaseError("its folder is not there")
+    size = path.stat().st_size if path.exists() else 0
+    if path.is_file() and 0 < size < 512:  # SQLite would take it for an empty one
+        raise sqlite3.DatabaseError("file is not a database")
+    if not (size or path.is_dir() or has_log(path)):
+        return None
+    with closing(reading_connection(path)) as connection:
+        return dict(connection.execute("SELECT key, crc FROM items")) if is_written(connection) else None
+
+
 def reading_connection(path: Path) -> sqlite3.Connection:
     """Connect to an existing file without changing it. Raises sqlite3.Error.
 

@@ -34,7 +34,8 @@ from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.memory.memory import Memory
 from learner.runs.checkpoint import load_checkpoint
-from learner.runs.commit import Note, unpack
+from learner.runs.commit import unpack
+from learner.runs.note import Note
 from stream.host.program import Stop
 from stream.pair import EncodedPair
 from stream.recording.writer import RecordingWriter

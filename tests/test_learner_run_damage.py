@@ -117,7 +117,7 @@ def test_a_commit_that_a_killed_process_did_not_enter_in_the_store_is_continued_
     path = shutil.copytree(runs.now, tmp_path / "run")
     with run(path) as a:
         a.train(2)
-        a.store.commit = lambda keys, note: a.store._request(lambda file: ())  # type: ignore[method-assign]
+        a.store.commit = lambda keys, note: a.store.flush()  # type: ignore[method-assign]
         with pytest.raises(OSError, match="cannot be read back"):
             a.committer.finish()
         left = digest(a.learner)

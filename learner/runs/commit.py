@@ -1,20 +1,19 @@
 """Commits make one moment of the learner durable, while it goes on training.
 
-Between two steps the state is copied, together with the cursor of the source. Beside training it is then saved as a checkpoint,
-with all that is needed to go on from it: the keys of its pairs, their checksums, the cursor, and the store they are in. One
-transaction of the store makes the pairs, the cursor and the name of that checkpoint the newest commit. It is read back, and only
-then the pairs are acknowledged to the source, and the checkpoints that it replaces are removed.
+Between two steps the state is copied, together with the cursor of the source. Beside training the pairs become durable. The state
+is then saved as a checkpoint, with all that is needed to go on from it: the keys of its pairs, their checksums, the cursor, and
+the store they are in. One transaction of the store makes the pairs, the cursor and the name of that checkpoint the newest commit.
+It is read back, and only then the pairs are acknowledged to the source, and the checkpoints that it replaces are removed.
 
 The rules here touch no file, thread or clock themselves: store, checkpoints, writer and clock are passed in.
 """
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Annotated, Any, Protocol
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -25,14 +24,13 @@ from torch import Tensor
 from buffer.patience import Patience
 from buffer.store_reader import Commit, StoreError
 from learner.loop import Learner
-from learner.runs.checkpoint import FOLDER, order_of
+from learner.runs.checkpoint import order_of
+from learner.runs.note import COMMIT, Note, checksum_of, decode_note
 from stream import codec
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair
 from stream.source import Cursor, Source
 
-COMMIT = "commit"
-"""The key in the state of a checkpoint under which the note of its commit stands, and the checksums of its pairs."""
 ASK_S = 1.0
 """Seconds between two calls that ask the caller whether to go on waiting for a full disk."""
 
@@ -59,6 +57,9 @@ class PairStore(StoredPairs, Protocol):
 
     def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
         """Queue an item."""
+
+    def flush(self) -> Future[None]:
+        """Make all items put so far durable."""
 
     def commit(self, keys: Any, note: bytes) -> Future[None]:
         """Make keys and note the newest commit."""
@@ -90,21 +91,6 @@ class Checkpoints(Protocol):
 
     def remove(self, name: str) -> None:
         """Remove a checkpoint, if it is there."""
-
-
-class Note(msgspec.Struct, frozen=True):
-    """The part of a commit beside its pairs."""
-
-    folder: Annotated[str, msgspec.Meta(pattern=FOLDER)]
-    """The name of its checkpoint."""
-    cursor: Cursor
-    """The state of the source: the pairs that the learner had received."""
-    store: str = ""
-    """The identity of the store that has its pairs; empty in earlier versions, as is what follows."""
-    pairs: str = ""
-    """See `checksum_of`."""
-    replaces: tuple[str, ...] = ()
-    """The checkpoints of earlier commits, which may be removed once this commit and its predecessor are durable."""
 
 
 def _ignore(_value: Any) -> None:
@@ -230,7 +216,8 @@ class Committer:
         return self._flight, state
 
     def _write(self, folder: str, cursor: Cursor, state: dict[str, Any]) -> Note:
-        """In the writer: save the checkpoint, make the commit that names it, read it back, remove what it replaces."""
+        """In the writer: make the pairs durable, then the checkpoint, then the commit; read it back, remove what it replaces."""
+        self.store.flush().result()  # a whole checkpoint can then be continued from, whatever ends the process now
         keys = state["memory"]["keys"]
         checksums = self.store.checksums(keys)
         pairs = checksum_of(keys, checksums)
@@ -253,16 +240,6 @@ class Committer:
         """In the writer, after the commit, which `settle` may acknowledge at the same time."""
         if flight.exception() is None:
             self.publish(state)
-
-
-def decode_note(encoded: bytes) -> Note:
-    """Return the note of a commit. Raises msgspec.MsgspecError."""
-    return msgspec.json.decode(encoded, type=Note)
-
-
-def checksum_of(keys: NDArray[np.int64], checksums: NDArray[np.int64]) -> str:
-    """Return the SHA-256 over the keys of pairs and their checksums, int64 [n] each: one name for all bytes of a commit."""
-    return hashlib.sha256(keys.astype("<i8").tobytes() + checksums.astype("<i8").tobytes()).hexdigest()
 
 
 def pack(pair: EncodedPair) -> bytes:

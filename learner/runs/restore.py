@@ -18,16 +18,8 @@ from buffer.store_reader import Commit, StoreError
 from learner.errors import LearnerError
 from learner.loop import Learner
 from learner.runs.checkpoint import order_of
-from learner.runs.commit import (
-    COMMIT,
-    Checkpoints,
-    Note,
-    PairStore,
-    StoredPairs,
-    checksum_of,
-    decode_note,
-    unpack,
-)
+from learner.runs.commit import Checkpoints, PairStore, StoredPairs, unpack
+from learner.runs.note import COMMIT, Note, checksum_of, decode_note
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair
 from stream.source import Cursor
