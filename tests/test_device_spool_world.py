@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from benchmarks.faults.spool_world import ACTIONS, CALM, LIMITS, World, play
+from benchmarks.faults.spool_world import ACTIONS, CALM, World, play
+from benchmarks.shared.simulated_rig import LIMITS
 
 
 def scripts(actions: tuple[str, ...]) -> st.SearchStrategy[list[tuple[str, int]]]:

@@ -199,13 +199,15 @@ class SpoolRules:
         self.inventory.free(name for name, one in emptied if self.consumers.deletable(name, now_s) >= one.end > 0)
         return removal + self._forget_surplus()
 
-    def to_save(self, now_s: float) -> SavedConsumers | None:
+    def to_save(self, now_s: float, *, at_end: bool = False) -> SavedConsumers | None:
         """Return what is to be saved now; None if the file is up to date, or if saving has failed a moment ago.
 
+        at_end: whether the process ends, so that the times of silence are saved too.
         The caller saves it and then calls `saved` or `save_failed`, before it calls this again.
         """
         state = self.consumers.changes, self.inventory.to_save()
-        if now_s < self._retry_save_s or (state == self._saved and now_s < self._save_due_s):
+        is_due = state != self._saved or now_s >= self._save_due_s
+        if not at_end and (not is_due or now_s < self._retry_save_s):
             return None
         self._saving = state
         return msgspec.structs.replace(self.consumers.to_save(now_s), epochs=state[1])

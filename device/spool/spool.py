@@ -217,7 +217,7 @@ class Spool:
         self._sealing.close()
         with self._changed:
             self._remove(self._rules.close_open() + self._rules.free(self._clock()))
-        self._save_consumers()
+        self._save_consumers(at_end=True)
         for segment in self._inventory.segments:
             if segment.state is State.FULL:
                 self._sealing.seal(segment)
@@ -233,10 +233,10 @@ class Spool:
         self._files.remove(removal)
         self._changed.notify_all()
 
-    def _save_consumers(self) -> None:
+    def _save_consumers(self, *, at_end: bool = False) -> None:
         with self._saving:
             with self._changed:
-                saved = self._rules.to_save(self._clock())
+                saved = self._rules.to_save(self._clock(), at_end=at_end)
             if saved is None:
                 return
             try:
