@@ -1,11 +1,18 @@
-"""What the writers of a run do while their disk is full: wait and try again, or fail."""
+"""What the writers of a run do while their disk is full, or no descriptor is left: wait and try again, or fail."""
 
 from __future__ import annotations
 
+import errno
 import logging
+import resource
+import sqlite3
 import threading
+from pathlib import Path
 
 log = logging.getLogger(__name__)
+
+_FEW = 16
+"""Descriptors that may have become free again since an error."""
 
 
 class Patience:
@@ -32,3 +39,24 @@ class Patience:
     def end(self) -> None:
         """Stop waiting: a writer that waits now tries once more, and from now on a failed write is not tried again."""
         self._ended.set()
+
+
+def lacks_descriptors(error: BaseException) -> bool:
+    """Return whether an error was caused by a process or a system that has no file descriptor left, which passes."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if getattr(cause, "errno", None) in (errno.EMFILE, errno.ENFILE):
+            return True
+        if (getattr(cause, "sqlite_errorcode", 0) & 0xFF) == sqlite3.SQLITE_CANTOPEN and _all_in_use():
+            return True
+        cause = cause.__cause__
+    return False
+
+
+def _all_in_use() -> bool:
+    """Return whether this process has hardly a descriptor left: SQLite does not say why it cannot open a file."""
+    try:
+        in_use = sum(1 for _ in Path("/proc/self/fd").iterdir())
+    except OSError:
+        return True
+    return in_use + _FEW > resource.getrlimit(resource.RLIMIT_NOFILE)[0]

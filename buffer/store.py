@@ -23,7 +23,7 @@ from typing import Self
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from buffer.patience import Patience
+from buffer.patience import Patience, lacks_descriptors
 from buffer.store_file import Inventory, StoreFile
 from buffer.store_reader import Commit, StoreError, StoreReader, checksums_in, crc_of
 from buffer.validation import key_vector, require, rises
@@ -228,4 +228,4 @@ class Store(StoreReader):
 
 
 def _is_full(error: StoreError) -> bool:
-    return getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL
+    return getattr(error.__cause__, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL or lacks_descriptors(error)

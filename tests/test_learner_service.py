@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import re
+import resource
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -368,6 +369,30 @@ def test_a_full_disk_for_the_probes_does_not_stop_training(
     stop = full_disk(tmp_path / "probes.jsonl", look=12)
     assert Run(tmp_path, make_pairs(20), [digits], stop=stop, probe_every_s=0.0).run()["steps"] == 10
     assert "probe failed step=10 set=digits encoder=student: OSError(28" in caplog.text
+
+
+def test_a_process_without_descriptors_trains_on_and_commits_once_it_has_some(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    looks = itertools.count()
+
+    def stop() -> bool:
+        if next(looks) == 4:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+        elif "the next commit tries again" in caplog.text:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        elif resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 3:
+            time.sleep(0.05)  # the commit goes on in its own thread
+        return False
+
+    try:
+        run = Run(tmp_path, make_pairs(200), [], stop=stop, commit_every_s=0.0)
+        run.run()
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert "the next commit tries again" in caplog.text
+    assert digest(committed(tmp_path)) == digest(run.learner)
 
 
 def test_a_full_disk_for_the_steps_does_not_stop_training(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -5,9 +5,11 @@ The loop decides what is trained; this shell decides when to probe, when to comm
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from buffer.patience import lacks_descriptors
 from learner.errors import Diverged
 from learner.loop import Learner, StepReport, Waiting, learn
 from learner.probes.control_sets import ControlSet
@@ -24,6 +26,8 @@ from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
 from stream.pair import EncodedPair
 from stream.source import Source
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False, kw_only=True)
@@ -94,11 +98,20 @@ class Service:
             if event is None:
                 return
             self._observe(event)
-            self.committer.settle()
+            self._settle()
             if probing.is_due(learner.steps, self.clock()):
                 self._interrupt(probing, self._prober.probe)
             if committing.is_due(learner.steps, self.clock()) and not self.committer.in_flight:
                 self._interrupt(committing, self.committer.begin)
+
+    def _settle(self) -> None:
+        """Acknowledge a commit that has become durable; one that found no descriptor is left to the next commit."""
+        try:
+            self.committer.settle()
+        except OSError as error:
+            if not lacks_descriptors(error):
+                raise
+            log.warning("%s; the next commit tries again", error)
 
     def _interrupt(self, rhythm: Rhythm, action: Callable[[], None]) -> None:
         began_s = self.clock()
