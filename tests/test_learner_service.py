@@ -382,6 +382,7 @@ def test_a_process_without_descriptors_trains_on_and_commits_once_it_has_some(
             resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
         elif "the next commit tries again" in caplog.text:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            return True
         elif resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 3:
             time.sleep(0.05)  # the commit goes on in its own thread
         return False

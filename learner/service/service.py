@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from buffer.patience import lacks_descriptors
 from learner.errors import Diverged
@@ -98,16 +99,16 @@ class Service:
             if event is None:
                 return
             self._observe(event)
-            self._settle()
+            self._commit(self.committer.settle)
             if probing.is_due(learner.steps, self.clock()):
                 self._interrupt(probing, self._prober.probe)
             if committing.is_due(learner.steps, self.clock()) and not self.committer.in_flight:
-                self._interrupt(committing, self.committer.begin)
+                self._interrupt(committing, partial(self._commit, self.committer.begin))
 
-    def _settle(self) -> None:
-        """Acknowledge a commit that has become durable; one that found no descriptor is left to the next commit."""
+    def _commit(self, action: Callable[[], None]) -> None:
+        """Do this part of a commit; if there is no descriptor left, the next commit tries again."""
         try:
-            self.committer.settle()
+            action()
         except OSError as error:
             if not lacks_descriptors(error):
                 raise
