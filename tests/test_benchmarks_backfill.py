@@ -7,7 +7,7 @@ import json
 import pytest
 
 from benchmarks.__main__ import main
-from benchmarks.faults.backfill import PAIR_BYTES, first_live_s, late_mb_per_s, latencies_beside_ms
+from benchmarks.backfill import PAIR_BYTES, first_live_s, late_mb_per_s, latencies_beside_ms
 
 S = 1_000_000_000
 PAIRS = [
