@@ -25,7 +25,6 @@ import numpy as np
 from rich.table import Table
 
 from benchmarks.faults.figures import MadeAndArrived
-from benchmarks.faults.learner import outcome
 from benchmarks.faults.rig import RigLoad
 from benchmarks.faults.stage import Stage
 from benchmarks.shared.bench import Bench, Goal, RoundsSettings, counted, name_value_table, report_progress
@@ -149,7 +148,7 @@ def _round(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
 def _outage(stage: Stage, settings: BackfillSettings, windows: Windows) -> None:
     """Freeze the link, so that the queues fill, and measure how much both processes grow."""
     rig = stage.rigs[0]
-    processes = {"rig": rig.process.pid, "learner": stage.learners[0].process.pid}
+    processes = {"rig": rig.process.pid, "learner": stage.consumers[0].process.pid}
     before = {name: _anonymous_mib(pid) for name, pid in processes.items()}
     most = dict.fromkeys(processes, 0.0)
     rig.process.order(f"rate {OUTAGE_PAIRS_PER_S}")
@@ -233,7 +232,7 @@ def _anonymous_mib(pid: int | None) -> float:
 
 def _evaluate(stage: Stage, windows: Windows) -> dict[str, Any]:
     attempts = stage.rigs[0].journal.attempts
-    entered, _ = outcome(stage.learners[0].store)
+    entered, _ = stage.consumers[0].outcome()
     pairs = sorted((attempts[pair.epoch, pair.seq].at_ns, pair.at_ns) for pair in entered)
     link_mb_per_s = median(windows.bare_mb_per_s)
     backfill_mb_per_s = median(late_mb_per_s(pairs, window) for window in windows.backfill)

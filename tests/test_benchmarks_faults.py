@@ -18,7 +18,8 @@ import pytest
 
 from benchmarks.__main__ import main
 from benchmarks.faults.check import FAILURES, Entered, Harm, Journal, PairCounts, check, owed
-from benchmarks.faults.nemesis import HARMLESS, KINDS, LINK_KINDS, damage, plan
+from benchmarks.faults.damage import damage
+from benchmarks.faults.nemesis import HARMLESS, KINDS, LINK_KINDS, Hits, plan
 from benchmarks.faults.rig import make_pair
 from benchmarks.shared.link import Link
 from benchmarks.shared.processes import Supervised
@@ -153,24 +154,26 @@ def test_what_is_still_owed_is_what_the_cursor_says_nothing_about() -> None:
 
 def test_a_plan_follows_from_its_seed() -> None:
     def planned(seed: int) -> object:
-        return plan(seed, 50, list(KINDS), rigs=2, learners=2, every_s=0.4, hold_s=3.0, long=True)
+        return plan(seed, 50, list(KINDS), rigs=2, consumers=2, every_s=0.4, hold_s=3.0, long=True)
 
     assert planned(1) == planned(1)
     assert planned(1) != planned(2)
 
 
 def test_a_plan_has_every_kind_and_ends_with_link_faults_that_come_alone() -> None:
-    faults = plan(0, 200, list(KINDS), rigs=2, learners=2, every_s=0.4, hold_s=3.0, long=True)
+    faults = plan(0, 400, list(KINDS), rigs=2, consumers=2, learners=[1], every_s=0.4, hold_s=3.0, long=True)
     assert {fault.kind for fault in faults} == set(KINDS)
-    assert {(fault.rig, fault.learner) for fault in faults} == {(0, 0), (0, 1), (1, 0), (1, 1)}
+    assert {(fault.rig, fault.consumer) for fault in faults} == {(0, 0), (0, 1), (1, 0), (1, 1)}
     assert [fault.at_s for fault in faults] == sorted(fault.at_s for fault in faults)
     assert max(fault.hold_s for fault in faults) > 6.0
-    for at, fault in enumerate(faults[-20:], start=180):
+    for at, fault in enumerate(faults[-20:], start=380):
         assert fault.kind in LINK_KINDS
         assert all(before.at_s + before.hold_s < fault.at_s for before in faults[:at])
-    harmless = plan(0, 200, HARMLESS, rigs=1, learners=1, every_s=0.4, hold_s=1.0, long=False)
-    assert {fault.kind for fault in harmless} == set(HARMLESS)
-    assert max(fault.hold_s for fault in harmless) <= 1.0
+    for fault in faults:
+        assert fault.consumer == 1 or KINDS[fault.kind].hits is not Hits.LEARNER
+    harmless = plan(0, 200, HARMLESS, rigs=1, consumers=1, every_s=0.4, hold_s=2.0, long=False)
+    assert {fault.kind for fault in harmless} == {kind for kind in HARMLESS if KINDS[kind].hits is not Hits.LEARNER}
+    assert max(fault.hold_s for fault in harmless) <= 2.0
 
 
 @pytest.fixture
@@ -357,7 +360,8 @@ def test_a_process_that_ends_by_itself_is_counted_and_can_be_started_again(child
 
 def run(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     """The figures of a short run; what it kept on failure is named in the captured errors."""
-    code = main(["faults", *flags, "--hold-s", "0.8", "--no-long", "--json"])
+    quick = ("--hold-s", "0.8", "--no-long", "--pairs-per-s", "200", "--runs", "0", "--recorders", "0", "--json")
+    code = main(["faults", *quick, *flags])
     figures: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert (code, figures["failures"]) == (0, [])
     return figures
@@ -379,6 +383,17 @@ def test_what_damage_costs_is_counted(capsys: pytest.CaptureFixture[str]) -> Non
     assert set(figures["faults"]) <= set(kinds)
 
 
+def test_a_real_learner_and_a_real_recorder_beside_strangers_get_every_pair_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """It takes longer than others, because torch is imported once and a learner is started several times."""
+    kinds = ("kill-learner", "clock", "clock-learner", "copied-run", "strangers", "hostile-peer")
+    consumers = ("--devices", "1", "--learners", "0", "--runs", "1", "--recorders", "1", "--pairs-per-s", "50")
+    figures = run(capsys, "--pairs", "200", "--faults", "6", "--seed", "26", "--kinds", *kinds, *consumers)
+    assert set(figures["consumers"]) == {"run0", "recorder0"}
+    assert figures["lost_ranges"] == {"count": 0, "pairs": 0}
+
+
 def test_without_a_file_system_of_its_own_a_full_disk_is_a_limit_to_the_size_of_files(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -391,7 +406,14 @@ def test_without_a_file_system_of_its_own_a_full_disk_is_a_limit_to_the_size_of_
 
 @pytest.mark.parametrize(
     "flags",
-    [("--kinds", "earthquake"), ("--pairs", "0"), ("--faults", "-1"), ("--pairs-per-s", "0"), ("--spool-mib", "0.1")],
+    [
+        ("--kinds", "earthquake"),
+        ("--pairs", "0"),
+        ("--faults", "-1"),
+        ("--pairs-per-s", "0"),
+        ("--spool-mib", "0.1"),
+        ("--learners", "0", "--runs", "0", "--recorders", "0"),
+    ],
 )
 def test_settings_that_cannot_be_are_one_line_and_code_2(
     flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]

@@ -1,26 +1,30 @@
-"""Did every kept pair enter exactly once? Pure: it compares journals with a learner's list, its cursor and the harms.
+"""Did every kept pair enter exactly once? Pure: it compares journals with a consumer's list, its cursor and the harms.
 
 The check follows Jepsen's set-full: the rigs' journals name the kept pairs, the committed list those that entered. A kept pair is
-in the list once with its own content, or inside a range that the learner counts as lost and that a harm explains. Two kinds of
+in the list once with its own content, or inside a range that the consumer counts as lost and that a harm explains. Two kinds of
 pairs need not enter: those whose rig was killed before it knew whether it kept them, and those that the spool refused; both may
 enter, once.
 
-`unseen` pairs cannot be known to the learner: damage destroyed pairs at the end of an epoch together with the only record of
-them, before the learner got their numbers.
+`unseen` pairs cannot be known to the consumer: damage destroyed pairs at the end of an epoch together with the only record of
+them, before the consumer got their numbers. Nothing here is code of the product, so that no mistake is made twice.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from operator import itemgetter
 from typing import Any, NamedTuple
-
-from stream.ranges import Ranges
-from stream.source import Cursor
 
 Name = tuple[str, int]
 """Epoch and number of a pair, for one device."""
+Ranges = Sequence[Sequence[int]]
+"""Numbers as ranges [a, b), which rise and do not touch."""
+Cursor = Mapping[str, Any]
+"""What a consumer has committed, as JSON values: {"devices": {DEVICE: {"epochs": {EPOCH: {"done": Ranges, "lost": Ranges}},
+"counts": {"lost": count}}}}. Done: received or lost."""
 
 
 class Attempt(NamedTuple):
@@ -66,12 +70,15 @@ class Entered(NamedTuple):
 
 
 class Harm(NamedTuple):
-    """A time, until `until_ns` of the machine's monotonic clock, in which a device's spool was damaged or its disk full."""
+    """A time, until `until_ns` of the machine's monotonic clock, in which something was damaged that can cost pairs."""
 
     device: str
-    until_ns: int
+    """Whose pairs; empty for all rigs."""
+    until_ns: float
     destroys: bool
     """Whether the harm can destroy pairs together with the record that they existed."""
+    epoch: str = ""
+    """Whose record it destroys; empty for all epochs."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +102,7 @@ class PairCounts:
     phantoms: int = 0
     """Counted as lost, although no rig made them."""
     miscounted: int = 0
-    """Difference between the learner's count of lost pairs and its lost ranges."""
+    """Difference between the consumer's count of lost pairs and its lost ranges."""
     unaccounted: int = 0
     """Counted as lost, without a harm that explains it."""
     unseen: int = 0
@@ -107,9 +114,14 @@ class PairCounts:
         return PairCounts(*(getattr(self, name.name) + getattr(other, name.name) for name in fields(PairCounts)))
 
     @property
+    def failed(self) -> list[str]:
+        """The names of the counts that have to be 0 and are not."""
+        return [name for name in FAILURES if getattr(self, name)]
+
+    @property
     def holds(self) -> bool:
         """Whether no pair was lost without being counted, and none entered twice."""
-        return not any(getattr(self, name) for name in FAILURES)
+        return not self.failed
 
 
 FAILURES = ("lost", "twice", "changed", "strangers", "both", "phantoms", "miscounted", "unaccounted")
@@ -118,9 +130,10 @@ FAILURES = ("lost", "twice", "changed", "strangers", "both", "phantoms", "miscou
 def check(
     journals: Mapping[str, Journal], entered: Iterable[Entered], cursor: Cursor, harms: Sequence[Harm], *, evicts: bool
 ) -> PairCounts:
-    """Check one learner against the rigs' journals, by device; return the counts of its pairs.
+    """Check one consumer against the rigs' journals, by device; return the counts of its pairs.
 
-    entered, cursor: of its newest commit. evicts: the spools were too small for the cuts, so that loss needs no other harm.
+    entered, cursor: of its newest commit. harms: those that concern this consumer. evicts: the spools were too small for the
+    cuts, so that loss needs no other harm.
     """
     by_device: dict[str, list[Entered]] = {}
     for pair in entered:
@@ -128,19 +141,18 @@ def check(
     counts = PairCounts(strangers=sum(len(pairs) for device, pairs in by_device.items() if device not in journals))
     for device, journal in journals.items():
         kept = cursor.get("devices", {}).get(device, {"epochs": {}, "counts": {"lost": 0}})
-        own_harms = [harm for harm in harms if harm.device == device]
+        own_harms = [harm for harm in harms if harm.device in ("", device)]
         counts += _check_device(journal, by_device.get(device, []), kept, own_harms, evicts=evicts)
     return counts
 
 
 def owed(journal: Journal, cursor: Cursor, device: str, harms: Sequence[Harm]) -> Iterator[Name]:
-    """Yield the kept pairs that a committed cursor does not know, without those that the learner cannot know (`unseen`)."""
+    """Yield the kept pairs that a committed cursor does not know, without those that the consumer cannot know (`unseen`)."""
     epochs = cursor.get("devices", {}).get(device, {"epochs": {}})["epochs"]
-    done = {epoch: Ranges(book["done"]) for epoch, book in epochs.items()}
-    own_harms = [harm for harm in harms if harm.device == device]
+    done = {epoch: book["done"] for epoch, book in epochs.items()}
+    own_harms = [harm for harm in harms if harm.device in ("", device)]
     for name in list(journal.kept):  # it grows at the same time
-        known = done.get(name[0], Ranges())
-        if name[1] not in known and not _is_unseen(name, journal.attempts[name], known, own_harms):
+        if not _is_in(name, done) and not _is_unseen(name, journal.attempts[name], done, own_harms):
             yield name
 
 
@@ -149,12 +161,12 @@ def _check_device(
 ) -> PairCounts:
     attempts = journal.attempts
     times = Counter((pair.epoch, pair.seq) for pair in entered)
-    lost = {epoch: Ranges(book["lost"]) for epoch, book in kept["epochs"].items()}
-    done = {epoch: Ranges(book["done"]) for epoch, book in kept["epochs"].items()}
-    lost_pairs = sum(ranges.count for ranges in lost.values())
+    lost: dict[str, Ranges] = {epoch: book["lost"] for epoch, book in kept["epochs"].items()}
+    done: dict[str, Ranges] = {epoch: book["done"] for epoch, book in kept["epochs"].items()}
+    lost_pairs = sum(last - first for ranges in lost.values() for first, last in ranges)
     explained = [_explains(harms, attempt) for name, attempt in attempts.items() if _is_in(name, lost)]
     missing = [name for name in journal.kept if name not in times and not _is_in(name, lost)]
-    unseen = sum(_is_unseen(name, attempts[name], done.get(name[0], Ranges()), harms) for name in missing)
+    unseen = sum(_is_unseen(name, attempts[name], done, harms) for name in missing)
     return PairCounts(
         kept=len(journal.kept),
         entered=len(times),
@@ -175,12 +187,17 @@ def _check_device(
 
 
 def _is_in(name: Name, ranges: Mapping[str, Ranges]) -> bool:
-    return name[0] in ranges and name[1] in ranges[name[0]]
+    epoch, seq = name
+    at = bisect_right(ranges.get(epoch, ()), seq, key=itemgetter(0)) - 1
+    return at >= 0 and seq < ranges[epoch][at][1]
 
 
-def _is_unseen(name: Name, attempt: Attempt, known: Ranges, harms: Sequence[Harm]) -> bool:
-    """Return whether the learner did not know the number of a pair yet when the spool was damaged."""
-    return name[1] >= known.end and any(harm.destroys and attempt.at_ns <= harm.until_ns for harm in harms)
+def _is_unseen(name: Name, attempt: Attempt, done: Mapping[str, Ranges], harms: Sequence[Harm]) -> bool:
+    """Return whether the consumer did not know the number of a pair yet when the spool was damaged."""
+    epoch, seq = name
+    is_new = seq >= max((last for _, last in done.get(epoch, ())), default=0)
+    destroying = [harm for harm in harms if harm.destroys and harm.epoch in ("", epoch)]
+    return is_new and any(attempt.at_ns <= harm.until_ns for harm in destroying)
 
 
 def _explains(harms: Sequence[Harm], attempt: Attempt) -> bool:

@@ -1,4 +1,4 @@
-"""The figures of a run of the faults bench: the counts of every learner, and how soon pairs arrived."""
+"""The figures of a run of the faults bench: the counts of every consumer, what each kind of fault did, how soon pairs arrived."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from benchmarks.faults.check import FAILURES, Entered, Journal, PairCounts, check
-from benchmarks.faults.learner import outcome
+from benchmarks.faults.consumers import LearnerProcess
 from benchmarks.faults.nemesis import LINK_KINDS
 from benchmarks.faults.stage import Stage, Struck
 
@@ -30,26 +30,40 @@ def judge(stage: Stage, *, ended_well: bool, evicts: bool) -> dict[str, Any]:
     evicts: the spools were too small for the cuts, so that lost pairs need no other harm.
     """
     journals = {rig.device: rig.journal for rig in stage.rigs}
-    total, arrivals = PairCounts(), []
-    for learner in stage.learners:
-        entered, cursor = outcome(learner.store)
-        total += check(journals, entered, cursor, stage.harms(), evicts=evicts)
+    by_consumer: dict[str, PairCounts] = {}
+    arrivals = []
+    for consumer in stage.consumers:
+        entered, cursor = consumer.outcome()
+        by_consumer[consumer.name] = check(journals, entered, cursor, stage.harms(consumer), evicts=evicts)
         arrivals.append({device: list(_arrivals(device, journal, entered)) for device, journal in journals.items()})
-    counts = asdict(total)
-    crashes = sum(process.crashes for process in stage.processes)
+    total = sum(by_consumer.values(), PairCounts())
+    counts, processes = asdict(total), [actor.process for actor in stage.actors]
+    crashes = {process.name: process.crashes for process in processes if process.crashes}
+    complaints = [text for one in stage.consumers if isinstance(one, LearnerProcess) for text in one.complaints]
     failures = [name for name in FAILURES if counts[name]]
-    failures += ["crashes"] if crashes else []
+    failures += [f"{name} crashed" for name in crashes] + complaints
     failures += [] if ended_well else ["did not end well"]
+    hits = Counter(struck.fault.kind for struck in stage.struck if struck.hit)
     return {
         "failures": failures,
         "pairs": stage.kept,
-        "faults": dict(Counter(struck.fault.kind for struck in stage.struck if struck.hit)),
+        "faults": dict(sorted(hits.items())),
+        "hits": hits.total(),
         "void": sum(not struck.hit for struck in stage.struck),
         **{name: counts[name] for name in (*FAILURES, "unseen", "indeterminate", "refused")},
         "lost_ranges": {"count": total.lost_ranges, "pairs": total.lost_pairs},
-        "malformed": dict(sum((Counter(learner.malformed) for learner in stage.learners), Counter[str]())),
-        "crashes": crashes,
-        "starts": sum(process.starts for process in stage.processes),
+        "consumers": {
+            name: {
+                "entered": one.entered,
+                "lost_pairs": one.lost_pairs,
+                **{bad: getattr(one, bad) for bad in one.failed},
+            }
+            for name, one in by_consumer.items()
+        },
+        "refusals": dict(stage.refusals),
+        "malformed": dict(sum((Counter(one.malformed) for one in stage.consumers), Counter[str]())),
+        "crashes": sum(crashes.values()),
+        "starts": sum(process.starts for process in processes),
         "full_disk": "a small file system" if stage.rigs[0].disk.mounted else "a limit to the size of files",
         "first_live_s": _spread(list(_first_live_s(stage, arrivals))),
         "backfill_pairs_per_s": _backfill_pairs_per_s(arrivals),
@@ -57,9 +71,10 @@ def judge(stage: Stage, *, ended_well: bool, evicts: bool) -> dict[str, Any]:
 
 
 def _arrivals(device: str, journal: Journal, entered: Sequence[Entered]) -> Iterator[MadeAndArrived]:
+    """Yield the times of the pairs of a device; only the learner that lists pairs notes when they arrive."""
     for pair in entered:
         attempt = journal.attempts.get((pair.epoch, pair.seq))
-        if pair.device == device and attempt is not None:
+        if pair.device == device and attempt is not None and pair.at_ns:
             yield attempt.at_ns, pair.at_ns
 
 
@@ -72,7 +87,7 @@ def _first_live_s(stage: Stage, arrivals: Sequence[Mapping[str, Sequence[MadeAnd
         if struck.fault.kind not in LINK_KINDS or not _is_alone(struck, stage.struck):
             continue
         back_ns, device = struck.until_ns, stage.rigs[struck.fault.rig].device
-        pairs = arrivals[struck.fault.learner][device]
+        pairs = arrivals[struck.fault.consumer][device]
         arrived = [arrived_ns for made_ns, arrived_ns in pairs if back_ns <= made_ns < back_ns + WATCHED_NS]
         if arrived:
             yield 1e-9 * (min(arrived) - back_ns)
@@ -84,7 +99,7 @@ def _is_alone(struck: Struck, others: Sequence[Struck]) -> bool:
         other is not struck
         and other.from_ns < until_ns
         and other.until_ns > from_ns
-        and other.fault.hits(struck.fault.rig, struck.fault.learner)
+        and other.fault.hits(struck.fault.rig, struck.fault.consumer)
         for other in others
     )
 

@@ -18,26 +18,21 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from benchmarks.faults.check import Entered
 from benchmarks.shared.processes import Orders, report
+from buffer.patience import Patience
 from buffer.store import Store
 from stream import codec
 from stream.live.subscriber import Subscriber
-from stream.pair import CHECKSUM_BYTES, EncodedPair, Header
+from stream.pair import EncodedPair
 from stream.source import Cursor
 
 COMMIT_S = 0.3
+FULL_S = 0.2
+"""Pause before a write to a full disk is tried again."""
 AT_ONCE = 64
 WORK_S = 0.01
 """Pause between receiving pairs and committing them, as long as a training step; other pairs wait in the queue until then."""
 _TAIL = struct.Struct("<Iq")
-
-
-def outcome(store: Path) -> tuple[list[Entered], Cursor]:
-    """Return the list of entered pairs and the cursor, both of the newest commit in a store."""
-    with Store(store) as opened:
-        commit = opened.commits()[0]
-        return [_entered(item) for item in opened.items(commit.keys)], msgspec.json.decode(commit.note)
 
 
 class ListingLearner:
@@ -45,7 +40,7 @@ class ListingLearner:
 
     def __init__(self, store: Path, endpoints: Sequence[str]) -> None:
         self._orders = Orders()
-        self._store = Store(store)
+        self._store = Store(store, patience=Patience(FULL_S))
         commits = self._store.commits()
         self._count = commits[0].keys.size if commits else 0
         cursor: Cursor | None = msgspec.json.decode(commits[0].note) if commits else None
@@ -99,11 +94,6 @@ class ListingLearner:
         done.result()
         self._source.acknowledge(cursor)
         report("committed", msgspec.json.encode(cursor).decode())
-
-
-def _entered(item: bytes) -> Entered:
-    header = msgspec.msgpack.decode(item[: -_TAIL.size - CHECKSUM_BYTES], type=Header)
-    return Entered(header.device, header.epoch, header.seq, *_TAIL.unpack(item[-_TAIL.size :]))
 
 
 def _item(pair: EncodedPair, now_ns: int) -> bytes:

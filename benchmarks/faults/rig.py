@@ -18,6 +18,7 @@ from benchmarks.shared.processes import Orders, Pace, report
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import encode_pair
+from stream.errors import ReportedError
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair
 
@@ -25,7 +26,7 @@ SMALL = (24, 32)
 """Height and width of an image of noise, which has 2.3 kB and cannot be compressed."""
 IDLE_S = 0.02
 GRACE_S = 8.0
-"""Longer than any absence of a learner in this bench."""
+"""Longer than most absences of a consumer in this bench."""
 
 
 class RigLoad(msgspec.Struct, frozen=True):
@@ -35,6 +36,8 @@ class RigLoad(msgspec.Struct, frozen=True):
     pairs_per_s: float
     size: tuple[int, int] = SMALL
     """Height and width of an image, pixels."""
+    grace_s: float = GRACE_S
+    """The spool's `grace_s`."""
 
 
 class SpoolRigPlan(msgspec.Struct, frozen=True):
@@ -46,18 +49,14 @@ class SpoolRigPlan(msgspec.Struct, frozen=True):
 
 
 class SpoolRig:
-    """Obeys the orders `go`, `rest`, `rate` (pairs per second) and `clock` (seconds by which its clock is wrong)."""
+    """Obeys the orders `go`, `rest` and `rate` (pairs per second). It reports how many consumers its spool knows."""
 
     def __init__(self, plan: SpoolRigPlan) -> None:
         self.plan = plan
         self.going = False
-        self.clock_s = 0.0
+        self._consumers = 0
         self.pairs_per_s = plan.load.pairs_per_s
         self.orders = Orders(self._obey)
-
-    def wall_s(self) -> float:
-        """Return the seconds since 1970 by the rig's clock."""
-        return time.time() + self.clock_s
 
     def run(self) -> None:
         """Keep and publish until the order to stop arrives."""
@@ -67,8 +66,7 @@ class SpoolRig:
                 Path(plan.spool),
                 SpoolLimits(plan.load.spool_bytes, free_floor_bytes=0),
                 device=plan.device,
-                wall=self.wall_s,
-                grace_s=GRACE_S,
+                grace_s=plan.load.grace_s,
             ) as spool,
             Publisher(
                 "tcp://127.0.0.1:0", device=plan.device, epoch=spool.epoch, shelf=spool, linger_s=1.0
@@ -77,9 +75,11 @@ class SpoolRig:
             report("listening", publisher.endpoint.rpartition(":")[2])
             seq, pace = 0, Pace()
             while not self.orders.stop.is_set():
+                self._report_consumers(spool)
                 if not self.going:
                     report("rests")
                     while not self.going and not self.orders.stop.wait(IDLE_S):
+                        self._report_consumers(spool)
                         publisher.subscribers()
                     pace = Pace()
                     continue
@@ -88,16 +88,20 @@ class SpoolRig:
                 pace.wait(self.pairs_per_s)
 
     def _keep(self, seq: int, spool: Spool, publisher: Publisher) -> None:
-        pair = make_pair(self.plan.device, spool.epoch, seq, int(1e9 * self.wall_s()), self.plan.load.size)
+        pair = make_pair(self.plan.device, spool.epoch, seq, time.time_ns(), self.plan.load.size)
         report("attempt", spool.epoch, seq, pair.header.crc, time.monotonic_ns())
         report("kept" if spool.append(pair) else "refused", spool.epoch, seq)
         publisher.send(pair)
 
+    def _report_consumers(self, spool: Spool) -> None:
+        count = spool.stats().consumers
+        if count != self._consumers:
+            self._consumers = count
+            report("consumers", count)
+
     def _obey(self, order: str) -> None:
         word, _, value = order.partition(" ")
         match word:
-            case "clock":
-                self.clock_s = float(value)
             case "rate":
                 self.pairs_per_s = float(value)
             case _:
@@ -114,4 +118,7 @@ def make_pair(device: str, epoch: str, seq: int, captured_ns: int, size: tuple[i
 
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    SpoolRig(msgspec.json.decode(sys.argv[1], type=SpoolRigPlan)).run()
+    try:
+        SpoolRig(msgspec.json.decode(sys.argv[1], type=SpoolRigPlan)).run()
+    except ReportedError as error:
+        sys.exit(f"error: {error}")

@@ -20,7 +20,7 @@ from contextlib import suppress
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import IO, Any, Protocol, TypeVar
 
 from learner.errors import Failed
 
@@ -31,23 +31,53 @@ LATE_S = 0.1
 """A process that was delayed for longer than this does not catch up."""
 
 
+class Child(Protocol):
+    """The parts of `subprocess.Popen` that a supervised process needs."""
+
+    pid: int
+    stdin: IO[bytes] | None
+    stdout: IO[bytes] | None
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while it runs."""
+
+    def wait(self, timeout: float | None = None) -> int:
+        """Wait for the end and return the exit code. Raises subprocess.TimeoutExpired."""
+
+    def kill(self) -> None:
+        """Send SIGKILL."""
+
+    def send_signal(self, sig: int) -> None:
+        """Send a signal, if it runs."""
+
+
 class Supervised:
     """Processes that run one after the other under one name; used by one thread.
 
-    command: arguments after `python`. receive: called with each reported line, by a thread of its own.
-    log: the file to which all of them append their errors.
+    command: arguments after `python`; a later start may have others. receive: called with each reported line, by a thread of its
+    own. log: the file to which all of them append their errors. new: starts a process; see also `benchmarks.shared.forked`.
     """
 
-    def __init__(self, name: str, command: Sequence[str], receive: Callable[[str], None], log: Path) -> None:
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        receive: Callable[[str], None],
+        log: Path,
+        new: Callable[[Sequence[str], Path], Child] | None = None,
+    ) -> None:
         self.name = name
+        self.command = command
+        self.log = log
         self.starts = 0
         self.crashes = 0
         """How often the process has ended without an order."""
-        self._command = [sys.executable, *command]
+        self.said_from = 0
+        """Size of the log when the process was started that runs now, or ended last."""
+        self._new = new or _popen
         self._receive = receive
-        self._log = log
         self._downs = self._stalls = 0
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
         self._reader = threading.Thread()
 
     @property
@@ -59,10 +89,8 @@ class Supervised:
         """Start a process, unless one runs or it was taken down. If it was stalled, the process starts stopped."""
         if self._process is not None or self._downs:
             return
-        with self._log.open("ab") as log:
-            self._process = subprocess.Popen(
-                self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=log, bufsize=0
-            )
+        self.said_from = self.log.stat().st_size if self.log.exists() else 0
+        self._process = self._new(self.command, self.log)
         self.starts += 1
         self._reader = threading.Thread(target=self._read, args=(self._process,), daemon=True)
         self._reader.start()
@@ -131,13 +159,20 @@ class Supervised:
                 pipe.close()
         return code
 
-    def _read(self, process: subprocess.Popen[bytes]) -> None:
+    def _read(self, process: Child) -> None:
         assert process.stdout is not None
         rest = b""
         while data := process.stdout.read(1 << 16):
             *lines, rest = (rest + data).split(b"\n")  # a kill may have cut off the last line
             for line in lines:
                 self._receive(line.decode())
+
+
+def _popen(command: Sequence[str], log: Path) -> Child:
+    with log.open("ab") as file:
+        return subprocess.Popen(
+            [sys.executable, *command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, bufsize=0
+        )
 
 
 class Orders:

@@ -1,0 +1,174 @@
+"""A consumer: the real rules of ledger and backfill, its commits, and the link to its rig, which loses messages."""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from dataclasses import dataclass, field
+from itertools import count
+from typing import NamedTuple
+
+from benchmarks.simulation.rig import DEVICE, Name, SimulatedRig
+from stream.live.announcements import Announcement, Bye, Hello
+from stream.live.backfill_messages import PairsReply, Reply, Vitals
+from stream.live.backfill_plan import BackfillPlan
+from stream.live.backfill_server import reply_to
+from stream.live.ledger import Ledger
+from stream.pair import EncodedPair
+from stream.source import Cursor
+
+ROUNDS = 200
+"""Rounds of questions and replies in which everything must have come."""
+
+
+class Saved(NamedTuple):
+    """A commit: the pairs that have entered, in their order, and the cursor."""
+
+    entered: tuple[Name, ...]
+    cursor: Cursor
+
+
+@dataclass(eq=False)
+class SimulatedConsumer:
+    """A process of a learner, and its commits on a disk.
+
+    peer: the name of its key; None: there are no keys. now_s: seconds of its monotonic clock.
+    """
+
+    name: str
+    rig: SimulatedRig
+    peer: str | None = None
+    now_s: float = 0.0
+    commits: list[Saved] = field(default_factory=list)
+    owed_from: int = 0
+    """The pairs that the rig kept before this one are not owed to it."""
+    durable: set[Name] = field(default_factory=set)
+    """What any commit under its name has ever held, or counted as lost."""
+    twice: int = 0
+    """How often a pair has entered again."""
+
+    def __post_init__(self) -> None:
+        self._stamps = count(1)
+        self.start()
+
+    def start(self) -> None:
+        """Begin a process at the newest commit; the one before it has died at any moment."""
+        newest = self.commits[-1] if self.commits else None
+        self.entered: list[Name] = list(newest.entered) if newest else []
+        self._names = set(self.entered)
+        self.queue: deque[EncodedPair] = deque()
+        self.ledger = Ledger(newest.cursor if newest else None)
+        self.plan = BackfillPlan(
+            0,
+            self.name,
+            newest.cursor if newest else None,
+            clock=lambda: self.now_s,
+            clock_ns=lambda: next(self._stamps),
+        )
+        self.join()
+
+    def join(self) -> None:
+        """Connect to the rig; what was under way on the old connection is lost."""
+        self.link: deque[EncodedPair | Announcement] = deque()
+        self.replies: deque[tuple[Reply, list[EncodedPair]]] = deque()
+        self.announce(Hello)
+
+    def announce(self, kind: type[Hello] | type[Bye]) -> None:
+        """Receive a hello or a bye of the rig, later."""
+        epoch = self.rig.epoch
+        self.link.append(kind(device=DEVICE, epoch=epoch, next_seq=self.rig.made[epoch], backfill=True))
+
+    def hear(self, most: int) -> None:
+        """Receive some messages of the live stream."""
+        for _ in range(min(most, len(self.link))):
+            message = self.link.popleft()
+            if not isinstance(message, EncodedPair):
+                self.ledger.receive_announcement(message, self.now_s)
+            elif self.ledger.receive(message, self.now_s):
+                self.queue.append(message)
+
+    def ask(self) -> None:
+        """Send the requests that are due; the rig answers at once, and its replies are heard later."""
+        while (request := self.plan.next_request(self.ledger, has_room=True)) is not None:
+            self.plan.sent(request)
+            reply, rows = reply_to(request, self.rig, over=False, now_ns=0, vitals=Vitals, peer=self.peer)
+            pairs = self._pairs_of(reply, len(rows)) if isinstance(reply, PairsReply) else []
+            self.replies.append((reply, pairs))
+
+    def hear_replies(self, most: int) -> None:
+        """Receive some replies."""
+        for _ in range(min(most, len(self.replies))):
+            self.queue.extend(self.plan.receive(*self.replies.popleft(), self.ledger))
+
+    def take(self, most: int) -> None:
+        """Learn some of the pairs that wait."""
+        pairs = [self.queue.popleft() for _ in range(min(most, len(self.queue)))]
+        self.ledger.deliver(pairs)
+        for pair in pairs:
+            name = pair.header.epoch, pair.header.seq
+            self.twice += name in self._names
+            self._names.add(name)
+            self.entered.append(name)
+
+    def commit(self) -> Saved:
+        """Make durable what was learned."""
+        self.commits.append(Saved(tuple(self.entered), self.ledger.cursor()))
+        self.durable |= self._names | lost_in(self.commits[-1].cursor)
+        return self.commits[-1]
+
+    def acknowledge(self, saved: Saved) -> None:
+        """Tell the rig, with the next requests."""
+        self.plan.acknowledge(self.ledger, saved.cursor)
+
+    def meet(self) -> None:
+        """Meet the rig for the first time: from the commit that follows on, every kept pair is owed to this consumer."""
+        self.settle()
+        self.owed_from = len(self.rig.kept)
+
+    def settle(self) -> None:
+        """Hear and learn everything, until nothing is missing any more; commit and acknowledge it."""
+        for turn in range(ROUNDS):
+            self.now_s += 1.0
+            self.hear(len(self.link))
+            self.ask()
+            self.hear_replies(len(self.replies))
+            self.take(len(self.queue))
+            if turn and not self.ledger.stats().pending:
+                break
+        self.acknowledge(self.commit())
+        self.ask()
+        self.hear_replies(len(self.replies))
+
+    def judge(self) -> Counter[str]:
+        """Return what is wrong with the newest commit."""
+        entered, cursor = self.commits[-1]
+        names = set(entered)
+        epochs = cursor["devices"].get(DEVICE, {"epochs": {}})["epochs"]
+        lost = lost_in(cursor)
+        known = {epoch: max((b for _, b in book["done"]), default=0) for epoch, book in epochs.items()}
+        owed = list(self.rig.kept)[self.owed_from :]
+        missing = [name for name in owed if name not in names and name not in lost]
+        unseen = [name for name in missing if name in self.rig.unrecorded and name[1] >= known.get(name[0], 0)]
+        return Counter(
+            silent=len(missing) - len(unseen),
+            twice=self.twice + len(entered) - len(names),
+            both=len(names & lost),
+            thrown_away=sum(map(self.rig.holds, lost)),
+            phantoms=sum(seq >= self.rig.made[epoch] for epoch, seq in lost),
+            unseen=len(unseen),
+            counted=len(lost),
+        )
+
+    def _pairs_of(self, reply: PairsReply, rows: int) -> list[EncodedPair]:
+        """Return the pairs in a reply: all of its range that are not lost."""
+        lost = {seq for first, last in reply.lost for seq in range(first, last)}
+        found = [self.rig.kept[reply.epoch, seq] for seq in range(reply.first, reply.next) if seq not in lost]
+        assert len(found) == rows
+        return found
+
+
+def lost_in(cursor: Cursor) -> set[Name]:
+    """Return the pairs that a cursor counts as lost."""
+    epochs = cursor["devices"].get(DEVICE, {"epochs": {}})["epochs"]
+    return {
+        (epoch, seq) for epoch, book in epochs.items() for first, last in book["lost"] for seq in range(first, last)
+    }

@@ -1,0 +1,250 @@
+"""A rig: the real rules of its spool over a disk of dictionaries, which can be damaged, copied and restored."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field, replace
+from functools import partial
+from math import inf
+from random import Random
+
+import msgspec
+
+from device.spool.consumers import Consumers, SavedConsumers
+from device.spool.inventory import EarlierEpoch, Inventory, joined
+from device.spool.reply import Reply
+from device.spool.rules import SpoolLimits, SpoolRules
+from device.spool.segment import Removal, Segment, Size, State
+from stream.codec import to_parts
+from stream.live.backfill_messages import PairParts, Reading, Span
+from stream.pair import EncodedPair, Header
+from stream.ranges import Ranges
+
+DEVICE = "rig"
+Name = tuple[str, int]
+"""Epoch and number of a pair."""
+PAIR_BYTES = 100
+LIMITS = SpoolLimits(max_bytes=8000, free_floor_bytes=0, segment_bytes=400)
+"""Segments of four pairs, and about ten of them."""
+FORGET_AFTER_S = 7 * 86400.0
+IMAGE_CRC = zlib.crc32(b"leftright")
+HEADER = Header(
+    device=DEVICE,
+    epoch="0" * 32,
+    seq=0,
+    left_ns=0,
+    right_ns=0,
+    height=1,
+    width=1,
+    channels=1,
+    codec="lz4",
+    crc=IMAGE_CRC,
+)
+
+
+@dataclass
+class Disk:
+    """What lies in the folder of a spool."""
+
+    segments: list[Segment] = field(default_factory=list)
+    ends: dict[str, EarlierEpoch] = field(default_factory=dict)
+    """The `.head` files: an end of 0 is a damaged one."""
+    saved: SavedConsumers = field(default_factory=SavedConsumers)
+
+    def copy(self) -> Disk:
+        """Return a copy, as of a folder whose process is dead."""
+        segments = [replace(one, rotten=Ranges(one.rotten)) for one in self.segments]
+        return Disk(segments, dict(self.ends), self.saved)
+
+
+class SimulatedRig:
+    """A `stream.live.backfill_messages.Shelf`, and what the process of a rig does with it. now_s: seconds since it was booted.
+
+    grace_s: as of `device.spool.spool.Spool`. trusted: names of the keys that are let in; None: there are none.
+    """
+
+    device = DEVICE
+
+    def __init__(self, limits: SpoolLimits = LIMITS, *, grace_s: float, trusted: set[str] | None) -> None:
+        self.limits, self.grace_s, self.trusted = limits, grace_s, trusted
+        self.disk = Disk()
+        self.now_s = 0.0
+        self.full = False
+        self.made: dict[str, int] = {}
+        """The number of pairs of each epoch, kept or refused."""
+        self.kept: dict[Name, EncodedPair] = {}
+        """All pairs that were ever kept, in their order."""
+        self.rotten: set[Name] = set()
+        """Pairs that cannot be read, wherever they lie."""
+        self.unrecorded: set[Name] = set()
+        """Kept pairs whose record was destroyed by damage: this rig cannot know that they existed."""
+        self._away: set[Name] = set()
+        """Pairs that damage has taken; an older copy of the spool may bring them back."""
+        self.on_freed: Callable[[list[Name], Collection[str]], None] = lambda names, consumers: None
+        """Called with pairs that are deleted because they count as acknowledged, and with the consumers that the rig knows."""
+        self.complete_s = 0.0
+        """Until then the list of consumers may lack some, and nothing may be deleted."""
+        self.boot(self.disk)
+
+    @property
+    def epoch(self) -> str:
+        """The open epoch."""
+        return self.inventory.epoch
+
+    def boot(self, disk: Disk) -> None:
+        """Start a process on what lies on a disk; the one before it has died at any moment."""
+        for segment in disk.segments:
+            segment.state = State.FULL
+        newest = {segment.epoch: segment for segment in disk.segments}
+        for epoch, one in disk.ends.items():
+            if epoch in newest:
+                newest[epoch].extend(one.end)
+        earlier = joined(disk.ends, disk.saved.epochs)
+        runs = [one.run for one in disk.segments] + [one.run for one in earlier.values()]
+        epoch = f"{len(self.made) + 1:032x}"
+        self.made[epoch] = 0
+        self.disk = disk
+        self.inventory = Inventory(epoch, disk.segments, earlier, run=1 + max(runs, default=0))
+        for name, one in self.inventory.emptied().items():
+            disk.ends[name] = EarlierEpoch(one.run, one.end)
+        consumers = Consumers(
+            disk.saved, now_s=self.now_s, forget_after_s=FORGET_AFTER_S, grace_s=self.grace_s, trusted=self.trusted
+        )
+        self.complete_s = self.now_s + self.grace_s * (not disk.saved.complete)
+        self.rules = SpoolRules(self.limits, self.inventory, consumers)
+        self._remove(self.rules.free(self.now_s))
+
+    def make(self) -> EncodedPair:
+        """Make the next pair and keep it, if the disk takes it; return it."""
+        epoch, seq = self.epoch, self.made[self.epoch]
+        self.made[epoch] += 1
+        pair = EncodedPair(msgspec.structs.replace(HEADER, epoch=epoch, seq=seq), b"left", b"right")
+        spooled = self.rules.may_write(self.now_s) and self._write(seq)
+        self.rules.offered(seq, spooled=spooled)
+        if spooled or epoch in self.disk.ends:  # the file is as old as the first segment, and never grows
+            self.disk.ends[epoch] = EarlierEpoch(self.inventory.run, self.inventory.end)
+        if spooled:
+            self.kept[epoch, seq] = pair
+        return pair
+
+    def recorded(self) -> dict[str, int]:
+        """Return how far the rig knows each epoch, whether it holds its pairs or not."""
+        return {span.epoch: span.head for span in self.spans(freed=True)}
+
+    def forgotten(self) -> list[Name]:
+        """Return the kept pairs of which the rig knows nothing any more, though nothing has damaged its records."""
+        ends = self.recorded()
+        return [name for name in self.kept if name not in self.unrecorded and ends.get(name[0], 0) <= name[1]]
+
+    def note_damage(self) -> None:
+        """Note, after damage and a new start, which pairs are away, and which the rig cannot know any more."""
+        self._away.update(name for name in self.kept if not self.holds(name))
+        self.unrecorded.update(self.forgotten())
+
+    def holds(self, name: Name) -> bool:
+        """Return whether a pair could always be given, and still can."""
+        epoch, seq = name
+        if name not in self.kept or name in self.rotten or name in self._away:
+            return False
+        return any(one.epoch == epoch and one.first <= seq < one.end for one in self.disk.segments)
+
+    def cut_power(self, random: Random) -> None:
+        """Lose the newest pairs, and perhaps the number of them; then start again."""
+        disk = self.disk
+        if disk.segments:
+            newest = disk.segments[-1]
+            newest.end = random.randint(newest.first, newest.end)
+            end = disk.ends.get(newest.epoch)
+            if end is not None:
+                disk.ends[newest.epoch] = EarlierEpoch(end.run, random.choice((end.end, newest.end)))
+            if newest.end == newest.first:
+                disk.segments.remove(newest)
+        self.boot(disk)
+        self.note_damage()
+
+    def spans(self, *, freed: bool = False) -> list[Span]:
+        """See `Shelf`."""
+        return self.inventory.spans(freed=freed)
+
+    def read(self, epoch: str, first: int, last: int, credit_bytes: int) -> Reading:
+        """See `Shelf`."""
+        plan, known_end = self.inventory.plan_read(epoch, first, last)
+        reply = Reply(DEVICE, epoch, first, credit_bytes)
+        for segment, end in plan:
+            reply.lose(segment.first)
+            self.inventory.mark_unreadable(segment, reply.extend(end, partial(self._row, segment)))
+            if reply.next < end:
+                break
+        else:
+            reply.lose(known_end)
+        return reply.reading()
+
+    def register(self, consumer: str, peer: str | None = None) -> bool:
+        """See `Shelf`."""
+        return self._acknowledge(consumer, {}, peer)
+
+    def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
+        """See `Shelf`."""
+        self._acknowledge(consumer, upto, peer)
+
+    def stop(self) -> None:
+        """End the process properly."""
+        self._remove(self.rules.close_open() + self.rules.free(self.now_s))
+        self.save(at_end=True)
+
+    def save(self, *, at_end: bool = False) -> None:
+        """Save the list of consumers, if it is time and the disk takes it."""
+        saved = self.rules.to_save(self.now_s, at_end=at_end)
+        if saved is not None and self.full:
+            self.rules.save_failed(self.now_s)
+        elif saved is not None:
+            self.disk.saved = saved
+            self.rules.saved(self.now_s)
+
+    def _acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None) -> bool:
+        refusal, removal = self.rules.acknowledge(consumer, upto, self.now_s, peer)
+        self._remove(removal)
+        self.save()
+        return refusal is None
+
+    def _row(self, segment: Segment, seq: int) -> PairParts | None:
+        pair = self.kept.get((segment.epoch, seq))
+        if pair is None or (segment.epoch, seq) in self.rotten:
+            return None
+        _, header, left, right = to_parts(pair)
+        return header, left, right
+
+    def _write(self, seq: int) -> bool:
+        """Write a pair as `device.spool.writer.Writer` does."""
+        for _ in range(2):
+            enough, removal = self.rules.make_room(2 * PAIR_BYTES, 1 << 40, self.now_s)
+            self._remove(removal)
+            if not enough:
+                break
+            if self.full:
+                self._remove(self.rules.write_failed(disk_full=True))
+                continue
+            if not self.rules.fits_open(seq, PAIR_BYTES):
+                self._remove(self.rules.close_open())
+                self.rules.begin(Segment(self.inventory.run, self.epoch, first=seq, end=seq, state=State.OPEN))
+            segment = self.rules.open
+            assert segment is not None
+            size_bytes = (segment.end - segment.first + 1) * PAIR_BYTES
+            self.rules.appended(segment, Size(size_bytes, size_bytes))
+            return True
+        self.rules.refused(self.now_s)
+        return False
+
+    def _remove(self, removal: Removal) -> None:
+        """Carry out a decision of the rules: the inventory's list of segments is that of the disk."""
+        known = self.rules.consumers
+        for one in removal.segments:
+            if known.acknowledged(one.epoch) >= one.end:
+                names = [(one.epoch, seq) for seq in range(one.first, one.end)]
+                self.on_freed([name for name in names if name in self.kept], known.heard_since(-inf))
+        for run, epoch, end in removal.emptied:
+            self.disk.ends[epoch] = EarlierEpoch(run, end)
+        for epoch in removal.forgotten:
+            self.disk.ends.pop(epoch, None)
+        self.disk.segments = self.inventory.segments
