@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Protocol
 
@@ -123,8 +124,7 @@ class Committer:
     """Receives the seconds from the beginning of a commit until it was durable."""
 
     def __post_init__(self) -> None:
-        commits = self.store.commits()
-        notes = [decode_note(commit.note) for commit in commits]
+        notes = _notes(self.store.commits())
         newest = max((order_of(note.folder) for note in notes), default=(0, 0))
         passed_over = {name for name in self.checkpoints.names() if order_of(name) > newest}
         self._damaged = {name for name in passed_over if not self.checkpoints.is_whole(name)}
@@ -230,7 +230,7 @@ class Committer:
             raise StoreError(
                 f"the commit of {folder} cannot be read back from pairs.sqlite: was it replaced? Start again"
             )
-        named = {decode_note(commit.note).folder for commit in commits}
+        named = {note.folder for note in _notes(commits)}
         for name in self._mine - named | self._damaged:
             self.checkpoints.remove(name)
         self._mine, self._damaged = named, set()
@@ -240,6 +240,15 @@ class Committer:
         """In the writer, after the commit, which `settle` may acknowledge at the same time."""
         if flight.exception() is None:
             self.publish(state)
+
+
+def _notes(commits: Sequence[Commit]) -> list[Note]:
+    """Return the notes of commits, but for those of another version."""
+    notes = []
+    for commit in commits:
+        with suppress(msgspec.MsgspecError):
+            notes.append(decode_note(commit.note))
+    return notes
 
 
 def pack(pair: EncodedPair) -> bytes:
