@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 
 from stream.errors import ReportedError
-from stream.image import Image, Shape, jpeg_shape
+from stream.image import Image, Shape, TooCostly, check_file, jpeg_shape
 
 HARDWARE_SIZE = (720, 1280)
 HARDWARE_FPS = 30.0
@@ -83,7 +83,10 @@ class Shot:
 def decode_image(data: bytes, flags: int, name: str = "the JPEG") -> Image:
     """Decode an image as OpenCV's `flags` say; raises BadShot with the `name` of the image if that is not possible."""
     try:
+        check_file(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except TooCostly as error:
+        raise BadShot(f"{name}: {error}") from error
     except cv2.error as error:
         raise BadShot(f"{name} does not decode: {error.err}") from error
     if image is None:

@@ -41,10 +41,14 @@ Shape = tuple[int, int, int]
 """Height, width, channels (1 or 3)."""
 
 
+class TooCostly(ValueError):
+    """An image that declares more than its bytes can hold, or than can be sent: decoding it is refused."""
+
+
 def check_sides(height: int, width: int) -> None:
-    """Raise ValueError for a height or width, in pixels, that cannot be sent."""
+    """Raise TooCostly for a height or width, in pixels, that cannot be sent."""
     if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE):
-        raise ValueError(f"an image of {width}x{height} pixels cannot be sent: sides are 1 to {MAX_SIDE}")
+        raise TooCostly(f"an image of {width}x{height} pixels cannot be sent: sides are 1 to {MAX_SIDE}")
 
 
 @dataclass(slots=True)
@@ -89,7 +93,7 @@ def jpeg_shape(data: bytes) -> Shape:
         elif marker == 0xDA:
             scans += 1
             if frame is None or scans > MAX_JPEG_SCANS:
-                raise ValueError(f"the JPEG has more than {MAX_JPEG_SCANS} scans, or one before its frame")
+                raise TooCostly(f"the JPEG has more than {MAX_JPEG_SCANS} scans, or one before its frame")
             end = _MARKER_IN_SCAN.search(data, at)
             if end is None:
                 break
@@ -146,14 +150,14 @@ def _read_scan(frame: _Frame, body: bytes, data_bytes: int) -> None:
     for component in components:
         component.visits += 1
         if component.visits > MAX_JPEG_VISITS or set(component.lowest[first : last + 1]) != {before or _UNSENT}:
-            raise ValueError("the JPEG sends coefficients more than once, or out of order")
+            raise TooCostly("the JPEG sends coefficients more than once, or out of order")
         component.lowest[first : last + 1] = bytes([now]) * (last + 1 - first)
     if before and now != before - 1:
         raise ValueError("the JPEG has a damaged scan header")
     blocks = sum(component.in_mcus if count > 1 else component.blocks for component in components)
     if 8 * data_bytes < _fewest_bits(blocks, is_progressive=frame.is_progressive, first=first):
         height, width, _ = frame.shape
-        raise ValueError(f"the JPEG is cut off: {data_bytes} bytes of a scan cannot hold {width}x{height} pixels")
+        raise TooCostly(f"the JPEG is cut off: {data_bytes} bytes of a scan cannot hold {width}x{height} pixels")
 
 
 def _fewest_bits(blocks: int, *, is_progressive: bool, first: int) -> int:
@@ -175,3 +179,40 @@ def _whole(frame: _Frame | None) -> Shape:
 def _parts(whole: int, part: int) -> int:
     """Return how many parts of this size cover the whole."""
     return -(-whole // part)
+
+
+def check_file(data: bytes) -> None:
+    """Raise TooCostly for a PNG, WebP, BMP or JPEG file that declares more than its bytes can hold, or than can be sent.
+
+    Anything else may be damaged or of another kind: whoever decodes it finds that out.
+    """
+    if data.startswith(b"\xff\xd8\xff"):
+        try:
+            jpeg_shape(data)
+        except TooCostly:
+            raise
+        except ValueError:
+            return
+    elif sides := _declared_sides(data[:30].ljust(30, b"\0")):
+        check_sides(*sides)
+
+
+def _declared_sides(head: bytes) -> tuple[int, int] | None:
+    """Return the height and width in the first 30 bytes of a PNG (its section 11.2.2), WebP (RFC 9649) or BMP file."""
+    if head.startswith(b"\x89PNG\r\n\x1a\n"):
+        return int.from_bytes(head[20:24]), int.from_bytes(head[16:20])
+    if head.startswith(b"BM") and head[14] == 12:  # the header of OS/2
+        return int.from_bytes(head[20:22], "little"), int.from_bytes(head[18:20], "little")
+    if head.startswith(b"BM"):
+        return abs(int.from_bytes(head[22:26], "little", signed=True)), int.from_bytes(head[18:22], "little")
+    if not (head.startswith(b"RIFF") and head[8:12] == b"WEBP"):
+        return None
+    match head[12:16]:
+        case b"VP8 ":
+            return int.from_bytes(head[28:30], "little") & 0x3FFF, int.from_bytes(head[26:28], "little") & 0x3FFF
+        case b"VP8L":
+            bits = int.from_bytes(head[21:25], "little")
+            return (bits >> 14 & 0x3FFF) + 1, (bits & 0x3FFF) + 1
+        case b"VP8X":
+            return int.from_bytes(head[27:30], "little") + 1, int.from_bytes(head[24:27], "little") + 1
+    return None

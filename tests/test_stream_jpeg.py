@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 import struct
+import zlib
+from collections.abc import Callable
+from functools import partial
 
 import cv2
 import numpy as np
@@ -12,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from stream.codec import decode, encode_pair
-from stream.image import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, MAX_SIDE, Image, jpeg_shape
+from stream.image import MAX_JPEG_SCANS, MAX_JPEG_SEGMENTS, MAX_SIDE, Image, TooCostly, check_file, jpeg_shape
 
 EOI = b"\xff\xd9"
 
@@ -183,6 +186,59 @@ def test_scans_and_segments_are_bounded_before_anything_is_decoded() -> None:
     for wrong in (head + EOI, b"\xff\xd8" + scan + EOI, head.replace(b"\xff\xc0", b"\xff\xc9") + scan + EOI):
         with pytest.raises(ValueError, match="JPEG"):
             jpeg_shape(wrong)
+
+
+def png(height: int, width: int) -> bytes:
+    data = bytearray(cv2.imencode(".png", black(8, 8, 3))[1].tobytes())
+    data[16:24] = struct.pack(">II", width, height)
+    return bytes(data[:29] + struct.pack(">I", zlib.crc32(data[12:29])) + data[33:])
+
+
+def bmp(height: int, width: int) -> bytes:
+    data = bytearray(cv2.imencode(".bmp", black(8, 8, 3))[1].tobytes())
+    data[18:26] = struct.pack("<ii", width, height)
+    return bytes(data)
+
+
+def webp(kind: bytes, height: int, width: int) -> bytes:
+    """The beginning of a WebP file of this kind."""
+    body = {
+        b"VP8 ": bytes(4) + b"\0\0\0\x9d\x01\x2a" + struct.pack("<HH", width | 0x4000, height | 0x8000),
+        b"VP8L": bytes(4) + b"\x2f" + (width - 1 | height - 1 << 14).to_bytes(4, "little"),
+        b"VP8X": bytes(8) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little"),
+    }[kind]
+    return b"RIFF" + bytes(4) + b"WEBP" + kind + body
+
+
+KINDS = [png, bmp, *(partial(webp, kind) for kind in (b"VP8 ", b"VP8L", b"VP8X"))]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=["png", "bmp", "lossy", "lossless", "extended"])
+def test_a_file_that_declares_a_larger_side_than_can_be_sent_is_not_decoded(kind: Callable[[int, int], bytes]) -> None:
+    for height, width in (MAX_SIDE, 3), (3, MAX_SIDE):
+        check_file(kind(height, width))
+        with pytest.raises(TooCostly, match=f"{width + (width > 3)}x{height + (height > 3)} pixels"):
+            check_file(kind(height + (height > 3), width + (width > 3)))
+
+
+@pytest.mark.parametrize("suffix", [".png", ".bmp", ".webp", ".tiff", ".jpg"])
+@pytest.mark.parametrize("shape", [(5, 9, 3), (9, 5)])
+def test_honest_files_are_decoded_whatever_they_are(suffix: str, shape: tuple[int, ...]) -> None:
+    check_file(cv2.imencode(suffix, noise(*shape))[1].tobytes())
+
+
+def test_the_older_header_of_a_bmp_has_shorter_numbers() -> None:
+    check_file(b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 640, 480, 1, 24))
+    with pytest.raises(TooCostly, match="640x9000"):
+        check_file(b"BM" + bytes(12) + struct.pack("<IHHHH", 12, 640, 9000, 1, 24))
+
+
+def test_a_costly_jpeg_is_refused_and_other_damage_is_left_to_the_decoder() -> None:
+    data = jpeg(noise(40, 56, 3))
+    for harmless in (data[:-2], data[:200], b"\xff\xd8\xff", b"", b"RIFF", b"no image"):
+        check_file(harmless)
+    with pytest.raises(TooCostly):
+        check_file(declaring(data, 8000, 8000))
 
 
 @settings(max_examples=200)

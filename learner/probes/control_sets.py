@@ -23,7 +23,7 @@ from sklearn.datasets import load_digits
 
 from learner.errors import ControlError
 from learner.probes.packed_files import Labels, pair_idx, parse_cifar_binary, parse_cifar_python, parse_idx, read_file
-from stream.image import MAX_EYE_BYTES, Image
+from stream.image import MAX_EYE_BYTES, Image, TooCostly, check_file
 
 LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, MNIST's idx files, CIFAR's batches"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
@@ -267,8 +267,10 @@ def _pixels(item: Path | Image) -> Image | None:
     try:
         if item.stat().st_size > MAX_EYE_BYTES:
             return None
-        pixels = cv2.imread(str(item), cv2.IMREAD_COLOR)
-    except (OSError, cv2.error):
+        data = item.read_bytes()
+        check_file(data)
+        pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    except (OSError, TooCostly, cv2.error):
         return None
     return None if pixels is None else np.asarray(pixels, np.uint8)
 
