@@ -16,7 +16,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is " + sys.version.split()[0])'
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): torch is large, about three minutes the first time"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[learner,onnx,dev]'
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[learner,onnx,ros,dev]'
 	@touch $@
 
 install: $(VENV)/installed  ## create .venv and install everything into it

@@ -11,6 +11,7 @@ import numpy as np
 
 from stream.codec import encode_pair
 from stream.pair import Codec, EncodedPair
+from stream.recording.mcap_reader import McapReader
 from stream.recording.reader import RecordingReader
 from stream.recording.writer import RecordingWriter
 
@@ -62,4 +63,4 @@ def names(pairs: Sequence[EncodedPair]) -> list[tuple[str, str, int]]:
 
 def read_pairs(data: bytes) -> list[EncodedPair]:
     """The pairs in a recording's bytes, however damaged they are; StreamError if it is none, and nothing else."""
-    return list(RecordingReader(BytesIO(data), "recording"))
+    return list(RecordingReader(McapReader(BytesIO(data)), "recording"))

@@ -31,6 +31,7 @@ from stream.host.findings import (
     run_check,
 )
 from stream.live.publisher import Publisher
+from stream.recording.foreign import EyeTopics
 from stream.transport.keys import make_keys, trust
 
 EPOCH = "c" * 32
@@ -93,7 +94,11 @@ def shot(apart_ms: float = 0.0, size: tuple[int, int] = (48, 64), right: tuple[i
         (rig_finding("tcp://rig:1", [], {"refused": 2}), "problem", "has keys that do not fit ours"),
         (rig_finding("tcp://rig:1", [], {"broken_off": 2}), "problem", "handshake with tcp://rig:1 failed"),
         (rig_finding("tcp://rig:1", [], {"broken_off": 0}), "warning", "does not answer: start the rig"),
-        (check_recording(Path("x.mcap"), readable=False), "problem", "--replay"),
+        (
+            run_check("recording", lambda: check_recording(Path("x.mcap"), EyeTopics())),
+            "problem",
+            "x.mcap: No such file",
+        ),
     ],
 )
 def test_facts_become_findings_that_say_what_to_do(finding: Finding, level: str, text: str) -> None:

@@ -15,6 +15,7 @@ from rig_model import ACTIONS, World
 from stream.identity_set import IdentitySet
 from stream.live.ledger import Ledger
 from stream.ranges import Ranges
+from stream.recording.mcap_reader import McapReader
 from stream.recording.reader import RecordingReader
 from stream.recording.receipts import MAX_RANGES, Receipt, Receipts, encode_receipt, read_receipt
 from stream.recording.writer import RecordingWriter
@@ -110,7 +111,7 @@ def test_a_recording_cut_at_any_byte_tells_the_losses_of_its_whole_part(tmp_path
         assert (writer.pairs, writer.lost) == (4, 40)
     data = path.read_bytes()
     for cut in range(8, len(data), 7):
-        reader = RecordingReader(io.BytesIO(data[:cut]), "cut")
+        reader = RecordingReader(McapReader(io.BytesIO(data[:cut])), "cut")
         pairs = [pair.header.seq for pair in reader]
         whole = sum(end <= cut for end in ends[1:])
         assert pairs == list(range(len(pairs)))

@@ -6,6 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 
@@ -32,6 +33,8 @@ from stream.host.findings import (
 )
 from stream.host.program import Result, Stop
 from stream.live.subscriber import Subscriber
+from stream.recording.foreign import EyeTopics
+from stream.recording.source import RecordingSource
 from stream.transport.endpoint import security_for
 
 DESCRIPTION = """Would the learner run with these flags? Checks rigs, keys, GPU, disk, port and clock; changes nothing.
@@ -65,7 +68,7 @@ def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Itera
     if process.http_port:
         yield run_check("port", lambda: _check_port(process))
     for path in process.replay:
-        yield check_recording(path, readable=os.access(path, os.R_OK))
+        yield run_check("recording", partial(check_recording, path, process.topics))
     if not process.replay:
         yield run_check("keys", lambda: _check_keys(settings))
         for endpoint in process.connect:
@@ -85,11 +88,11 @@ def check_compute_device(wanted: str, precision: str, gpu: tuple[str, int] | Non
     return Finding("processor", "ok", f"{gpu[0]}, {gpu[1] / GIB:.1f} GiB free")
 
 
-def check_recording(path: Path, *, readable: bool) -> Finding:
-    """Check that a recording can be read; `python -m stream info` looks at its content."""
-    if readable:
-        return Finding("recording", "ok", str(path))
-    return Finding("recording", "problem", f"{path} cannot be read: check --replay")
+def check_recording(path: Path, topics: EyeTopics) -> Finding:
+    """Check that a recording gives a pair; `python -m stream info` reads all of them. Raises StreamError if it gives none."""
+    with closing(RecordingSource([path], topics=topics)) as source:
+        source.receive(1, 0.0)
+    return Finding("recording", "ok", str(path))
 
 
 def _check_disk(run_dir: Path, capacity: int) -> Finding:

@@ -13,6 +13,7 @@ from learner import config, legacy
 from learner.config import LearnerConfig
 from learner.objectives.contrastive import Contrastive
 from learner.service.timing import Limits
+from stream.recording.foreign import EyeTopics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +26,7 @@ class ProcessConfig:
     """Addresses of the devices."""
     replay: tuple[Path, ...] = ()
     """Recordings to learn from in place of devices, one after the other."""
+    topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
     replay_speed: float = 0.0
     """Speed of the replay, 1 for that of the recording; 0 gives each pair when the learner is ready for it."""
     run_dir: Path = Path("runs/learner")
@@ -80,7 +82,7 @@ FROM_WORDS: Mapping[str, Any] = {
     "settings": TrainSettings,
     "config_file": True,
     "presets": PRESETS,
-    "inline": ("process", "learner", "limits"),
+    "inline": ("process", "learner", "limits", "topics"),
     "old_names": legacy.SETTINGS,
 }
 """How a `Command` makes these settings of words and of a file."""

@@ -38,10 +38,12 @@ def _recording_opener(process: ProcessConfig) -> OpenSource:
     if process.connect != ProcessConfig.connect:
         raise SettingsError("--connect and --replay are two sources: give one of them")
     try:
-        RecordingSource(process.replay, speed=process.replay_speed).close()
+        RecordingSource(process.replay, speed=process.replay_speed, topics=process.topics).close()
     except ValueError as error:
         raise SettingsError(f"--replay-speed: {error}") from error
-    return lambda _name, cursor: RecordingSource(process.replay, cursor=cursor, speed=process.replay_speed)
+    return lambda _name, cursor: RecordingSource(
+        process.replay, cursor=cursor, speed=process.replay_speed, topics=process.topics
+    )
 
 
 def _subscriber_opener(process: ProcessConfig) -> OpenSource:

@@ -12,11 +12,13 @@ import tyro
 from stream.errors import StreamError
 from stream.host.command import Command
 from stream.host.printing import printable
-from stream.host.program import Result, Stop
+from stream.host.program import ExitCode, Result, Stop
 from stream.host.progress import Progress, format_bytes
 from stream.pair import EncodedPair
+from stream.pairing import EyeName
 from stream.ranges import Ranges
-from stream.recording.reader import EyeTopics, RecordingReader, open_recording
+from stream.recording.foreign import EyeTopics
+from stream.recording.reader import RecordingReader, open_recording
 from stream.recording.receipts import Receipts
 
 DESCRIPTION = """Describe recordings. Every byte of them is read and checked. Of several files it also says what they hold
@@ -77,7 +79,10 @@ class FileInfo:
     skipped: int = 0
     skipped_bytes: int = 0
     unreadable: int = 0
-    unpaired: int = 0
+    unpaired: dict[EyeName, int] = field(default_factory=dict)
+    """Images of another tool's recording that have no partner, by eye."""
+    problem: str = ""
+    """Why it gives no pair, with a remedy."""
     epochs: list[EpochInfo] = field(default_factory=list)
 
 
@@ -91,10 +96,11 @@ def run(settings: InfoSettings, stop: Stop) -> Result:
             with open_recording(path, settings.topics) as recording:
                 info = read_info(recording, progress, stop, together)
                 infos.append(asdict(info))
-                texts.append(_describe(info, recording.damage()))
+                texts.append(_describe(info, recording))
     if len(settings.files) > 1:
         texts.append(together.describe())
-    return Result("\n".join(texts), infos)
+    failed = any(info["problem"] for info in infos)
+    return Result("\n".join(texts), infos, ExitCode.FAILED if failed else ExitCode.DONE)
 
 
 Epochs = dict[tuple[str, str], tuple[EpochInfo, Ranges]]
@@ -137,7 +143,7 @@ def read_info(
     recording: RecordingReader, progress: Progress, stop: Stop, together: _Together | None = None
 ) -> FileInfo:
     """Read a recording to its end, and add it to the others. Raises InterruptedError on `stop`."""
-    info = FileInfo(file=recording.name, file_bytes=recording.mcap.size)
+    info = FileInfo(file=recording.name, file_bytes=recording.messages.size)
     epochs: Epochs = {}
     for pair in recording:
         if stop.is_set():
@@ -158,10 +164,11 @@ def read_info(
     info.lost = sum(epoch.lost for epoch in info.epochs)
     if together is not None:
         together.add(recording.receipts, epochs)
-    mcap = recording.mcap
-    info.cut, info.skipped, info.skipped_bytes = mcap.cut, mcap.skipped, mcap.skipped_bytes
-    info.unreadable, info.unpaired = recording.unreadable, recording.unpaired
-    info.whole = not recording.damage()
+    file = recording.messages
+    info.cut, info.skipped, info.skipped_bytes = file.cut, file.skipped, file.skipped_bytes
+    info.unreadable, info.problem = recording.unreadable, recording.why_empty()
+    info.unpaired = dict(recording.unpaired.counts)
+    info.whole = not recording.damage() and not info.problem
     return info
 
 
@@ -183,7 +190,7 @@ def _count(pair: EncodedPair, epoch: EpochInfo, seqs: Ranges) -> None:
     epoch.kinds[kind] = epoch.kinds.get(kind, 0) + 1
 
 
-def _describe(info: FileInfo, damage: list[str]) -> str:
+def _describe(info: FileInfo, recording: RecordingReader) -> str:
     """Return the lines for a person."""
     image_bytes, file_bytes = format_bytes(info.image_bytes), format_bytes(info.file_bytes)
     lines = [f"{printable(info.file)}: {info.pairs} pairs, {image_bytes} of images in {file_bytes}"]
@@ -197,8 +204,14 @@ def _describe(info: FileInfo, damage: list[str]) -> str:
             f"{name}: pairs {epoch.first_seq} to {epoch.last_seq}, {epoch.missing} missing, {lost}, "
             f"{epoch.seconds:.1f} s from {start:%Y-%m-%d %H:%M:%S} UTC, {', '.join(epoch.kinds)}"
         )
-    hint = "`python -m stream recover` writes a clean one"
-    lines.append(f"  not whole: {printable(', '.join(damage))}; {hint}" if damage else "  whole")
+    if without := recording.unpaired.describe():
+        lines.append(f"  images without a partner in time: {without}")
+    if info.problem:
+        lines.append(f"  no pairs: {printable(info.problem)}")
+    elif damage := recording.damage():
+        lines.append(f"  not whole: {printable(', '.join(damage))}{recording.hint()}")
+    else:
+        lines.append("  whole")
     return "\n".join(lines)
 
 

@@ -12,7 +12,8 @@ from stream.errors import StreamError, reported_as
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress, format_bytes
-from stream.recording.reader import EyeTopics, RecordingReader, open_recording
+from stream.recording.foreign import EyeTopics
+from stream.recording.reader import RecordingReader, open_recording
 from stream.recording.writer import RecordingWriter
 
 DESCRIPTION = """Write the readable part of a recording into a clean one; the first is not changed.
@@ -65,7 +66,8 @@ def recover(recording: RecordingReader, writer: RecordingWriter, progress: Progr
         for receipt in recording.receipts.all():
             writer.write_receipt(receipt)
     if not writer.pairs:
-        raise OSError(f"{recording.name}: no pair can be read of it, so nothing was written")
+        why = recording.why_empty() or f"{recording.name}: no pair can be read of it"
+        raise OSError(f"{why}, so nothing was written")
     return writer.pairs
 
 

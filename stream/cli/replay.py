@@ -17,7 +17,7 @@ from stream.host.program import Result, Stop
 from stream.host.progress import Progress
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair, Header
-from stream.recording.reader import EyeTopics
+from stream.recording.foreign import EyeTopics, device_of
 from stream.recording.source import RecordingSource
 from stream.transport.endpoint import security_for
 
@@ -34,8 +34,9 @@ DESCRIPTION = """Publish recordings as the rig did, in the order they were made.
 
   python -m learner --connect tcp://127.0.0.1:5555     receives them
 
-Pairs keep their device, epoch and number: a learner drops the pairs that it already has. Another tool's MCAP file replays too,
-if it has foxglove.CompressedImage (JPEG) or RawImage on two topics. Ctrl-C ends it."""
+Pairs keep their device, epoch and number: a learner drops the pairs that it already has. Other tools' recordings replay too:
+MCAP files with images of Foxglove or ROS 2, and ROS bags (docs/recordings.md). Several of them are one device, which has the name
+of the first file. Ctrl-C ends it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ def run(settings: ReplaySettings, stop: Stop) -> Result:
     if not settings.files:
         raise StreamError("replay needs a recording: python -m stream replay FILE")
     with (
-        closing(RecordingSource(settings.files, speed=settings.speed, topics=settings.topics)) as source,
+        closing(_source(settings)) as source,
         Progress() as progress,
     ):
         pairs = _pairs(source, settings.device, stop)
@@ -104,6 +105,12 @@ def replay(pairs: Iterable[EncodedPair], publisher: Publisher, lossless: bool, s
         progress.update(state)
     publisher.bye()
     return replayed
+
+
+def _source(settings: ReplaySettings) -> RecordingSource:
+    """Open the recordings. Those of another tool are one device, so that one in several files replays."""
+    device = device_of(str(settings.files[0])) if settings.device is None else None
+    return RecordingSource(settings.files, speed=settings.speed, topics=settings.topics, device=device)
 
 
 def _publisher(settings: ReplaySettings, header: Header) -> Publisher:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import time
 from collections.abc import Callable, Generator, Sequence
@@ -10,9 +11,13 @@ from pathlib import Path
 from stream.errors import EndOfStream, StreamError
 from stream.identity_set import IdentitySet
 from stream.pair import EncodedPair, Header
-from stream.recording.reader import EyeTopics, open_recording
+from stream.recording.foreign import EyeTopics
+from stream.recording.reader import open_recording
 from stream.source import Cursor, OnDemandSource
 
+log = logging.getLogger(__name__)
+
+MAX_REASONS = 4
 MAX_PAUSE_S = 60.0
 """Replay does not wait for a longer pause of a rig, or a jump of its clock."""
 
@@ -23,7 +28,7 @@ class RecordingSource(OnDemandSource):
     cursor: of an earlier source, whose pairs are skipped. No pair is given twice, even if two files hold it.
     speed: 0 gives pairs as fast as they are requested; otherwise at this multiple of real time, by their capture times within
     an epoch. A pause of more than MAX_PAUSE_S, and the time between two epochs, is left out.
-    topics: of the images in another tool's recording. clock, sleep: seconds.
+    topics, device: of another tool's recordings. clock, sleep: seconds.
     Raises StreamError in one line if a file is no recording, ValueError for an unusable cursor or speed.
     """
 
@@ -34,16 +39,17 @@ class RecordingSource(OnDemandSource):
         cursor: Cursor | None = None,
         speed: float = 0.0,
         topics: EyeTopics | None = None,
+        device: str | None = None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         if not (0 <= speed < math.inf):
             raise ValueError(f"the speed must be a multiple of real time, or 0 for as fast as possible; got {speed}")
         for path in paths:
-            with open_recording(path, topics):
+            with open_recording(path, topics, device):
                 pass  # a wrong name is reported before the first pair, not hours later
         self._given = IdentitySet(cursor)
-        self._pairs = _in_turn(paths, topics)
+        self._pairs = _in_turn(paths, topics, device)
         self._ahead: EncodedPair | None = None
         self._ended: StreamError | None = None
         self._pace = _Pace(speed, clock)
@@ -115,7 +121,16 @@ class _Pace:
         self._last[epoch] = header.left_ns, self.due_s
 
 
-def _in_turn(paths: Sequence[Path], topics: EyeTopics | None) -> Generator[EncodedPair, None, None]:
+def _in_turn(paths: Sequence[Path], topics: EyeTopics | None, device: str | None) -> Generator[EncodedPair, None, None]:
+    """Yield the pairs of all files. A file without a pair is told; raises StreamError if none of them has one."""
+    count, reasons = 0, []
     for path in paths:
-        with open_recording(path, topics) as reader:
+        with open_recording(path, topics, device) as reader:
             yield from reader
+            count += reader.pairs
+            if why := reader.why_empty():
+                reasons.append(why)
+                if len(paths) > 1:
+                    log.warning("%s", why)
+    if reasons and not count:
+        raise StreamError("; ".join(reasons[:MAX_REASONS]))
