@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -94,6 +94,22 @@ def decode_image(data: bytes, flags: int, name: str = "the JPEG") -> Image:
     return np.asarray(image, np.uint8)
 
 
+def with_equal_channels(shot: Shot) -> Shot:
+    """Return a shot whose eyes are both grey or both colour: where only one has colour, the other one gets three equal channels.
+
+    Raises BadShot if an eye cannot be decoded.
+    """
+    left, right = shot.left.shape()[2], shot.right.shape()[2]
+    if left == right:
+        return shot
+    grey = shot.left if left == 1 else shot.right
+    pixels = grey.pixels
+    if pixels is None:
+        pixels = decode_image(grey.jpeg or b"", cv2.IMREAD_GRAYSCALE | cv2.IMREAD_IGNORE_ORIENTATION)
+    colour = replace(grey, pixels=np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), np.uint8), jpeg=None)
+    return replace(shot, left=colour) if left == 1 else replace(shot, right=colour)
+
+
 def halves(pixels: Image, layout: Layout) -> tuple[Image, Image]:
     """Return the left and the right eye of one image, uint8 [H, W(, 3)]; they are unequal if its side is odd."""
     if layout == "sbs":
@@ -131,6 +147,12 @@ class CameraSettings:
     """Exposure time in microseconds that is requested from the hardware; None: automatic."""
     whole_field: bool = False
     """Whether a camera of a Raspberry Pi uses a sensor mode that shows its whole field of view."""
+    tolerance_ms: float | None = None
+    """Images of a recording that are further apart, in milliseconds, make no pair; None: half of the shorter frame interval."""
+    right_late_ms: float = 0.0
+    """How much later than the left eye the right one began to record, in milliseconds."""
+    levels: tuple[float, float] | None = None
+    """What is black and what is white in images of more than 8 bits; None: as a sample of the recording shows it."""
     seed: int = 0
     """Decides the simulated world."""
     walk: int = 0
@@ -141,6 +163,11 @@ class CameraSettings:
     """Number of rooms of the simulated world."""
     start_ns: int | None = None
     """Capture time of the first shot of a recording or of the simulator, nanoseconds since 1970; None: now."""
+
+    @property
+    def tolerance_ns(self) -> int | None:
+        """The tolerance in nanoseconds."""
+        return None if self.tolerance_ms is None else round(self.tolerance_ms * 1e6)
 
     @property
     def hardware_size(self) -> tuple[int, int]:

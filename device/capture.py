@@ -9,7 +9,7 @@ from functools import partial
 
 import cv2
 
-from device.camera import BadShot, EyeImage, Shot, decode_image
+from device.camera import BadShot, EyeImage, Shot, decode_image, with_equal_channels
 from device.dedupe import Dedupe, Verdict, luma_of
 from device.metrics import DeviceMetrics
 from device.spool.spool import Spool
@@ -47,6 +47,7 @@ def capture(
         try:
             if isinstance(shot, BadShot):
                 raise shot
+            shot = with_equal_channels(shot)
             verdict = _judge(shot, dedupe)
             if verdict.kept is None:
                 metrics.count(verdict)

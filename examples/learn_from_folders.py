@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 import tyro
 
-from device.cameras.files import open_folders
+from device.cameras.recorded.folders import open_folders
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from learner.config import PRESETS, to_plain

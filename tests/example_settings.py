@@ -28,6 +28,8 @@ UNSET: Mapping[str, Any] = {
     "keys": Path("/etc/babyagent/keys"),
     "fps": 15.0,
     "exposure_us": 8000.0,
+    "tolerance_ms": 10.0,
+    "levels": (0.0, 4095.0),
     "count": 1000,
     "size": "1280x720",
     "textures": Path("/srv/photographs"),

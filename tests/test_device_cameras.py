@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from device.camera import BadShot, Camera, CameraError, CameraMissing, CameraSettings, Shot
-from device.cameras.files import open_folders, open_split, open_videos
 from device.cameras.open import CAMERAS, camera_kind, open_camera
+from device.cameras.recorded.films import open_split, open_videos
+from device.cameras.recorded.folders import open_folders
 from stream.image import Image
 
 START_NS = 1_700_000_000_000_000_000
@@ -104,17 +105,21 @@ def test_a_file_that_vanishes_is_a_bad_shot(tmp_path: Path) -> None:
     assert [type(shot) for shot in camera] == [Shot, BadShot]
 
 
-def test_folders_of_unequal_length_are_refused_with_both_counts_and_the_odd_name(tmp_path: Path) -> None:
+def test_what_one_eye_lost_is_left_out_with_its_name_and_the_rest_is_used(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     left, right = write_folders(tmp_path, ["0.jpg", "1.jpg", "2.jpg"])
     (right / "1.jpg").unlink()
-    with pytest.raises(CameraError, match=r"left has 3 images and .*right has 2; .*1\.jpg is only in .*left"):
-        open_folders(left, right)
+    shots = shots_of(open_folders(left, right))
+    assert [shot.right.jpeg for shot in shots] == [(right / name).read_bytes() for name in ("0.jpg", "2.jpg")]
+    assert "left out: left 1 (1.jpg)" in caplog.text
 
 
-def test_folders_with_different_names_are_refused(tmp_path: Path) -> None:
+def test_folders_without_a_name_in_common_are_refused(tmp_path: Path) -> None:
     left, right = write_folders(tmp_path, ["0.jpg", "1.jpg"])
-    (right / "0.jpg").rename(right / "00.jpg")
-    with pytest.raises(CameraError, match=r"0\.jpg is only in"):
+    for file in list(right.iterdir()):
+        file.rename(right / f"shot {file.name}")
+    with pytest.raises(CameraError, match=r"left has 2 images, such as 0\.jpg, .*no name is in both"):
         open_folders(left, right)
 
 
@@ -128,12 +133,9 @@ def test_a_missing_and_an_empty_folder_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("suffix", ["jpg", "png"])
-@pytest.mark.parametrize("other", [picture(100, width=62), picture(100, colour=False)])
-def test_left_and_right_of_different_sizes_are_refused_on_the_first_pair(
-    tmp_path: Path, suffix: str, other: Image
-) -> None:
+def test_left_and_right_of_different_sizes_are_refused_on_the_first_pair(tmp_path: Path, suffix: str) -> None:
     left, right = write_folders(tmp_path, [f"0.{suffix}", f"1.{suffix}"])
-    cv2.imwrite(str(right / f"0.{suffix}"), other)
+    cv2.imwrite(str(right / f"0.{suffix}"), picture(100, width=62))
     with pytest.raises(CameraError, match=r"left is 64x48 colour and right is .* one size"):
         open_folders(left, right)
 
@@ -142,7 +144,7 @@ def test_a_recording_without_one_readable_pair_is_refused(tmp_path: Path) -> Non
     left, right = write_folders(tmp_path, ["0.jpg", "1.jpg"])
     for file in left.iterdir():
         file.write_bytes(file.read_bytes()[:100])
-    with pytest.raises(CameraError, match="holds no readable pair"):
+    with pytest.raises(CameraError, match=r"holds no readable pair: .*0\.jpg: the JPEG is cut off"):
         open_folders(left, right)
 
 
@@ -159,14 +161,14 @@ def test_two_videos_give_their_frames_side_by_side_in_time(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(("lefts", "rights"), [(2, 4), (4, 2)])
-def test_the_shorter_video_ends_the_pair_and_a_warning_is_logged(
+def test_what_is_left_of_the_longer_video_is_counted(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, lefts: int, rights: int
 ) -> None:
     left = write_video(tmp_path / "left.avi", [20] * lefts)
     right = write_video(tmp_path / "right.avi", [120] * rights)
     with caplog.at_level(logging.WARNING):
         assert len(shots_of(open_videos(left, right))) == 2
-    assert "unequal" in caplog.text
+    assert f"left out: {'right' if lefts == 2 else 'left'} 2 (0.080 s, 0.120 s)" in caplog.text
 
 
 def test_a_side_by_side_video_has_the_left_eye_in_its_left_half(tmp_path: Path) -> None:

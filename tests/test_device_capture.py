@@ -19,7 +19,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
 from device.camera import BadShot, CameraSettings, EyeImage, Shot, SimLabels
-from device.cameras.files import open_folders
+from device.cameras.recorded.folders import open_folders
 from device.capture import capture, paced
 from device.dedupe import Dedupe, DedupeConfig
 from device.metrics import CaptureCounts, DeviceMetrics

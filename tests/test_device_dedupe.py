@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from device.camera import BadShot, CameraSettings, EyeImage
-from device.cameras.files import open_folders
+from device.cameras.recorded.folders import open_folders
 from device.capture import capture
 from device.dedupe import GRID, Dedupe, DedupeConfig, PairRing, Verdict, luma_of
 from stream.image import Image

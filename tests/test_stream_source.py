@@ -22,7 +22,7 @@ import pytest
 from memory_shelf import MemoryShelf
 
 from device.camera import BadShot, CameraSettings, Shot
-from device.cameras.files import open_folders
+from device.cameras.recorded.folders import open_folders
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from device.sim.camera import SimCamera, SimConfig

@@ -9,15 +9,17 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from device.camera import DEFAULTS, Camera, CameraError, CameraSettings
 from device.cameras import spec
 from device.cameras.custom import CustomCamera
-from device.cameras.files import open_folders, open_split, open_videos
 from device.cameras.network import open_network, open_network_split
 from device.cameras.oak import open_oak
 from device.cameras.picamera import open_picamera2
 from device.cameras.realsense import RealSenseCamera
+from device.cameras.recorded.films import open_split, open_videos
+from device.cameras.recorded.folders import open_folders
 from device.cameras.v4l2 import open_v4l2, open_v4l2_split
 from device.sim.camera import SimCamera, SimConfig
 
@@ -86,10 +88,22 @@ def open_sim(settings: CameraSettings) -> SimCamera:
     )
 
 
+def _open_dir(*names_and_settings: Any) -> Camera:
+    """Open one root or two folders; the settings come last."""
+    left, *right, settings = names_and_settings
+    return open_folders(left, right[0] if right else None, settings)
+
+
 _RECORDED, _LIVE = Origin.RECORDING, Origin.HARDWARE
 _KINDS = (
     CameraKind("sim", "a walk through a simulated world", Origin.SIMULATION, open_sim),
-    CameraKind("dir:LEFT,RIGHT", "two folders of images with the same names", _RECORDED, open_folders),
+    CameraKind(
+        "dir:LEFT,RIGHT",
+        "two folders of images, or dir:ROOT of EuRoC, TUM-VI or KITTI",
+        _RECORDED,
+        _open_dir,
+        spec.one_or_two_files,
+    ),
     CameraKind("video:LEFT,RIGHT", "two videos", _RECORDED, open_videos),
     CameraKind("sbs:FILE", "one video with both eyes side by side", _RECORDED, partial(open_split, "sbs")),
     CameraKind("tb:FILE", "one video with the left eye over the right one", _RECORDED, partial(open_split, "tb")),

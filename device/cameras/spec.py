@@ -43,10 +43,11 @@ def redacted(text: str) -> str:
     return ",".join(parts)
 
 
-def files(form: str, text: str) -> list[str]:
+def files(form: str, text: str, *, one_will_do: bool = False) -> list[str]:
     """Return the names of files and devices in `text`; raises CameraError unless there are as many as in `form`.
 
     form: such as "dir:LEFT,RIGHT". Where it has one name, commas need no backslash. `~` is the home directory.
+    one_will_do: whether one name is enough.
     """
     expected, given = (spec.partition(":")[2] for spec in (form, text))
     if not expected:
@@ -57,7 +58,8 @@ def files(form: str, text: str) -> list[str]:
             names.append("")
         else:
             names[-1] += token[1:] if len(token) == 2 and token[0] == "\\" else token
-    if not all(names) or len(names) != len(expected.split(",")):
+    wanted = (1, len(expected.split(","))) if one_will_do else (len(expected.split(",")),)
+    if not all(names) or len(names) not in wanted:
         hint = r" (a comma in a name is written \,)" if given.count(",") > expected.count(",") else _ONE.get(form, "")
         raise CameraError(f"{redacted(text)!r} does not name what to open: expected {form}{hint}")
     for name in names:
@@ -67,6 +69,11 @@ def files(form: str, text: str) -> list[str]:
                 "rtsp-sbs://ADDRESS for one with both eyes"
             )
     return [str(Path.home()) + name[1:] if name == "~" or name.startswith("~/") else name for name in names]
+
+
+def one_or_two_files(form: str, text: str) -> list[str]:
+    """Return the two names in `text`, or the only one; raises CameraError for others. form: with two names."""
+    return files(form, text, one_will_do=True)
 
 
 def addresses(form: str, text: str) -> list[str]:

@@ -18,6 +18,7 @@ from stream.pair import NAME, Codec
 
 MAX_GIB = 4096
 MAX_LINGER_S = 86400
+MAX_LATE_MS = 86_400_000
 _DEDUPE = DedupeConfig()
 
 
@@ -58,6 +59,14 @@ class StreamSettings:
     whole_field: bool = False
     """With picamera2: use a sensor mode that shows the whole field of view. By default the mode nearest to --size is used, which
     may show only the middle."""
+    tolerance_ms: float | None = None
+    """Images of two films or folders that are further apart, in milliseconds, make no pair; by default half of the shorter frame
+    interval."""
+    right_late_ms: float = 0.0
+    """How many milliseconds later than the left film or folder the right one began, if its times do not say so."""
+    levels: tuple[float, float] | None = None
+    """What is black and what is white in images of 10 to 16 bits, such as 0 4095. By default a sample of the recording decides:
+    the same for both eyes and for the whole recording."""
     seed: int = 0
     """Decides the simulated world, and which suppressed pairs are kept for the audit."""
     walk: int = 0
@@ -109,6 +118,8 @@ class StreamSettings:
             ("--fps", self.fps, 0, 1000, " (0: as fast as possible)"),
             ("--count", self.count, 1, math.inf, ""),
             ("--exposure-us", self.exposure_us, 1, 1e6, ""),
+            ("--tolerance-ms", self.tolerance_ms, 0, 60_000, ""),
+            ("--right-late-ms", self.right_late_ms, -MAX_LATE_MS, MAX_LATE_MS, ""),
             ("--quality", self.quality, 1, 100, ""),
             ("--spool-gib", self.spool_gib, 0.01, MAX_GIB, " (--spool none: no spool)"),
             ("--disk-floor-gib", self.disk_floor_gib, 0, MAX_GIB, ""),
@@ -118,6 +129,9 @@ class StreamSettings:
         for flag, value, low, high, hint in ranges:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{flag} must be {low} to {high}{hint}, got {value}")
+
+        if self.levels is not None and not -math.inf < self.levels[0] < self.levels[1] < math.inf:
+            raise ValueError(f"--levels are two numbers, black before white, got {self.levels}")
 
     @property
     def device(self) -> str:
@@ -150,6 +164,9 @@ class StreamSettings:
             size=parse_size(self.size),
             exposure_us=self.exposure_us,
             whole_field=self.whole_field,
+            tolerance_ms=self.tolerance_ms,
+            right_late_ms=self.right_late_ms,
+            levels=self.levels,
             seed=self.seed,
             walk=self.walk,
             textures=self.textures,

@@ -1,0 +1,259 @@
+"""Films as cameras: two films whose frames are paired by their times, or one film with both eyes in each frame.
+
+PyAV gives the time of each frame as the file has it. OpenCV does not: it counts from the first frame of each film.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from fractions import Fraction
+from functools import partial
+from pathlib import Path
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeImage, Layout, Shot, halves
+from device.cameras.recorded.camera import RecordedCamera
+from device.cameras.recorded.pixels import Levels
+from stream.image import Image, check_sides
+from stream.pairing import EyeName, Pairing, TimedImage, Unpaired
+
+RAW_FPS = 25.0
+"""Rate in Hz of a stream that says nothing about its rate; FFmpeg's own assumption."""
+MAX_FPS = 1000.0
+SAMPLE = 16
+"""So many frames decide the levels of a film with more than 8 grey bits."""
+MAX_FAILURES = 100
+"""A film has ended where so many reads in a row give no frame."""
+_NO_TIMES = 0x0080
+"""AVFMT_NOTIMESTAMPS of FFmpeg: raw streams, whose times are made up of a guessed rate."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Film:
+    """What a film says about itself.
+
+    fps: its rate in Hz. begin_ns and duration_ns: its first time and its length, in nanoseconds; the length is 0 if unknown.
+    timed: whether its frames have times. levels: of a film with more than 8 grey bits, else None.
+    """
+
+    path: Path
+    fps: float
+    begin_ns: int
+    duration_ns: int
+    timed: bool
+    levels: Levels | None = None
+
+
+def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
+    """Open two films whose frames are paired by time; a frame without a partner is left out and counted. Raises CameraError.
+
+    Films whose times have nothing in common are taken as begun together. Without times, frames are paired by their numbers. Both
+    are said in the log.
+    """
+    films = examine(Path(left), settings), examine(Path(right), settings)
+    one, other = films
+    late_ns = round(settings.right_late_ms * 1e6)
+    timed = one.timed and other.timed
+    if not timed:
+        raw = " and ".join(str(film.path) for film in films if not film.timed)
+        log.warning("%s has no times: frames are paired by their numbers, which is wrong if one was lost", raw)
+        period_ns = round(1e9 / min(film.fps for film in films))
+        play = partial(_pairs, films, (0, late_ns), settings.tolerance_ns, period_ns)
+    else:
+        shifts = (0, late_ns)
+        if not _overlap(one, other, late_ns):
+            log.warning("%s and %s have no time in common: they are taken as begun together", one.path, other.path)
+            shifts = (-one.begin_ns, late_ns - other.begin_ns)
+        elif _unequal(one, other) and not late_ns:
+            lengths = f"{one.duration_ns / 1e9:.3f} and {other.duration_ns / 1e9:.3f} s"
+            hint = "if the right eye began later, say it with --right-late-ms"
+            log.warning("%s and %s last %s, with times of their own: %s", one.path, other.path, lengths, hint)
+        play = partial(_pairs, films, shifts, settings.tolerance_ns, None)
+    return RecordedCamera(f"video:{left},{right}", play, settings, fps=min(film.fps for film in films))
+
+
+def open_split(layout: Layout, path: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
+    """Open one film whose frames hold both eyes. Raises CameraError."""
+    film = examine(Path(path), settings)
+    period_ns = None if film.timed else round(1e9 / film.fps)
+
+    def play() -> Iterator[Shot | BadShot]:
+        for frame in _frames(film, 0, period_ns):
+            if isinstance(frame, BadShot):
+                yield frame
+            else:
+                left, right = halves(_pixels(frame), layout)  # an odd side makes unequal eyes, which is refused
+                at_ns = frame.captured_ns
+                yield Shot(EyeImage(at_ns, pixels=left), EyeImage(at_ns, pixels=right))
+
+    return RecordedCamera(f"{layout}:{path}", play, settings, fps=film.fps)
+
+
+def examine(path: Path, settings: CameraSettings = DEFAULTS) -> Film:
+    """Return what a film says about itself. Raises CameraError if it is no film."""
+    with closing(_open(path)) as container:
+        stream = _video(container, path)
+        rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
+        fps = min([rate for rate in rates if 0 < rate <= MAX_FPS], default=settings.fps or RAW_FPS)
+        duration = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
+        film = Film(
+            path,
+            fps,
+            _ns(stream.start_time or 0, stream.time_base) or 0,
+            round(duration * 10**9) or round((container.duration or 0) * 1000),
+            timed=not container.format.flags & _NO_TIMES,
+        )
+        if not _is_deep(stream):
+            return film
+    if settings.levels:
+        return replace(film, levels=Levels(*settings.levels))
+    return replace(film, levels=_sampled(path))
+
+
+def _pairs(
+    films: tuple[Film, Film], shifts_ns: tuple[int, int], tolerance_ns: int | None, period_ns: int | None
+) -> Iterator[Shot | BadShot]:
+    """Yield the shots of two films. shifts_ns: what is added to their times. period_ns: of films without times, else None."""
+    unpaired = Unpaired()
+
+    def leave(eye: EyeName, image: TimedImage) -> None:
+        unpaired.add(eye, f"{image.captured_ns / 1e9:.3f} s")
+
+    pairing = Pairing[TimedImage](tolerance_ns, on_unpaired=leave)
+    sides: tuple[EyeName, EyeName] = ("left", "right")
+    frames = {
+        eye: _frames(film, shift_ns, period_ns) for eye, film, shift_ns in zip(sides, films, shifts_ns, strict=True)
+    }
+    newest_ns = dict.fromkeys(sides, float("-inf"))
+    while frames:
+        eye = min(frames, key=lambda name: newest_ns[name])  # the one that is behind
+        frame = next(frames[eye], None)
+        if frame is None:
+            del frames[eye]
+        elif isinstance(frame, BadShot):
+            yield frame
+        else:
+            newest_ns[eye] = frame.captured_ns
+            yield from map(_shot, pairing.add(eye, frame))
+    yield from map(_shot, pairing.end())
+    if rest := unpaired.describe():
+        names = ",".join(str(film.path) for film in films)
+        log.warning("video:%s: frames without a partner are left out: %s", names, rest)
+
+
+def _frames(film: Film, shift_ns: int, period_ns: int | None) -> Iterator[TimedImage | BadShot]:
+    """Yield the frames of a film; one that cannot be decoded is a BadShot."""
+    number = failures = 0
+    with closing(_open(film.path)) as container:
+        stream = _video(container, film.path)
+        packets = container.demux(stream)
+        while True:
+            try:
+                packet = next(packets)
+                decoded = [frame for frame in packet.decode() if isinstance(frame, VideoFrame)]
+            except StopIteration:
+                return
+            except av.FFmpegError as error:
+                failures += 1
+                yield BadShot(f"{film.path}: what follows frame {number} does not decode: {error.strerror}")
+                if failures > MAX_FAILURES:
+                    return
+                continue
+            for frame in decoded:
+                time_ns = _ns(frame.pts, frame.time_base) if period_ns is None else number * period_ns
+                number, failures = number + 1, 0
+                if time_ns is None or frame.is_corrupt:
+                    yield BadShot(
+                        f"{film.path}: frame {number} is {'damaged' if frame.is_corrupt else 'without a time'}"
+                    )
+                else:
+                    yield TimedImage(time_ns + shift_ns, _upright(frame, film.levels))
+
+
+def _open(path: Path) -> InputContainer:
+    if not path.is_file():
+        raise CameraError(f"no video {path}")
+    try:
+        return av.open(str(path), metadata_errors="replace", options={"protocol_whitelist": "file"})
+    except (av.FFmpegError, OSError, ValueError) as error:
+        hint = "re-encode it, for example as MJPEG in .avi"
+        reason = getattr(error, "strerror", None) or error
+        raise CameraError(f"{path} is not a video that FFmpeg can read ({reason}): {hint}") from error
+
+
+def _video(container: InputContainer, path: Path) -> VideoStream:
+    stream = container.streams.best("video")
+    if not isinstance(stream, VideoStream):
+        raise CameraError(f"{path} is not a video: it has no pictures")
+    try:
+        check_sides(stream.height, stream.width)
+    except ValueError as error:
+        raise CameraError(f"{path}: {error}") from error
+    stream.thread_type = "NONE"  # the other cores belong to a learner
+    return stream
+
+
+def _upright(frame: VideoFrame, levels: Levels | None) -> Image:
+    if levels is not None:
+        image = levels.apply(frame.to_ndarray(format="gray16le"))
+    else:
+        image = np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
+    turns = round(frame.rotation / 90) % 4  # a telephone held upright stores its film on its side
+    return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def _is_deep(stream: VideoStream) -> bool:
+    name = stream.format.name if stream.format else ""
+    return name.startswith("gray") and name not in ("gray", "gray8a")
+
+
+def _sampled(path: Path) -> Levels:
+    with closing(_open(path)) as container:
+        stream = _video(container, path)
+        images = []
+        try:
+            for frame in container.decode(stream):
+                images.append(frame.to_ndarray(format="gray16le"))
+                if len(images) == SAMPLE:
+                    break
+        except av.FFmpegError:
+            pass  # the frames before it are the sample; playing says what is wrong
+    return Levels.of(images)
+
+
+def _overlap(one: Film, other: Film, late_ns: int) -> bool:
+    apart_ns = abs(one.begin_ns - other.begin_ns - late_ns)
+    return apart_ns < max(min(one.duration_ns, other.duration_ns), 1_000_000_000)
+
+
+def _unequal(one: Film, other: Film) -> bool:
+    frame_ns = 1e9 / min(one.fps, other.fps)
+    same_begin = one.begin_ns == other.begin_ns
+    return (
+        same_begin
+        and bool(one.duration_ns and other.duration_ns)
+        and abs(one.duration_ns - other.duration_ns) > 2 * frame_ns
+    )
+
+
+def _ns(ticks: int | None, base: Fraction | None) -> int | None:
+    return None if ticks is None or base is None else round(ticks * base * 10**9)
+
+
+def _pixels(frame: TimedImage) -> Image:
+    return np.asarray(frame.image, np.uint8)
+
+
+def _shot(pair: tuple[TimedImage, TimedImage]) -> Shot:
+    left, right = (EyeImage(image.captured_ns, pixels=_pixels(image)) for image in pair)
+    return Shot(left, right)
