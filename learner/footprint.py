@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
 from torch import Tensor
 
@@ -12,6 +10,7 @@ from learner.errors import SettingsError
 from learner.memory.memory import Memory
 from learner.objectives.contract import Batch
 from learner.trainer import Trainer
+from stream.host.memory import available_bytes
 
 PAIRS = 2
 """The smallest batch, and what a larger one has more."""
@@ -73,8 +72,7 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached
-    lines = Path("/proc/meminfo").read_text().splitlines()
-    return next(1024 * int(line.split()[1]) for line in lines if line.startswith("MemAvailable:"))
+    return available_bytes()
 
 
 def _fixed_bytes(trainer: Trainer, memory: Memory) -> int:

@@ -144,6 +144,66 @@ def test_unreadable_and_truncated_images_are_skipped_and_counted(tmp_path: Path)
     assert Counter(zoo.train_labels.tolist()) == {0: 3, 1: 3, 2: 3}
 
 
+def test_what_archives_leave_behind_and_empty_classes_are_left_out_by_name(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_classes(tmp_path / "zoo", (4, 4, 4))
+    (tmp_path / "zoo" / "__MACOSX" / "ant").mkdir(parents=True)
+    (tmp_path / "zoo" / "__MACOSX" / "ant" / "._000.png").write_bytes(b"Mac OS X")
+    (tmp_path / "zoo" / "ant" / "._000.png").write_bytes(b"Mac OS X")
+    (tmp_path / "zoo" / "yak").mkdir()
+    zoo = load_control(str(tmp_path / "zoo"), size=8)
+    assert (zoo.classes, zoo.skipped) == (CLASSES, 0)
+    assert "classes=['yak']" in caplog.text
+
+
+def test_a_class_that_is_empty_in_one_half_is_left_out_of_both(tmp_path: Path) -> None:
+    write_classes(tmp_path / "zoo" / "train", (2, 2, 2))
+    write_classes(tmp_path / "zoo" / "test", (2, 0, 2))
+    zoo = load_control(str(tmp_path / "zoo"), size=8)
+    assert zoo.classes == ("ant", "cow")
+    assert zoo.train_labels.tolist() == zoo.test_labels.tolist() == [0, 0, 1, 1]
+
+
+@pytest.mark.parametrize(
+    "halves", [("Train", "Test"), ("training", "testing"), ("train", "valid"), ("TRAIN", "Validation")]
+)
+def test_the_halves_of_a_split_have_many_names(tmp_path: Path, halves: tuple[str, str]) -> None:
+    for half, counts in zip(halves, ((3, 3, 3), (1, 1, 1)), strict=True):
+        write_classes(tmp_path / "zoo" / half, counts)
+    zoo = load_control(str(tmp_path / "zoo"), size=8)
+    assert (len(zoo.train_labels), len(zoo.test_labels)) == (9, 3)
+
+
+def test_a_test_half_without_classes_gives_way_to_valid(tmp_path: Path) -> None:
+    write_classes(tmp_path / "zoo" / "train", (3, 3, 3))
+    write_classes(tmp_path / "zoo" / "valid", (1, 1, 1))
+    write_images(tmp_path / "zoo" / "test", 5)
+    assert len(load_control(str(tmp_path / "zoo"), size=8).test_labels) == 3
+
+
+@pytest.mark.parametrize("around", ["MNIST/raw", "raw"])
+def test_the_only_set_in_the_folders_below_is_found(tmp_path: Path, around: str) -> None:
+    folder = tmp_path / "root" / around
+    folder.mkdir(parents=True)
+    for half in ("train", "t10k"):
+        (folder / f"{half}-images-idx3-ubyte").write_bytes(idx(np.zeros((4, 4, 4), np.uint8)))
+        (folder / f"{half}-labels-idx1-ubyte").write_bytes(idx(np.array([0, 1, 0, 1], np.uint8)))
+    assert load_control(str(tmp_path / "root"), size=4).classes == ("0", "1")
+    batches = tmp_path / "root" / "cifar-10-batches-py"
+    batches.mkdir()
+    for name in ("data_batch_1", "test_batch"):
+        (batches / name).write_bytes(python_batch(list(range(10))))
+    with pytest.raises(ControlError, match=r"more than one set \(.*cifar-10-batches-py"):
+        load_control(str(tmp_path / "root"), size=4)
+    assert len(load_control(str(batches), size=4).classes) == 10
+
+
+def test_classes_some_folders_below_the_named_one_are_found(tmp_path: Path) -> None:
+    write_classes(tmp_path / "root" / "zoo-main" / "images", (4, 4, 4))
+    assert load_control(str(tmp_path / "root"), size=8).classes == CLASSES
+
+
 def broken_missing(root: Path) -> None:
     """A folder that is not there."""
 

@@ -152,6 +152,11 @@ def page_of(run: Path) -> tuple[str, Page]:
     return html, Page(html)
 
 
+def test_a_run_whose_name_is_not_utf_8_has_a_report_too(run: Path) -> None:
+    other = run.rename(run.parent / "caf\udce9")
+    assert "caf\\udce9" in write_report(other).read_text()
+
+
 def test_the_page_is_well_formed_and_needs_nothing_from_outside(run: Path) -> None:
     html, page = page_of(run)
     assert not {"script", "link", "iframe", "object"} & set(page.tags)

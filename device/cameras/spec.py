@@ -11,6 +11,7 @@ from pathlib import Path
 from urllib.parse import parse_qsl
 
 from device.camera import CameraError
+from stream.host.home import expanded
 
 _ADDRESS = r"(?:rtsps?|https?)"
 NETWORK = re.compile(rf"(?P<scheme>{_ADDRESS})(?P<layout>-sbs|-tb)?://", re.IGNORECASE)
@@ -68,7 +69,7 @@ def files(form: str, text: str, *, one_will_do: bool = False) -> list[str]:
                 f"{redacted(text)!r}: a network camera is named by its address alone: rtsp://LEFT,rtsp://RIGHT, or "
                 "rtsp-sbs://ADDRESS for one with both eyes"
             )
-    return [str(Path.home()) + name[1:] if name == "~" or name.startswith("~/") else name for name in names]
+    return [str(expanded(Path(name))) if name.startswith("~") else name for name in names]
 
 
 def one_or_two_files(form: str, text: str) -> list[str]:

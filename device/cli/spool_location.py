@@ -16,6 +16,7 @@ from device.spool.folder import SpoolError, cannot_keep, is_abandoned
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.host.findings import GIB
+from stream.host.home import expanded
 
 log = logging.getLogger(__name__)
 
@@ -71,7 +72,7 @@ def parent_of(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
 def _lasting(settings: StreamSettings, environ: Mapping[str, str]) -> Path:
     """Return the folder of a spool that stays: the named one, or systemd's folder for state, or that of the XDG standard."""
     if settings.spool != "auto":
-        return Path(settings.spool)
+        return expanded(Path(settings.spool))
     if given := environ.get("STATE_DIRECTORY", "").partition(":")[0]:
         return Path(given)
     base = Path(environ.get("XDG_STATE_HOME", ""))

@@ -10,7 +10,6 @@ import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,7 @@ from learner.page.history import Column, Tail
 from learner.page.live import MAX_DEVICES as LIVE_DEVICES
 from learner.page.live import Live, ReservoirPair, Snapshot
 from learner.page.sparklines import curve, encoder_curves
-from learner.report.html import ENCODER_LEGEND, format_time, grid, missing, number, number_tiles
+from learner.report.html import ENCODER_LEGEND, escape, format_time, grid, missing, number, number_tiles
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shrink
 from learner.runs.titles import ACCURACIES, CURVES

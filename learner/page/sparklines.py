@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from html import escape
 
 import numpy as np
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from learner.report.figures import BINS, ROLES, binned, evenly
-from learner.report.html import number
+from learner.report.html import escape, number
 from learner.runs.reading import Points
 
 WIDTH, HEIGHT = 360, 180

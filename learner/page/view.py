@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from html import escape
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from starlette.routing import Route
 from learner.page.live import Live
 from learner.page.sections import Section, SectionCache, sections_of
 from learner.page.style import PAGE_STYLE
-from learner.report.html import missing, section
+from learner.report.html import escape, missing, section
 from learner.report.style import STYLE
 
 SCRIPT = files("learner.page").joinpath("live.js").read_text("utf-8")

@@ -9,12 +9,8 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
-from itertools import chain
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -22,11 +18,12 @@ from numpy.typing import NDArray
 from sklearn.datasets import load_digits
 
 from learner.errors import ControlError
-from learner.probes.packed_files import Labels, pair_idx, parse_cifar_binary, parse_cifar_python, parse_idx, read_file
+from learner.probes import layouts
+from learner.probes.layouts import LAYOUTS, Half
+from learner.probes.packed_files import Labels
+from stream.host.home import expanded
 from stream.image import MAX_EYE_BYTES, Image, TooCostly, check_file
 
-LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, MNIST's idx files, CIFAR's batches"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 DIGITS_TRAIN_SHARE = 0.7
 FOLDER_TRAIN_SHARE = 0.75
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -50,33 +47,7 @@ class ControlSet:
     skipped: int = 0
 
 
-@dataclass(frozen=True, eq=False)
-class _Half:
-    """Train or test before its images are read. items: paths [N], or images [N, H, W] or [N, H, W, 3] BGR; labels: [N]."""
-
-    items: NDArray[Any]
-    labels: Labels
-
-
-_Halves = tuple[_Half, _Half, tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class _CifarLayout:
-    """Patterns of the files in one of the four archives of CIFAR, and their parser."""
-
-    train: str
-    test: str
-    classes: int
-    parse: Callable[[bytes, str], tuple[Image, Labels]]
-
-
-_CIFAR_LAYOUTS = (
-    _CifarLayout("data_batch_*.bin", "test_batch.bin", 10, partial(parse_cifar_binary, label_bytes=1, classes=10)),
-    _CifarLayout("train.bin", "test.bin", 100, partial(parse_cifar_binary, label_bytes=2, classes=100)),
-    _CifarLayout("data_batch_[0-9]", "test_batch", 10, partial(parse_cifar_python, label_key=b"labels", classes=10)),
-    _CifarLayout("train", "test", 100, partial(parse_cifar_python, label_key=b"fine_labels", classes=100)),
-)
+_Halves = tuple[Half, Half, tuple[str, ...]]
 
 
 def load_control(
@@ -90,7 +61,7 @@ def load_control(
     Raises ControlError for fewer than two classes, a missing half, and a class without a readable image.
     """
     name, path = _name_and_path(spec)
-    train, test, classes = _digits() if path == "digits" else _open_folder(Path(path))
+    train, test, classes = _digits() if path == "digits" else _opened(expanded(Path(path)))
     if len(classes) < 2:
         raise ControlError(f"control set {path}: has {len(classes)} classes; expected at least 2, as {LAYOUTS}")
     train_images, train_labels, train_skipped = _read(train, limit_train, size, [seed, 0], f"{path} train", classes)
@@ -140,90 +111,24 @@ def _name_and_path(spec: str) -> tuple[str, str]:
 
 def _digits() -> _Halves:
     bunch = load_digits()
-    whole = _Half(np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64))
+    whole = Half(np.rint(bunch.images * (255 / 16)).astype(np.uint8), bunch.target.astype(np.int64))
     return _split(whole, DIGITS_TRAIN_SHARE, tuple(map(str, bunch.target_names)))
 
 
-def _split(whole: _Half, train_share: float, classes: tuple[str, ...]) -> _Halves:
+def _opened(root: Path) -> _Halves:
+    train, test, classes = layouts.open_folder(root)
+    return (train, test, classes) if test is not None else _split(train, FOLDER_TRAIN_SHARE, classes)
+
+
+def _split(whole: Half, train_share: float, classes: tuple[str, ...]) -> _Halves:
     """Divide each class by the share, at random but always in the same way."""
     in_train = stratified(whole.labels, train_share, np.random.default_rng(0))
-    train, test = (_Half(whole.items[mask], whole.labels[mask]) for mask in (in_train, ~in_train))
+    train, test = (Half(whole.items[mask], whole.labels[mask]) for mask in (in_train, ~in_train))
     return train, test, classes
-
-
-def _open_folder(root: Path) -> _Halves:
-    """Find the images of a folder that has one of the LAYOUTS."""
-    if not root.is_dir():
-        raise ControlError(f"control set {root}: is no folder; expected `digits` or a folder as {LAYOUTS}")
-    if any(root.glob("train-images*idx3-ubyte*")):
-        return _mnist(root)
-    for layout in _CIFAR_LAYOUTS:
-        if any(path.is_file() for path in root.glob(layout.train)):
-            return _cifar(root, layout)
-    if any((root / half).is_dir() for half in ("train", "test", "val")):
-        return _split_folders(root)
-    whole, classes = _class_folders(root)
-    return _split(whole, FOLDER_TRAIN_SHARE, classes)
-
-
-def _split_folders(root: Path) -> _Halves:
-    halves = [root / name for name in ("train", "test", "val") if (root / name).is_dir()][:2]
-    if len(halves) < 2 or halves[0].name != "train":
-        raise ControlError(f"control set {root}: has only {halves[0].name}/; expected train/ beside test/ or val/")
-    (train, classes), (test, test_classes) = map(_class_folders, halves)
-    if classes != test_classes:
-        odd = sorted(set(classes) ^ set(test_classes))
-        raise ControlError(
-            f"control set {root}: class {odd[0]!r} is in only one of {halves[0].name}/ and {halves[1].name}/"
-        )
-    return train, test, classes
-
-
-def _class_folders(root: Path) -> tuple[_Half, tuple[str, ...]]:
-    """Return the images of a folder with a folder per class, in the order of their names, and the names of the classes."""
-    folders = sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
-    images = [_image_paths(folder) for folder in folders]
-    labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in images])
-    return _Half(np.array(list(chain(*images)), object), labels), tuple(folder.name for folder in folders)
-
-
-def _image_paths(folder: Path) -> list[Path]:
-    """Return the images in the folder of a class and, as in tiny-ImageNet, in its subfolder `images`; no others."""
-    return sorted(p for p in [*folder.glob("*"), *folder.glob("images/*")] if p.suffix.lower() in IMAGE_SUFFIXES)
-
-
-def _mnist(root: Path) -> _Halves:
-    train, test = (_mnist_half(root, prefix) for prefix in ("train", "t10k"))
-    return train, test, _numbered(max(int(half.labels.max()) for half in (train, test)) + 1)
-
-
-def _mnist_half(root: Path, prefix: str) -> _Half:
-    images, labels = (_found(root, f"{prefix}-{kind}")[0] for kind in ("images*idx3-ubyte*", "labels*idx1-ubyte*"))
-    pixels, numbers = (parse_idx(read_file(path), str(path)) for path in (images, labels))
-    return _Half(*pair_idx(pixels, numbers, str(images)))
-
-
-def _cifar(root: Path, layout: _CifarLayout) -> _Halves:
-    def half(pattern: str) -> _Half:
-        parts = [layout.parse(read_file(path), str(path)) for path in _found(root, pattern)]
-        return _Half(*map(np.concatenate, zip(*parts, strict=True)))
-
-    return half(layout.train), half(layout.test), _numbered(layout.classes)
-
-
-def _found(root: Path, pattern: str) -> list[Path]:
-    paths = sorted(path for path in root.glob(pattern) if path.is_file())
-    if not paths:
-        raise ControlError(f"control set {root}: has no file {pattern}; expected all files of its layout")
-    return paths
-
-
-def _numbered(classes: int) -> tuple[str, ...]:
-    return tuple(str(label) for label in range(classes))
 
 
 def _read(
-    half: _Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]
+    half: Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]
 ) -> tuple[Image, Labels, int]:
     """Return images [N, S, S, 3] BGR, labels [N] and the number of unreadable images of a half, or of its chosen part."""
     _require_all(half.labels, where, classes)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import html
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
-from html import escape
 from math import isfinite
 
 from learner.report.style import STYLE
+
+
+def escape(text: str) -> str:
+    """Return text as markup. Bytes of a name that is not UTF-8 are shown escaped, because no document can hold them."""
+    return html.escape(text.encode(errors="backslashreplace").decode())
 
 
 def page(name: str, sections: Iterable[str]) -> str:

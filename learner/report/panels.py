@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from html import escape
 from typing import Any
 
 from numpy.typing import NDArray
 
-from learner.report.html import grid
+from learner.report.html import escape, grid
 from learner.report.pictures import crop_colour, gaussian, heat, photo, shrink, window
 
 VIEWS_NOTE = (

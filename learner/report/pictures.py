@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Sequence
-from html import escape
 from typing import Any
 
 import cv2
@@ -17,6 +16,7 @@ import matplotlib as mpl
 import numpy as np
 from numpy.typing import NDArray
 
+from learner.report.html import escape
 from stream.image import Image
 
 WIDEST = 8.0

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from html import escape
 from math import log
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import numpy as np
 
 from learner.errors import LearnerError
 from learner.report.figures import curve, encoder_curves, evenly, time_map
-from learner.report.html import ENCODER_LEGEND, format_time, grid, missing, number, number_tiles, page, section
+from learner.report.html import ENCODER_LEGEND, escape, format_time, grid, missing, number, number_tiles, page, section
 from learner.report.layout import Layout, layout_of
 from learner.report.panels import VIEWS_NOTE, view_panels
 from learner.report.pictures import photo, shades

@@ -42,7 +42,7 @@ def export_encoder(
 def write_card(path: Path, card: Card) -> None:
     """Write the card of the weights at `path`. Raises OSError."""
     replace_file(path.with_suffix(".json"), (json.dumps(plain(card), indent=2, allow_nan=False) + "\n").encode())
-    replace_file(path.with_suffix(".md"), markdown(card).encode())
+    replace_file(path.with_suffix(".md"), markdown(card).encode(errors="backslashreplace"))
 
 
 def load_encoder(config: EncoderConfig, weights: Path) -> Encoder:

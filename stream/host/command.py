@@ -11,6 +11,7 @@ import tyro
 
 from stream.errors import ReportedError
 from stream.host import completion
+from stream.host.home import expanded, with_home
 from stream.host.program import Result, Stop
 from stream.host.settings_file import SettingsFile, SettingsFileError, config_of, present_name
 
@@ -46,7 +47,7 @@ class Command:
 
         prog: the name of the program in --help. stop: ends the command early. Raises ReportedError, OSError or ValueError.
         """
-        settings = self.parse(words, prog)
+        settings = with_home(self.parse(words, prog))
         result = self.run(settings, stop)
         if getattr(settings, "json", False) and result.figures is not None:
             return replace(result, text=json.dumps(result.figures))
@@ -65,6 +66,7 @@ class Command:
             return tyro.cli(self.settings, prog=prog, args=words, description=self.description, default=kinds[0]())
         preset, words = self._preset(words)
         path = config_of(words) if self.config_file else None
+        path = None if path is None else expanded(path)
         file = None if path is None else SettingsFile.read(path, self.old_names)
         if self.presets and preset is None:
             first = next(iter(self.presets))

@@ -6,6 +6,7 @@ so that a flag wins.
 
 from __future__ import annotations
 
+import codecs
 import dataclasses
 import difflib
 import os
@@ -75,7 +76,7 @@ class SettingsFile:
         if len(data) > MAX_BYTES:
             raise SettingsFileError(f"{path} is larger than {MAX_BYTES} bytes: no file of settings")
         try:
-            text = data.decode()
+            text = data.removeprefix(codecs.BOM_UTF8).decode()  # editors of Windows write the mark first
             return cls(path, text, _translated(tomllib.loads(text), (), old_names or {}))
         except UnicodeDecodeError as error:
             raise SettingsFileError(f"{path} is not UTF-8 text (at byte {error.start})") from error

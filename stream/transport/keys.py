@@ -41,7 +41,7 @@ class KeysError(StreamError):
 def keys_folder(environ: Mapping[str, str]) -> Path:
     """Return the default folder of the keys: $BABYAGENT_KEYS, or babyagent/keys in the user's configuration."""
     if environ.get("BABYAGENT_KEYS"):
-        return Path(environ["BABYAGENT_KEYS"])
+        return Path(environ["BABYAGENT_KEYS"]).expanduser()
     if environ.get("XDG_CONFIG_HOME", "").startswith("/"):  # the XDG specification says to ignore a relative path
         return Path(environ["XDG_CONFIG_HOME"], "babyagent", "keys")
     if not environ.get("HOME"):

@@ -1,0 +1,188 @@
+"""The layouts in which people keep control sets: folders of classes, the files of MNIST and CIFAR, and the roots around them."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from learner.errors import ControlError
+from learner.probes.packed_files import Labels, pair_idx, parse_cifar_binary, parse_cifar_python, parse_idx, read_file
+from stream.image import Image
+
+LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, MNIST's idx files, CIFAR's batches"
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
+TRAIN = ("train", "training")
+TEST = ("test", "testing", "val", "valid", "validation", "eval")
+"""Names of the halves of a split, in any case. The first one that holds classes is taken."""
+MAX_DOWN = 3
+"""So many folders below the named one may lie around the set, as MNIST/raw in torchvision's roots."""
+MAX_SETS = 100
+"""So many subfolders are looked at for packed files."""
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, eq=False)
+class Half:
+    """Train or test before its images are read. items: paths [N], or images [N, H, W] or [N, H, W, 3] BGR; labels: [N]."""
+
+    items: NDArray[Any]
+    labels: Labels
+
+
+Found = tuple[Half, Half | None, tuple[str, ...]]
+"""Train, test if the set has a split of its own, and the names of the classes."""
+
+
+@dataclass(frozen=True)
+class _CifarLayout:
+    """Patterns of the files in one of the four archives of CIFAR, and their parser."""
+
+    train: str
+    test: str
+    classes: int
+    parse: Callable[[bytes, str], tuple[Image, Labels]]
+
+
+_CIFAR_LAYOUTS = (
+    _CifarLayout("data_batch_*.bin", "test_batch.bin", 10, partial(parse_cifar_binary, label_bytes=1, classes=10)),
+    _CifarLayout("train.bin", "test.bin", 100, partial(parse_cifar_binary, label_bytes=2, classes=100)),
+    _CifarLayout("data_batch_[0-9]", "test_batch", 10, partial(parse_cifar_python, label_key=b"labels", classes=10)),
+    _CifarLayout("train", "test", 100, partial(parse_cifar_python, label_key=b"fine_labels", classes=100)),
+)
+
+
+def open_folder(root: Path) -> Found:
+    """Find the images of a folder that has one of the LAYOUTS, or of the only set in the folders below it.
+
+    What archives leave behind (`__MACOSX`, hidden files) and classes without an image are skipped; the latter are named in the
+    log. Raises ControlError.
+    """
+    if not root.is_dir():
+        raise ControlError(f"control set {root}: is no folder; expected `digits` or a folder as {LAYOUTS}")
+    packed = [(folder, layout) for folder in _below(root) for layout in _packed(folder)]
+    if len(packed) > 1:
+        places = ", ".join(str(folder.relative_to(root)) for folder, _ in packed)
+        raise ControlError(f"control set {root}: has more than one set ({places}); name one of these folders")
+    if packed:
+        folder, layout = packed[0]
+        return _mnist(folder) if layout is None else _cifar(folder, layout)
+    for _ in range(MAX_DOWN):
+        inside = _folders(root)
+        if len(inside) != 1 or inside[0].name.lower() in TRAIN + TEST or _image_paths(inside[0]):
+            break
+        root = inside[0]
+    if any(folder.name.lower() in TRAIN + TEST for folder in _folders(root)):
+        return _split_folders(root)
+    classes = _with_images(root, _folders(root))
+    return _labelled(classes), None, tuple(folder.name for folder in classes)
+
+
+def _below(root: Path) -> Iterator[Path]:
+    """Yield a folder, its subfolders, and theirs."""
+    yield root
+    for folder in _folders(root)[:MAX_SETS]:
+        yield folder
+        yield from _folders(folder)[:MAX_SETS]
+
+
+def _folders(root: Path) -> list[Path]:
+    return sorted(
+        path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".") and path.name != "__MACOSX"
+    )
+
+
+def _packed(folder: Path) -> Iterator[_CifarLayout | None]:
+    """Yield the layout of the packed files in a folder, if there are any; None is that of MNIST."""
+    if any(folder.glob("train-images*idx3-ubyte*")):
+        yield None
+        return
+    for layout in _CIFAR_LAYOUTS:
+        if any(path.is_file() for path in folder.glob(layout.train)):
+            yield layout
+            return
+
+
+def _split_folders(root: Path) -> Found:
+    by_name = {folder.name.lower(): folder for folder in _folders(root)}
+    trains = [by_name[name] for name in TRAIN if name in by_name]
+    tests = [by_name[name] for name in TEST if name in by_name]
+    if not trains or not tests:
+        only = (trains + tests)[0].name
+        raise ControlError(f"control set {root}: has only {only}/; expected train/ beside test/, val/ or valid/")
+    train, test = trains[0], next((folder for folder in tests if _folders(folder)), tests[0])
+    classes, others = ([folder.name for folder in _folders(half)] for half in (train, test))
+    if classes != others:
+        odd = sorted(set(classes) ^ set(others))
+        raise ControlError(f"control set {root}: class {odd[0]!r} is in only one of {train.name}/ and {test.name}/")
+    empty = {name for half in (train, test) for name in classes if not _image_paths(half / name)}
+    kept = [name for name in classes if name not in empty]
+    _say_empty(root, empty, kept)
+    one, other = (_labelled([half / name for name in kept]) for half in (train, test))
+    return one, other, tuple(kept)
+
+
+def _with_images(root: Path, folders: list[Path]) -> list[Path]:
+    """Return the classes that hold images, and name the others in the log. Raises ControlError if none does."""
+    kept = [folder for folder in folders if _image_paths(folder)]
+    _say_empty(root, {folder.name for folder in folders} - {folder.name for folder in kept}, [k.name for k in kept])
+    return kept
+
+
+def _say_empty(root: Path, empty: set[str], kept: list[str]) -> None:
+    if empty and not kept:
+        raise ControlError(f"control set {root}: class {min(empty)!r} has no readable image; expected {LAYOUTS}")
+    if empty:
+        _log.warning(
+            "control set has classes without an image, which are left out set=%s classes=%s", root, sorted(empty)
+        )
+
+
+def _labelled(folders: list[Path]) -> Half:
+    """Return the images of a folder for each class, in the order of their names."""
+    images = [_image_paths(folder) for folder in folders]
+    labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in images])
+    return Half(np.array(list(chain(*images)), object), labels)
+
+
+def _image_paths(folder: Path) -> list[Path]:
+    """Return the images in the folder of a class and, as in tiny-ImageNet, in its subfolder `images`; no others."""
+    found = [*folder.glob("*"), *folder.glob("images/*")]
+    return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+
+
+def _mnist(root: Path) -> Found:
+    train, test = (_mnist_half(root, prefix) for prefix in ("train", "t10k"))
+    return train, test, _numbered(max(int(half.labels.max()) for half in (train, test)) + 1)
+
+
+def _mnist_half(root: Path, prefix: str) -> Half:
+    images, labels = (_found(root, f"{prefix}-{kind}")[0] for kind in ("images*idx3-ubyte*", "labels*idx1-ubyte*"))
+    pixels, numbers = (parse_idx(read_file(path), str(path)) for path in (images, labels))
+    return Half(*pair_idx(pixels, numbers, str(images)))
+
+
+def _cifar(root: Path, layout: _CifarLayout) -> Found:
+    def half(pattern: str) -> Half:
+        parts = [layout.parse(read_file(path), str(path)) for path in _found(root, pattern)]
+        return Half(*map(np.concatenate, zip(*parts, strict=True)))
+
+    return half(layout.train), half(layout.test), _numbered(layout.classes)
+
+
+def _found(root: Path, pattern: str) -> list[Path]:
+    paths = sorted(path for path in root.glob(pattern) if path.is_file())
+    if not paths:
+        raise ControlError(f"control set {root}: has no file {pattern}; expected all files of its layout")
+    return paths
+
+
+def _numbered(classes: int) -> tuple[str, ...]:
+    return tuple(str(label) for label in range(classes))
