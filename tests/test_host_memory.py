@@ -27,7 +27,7 @@ def machine(root: Path, groups: str, files: dict[str, object]) -> Path:
 
 
 V1 = "sys/fs/cgroup/memory"
-CASES = {
+CASES: dict[str, tuple[str, dict[str, object], int]] = {
     "no control group": ("", {}, 8 * GIB),
     "version 2 without a limit": ("0::/a", {"sys/fs/cgroup/a/memory.max": "max"}, 8 * GIB),
     "version 2": (
@@ -79,7 +79,7 @@ CASES = {
 def test_a_containers_limit_is_respected(tmp_path: Path, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resource, "getrlimit", lambda _limit: (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
     groups, files, left_bytes = CASES[case]
-    assert available_bytes(machine(tmp_path, groups, dict(files))) == left_bytes
+    assert available_bytes(machine(tmp_path, groups, files)) == left_bytes
 
 
 def test_a_ulimit_is_respected() -> None:

@@ -257,7 +257,7 @@ def broken_cifar_without_test(root: Path) -> None:
         (broken_missing, "is no folder; expected `digits` or a folder as"),
         (broken_empty, "has 0 classes; expected at least 2"),
         (broken_one_class, "has 1 classes; expected at least 2"),
-        (broken_no_test, "has only train/; expected train/ beside test/ or val/"),
+        (broken_no_test, "has only train/; expected train/ beside test/, val/ or valid/"),
         (broken_no_train, "has only test/; expected train/"),
         (broken_other_classes, "class 'cow' is in only one of train/ and test/"),
         (broken_unreadable_class, "class 'bee' has no readable image"),

@@ -23,7 +23,7 @@ def available_bytes(root: Path = Path("/")) -> int:
 
 def _left_in_groups(root: Path) -> Iterator[int]:
     """Yield what is left in each control group around this process."""
-    with suppress(OSError):
+    with suppress(OSError, ValueError):
         for line in (root / "proc" / "self" / "cgroup").read_text().splitlines():
             _, controllers, path = line.split(":", 2)
             if controllers == "":
@@ -56,6 +56,8 @@ def _left_of_ulimits(root: Path) -> Iterator[int]:
 
 
 def _numbers(path: Path) -> dict[str, int]:
-    """Return the first number behind each name in a file of the kernel."""
-    words = [line.split() for line in path.read_text().splitlines()]
+    """Return the first number behind each name in a file of the kernel; {} if there is no such file."""
+    words: list[list[str]] = []
+    with suppress(OSError):
+        words = [line.split() for line in path.read_text().splitlines()]
     return {word[0]: int(word[1]) for word in words if len(word) > 1 and word[1].isdecimal()}
