@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.camera import BadShot, EyeImage
-from stream.image import MAX_EYE_BYTES, Image, check_sides, jpeg_shape
+from stream.image import MAX_EYE_BYTES, Image, TooCostly, check_file, check_sides, jpeg_shape
 
 SHARE = 0.005
 """This share of the pixels of the sample may be darker than black, and as many brighter than white."""
@@ -99,7 +99,10 @@ def _bytes_of(path: Path) -> bytes:
 def _decoded(data: bytes, path: Path) -> NDArray[Any]:
     """Return the pixels of a file, grey or BGR, upright, with as many bits as it has."""
     try:
+        check_file(data)
         image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_ANYCOLOR | cv2.IMREAD_ANYDEPTH)
+    except TooCostly as error:
+        raise BadShot(f"{path}: {error}") from error
     except cv2.error as error:
         raise BadShot(f"{path} does not decode: {error.err}") from error
     if image is None:
