@@ -13,8 +13,9 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from foreign import jpeg, json_mcap
 from memory_shelf import MemoryShelf
-from recorded import EPOCH, NEXT_EPOCH, made, names, read_pairs, recorded, some
+from recorded import EPOCH, NEXT_EPOCH, START_NS, made, names, read_pairs, recorded, some
 from running import WAIT_S, running
 
 from device.spool.rules import SpoolLimits
@@ -125,6 +126,52 @@ def test_ctrl_c_ends_a_recording_well(tmp_path: Path, number: signal.Signals) ->
     assert "40 pairs" in output
     assert pairs_in(path) == some(40)
     assert json.loads(said("info", str(path), "--json"))[0]["whole"]
+
+
+def test_two_signals_in_a_row_leave_a_whole_file(tmp_path: Path) -> None:
+    """`timeout 60 python -m stream record` sends two."""
+    path = tmp_path / "walk.mcap"
+    with rig() as publisher, command("record", "--out", str(path), "--connect", publisher.endpoint) as recorder:
+        publish(publisher, some(20))
+        until(lambda: has(path, 20))
+        recorder.process.send_signal(signal.SIGTERM)
+        code, _ = recorder.end(signal.SIGTERM)
+    assert code == 0
+    assert pairs_in(path) == some(20)
+    assert json.loads(said("info", str(path), "--json"))[0]["whole"]
+
+
+def test_a_recording_ends_after_its_duration(tmp_path: Path) -> None:
+    path = tmp_path / "walk.mcap"
+    words = ("record", "--out", str(path), "--duration", "0.5", "--connect", "tcp://127.0.0.1:9")
+    assert said(*words) == "no pair was received, so there is no file; lost on the way: 0"
+    with pytest.raises(SystemExit, match="2"):
+        said("record", "--out", str(path), "--duration", "-1")
+
+
+def test_a_host_that_nobody_knows_and_a_rig_that_does_not_answer_are_told(tmp_path: Path) -> None:
+    connect = ("--connect", "tcp://no-such-host.invalid:5555", "--insecure")
+    with command("record", "--out", str(tmp_path / "walk.mcap"), *connect) as recorder:
+        recorder.saying(
+            "the host no-such-host.invalid of .* is not known here .*: check its name, or use the rig's IP address"
+        )
+        recorder.saying("nobody answers at tcp://no-such-host.invalid:5555: start the rig")
+        code, _ = recorder.end(signal.SIGINT)
+    assert code == 0
+
+
+def test_a_recording_of_another_tool_in_two_files_replays_as_one_device(tmp_path: Path) -> None:
+    paths = [tmp_path / f"day_{number}.mcap" for number in range(2)]
+    for number, path in enumerate(paths):
+        at_ns = START_NS + number * 10**9
+        path.write_bytes(json_mcap([(eye, at_ns, {"data": jpeg(number)}) for eye in ("left", "right")]))
+    with (
+        command("replay", *map(str, paths), "--speed", "0", "--bind", LOOPBACK) as replayer,
+        Subscriber([replayer.saying(r"at (tcp://\S+)")[1]], end_on_bye=True) as learner,
+    ):
+        pairs = received(learner)
+        assert replayer.end()[0] == 0
+    assert [(pair.header.device, pair.left) for pair in pairs] == [("day_0", jpeg(0)), ("day_0", jpeg(1))]
 
 
 def test_a_recording_without_a_pair_leaves_no_file(tmp_path: Path) -> None:

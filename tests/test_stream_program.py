@@ -195,14 +195,23 @@ def test_a_program_without_a_command_of_no_name_prints_its_usage() -> None:
         program.run(["--moer"], Stop())
 
 
-def test_the_first_signal_asks_for_the_end_and_the_second_one_kills() -> None:
+def test_the_first_signal_asks_for_the_end_and_a_later_one_kills_unless_a_file_is_being_closed() -> None:
     code = """
 import os, signal
-from stream.host.program import Stop
-stop = Stop.on_signals("ending")
+from stream.host import program
+stop = program.Stop.on_signals("ending")
 assert not stop.is_set()
-os.kill(os.getpid(), signal.SIGTERM)
+program.AGAIN_S = 3600.0
+for _ in range(3):  # timeout sends two at once
+    os.kill(os.getpid(), signal.SIGTERM)
 assert stop.is_set()
+program.AGAIN_S = 0.0
+held = program.Stop.on_signals("ending")
+held.hold()
+for _ in range(3):
+    os.kill(os.getpid(), signal.SIGTERM)
+program.Stop.on_signals("ending")
+os.kill(os.getpid(), signal.SIGTERM)
 print("still here", flush=True)
 os.kill(os.getpid(), signal.SIGTERM)
 print("never printed")

@@ -35,7 +35,7 @@ from stream.host.program import Result, Stop
 from stream.live.subscriber import Subscriber
 from stream.recording.foreign import EyeTopics
 from stream.recording.source import RecordingSource
-from stream.transport.endpoint import security_for
+from stream.transport.endpoint import security_for, unknown_host
 
 DESCRIPTION = """Would the learner run with these flags? Checks rigs, keys, GPU, disk, port and clock; changes nothing.
 
@@ -134,6 +134,8 @@ def _check_rig(settings: TrainSettings, endpoint: str, patience_s: float) -> Fin
         until_s = time.monotonic() + patience_s
         while not (stats := subscriber.stats()).devices and time.monotonic() < until_s:
             subscriber.receive(1, 0.1)
+    if not stats.devices and (why := unknown_host(endpoint)) is not None:
+        return Finding("rig", "problem", why)
     return rig_finding(endpoint, list(stats.devices), stats.failed_handshakes)
 
 

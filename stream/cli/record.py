@@ -41,6 +41,7 @@ DESCRIPTION = """Record the pairs that rigs publish into an MCAP file, which Fox
   python -m stream record --out walk.mcap                                   a rig on this machine
   python -m stream record --out walk.mcap --connect tcp://RIG:5555
   python -m stream record --out both.mcap --connect tcp://LEFT:5555 tcp://RIGHT:5555
+  python -m stream record --out hour.mcap --duration 3600
 
 Ctrl-C ends it cleanly. Rigs may start later, stop and return. A rig with a spool keeps the pairs that this recording does not
 have yet, for a week, and they are pulled from it. If the file is there already, its pairs are not recorded again, and the
@@ -60,14 +61,20 @@ class RecordSettings:
     address."""
     insecure: bool = False
     """Use no keys across the network."""
+    duration: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
+    """Stop after so many seconds."""
     until_device_ends: bool = False
     """Stop when every rig has announced the end of its stream, instead of waiting for more."""
     json: bool = False
     """End with one line of JSON on the standard output."""
 
+    def __post_init__(self) -> None:
+        if self.duration is not None and not 0 < self.duration < float("inf"):
+            raise ValueError(f"--duration must be more than 0 seconds, got {self.duration}")
+
 
 def run(settings: RecordSettings, stop: Stop) -> Result:
-    """Record until `stop`, or until every rig has ended its stream."""
+    """Record until `stop`, for the duration, or until every rig has ended its stream."""
     with Progress() as progress:
         path, recorded, receipts = _first_free_path(settings.out, progress, stop)
         cursor = receipts.cursor(recorded.cursor()["devices"])
@@ -78,10 +85,13 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
 
             def state() -> str:
                 stats = source.stats()
+                if not stats.devices:
+                    return f"nobody answers at {', '.join(source.endpoints)}: start the rig, check its address and firewall"
                 return f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)}, lost {stats.lost}, missing {stats.pending}"
 
+            is_over = _end(stop, settings.duration)
             try:
-                record(source, writer, recorded, receipts, stop=stop.is_set, on_round=lambda: progress.update(state))
+                record(source, writer, recorded, receipts, stop=is_over, on_round=lambda: progress.update(state))
             except OSError as error:
                 raise OSError(f"{path}: {error.strerror or error}; {_finish(writer)}") from error
             except BaseException:
@@ -92,6 +102,19 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
             file = str(writer.path) if writer.pairs or writer.lost else None
             figures = {"file": file, "pairs": writer.pairs, "file_bytes": writer.file_bytes, "lost": lost}
             return Result(f"{summary}; lost on the way: {lost}", figures)
+
+
+def _end(stop: Stop, duration_s: float | None) -> Callable[[], bool]:
+    """Return what says whether to stop. Once it does, no signal interrupts the closing of the file."""
+    until_s = float("inf") if duration_s is None else time.monotonic() + duration_s
+
+    def is_over() -> bool:
+        if not stop.is_set() and time.monotonic() < until_s:
+            return False
+        stop.hold()
+        return True
+
+    return is_over
 
 
 def _subscriber(settings: RecordSettings, cursor: Cursor) -> Subscriber:

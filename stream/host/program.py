@@ -29,6 +29,10 @@ SLEEP_S = 0.1
 """How long a sleeping program takes at most to notice a request to stop."""
 
 
+AGAIN_S = 1.0
+"""The same signal again within this time is the same request: `timeout` sends two, one to the process and one to its group."""
+
+
 class ExitCode(IntEnum):
     """The exit codes: how a program ended."""
 
@@ -47,20 +51,26 @@ class Stop:
 
     def __init__(self) -> None:
         self._requested = False
+        self._held = False
 
     @classmethod
     def on_signals(cls, message: str) -> Self:
         """Return a Stop that the first SIGINT or SIGTERM sets; `message` is then printed on a terminal.
 
-        The same signal again kills the process.
+        The same signal again, AGAIN_S later or more, kills the process, unless the stop is held.
         """
         stop = cls()
+        asked_s: dict[int, float] = {}
 
         def handle(number: int, _frame: FrameType | None) -> None:
             stop.set()
-            signal.signal(number, signal.SIG_DFL)
-            if os.isatty(2):
-                os.write(2, f"{message}; the same signal again ends at once\n".encode())  # print is not safe here
+            if number not in asked_s:
+                asked_s[number] = time.monotonic()
+                if os.isatty(2):
+                    os.write(2, f"{message}; the same signal again ends at once\n".encode())  # print is not safe here
+            elif time.monotonic() - asked_s[number] >= AGAIN_S and not stop._held:
+                signal.signal(number, signal.SIG_DFL)
+                os.kill(os.getpid(), number)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, handle)
@@ -73,6 +83,10 @@ class Stop:
     def is_set(self) -> bool:
         """Return whether the end has been requested."""
         return self._requested
+
+    def hold(self) -> None:
+        """From now on no signal kills the process, because a file is being closed."""
+        self._held = True
 
     def sleep(self, seconds: float) -> None:
         """Sleep for some seconds, or until the end is requested."""

@@ -30,7 +30,7 @@ from stream.live.rig_links import RigLinks
 from stream.pair import EncodedPair, Header
 from stream.source import Cursor
 from stream.stats import SourceStats
-from stream.transport.endpoint import connect_address
+from stream.transport.endpoint import connect_address, unknown_host
 from stream.transport.security import Security
 
 log = logging.getLogger(__name__)
@@ -96,6 +96,7 @@ class Subscriber(Closeable):
         self._links = RigLinks(addresses, plan, high_water=high_water, security=security)
         self._thread = threading.Thread(target=self._run, name="subscriber", daemon=True)
         self._thread.start()
+        threading.Thread(target=_warn_of_unknown_hosts, args=(addresses,), name="names", daemon=True).start()
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
         """See Source. Raises StreamError if the thread has failed, once all earlier pairs were returned."""
@@ -239,3 +240,10 @@ class Subscriber(Closeable):
     def _enqueue(self, pairs: Sequence[EncodedPair]) -> None:
         if not self._closing:
             self._queue.extend(pairs)
+
+
+def _warn_of_unknown_hosts(addresses: Sequence[str]) -> None:
+    """ZeroMQ tries a name again and again, and never says that nobody knows it."""
+    for address in addresses:
+        if (why := unknown_host(address)) is not None:
+            log.warning("%s; it is tried again", why)

@@ -13,6 +13,7 @@ import errno
 import ipaddress
 import os
 import re
+import socket
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -98,6 +99,17 @@ def rig_at(address: str) -> tuple[str, str | None]:
     """Split an address into the part that ZeroMQ reads and the name of the rig, which is None for a plain address."""
     host, port, rig = _split(address)
     return f"tcp://{host}:{port}", rig
+
+
+def unknown_host(address: str) -> str | None:
+    """Return a sentence with a remedy if the host of an address has no IP address; None if it has one. It may take seconds."""
+    host, port, _ = _split(address)
+    try:
+        socket.getaddrinfo(host.strip("[]"), port, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        why = error.strerror if isinstance(error, OSError) else "it is no host name"
+        return f"the host {host} of {address} is not known here ({why}): check its name, or use the rig's IP address"
+    return None
 
 
 def port_of(address: str) -> int:
