@@ -62,7 +62,7 @@ def learner_example() -> str:
     settings = PRESETS[PRESET]
     what = f"the default of preset {PRESET}, or (unset) a possible value"
     preset = [f"# The settings to begin from: {', '.join(PRESETS)}.", f'preset = "{PRESET}"', ""]
-    lines = _table(settings, LEARNER, "", frozenset({"process", "learner", "limits"}))
+    lines = _table(settings, LEARNER, "", frozenset({"process", "learner", "limits", "topics"}))
     return "\n".join([HEAD.format(side="learner", what=what), *preset, *lines])
 
 
