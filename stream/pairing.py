@@ -64,8 +64,8 @@ class Pairing(Generic[T]):
     A pair is returned once no later image can be a nearer partner: when the next image has arrived, or at the `end`.
     tolerance_ns: images further apart make no pair. None: half of the shorter frame interval of the two eyes, as their last
     images show it, and a millisecond for rounded times. interval_ns: the shortest time between two images of an eye, if one is
-    stated; then near images are a pair at once, and the tolerance is at least half of it. on_unpaired: called with each image
-    that has no partner, to name it or to free it.
+    stated; then near images are a pair at once, and the tolerance is at least half of it. max_waiting: images of an eye that may
+    wait. on_unpaired: called with each image that has no partner, to name it or to free it.
     """
 
     def __init__(
@@ -73,12 +73,14 @@ class Pairing(Generic[T]):
         tolerance_ns: int | None = None,
         *,
         interval_ns: int = 0,
+        max_waiting: int = MAX_WAITING,
         on_unpaired: Callable[[EyeName, T], None] | None = None,
     ) -> None:
         self.unpaired = 0
         """Images that found no partner."""
         self._tolerance_ns = tolerance_ns
         self._interval_ns = interval_ns
+        self._max_waiting = max_waiting
         self._on_unpaired = on_unpaired
         self._waiting: dict[EyeName, deque[T]] = {"left": deque(), "right": deque()}
         self._times_ns: dict[EyeName, deque[int]] = {
@@ -98,7 +100,9 @@ class Pairing(Generic[T]):
                 self._drop(eye)
         waiting.append(image)
         times_ns.append(image.captured_ns)
-        while len(waiting) > MAX_WAITING or (len(waiting) > 1 and sum(one.size for one in waiting) > MAX_WAITING_BYTES):
+        while len(waiting) > self._max_waiting or (
+            len(waiting) > 1 and sum(one.size for one in waiting) > MAX_WAITING_BYTES
+        ):
             self._drop(eye)
         return self._match(final=False)
 

@@ -137,6 +137,13 @@ def test_real_stamps_count_more_than_log_times() -> None:
     assert times(pairs) == [(100 * n, 100 * n) for n in range(8)]
 
 
+def test_eyes_that_lie_one_after_the_other_in_the_file_are_paired() -> None:
+    at = [START_NS + n * FRAME_NS for n in range(150)]
+    reader, pairs = read(compressed([(eye, ns, ns, 1) for eye in EYES for ns in at]))
+    assert [(one.header.left_ns, one.header.right_ns) for one in pairs] == [(ns, ns) for ns in at]
+    assert not reader.unpaired.describe()
+
+
 def test_one_image_without_a_stamp_is_left_out_and_counted() -> None:
     events = []
     for n in range(10):

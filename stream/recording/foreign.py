@@ -29,6 +29,8 @@ LOOK = 4
 """Number of images of each eye that decide by which times the images are paired."""
 SAME_CLOCK_NS = 1_000_000_000
 """Two eyes have one clock if the first stamps are apart as the log times are, up to this."""
+MAX_BEHIND = 2048
+"""How many images of one eye may come before those of the other one: some tools write the eyes one after the other."""
 MAX_NAMED = 6
 MAX_REASONS = 4
 
@@ -153,7 +155,7 @@ class ForeignPairs:
         self._moments = Moments(("left",) if self._both else ("left", "right"))
         self._first_ns: int | None = None
         tolerance_ns = None if topics.tolerance_ms is None else round(1e6 * topics.tolerance_ms)
-        self._pairing = Pairing[TimedImage](tolerance_ns, on_unpaired=self._leave)
+        self._pairing = Pairing[TimedImage](tolerance_ns, max_waiting=MAX_BEHIND, on_unpaired=self._leave)
 
     def add(self, message: Message) -> list[EncodedPair]:
         """Add the image in a message, and return the pairs whose partners are certain now.
@@ -242,8 +244,8 @@ class ForeignPairs:
         if len(topics) == 1:
             [topic] = topics
             return f"only one topic has images: if it shows both eyes, say --sbs {topic} (side by side) or --tb {topic}"
-        example = "--left TOPIC --right TOPIC" if len(topics) > 2 else f"--left {topics[0]} --right {topics[1]}"
-        return f"name the two eyes with --left TOPIC --right TOPIC, for example {example}; there are {names}"
+        example = f"for example --left {topics[0]} --right {topics[1]}; " if len(topics) == 2 else ""
+        return f"name the two eyes with --left TOPIC --right TOPIC; {example}there are {names}"
 
     def _leave(self, eye: EyeName, image: TimedImage) -> None:
         self.unpaired.add(eye, f"{(image.captured_ns - (self._first_ns or 0)) / 1e9:.3f} s")
