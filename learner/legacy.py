@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -32,6 +34,19 @@ STATE = {
     "bad_steps": "refused_in_a_row",
 }
 """Keys in the state of a checkpoint of 0.1.0, and their names today."""
+
+PRESETS = {"babyagent": ("gpu", "babyagent"), "contrastive": ("cpu", "contrastive")}
+"""Presets of 0.1.0, and the size and objective that they are today."""
+
+
+def preset(name: str, objective: str | None) -> tuple[str, str | None]:
+    """Return size and objective for the name of a preset and an objective that may be given; say what to type for an old name."""
+    if name not in PRESETS:
+        return name, objective
+    size, own = PRESETS[name]
+    if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, the first one says it
+        sys.stderr.write(f"--preset {name} is called --preset {size} --objective {own} now\n")
+    return size, objective or own
 
 
 def renamed(plain: Any, names: Mapping[str, str]) -> Any:

@@ -13,10 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from device.cli.settings import StreamSettings
-from learner.cli.settings import PRESETS
+from learner.cli.settings import begin
+from learner.config import PRESETS
 
 DEPLOY = Path(__file__).parents[1] / "deploy"
-PRESET = "babyagent"
+PRESET = "gpu"
 HEAD = """# Settings of the {side}: python -m {side} --config FILE. Flags win over it.
 # What is commented out is {what}.
 # Relative paths begin where the process does.
@@ -59,7 +60,7 @@ def device_example() -> str:
 
 
 def learner_example() -> str:
-    settings = PRESETS[PRESET]
+    settings = begin({"preset": PRESET, "run_dir": "nowhere"})
     what = f"the default of preset {PRESET}, or (unset) a possible value"
     preset = [f"# The settings to begin from: {', '.join(PRESETS)}.", f'preset = "{PRESET}"', ""]
     lines = _table(settings, LEARNER, "", frozenset({"process", "learner", "limits", "topics"}))

@@ -6,13 +6,17 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+from every_objective import CPU, small, some_pairs
 from recorded import made, recorded
 
+from learner.objectives.foreign import objective_named
+from learner.trainer import Trainer
 from stream.errors import EndOfStream
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
@@ -84,7 +88,8 @@ def learned(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory
 def test_an_example_is_short_and_says_what_it_shows_and_how_it_is_run(path: Path) -> None:
     text = path.read_text(encoding="utf-8")
     assert len(text.splitlines()) < MAX_LINES
-    assert f"Run it with: python examples/{path.name} " in text or f"python examples/{path.name} walk" in text
+    ways = (f"Run it with: python examples/{path.name} ", f"python examples/{path.name} walk", f"examples.{path.stem}:")
+    assert any(way in text for way in ways)
     assert f"def test_{path.stem}" in Path(__file__).read_text(encoding="utf-8"), (
         "each example has a test of its name here"
     )
@@ -136,3 +141,13 @@ def test_read_recording_lists_the_topics_and_saves_the_first_pair(recording: Pat
     assert printed.count("2023-11-14 22:13:20+00:00") == 2
     first = made(0)
     assert ((tmp_path / "left.jpeg").read_bytes(), (tmp_path / "right.jpeg").read_bytes()) == (first.left, first.right)
+
+
+def test_own_objective() -> None:
+    """`tests/test_learner_choices.py` trains it through the command; here it learns something, and has its own settings."""
+    learner = Trainer(
+        replace(small("simclr"), objective=objective_named("examples.own_objective:Rotation").settings()), CPU
+    )
+    losses = [learner.step(some_pairs(seed=step % 2)).report.loss for step in range(30)]
+    assert sum(losses[-6:]) < sum(losses[:6])
+    assert learner.config.objective.name == "examples.own_objective:Rotation"

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -74,12 +74,20 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
         signal.signal(number, handler)
 
 
+def begin(given: Mapping[str, str]) -> Greeting:
+    name = given.get("preset", "one")
+    if name not in ("one", "five"):
+        raise ValueError(f"--preset must be one of one, five, got {name!r}")
+    return Greeting(times=5 if name == "five" else 1)
+
+
 PRESETS = Command(
     run=greet,
     settings=Greeting,
     description="Greet.",
     config_file=True,
-    presets={"one": Greeting(), "five": Greeting(times=5)},
+    choices={"preset": ["one", "five"]},
+    begin=begin,
 )
 
 

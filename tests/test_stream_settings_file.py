@@ -145,7 +145,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     pacing = dataclasses.replace(cpu.pacing, batch_size=64)
     assert settings.learner == dataclasses.replace(cpu, seed=5, pacing=pacing)
     assert (settings.process.limits.max_steps, settings.process.connect) == (7, ("tcp://127.0.0.1:1",))
-    assert COMMAND.parse(["--config", str(path), "--preset", "babyagent"]).learner.encoder == PRESETS["gpu"].encoder
+    assert COMMAND.parse(["--config", str(path), "--preset", "gpu"]).learner.encoder == PRESETS["gpu"].encoder
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
         ("probe_every_s = -1", "--probe-every-s must be 0 or more"),
         ("pacing.batch_size = 1", "batch_size"),
         ("max_owed = 1", "max_owed"),
-        ('preset = "huge"', "preset must be one of cpu, contrastive, babyagent, got 'huge'"),
+        ('preset = "huge"', "preset must be one of cpu, gpu, got 'huge'"),
         ("preset = []", "preset must be one of"),
     ],
 )

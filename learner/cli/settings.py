@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import tyro
 
-from learner import config, legacy
-from learner.config import LearnerConfig
-from learner.objectives.contrastive import Contrastive
+from learner import legacy
+from learner.config import PRESETS, LearnerConfig, preset
+from learner.errors import SettingsError
+from learner.networks.encoder import EncoderConfig
+from learner.objectives.babyagent import BabyAgent
+from learner.objectives.contract import ObjectiveConfig
+from learner.objectives.foreign import objective_named, views_named
+from learner.objectives.table import OBJECTIVES, VIEWS
+from learner.runs.settings import settings_of
 from learner.service.timing import Limits
+from learner.views.contract import ViewsConfig
 from stream.recording.foreign import EyeTopics
 
 
@@ -21,7 +28,7 @@ class ProcessConfig:
     """The source of the pairs, and everything this process does beside training; nothing here decides the weights."""
 
     config: Path | None = None
-    """A TOML file with any of these settings and `preset`, as in deploy/learner.toml; a flag wins over the file."""
+    """A TOML file with any of these settings, `preset`, `objective` and `views`, as in deploy/learner.toml; a flag wins."""
     connect: tuple[str, ...] = ("tcp://127.0.0.1:5555",)
     """Addresses of the devices."""
     replay: tuple[Path, ...] = ()
@@ -73,15 +80,58 @@ class TrainSettings:
         return self.process.json
 
 
-_OLD_NAMES = {"contrastive": config.preset("cpu", Contrastive), "babyagent": config.PRESETS["gpu"]}
-PRESETS = {
-    name: TrainSettings(process=ProcessConfig(), learner=preset)
-    for name, preset in ({"cpu": config.PRESETS["cpu"]} | _OLD_NAMES).items()
-}
+def begin(given: Mapping[str, str]) -> TrainSettings:
+    """Return the settings to begin from: those of the run in the run directory, or of preset, objective and views.
+
+    given: `preset`, `objective`, `views`, `run_dir` and `encoder.backbone`, where they are given. So a later version of a preset
+    stops no run. Raises SettingsError for an unknown choice, and one that is not that of the run.
+    """
+    process = ProcessConfig()
+    size, objective = legacy.preset(given.get("preset", next(iter(PRESETS))), given.get("objective"))
+    if size not in PRESETS:
+        raise SettingsError(f"--preset must be one of {', '.join(PRESETS)}, got {size!r}")
+    kind = None if objective is None else objective_named(objective)
+    views = None if "views" not in given else views_named(given["views"])
+    run = Path(given.get("run_dir") or process.run_dir)
+    if (run / "config.json").is_file():
+        learner = settings_of(run)
+        asked = size if "preset" in given else None
+        require_made_with(run, learner, asked, None if kind is None else kind.settings, views)
+    else:
+        learner = preset(size, kind or BabyAgent, views)
+        backbone = given.get("encoder.backbone", learner.encoder.backbone)
+        if backbone != learner.encoder.backbone:  # the sizes of the preset are those of its own backbone
+            learner = replace(learner, encoder=EncoderConfig(backbone=backbone))
+    return TrainSettings(process=process, learner=learner)
+
+
+def require_made_with(
+    run: Path,
+    then: LearnerConfig,
+    size: str | None,
+    kind: type[ObjectiveConfig] | None,
+    views: type[ViewsConfig] | None,
+) -> None:
+    """Raise SettingsError if what was chosen is not what the run in a folder was made with; None: it was not chosen."""
+    others = [name for name, config in PRESETS.items() if name != size and config.encoder == then.encoder]
+    wrong = [
+        (size is not None and bool(others), f"--preset {' or '.join(others)}"),
+        (kind is not None and not isinstance(then.objective, kind), f"--objective {then.objective.name}"),
+        (views is not None and not isinstance(then.crops, views), f"--views {then.crops.name}"),
+    ]
+    for is_wrong, right in wrong:
+        if is_wrong:
+            raise SettingsError(
+                f"--run-dir {run} was made with {right}: choose another --run-dir, or leave out {right.split()[0]} to go on"
+            )
+
+
 FROM_WORDS: Mapping[str, Any] = {
     "settings": TrainSettings,
     "config_file": True,
-    "presets": PRESETS,
+    "choices": {"preset": list(PRESETS), "objective": list(OBJECTIVES), "views": list(VIEWS)},
+    "told": ("run_dir", "encoder.backbone"),
+    "begin": begin,
     "inline": ("process", "learner", "limits", "topics"),
     "old_names": legacy.SETTINGS,
 }

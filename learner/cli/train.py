@@ -15,8 +15,9 @@ from stream.host.program import Result, Stop
 DESCRIPTION = """Learn from the stereo pairs that devices publish.
 
   python -m learner --preset cpu --connect tcp://127.0.0.1:5555 --run-dir runs/first
-  python -m learner --preset babyagent --connect tcp://RIG:5555 --run-dir runs/rig --device cuda
+  python -m learner --preset gpu --connect tcp://RIG:5555 --run-dir runs/rig --device cuda
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
+  python -m learner --objective simclr --views multi --help      what can be set; --objective package.module:Class is yours
   python -m learner --config /etc/babyagent/learner.toml       all settings in a file, explained in deploy/learner.toml
   python -m learner doctor --connect tcp://RIG:5555   check rigs, keys, GPU, disk and clock, and print what to do
   python -m learner report runs/first        write the report of a run again, or compare several runs

@@ -19,9 +19,10 @@ from learner.page.live import MAX_DEVICES as LIVE_DEVICES
 from learner.page.live import Live, ReservoirPair, Snapshot
 from learner.page.sparklines import curve, encoder_curves
 from learner.report.html import ENCODER_LEGEND, escape, format_time, grid, missing, number, number_tiles
-from learner.report.panels import VIEWS_NOTE, view_panels
+from learner.report.panels import view_panels, views_note
 from learner.report.pictures import photo, shrink
-from learner.runs.titles import ACCURACIES, CURVES
+from learner.runs.reading import is_number
+from learner.runs.titles import ACCURACIES, curve_names, curve_title, units_of
 from stream.codec import decode
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair
@@ -80,7 +81,7 @@ class SectionCache:
 
 def sections_of(live: Live, run: Path) -> list[Section]:
     """Return all sections of the page in their order. run: the run directory, which may not exist yet."""
-    curves = _Curves(run)
+    curves = _Curves(run, units_of(live.learner.trainer.meanings))
 
     def snapshot_number() -> int:
         return live.snapshot.number if live.snapshot else 0
@@ -91,7 +92,7 @@ def sections_of(live: Live, run: Path) -> list[Section]:
     return [
         Section("now", "", "", object, lambda: _now(live)),
         Section("devices", "Devices", _DEVICES, object, lambda: _devices(live)),
-        Section("views", "Where the teacher looks", VIEWS_NOTE, snapshot_number, lambda: _views(live)),
+        Section("views", "What it sees", "", snapshot_number, lambda: _views(live)),
         Section("memory", "What the reservoir holds", _MEMORY, snapshot_number, lambda: _memory(live)),
         Section("curves", "Training", _CURVES, curves_period, curves.steps),
         Section("probes", "Probes", _PROBES, curves_period, curves.probes),
@@ -192,8 +193,9 @@ def _both_eyes(pair: EncodedPair | None) -> str:
 
 
 def _views(live: Live) -> str:
-    drawn = "".join(map(view_panels, live.snapshot.views)) if live.snapshot else ""
-    return drawn or missing(_NO_PICTURES)
+    albums = live.snapshot.views if live.snapshot else ()
+    drawn = "".join(map(view_panels, albums))
+    return f'<p class="note">{views_note(albums[0])}</p>{drawn}' if drawn else missing(_NO_PICTURES)
 
 
 def _memory(live: Live) -> str:
@@ -236,7 +238,8 @@ def _origins(snapshot: Snapshot) -> str:
 class _Curves:
     """Draws the curves of a run, after reading the new lines of its files."""
 
-    def __init__(self, run: Path) -> None:
+    def __init__(self, run: Path, units: Mapping[str, str]) -> None:
+        self._units = units
         self._steps: dict[str, Column] = {}
         self._probes: dict[tuple[str, str], dict[str, Column]] = {}
         self._step_lines = Tail(run / "steps.jsonl", self._steps.clear)
@@ -245,10 +248,10 @@ class _Curves:
     def steps(self) -> str:
         """Return a figure for each number of a step."""
         for line in self._step_lines.lines():
-            for name in CURVES.keys() & line.keys():
+            for name in curve_names([name for name, value in line.items() if is_number(value)]):
                 self._steps.setdefault(name, Column()).add(line.get("step"), line[name])
-        points = {name: self._steps[name].points for name in CURVES if name in self._steps}
-        figures = [curve(CURVES[name], drawn) for name, drawn in points.items() if len(drawn[0])]
+        points = {name: self._steps[name].points for name in curve_names(self._steps)}
+        figures = [curve(curve_title(name, self._units), drawn) for name, drawn in points.items() if len(drawn[0])]
         return grid(figures) if figures else missing("There was no step yet.")
 
     def probes(self) -> str:

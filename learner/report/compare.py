@@ -12,7 +12,7 @@ from learner.errors import LearnerError
 from learner.report.figures import MAX_RUNS, run_curves
 from learner.report.html import grid, legend, missing, number, page, percent, section, table
 from learner.runs.reading import Line, by_encoder, flat, is_number, points, read_lines, read_object
-from learner.runs.titles import ACCURACIES, CURVES, FIGURES, curve_names
+from learner.runs.titles import ACCURACIES, FIGURES, curve_names, curve_title
 from stream.fsync import replace_file
 
 
@@ -139,8 +139,9 @@ def _probe_curves(runs: Sequence[ComparedRun]) -> str:
 
 def _curves(runs: Sequence[ComparedRun]) -> str:
     there = dict.fromkeys(key for run in runs for line in run.steps[:1] + run.steps[-1:] for key in line)
+    units = {name: unit for run in runs for name, unit in ((run.summary or {}).get("units") or {}).items()}
     lines = {name: [points(run.steps, name) for run in runs] for name in curve_names(there)}
     figures = [
-        run_curves(CURVES.get(name, name), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)
+        run_curves(curve_title(name, units), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)
     ]
     return grid(figures) if figures else missing("No run took a step.")

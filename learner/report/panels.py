@@ -15,6 +15,7 @@ VIEWS_NOTE = (
     "places the teacher's window. The student's crops lie at the same place of the right image. Below: every head from its "
     "lowest to its highest attention, with a frame around the chosen one, and the augmented views that the networks received."
 )
+_PLAIN_NOTE = "Both eyes of a pair, and below what the objective made of them."
 HEAD_WIDTH = 240
 """Width of the picture of an attention head, pixels: several stand beside each other."""
 _COLUMNS = (
@@ -30,6 +31,11 @@ _COLUMNS = (
 )
 
 Arrays = NDArray[Any]
+
+
+def views_note(album: Mapping[str, Arrays]) -> str:
+    """Return what the panels of an album show."""
+    return VIEWS_NOTE if "attention" in album else _PLAIN_NOTE
 
 
 def view_panels(album: Mapping[str, Arrays]) -> str:

@@ -7,7 +7,7 @@ is required; where a run stopped too early for another file, the report has a no
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 from pathlib import Path
 
@@ -18,11 +18,11 @@ from learner.errors import LearnerError
 from learner.report.figures import curve, encoder_curves, evenly, time_map
 from learner.report.html import ENCODER_LEGEND, escape, format_time, grid, missing, number, number_tiles, page, section
 from learner.report.layout import Layout, layout_of
-from learner.report.panels import VIEWS_NOTE, view_panels
+from learner.report.panels import view_panels, views_note
 from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation
 from learner.runs.reading import Album, Line, by_encoder, is_number, points, read_album, read_lines, read_object
-from learner.runs.titles import ACCURACIES, CURVES, FIGURES, curve_names
+from learner.runs.titles import ACCURACIES, FIGURES, curve_names, curve_title
 from stream.fsync import replace_file
 
 STRIP = 12
@@ -51,9 +51,11 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         section("Day by day", _DAYS, by_day(probes)),
         section("Rotated images", _ROTATED, by_rotation(summary.get("rotation"))),
         section(
-            "Training", "Each curve is a mean, in a band from the lowest to the highest value.", _curves(steps, config)
+            "Training",
+            "Each curve is a mean, in a band from the lowest to the highest value.",
+            _curves(steps, config, summary.get("units") or {}),
         ),
-        section("Where the teacher looks", VIEWS_NOTE, _views(album)),
+        section("What it sees", views_note(album), _views(album)),
         section(
             "What the rig sent",
             "Received pairs, left and right eye, from the newest to the oldest in memory.",
@@ -131,7 +133,7 @@ def _probe_curves(probes: Sequence[Line] | None) -> str:
     return grid(figures)
 
 
-def _curves(steps: Sequence[Line] | None, config: Line | None) -> str:
+def _curves(steps: Sequence[Line] | None, config: Line | None, units: Mapping[str, str]) -> str:
     if not steps:
         return missing("steps.jsonl is missing or empty: the run stopped before its first step.")
     numeric = dict.fromkeys(key for line in steps for key, value in line.items() if is_number(value))
@@ -139,7 +141,7 @@ def _curves(steps: Sequence[Line] | None, config: Line | None) -> str:
     levels = {"teacher_entropy": ("uniform: ln K", log(prototypes))} if prototypes else {}
     curves = {name: points(steps, name) for name in curve_names(numeric)}
     return grid(
-        [curve(CURVES.get(n, n), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
+        [curve(curve_title(n, units), points, level=levels.get(n)) for n, points in curves.items() if len(points[0])]
     )
 
 

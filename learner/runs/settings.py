@@ -3,39 +3,33 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import msgspec
 
 from learner import legacy
 from learner.config import LearnerConfig, differences
 from learner.errors import SettingsError
-from learner.objectives.table import OBJECTIVES, VIEWS
+from learner.objectives.foreign import objective_named, views_named
 from learner.views.default import DefaultViews
-
-_T = TypeVar("_T")
 
 
 def from_plain(plain: object) -> LearnerConfig:
     """Convert JSON values that `learner.config.to_plain` made. Raises ValueError or SettingsError for anything else."""
     settings = msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), dict[str, Any])
     objective, views = settings.pop("objective", None), settings.pop("views", {"name": DefaultViews.name})
+    kind, crops = objective_named(_name(objective)).settings, views_named(_name(views))
     return replace(
         msgspec.convert(settings, LearnerConfig),
-        objective=_convert(objective, {name: kind.settings for name, kind in OBJECTIVES.items()}, "objective"),
-        views=_convert(views, VIEWS, "views"),
+        objective=msgspec.convert(objective, kind),
+        views=msgspec.convert(views, crops),
     )
 
 
-def _convert(plain: Any, kinds: Mapping[str, type[_T]], what: str) -> _T:
-    """Convert the settings of one of these kinds, which `plain` names."""
-    name = plain.get("name") if isinstance(plain, dict) else None
-    if not isinstance(name, str) or name not in kinds:
-        raise ValueError(f"its {what} must be one of {', '.join(kinds)}, got {name!r}")
-    return msgspec.convert(plain, kinds[name])
+def _name(plain: Any) -> str:
+    return str(plain.get("name") if isinstance(plain, dict) else None)
 
 
 def settings_of(run: Path) -> LearnerConfig:

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 
 ACCURACIES = {"knn": "k-NN", "knn_10pct": "k-NN, 10 % bank", "linear": "linear"}
 """Accuracies of a probe, the keys of a line of probes.jsonl."""
 CURVES = {
     "loss": "Loss",
-    "priority": "Priority",
-    "kl": "KL of student from teacher, nats",
-    "teacher_entropy": "Teacher entropy, nats",
-    "prototypes_in_use": "Prototypes in use",
-    "crop_cosine": "Cosine between the crops of a pair",
-    "teacher_information": "Information of a target about its pair, share",
-    "student_information": "Information of the student about its pair, share",
+    "priority": "Priority: what the reservoir ranks by",
     "grad_norm": "Gradient norm",
     "learning_rate": "Learning rate",
     "busy_s": "Seconds a step",
 }
-"""Numbers of a step, the keys of a line of steps.jsonl, in the order in which their curves are shown."""
+"""Numbers of a step that every run has, keys of a line of steps.jsonl; those of the objective are drawn behind the priority."""
 FIGURES = {
     "pairs_received": "pairs kept by the rig and received",
     "pairs_suppressed": "pairs suppressed by the rig: seen before",
@@ -35,7 +29,19 @@ FIGURES = {
 _NOT_CURVES = {"step", "samples", "received", "seconds", "waited_s"}
 
 
-def curve_names(keys: Iterable[str]) -> list[str]:
-    """Return the keys of steps that are drawn as curves: those with a title in its order, then all others."""
-    names = list(keys)
-    return [name for name in CURVES if name in names] + [n for n in names if n not in CURVES.keys() | _NOT_CURVES]
+def curve_names(keys: Collection[str]) -> list[str]:
+    """Return the keys of steps that are drawn as curves: loss and priority, the gauges of the objective, then the others."""
+    gauges = [name for name in keys if name not in CURVES.keys() | _NOT_CURVES]
+    first, *rest = (name for name in CURVES if name != "priority")
+    return [name for name in (first, "priority", *gauges, *rest) if name in {*keys}]
+
+
+def units_of(meanings: Mapping[str, tuple[str, str]]) -> dict[str, str]:
+    """Return the unit of each gauge that has one; meanings: unit and text of each."""
+    return {name: unit for name, (unit, _) in meanings.items() if unit}
+
+
+def curve_title(name: str, units: Mapping[str, str]) -> str:
+    """Return the title of a curve; units: of the gauges, as the objective describes them."""
+    words = CURVES.get(name, name.replace("_", " ").capitalize() if name != "kl" else "KL")
+    return f"{words}, {units[name]}" if units.get(name) else words

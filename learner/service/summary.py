@@ -9,7 +9,7 @@ from typing import Any
 from learner.loop import Learner
 from learner.report.html import number
 from learner.runs.reading import Line
-from learner.runs.titles import ACCURACIES
+from learner.runs.titles import ACCURACIES, units_of
 from learner.service.timing import Times
 from stream.stats import SourceStats
 
@@ -36,6 +36,7 @@ def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], s
         "loss_first": first.get("loss"),
         "loss_last": last.get("loss"),
         "gauges_last": {name: last[name] for name in learner.trainer.meanings if name in last},
+        "units": units_of(learner.trainer.meanings),
         "reservoir": {
             "kept": counts.kept,
             "capacity": learner.config.memory.capacity,

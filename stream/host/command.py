@@ -15,8 +15,6 @@ from stream.host.home import expanded, with_home
 from stream.host.program import Result, Stop
 from stream.host.settings_file import SettingsFile, SettingsFileError, config_of, present_name
 
-PRESET = "preset"
-
 
 @dataclass(frozen=True, kw_only=True)
 class Command:
@@ -32,9 +30,13 @@ class Command:
     description: str
     config_file: bool = False
     """Whether the command reads `--config FILE`. Its settings then have a field `config`, and every field has a default."""
-    presets: Mapping[str, Any] = field(default_factory=dict)
-    """Settings to begin from, by the name that `--preset` gives; the first one is the default. If it is empty, there is no
-    `--preset`."""
+    choices: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """Flags that are read before the others, because the settings to begin from depend on them, with values for the Tab key.
+    In a file they are keys, or the key `name` in a table that is called so."""
+    told: Collection[str] = ()
+    """Other settings of which `begin` is told if they are given, dotted."""
+    begin: Callable[[Mapping[str, str]], Any] | None = None
+    """Returns the settings to begin from, of the choices that are given; without it there are no choices."""
     check: Callable[[Any], object] = lambda _settings: None
     """Raises ValueError for settings that cannot be used."""
     inline: Collection[str] = ()
@@ -56,7 +58,7 @@ class Command:
     def parse(self, words: Sequence[str], prog: str = "") -> Any:
         """Return the settings that these command-line arguments make.
 
-        A flag wins over the settings file, the file over the preset, and the preset over the defaults. Raises ReportedError or
+        A flag wins over the settings file, and the file over the settings to begin from. Raises ReportedError or
         ValueError for a setting that cannot be used. tyro ends the process for an unknown flag and for --help.
         """
         words = [self._renamed(word) for word in words]
@@ -64,15 +66,12 @@ class Command:
             if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
                 words = [kinds[0].__name__.lower(), *words]
             return tyro.cli(self.settings, prog=prog, args=words, description=self.description, default=kinds[0]())
-        preset, words = self._preset(words)
         path = config_of(words) if self.config_file else None
         path = None if path is None else expanded(path)
         file = None if path is None else SettingsFile.read(path, self.old_names)
-        if self.presets and preset is None:
-            first = next(iter(self.presets))
-            preset = first if file is None else file.choice(PRESET, self.presets, first)
-        default = self._default(preset) if file is None else self._over(self._default(preset), file)
-        settings = tyro.cli(self.settings, prog=prog, args=words, description=self._help(preset), default=default)
+        given, words = self._given(words)
+        default = self._default({} if file is None else file.words((*self.choices, *self.told)), given, file)
+        settings = tyro.cli(self.settings, prog=prog, args=words, description=self._help(), default=default)
         self.check(settings)
         return settings
 
@@ -80,22 +79,21 @@ class Command:
         """Return the flags and choices that the shell completes. name: of this command."""
         if kinds := get_args(self.settings):
             return {name: [kind.__name__.lower() for kind in kinds], **completion.options(kinds[0])}
-        if not self.presets:
+        if self.begin is None:
             return completion.options(self.settings)
-        return {f"--{PRESET}": list(self.presets), **completion.options(self._default(next(iter(self.presets))))}
+        choices = {f"--{name}": list(values) for name, values in self.choices.items()}
+        return {**choices, **completion.options(self.begin({}))}
 
-    def _default(self, preset: str | None) -> Any:
-        if preset is not None:
-            return self.presets[preset]
-        return self.settings() if self.config_file else tyro.MISSING_NONPROP
+    def _default(self, in_file: Mapping[str, str], given: Mapping[str, str], file: SettingsFile | None) -> Any:
+        """Return the settings to begin from, replaced by the values in the file.
 
-    def _over(self, default: Any, file: SettingsFile) -> Any:
-        """Return the defaults, replaced by the values in the file.
-
-        Raises SettingsFileError if these settings cannot be used.
+        Raises SettingsFileError if the settings in the file cannot be used.
         """
+        if file is None:
+            return self._begun(given)
         try:
-            settings = file.over(default, inline=self.inline, other_keys=(PRESET,) if self.presets else ())
+            begun = self._begun({**in_file, **given})
+            settings = file.without(self.choices).over(begun, inline=self.inline)
             self.check(settings)
         except SettingsFileError:
             raise
@@ -103,20 +101,30 @@ class Command:
             raise SettingsFileError(f"{file.path}: {error}") from error
         return settings
 
-    def _help(self, preset: str | None) -> str:
-        if preset is None:
-            return self.description
-        return f"{self.description}\n\n--{PRESET} {{{','.join(self.presets)}}} (now {preset}) sets the defaults below."
+    def _begun(self, given: Mapping[str, str]) -> Any:
+        if self.begin is not None:
+            return self.begin(given)
+        return self.settings() if self.config_file else tyro.MISSING_NONPROP
 
-    def _preset(self, words: list[str]) -> tuple[str | None, list[str]]:
-        """Return the preset that the arguments name, and the arguments without it."""
-        for index, word in enumerate(words if self.presets else ()):
-            if word == f"--{PRESET}" or word.startswith(f"--{PRESET}="):
-                name = word.partition("=")[2] or (words[index + 1] if index + 1 < len(words) else "")
-                if name not in self.presets:
-                    raise SettingsFileError(f"--{PRESET} must be one of {', '.join(self.presets)}, got {name!r}")
-                return name, words[:index] + words[index + (1 if "=" in word else 2) :]
-        return None, words
+    def _help(self) -> str:
+        flags = " ".join(f"--{name} {{{','.join(values)}}}" for name, values in self.choices.items())
+        return f"{self.description}\n\n{flags}: these choose the settings below." if flags else self.description
+
+    def _given(self, words: list[str]) -> tuple[dict[str, str], list[str]]:
+        """Return the values of choices and of what `begin` is told, and the arguments without the choices."""
+        given: dict[str, str] = {}
+        rest: list[str] = []
+        at = 0
+        while at < len(words):
+            flag, equals, value = words[at].partition("=")
+            name = flag.removeprefix("--").replace("-", "_") if flag.startswith("--") else ""
+            taken = 1
+            if name in self.choices or name in self.told:
+                taken = 1 if equals else 2
+                given[name] = value if equals else words[at + 1] if at + 1 < len(words) else ""
+            rest += [] if name in self.choices else words[at : at + taken]
+            at += taken
+        return given, rest
 
     def _renamed(self, word: str) -> str:
         """Return the argument; if it is a flag with an old name, return it with the present name."""

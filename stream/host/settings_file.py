@@ -15,7 +15,7 @@ import sys
 import tomllib
 import types
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -83,24 +83,31 @@ class SettingsFile:
         except (ValueError, RecursionError) as error:  # errors of tomllib name line and column
             raise SettingsFileError(f"{path} is not TOML: {error}") from error
 
-    def choice(self, name: str, among: Collection[str], default: str) -> str:
-        """Return the value of a key that is read before the other settings.
+    def words(self, names: Collection[str]) -> dict[str, str]:
+        """Return the values of those of these keys that are there; of a table, its key `name`. Names are dotted."""
+        found = {}
+        for name in names:
+            value: Any = self.table
+            for part in name.split("."):
+                value = value.get(part) if isinstance(value, dict) else None
+            value = value.get("name") if isinstance(value, dict) else value
+            if value is not None:
+                found[name] = str(value)
+        return found
 
-        Raises SettingsFileError for a value that is not `among` the known ones.
-        """
-        value = self.table.get(name, default)
-        if value not in list(among):
-            raise self._error((name,), f"{name} must be one of {', '.join(among)}, got {value!r}")
-        return str(value)
+    def without(self, names: Collection[str]) -> Self:
+        """Return the file without these keys; of a table, without its key `name`."""
+        kept = {key: value for key, value in self.table.items() if key not in names or isinstance(value, dict)}
+        tables = {key: {k: v for k, v in kept[key].items() if k != "name"} for key in names if key in kept}
+        return replace(self, table=kept | tables)
 
-    def over(self, default: Settings, *, inline: Collection[str] = (), other_keys: Collection[str] = ()) -> Settings:
+    def over(self, default: Settings, *, inline: Collection[str] = ()) -> Settings:
         """Return the settings, a tree of dataclasses, with the values of the file instead of the defaults.
 
-        inline: fields whose own fields stand in the same table. other_keys: top-level keys that are no settings. Raises
-        SettingsFileError for an unknown key or a value of another type, and the error of a dataclass that refuses a value.
+        inline: fields whose own fields stand in the same table. Raises SettingsFileError for an
+        unknown key or a value of another type, and the error of a dataclass that refuses a value.
         """
-        table = {name: value for name, value in self.table.items() if name not in other_keys}
-        settings: Settings = self._merged(default, table, (), inline)
+        settings: Settings = self._merged(default, self.table, (), inline)
         return settings
 
     def _merged(self, default: Any, table: Any, within: tuple[str, ...], inline: Collection[str]) -> Any:

@@ -1,0 +1,75 @@
+"""Find an objective by its name: one of the table, of an installed package, or `package.module:Class`."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import inspect
+from importlib.metadata import entry_points
+from typing import Any, get_type_hints
+
+from learner.errors import SettingsError
+from learner.objectives.contract import Objective, ObjectiveConfig
+from learner.objectives.table import OBJECTIVES, VIEWS
+from learner.views.contract import ViewsConfig
+
+GROUP = "babyagent.objectives"
+"""The group of entry points by which an installed package makes its objectives known."""
+
+
+def views_named(name: str) -> type[ViewsConfig]:
+    """Return the settings of the views of this name. Raises SettingsError."""
+    if name not in VIEWS:
+        raise SettingsError(f"--views must be one of {', '.join(VIEWS)}, got {name!r}")
+    return VIEWS[name]
+
+
+def objective_named(name: str) -> type[Objective[Any]]:
+    """Return the objective of this name. Raises SettingsError in one line for one that is not there or cannot be used."""
+    if name in OBJECTIVES:
+        return OBJECTIVES[name]
+    installed = {point.name: point.value for point in entry_points(group=GROUP)}
+    module, colon, attribute = installed.get(name, name).partition(":")
+    if not colon:
+        known = ", ".join([*OBJECTIVES, *installed])
+        raise SettingsError(f"--objective must be one of {known}, or package.module:Class of yours, got {name!r}")
+    try:
+        kind = getattr(importlib.import_module(module), attribute)
+    except Exception as error:  # of any kind: it is the code of somebody else
+        reason = " ".join(str(error).split()) or repr(error)
+        raise SettingsError(f"objective {name} cannot be imported ({reason}): check its name and PYTHONPATH") from error
+    if problem := _problem(kind):
+        raise SettingsError(f"objective {name}: {problem}; docs/objectives.md has an example")
+    found: type[Objective[Any]] = kind
+    return found
+
+
+def _problem(kind: object) -> str:
+    """Return what keeps a class from being an objective; empty if nothing does."""
+    if not (isinstance(kind, type) and issubclass(kind, Objective)):
+        return "it is no class that inherits from Objective[...]"
+    if inspect.isabstract(kind):
+        return f"it has no {', '.join(sorted(kind.__abstractmethods__))}"
+    settings = getattr(kind, "settings", None)
+    if settings is None or "__dataclass_params__" not in vars(settings):
+        return "its settings must be a dataclass: class NAME(Objective[NAMEConfig]), with @dataclass(frozen=True, kw_only=True)"
+    if not getattr(settings, "takes", ()):
+        return f"{settings.__name__} must name the views that it takes: takes = (TwoConfig,)"
+    return _problem_of_settings(settings)
+
+
+def _problem_of_settings(settings: type[ObjectiveConfig]) -> str:
+    typed = {name for base in settings.__mro__ for name in vars(base).get("__annotations__", {})}
+    for name, value in vars(settings).items():
+        is_setting = not name.startswith("_") and not callable(value) and not hasattr(value, "__get__")
+        if is_setting and name not in typed:
+            return f"its setting {name} has no type: write {name}: {type(value).__name__} = {value!r}"
+    for one in dataclasses.fields(settings):
+        if one.default is dataclasses.MISSING and one.default_factory is dataclasses.MISSING:
+            return f"its setting {one.name} has no default"
+    try:
+        get_type_hints(settings)
+        settings()
+    except Exception as error:  # of any kind: it is the code of somebody else
+        return f"its settings cannot be made ({' '.join(str(error).split())})"
+    return ""
