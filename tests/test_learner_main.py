@@ -256,7 +256,7 @@ BAD = {
     "no capacity": (["--memory.capacity", "0"], "capacity"),
     "half a share": (["--memory.uniform-floor", "2"], "uniform_floor"),
     "threads": (["--threads", "0"], "--threads must be at least 1"),
-    "preset": (["--preset", "huge"], "--preset must be one of cpu, contrastive, babyagent, got 'huge'"),
+    "preset": (["--preset", "huge"], "--preset must be one of cpu, gpu, got 'huge'"),
     "preset without a name": (["--preset"], "--preset must be one of"),
     "command": (["train"], "there is no command 'train'.*--help"),
     "report of nothing": (["report"], "report needs a run directory"),

@@ -97,7 +97,7 @@ def test_a_run_at_work_is_shown_whole(live: Live, run: Path) -> None:
     assert parts["views"].count('class="gauss"') == looks
     assert all(picture.size for markup in parts.values() for picture in pictures(markup))
     titles = re.findall(r'class="title"[^>]*>([^<]*)<', parts["curves"] + parts["probes"])
-    assert {"Loss", "KL, nats", "Feature rank", "digits: k-NN, %", "digits: effective rank"} <= set(titles)
+    assert {"Loss", "KL, nats", "digits: k-NN, %", "digits: effective rank"} <= set(titles)
 
 
 def test_the_bars_say_which_share_of_each_stretch_of_arrivals_is_still_here(run: Path) -> None:

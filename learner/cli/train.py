@@ -8,6 +8,7 @@ from learner.cli.compose import device_for, make_learner, train
 from learner.cli.settings import FROM_WORDS, TrainSettings
 from learner.distributed.collectives import process_group, process_of
 from learner.distributed.team import follow
+from learner.runs.settings import require_same
 from learner.service.summary import describe
 from stream.host.command import Command
 from stream.host.program import Result, Stop
@@ -35,6 +36,8 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
     """Train, and return the summary. Of the processes that torchrun starts the first one does so, and the others follow it."""
     process = process_of(os.environ)
     device = device_for(settings.process.device, process)
+    if (settings.process.run_dir / "config.json").is_file():  # before networks of these settings are made
+        require_same(settings.process.run_dir, settings.learner)
     with process_group(process, device=device):
         learner = make_learner(settings, device, process)
         if process.number:

@@ -220,5 +220,6 @@ def create_backbone(config: EncoderConfig) -> Any:
             return timm.create_model(config.backbone, **config.timm_arguments())  # such as a convolutional one
     except (TypeError, RuntimeError, AssertionError, ValueError) as error:
         raise SettingsError(
-            f"backbone {config.backbone!r} cannot be built with {config.timm_arguments()}: {' '.join(str(error).split())}"
+            f"backbone {config.backbone!r} cannot be built with {config.timm_arguments()}: leave some out, or take a vision "
+            f"transformer ({' '.join(str(error).split())})"
         ) from error

@@ -13,19 +13,19 @@ from learner import legacy
 from learner.config import LearnerConfig, differences
 from learner.errors import SettingsError
 from learner.objectives.foreign import objective_named, views_named
-from learner.views.default import DefaultViews
 
 
 def from_plain(plain: object) -> LearnerConfig:
     """Convert JSON values that `learner.config.to_plain` made. Raises ValueError or SettingsError for anything else."""
     settings = msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), dict[str, Any])
-    objective, views = settings.pop("objective", None), settings.pop("views", {"name": DefaultViews.name})
-    kind, crops = objective_named(_name(objective)).settings, views_named(_name(views))
-    return replace(
-        msgspec.convert(settings, LearnerConfig),
-        objective=msgspec.convert(objective, kind),
-        views=msgspec.convert(views, crops),
-    )
+    chosen: dict[str, Any] = {}
+    if "objective" in settings:
+        objective = settings.pop("objective")
+        chosen["objective"] = msgspec.convert(objective, objective_named(_name(objective)).settings)
+    if "views" in settings:
+        views = settings.pop("views")
+        chosen["views"] = msgspec.convert(views, views_named(_name(views)))
+    return replace(msgspec.convert(settings, LearnerConfig), **chosen)
 
 
 def _name(plain: Any) -> str:
