@@ -206,7 +206,10 @@ DRIPS = {
 def test_who_sends_byte_by_byte_is_cut_all_the_same(drip: tuple[bytes, bytes]) -> None:
     begin, more = drip
     here = access()
-    with served(APP, here, head_s=1.0), socket.create_connection(("127.0.0.1", here.port), WAIT_S) as client:
+    with (
+        served(APP, here, head_s=1.0, patience_s=3600.0),
+        socket.create_connection(("127.0.0.1", here.port), WAIT_S) as client,
+    ):
         client.sendall(begin)
         until(lambda: not is_taken(client, more))
 

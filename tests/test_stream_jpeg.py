@@ -143,6 +143,7 @@ GREY = scans(jpeg(black(8, 8), progressive=True))[0]
         ([(0, 0, 0), (1, 63, 0)], True),
         ([(0, 0, 2), (1, 63, 1), (0, 0, 0x21), (1, 63, 0x10), (0, 0, 0x10)], True),
         ([(0, 0, 0), *((k, k, 0) for k in range(1, 64))], False),  # as many scans as coefficients
+        ([(0, 0, 0), *((k, k, 0) for k in range(1, 20)), (20, 63, 0)], False),  # more of them than any encoder makes
         ([(0, 0, 5), (1, 63, 0)], False),  # the lower bits never come
         ([(0, 0, 2), (1, 63, 0), (0, 0, 0x20)], False),  # two bits in one refinement
         ([(0, 0, 0), (1, 62, 0)], False),
@@ -173,6 +174,55 @@ def test_a_size_is_held_by_two_bits_a_block_or_by_one_where_more_scans_follow(da
         else:
             with pytest.raises(ValueError, match="cannot hold"):
                 jpeg_shape(declaring(data, 8, width))
+
+
+@pytest.mark.parametrize(("data_bytes", "is_enough"), [(60, True), (59, False)])
+def test_empty_blocks_cost_a_few_bits_in_each_scan_too(data_bytes: int, is_enough: bool) -> None:
+    data = GREY + scan_of(0, 0, 0, bytes(MAX_SIDE**2 // 512)) + scan_of(1, 63, 0, bytes(data_bytes)) + EOI
+    if is_enough:
+        assert jpeg_shape(declaring(data, MAX_SIDE, MAX_SIDE)) == (MAX_SIDE, MAX_SIDE, 1)
+    else:
+        with pytest.raises(ValueError, match=f"{data_bytes} bytes of a scan cannot hold"):
+            jpeg_shape(declaring(data, MAX_SIDE, MAX_SIDE))
+
+
+@pytest.mark.parametrize(
+    ("names", "data_bytes", "is_enough"),
+    [([1, 2, 3], 384, True), ([1, 2, 3], 383, False), ([1], 128, True), ([1], 127, False)],
+)
+def test_scans_of_one_component_have_no_blocks_beyond_the_picture(
+    names: list[int], data_bytes: int, is_enough: bool
+) -> None:
+    """Luma of 2x2 blocks a unit, eight rows high: half of the blocks of a joint scan lie below the picture."""
+    head = declaring(scans(jpeg(black(8, 8, 3), sampling_factor=0x221111))[0], 8, 4096)
+    data = head + joint_scan(names, bytes(data_bytes))
+    for rest in {1, 2, 3} - set(names):
+        data += joint_scan([rest], bytes(64))
+    if is_enough:
+        assert jpeg_shape(data + EOI) == (8, 4096, 3)
+    else:
+        with pytest.raises(ValueError, match="cannot hold"):
+            jpeg_shape(data + EOI)
+
+
+def joint_scan(names: list[int], data: bytes, first: int = 0, last: int = 63) -> bytes:
+    """A scan of these components."""
+    body = bytes([len(names), *itertools.chain.from_iterable((name, 0) for name in names), first, last, 0])
+    return b"\xff\xda" + struct.pack(">H", len(body) + 2) + body + data
+
+
+def test_a_file_has_no_more_scans_than_allowed_even_if_each_sends_something_new() -> None:
+    data = scans(jpeg(black(8, 8, 3), progressive=True, sampling_factor=0x111111))[0]
+    ranges = [(0, 0), *((k, k) for k in range(1, 11)), (11, 63)]
+    data += b"".join(joint_scan([name], b"\0", *each) for name in (1, 2, 3) for each in ranges)
+    with pytest.raises(ValueError, match=f"more than {MAX_JPEG_SCANS} scans"):
+        jpeg_shape(data + EOI)
+
+
+def test_a_fill_byte_before_a_restart_does_not_end_the_scan() -> None:
+    data = jpeg(noise(24, 24, 3), rst_interval=1)
+    assert data.count(b"\xff\xd0") > 0
+    assert jpeg_shape(data.replace(b"\xff\xd0", b"\xff\xff\xd0")) == (24, 24, 3)
 
 
 def test_scans_and_segments_are_bounded_before_anything_is_decoded() -> None:
