@@ -14,12 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mcap.writer import Writer
+from recorded import recorded, some
 from rich.console import Console
 
+from stream.__main__ import PROGRAM
 from stream.errors import ReportedError
 from stream.host.findings import Finding, report
 from stream.host.printing import LineFormatter, printable
-from stream.host.program import write
+from stream.host.program import Stop, write
 from stream.host.progress import Progress
 from stream.host.settings_file import present_name
 from stream.host.systemd import Supervisor
@@ -133,6 +135,13 @@ def test_commands_show_what_a_file_and_its_name_bring_along(tmp_path: Path, comm
     assert r"walk\x1b[31m\x07.mcap" in done.stdout + done.stderr
     lines = (done.stdout + done.stderr).splitlines()
     assert [line for line in lines if not line.isprintable() or line.startswith("error: forged")] == []
+
+
+def test_a_line_end_in_a_name_forges_no_line_of_a_result(tmp_path: Path) -> None:
+    path = recorded(tmp_path / "walk\n  whole", some(2))
+    lines = PROGRAM.run(["info", str(path)], Stop()).text.splitlines()
+    assert lines[0].endswith(r"walk\n  whole: 2 pairs, " + lines[0].partition("2 pairs, ")[2])
+    assert lines.count("  whole") == 1
 
 
 def test_an_error_with_a_name_that_is_not_utf_8_is_one_line() -> None:
