@@ -6,19 +6,27 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from typing import Annotated, Any, ClassVar, Literal, Self, cast, get_args, get_origin, get_type_hints
-
-from msgspec import Meta
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple, Self, cast, get_args, get_origin, get_type_hints
 
 from learner.errors import SettingsError
 
-Positive = Annotated[float, Meta(gt=0)]
-NotNegative = Annotated[float, Meta(ge=0)]
-Share = Annotated[float, Meta(ge=0, le=1)]
-PositiveShare = Annotated[float, Meta(gt=0, le=1)]
-Momentum = Annotated[float, Meta(ge=0, lt=1)]
+
+class Bound(NamedTuple):
+    """What a number may be; not msgspec's, because the bench on a GPU runs without the packages of the stream."""
+
+    gt: float | None = None
+    ge: float | None = None
+    lt: float | None = None
+    le: float | None = None
+
+
+Positive = Annotated[float, Bound(gt=0)]
+NotNegative = Annotated[float, Bound(ge=0)]
+Share = Annotated[float, Bound(ge=0, le=1)]
+PositiveShare = Annotated[float, Bound(gt=0, le=1)]
+Momentum = Annotated[float, Bound(ge=0, lt=1)]
 """The rate at which a copy keeps its old values."""
-Count = Annotated[int, Meta(ge=1)]
+Count = Annotated[int, Bound(ge=1)]
 _WORDS = {"gt": "above", "ge": "at least", "lt": "below", "le": "at most"}
 
 
@@ -49,7 +57,7 @@ def check_bounds(settings: Any, label: str) -> None:
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise SettingsError(f"{label}: {name} must be {' or '.join(map(str, get_args(hint)))}, got {value!r}")
         for meta in get_args(hint)[1:]:
-            if isinstance(meta, Meta) and not (
+            if isinstance(meta, Bound) and not (
                 math.isfinite(value) and all(_holds(value, *rule) for rule in _rules(meta))
             ):
                 words = " and ".join(f"{_WORDS[how]} {limit:g}" for how, limit in _rules(meta))
@@ -60,8 +68,8 @@ def _holds(value: float, how: str, limit: float) -> bool:
     return {"gt": value > limit, "ge": value >= limit, "lt": value < limit, "le": value <= limit}[how]
 
 
-def _rules(meta: Meta) -> list[tuple[str, float]]:
-    """Return the bounds that are set, by their names in `Meta`."""
+def _rules(meta: Bound) -> list[tuple[str, float]]:
+    """Return the bounds that are set, by their names in `Bound`."""
     return [(how, limit) for how in _WORDS if (limit := getattr(meta, how)) is not None]
 
 

@@ -14,9 +14,9 @@ import every_objective
 import pytest
 import torch
 from every_objective import COUNT, part_of_a_step, see, seeded, selected, small, some_pairs, total, trainer
-from msgspec import Meta
 from torch import Tensor
 
+from learner.bounds import Bound
 from learner.config import LearnerConfig, to_plain
 from learner.errors import SettingsError
 from learner.footprint import PAIRS, kept_bytes
@@ -192,7 +192,7 @@ def test_each_bound_of_its_settings_is_refused_in_one_line(name: str) -> None:
     bounded = 0
     for field, hint in get_type_hints(cast(Any, type(config)), include_extras=True).items():
         beyond: list[Any] = ["none"] if get_origin(hint) is Literal else []
-        for meta in (one for one in get_args(hint)[1:] if isinstance(one, Meta)):
+        for meta in (one for one in get_args(hint)[1:] if isinstance(one, Bound)):
             limits = ((meta.gt, 0), (meta.ge, -1), (meta.lt, 0), (meta.le, 1))
             beyond += [limit + step for limit, step in limits if limit is not None]
             beyond += [float("nan")]

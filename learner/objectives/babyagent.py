@@ -20,10 +20,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
-from msgspec import Meta
 from torch import Generator, Tensor
 
-from learner.bounds import Count, Momentum, NotNegative, Positive
+from learner.bounds import Bound, Count, Momentum, NotNegative, Positive
 from learner.distributed import collectives
 from learner.errors import SettingsError
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
@@ -63,7 +62,7 @@ class BabyAgentConfig(ObjectiveConfig, GuidedConfig):
     decay_biases: bool = True
     teacher_momentum: Momentum = 0.996
     """alpha: teacher <- alpha * teacher + (1 - alpha) * student after each step."""
-    prototypes: Annotated[int, Meta(ge=2)] = 4096
+    prototypes: Annotated[int, Bound(ge=2)] = 4096
     """K, the number of prototypes."""
     hidden: Count = 2048
     """Width of the hidden layers of the projector."""

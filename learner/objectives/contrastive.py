@@ -4,8 +4,6 @@ As in MoCo v3 (Chen et al. 2021, section 3), a momentum encoder computes the key
 unit projection of crop n of the right eye of pair i, and k_j the teacher's of the focused crop of the left eye of pair j:
 
     loss_i = mean_n -log( exp(q_in k_i / temperature) / sum_j exp(q_in k_j / temperature) )
-
-The target is one-hot and has no entropy: KL(target || student) is this cross-entropy.
 """
 
 from __future__ import annotations
@@ -37,7 +35,6 @@ class ContrastiveConfig(ObjectiveConfig, GuidedConfig):
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {**GuidedConfig.presets["cpu"], "teacher_momentum": 0.99, "hidden": 256, "projection": 64}
     }
-
     decay_biases: bool = True
     teacher_momentum: Momentum = 0.996
     """alpha: teacher <- alpha * teacher + (1 - alpha) * student after each step."""

@@ -15,10 +15,9 @@ from typing import Annotated, Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
-from msgspec import Meta
 from torch import Generator
 
-from learner.bounds import Count, Positive
+from learner.bounds import Bound, Count, Positive
 from learner.distributed import collectives
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
 from learner.parts.clusters import Clusters
@@ -43,7 +42,7 @@ class DeepClusterConfig(ObjectiveConfig):
     """Width of the hidden layer of the projector."""
     projection: Count = 128
     """Width of a projection."""
-    clusters: Annotated[int, Meta(ge=2)] = 1000
+    clusters: Annotated[int, Bound(ge=2)] = 1000
     """K, the number of clusters."""
     recent: Count = 8192
     """Projections of recent pairs in which they are found."""

@@ -7,10 +7,9 @@ from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
 
 import torch
-from msgspec import Meta
 from torch import Generator, Tensor
 
-from learner.bounds import Count
+from learner.bounds import Bound, Count
 from learner.errors import SettingsError
 from learner.networks.encoder import Encoder
 from learner.views.augment import Augmentation, augment
@@ -48,7 +47,7 @@ class MasksConfig(ViewsConfig):
     """Side in pixels of the crop."""
     scale: tuple[float, float] = (0.4, 1.0)
     """Side of the crop, as a share of the image's shorter side."""
-    hidden: Annotated[float, Meta(gt=0, lt=1)] = 0.75
+    hidden: Annotated[float, Bound(gt=0, lt=1)] = 0.75
     """Share of the patches that is hidden."""
     augmentation: Augmentation = PLAIN
 
