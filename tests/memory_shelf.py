@@ -101,6 +101,9 @@ class MemoryShelf:
             self.consumers.setdefault(consumer, {})
             return True
 
+    def kept_from(self, consumer: str) -> None:
+        """See Shelf."""
+
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """See Shelf."""
         with self._lock:

@@ -13,7 +13,14 @@ import zmq
 from spooled import DEVICE, Clock, fill, open_spool, settle
 
 from device.spool import spool as spool_module
-from device.spool.consumers import MAX_CONSUMERS, MAX_CONSUMERS_PER_KEY, Consumers, Refusal, SavedConsumers
+from device.spool.consumers import (
+    MAX_CONSUMERS,
+    MAX_CONSUMERS_PER_KEY,
+    Consumers,
+    Refusal,
+    SavedConsumer,
+    SavedConsumers,
+)
 from device.spool.folder import SpoolError, SpoolTaken, is_abandoned
 from stream.live.backfill_messages import Span
 from stream.live.publisher import Publisher
@@ -34,6 +41,45 @@ def proven(known: Consumers, name: str, now_s: float = 0.0, peer: str | None = N
     """Let a consumer come and acknowledge a pair."""
     assert known.register(name, now_s, peer, acknowledges=True) is None
     known.acknowledge(name, {A: 1})
+
+
+# From where on pairs are kept
+
+
+def test_a_consumer_is_told_which_pairs_there_were_when_it_came_also_after_restarts() -> None:
+    known = consumers(SavedConsumers(complete=True))
+    known.register("early", 0.0, tails=lambda: {A: 4})
+    known.register("late", 1.0, tails=lambda: {A: 9, B: 0})
+    known.register("early", 2.0, tails=lambda: {A: 99})
+    again = consumers(known.to_save(3.0))
+    assert (again.kept_from("early"), again.kept_from("late"), again.kept_from("nobody")) == (
+        {A: 4},
+        {A: 9, B: 0},
+        None,
+    )
+    again.forget((), 4.0, named=(B,))
+    assert (again.kept_from("early"), again.kept_from("late")) == ({}, {B: 0})
+
+
+def test_a_consumer_that_a_damaged_list_may_have_lacked_is_told_that_every_pair_was_kept_for_it() -> None:
+    known = consumers(grace_s=60.0)
+    known.register("back", 59.0, tails=lambda: {A: 4})
+    known.register("new", 60.0, tails=lambda: {A: 4})
+    assert (known.kept_from("back"), known.kept_from("new")) == ({}, {A: 4})
+    old = consumers(SavedConsumers(complete=True, consumers={"old": SavedConsumer(upto={})}))
+    assert old.kept_from("old") is None  # of an earlier version
+
+
+def test_a_spool_notes_what_it_holds_when_a_consumer_comes(tmp_path: Path) -> None:
+    with open_spool(tmp_path, epoch=A, grace_s=0.0) as spool:
+        spool.register("first")
+        fill(spool, 15)
+        spool.acknowledge("first", {A: 15})
+        settle(spool)
+    with open_spool(tmp_path, epoch=B, grace_s=0.0) as spool:
+        spool.register("second")
+        assert (spool.kept_from("first"), spool.kept_from("second")) == ({A: 0}, {A: 15, B: 0})
+        assert spool.kept_from("nobody") is None
 
 
 # What is freed stays known

@@ -195,8 +195,8 @@ def test_a_rig_that_says_nothing_of_battery_and_temperature_is_understood() -> N
 
 
 def test_what_a_newer_rig_tells_beyond_is_passed_over() -> None:
-    answer, _ = decode_reply(body("here", 2, "baby", [], 5, 6, [0.5, None, "news"], False, "more of it"))
-    assert answer == SpansReply(2, "baby", [], 5, 6, Vitals(battery=0.5), kept=False)
+    answer, _ = decode_reply(body("here", 2, "baby", [], 5, 6, [0.5, None, "news"], False, {EPOCH: 7}, "more of it"))
+    assert answer == SpansReply(2, "baby", [], 5, 6, Vitals(battery=0.5), kept=False, kept_from={EPOCH: 7})
 
 
 # Server

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from functools import partial
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -614,6 +615,27 @@ def test_a_cursor_whose_epochs_the_spool_does_not_name_any_more_counts_everythin
     after = Ledger(stored(ledger))
     after.receive_spans(here(freed(7, epoch=EPOCHS[1]), span(2, 3, epoch=EPOCHS[2])), 0, 1.0, 0)
     assert (lost(after, EPOCHS[1]), lost(after, EPOCHS[2])) == ([[0, 7]], [[0, 2]])
+
+
+@pytest.mark.parametrize("heard_live", [False, True])
+def test_a_cursor_from_before_the_first_contact_counts_what_the_rig_has_kept_for_it_since(heard_live: bool) -> None:
+    """The rig had one epoch that it had freed, and two pairs of the next one in its spool, when the consumer came."""
+    ledger = Ledger(stored(Ledger()))
+    if heard_live:
+        ledger.receive_announcement(hello(4, epoch=EPOCHS[3], backfill=True), 0.5)
+    spans = [
+        freed(7, epoch=EPOCHS[0]),
+        freed(9, epoch=EPOCHS[1]),
+        freed(5, epoch=EPOCHS[2]),
+        span(2, 4, epoch=EPOCHS[3]),
+    ]
+    reply = msgspec.structs.replace(here(*spans), kept_from={EPOCHS[0]: 7, EPOCHS[1]: 3})
+    for asked_s in (1.0, 2.0):
+        ledger.receive_spans(reply, 0, asked_s, 0)
+    assert [lost(ledger, epoch) for epoch in EPOCHS[:4]] == [[], [[3, 9]], [[0, 5]], [[0, 2]]]
+    again = Ledger(stored(ledger))
+    again.receive_spans(msgspec.structs.replace(reply, kept_from={}), 0, 3.0, 0)  # it has met the rig by now
+    assert again.stats().lost == ledger.stats().lost == 13
 
 
 # Numbers that cannot be

@@ -93,6 +93,9 @@ class HeaderShelf:
         """Return True: every pair is kept."""
         return True
 
+    def kept_from(self, consumer: str) -> None:
+        """Return None: nobody notes when consumers come."""
+
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """Do nothing: every pair is kept."""
 

@@ -15,7 +15,7 @@ Pure rules: the time is passed in, and `consumers_file` reads and writes the fil
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
@@ -54,6 +54,8 @@ class SavedConsumer(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unk
     """Whether it has ever acknowledged a pair."""
     owner: str | None = None
     """The name of the key that owns it; None where there are no keys."""
+    kept_from: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)] | None = None
+    """See `Consumers.kept_from`; None in files of earlier versions."""
 
 
 class SavedConsumers(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
@@ -89,6 +91,8 @@ class _Consumer:
     """Whether it has ever acknowledged a pair."""
     upto: dict[str, int] = field(default_factory=dict)
     """For each epoch, the number below which the consumer has made every pair durable."""
+    kept_from: dict[str, int] | None = None
+    """See `Consumers.kept_from`."""
 
 
 class Consumers:
@@ -122,12 +126,18 @@ class Consumers:
         return len(self._known)
 
     def register(
-        self, name: str, now_s: float, peer: str | None = None, *, acknowledges: bool = False
+        self,
+        name: str,
+        now_s: float,
+        peer: str | None = None,
+        *,
+        acknowledges: bool = False,
+        tails: Callable[[], dict[str, int]] = dict,
     ) -> Refusal | None:
         """Note that a consumer is there; return why no pairs are kept for it, or None if they are.
 
         peer: the name of the key that uses it; None where there are no keys. acknowledges: whether it has acknowledged pairs
-        now, so that it may take the place of one that never has.
+        now, so that it may take the place of one that never has. tails: returns the first pair of each epoch that there is now.
         """
         if not NAME.fullmatch(name):
             return Refusal.NAME
@@ -136,7 +146,9 @@ class Consumers:
             if not self._make_place(name, now_s, peer, acknowledges):
                 return Refusal.PLACES
             log.info("pairs are kept for consumer %s", name)
-            consumer = self._known[name] = _Consumer(now_s, peer)
+            # A list that lacks some may lack this one, for which pairs were then kept from their first one on.
+            kept_from = tails() if now_s >= self._complete_s else {}
+            consumer = self._known[name] = _Consumer(now_s, peer, kept_from=kept_from)
             self.changes += 1
         if peer is not None and consumer.owner is None:
             consumer.owner = peer
@@ -145,6 +157,14 @@ class Consumers:
             return Refusal.OWNER
         consumer.heard_s = now_s
         return None
+
+    def kept_from(self, name: str) -> dict[str, int] | None:
+        """Return, for each epoch that had begun when a consumer became known, the first pair that was kept for it then.
+
+        Of all later epochs every pair was kept for it. None: this is not known.
+        """
+        consumer = self._known.get(name)
+        return None if consumer is None else consumer.kept_from
 
     def owner(self, name: str) -> str | None:
         """Return the name of the key that owns a consumer's name, if there is one."""
@@ -175,8 +195,11 @@ class Consumers:
         """Return the acknowledgements, by name, of the consumers that have sent a message since then."""
         return {name: consumer.upto for name, consumer in self._known.items() if consumer.heard_s >= since_s}
 
-    def forget(self, epochs: Collection[str], now_s: float) -> None:
-        """Forget the consumers that were silent for too long, and all epochs except the given ones."""
+    def forget(self, epochs: Collection[str], now_s: float, named: Collection[str] | None = None) -> None:
+        """Forget the consumers that were silent for too long, and all epochs except the given ones.
+
+        named: those epochs and the freed ones that are still named to consumers.
+        """
         for name, consumer in list(self._known.items()):
             patience_s = self._forget_after_s
             if not consumer.proven:
@@ -185,6 +208,8 @@ class Consumers:
                 log.warning("consumer %s is forgotten: silent for %.1f days of this rig", name, patience_s / 86400)
                 self._remove(name)
             consumer.upto = {epoch: seq for epoch, seq in consumer.upto.items() if epoch in epochs}
+            if consumer.kept_from is not None and named is not None:
+                consumer.kept_from = {epoch: seq for epoch, seq in consumer.kept_from.items() if epoch in named}
 
     def to_save(self, now_s: float) -> SavedConsumers:
         """Return the list for the file."""
@@ -194,6 +219,7 @@ class Consumers:
                 silent_s=max(0.0, now_s - consumer.heard_s),
                 proven=consumer.proven,
                 owner=consumer.owner,
+                kept_from=None if consumer.kept_from is None else consumer.kept_from.copy(),
             )
             for name, consumer in self._known.items()
         }
@@ -225,7 +251,8 @@ class Consumers:
 def _restored(saved: SavedConsumer, now_s: float, trusted: Collection[str] | None) -> _Consumer:
     known = trusted is None or saved.owner is None or saved.owner in trusted
     owner = saved.owner if known else None
-    return _Consumer(now_s - saved.silent_s, owner, saved.proven and known, dict(saved.upto))
+    kept_from = None if saved.kept_from is None else dict(saved.kept_from)
+    return _Consumer(now_s - saved.silent_s, owner, saved.proven and known, dict(saved.upto), kept_from)
 
 
 def _yields(consumer: _Consumer, now_s: float, acknowledges: bool) -> bool:

@@ -101,6 +101,10 @@ class Inventory:
         earlier = [Span(epoch, tails.get(epoch, end), end, False) for epoch, end in named.items()]
         return [*earlier, Span(self.epoch, tails.get(self.epoch, self.end), self.end, True)]
 
+    def tails(self) -> dict[str, int]:
+        """Return the number of the first pair of each epoch that is named, freed ones included; its end if no pair is left."""
+        return {span.epoch: span.tail for span in self.spans(freed=True)}
+
     def plan_read(self, epoch: str, first: int, last: int) -> tuple[list[tuple[Segment, int]], int]:
         """Return the segments that hold pairs of [first, last) of an epoch, in order, each with the end of the part to read.
 

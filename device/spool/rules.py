@@ -178,7 +178,9 @@ class SpoolRules:
         """
         ends = self.inventory.epoch_ends()
         known = {epoch: min(seq, ends[epoch]) for epoch, seq in upto.items() if epoch in ends}
-        refusal = self.consumers.register(consumer, now_s, peer, acknowledges=any(known.values()))
+        refusal = self.consumers.register(
+            consumer, now_s, peer, acknowledges=any(known.values()), tails=self.inventory.tails
+        )
         if refusal is not None:
             self.refused_consumers[refusal] += 1
         elif not self.consumers.acknowledge(consumer, known):
@@ -190,7 +192,7 @@ class SpoolRules:
 
         If there is no consumer, all pairs are kept.
         """
-        self.consumers.forget(self.inventory.epoch_ends().keys(), now_s)
+        self.consumers.forget(self.inventory.epoch_ends().keys(), now_s, self.inventory.tails().keys())
         if not len(self.consumers):
             return self._forget_surplus()
         closed = [segment for segment in self.inventory.segments if segment is not self.open]

@@ -182,6 +182,12 @@ class Spool:
         self._save_consumers()
         return refusal is None
 
+    def kept_from(self, consumer: str) -> dict[str, int] | None:
+        """See `Shelf`."""
+        with self._changed:
+            found = self._rules.consumers.kept_from(consumer)
+            return None if found is None else found.copy()
+
     def awaited(self, heard_within_s: float) -> dict[str, int]:
         """Return, by consumer, the number of pairs that it has not acknowledged yet.
 

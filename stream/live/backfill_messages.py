@@ -97,6 +97,9 @@ class SpansReply(_Reply, frozen=True, tag="here"):
     vitals: Vitals = Vitals()
     kept: bool = True
     """Whether the rig keeps pairs for the consumer that asked; a consumer without a name is told True."""
+    kept_from: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)] | None = None
+    """For each epoch that had begun when the rig heard of the consumer: the first pair that was kept for it then. Every pair of
+    all later epochs was kept for it. None: the rig does not know."""
 
 
 class PairsRequest(_Request, frozen=True, tag="get"):
@@ -182,6 +185,9 @@ class Shelf(Protocol):
         peer: the name under which the key of the asking connection is trusted; None where there are no keys. The first peer that
         uses a consumer's name owns it, and every other peer is refused.
         """
+
+    def kept_from(self, consumer: str) -> dict[str, int] | None:
+        """Return from where on pairs were kept for a consumer: see `SpansReply.kept_from`."""
 
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """Record that all pairs below `upto[epoch]` are durable at this consumer; the numbers never decrease.

@@ -57,7 +57,8 @@ def reply_to(
         case messages.SpansRequest():
             kept = not request.consumer or shelf.register(request.consumer, peer)
             spans = [msgspec.structs.replace(span, open=span.open and not over) for span in shelf.spans(freed=True)]
-            return messages.SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals(), kept), ()
+            since = shelf.kept_from(request.consumer) if request.consumer and kept else None
+            return messages.SpansReply(2, shelf.device, spans, request.sent_ns, now_ns, vitals(), kept, since), ()
         case messages.AckRequest():
             if request.consumer:
                 shelf.acknowledge(request.consumer, request.upto, peer)

@@ -121,8 +121,9 @@ class Ledger:
     def receive_spans(self, reply: SpansReply, endpoint: int, asked_s: float, answered_ns: int) -> None:
         """Enter which pairs the spool at an endpoint holds; all others of its epochs are lost.
 
-        A consumer that is new to a device wants what the spool holds. Afterwards it also wants the whole of every epoch that it
-        did not know: such an epoch has begun later. asked_s: when the request was sent. answered_ns: when the reply was
+        A consumer that is new to a device wants what the spool holds, and what was kept for it before: it may have gone back to
+        a commit from before it met the device. Afterwards it also wants the whole of every epoch that it did not know: such an
+        epoch has begun later. asked_s: when the request was sent. answered_ns: when the reply was
         received, nanoseconds since 1970.
         """
         self._device_at[endpoint] = reply.device
@@ -130,7 +131,8 @@ class Ledger:
         known = self._devices.get(reply.device)
         if known is not None:
             known.dismiss_unnamed({span.epoch for span in reply.spans}, endpoint, asked_s, self._all_heard())
-        wanted_from = {} if known is None else known.wanted_from(reply.spans)
+        wanted_from = _kept_from(reply) if known is None or not known.spool_known else {}
+        wanted_from |= {} if known is None else known.wanted_from(reply.spans)
         for span in reply.spans:
             _, book = self._find(reply.device, span.epoch, span.tail, asked_s, endpoint)
             book.first = min(book.first, wanted_from.get(span.epoch, book.first))
@@ -302,3 +304,9 @@ def _of_least_worth(idle: list[tuple[int, int, _T]], total: int, what: str) -> l
         text = "too many %s: %d are forgotten, which belong to nobody or to an endpoint that names too many"
         log.warning(text, what, len(chosen))
     return chosen
+
+
+def _kept_from(reply: SpansReply) -> dict[str, int]:
+    """Return, by epoch, the first pair that the rig has kept for this consumer; nothing if it does not know."""
+    since = reply.kept_from
+    return {} if since is None else {span.epoch: since.get(span.epoch, 0) for span in reply.spans}
