@@ -5,9 +5,11 @@ from __future__ import annotations
 import resource
 import shutil
 import subprocess
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
+from math import inf
 from pathlib import Path
 
 import msgspec
@@ -19,6 +21,8 @@ from benchmarks.shared.forked import Forked
 from benchmarks.shared.link import Link
 from benchmarks.shared.processes import Supervised
 
+NOTICED_S = 10.0
+"""Seconds within which a process that ends because of its disk is noticed, also if it was stalled."""
 Damage = Callable[[Path], str]
 """Damages the files in a folder, and returns a description."""
 
@@ -35,16 +39,18 @@ class Disk:
         self._folder = self.home.parent
         self._folder.mkdir(parents=True)
         self._fills = self._locks = 0
+        self._healed_s = -inf
         self.mounted = _runs("mount", "-t", "tmpfs", "-o", f"size={size_bytes}", "tmpfs", str(self._folder))
 
     @property
     def refuses(self) -> bool:
-        """Whether nothing can be written to it now."""
-        return bool(self._fills or (self._locks and self.mounted))
+        """Whether nothing could be written to it a moment ago, so that a process may have ended for that reason."""
+        return bool(self._fills or self._locks or time.monotonic() - self._healed_s < NOTICED_S)
 
     def fill(self, more: int, pid: int | None) -> None:
         """Add (1) or remove (-1) a reason for the disk to be full; only the process itself can then make room, by deleting."""
         self._fills += more
+        self._healed_s = time.monotonic()
         if self._fills:
             self.limit(pid)
             return
@@ -56,6 +62,7 @@ class Disk:
     def lock(self, more: int) -> None:
         """Add (1) or remove (-1) a reason for the disk to be read-only. No file may be open for writing."""
         self._locks += more
+        self._healed_s = time.monotonic()
         if self.mounted:
             _runs("mount", "-o", f"remount,{'ro' if self._locks else 'rw'}", str(self._folder))
             if not self._locks and not self._fills:
@@ -112,6 +119,11 @@ class Actor:
         """The folder with its files."""
         return self.disk.home
 
+    @property
+    def data(self) -> Path:
+        """The folder that is backed up and damaged."""
+        return self.home
+
     def run_module(self, module: str, *arguments: str) -> None:
         """Let the next start run this module."""
         self.process.command = ["-m", module, *arguments]
@@ -123,13 +135,13 @@ class Actor:
 
     def _damage(self, damage: Damage) -> str:
         with self.disk.writable():
-            return damage(self.home)
+            return damage(self.data)
 
     def back_up(self) -> None:
         """Copy its files, also beside a process that changes them, as a copying program does."""
-        if self.home.is_dir():
+        if self.data.is_dir():
             self._copy.mkdir(exist_ok=True)
-            copy_over(self.home, self._copy)
+            copy_over(self.data, self._copy)
             self.backup = self._copy
 
     def step_clock(self, seconds: float) -> None:

@@ -117,16 +117,16 @@ class LearnerProcess(Consumer):
     @property
     def ready(self) -> bool:
         """See `Consumer`."""
-        return reading.newest_commit(self._run / "pairs.sqlite") is not None
+        return reading.newest_commit(self.data / "pairs.sqlite") is not None
 
     @property
     def cursor(self) -> Cursor:
         """See `Consumer`."""
-        return reading.committed_cursor(self._run / "pairs.sqlite")
+        return reading.committed_cursor(self.data / "pairs.sqlite")
 
     def outcome(self) -> tuple[list[Entered], Cursor]:
         """See `Consumer`."""
-        items = reading.committed_items(self._run / "pairs.sqlite")
+        items = reading.committed_items(self.data / "pairs.sqlite")
         return [reading.remembered(item) for item in items], self.cursor
 
     def take_down(self, damage: Damage | None = None) -> str:
@@ -134,20 +134,20 @@ class LearnerProcess(Consumer):
         self.process.take_down()
         if damage is not None and self._suspected is None:
             self._whole.mkdir(exist_ok=True)
-            copy_over(self.home, self._whole)
+            copy_over(self.data, self._whole)
         detail = "" if damage is None else self._damage(damage)
         if damage is not None or self._suspected is not None:
-            self._suspected, self._suspected_commits = dict(_contents(self.home)), self._commits()
+            self._suspected, self._suspected_commits = dict(_contents(self.data)), self._commits()
         return detail
 
     def move(self, _home: Path) -> str:
         """Copy the run to another place, where it goes on as the only one."""
-        before, self._moves = self._run, self._moves + 1
+        before, self._moves = self.data, self._moves + 1
         if before.is_dir():
-            shutil.copytree(before, self._run)
+            shutil.copytree(before, self.data)
             shutil.rmtree(before)
         self._aim()
-        return f"the run goes on in {self._run.name}"
+        return f"the run goes on in {self.data.name}"
 
     def has_refused(self) -> bool:
         """Return whether a process that ended by itself has refused a damaged run; what was damaged is then whole again."""
@@ -157,24 +157,25 @@ class LearnerProcess(Consumer):
         log = self.process.log.read_bytes()[self.process.said_from :].decode(errors="replace")
         if "Traceback" in log or log.count("error: ") != 1:
             self.complaints.append(f"a refusal is not one line: {log[-300:]}")
-        now = dict(_contents(self.home))
+        now = dict(_contents(self.data))
         if changed := [name for name, data in self._suspected.items() if now.get(name) != data]:
             self.complaints.append(f"a refused run was changed: {', '.join(changed)}")
         with self.disk.writable():
-            copy_over(self._whole, self.home)
+            copy_over(self._whole, self.data)
         self._suspected = None
         return True
 
     def _commits(self) -> set[tuple[str, int]]:
         """Return the folders of its commits; a new one of the same name has another inode."""
-        return {(path.name, path.stat().st_ino) for path in self._run.glob("checkpoints/commit-*")}
+        return {(path.name, path.stat().st_ino) for path in self.data.glob("checkpoints/commit-*")}
 
     @property
-    def _run(self) -> Path:
+    def data(self) -> Path:
+        """See `Actor`: the run directory."""
         return self.home / f"run{self._moves}"
 
     def _aim(self) -> None:
-        where = ("--run-dir", str(self._run), "--http-port", str(self.page_port))
+        where = ("--run-dir", str(self.data), "--http-port", str(self.page_port))
         self.run_module("learner", *TINY, *where, "--connect", *self.endpoints)
 
 

@@ -20,6 +20,7 @@ def damage(kind: str, home: Path, random: Random) -> str:
 
 def copy_over(source: Path, home: Path, *, without: Sequence[Path] = ()) -> None:
     """Replace the contents of a folder by those of another one, without some of its files. The folder itself stays."""
+    home.mkdir(exist_ok=True)
     _empty(home)
     for path in _files(source):
         if path not in without:

@@ -83,6 +83,8 @@ LINK_KINDS = ("cut-link", "freeze-link")
 BACKUPS = ("old-backup", "backup-without-log", "half-backup")
 PEERS = ("strangers", "hostile-peer", "hostile-rig", "invented-names")
 """Kinds for which a process of a stranger is started."""
+RARE = 0.2
+"""Weight of the kinds that cost everything: often, they would hide what others cost."""
 LONG_KINDS = (*LINK_KINDS, "stall-rig", "stall-learner")
 LONG_HOLD_SHARE = 0.05
 LONG_HOLD_S = 8.0
@@ -138,12 +140,13 @@ def plan(
     """
     random = Random(seed)
     possible = [kind for kind in kinds if learners or KINDS[kind].hits is not Hits.LEARNER]
+    weights = [RARE if KINDS[kind].costs is Costs.ALL else 1.0 for kind in possible]
     links = [kind for kind in possible if kind in LINK_KINDS]
     alone = min(count // 10, MAX_ALONE) if links else 0
     faults, at_s, over_s = [], 0.0, 0.0
     for number in range(count):
         is_alone = number >= count - alone
-        kind = random.choice(links if is_alone else possible)
+        kind = random.choice(links) if is_alone else random.choices(possible, weights)[0]
         at_s = over_s + QUIET_S if is_alone else at_s + random.expovariate(1 / every_s)
         held_s = random.uniform(0.1, hold_s) if is_alone or random.random() < 0.5 else random.uniform(0.0, 0.3)
         if long and kind in LONG_KINDS and not is_alone and random.random() < LONG_HOLD_SHARE:

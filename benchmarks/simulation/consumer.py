@@ -1,13 +1,15 @@
-"""A consumer: the real rules of ledger and backfill, its commits, and the link to its rig, which loses messages."""
+"""A consumer: the real rules of ledger, backfill and commits, and the link to its rig, which loses messages."""
 
 from __future__ import annotations
 
 from collections import Counter, deque
 from dataclasses import dataclass, field
 from itertools import count
-from typing import NamedTuple
+from random import Random
 
 from benchmarks.simulation.rig import DEVICE, Name, SimulatedRig
+from benchmarks.simulation.run import Folder, Run
+from learner.errors import LearnerError
 from stream.live.announcements import Announcement, Bye, Hello
 from stream.live.backfill_messages import PairsReply, Reply, Vitals
 from stream.live.backfill_plan import BackfillPlan
@@ -20,50 +22,55 @@ ROUNDS = 200
 """Rounds of questions and replies in which everything must have come."""
 
 
-class Saved(NamedTuple):
-    """A commit: the pairs that have entered, in their order, and the cursor."""
-
-    entered: tuple[Name, ...]
-    cursor: Cursor
-
-
 @dataclass(eq=False)
 class SimulatedConsumer:
-    """A process of a learner, and its commits on a disk.
+    """A process of a learner, and its run directory.
 
     peer: the name of its key; None: there are no keys. now_s: seconds of its monotonic clock.
     """
 
     name: str
     rig: SimulatedRig
+    random: Random
     peer: str | None = None
     now_s: float = 0.0
-    commits: list[Saved] = field(default_factory=list)
+    folder: Folder = field(default_factory=Folder)
+    backups: list[Folder] = field(default_factory=list)
+    """Copies of its run directory, one after each commit, the newest last."""
     owed_from: int = 0
     """The pairs that the rig kept before this one are not owed to it."""
     durable: set[Name] = field(default_factory=set)
     """What any commit under its name has ever held, or counted as lost."""
     twice: int = 0
     """How often a pair has entered again."""
+    refusals: int = 0
+    """How often its run directory was refused."""
+    touched: int = 0
+    """How often a refusal has changed something."""
 
     def __post_init__(self) -> None:
         self._stamps = count(1)
         self.start()
 
     def start(self) -> None:
-        """Begin a process at the newest commit; the one before it has died at any moment."""
-        newest = self.commits[-1] if self.commits else None
-        self.entered: list[Name] = list(newest.entered) if newest else []
+        """Begin a process on its run directory; the one before it has died at any moment.
+
+        If the folder is refused, it must not have changed; its newest backup is then restored.
+        """
+        before = self.folder.contents()
+        try:
+            self.run = Run(self.folder, self.random, self._acknowledge)
+        except LearnerError:
+            self.refusals += 1
+            self.touched += self.folder.contents() != before
+            self.folder = self.backups[-1].copy()
+            self.run = Run(self.folder, self.random, self._acknowledge)
+        cursor = self.run.cursor
+        self.entered: list[Name] = list(self.run.entered)
         self._names = set(self.entered)
         self.queue: deque[EncodedPair] = deque()
-        self.ledger = Ledger(newest.cursor if newest else None)
-        self.plan = BackfillPlan(
-            0,
-            self.name,
-            newest.cursor if newest else None,
-            clock=lambda: self.now_s,
-            clock_ns=lambda: next(self._stamps),
-        )
+        self.ledger = Ledger(cursor)
+        self.plan = BackfillPlan(0, self.name, cursor, clock=lambda: self.now_s, clock_ns=lambda: next(self._stamps))
         self.join()
 
     def join(self) -> None:
@@ -90,6 +97,9 @@ class SimulatedConsumer:
         """Send the requests that are due; the rig answers at once, and its replies are heard later."""
         while (request := self.plan.next_request(self.ledger, has_room=True)) is not None:
             self.plan.sent(request)
+            is_known = self.rig.knows(self.name) and self.name not in self.rig.impersonated
+            if not is_known and not self._has_met():
+                self.owed_from = len(self.rig.kept)  # neither side remembers the other one
             reply, rows = reply_to(request, self.rig, over=False, now_ns=0, vitals=Vitals, peer=self.peer)
             pairs = self._pairs_of(reply, len(rows)) if isinstance(reply, PairsReply) else []
             self.replies.append((reply, pairs))
@@ -109,15 +119,15 @@ class SimulatedConsumer:
             self._names.add(name)
             self.entered.append(name)
 
-    def commit(self) -> Saved:
-        """Make durable what was learned."""
-        self.commits.append(Saved(tuple(self.entered), self.ledger.cursor()))
-        self.durable |= self._names | lost_in(self.commits[-1].cursor)
-        return self.commits[-1]
+    def commit(self, *, acknowledges: bool = True) -> None:
+        """Make durable what was learned, and tell the rig with the next requests. Raises Killed where the folder says so."""
+        self.newest = self.run.commit(self.entered, self.ledger.cursor(), acknowledges=acknowledges)
+        self.durable |= self._names | lost_in(self.newest.cursor)
+        self.backups.append(self.folder.copy())
 
-    def acknowledge(self, saved: Saved) -> None:
-        """Tell the rig, with the next requests."""
-        self.plan.acknowledge(self.ledger, saved.cursor)
+    def _acknowledge(self, cursor: Cursor) -> None:
+        self.durable |= self._names | lost_in(cursor)
+        self.plan.acknowledge(self.ledger, cursor)
 
     def meet(self) -> None:
         """Meet the rig for the first time: from the commit that follows on, every kept pair is owed to this consumer."""
@@ -134,13 +144,13 @@ class SimulatedConsumer:
             self.take(len(self.queue))
             if turn and not self.ledger.stats().pending:
                 break
-        self.acknowledge(self.commit())
+        self.commit()
         self.ask()
         self.hear_replies(len(self.replies))
 
     def judge(self) -> Counter[str]:
         """Return what is wrong with the newest commit."""
-        entered, cursor = self.commits[-1]
+        entered, cursor = self.newest
         names = set(entered)
         epochs = cursor["devices"].get(DEVICE, {"epochs": {}})["epochs"]
         lost = lost_in(cursor)
@@ -156,7 +166,13 @@ class SimulatedConsumer:
             phantoms=sum(seq >= self.rig.made[epoch] for epoch, seq in lost),
             unseen=len(unseen),
             counted=len(lost),
+            refusals=self.refusals,
+            touched=self.touched,
         )
+
+    def _has_met(self) -> bool:
+        """Return whether it knows what the rig had, also in the process before."""
+        return bool(self.ledger.cursor()["devices"].get(DEVICE, {"met": False})["met"])
 
     def _pairs_of(self, reply: PairsReply, rows: int) -> list[EncodedPair]:
         """Return the pairs in a reply: all of its range that are not lost."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable
-from math import inf
+from contextlib import suppress
 from random import Random
 from typing import Any
 
 from benchmarks.simulation.consumer import SimulatedConsumer
 from benchmarks.simulation.rig import FORGET_AFTER_S, Disk
+from benchmarks.simulation.run import Folder, Killed
 from benchmarks.simulation.world import CONSUMERS, FAILURES, STRANGER, World
 from device.spool.consumers import SavedConsumers
 from device.spool.inventory import EarlierEpoch
@@ -42,24 +43,54 @@ class FaultyWorld(World):
         """A consumer dies, and goes on from its newest commit."""
         self.one.start()
 
-    def kill_after_commit(self) -> None:
-        """A consumer dies between its commit and the acknowledgement."""
+    def kill_in_commit(self) -> None:
+        """A consumer dies somewhere in a commit, or before it has acknowledged it."""
         one = self.one
-        one.commit()
+        one.folder.kill_at = self.random.choice(("flush", "save", "commit", "remove", ""))
+        with suppress(Killed):
+            one.commit(acknowledges=bool(one.folder.kill_at))
+        one.folder.kill_at = ""
         one.start()
 
     def restore_consumer(self) -> None:
-        """An older state of a consumer is restored, or its copy goes on alone."""
+        """An older run directory is restored, or its copy goes on alone."""
         one = self.one
-        del one.commits[self.random.randint(1, len(one.commits)) :]
+        del one.backups[self.random.randint(1, len(one.backups)) :]
+        one.folder = one.backups[-1].copy()
+        one.start()
+
+    def restore_half(self) -> None:
+        """The store or the checkpoints of an older run directory are restored, the others stay."""
+        one = self.one
+        backup = self.random.choice(one.backups).copy()
+        if self.random.random() < 0.5:
+            one.folder.identity, one.folder.rows, one.folder.made = backup.identity, backup.rows, backup.made
+        else:
+            one.folder.states, one.folder.damaged, one.folder.unfinished = backup.states, backup.damaged, set()
+        one.start()
+
+    def lose_log(self) -> None:
+        """The store has lost what it wrote last, or all of it."""
+        one = self.one
+        store = self.random.choice((*one.backups, Folder())).copy()
+        one.folder.identity, one.folder.rows, one.folder.made = store.identity, store.rows, store.made
+        one.start()
+
+    def damage_checkpoint(self) -> None:
+        """A checkpoint is damaged."""
+        one = self.one
+        one.folder.damaged.add(self.random.choice(sorted(one.folder.states)))
         one.start()
 
     def copy_consumer(self) -> None:
         """A copy of a consumer, perhaps an old one, goes on beside it."""
         if len(self.consumers) < CONSUMERS:
             one = self.one
-            commits = one.commits[: self.random.randint(1, len(one.commits))]
-            copy = SimulatedConsumer(one.name, self.rig, one.peer, one.now_s, commits, one.owed_from, one.durable)
+            backups = [backup.copy() for backup in one.backups[: self.random.randint(1, len(one.backups))]]
+            folder, when = backups[-1].copy(), one.now_s
+            copy = SimulatedConsumer(
+                one.name, self.rig, self.random, one.peer, when, folder, backups, one.owed_from, one.durable
+            )
             self.consumers.append(copy)
 
     def add_consumer(self) -> None:
@@ -71,9 +102,10 @@ class FaultyWorld(World):
         """Somebody acknowledges everything in the name of a consumer."""
         one = self.one
         other = self.random.choice([key for key in (STRANGER, "key0", "key1") if key != one.peer])
-        known = self.rig.rules.consumers.heard_since(-inf)
-        if not self.keyed or one.name not in known:
-            self.impersonated.add(one.name)  # it counts what it misses; where nobody owns a name, nobody can do more
+        if not self.keyed or not self.rig.knows(one.name):
+            self.rig.impersonated.add(
+                one.name
+            )  # it counts what it misses; where nobody owns a name, nobody can do more
         self.rig.acknowledge(one.name, self.rig.recorded(), peer=other if self.keyed else None)
 
     def invent_names(self) -> None:
@@ -163,7 +195,7 @@ class FaultyWorld(World):
 FAULTS = tuple(name for name in vars(FaultyWorld) if not name.startswith("_"))
 """All kinds of faults; each is a method of `FaultyWorld`."""
 HARMLESS = (
-    *("drop_live", "lose_replies", "break_link", "kill_consumer", "kill_after_commit", "acknowledge_for_another"),
+    *("drop_live", "lose_replies", "break_link", "kill_consumer", "kill_in_commit", "acknowledge_for_another"),
     *("invent_names", "kill_rig", "stop_rig", "set_clock"),
 )
 """What costs no pair where there are keys and the disk has room."""
@@ -183,6 +215,6 @@ def simulate(faults: int, seed: int, on_progress: Callable[[str], None] = lambda
         if kinds.total() // PROGRESS > reported:
             reported = kinds.total() // PROGRESS
             on_progress(f"{kinds.total()} of {faults} faults, {len(failures)} failures")
-    counts = {name: wrong[name] for name in (*FAILURES, "kept", "unseen", "counted")}
+    counts = {name: wrong[name] for name in (*FAILURES, "kept", "unseen", "counted", "refusals")}
     hits = {"faults": dict(sorted(kinds.items())), "hits": kinds.total(), "scripts": scripts}
     return {"failures": failures, **hits, **counts}

@@ -81,6 +81,8 @@ class SimulatedRig:
         """Kept pairs whose record was destroyed by damage: this rig cannot know that they existed."""
         self._away: set[Name] = set()
         """Pairs that damage has taken; an older copy of the spool may bring them back."""
+        self.impersonated: set[str] = set()
+        """Consumers in whose name somebody else could acknowledge."""
         self.on_freed: Callable[[list[Name], Collection[str]], None] = lambda names, consumers: None
         """Called with pairs that are deleted because they count as acknowledged, and with the consumers that the rig knows."""
         self.complete_s = 0.0
@@ -184,6 +186,14 @@ class SimulatedRig:
         """See `Shelf`."""
         return self._acknowledge(consumer, {}, peer)
 
+    def knows(self, consumer: str) -> bool:
+        """Return whether pairs are kept for a consumer, whoever has used its name."""
+        return consumer in self.rules.consumers.heard_since(-inf)
+
+    def kept_from(self, consumer: str) -> dict[str, int] | None:
+        """See `Shelf`."""
+        return self.rules.consumers.kept_from(consumer)
+
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """See `Shelf`."""
         self._acknowledge(consumer, upto, peer)
@@ -219,11 +229,11 @@ class SimulatedRig:
         """Write a pair as `device.spool.writer.Writer` does."""
         for _ in range(2):
             enough, removal = self.rules.make_room(2 * PAIR_BYTES, 1 << 40, self.now_s)
-            self._remove(removal)
+            self._remove(removal, evicts=True)
             if not enough:
                 break
             if self.full:
-                self._remove(self.rules.write_failed(disk_full=True))
+                self._remove(self.rules.write_failed(disk_full=True), evicts=True)
                 continue
             if not self.rules.fits_open(seq, PAIR_BYTES):
                 self._remove(self.rules.close_open())
@@ -236,11 +246,14 @@ class SimulatedRig:
         self.rules.refused(self.now_s)
         return False
 
-    def _remove(self, removal: Removal) -> None:
-        """Carry out a decision of the rules: the inventory's list of segments is that of the disk."""
+    def _remove(self, removal: Removal, *, evicts: bool = False) -> None:
+        """Carry out a decision of the rules: the inventory's list of segments is that of the disk.
+
+        evicts: whether it may be for want of room, so that nobody had to acknowledge anything.
+        """
         known = self.rules.consumers
         for one in removal.segments:
-            if known.acknowledged(one.epoch) >= one.end:
+            if known.acknowledged(one.epoch) >= one.end and not (evicts and self.now_s < self.complete_s):
                 names = [(one.epoch, seq) for seq in range(one.first, one.end)]
                 self.on_freed([name for name in names if name in self.kept], known.heard_since(-inf))
         for run, epoch, end in removal.emptied:

@@ -16,7 +16,7 @@ MOST_KINDS = 8
 """Kinds of faults in one script."""
 STRANGER = "stranger"
 """A key that is let in, and belongs to no consumer."""
-FAILURES = ("silent", "twice", "freed_unseen", "both", "thrown_away", "phantoms", "forgotten")
+FAILURES = ("silent", "twice", "freed_unseen", "both", "thrown_away", "phantoms", "forgotten", "touched")
 """Counts that must be 0."""
 CALM = ("make", "hear", "ask", "hear_replies", "take", "commit", "wait")
 """What is no fault."""
@@ -38,8 +38,6 @@ class World:
         self.rig = SimulatedRig(limits, grace_s=random.choice((0.0, 60.0)), trusted=trusted)
         self.rig.on_freed = self._compare_freed
         self.faults: Counter[str] = Counter()
-        self.impersonated: set[str] = set()
-        """Consumers in whose name somebody else could acknowledge."""
         self._forgotten = 0
         """Pairs whose record the rig has lost without any damage."""
         self._freed_unseen = 0
@@ -105,7 +103,7 @@ class World:
     def commit(self) -> None:
         """A consumer commits and acknowledges."""
         one = self.one
-        one.acknowledge(one.commit())
+        one.commit()
         one.ask()
 
     def wait(self) -> None:
@@ -123,7 +121,9 @@ class World:
     def join(self) -> None:
         """Let a new consumer meet the rig."""
         number = len(self.consumers)
-        one = SimulatedConsumer(f"c{number}", self.rig, f"key{number}" if self.keyed else None, self.rig.now_s)
+        one = SimulatedConsumer(
+            f"c{number}", self.rig, self.random, f"key{number}" if self.keyed else None, self.rig.now_s
+        )
         self.consumers.append(one)
         one.meet()
 
@@ -133,6 +133,6 @@ class World:
 
     def _compare_freed(self, names: list[Name], known: Collection[str]) -> None:
         for one in self.consumers:
-            if one.name not in self.impersonated and (one.name in known or self.rig.now_s < self.rig.complete_s):
+            if one.name not in self.rig.impersonated and (one.name in known or self.rig.now_s < self.rig.complete_s):
                 owed = set(list(self.rig.kept)[one.owed_from :])
                 self._freed_unseen += sum(name in owed and name not in one.durable for name in names)
