@@ -20,8 +20,8 @@ from learner.memory.config import MemoryConfig
 from learner.memory.decoding import decode_onto
 from learner.memory.memory import Memory
 from learner.networks.encoder import Encoder
-from learner.objectives.contract import Batch
-from learner.views.guided import GuidedViews
+from learner.objectives.contract import Batch, Objective
+from learner.views.guided import GuidedMaker, GuidedViews
 from stream.codec import encode_pair
 
 Array = NDArray[np.float64]
@@ -68,6 +68,12 @@ class Bright(Encoder):
         return maps / maps.sum((2, 3), keepdim=True)
 
 
+def looks_with(objective: Objective[Any], encoder: Encoder) -> None:
+    """Let this encoder say where the objective's views lie."""
+    assert isinstance(objective.views, GuidedMaker)
+    objective.views.encoder = encoder
+
+
 def looked_at(rig: Rig, objects: Array, canvas: tuple[int, int], **changes: Any) -> GuidedViews:
     """The views of one pair for each object (x, y, depth)."""
     memory = Memory(MemoryConfig(capacity=8, fresh_capacity=8, canvas=canvas), seed=0)
@@ -85,7 +91,7 @@ def looked_at(rig: Rig, objects: Array, canvas: tuple[int, int], **changes: Any)
         "student_scale": (0.6, 1.0),
     }
     objective = agent(teacher_augmentation=PLAIN, student_augmentation=PLAIN, **{**settings, **changes})
-    objective.teacher.encoder = Bright(ENCODER)
+    looks_with(objective, Bright(ENCODER))
     return viewed(objective, batch, seeded())
 
 
@@ -199,7 +205,7 @@ class Told(Encoder):
 def test_each_pair_is_looked_at_with_one_head_chosen_evenly() -> None:
     objective, maps = agent(), torch.zeros(2, 10, 10)
     maps[0, 2, 3] = maps[1, 6, 7] = 1
-    objective.teacher.encoder = Told(maps)
+    looks_with(objective, Told(maps))
     black = torch.zeros(1000, 16, 16, 3, dtype=torch.uint8)
     view = viewed(objective, Batch(black, black, torch.ones(1000)), seeded())
     assert abs(float(view.head.float().mean()) - 0.5) < 4 * 0.5 / np.sqrt(1000)
