@@ -216,7 +216,7 @@ def test_a_run_in_two_processes_that_was_killed_ends_as_one_that_never_was(nurse
 
 def undecodable(seq: int) -> EncodedPair:
     """A pair that travels well, but whose left image is none."""
-    pair, left = make_pair(seq, codec="jpeg"), b"no image"
+    pair, left = make_pair(seq, codec="jpeg"), b"\xff\xd8\xffno image"
     crc = zlib.crc32(pair.right, zlib.crc32(left))
     return EncodedPair(msgspec.structs.replace(pair.header, crc=crc), left, pair.right)
 

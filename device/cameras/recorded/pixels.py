@@ -73,7 +73,7 @@ def read_eye(path: Path, levels: Levels) -> EyeImage:
 
 def deep_image(path: Path) -> NDArray[Any] | None:
     """Return the image in a file if it has more than 8 bits; None if it has not, or cannot be read."""
-    if path.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp"):
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp") or not path.is_file():  # reading a pipe would wait
         return None
     try:
         image = _decoded(_bytes_of(path), path)
