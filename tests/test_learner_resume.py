@@ -19,9 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from learner_state import leaves
 from tiny_learner import FLAGS, make_pairs
 
 from buffer.store import Store
+from learner.runs.checkpoint import load_checkpoint
+from learner.runs.note import COMMIT
 from stream.recording.writer import RecordingWriter
 
 ROOT = Path(__file__).parents[1]
@@ -155,9 +158,11 @@ def outcome(run: Path) -> dict[str, Any]:
         newest = store.commits()[0]
         items = list(store.items(newest.keys))
     note = json.loads(newest.note)
+    state = load_checkpoint(run / "checkpoints" / note["folder"])
+    del state[COMMIT]  # it names the store, and each commit has another number
     lines = [json.loads(line) for line in (run / "steps.jsonl").read_text().splitlines()]
     return {
-        "state": (run / "checkpoints" / note["folder"] / "SHA256SUMS").read_text(),
+        "state": dict(leaves(state)),
         "weights": [(run / "export" / f"{name}.safetensors").read_bytes() for name in ("student", "teacher")],
         "cursor": note["cursor"],
         "keys": newest.keys.tolist(),

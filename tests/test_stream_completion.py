@@ -56,7 +56,7 @@ def script_of(door: str) -> str:
         ("stream", "babyagent-stream keys t", ["trust"]),
         ("stream", "babyagent-stream keys |", ["own", "trust", "list", "forget"]),
         ("stream", "babyagent-stream keys list -", ["--keys", "--help"]),
-        ("learner", "babyagent-learner --preset c", ["cpu", "contrastive"]),
+        ("learner", "babyagent-learner --preset c", ["cpu"]),
         ("learner", "babyagent-learner doctor --device |", ["auto", "cpu", "cuda"]),
         ("learner", "babyagent-learner --pacing.b", ["--pacing.batch-size"]),
         ("learner", "babyagent-learner --probe", ["--probe-every-s"]),

@@ -56,12 +56,12 @@ def rendered_pairs(count: int, size: tuple[int, int]) -> list[EncodedPair]:
 def jpeg_sized_pairs(count: int) -> list[EncodedPair]:
     """Return 720p pairs whose images are random bytes, with the size of a JPEG and as hard to compress.
 
-    They cannot be decoded.
+    They begin as a JPEG does, but cannot be decoded.
     """
     random = np.random.default_rng(0)
     pairs = []
     for seq in range(count):
-        left, right = random.bytes(EYE_BYTES), random.bytes(EYE_BYTES)
+        left, right = (b"\xff\xd8\xff" + random.bytes(EYE_BYTES - 3) for _ in range(2))
         header = Header(
             device=DEVICE,
             epoch=EPOCH,
