@@ -94,6 +94,14 @@ def decode_image(data: bytes, flags: int, name: str = "the JPEG") -> Image:
     return np.asarray(image, np.uint8)
 
 
+def pixels_of(eye: EyeImage) -> Image:
+    """Return the pixels of an eye, decoded if it has a JPEG only. Raises BadShot."""
+    if eye.pixels is not None:
+        return eye.pixels
+    eye.shape()  # refuses a JPEG that is cut off, whose rest OpenCV would make up
+    return decode_image(eye.jpeg or b"", cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+
+
 def with_equal_channels(shot: Shot) -> Shot:
     """Return a shot whose eyes are both grey or both colour: where only one has colour, the other one gets three equal channels.
 
@@ -153,6 +161,10 @@ class CameraSettings:
     """How much later than the left eye the right one began to record, in milliseconds."""
     levels: tuple[float, float] | None = None
     """What is black and what is white in images of more than 8 bits; None: as a sample of the recording shows it."""
+    rectify: tuple[Path, ...] = ()
+    """The files of a calibration by which images are rectified, or the root of a data set that has one; none: as they are."""
+    row_shift_px: int | Literal["auto"] | None = None
+    """How many pixels lower things are in the right image, which is corrected; auto: as the first shots show it."""
     seed: int = 0
     """Decides the simulated world."""
     walk: int = 0

@@ -35,6 +35,7 @@ UNSET: Mapping[str, Any] = {
     "sbs": "/camera/image_raw",
     "tb": "/camera/image_raw",
     "levels": (0.0, 4095.0),
+    "row_shift_px": 3,
     "count": 1000,
     "size": "1280x720",
     "textures": Path("/srv/photographs"),

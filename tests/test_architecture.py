@@ -23,6 +23,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "transport": set(),
         "host": set(),
         "live": {"transport"},
+        "calibration": set(),
         "recording": set(),
         "cli": {"host", "live", "recording", "transport"},
     },

@@ -8,9 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import cv2
-
-from device.camera import BadShot, EyeImage, Layout, Shot, decode_image, halves
+from device.camera import BadShot, EyeImage, Layout, Shot, halves, pixels_of
 from stream.failures import Failures
 from stream.pairing import EyeName, Pairing
 
@@ -143,10 +141,7 @@ class SplitCamera:
 
 def split(image: EyeImage, layout: Layout) -> Shot:
     """Return the two eyes of one image. Raises BadShot if it does not decode or cannot be halved."""
-    pixels = image.pixels
-    if pixels is None:
-        image.shape()  # refuses a JPEG that is cut off, whose rest OpenCV would make up
-        pixels = decode_image(image.jpeg or b"", cv2.IMREAD_ANYCOLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    pixels = pixels_of(image)
     left, right = halves(pixels, layout)
     if left.shape != right.shape:
         raise BadShot(f"an image of {pixels.shape[1]}x{pixels.shape[0]} has no two equal halves")

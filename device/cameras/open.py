@@ -13,6 +13,7 @@ from typing import Any
 
 from device.camera import DEFAULTS, Camera, CameraError, CameraSettings
 from device.cameras import spec
+from device.cameras.aligned import AlignedCamera, aligner
 from device.cameras.custom import CustomCamera
 from device.cameras.network import open_network, open_network_split
 from device.cameras.oak import open_oak
@@ -150,9 +151,14 @@ def camera_kind(text: str) -> CameraKind:
 
 
 def open_camera(text: str, settings: CameraSettings = DEFAULTS) -> Camera:
-    """Open the camera that `text` names. Raises CameraError, or ValueError for a setting of the simulator."""
-    kind = camera_kind(text)
+    """Open the camera that `text` names; the settings decide whether its images are rectified or shifted.
+
+    Raises CameraError, CalibrationError, or ValueError for a setting of the simulator.
+    """
+    kind, align = camera_kind(text), aligner(settings)
     if kind is _CLASS:
         name, options = spec.options(text)
-        return CustomCamera(name, settings, **options)
-    return kind.open_named(text, settings)
+        camera: Camera = CustomCamera(name, settings, **options)
+    else:
+        camera = kind.open_named(text, settings)
+    return camera if align is None else AlignedCamera(camera, align)

@@ -7,15 +7,17 @@ import shutil
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from itertools import islice
 
-from device.camera import BadShot, Camera, CameraError, Shot, configure_opencv
+from device.camera import BadShot, Camera, Shot, configure_opencv, pixels_of
 from device.cameras.open import Origin, camera_kind, open_camera
 from device.cameras.spec import redacted
 from device.cli.settings import StreamSettings
 from device.cli.spool_location import parent_of, spool_bytes
+from stream.calibration.rows import matched_rows, row_offset
+from stream.errors import ReportedError
 from stream.host import findings
 from stream.host.command import Command
 from stream.host.findings import Finding
@@ -26,9 +28,14 @@ from stream.transport.endpoint import backfill_endpoint, security_for
 SHOTS = 30
 """Number of shots to take: one second of a usual camera."""
 DEFAULT_FPS = 30.0
+ROW_SHOTS = 6
+"""So many of the shots are compared in height."""
+LEVEL_ROWS = 360
+"""Rows agree if they are at most 1 px apart in an image with so many rows, and in proportion in a higher one."""
 SLOW = 0.7
 """A live camera with less than this share of its stated rate is slow."""
-DESCRIPTION = """Would the rig run with these flags? Checks clock, keys, ports, disk, cameras and their skew; changes nothing.
+DESCRIPTION = """Would the rig run with these flags? Checks clock, keys, ports, disk, cameras, their skew and
+rows; changes nothing.
 
   python -m device doctor --config /etc/babyagent/device.toml
 
@@ -98,12 +105,13 @@ def _check_camera(settings: StreamSettings, open_it: Callable[[], Camera]) -> It
             started_s = time.monotonic()
             shots.extend(islice(camera, SHOTS))
             took_s = time.monotonic() - started_s
-    except (CameraError, ValueError, OSError) as error:
+    except (ReportedError, ValueError, OSError) as error:
         yield Finding("camera", "problem", str(error))
         return
     yield check_images(name, shots, took_s, fps=fps if live else None)
     if any(isinstance(shot, Shot) for shot in shots):
         yield check_skew(shots, fps or DEFAULT_FPS)
+        yield check_rows(shots)
 
 
 def check_images(name: str, shots: Sequence[Shot | BadShot], took_s: float, *, fps: float | None = None) -> Finding:
@@ -146,6 +154,30 @@ def check_skew(shots: Sequence[Shot | BadShot], fps: float) -> Finding:
     if median_s > 0.5 / fps:
         return Finding("skew", "warning", f"{text}: use cameras of one kind at one rate, or with a common trigger")
     return Finding("skew", "ok", text)
+
+
+def check_rows(shots: Sequence[Shot | BadShot]) -> Finding:
+    """Check that a thing has the same height in both images: objectives look at the same place of both."""
+    good = [shot for shot in shots if isinstance(shot, Shot)]
+    rows, height = [], 0
+    for shot in good[:: max(1, len(good) // ROW_SHOTS)][:ROW_SHOTS]:
+        with suppress(BadShot):
+            left, right = pixels_of(shot.left), pixels_of(shot.right)
+            rows.append(matched_rows(left, right))
+            height = left.shape[0]
+    offset = row_offset(rows, height) if rows else None
+    if offset is None:
+        return Finding(
+            "rows", "ok", "their height could not be compared: too few corners are found again in the right image"
+        )
+    level_px = max(1.0, height / LEVEL_ROWS)
+    if offset.spread_px > 2 * level_px:
+        text = f"{offset.describe()}; the cameras are turned to each other: python -m device calibrate, then --rectify"
+        return Finding("rows", "warning", text)
+    if abs(offset.px) > level_px:
+        text = f"{offset.describe()}: --row-shift-px {round(offset.px)} corrects it, or python -m device calibrate"
+        return Finding("rows", "warning", text)
+    return Finding("rows", "ok", offset.describe())
 
 
 COMMAND = Command(

@@ -19,6 +19,7 @@ from stream.pair import NAME, Codec
 MAX_GIB = 4096
 MAX_LINGER_S = 86400
 MAX_LATE_MS = 86_400_000
+MAX_SHIFT_PX = 1000
 _DEDUPE = DedupeConfig()
 
 
@@ -67,6 +68,12 @@ class StreamSettings:
     levels: tuple[float, float] | None = None
     """What is black and what is white in images of 10 to 16 bits, such as 0 4095. By default a sample of the recording decides:
     the same for both eyes and for the whole recording."""
+    rectify: tuple[Path, ...] = ()
+    """A calibration, by which things come into the same row of both images: one file (of `python -m device calibrate`, Kalibr,
+    OpenCV), the left and the right one (ROS, EuRoC), or the root of a data set that has one."""
+    row_shift_px: int | Literal["auto"] | None = None
+    """How many pixels lower things are in the right image, which is corrected by cutting rows off: a number (below 0: higher), or
+    auto, as the first shots show it. `python -m device doctor` measures it."""
     seed: int = 0
     """Decides the simulated world, and which suppressed pairs are kept for the audit."""
     walk: int = 0
@@ -120,6 +127,13 @@ class StreamSettings:
             ("--exposure-us", self.exposure_us, 1, 1e6, ""),
             ("--tolerance-ms", self.tolerance_ms, 0, 60_000, ""),
             ("--right-late-ms", self.right_late_ms, -MAX_LATE_MS, MAX_LATE_MS, ""),
+            (
+                "--row-shift-px",
+                None if self.row_shift_px == "auto" else self.row_shift_px,
+                -MAX_SHIFT_PX,
+                MAX_SHIFT_PX,
+                ", or auto",
+            ),
             ("--quality", self.quality, 1, 100, ""),
             ("--spool-gib", self.spool_gib, 0.01, MAX_GIB, " (--spool none: no spool)"),
             ("--disk-floor-gib", self.disk_floor_gib, 0, MAX_GIB, ""),
@@ -129,7 +143,8 @@ class StreamSettings:
         for flag, value, low, high, hint in ranges:
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{flag} must be {low} to {high}{hint}, got {value}")
-
+        if self.rectify and self.row_shift_px is not None:
+            raise ValueError("--rectify and --row-shift-px both make rows equal: give one of them")
         if self.levels is not None and not -math.inf < self.levels[0] < self.levels[1] < math.inf:
             raise ValueError(f"--levels are two numbers, black before white, got {self.levels}")
 
@@ -167,6 +182,8 @@ class StreamSettings:
             tolerance_ms=self.tolerance_ms,
             right_late_ms=self.right_late_ms,
             levels=self.levels,
+            rectify=self.rectify,
+            row_shift_px=self.row_shift_px,
             seed=self.seed,
             walk=self.walk,
             textures=self.textures,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +14,8 @@ from device.cameras.recorded import names
 from device.cameras.recorded.camera import FOLDER_FPS, RecordedCamera
 from device.cameras.recorded.pixels import Levels, deep_image, read_eye
 from device.cameras.recorded.roots import Eye, find_root
+from stream.calibration.file import find_calibration, read_calibration
+from stream.calibration.stereo import CalibrationError
 from stream.pairing import EyeName, Pairing, Unpaired, interval_ns
 
 SAMPLE = 8
@@ -39,6 +42,8 @@ def open_folders(
     Raises CameraError if a folder is missing or empty, or if nothing in it belongs together.
     """
     eyes = find_root(Path(left)) if right is None else (Eye(Path(left)), Eye(Path(right)))
+    if right is None:
+        _tell_calibration(Path(left), settings)
     name = f"dir:{left}" if right is None else f"dir:{left},{right}"
     lists = [_image_names(eye.folder) for eye in eyes]
     times = [_times(eye, listed) for eye, listed in zip(eyes, lists, strict=True)]
@@ -61,6 +66,15 @@ def open_folders(
     levels = Levels(*settings.levels) if settings.levels else _levels(eyes, pairs)
     fps = 1e9 / step_ns if lefts is not None and rights is not None and step_ns is not None else None
     return RecordedCamera(name, partial(_play, eyes, pairs, levels), settings, fps=fps)
+
+
+def _tell_calibration(root: Path, settings: CameraSettings) -> None:
+    """Say that a root has a calibration that is not used. It is applied only where it is told: images are forwarded otherwise."""
+    found = find_calibration(root)
+    if found and not settings.rectify:
+        with suppress(CalibrationError):
+            if not read_calibration(found).rectified:
+                log.warning("%s has a calibration, which is not used: --rectify %s makes rows equal", root, root)
 
 
 def _play(eyes: Sequence[Eye], pairs: Sequence[tuple[_Named, _Named]], levels: Levels) -> Iterator[Shot | BadShot]:
