@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 import struct
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -35,6 +36,10 @@ _UNSENT = 255
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 """What ends a scan's data: no stuffed zero, restart or fill byte."""
 _SEQUENTIAL, _PROGRESSIVE = (0xC0, 0xC1), 0xC2
+UPRIGHT = 1
+"""The EXIF orientation of an image that is stored as it is seen."""
+_ORIENTATION_TAG = 0x0112
+_SHORT = 3
 
 Image = NDArray[np.uint8]
 Shape = tuple[int, int, int]
@@ -69,11 +74,11 @@ class _Frame:
     components: dict[int, _Component]
 
 
-def jpeg_shape(data: bytes) -> Shape:
-    """Return the height, width and channels that a complete JPEG file declares.
+def jpeg_shape(data: bytes, *, channels: tuple[int, ...] = (1, 3)) -> Shape:
+    """Return the height, width and channels that a complete JPEG file declares. channels: the numbers of them that are read.
 
     Bytes behind its end are tolerated: capture buffers are padded, and telephones append films. Raises ValueError for a JPEG that
-    cannot be sent: data that is no JPEG, is cut off, is larger than MAX_SIDE, has not 8 bits and 1 or 3 channels, uses arithmetic
+    cannot be sent: data that is no JPEG, is cut off, is larger than MAX_SIDE, has not 8 bits and these channels, uses arithmetic
     or lossless coding, has too few bytes for its size, or sends a coefficient twice.
     """
     if not data.startswith(b"\xff\xd8\xff"):
@@ -89,7 +94,7 @@ def jpeg_shape(data: bytes) -> Shape:
         if marker in (*_SEQUENTIAL, _PROGRESSIVE):
             if frame is not None:
                 raise ValueError("the JPEG has more than one frame")
-            frame = _read_frame(body, is_progressive=marker == _PROGRESSIVE)
+            frame = _read_frame(body, channels, is_progressive=marker == _PROGRESSIVE)
         elif marker == 0xDA:
             scans += 1
             if frame is None or scans > MAX_JPEG_SCANS:
@@ -116,12 +121,12 @@ def _marker(data: bytes, at: int) -> tuple[int, int]:
     return data[at + 1], at + 2
 
 
-def _read_frame(body: bytes, *, is_progressive: bool) -> _Frame:
+def _read_frame(body: bytes, known: tuple[int, ...], *, is_progressive: bool) -> _Frame:
     """Read a SOF (start of frame) segment."""
     if len(body) < 6:
         raise ValueError("the JPEG is cut off in its frame header")
     precision, height, width, channels = struct.unpack_from(">BHHB", body)
-    if precision != 8 or channels not in (1, 3):
+    if precision != 8 or channels not in known:
         raise ValueError(f"the JPEG has {channels} channels of {precision} bits; 1 or 3 of 8 bits can be sent")
     check_sides(height, width)
     rows = [(body[at], body[at + 1] >> 4, body[at + 1] & 15) for at in range(6, len(body) - 2, 3)]
@@ -188,7 +193,7 @@ def check_file(data: bytes) -> None:
     """
     if data.startswith(b"\xff\xd8\xff"):
         try:
-            jpeg_shape(data)
+            jpeg_shape(data, channels=(1, 3, 4))
         except TooCostly:
             raise
         except ValueError:
@@ -216,3 +221,45 @@ def _declared_sides(head: bytes) -> tuple[int, int] | None:
         case b"VP8X":
             return int.from_bytes(head[27:30], "little") + 1, int.from_bytes(head[24:27], "little") + 1
     return None
+
+
+def jpeg_orientation(data: bytes) -> int:
+    """Return the EXIF orientation of a JPEG, 1 (UPRIGHT) to 8; UPRIGHT if it says nothing or nonsense."""
+    orientation = UPRIGHT
+    for marker, body in _segments(data):
+        if marker == 0xE1 and body.startswith(b"Exif\0\0"):
+            orientation = _orientation(body[6:])
+    return orientation
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the marker and the content of each segment before the first scan."""
+    at = 2
+    while at + 4 <= len(data) and data[at] == 0xFF:
+        if data[at + 1] == 0xFF:
+            at += 1  # a fill byte
+            continue
+        if data[at + 1] == 0xDA:
+            return
+        size = int.from_bytes(data[at + 2 : at + 4])
+        yield data[at + 1], data[at + 4 : at + 2 + size]
+        at += 2 + max(2, size)
+
+
+def _orientation(tiff: bytes) -> int:
+    """Return the orientation in an EXIF block, and 1 if it says nothing or nonsense. TIFF 6.0, section 2."""
+    order = {b"II*\0": "little", b"MM\0*": "big"}.get(tiff[:4])
+    if order is None:
+        return UPRIGHT
+
+    def number(at: int, size: int) -> int:
+        return int.from_bytes(tiff[at : at + size], "little" if order == "little" else "big")
+
+    first = number(4, 4)
+    for entry in range(first + 2, first + 2 + 12 * number(first, 2), 12):
+        if number(entry, 2) == _ORIENTATION_TAG and number(entry + 2, 2) == _SHORT:
+            found = number(entry + 8, 2)
+            return found if 1 <= found <= 8 else UPRIGHT
+        if entry > len(tiff):
+            break
+    return UPRIGHT

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from statistics import median
 from typing import Generic, Literal, Protocol, TypeVar
 
+from stream.errors import StreamError
 from stream.image import Image
 
 TOLERANCE_NS = 20_000_000
@@ -24,6 +25,10 @@ stays."""
 MAX_NAMES = 4
 """How many images without a partner are named for each eye."""
 _INTERVALS = 9
+LOOK = 4
+"""Number of images of each eye that decide by which times the images of a recording are paired."""
+SAME_CLOCK_NS = 1_000_000_000
+"""Two eyes have one clock if the first stamps are apart as the log times are, up to this."""
 
 EyeName = Literal["left", "right"]
 
@@ -160,6 +165,75 @@ class Pairing(Generic[T]):
         self.unpaired += 1
         if self._on_unpaired is not None:
             self._on_unpaired(eye, image)
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """An image with its two times in nanoseconds. stamp_ns: in its header; 0 if it has none."""
+
+    stamp_ns: int
+    log_ns: int
+    image: bytes | Image
+
+
+class Moments:
+    """Decides by which of their times images are paired, and gives them that time.
+
+    The first LOOK images of each eye decide. Until then they wait here, as many as may wait for a partner.
+    """
+
+    def __init__(self, eyes: Sequence[EyeName]) -> None:
+        self._eyes = eyes
+        self._waiting: list[tuple[EyeName, Seen]] = []
+        self._bytes = 0
+        self._by_stamp: bool | None = None
+
+    def add(self, eye: EyeName, seen: Seen) -> list[tuple[EyeName, TimedImage]]:
+        """Add an image, and return those whose time is decided. Raises StreamError if the images have no times.
+
+        An image without a stamp among images with stamps gets the time 0.
+        """
+        if self._by_stamp is not None:
+            return [(eye, self._timed(seen))]
+        self._waiting.append((eye, seen))
+        self._bytes += TimedImage(0, seen.image).size
+        counts = Counter(eye for eye, _ in self._waiting)
+        is_full = max(counts.values()) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES
+        return self.end() if is_full or all(counts[eye] >= LOOK for eye in self._eyes) else []
+
+    def end(self) -> list[tuple[EyeName, TimedImage]]:
+        """Return the images that wait."""
+        if self._by_stamp is None and self._waiting:
+            self._by_stamp = self._decide()
+        waiting, self._waiting = self._waiting, []
+        return [(eye, self._timed(seen)) for eye, seen in waiting]
+
+    def _decide(self) -> bool:
+        seen = {eye: [one for name, one in self._waiting if name == eye] for eye in self._eyes}
+        stamps = [[one.stamp_ns for one in ones] for ones in seen.values() if ones]
+        logs = [[one.log_ns for one in ones] for ones in seen.values() if ones]
+        if all(map(_are_real, stamps)) and _have_one_clock(stamps, logs):
+            return True
+        if all(map(_are_real, logs)):
+            return False
+        raise StreamError(
+            "neither its header stamps nor its log times tell when the images were taken, so they cannot be paired: "
+            "record it again with times"
+        )
+
+    def _timed(self, seen: Seen) -> TimedImage:
+        return TimedImage(seen.stamp_ns if self._by_stamp else seen.log_ns, seen.image)
+
+
+def _are_real(times_ns: Sequence[int]) -> bool:
+    return min(times_ns) > 0 and (len(times_ns) == 1 or len(set(times_ns)) > 1)
+
+
+def _have_one_clock(stamps: Sequence[Sequence[int]], logs: Sequence[Sequence[int]]) -> bool:
+    if len(stamps) < 2:
+        return True
+    apart_ns = stamps[1][0] - stamps[0][0]
+    return abs(apart_ns) <= SAME_CLOCK_NS or abs(apart_ns - (logs[1][0] - logs[0][0])) <= SAME_CLOCK_NS
 
 
 class Unpaired:

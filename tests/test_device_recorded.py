@@ -20,10 +20,11 @@ from numpy.typing import NDArray
 from device.camera import BadShot, Camera, CameraError, CameraSettings, EyeImage, Shot, with_equal_channels
 from device.cameras.open import open_camera
 from device.cameras.recorded import names
-from device.cameras.recorded.pixels import Levels
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from stream.codec import decode
+from stream.image import jpeg_orientation
+from stream.recording.levels import Levels
 
 START_NS = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -291,11 +292,9 @@ def test_a_photograph_is_turned_as_its_exif_block_says_and_as_control_sets_are(
 
 @given(st.binary(max_size=300))
 def test_an_exif_block_of_any_bytes_is_survived(noise: bytes) -> None:
-    from device.cameras.recorded.pixels import _jpeg_facts
-
     body = b"Exif\0\0" + noise
-    _jpeg_facts(b"\xff\xd8\xff\xe1" + struct.pack(">H", len(body) + 2) + body)
-    _jpeg_facts(b"\xff\xd8\xff" + noise)
+    jpeg_orientation(b"\xff\xd8\xff\xe1" + struct.pack(">H", len(body) + 2) + body)
+    jpeg_orientation(b"\xff\xd8\xff" + noise)
 
 
 @pytest.mark.parametrize(

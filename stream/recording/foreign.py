@@ -7,9 +7,10 @@ Images are never paired by their position.
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -18,17 +19,13 @@ import tyro
 
 from stream.codec import encode_pair
 from stream.errors import StreamError
-from stream.image import Image
 from stream.pair import EncodedPair
-from stream.pairing import MAX_WAITING, MAX_WAITING_BYTES, EyeName, Pairing, TimedImage, Unpaired
+from stream.pairing import EyeName, Moments, Pairing, Seen, TimedImage, Unpaired
+from stream.recording.levels import Levels
 from stream.recording.mcap_reader import Message, Topic
 from stream.recording.messages import is_video, read_image
-from stream.recording.pixels import Pixels, halves
+from stream.recording.pixels import Pixels, halves, with_equal_channels
 
-LOOK = 4
-"""Number of images of each eye that decide by which times the images are paired."""
-SAME_CLOCK_NS = 1_000_000_000
-"""Two eyes have one clock if the first stamps are apart as the log times are, up to this."""
 MAX_BEHIND = 2048
 """How many images of one eye may come before those of the other one: some tools write the eyes one after the other."""
 MAX_NAMED = 6
@@ -50,10 +47,15 @@ class EyeTopics:
     tolerance_ms: float | None = None
     """How far apart the two images of a pair of another tool's recording may be; by default half of the shorter frame
     interval."""
+    levels: tuple[float, float] | None = None
+    """What is black and what is white in another tool's images of more than 8 bits, such as 0 4095. By default a sample of the
+    recording decides: the same for both eyes and for the whole recording."""
 
     def __post_init__(self) -> None:
         if self.tolerance_ms is not None and not 0 <= self.tolerance_ms <= 1e9:
             raise ValueError(f"the tolerance must be at least 0 ms, got {self.tolerance_ms}")
+        if self.levels is not None and not -math.inf < self.levels[0] < self.levels[1] < math.inf:
+            raise ValueError(f"--levels are two numbers, black before white, got {self.levels}")
         ways = [self.left or self.right, self.sbs, self.tb]
         if sum(way is not None for way in ways) > 1:
             raise ValueError(
@@ -61,82 +63,15 @@ class EyeTopics:
             )
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """An image with its two times in nanoseconds. stamp_ns: in its header; 0 if it has none."""
-
-    stamp_ns: int
-    log_ns: int
-    image: bytes | Image
-
-
-class Moments:
-    """Decides by which of their times images are paired, and gives them that time.
-
-    The first LOOK images of each eye decide. Until then they wait here, as many as may wait for a partner.
-    """
-
-    def __init__(self, eyes: Sequence[EyeName]) -> None:
-        self._eyes = eyes
-        self._waiting: list[tuple[EyeName, Seen]] = []
-        self._bytes = 0
-        self._by_stamp: bool | None = None
-
-    def add(self, eye: EyeName, seen: Seen) -> list[tuple[EyeName, TimedImage]]:
-        """Add an image, and return those whose time is decided. Raises StreamError if the images have no times.
-
-        An image without a stamp among images with stamps gets the time 0.
-        """
-        if self._by_stamp is not None:
-            return [(eye, self._timed(seen))]
-        self._waiting.append((eye, seen))
-        self._bytes += TimedImage(0, seen.image).size
-        counts = Counter(eye for eye, _ in self._waiting)
-        is_full = max(counts.values()) >= MAX_WAITING or self._bytes > MAX_WAITING_BYTES
-        return self.end() if is_full or all(counts[eye] >= LOOK for eye in self._eyes) else []
-
-    def end(self) -> list[tuple[EyeName, TimedImage]]:
-        """Return the images that wait."""
-        if self._by_stamp is None and self._waiting:
-            self._by_stamp = self._decide()
-        waiting, self._waiting = self._waiting, []
-        return [(eye, self._timed(seen)) for eye, seen in waiting]
-
-    def _decide(self) -> bool:
-        seen = {eye: [one for name, one in self._waiting if name == eye] for eye in self._eyes}
-        stamps = [[one.stamp_ns for one in ones] for ones in seen.values() if ones]
-        logs = [[one.log_ns for one in ones] for ones in seen.values() if ones]
-        if all(map(_are_real, stamps)) and _have_one_clock(stamps, logs):
-            return True
-        if all(map(_are_real, logs)):
-            return False
-        raise StreamError(
-            "neither its header stamps nor its log times tell when the images were taken, so they cannot be paired: "
-            "record it again with times"
-        )
-
-    def _timed(self, seen: Seen) -> TimedImage:
-        return TimedImage(seen.stamp_ns if self._by_stamp else seen.log_ns, seen.image)
-
-
-def _are_real(times_ns: Sequence[int]) -> bool:
-    return min(times_ns) > 0 and (len(times_ns) == 1 or len(set(times_ns)) > 1)
-
-
-def _have_one_clock(stamps: Sequence[Sequence[int]], logs: Sequence[Sequence[int]]) -> bool:
-    if len(stamps) < 2:
-        return True
-    apart_ns = stamps[1][0] - stamps[0][0]
-    return abs(apart_ns) <= SAME_CLOCK_NS or abs(apart_ns - (logs[1][0] - logs[0][0])) <= SAME_CLOCK_NS
-
-
 class ForeignPairs:
     """Forms pairs from the images in a recording that another tool made, for example ROS.
 
-    name: of the file, from which the device's name is made if none is given.
+    name: of the file, from which the device's name is made if none is given. levels: see `Pixels`.
     """
 
-    def __init__(self, name: str, topics: EyeTopics, device: str | None = None) -> None:
+    def __init__(
+        self, name: str, topics: EyeTopics, device: str | None = None, levels: Callable[[], Levels] | None = None
+    ) -> None:
         self.unreadable = 0
         self.reasons: Counter[str] = Counter()
         """Why images were not read, and how often; at most MAX_REASONS different reasons."""
@@ -151,7 +86,7 @@ class ForeignPairs:
         self.found: dict[EyeName, str] = {}
         """The topics of the eyes, as far as an image of them has come."""
         self._image_topics: set[str] = set()
-        self._pixels = Pixels()
+        self._pixels = Pixels(levels)
         self._moments = Moments(("left",) if self._both else ("left", "right"))
         self._first_ns: int | None = None
         tolerance_ns = None if topics.tolerance_ms is None else round(1e6 * topics.tolerance_ms)
@@ -164,7 +99,7 @@ class ForeignPairs:
         """
         topic = message.topic.name
         self._image_topics.add(topic)
-        eye = self._eye_of(topic)
+        eye = self.eye_of(topic)
         if eye is None:
             return []
         if self.found.setdefault(eye, topic) != topic:
@@ -227,7 +162,8 @@ class ForeignPairs:
             return []
         return self._encode([(TimedImage(image.captured_ns, left), TimedImage(image.captured_ns, right))])
 
-    def _eye_of(self, topic: str) -> EyeName | None:
+    def eye_of(self, topic: str) -> EyeName | None:
+        """Return which eye a topic shows; "left" for the topic with both eyes."""
         if self._both:
             return "left" if topic == self._both else None
         eyes: tuple[tuple[EyeName, EyeName], ...] = (("left", "right"), ("right", "left"))
@@ -261,15 +197,16 @@ class ForeignPairs:
         for left, right in pairs:
             epoch = self._epoch or _hash(self._device, left, right)
             try:
+                one, other = with_equal_channels(left.image, right.image)
                 pair = encode_pair(
-                    left.image,
-                    right.image,
+                    one,
+                    other,
                     device=self._device,
                     epoch=epoch,
                     seq=self.pairs,
                     left_ns=left.captured_ns,
                     right_ns=right.captured_ns,
-                    codec="jpeg" if isinstance(left.image, bytes) or isinstance(right.image, bytes) else "lz4",
+                    codec="jpeg" if isinstance(one, bytes) or isinstance(other, bytes) else "lz4",
                 )
             except ValueError as error:  # two sizes, a damaged JPEG
                 self._refuse(self.found.get("left", ""), error)

@@ -1,12 +1,13 @@
 """Makes images that can be sent of the images that other tools record. Sizes are checked before anything is decoded.
 
-JPEG stays as it is. What was recorded without loss stays without loss: raw pixels and PNG become pixels. WebP becomes a JPEG.
-Images of 16 bits become 8 bits between the percentiles RANGE_PERCENT of the images so far, the same for both eyes.
+A JPEG stays as it is, unless it stands on its side or has four channels. What was recorded without loss stays without loss: raw
+pixels and PNG become pixels. WebP becomes a JPEG. More than 8 bits become 8 as `stream.recording.levels` says.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,17 +15,16 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from stream.image import MAX_EYE_BYTES, MAX_SIDE, Image, check_sides, jpeg_shape
+from stream.image import MAX_EYE_BYTES, MAX_SIDE, UPRIGHT, Image, check_sides, jpeg_orientation, jpeg_shape
+from stream.recording.levels import Levels
 
 FREE_PIXEL_BYTES = 1 << 20
 MAX_PIXEL_RATIO = 1032
 """A PNG or WebP may have FREE_PIXEL_BYTES of pixels, and this many times its own size: deflate never expands further."""
 JPEG_QUALITY = 92
-RANGE_PERCENT = (1, 99)
-_RANGE_PIXELS = 1 << 16
 _MAX_WORD = 64
 
-_PNG, _RIFF = b"\x89PNG\r\n\x1a\n", b"RIFF"
+_JPEG, _PNG, _RIFF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"RIFF"
 
 _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "mono8": (1, 1, None),
@@ -46,6 +46,12 @@ _ENCODINGS: dict[str, tuple[int, int, int | None]] = {
     "uyvy": (1, 2, cv2.COLOR_YUV2BGR_UYVY),
     "yuv422_yuy2": (1, 2, cv2.COLOR_YUV2BGR_YUY2),
     "yuyv": (1, 2, cv2.COLOR_YUV2BGR_YUY2),
+    "nv12": (1, 1, cv2.COLOR_YUV2BGR_NV12),
+    "nv21": (1, 1, cv2.COLOR_YUV2BGR_NV21),
+    "i420": (1, 1, cv2.COLOR_YUV2BGR_I420),
+    "yuv420": (1, 1, cv2.COLOR_YUV2BGR_I420),
+    "yv12": (1, 1, cv2.COLOR_YUV2BGR_YV12),
+    "32FC1": (4, 1, None),
 }
 """Of each encoding of raw pixels: bytes of a value, values of a pixel, and OpenCV's conversion to BGR."""
 _ENCODINGS |= {
@@ -53,6 +59,8 @@ _ENCODINGS |= {
     for order in ("RGGB", "BGGR", "GBRG", "GRBG")
     for size in (1, 2)
 }
+_PLANAR = frozenset({"nv12", "nv21", "i420", "yuv420", "yv12"})
+"""Encodings whose colours are in half as many rows again below the grey image."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,72 +84,112 @@ class Raw:
 
 
 class Pixels:
-    """Reads the images of one recording."""
+    """Reads the images of one recording.
 
-    def __init__(self) -> None:
-        self._low, self._high = np.inf, -np.inf
-        """The range of the 16-bit images so far."""
+    levels: returns the levels of its images of more than 8 bits, when one of them comes; by default the first one decides.
+    as_sent: whether JPEG files are never decoded, because somebody knows their checksum.
+    """
+
+    def __init__(self, levels: Callable[[], Levels] | None = None, *, as_sent: bool = False) -> None:
+        self._find_levels, self._as_sent = levels, as_sent
+        self._levels: Levels | None = None
 
     def read(self, content: Compressed | Raw) -> bytes | Image:
         """Return a JPEG file, or pixels, uint8 [H, W] or [H, W, 3] BGR, that share no memory with the message.
 
         Raises ValueError for an image that is damaged, out of bounds, or of a kind that is not read.
         """
-        return self._raw(content) if isinstance(content, Raw) else self._compressed(content)
-
-    def _compressed(self, content: Compressed) -> bytes | Image:
-        data = bytes(content.data)
-        if not 1 <= len(data) <= MAX_EYE_BYTES:
-            raise ValueError(f"an image of {len(data)} bytes is out of bounds")
-        if data.startswith(b"\xff\xd8\xff"):
-            return data
-        if data.startswith(_PNG):
-            _check_work(data, *_png_sides(data))
-            return self._plain(_decode(data, cv2.IMREAD_UNCHANGED))
-        if data.startswith(_RIFF) and data[8:12] == b"WEBP":
-            _check_work(data, *_webp_sides(data))
-            return jpeg_of(self._plain(_decode(data, cv2.IMREAD_UNCHANGED)))
-        raise ValueError(f"an image of format {content.format[:_MAX_WORD]!r} is not read; JPEG, PNG and WebP are")
-
-    def _raw(self, content: Raw) -> Image:
-        height, width, data = content.height, content.width, content.data
-        if content.encoding not in _ENCODINGS:
-            known = ", ".join(_ENCODINGS)
-            raise ValueError(f"an image of encoding {content.encoding[:_MAX_WORD]!r} is not read; {known} are")
-        size, channels, conversion = _ENCODINGS[content.encoding]
-        row_bytes = size * channels * width
-        step = content.step or row_bytes
-        if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and step >= row_bytes):
-            raise ValueError(f"an image of {width}x{height} pixels and {step} bytes a row is out of bounds")
-        if len(data) != height * step:
-            raise ValueError(f"an image of {height} rows of {step} bytes has {len(data)} bytes")
-        rows = np.frombuffer(data, np.uint8).reshape(height, step)[:, :row_bytes]
-        values = np.ascontiguousarray(rows).view(f"{'>' if content.is_big_endian else '<'}u{size}")
-        image = values.reshape((height, width) if channels == 1 else (height, width, channels))
-        if size == 2:
-            image = self._eight_bits(image)
-        if conversion is None:
-            return np.array(image, np.uint8, order="C")
-        if ("bayer" in content.encoding and min(height, width) < 2) or (channels == 2 and width % 2):
-            raise ValueError(f"an image of {width}x{height} pixels cannot be {content.encoding}")
-        return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), conversion), np.uint8)
-
-    def _plain(self, image: NDArray[Any]) -> Image:
-        """Return a decoded image with 8 bits and without transparency."""
-        if image.dtype == np.uint16:
-            image = self._eight_bits(image.view(np.uint16))
-        if image.ndim == 3 and image.shape[2] == 4:
-            image = image[..., :3]
-        return np.array(image, np.uint8, order="C")
+        if isinstance(content, Raw):
+            return _coloured(self._eight_bits(_values(content)), content.encoding)
+        image = _opened(content, as_sent=self._as_sent)
+        if isinstance(image, bytes):
+            return image
+        plain = np.array(self._eight_bits(image), np.uint8, order="C")
+        return plain if content.data[: len(_PNG)] == _PNG else jpeg_of(plain)
 
     def _eight_bits(self, image: NDArray[Any]) -> Image:
-        """Return 16-bit values as 8 bits. The range grows with what the images show, so that none of them is black."""
-        values = image.astype(np.uint16, copy=False)
-        some = values.reshape(-1)[:: max(1, values.size // _RANGE_PIXELS)]
-        low, high = np.percentile(some, RANGE_PERCENT)
-        self._low, self._high = min(self._low, low), max(self._high, high)
-        scaled = (np.arange(1 << 16) - self._low) * (255 / max(self._high - self._low, 1))
-        return np.asarray(np.clip(scaled, 0, 255).astype(np.uint8)[values], np.uint8)
+        if image.dtype == np.uint8:
+            return np.asarray(image, np.uint8)
+        if self._levels is None:
+            self._levels = Levels.of([image]) if self._find_levels is None else self._find_levels()
+        return self._levels.apply(image)
+
+
+def deep_image(content: Compressed | Raw) -> NDArray[Any] | None:
+    """Return an image with the bits that it was recorded with; None if these are 8, or if it cannot be read."""
+    try:
+        image = _values(content) if isinstance(content, Raw) else _opened(content)
+    except ValueError:
+        return None
+    return None if isinstance(image, bytes) or image.dtype == np.uint8 else image
+
+
+def _opened(content: Compressed, *, as_sent: bool = False) -> bytes | NDArray[Any]:
+    """Return a JPEG file, or the pixels of another one, grey or BGR, upright, with the bits that they have."""
+    data = bytes(content.data)
+    if not 1 <= len(data) <= MAX_EYE_BYTES:
+        raise ValueError(f"an image of {len(data)} bytes is out of bounds")
+    if data.startswith(_JPEG):
+        if as_sent or (jpeg_shape(data, channels=(1, 3, 4))[2] != 4 and jpeg_orientation(data) == UPRIGHT):
+            return data
+        return _decode(data, cv2.IMREAD_ANYCOLOR)
+    if data.startswith(_PNG):
+        _check_work(data, *_png_sides(data))
+    elif data.startswith(_RIFF) and data[8:12] == b"WEBP":
+        _check_work(data, *_webp_sides(data))
+    else:
+        raise ValueError(f"an image of format {content.format[:_MAX_WORD]!r} is not read; JPEG, PNG and WebP are")
+    image = _decode(data, cv2.IMREAD_UNCHANGED)
+    return image[..., :3] if image.ndim == 3 and image.shape[2] == 4 else image
+
+
+def _values(content: Raw) -> NDArray[Any]:
+    """Return the values of raw pixels, [H, W] or [H, W, C], as they were recorded."""
+    height, width, data = content.height, content.width, content.data
+    if content.encoding not in _ENCODINGS:
+        known = ", ".join(_ENCODINGS)
+        raise ValueError(f"an image of encoding {content.encoding[:_MAX_WORD]!r} is not read; {known} are")
+    size, channels, _ = _ENCODINGS[content.encoding]
+    row_bytes = size * channels * width
+    step = content.step or row_bytes
+    if not (1 <= height <= MAX_SIDE and 1 <= width <= MAX_SIDE and step >= row_bytes):
+        raise ValueError(f"an image of {width}x{height} pixels and {step} bytes a row is out of bounds")
+    is_halved = channels == 2 or content.encoding in _PLANAR  # its colours have half the resolution
+    is_small = min(height, width) < 2 and "bayer" in content.encoding
+    if is_small or (is_halved and width % 2) or (content.encoding in _PLANAR and height % 2):
+        raise ValueError(f"an image of {width}x{height} pixels cannot be {content.encoding}")
+    height += height // 2 if content.encoding in _PLANAR else 0
+    if len(data) != height * step:
+        raise ValueError(f"an image of {height} rows of {step} bytes has {len(data)} bytes")
+    rows = np.ascontiguousarray(np.frombuffer(data, np.uint8).reshape(height, step)[:, :row_bytes])
+    values = rows.view(f"{'>' if content.is_big_endian else '<'}{'f' if size == 4 else 'u'}{size}")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    return values.reshape((height, width) if channels == 1 else (height, width, channels))
+
+
+def _coloured(image: Image, encoding: str) -> Image:
+    """Return raw pixels of 8 bits as grey or BGR."""
+    conversion = _ENCODINGS[encoding][2]
+    if conversion is None:
+        return np.array(image, np.uint8, order="C")
+    return np.asarray(cv2.cvtColor(np.ascontiguousarray(image), conversion), np.uint8)
+
+
+def with_equal_channels(left: bytes | Image, right: bytes | Image) -> tuple[bytes | Image, bytes | Image]:
+    """Return two images, of which a grey one beside one with colour gets three equal channels, as a file or as pixels.
+
+    Raises ValueError for a JPEG that is damaged.
+    """
+    are_grey = [jpeg_shape(eye)[2] == 1 if isinstance(eye, bytes) else eye.ndim == 2 for eye in (left, right)]
+    if are_grey == [True, False]:
+        return _in_three_channels(left), right
+    return left, _in_three_channels(right) if are_grey == [False, True] else right
+
+
+def _in_three_channels(image: bytes | Image) -> bytes | Image:
+    pixels = _decode(image, cv2.IMREAD_GRAYSCALE) if isinstance(image, bytes) else image
+    coloured = np.asarray(cv2.cvtColor(pixels, cv2.COLOR_GRAY2BGR), np.uint8)
+    return jpeg_of(coloured) if isinstance(image, bytes) else coloured
 
 
 def halves(image: bytes | Image, layout: str) -> tuple[bytes | Image, bytes | Image]:

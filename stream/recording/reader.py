@@ -8,23 +8,27 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import msgspec
+from numpy.typing import NDArray
 
 from stream.codec import encode_pair, images_crc
 from stream.errors import StreamError, reported_as
 from stream.image import Image
 from stream.pair import EncodedPair, Header
-from stream.pairing import Unpaired
+from stream.pairing import EyeName, Unpaired
 from stream.recording.bags import Messages, open_messages
 from stream.recording.foreign import EyeTopics, ForeignPairs
+from stream.recording.levels import AHEAD, Levels, Sample
 from stream.recording.mcap_reader import Message
 from stream.recording.messages import image_reader, read_image
 from stream.recording.payload import HEADER, read_header
-from stream.recording.pixels import Pixels
+from stream.recording.pixels import Pixels, deep_image
 from stream.recording.receipts import RECEIPT, Receipts, read_receipt
 
 log = logging.getLogger(__name__)
@@ -36,11 +40,17 @@ class RecordingReader:
     """Iterates once over the pairs of a file, in the order in which they were written. It holds one chunk and one pair in memory.
 
     messages: of the file. name: of the file, for messages and, where no device is given, as the device of another tool.
+    levels: returns those of another tool's images of more than 8 bits; by default the first of these images decides.
     Raises StreamError while iterating if its two eyes cannot be distinguished, or if its images have no times.
     """
 
     def __init__(
-        self, messages: Messages, name: str, topics: EyeTopics | None = None, device: str | None = None
+        self,
+        messages: Messages,
+        name: str,
+        topics: EyeTopics | None = None,
+        device: str | None = None,
+        levels: Callable[[], Levels] | None = None,
     ) -> None:
         self.name = name
         self.messages = messages
@@ -51,7 +61,7 @@ class RecordingReader:
         self.receipts = Receipts()
         """What its recorder knew beside the pairs; complete at the end of the iteration."""
         self._ours = _OurPairs()
-        self._foreign = ForeignPairs(name, topics or EyeTopics(), device)
+        self._foreign = ForeignPairs(name, topics or EyeTopics(), device, levels)
 
     @property
     def unpaired(self) -> Unpaired:
@@ -143,7 +153,7 @@ class _OurPairs:
         self._key: tuple[str, int, int] | None = None
         self._header: Header | None = None
         self._eyes: dict[str, bytes | Image] = {}
-        self._pixels = Pixels()
+        self._pixels = Pixels(as_sent=True)
 
     def add(self, message: Message, rig: str, part: str) -> list[EncodedPair]:
         """Return the pair that this message completes, if any. Raises ValueError for parts that do not fit."""
@@ -185,8 +195,12 @@ _PASSED_ON = [name for name in Header.__struct_fields__ if name not in _MEASURED
 
 
 @contextmanager
-def open_recording(path: Path, topics: EyeTopics | None = None, device: str | None = None) -> Iterator[RecordingReader]:
+def open_recording(
+    path: Path, topics: EyeTopics | None = None, device: str | None = None, levels: list[Levels] | None = None
+) -> Iterator[RecordingReader]:
     """Open a recording for reading: an MCAP file, or a bag of ROS. device: of another tool's recording.
+
+    levels: those of an earlier file of the same recording; where there are none yet, those of this file are added if needed.
 
     Raises StreamError if it cannot be read, or is none.
     """
@@ -196,4 +210,32 @@ def open_recording(path: Path, topics: EyeTopics | None = None, device: str | No
                 messages = open_messages(path, stack)
             except StreamError as error:
                 raise StreamError(f"{path}: {error}") from error
-        yield RecordingReader(messages, str(path), topics, device)
+        find = partial(_find_levels, path, topics or EyeTopics(), [] if levels is None else levels)
+        yield RecordingReader(messages, str(path), topics, device, find)
+
+
+def _find_levels(path: Path, topics: EyeTopics, found: list[Levels]) -> Levels:
+    """Return the levels that were found before or are stated, or those of a sample, for which the recording is opened again."""
+    if not found:
+        found.append(Levels(*topics.levels) if topics.levels is not None else _sampled(path, topics))
+    return found[0]
+
+
+def _sampled(path: Path, topics: EyeTopics) -> Levels:
+    samples: dict[EyeName, Sample] = {"left": Sample(), "right": Sample()}
+    eye_of = ForeignPairs(str(path), topics).eye_of
+    with ExitStack() as stack, suppress(OSError, StreamError):  # the reading itself says what is wrong
+        for message in open_messages(path, stack):
+            eye = eye_of(message.topic.name)
+            if eye is not None and image_reader(message.topic) is not None and samples[eye].count < AHEAD:
+                samples[eye].offer(partial(_deep_image, message))
+            if sum(sample.count for sample in samples.values()) >= AHEAD * (1 if topics.sbs or topics.tb else 2):
+                break
+    return Levels.of([image for sample in samples.values() for image in sample.images])
+
+
+def _deep_image(message: Message) -> NDArray[Any] | None:
+    try:
+        return deep_image(read_image(message).content)
+    except ValueError:
+        return None

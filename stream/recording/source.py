@@ -12,6 +12,7 @@ from stream.errors import EndOfStream, StreamError
 from stream.identity_set import IdentitySet
 from stream.pair import EncodedPair, Header
 from stream.recording.foreign import EyeTopics
+from stream.recording.levels import Levels
 from stream.recording.reader import open_recording
 from stream.source import Cursor, OnDemandSource
 
@@ -123,9 +124,9 @@ class _Pace:
 
 def _in_turn(paths: Sequence[Path], topics: EyeTopics | None, device: str | None) -> Generator[EncodedPair, None, None]:
     """Yield the pairs of all files. A file without a pair is told; raises StreamError if none of them has one."""
-    count, reasons = 0, []
+    count, reasons, levels = 0, [], list[Levels]()
     for path in paths:
-        with open_recording(path, topics, device) as reader:
+        with open_recording(path, topics, device, levels) as reader:
             yield from reader
             count += reader.pairs
             if why := reader.why_empty():

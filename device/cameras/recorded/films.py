@@ -6,11 +6,12 @@ PyAV gives the time of each frame as the file has it. OpenCV does not: it counts
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
-from contextlib import closing
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from fractions import Fraction
 from functools import partial
+from itertools import islice
 from pathlib import Path
 
 import av
@@ -21,15 +22,13 @@ from av.video.stream import VideoStream
 
 from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeImage, Layout, Shot, halves
 from device.cameras.recorded.camera import RecordedCamera
-from device.cameras.recorded.pixels import Levels
 from stream.image import Image, check_sides
 from stream.pairing import EyeName, Pairing, TimedImage, Unpaired
+from stream.recording.levels import AHEAD, Levels, Sample
 
 RAW_FPS = 25.0
 """Rate in Hz of a stream that says nothing about its rate; FFmpeg's own assumption."""
 MAX_FPS = 1000.0
-SAMPLE = 16
-"""So many frames decide the levels of a film with more than 8 grey bits."""
 MAX_FAILURES = 100
 """A film has ended where so many reads in a row give no frame."""
 _NO_TIMES = 0x0080
@@ -43,7 +42,7 @@ class Film:
     """What a film says about itself.
 
     fps: its rate in Hz. begin_ns and duration_ns: its first time and its length, in nanoseconds; the length is 0 if unknown.
-    timed: whether its frames have times. levels: of a film with more than 8 grey bits, else None.
+    timed: whether its frames have times. deep: whether they have more than 8 bits of grey.
     """
 
     path: Path
@@ -51,7 +50,7 @@ class Film:
     begin_ns: int
     duration_ns: int
     timed: bool
-    levels: Levels | None = None
+    deep: bool
 
 
 def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
@@ -62,13 +61,14 @@ def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = 
     """
     films = examine(Path(left), settings), examine(Path(right), settings)
     one, other = films
+    levels = _levels(films, settings)
     late_ns = round(settings.right_late_ms * 1e6)
     timed = one.timed and other.timed
     if not timed:
         raw = " and ".join(str(film.path) for film in films if not film.timed)
         log.warning("%s has no times: frames are paired by their numbers, which is wrong if one was lost", raw)
         period_ns = round(1e9 / min(film.fps for film in films))
-        play = partial(_pairs, films, (0, late_ns), settings.tolerance_ns, period_ns)
+        play = partial(_pairs, films, levels, (0, late_ns), settings.tolerance_ns, period_ns)
     else:
         shifts = (0, late_ns)
         if not _overlap(one, other, late_ns):
@@ -78,7 +78,7 @@ def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = 
             lengths = f"{one.duration_ns / 1e9:.3f} and {other.duration_ns / 1e9:.3f} s"
             hint = "if the right eye began later, say it with --right-late-ms"
             log.warning("%s and %s last %s, with times of their own: %s", one.path, other.path, lengths, hint)
-        play = partial(_pairs, films, shifts, settings.tolerance_ns, None)
+        play = partial(_pairs, films, levels, shifts, settings.tolerance_ns, None)
     return RecordedCamera(f"video:{left},{right}", play, settings, fps=min(film.fps for film in films))
 
 
@@ -86,9 +86,10 @@ def open_split(layout: Layout, path: Path | str, settings: CameraSettings = DEFA
     """Open one film whose frames hold both eyes. Raises CameraError."""
     film = examine(Path(path), settings)
     period_ns = None if film.timed else round(1e9 / film.fps)
+    levels = _levels([film], settings)
 
     def play() -> Iterator[Shot | BadShot]:
-        for frame in _frames(film, 0, period_ns):
+        for frame in _frames(film, levels, 0, period_ns):
             if isinstance(frame, BadShot):
                 yield frame
             else:
@@ -106,22 +107,22 @@ def examine(path: Path, settings: CameraSettings = DEFAULTS) -> Film:
         rates = [float(rate) for rate in (stream.average_rate, stream.guessed_rate) if rate]
         fps = min([rate for rate in rates if 0 < rate <= MAX_FPS], default=settings.fps or RAW_FPS)
         duration = stream.duration * stream.time_base if stream.duration and stream.time_base else 0
-        film = Film(
+        return Film(
             path,
             fps,
             _ns(stream.start_time or 0, stream.time_base) or 0,
             round(duration * 10**9) or round((container.duration or 0) * 1000),
             timed=not container.format.flags & _NO_TIMES,
+            deep=_is_deep(stream),
         )
-        if not _is_deep(stream):
-            return film
-    if settings.levels:
-        return replace(film, levels=Levels(*settings.levels))
-    return replace(film, levels=_sampled(path))
 
 
 def _pairs(
-    films: tuple[Film, Film], shifts_ns: tuple[int, int], tolerance_ns: int | None, period_ns: int | None
+    films: tuple[Film, Film],
+    levels: Levels,
+    shifts_ns: tuple[int, int],
+    tolerance_ns: int | None,
+    period_ns: int | None,
 ) -> Iterator[Shot | BadShot]:
     """Yield the shots of two films. shifts_ns: what is added to their times. period_ns: of films without times, else None."""
     unpaired = Unpaired()
@@ -132,7 +133,8 @@ def _pairs(
     pairing = Pairing[TimedImage](tolerance_ns, on_unpaired=leave)
     sides: tuple[EyeName, EyeName] = ("left", "right")
     frames = {
-        eye: _frames(film, shift_ns, period_ns) for eye, film, shift_ns in zip(sides, films, shifts_ns, strict=True)
+        eye: _frames(film, levels, shift_ns, period_ns)
+        for eye, film, shift_ns in zip(sides, films, shifts_ns, strict=True)
     }
     newest_ns = dict.fromkeys(sides, float("-inf"))
     while frames:
@@ -151,7 +153,7 @@ def _pairs(
         log.warning("video:%s: frames without a partner are left out: %s", names, rest)
 
 
-def _frames(film: Film, shift_ns: int, period_ns: int | None) -> Iterator[TimedImage | BadShot]:
+def _frames(film: Film, levels: Levels, shift_ns: int, period_ns: int | None) -> Iterator[TimedImage | BadShot]:
     """Yield the frames of a film; one that cannot be decoded is a BadShot."""
     number = failures = 0
     with closing(_open(film.path)) as container:
@@ -177,7 +179,7 @@ def _frames(film: Film, shift_ns: int, period_ns: int | None) -> Iterator[TimedI
                         f"{film.path}: frame {number} is {'damaged' if frame.is_corrupt else 'without a time'}"
                     )
                 else:
-                    yield TimedImage(time_ns + shift_ns, _upright(frame, film.levels))
+                    yield TimedImage(time_ns + shift_ns, _upright(frame, levels if film.deep else None))
 
 
 def _open(path: Path) -> InputContainer:
@@ -217,18 +219,18 @@ def _is_deep(stream: VideoStream) -> bool:
     return name.startswith("gray") and name not in ("gray", "gray8a")
 
 
-def _sampled(path: Path) -> Levels:
-    with closing(_open(path)) as container:
-        stream = _video(container, path)
-        images = []
-        try:
-            for frame in container.decode(stream):
-                images.append(frame.to_ndarray(format="gray16le"))
-                if len(images) == SAMPLE:
-                    break
-        except av.FFmpegError:
-            pass  # the frames before it are the sample; playing says what is wrong
-    return Levels.of(images)
+def _levels(films: Sequence[Film], settings: CameraSettings) -> Levels:
+    """Return the levels of the films with more than 8 bits of grey, the same for all of them."""
+    if settings.levels:
+        return Levels(*settings.levels)
+    samples = [Sample() for _ in films]
+    for film, sample in zip(films, samples, strict=True):
+        if not film.deep:
+            continue
+        with closing(_open(film.path)) as container, suppress(av.FFmpegError):  # playing says what is wrong
+            for frame in islice(container.decode(_video(container, film.path)), AHEAD):
+                sample.offer(partial(frame.to_ndarray, format="gray16le"))
+    return Levels.of([image for sample in samples for image in sample.images])
 
 
 def _overlap(one: Film, other: Film, late_ns: int) -> bool:

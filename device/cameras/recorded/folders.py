@@ -12,14 +12,12 @@ from pathlib import Path
 from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, Shot
 from device.cameras.recorded import names
 from device.cameras.recorded.camera import FOLDER_FPS, RecordedCamera
-from device.cameras.recorded.pixels import Levels, deep_image, read_eye
+from device.cameras.recorded.pixels import deep_image, read_eye
 from device.cameras.recorded.roots import Eye, find_root
 from stream.calibration.file import find_calibration, read_calibration
 from stream.calibration.stereo import CalibrationError
 from stream.pairing import EyeName, Pairing, Unpaired, interval_ns
-
-SAMPLE = 8
-"""So many images of each eye, spread over a recording, decide the levels of images with more than 8 bits."""
+from stream.recording.levels import AHEAD, Levels, Sample
 
 log = logging.getLogger(__name__)
 
@@ -140,6 +138,8 @@ def _times(eye: Eye, listed: Sequence[str]) -> dict[str, int] | None:
 
 
 def _levels(eyes: Sequence[Eye], pairs: Sequence[tuple[_Named, _Named]]) -> Levels:
-    step = max(1, len(pairs) // SAMPLE)
-    paths = [eye.folder / named.name for pair in pairs[::step] for eye, named in zip(eyes, pair, strict=True)]
-    return Levels.of([image for path in paths if (image := deep_image(path)) is not None])
+    samples = Sample(), Sample()
+    for pair in pairs[:AHEAD]:
+        for eye, named, sample in zip(eyes, pair, samples, strict=True):
+            sample.offer(partial(deep_image, eye.folder / named.name))
+    return Levels.of([image for sample in samples for image in sample.images])
