@@ -24,7 +24,7 @@ from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
 from stream.codec import decode
 from stream.image import jpeg_orientation
-from stream.recording.levels import Levels
+from stream.recording.levels import Levels, Sample
 
 START_NS = 1_700_000_000_000_000_000
 MS = 1_000_000
@@ -244,6 +244,59 @@ def test_a_thermal_scene_is_no_junk(tmp_path: Path) -> None:
 def test_images_that_use_all_16_bits_keep_their_range() -> None:
     full = np.arange(65536, dtype=np.uint16).reshape(256, 256)
     assert np.array_equal(Levels.of([full]).apply(full), (full >> 8).astype(np.uint8))
+
+
+def test_a_narrow_band_of_large_counts_is_stretched_and_borders_without_a_measurement_do_not_count() -> None:
+    scene = np.random.default_rng(0).integers(40_000, 41_000, (64, 64), np.uint16)
+    scene[:8] = 0
+    levels = Levels.of([scene])
+    assert (40_000 <= levels.black < 40_020, 40_980 < levels.white < 41_000) == (True, True)
+    shown = levels.apply(scene)
+    assert shown[:8].max() == 0
+    assert shown[8:].std() > 60
+
+
+def test_what_comes_after_a_sample_is_never_black_or_white_all_over(caplog: pytest.LogCaptureFixture) -> None:
+    rng = np.random.default_rng(0)
+    indoors, outdoors = (rng.integers(low, low + 500, (64, 64), np.uint16) for low in (7300, 6300))
+    levels = Levels.of([indoors])
+    assert levels.apply(indoors).std() > 60
+    assert levels.apply(outdoors).std() > 20
+    assert "--levels BLACK WHITE" in caplog.text
+    stated = Levels(7300, 7800)
+    assert stated.apply(outdoors).max() == 0, "as somebody said"
+
+
+def test_a_sample_is_spread_over_what_comes_and_loads_no_more_than_it_needs() -> None:
+    sample, loaded = Sample(), list[int]()
+    for number in range(1000):
+        sample.offer(lambda number=number: loaded.append(number) or np.full(4, number, np.uint16))  # type: ignore[misc,func-returns-value]
+    kept = [int(image[0]) for image in sample.images]
+    assert 8 <= len(kept) < 16
+    assert kept == list(range(0, 1000, kept[1]))
+    assert len(loaded) < 80
+
+
+@pytest.mark.parametrize("kind", ["folder", "film"])
+def test_both_eyes_have_one_scale(tmp_path: Path, kind: str) -> None:
+    """The left eye sees a cold wall, the right one a warm wall: they must not look alike."""
+    rng = np.random.default_rng(0)
+    for eye, low in (("l", 7300), ("r", 7700)):
+        images = [rng.integers(low, low + 100, (48, 64), np.uint16) for _ in range(3)]
+        if kind == "folder":
+            write_images(tmp_path / eye, {f"{number}.png": image for number, image in enumerate(images)})
+            continue
+        with av.open(str(tmp_path / f"{eye}.mkv"), "w") as film:
+            stream = film.add_stream("ffv1", rate=10)
+            stream.width, stream.height, stream.pix_fmt = 64, 48, "gray16le"
+            for image in images:
+                film.mux(stream.encode(av.VideoFrame.from_ndarray(image, format="gray16le")))
+            film.mux(stream.encode())
+    names_of = {"folder": f"dir:{tmp_path}/l,{tmp_path}/r", "film": f"video:{tmp_path}/l.mkv,{tmp_path}/r.mkv"}
+    first = shots_of(names_of[kind])[0]
+    assert isinstance(first, Shot)
+    assert level_of(first.left) < 64
+    assert level_of(first.right) > 192
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=30))

@@ -182,6 +182,43 @@ def test_a_test_half_without_classes_gives_way_to_valid(tmp_path: Path) -> None:
     assert len(load_control(str(tmp_path / "zoo"), size=8).test_labels) == 3
 
 
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        ("{}/brown", None),
+        ("archive/data/train/{}", "archive/data/test/{}"),
+        ("seg_train/seg_train/{}", "seg_test/seg_test/{}"),
+        ("training_set/training_set/{}/images", "test_set/test_set/{}/images"),
+        ("images/Train/{}", "images/Val/{}"),
+        ("{}/train", "{}/test"),
+    ],
+)
+def test_the_roots_of_other_tools_are_understood(tmp_path: Path, train: str, test: str | None) -> None:
+    for name in CLASSES:
+        write_images(tmp_path / "zoo" / train.format(name), 4)
+        if test is not None:
+            write_images(tmp_path / "zoo" / test.format(name), 2)
+    (tmp_path / "zoo" / "annotations").mkdir()
+    (tmp_path / "zoo" / "__MACOSX" / "train" / "ant").mkdir(parents=True)
+    zoo = load_control(str(tmp_path / "zoo"), size=8)
+    assert zoo.classes == CLASSES
+    assert (len(zoo.train_labels), len(zoo.test_labels)) == ((9, 3) if test is None else (12, 6))
+
+
+def test_a_class_may_be_called_train(tmp_path: Path) -> None:
+    for name in ("bus", "test_tube", "train"):
+        write_images(tmp_path / "traffic" / name, 4)
+    assert load_control(str(tmp_path / "traffic"), size=8).classes == ("bus", "test_tube", "train")
+
+
+def test_unlabelled_images_beside_train_are_no_class(tmp_path: Path) -> None:
+    write_classes(tmp_path / "zoo" / "train", (4, 4, 4))
+    write_images(tmp_path / "zoo" / "test", 5)
+    with pytest.raises(ControlError, match=r"has only train/; .* or name .*/train alone"):
+        load_control(str(tmp_path / "zoo"), size=8)
+    assert load_control(str(tmp_path / "zoo" / "train"), size=8).classes == CLASSES
+
+
 @pytest.mark.parametrize("around", ["MNIST/raw", "raw"])
 def test_the_only_set_in_the_folders_below_is_found(tmp_path: Path, around: str) -> None:
     folder = tmp_path / "root" / around
@@ -241,6 +278,12 @@ def broken_parent_of_sets(root: Path) -> None:
     write_classes(root / "farm", (2, 2, 2))
 
 
+def broken_set_beside_pictures(root: Path) -> None:
+    for half in ("train", "test"):
+        write_classes(root / "zoo" / half, (1, 1, 1))
+    write_images(root / "docs", 2)
+
+
 def broken_mnist_without_labels(root: Path) -> None:
     root.mkdir()
     (root / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((2, 4, 4), np.uint8)))
@@ -261,7 +304,8 @@ def broken_cifar_without_test(root: Path) -> None:
         (broken_no_train, "has only test/; expected train/"),
         (broken_other_classes, "class 'cow' is in only one of train/ and test/"),
         (broken_unreadable_class, "class 'bee' has no readable image"),
-        (broken_parent_of_sets, "class 'farm' has no readable image"),
+        (broken_parent_of_sets, "each of its folders (farm, zoo) has folders named ant and bee"),
+        (broken_set_beside_pictures, "zoo/ in it is a set of its own: name "),
         (broken_mnist_without_labels, "has no file train-labels"),
         (broken_cifar_without_test, "has no file test_batch"),
     ],

@@ -15,7 +15,7 @@ from stream.transport.keys import KeysError, make_keys, trust
 from stream.transport.security import Security
 
 NEAR = ("tcp://localhost:5555", "tcp://127.0.0.1:5555", "tcp://127.1.2.3:5555", "tcp://[::1]:5555")
-FAR = ("tcp://pi.local:5555", "tcp://192.168.1.7:5555", "tcp://[fe80::1]:5555")
+FAR = ("tcp://pi.local:5555", "tcp://192.168.1.7:5555", "tcp://[fe80::1]:5555", "tcp://[fe80::1%eth0]:5555")
 OPEN = ("tcp://*:5555", "tcp://0.0.0.0:5555", "tcp://192.168.1.7:0", "tcp://[::]:1", "tcp://eth0:1")
 
 

@@ -130,6 +130,33 @@ def test_an_error_is_one_line_and_its_exit_code(
     assert capsys.readouterr() == ("", f"error: {str(error) or 'interrupted'}\n")
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:124] err == 0. DefaultCPUAllocator: can't allocate memory: 12 bytes"
+        ),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("can't start new thread"),
+        ImportError("libtorch_cpu.so: failed to map segment from shared object"),
+        Exception("OpenCV(5.0.0) alloc.cpp:73: error: (-4:Insufficient memory) Failed to allocate 9 bytes"),
+    ],
+)
+def test_a_lack_of_memory_is_one_sentence_with_a_remedy(
+    error: Exception, program: Program, capsys: pytest.CaptureFixture[str]
+) -> None:
+    wrapped = RuntimeError("a layer above")
+    wrapped.__cause__ = error
+    for raised in (error, wrapped):
+        RAISED[:] = [raised]
+        assert program.main([]) == 1
+        said = capsys.readouterr().err
+        assert said.startswith("error: there is not enough memory")
+        assert "ulimit" in said
+        assert said.count("\n") == 1
+
+
 def test_of_several_processes_only_the_first_one_reports_the_error(
     program: Program, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

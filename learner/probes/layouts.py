@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -74,15 +76,42 @@ def open_folder(root: Path) -> Found:
     if packed:
         folder, layout = packed[0]
         return _mnist(folder) if layout is None else _cifar(folder, layout)
-    for _ in range(MAX_DOWN):
-        inside = _folders(root)
-        if len(inside) != 1 or inside[0].name.lower() in TRAIN + TEST or _image_paths(inside[0]):
-            break
-        root = inside[0]
-    if any(folder.name.lower() in TRAIN + TEST for folder in _folders(root)):
+    root = _descended(root)
+    if _has_halves(root):
         return _split_folders(root)
     classes = _with_images(root, _folders(root))
-    return _labelled(classes), None, tuple(folder.name for folder in classes)
+    _refuse_several_sets(root, classes)
+    return _in_halves(classes) or (_labelled(classes), None, tuple(folder.name for folder in classes))
+
+
+def _descended(root: Path, halves: tuple[str, ...] = TRAIN + TEST) -> Path:
+    """Return the folder below the named one where the classes are, as in `archive/images/CLASS`, or the halves of these names."""
+    for _ in range(MAX_DOWN):
+        inside = [folder for folder in _folders(root) if _has_images(folder)]
+        if len(inside) != 1 or _is_half(inside[0], halves) or not any(map(_has_images, _folders(inside[0]))):
+            break
+        root = inside[0]
+    return root
+
+
+def _is_half(folder: Path, names: tuple[str, ...]) -> bool:
+    """Return whether a folder is a half of a split: one of the names is a word of its own, and it holds folders with images.
+
+    A class may have such a name too, for example `train` beside `bus`; it holds its images itself.
+    """
+    return _is_named(folder, names) and any(map(_has_images, _folders(folder)))
+
+
+def _is_named(folder: Path, names: tuple[str, ...]) -> bool:
+    words = re.split(r"[^a-z]+", folder.name.lower())
+    return any(name in words for name in names)
+
+
+def _has_halves(root: Path) -> bool:
+    """Return whether a folder has both halves of a split, or one and nothing else that could be a class."""
+    folders = _folders(root)
+    found = [any(_is_half(folder, names) for folder in folders) for names in (TRAIN, TEST)]
+    return all(found) or (any(found) and all(_is_named(f, TRAIN + TEST) for f in folders if _has_images(f)))
 
 
 def _below(root: Path) -> Iterator[Path]:
@@ -111,22 +140,53 @@ def _packed(folder: Path) -> Iterator[_CifarLayout | None]:
 
 
 def _split_folders(root: Path) -> Found:
-    by_name = {folder.name.lower(): folder for folder in _folders(root)}
-    trains = [by_name[name] for name in TRAIN if name in by_name]
-    tests = [by_name[name] for name in TEST if name in by_name]
+    trains, tests = (
+        [folder for name in names for folder in _folders(root) if _is_half(folder, (name,))] for names in (TRAIN, TEST)
+    )
     if not trains or not tests:
-        only = (trains + tests)[0].name
-        raise ControlError(f"control set {root}: has only {only}/; expected train/ beside test/, val/ or valid/")
-    train, test = trains[0], next((folder for folder in tests if _folders(folder)), tests[0])
-    classes, others = ([folder.name for folder in _folders(half)] for half in (train, test))
-    if classes != others:
-        odd = sorted(set(classes) ^ set(others))
-        raise ControlError(f"control set {root}: class {odd[0]!r} is in only one of {train.name}/ and {test.name}/")
-    empty = {name for half in (train, test) for name in classes if not _image_paths(half / name)}
-    kept = [name for name in classes if name not in empty]
-    _say_empty(root, empty, kept)
+        only = (trains + tests)[0]
+        hint = f"; or name {only} alone, which is then divided here"
+        raise ControlError(
+            f"control set {root}: has only {only.name}/; expected train/ beside test/, val/ or valid/{hint}"
+        )
+    train = _descended(trains[0], ())
+    names = {folder.name for folder in _folders(train)}
+    halves = [_descended(half, ()) for half in tests]
+    # Of several the one with most of its classes, and the first of equal ones.
+    test = max(halves, key=lambda half: len(names & {folder.name for folder in _folders(half)}))
+    full, other_full = ({f.name for f in _folders(half) if _has_images(f)} for half in (train, test))
+    odd = sorted(name for name in full ^ other_full if not ((train / name).is_dir() and (test / name).is_dir()))
+    if odd:
+        halves_named = f"{trains[0].name}/ and {test.relative_to(root).parts[0]}/"
+        raise ControlError(f"control set {root}: class {odd[0]!r} is in only one of {halves_named}")
+    kept = sorted(full & other_full)
+    _say_empty(root, {folder.name for half in (train, test) for folder in _folders(half)} - set(kept), kept)
     one, other = (_labelled([half / name for name in kept]) for half in (train, test))
     return one, other, tuple(kept)
+
+
+def _in_halves(classes: list[Path]) -> Found | None:
+    """Return the set if each class has a split of its own, as in `CLASS/train`; else None."""
+    halves = []
+    for names in (TRAIN, TEST):
+        found = [[folder for folder in _folders(kind) if folder.name.lower() in names] for kind in classes]
+        halves.append([folders[0] for folders in found if folders and _has_images(folders[0])])
+    if not classes or any(len(folders) < len(classes) for folders in halves):
+        return None
+    return _labelled(halves[0]), _labelled(halves[1]), tuple(folder.name for folder in classes)
+
+
+def _refuse_several_sets(root: Path, folders: list[Path]) -> None:
+    """Raise ControlError if the folders are sets and no classes: they hold the same folders, or one of them has halves."""
+    if several := [folder for folder in folders if len(folders) > 1 and _has_halves(folder)]:
+        raise ControlError(f"control set {root}: {several[0].name}/ in it is a set of its own: name {several[0]}")
+    inside = [{f.name for f in _folders(folder) if _has_images(f)} for folder in folders]
+    shared = set.intersection(*inside) if len(inside) > 1 else set()
+    shared = {name for name in shared if name.lower() not in TRAIN + TEST}
+    if len(shared) > 1 and not any(_image_paths(folder, down=0) for folder in folders):
+        names = ", ".join(folder.name for folder in folders[:4])
+        what = f"each of its folders ({names}) has folders named {' and '.join(sorted(shared)[:2])}"
+        raise ControlError(f"control set {root}: {what}: if these are the classes, name one of the folders")
 
 
 def _with_images(root: Path, folders: list[Path]) -> list[Path]:
@@ -152,10 +212,29 @@ def _labelled(folders: list[Path]) -> Half:
     return Half(np.array(list(chain(*images)), object), labels)
 
 
-def _image_paths(folder: Path) -> list[Path]:
-    """Return the images in the folder of a class and, as in tiny-ImageNet, in its subfolder `images`; no others."""
-    found = [*folder.glob("*"), *folder.glob("images/*")]
-    return sorted(p for p in found if p.suffix.lower() in IMAGE_SUFFIXES and not p.name.startswith("."))
+def _image_paths(folder: Path, down: int = MAX_DOWN) -> list[Path]:
+    """Return the images in the folder of a class and, as in tiny-ImageNet, in the folders below it, in their order."""
+    return sorted(_images(folder, down))
+
+
+def _has_images(folder: Path) -> bool:
+    return next(_images(folder, MAX_DOWN), None) is not None
+
+
+def _images(folder: Path, down: int) -> Iterator[Path]:
+    folders = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith(".") or entry.name == "__MACOSX":
+                continue
+            path = folder / entry.name
+            if entry.is_dir():
+                folders.append(path)
+            elif path.suffix.lower() in IMAGE_SUFFIXES:
+                yield path
+    if down:
+        for inside in folders:
+            yield from _images(inside, down - 1)
 
 
 def _mnist(root: Path) -> Found:

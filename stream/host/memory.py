@@ -11,6 +11,37 @@ _UNLIMITED_BYTES = 1 << 60
 """A limit of version 1 that is not set is nearly 2**63."""
 
 
+_REFUSALS = (
+    "allocate memory",  # PyTorch on the CPU, and the kernel (ENOMEM)
+    "out of memory",  # PyTorch on a GPU
+    "insufficient memory",  # OpenCV
+    "failed to map segment",  # the loader, of a library
+    "start new thread",  # Python: there is no room for its stack
+    "bad_alloc",  # C++
+    "bad alloc",
+)
+_MAX_TEXT = 200
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """Return a sentence with a remedy if an error means that no memory was left, else None.
+
+    Libraries raise errors of many types for it, so their words decide, also those of the errors that led to this one.
+    """
+    seen, one = set[int](), error
+    while id(one) not in seen:
+        seen.add(id(one))
+        text = str(one)
+        if isinstance(one, MemoryError) or any(word in text.lower() for word in _REFUSALS):
+            why = f" ({' '.join(text.split())[:_MAX_TEXT]})" if text else ""
+            return (
+                f"there is not enough memory{why}: raise the limit of the container or of `ulimit -v`, close other programs, or "
+                "choose smaller images, batches or memory"
+            )
+        one = one.__cause__ or one.__context__ or one
+    return None
+
+
 def available_bytes(root: Path = Path("/")) -> int:
     """Return the bytes that the kernel, the control groups (versions 1 and 2) and `ulimit -v` and `-d` leave to this process.
 

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Self
 
 from stream.errors import ReportedError
+from stream.host.memory import out_of_memory
 from stream.host.printing import log_with, printable
 
 if TYPE_CHECKING:
@@ -147,6 +148,10 @@ class Program:
             return _report(error, ExitCode.WRONG_SETTINGS)
         except KeyboardInterrupt:
             return _report("interrupted", ExitCode.FAILED)
+        except Exception as error:
+            if (sentence := out_of_memory(error)) is None:
+                raise
+            return _report(sentence, ExitCode.FAILED)
 
     def run(self, words: Sequence[str], stop: Stop) -> Result:
         """Run a command until it is done or `stop` is set. Raises the errors of the command."""

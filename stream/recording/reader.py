@@ -84,11 +84,10 @@ class RecordingReader:
         except StreamError as error:
             raise StreamError(f"{self.name}: {error}") from error
         self.unreadable += self._ours.incomplete + self._foreign.unreadable
-        wrong = self.damage()
-        if without := self.unpaired.describe():
-            wrong.append(f"images without a partner in time: {without}")
-        if wrong:
+        if wrong := self.damage():
             log.warning("%s is not whole, the rest was read: %s%s", self.name, ", ".join(wrong), self.hint())
+        if without := self.unpaired.describe():
+            log.warning("%s: images without a partner in time are left out: %s", self.name, without)
 
     def damage(self) -> list[str]:
         """Describe what of the file could not be read; known at the end of the iteration."""

@@ -29,7 +29,7 @@ PORT_TRIES = 16
 Neighbour = TypeVar("Neighbour")
 
 _ADDRESS = re.compile(
-    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+|\*):(?P<port>[0-9]{1,5}|\*)"
+    r"tcp://(?P<host>\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]{1,15})?\]|[A-Za-z0-9._-]+|\*):(?P<port>[0-9]{1,5}|\*)"
     r"(#(?P<rig>[A-Za-z0-9][A-Za-z0-9._-]{0,63}))?"
 )
 
