@@ -37,11 +37,10 @@ class LearnerConfig:
     """Refused steps in a row after which the learner stops."""
 
     def __post_init__(self) -> None:
-        takes = self.objective.takes
-        if not isinstance(self.crops, takes):
+        takes = [kind.name for kind in self.objective.takes]
+        if self.views_name not in takes:
             raise SettingsError(
-                f"objective {self.objective.name} cannot take views {self.views.name}: "
-                f"choose --views {' or '.join(kind.name for kind in takes)}"
+                f"objective {self.objective.name} cannot take views {self.views_name}: choose --views {' or '.join(takes)}"
             )
         if self.memory.fresh_capacity < self.pacing.batch_size:
             raise SettingsError(
@@ -52,6 +51,11 @@ class LearnerConfig:
     def crops(self) -> ViewsConfig:
         """The views that the objective gets: the chosen ones, or those that it takes by itself."""
         return self.objective.default_views() if isinstance(self.views, DefaultViews) else self.views
+
+    @property
+    def views_name(self) -> str:
+        """The kind of these views, as `--views` calls it."""
+        return self.objective.views_name if isinstance(self.views, DefaultViews) else self.views.name
 
 
 SIZES = {

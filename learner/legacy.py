@@ -57,15 +57,20 @@ def renamed(plain: Any, names: Mapping[str, str]) -> Any:
 
 
 def state(saved: dict[str, Any]) -> dict[str, Any]:
-    """Translate the state of a checkpoint, whose networks called a projector a head."""
+    """Translate the state of a checkpoint, whose networks called a projector a head, and whose centre was no part yet."""
     translated: dict[str, Any] = renamed(saved, STATE)
     for holder in (translated, *translated.get("snapshots", ())):
         if "objective" in holder:
-            holder["objective"] = {
-                re.sub(r"^(student|teacher)\.head\.", r"\1.projector.", name): value
-                for name, value in holder["objective"].items()
-            }
+            holder["objective"] = _networks(holder["objective"])
     return translated
+
+
+def _networks(saved: Mapping[str, Any]) -> dict[str, Any]:
+    networks = {re.sub(r"^(student|teacher)\.head\.", r"\1.projector.", name): value for name, value in saved.items()}
+    # Only where prototypes are beside it: an objective of somebody else may have a centre of its own.
+    if "centre" in networks and "student.projector.prototypes" in networks:
+        networks["centre.mean"] = networks.pop("centre")
+    return networks
 
 
 def line(saved: dict[str, Any]) -> dict[str, Any]:

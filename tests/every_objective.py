@@ -74,17 +74,18 @@ def see(objective: Objective[Any], views: Views) -> None:
     objective.views = lambda _batch, _generator: views
 
 
-def part_of_a_step(name: str) -> tuple[Tensor, Tensor, Tensor]:
-    """Losses, shared term and gradient of this process's part of one batch; those of the gradient are of the whole batch."""
+def part_of_a_step(name: str) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
+    """Losses, shared term, gradient and gauges of this process's part of one batch; the last two are of the whole batch."""
     made, batch = trainer(name), some_pairs()
     rows = collectives.own_rows(torch.arange(COUNT))
     see(made.objective, selected(made.objective.views(batch, seeded()), rows))
     outcome = made.outcome(Batch(batch.left[rows], batch.right[rows], batch.aspect[rows]), seeded())
     torch.autograd.backward(total(outcome))
     gradients = [weight.grad for weight in made.objective.trained() if weight.grad is not None]
-    collectives.average_(gradients)
+    collectives.average_([*gradients, *outcome.gauges.values()])
+    gauges = {key: float(value) for key, value in outcome.gauges.items()}
     shared = torch.zeros(()) if outcome.shared is None else outcome.shared.detach()
-    return outcome.losses.detach(), shared, torch.cat([one.flatten() for one in gradients])
+    return outcome.losses.detach(), shared, torch.cat([one.flatten() for one in gradients]), gauges
 
 
 def born(number: int, count: int, folder: str) -> int:

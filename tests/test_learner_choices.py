@@ -153,7 +153,7 @@ def test_a_class_that_is_no_objective_is_refused_in_one_line(
 
 def test_views_and_backbones_that_do_not_fit_are_refused_in_one_line() -> None:
     assert "cannot take views masks: choose --views two" in refusal("--objective", "simclr", "--views", "masks")
-    assert "cannot take views two" in refusal("--objective", "babyagent", "--views", "two")
+    assert "cannot take views two: choose --views masks" in refusal("--objective", "mae", "--views", "two")
     assert refusal("--views", "everywhere").startswith("--views must be one of")
     assert settings("--encoder.backbone", "resnet18").encoder.timm_arguments() == {"num_classes": 0}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from every_objective import COUNT, part_of_a_step, see, seeded, selected, small,
 from torch import Tensor
 
 from learner.bounds import Bound
-from learner.config import LearnerConfig, to_plain
+from learner.config import to_plain
 from learner.errors import SettingsError
 from learner.footprint import PAIRS, kept_bytes
 from learner.objectives.contract import Outcome
@@ -149,12 +150,13 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str,
 
 
 def test_several_processes_come_to_what_one_does(name: str, shared: dict[int, list[dict[str, Any]]]) -> None:
-    losses, term, gradient = part_of_a_step(name)
+    losses, term, gradient, gauges = part_of_a_step(name)
     for parts in shared.values():
         assert torch.allclose(torch.cat([part[name][0] for part in parts]), losses, rtol=1e-4, atol=1e-5)
         for part in parts:
             assert torch.allclose(part[name][1], term, rtol=1e-4)
             assert torch.allclose(part[name][2], gradient, rtol=1e-3, atol=1e-5 + 1e-4 * float(gradient.abs().max()))
+            assert part[name][3] == pytest.approx(gauges, rel=1e-3, abs=1e-4)
 
 
 def test_every_gauge_has_a_meaning(name: str) -> None:
@@ -207,7 +209,7 @@ def test_views_that_it_does_not_take_are_refused_in_one_line(name: str) -> None:
     config = small(name)
     for kind in VIEWS.values():
         views = kind.for_preset("cpu")
-        if kind.name == "default" or isinstance(views, config.objective.takes):
+        if kind.name == "default" or kind in config.objective.takes:
             dataclasses.replace(config, views=views)
         else:
             with pytest.raises(
@@ -218,14 +220,18 @@ def test_views_that_it_does_not_take_are_refused_in_one_line(name: str) -> None:
 
 def test_it_trains_on_each_kind_of_views_that_it_takes(name: str) -> None:
     for kind in OBJECTIVES[name].settings.takes:
-        made = Trainer(
-            small(name) if isinstance(small(name).objective, kind) else with_views(name, kind), torch.device("cpu")
-        )
-        assert not made.step(some_pairs()).is_refused
+        config = dataclasses.replace(small(name), views=kind.for_preset("cpu"))
+        made = Trainer(config, torch.device("cpu"))
+        batch = some_pairs()
+        assert not made.step(batch).is_refused
+        views = made.objective.views(batch, seeded())
+        assert views.large.shape[1] + views.small.shape[1] == config.crops.count
+        assert 0 <= float(views.large.min()) <= float(views.large.max()) <= 1
+        assert from_plain(to_plain(config)) == config
 
 
-def with_views(name: str, kind: Any) -> LearnerConfig:
-    return dataclasses.replace(small(name), views=kind.for_preset("cpu"))
+def test_its_file_is_short(name: str) -> None:
+    assert len(Path(inspect.getfile(OBJECTIVES[name])).read_text().splitlines()) <= 80
 
 
 def test_its_settings_are_read_back_as_they_were_written(name: str) -> None:

@@ -70,7 +70,7 @@ def agent(learner: Learner) -> BabyAgent:
 
 def without_centring() -> Learner:
     learner = tiny_learner(fast())
-    agent(learner).target = uncentred(0.03)  # type: ignore[method-assign, assignment]
+    agent(learner).centre.targets = uncentred(0.03)  # type: ignore[method-assign, assignment]
     return learner
 
 
@@ -208,12 +208,12 @@ QUICK = replace(fast(), guard=GuardConfig(patience_steps=6, snapshot_every_steps
 
 def blind(learner: Learner, after: int) -> None:
     """From so many steps on the teacher's target is uniform, whatever it sees."""
-    whole = agent(learner).target
+    whole = agent(learner).centre.targets
 
     def target(logits: Tensor) -> Tensor:
         return whole(logits) if learner.steps < after else torch.full_like(logits, 1 / 16)
 
-    agent(learner).target = target  # type: ignore[method-assign]
+    agent(learner).centre.targets = target  # type: ignore[method-assign]
 
 
 def test_only_the_networks_go_back_to_the_last_but_one_snapshot(caplog: pytest.LogCaptureFixture) -> None:

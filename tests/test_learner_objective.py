@@ -111,7 +111,6 @@ def test_under_sinkhorn_a_pair_competes_with_its_batch() -> None:
     ("wrong", "reason"),
     [
         ({"crops": 0, "repulsion": 0.0}, "crops must be at least 1"),
-        ({"crops": 1}, "2 to repel each other"),
         ({"repelled_by": "strangers"}, "repelled_by must be crops or pairs"),
         ({"repulsion": -0.1}, "repulsion must be at least 0"),
         ({"student_temperature": 0.0}, "temperature must be above 0"),
@@ -133,6 +132,11 @@ def test_under_sinkhorn_a_pair_competes_with_its_batch() -> None:
 def test_settings_that_cannot_work_are_refused_in_one_line(wrong: dict[str, Any], reason: str) -> None:
     with pytest.raises(SettingsError, match=rf"^objective: .*{reason}.*$"):
         BabyAgentConfig(**wrong)
+
+
+def test_one_crop_that_others_of_its_pair_should_repel_is_refused_in_one_line() -> None:
+    with pytest.raises(SettingsError, match=r"^objective: crops must be at least 2 to repel each other, got 1$"):
+        agent(crops=1)
 
 
 @pytest.mark.parametrize("name", ["attention_size", "teacher_size", "student_size"])

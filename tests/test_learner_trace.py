@@ -62,7 +62,7 @@ def past_its_start(**changes: Any) -> Learner:
         for parameter in learner.objective.parameters():
             if parameter.ndim > 1:
                 parameter.add_(0.2 * torch.randn(parameter.shape, generator=generator))
-        learner.objective.centre.copy_(0.2 * torch.randn(OBJECTIVE.prototypes, generator=generator))
+        learner.objective.centre.mean.copy_(0.2 * torch.randn(OBJECTIVE.prototypes, generator=generator))
     return learner
 
 

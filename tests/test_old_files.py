@@ -105,6 +105,11 @@ def digest(tensors: dict[str, Tensor]) -> str:
     return whole.hexdigest()
 
 
+def then(name: str) -> str:
+    """What 0.1.0 called a tensor of the networks."""
+    return name.replace(".projector.", ".head.").replace("centre.mean", "centre")
+
+
 def newest_commit(run: Path) -> dict[str, Any]:
     """The note of the newest commit, the pairs that it remembers, and its networks."""
     with Store(run / "pairs.sqlite") as store:
@@ -116,9 +121,7 @@ def newest_commit(run: Path) -> dict[str, Any]:
         "cursor": note["cursor"],
         "keys": newest.keys.tolist(),
         "pairs": [unpack(item).header.seq for item in items],
-        "networks": digest(
-            {name.replace(".projector.", ".head."): value for name, value in state["objective"].items()}
-        ),
+        "networks": digest({then(name): value for name, value in state["objective"].items()}),
     }
 
 

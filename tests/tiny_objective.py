@@ -45,7 +45,7 @@ def agent(seed: int = 0, **changes: Any) -> BabyAgent:
             for parameter in objective.parameters():
                 if parameter.ndim > 1:
                     parameter.add_(0.2 * torch.randn_like(parameter))
-            objective.centre.copy_(0.1 * torch.randn(objective.config.prototypes))
+            objective.centre.mean.copy_(0.1 * torch.randn(objective.config.prototypes))
     return objective
 
 

@@ -117,7 +117,7 @@ def require_made_with(
     wrong = [
         (size is not None and bool(others), f"--preset {' or '.join(others)}"),
         (kind is not None and not isinstance(then.objective, kind), f"--objective {then.objective.name}"),
-        (views is not None and not isinstance(then.crops, views), f"--views {then.crops.name}"),
+        (views is not None and then.views_name != views.name, f"--views {then.views_name}"),
     ]
     for is_wrong, right in wrong:
         if is_wrong:

@@ -21,8 +21,7 @@ from learner.bounds import Count, Momentum, Positive
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
 from learner.parts.heads import mlp
 from learner.parts.network import Ema, Network
-from learner.views.anywhere import MultiConfig, TwoConfig
-from learner.views.guided import GuidedConfig
+from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class BYOLConfig(ObjectiveConfig):
     """The published widths; the momentum is constant, because a stream has no end to raise it to."""
 
     name: ClassVar[str] = "byol"
-    takes = (TwoConfig, MultiConfig, GuidedConfig)
+    takes = SEVERAL
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64, "momentum": 0.99}}
 
     hidden: Count = 4096

@@ -69,7 +69,7 @@ class ObjectiveConfig(Choice):
 
     label: ClassVar[str] = "objective"
     takes: ClassVar[tuple[type[ViewsConfig], ...]]
-    """The kinds of views that it can take; the first one is the default."""
+    """The kinds of views that it can take; the default is the first one, or the one that the settings inherit from."""
     objective: ClassVar[type[Objective[Any]]]
     """The class that these settings build."""
 
@@ -79,6 +79,11 @@ class ObjectiveConfig(Choice):
     def default_views(self, preset: str = "") -> ViewsConfig:
         """Return the views that it takes where no others were chosen."""
         return self if isinstance(self, ViewsConfig) else self.takes[0].for_preset(preset)
+
+    @property
+    def views_name(self) -> str:
+        """The kind of the default views."""
+        return next((kind.name for kind in self.takes if isinstance(self, kind)), self.takes[0].name)
 
     def build(self, encoder: EncoderConfig, views: ViewsConfig | None = None) -> Objective[Any]:
         """Return the objective at its random start, drawn from torch's global generator. Raises SettingsError."""

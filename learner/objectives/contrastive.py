@@ -1,7 +1,7 @@
-"""InfoNCE between the eyes: a crop of the right eye has to find the left eye of its own pair among the left eyes of the batch.
+"""InfoNCE between views, by default between the eyes: a crop of the right one finds the left one of its pair in the batch.
 
 As in MoCo v3 (Chen et al. 2021, section 3), a momentum encoder computes the keys, and these are those of the batch. With q_in the
-unit projection of crop n of the right eye of pair i, and k_j the teacher's of the focused crop of the left eye of pair j:
+unit projection of view n of pair i behind its first one, and k_j the teacher's of the first view of pair j:
 
     loss_i = mean_n -log( exp(q_in k_i / temperature) / sum_j exp(q_in k_j / temperature) )
 """
@@ -23,6 +23,7 @@ from learner.parts.heads import UnitProjector
 from learner.parts.losses import info_nce
 from learner.parts.network import Ema, Network
 from learner.views.guided import GuidedConfig
+from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +31,7 @@ class ContrastiveConfig(ObjectiveConfig, GuidedConfig):
     """The temperature of MoCo v3. Its views are part of it, as in version 0.1.0."""
 
     name: ClassVar[str] = "contrastive"
-    label: ClassVar[str] = "objective"
-    takes = (GuidedConfig,)
+    takes = SEVERAL
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {**GuidedConfig.presets["cpu"], "teacher_momentum": 0.99, "hidden": 256, "projection": 64}
     }
@@ -65,16 +65,15 @@ class Contrastive(Objective[ContrastiveConfig]):
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the losses of each pair by the formula of this module. The loss of a batch of one pair is 0."""
         views = self.views(batch, generator)
-        count, crops = views.small.shape[:2]
         keys = collectives.all_rows(self.teacher(views.large[:, 0]))  # negatives are those of the whole batch
-        features = self.student.encoder(views.small.flatten(0, 1))
-        queries = self.student.project(features)
-        own = collectives.own_rows(torch.arange(len(keys), device=keys.device)).repeat_interleave(crops)
+        features = views.rest.through(self.student.encoder)
+        queries = self.student.project(features).flatten(0, 1)
+        own = collectives.own_rows(torch.arange(len(keys), device=keys.device)).repeat_interleave(features.shape[1])
         cross_entropy, cosines = info_nce(queries, keys, own, self.config.temperature)
-        losses = cross_entropy.view(count, crops).mean(1)
+        losses = cross_entropy.view(features.shape[:2]).mean(1)
         gauges = {
             "found": (cosines.argmax(1) == own).float().mean(),
             "eye_cosine": cosines.gather(1, own[:, None]).mean(),
-            "student_information": 1 - losses.detach().mean() / math.log(max(2, count)),
+            "student_information": 1 - losses.detach().mean() / math.log(max(2, len(keys))),
         }
-        return Outcome(losses, features.view(count, crops, -1)[:, 0], gauges=gauges)
+        return Outcome(losses, features[:, 0], gauges=gauges)

@@ -24,8 +24,7 @@ from learner.parts.clusters import Clusters
 from learner.parts.heads import UnitProjector
 from learner.parts.network import Network
 from learner.parts.targets import TARGET_MEANINGS, target_gauges
-from learner.views.anywhere import MultiConfig, TwoConfig
-from learner.views.guided import GuidedConfig
+from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +32,7 @@ class DeepClusterConfig(ObjectiveConfig):
     """The temperature of the second version; a queue in place of an epoch."""
 
     name: ClassVar[str] = "deepcluster"
-    takes = (TwoConfig, MultiConfig, GuidedConfig)
+    takes = SEVERAL
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"hidden": 256, "projection": 64, "clusters": 64, "recent": 1024}
     }

@@ -22,8 +22,7 @@ from learner.objectives.contract import Batch, Kit, Meaning, Objective, Objectiv
 from learner.parts.heads import UnitProjector
 from learner.parts.network import Ema, Network
 from learner.parts.queue import Queue
-from learner.views.anywhere import MultiConfig, TwoConfig
-from learner.views.guided import GuidedConfig
+from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,7 +30,7 @@ class MoCoConfig(ObjectiveConfig):
     """The numbers of MoCo v2, with a shorter queue, because a stream changes."""
 
     name: ClassVar[str] = "moco"
-    takes = (TwoConfig, MultiConfig, GuidedConfig)
+    takes = SEVERAL
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"hidden": 256, "projection": 64, "queue": 1024, "momentum": 0.99}
     }

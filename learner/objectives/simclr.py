@@ -19,8 +19,7 @@ from learner.objectives.contract import Batch, Kit, Meaning, Objective, Objectiv
 from learner.parts.heads import mlp
 from learner.parts.losses import nt_xent
 from learner.parts.network import Network
-from learner.views.anywhere import MultiConfig, TwoConfig
-from learner.views.guided import GuidedConfig
+from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +27,7 @@ class SimCLRConfig(ObjectiveConfig):
     """The numbers of the small published recipes (solo-learn's for CIFAR)."""
 
     name: ClassVar[str] = "simclr"
-    takes = (TwoConfig, MultiConfig, GuidedConfig)
+    takes = SEVERAL
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048

@@ -13,13 +13,12 @@ from learner.objectives.mae import MAE
 from learner.objectives.moco import MoCo
 from learner.objectives.simclr import SimCLR
 from learner.objectives.vicreg import VICReg
-from learner.views.anywhere import MultiConfig, TwoConfig
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
-from learner.views.guided import GuidedConfig
 from learner.views.masks import MasksConfig
+from learner.views.several import SEVERAL
 
 _OBJECTIVES = (BabyAgent, Contrastive, SimCLR, MoCo, BYOL, VICReg, MAE, DeepCluster)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
-_VIEWS = (DefaultViews, GuidedConfig, TwoConfig, MultiConfig, MasksConfig)
+_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

@@ -21,8 +21,7 @@ from learner.objectives.contract import Batch, Kit, Meaning, Objective, Objectiv
 from learner.parts.heads import mlp
 from learner.parts.losses import covariance, variance_hinge
 from learner.parts.network import Network
-from learner.views.anywhere import MultiConfig, TwoConfig
-from learner.views.guided import GuidedConfig
+from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +29,7 @@ class VICRegConfig(ObjectiveConfig):
     """The published weights."""
 
     name: ClassVar[str] = "vicreg"
-    takes = (TwoConfig, MultiConfig, GuidedConfig)
+    takes = SEVERAL
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 256}}
 
     hidden: Count = 2048

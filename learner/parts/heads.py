@@ -1,11 +1,32 @@
-"""The small networks behind an encoder: projectors, predictors, a decoder. None has a batch norm, so each pair stays alone."""
+"""The small networks behind an encoder. None has a batch norm, so each pair stays alone."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
+
+from learner.bounds import Bound, Count
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrototypeConfig:
+    """The settings of a projector with prototypes, for an objective to inherit from."""
+
+    prototypes: Annotated[int, Bound(ge=2)] = 4096
+    """K, the number of prototypes."""
+    hidden: Count = 2048
+    """Width of the hidden layers of the projector."""
+    bottleneck: Count = 256
+    """Width of a projection."""
+
+    def projector(self, dim: int) -> PrototypeProjector:
+        """Return one for features of this width."""
+        return PrototypeProjector(dim, self.hidden, self.bottleneck, self.prototypes)
 
 
 class PrototypeProjector(nn.Module):
@@ -53,6 +74,26 @@ def mlp(dim: int, *widths: int) -> nn.Sequential:
     for before, width in zip((dim, *widths), widths, strict=False):
         layers += [nn.Linear(before, width), nn.LayerNorm(width), nn.GELU()]
     return nn.Sequential(*layers[:-2])
+
+
+class Classifier(nn.Module):
+    """Guesses which of some classes is the right one, such as the turn of a view or the place of a tile, by one linear layer.
+
+    See Gidaris et al. 2018 (rotations), and Noroozi and Favaro 2016 (the order of tiles, from the features of all of them).
+    """
+
+    def __init__(self, dim: int, classes: int, views: int = 1) -> None:
+        super().__init__()
+        self.layer = nn.Linear(views * dim, classes)
+
+    def forward(self, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the cross-entropy and whether the guess is right, float and bool [B].
+
+        features: [B, dim], or [B, views, dim]; labels: int [B].
+        """
+        with torch.autocast(features.device.type, enabled=False):
+            scores = self.layer(features.float().flatten(1))
+        return F.cross_entropy(scores, labels, reduction="none"), scores.argmax(-1) == labels
 
 
 class Decoder(nn.Module):

@@ -10,34 +10,6 @@ import torch.nn.functional as F  # noqa: N812 - the name every torch reader know
 from torch import Tensor
 
 
-def pairwise_cosines(projections: Tensor) -> Tensor:
-    """Return the cosines between the unit projections of the crops of each pair: [B, N, D] to [B, N, N]."""
-    with torch.autocast(projections.device.type, enabled=False):  # a small temperature divides them next
-        return projections @ projections.transpose(-2, -1)
-
-
-def repulsion(cosines: Tensor, temperature: float) -> Tensor:
-    """Return sum_i log sum_{j != i} exp(cos(z_i, z_j) / temperature): [B, N, N] to [B]."""
-    itself = torch.eye(cosines.shape[-1], dtype=torch.bool, device=cosines.device)
-    return (cosines / temperature).masked_fill(itself, -torch.inf).logsumexp(-1).sum(-1)
-
-
-def repulsion_from_others(projections: Tensor, all_projections: Tensor, own: Tensor, temperature: float) -> Tensor:
-    """Return sum_i log sum_{j of another pair} exp(cos(z_i, z_j) / temperature): [B].
-
-    projections: [B, N, D] of this process. all_projections: [M, N, D] of all. own: int [B], the position of each pair among all.
-    This is what InfoNCE lowers beside the cosine with the own key (van den Oord et al. 2018, equation 4; Wang and Isola 2020,
-    uniformity). The others have no gradient, so that several processes give the same as one. Projections that are not finite
-    are left out, so that a bad pair spoils its own loss only.
-    """
-    others = all_projections.flatten(0, 1)
-    broken = ~others.isfinite().all(-1)
-    with torch.autocast(projections.device.type, enabled=False):
-        cosines = projections @ others.nan_to_num(0.0, 0.0, 0.0).T
-    mine = F.one_hot(own, len(all_projections)).bool().repeat_interleave(all_projections.shape[1], 1)
-    return (cosines / temperature).masked_fill((mine | broken)[:, None], -torch.inf).logsumexp(-1).sum(-1)
-
-
 def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
     """Spread a batch evenly over the prototypes (Caron et al. 2020, SwAV, section 3.1): scores [B, K] to rows that sum to 1.
 
@@ -63,6 +35,23 @@ def info_nce(
     unseen = broken if hidden is None else broken | hidden
     logits = (cosines / temperature).masked_fill(unseen, -torch.inf)
     return F.cross_entropy(logits, own, reduction="none"), cosines.detach()
+
+
+def triplet(queries: Tensor, keys: Tensor, own: Tensor, margin: float, hardest: int = 1) -> Tensor:
+    """Return the mean of relu(margin + cos(q_i, k_j) - cos(q_i, k_i)) over the hardest keys j of other pairs: [M].
+
+    queries: unit [M, D]; keys: unit [K, D]; own: int [M]; hardest: how many of the nearest wrong keys are taken, 1 or more.
+    (Wang and Gupta 2015, unsupervised learning from videos, equations 2 and 3, with their hard negatives.) A key that is not
+    finite is seen by its own query only, which it spoils. Without another key the loss is 0.
+    """
+    broken = ~keys.isfinite().all(-1)
+    with torch.autocast(queries.device.type, enabled=False):
+        cosines = queries @ keys.nan_to_num(0.0, 0.0, 0.0).T
+    itself = F.one_hot(own, len(keys)).bool()
+    right = torch.where(broken[own], torch.nan, cosines[itself])
+    wrong, _ = cosines.masked_fill(itself | broken, -torch.inf).topk(min(hardest, len(keys)))
+    terms = F.relu(margin + wrong - right[:, None])  # a missing key is at -inf, and adds nothing
+    return terms.sum(-1) / wrong.isfinite().sum(-1).clamp_min(1)
 
 
 def nt_xent(own: Tensor, everyones: Tensor, first: int, temperature: float) -> Tensor:

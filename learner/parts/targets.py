@@ -19,6 +19,11 @@ TARGET_MEANINGS: Mapping[str, Meaning] = {
     "teacher_information": Meaning("ratio", "What a target tells about its pair, of the most there can be."),
     "student_information": Meaning("ratio", "What of it the student knows; near 0 it answers alike to all."),
 }
+DISTILLED_MEANINGS: Mapping[str, Meaning] = {
+    "kl": Meaning("nats", "Mean KL of the student's answer from the teacher's target: what the reservoir ranks by."),
+    "crop_cosine": Meaning("", "Mean cosine between the crops of a pair, 1 where they are one point."),
+    **TARGET_MEANINGS,
+}
 
 
 def target_gauges(targets: Tensor, entropy: Tensor, kl: Tensor) -> dict[str, Tensor]:

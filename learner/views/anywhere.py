@@ -46,6 +46,11 @@ class TwoConfig(ViewsConfig):
                 raise SettingsError(f"{self.label}: {name} must be 0 < low <= high <= 1, got {(low, high)}")
 
     @property
+    def count(self) -> int:
+        """See ViewsConfig."""
+        return 2
+
+    @property
     def probe_size(self) -> int:
         """See ViewsConfig."""
         return self.size
@@ -69,6 +74,11 @@ class MultiConfig(TwoConfig):
     """Side in pixels of a small crop."""
     small_scale: tuple[float, float] = (0.2, 0.5)
     """Side of a small crop, as a share of the image's shorter side."""
+
+    @property
+    def count(self) -> int:
+        """See ViewsConfig."""
+        return 2 + self.crops
 
     def maker(self, encoder: Encoder) -> CropMaker:
         """See ViewsConfig."""

@@ -72,5 +72,10 @@ class ViewsConfig(Choice, ABC):
 
     @property
     @abstractmethod
+    def count(self) -> int:
+        """Views of a pair."""
+
+    @property
+    @abstractmethod
     def probe_size(self) -> int:
         """Side in pixels at which encoders see a control set that has no size of its own."""

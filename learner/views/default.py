@@ -20,6 +20,11 @@ class DefaultViews(ViewsConfig):
         raise NotImplementedError
 
     @property
+    def count(self) -> NoReturn:
+        """They stand for others."""
+        raise NotImplementedError
+
+    @property
     def probe_size(self) -> NoReturn:
         """They stand for others."""
         raise NotImplementedError

@@ -87,6 +87,11 @@ class GuidedConfig(ViewsConfig):
             raise SettingsError(f"{self.label}: student_scale must be 0 < low <= high <= 1, got {self.student_scale}")
 
     @property
+    def count(self) -> int:
+        """See ViewsConfig."""
+        return 1 + self.crops
+
+    @property
     def probe_size(self) -> int:
         """The size of the focused crop, because a control set shows a scene at about the same scale."""
         return self.teacher_size

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from learner.bounds import Bound, Count
+from learner.bounds import Bound
 from learner.errors import SettingsError
 from learner.networks.encoder import Encoder
-from learner.views.augment import Augmentation, augment
-from learner.views.contract import Batch, Views, ViewsConfig
-from learner.views.crops import crop, to_rgb, windows_anywhere
-
-PLAIN = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
-"""Mirrored only: the pixels are what is learned."""
+from learner.views.contract import Batch, Views
+from learner.views.one_eye import OneEyeConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,30 +32,18 @@ class MaskedViews(Views):
 
 
 @dataclass(frozen=True, kw_only=True)
-class MasksConfig(ViewsConfig):
+class MasksConfig(OneEyeConfig):
     """Crops anywhere on one of the eyes, with hidden patches."""
 
     name: ClassVar[str] = "masks"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 32}}
 
-    size: Count = 224
-    """Side in pixels of the crop."""
-    scale: tuple[float, float] = (0.4, 1.0)
-    """Side of the crop, as a share of the image's shorter side."""
     hidden: Annotated[float, Bound(gt=0, lt=1)] = 0.75
     """Share of the patches that is hidden."""
-    augmentation: Augmentation = PLAIN
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        low, high = self.scale
-        if not 0 < low <= high <= 1:
-            raise SettingsError(f"{self.label}: scale must be 0 < low <= high <= 1, got {self.scale}")
 
     @property
-    def probe_size(self) -> int:
+    def count(self) -> int:
         """See ViewsConfig."""
-        return self.size
+        return 1
 
     def maker(self, encoder: Encoder) -> MaskMaker:
         """See ViewsConfig. Raises SettingsError for a backbone that has no tokens to leave out."""
@@ -86,11 +69,6 @@ class MaskMaker:
     @torch.no_grad()
     def __call__(self, batch: Batch, generator: Generator) -> MaskedViews:
         """Return a crop of one eye of each pair, chosen by chance, and its patches in a random order."""
-        config, count, device = self.config, len(batch), batch.left.device
-        with torch.autocast(device.type, enabled=False):
-            is_left = torch.rand(count, 1, 1, 1, device=device, generator=generator) < 0.5
-            windows = windows_anywhere(batch.aspect, 1, scale=config.scale, generator=generator)
-            rgb = to_rgb(crop(torch.where(is_left, batch.left, batch.right), windows, config.size))
-            large = augment(rgb, config.augmentation, generator)[:, None]
-        order = torch.rand(count, self.patches, device=device, generator=generator).argsort(1)
+        large = self.config.crop(batch, generator)[:, None]
+        order = torch.rand(len(large), self.patches, device=large.device, generator=generator).argsort(1)
         return MaskedViews(large, large[:, :0], order[:, : self.shown], order[:, self.shown :])

@@ -1,0 +1,12 @@
+"""The kinds of views of which a pair has several: what an objective can take that compares views."""
+
+from __future__ import annotations
+
+from learner.views.anywhere import MultiConfig, TwoConfig
+from learner.views.contract import ViewsConfig
+from learner.views.guided import GuidedConfig
+from learner.views.lab import LabConfig
+from learner.views.noise import NoiseConfig
+from learner.views.tiles import TilesConfig
+
+SEVERAL: tuple[type[ViewsConfig], ...] = (TwoConfig, MultiConfig, GuidedConfig, TilesConfig, NoiseConfig, LabConfig)
