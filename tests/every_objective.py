@@ -38,9 +38,8 @@ def some_pairs(count: int = COUNT, seed: int = 0) -> Batch:
 
 def small(name: str, **changes: Any) -> LearnerConfig:
     """The settings of an objective at the size `cpu`, with a tiny encoder."""
-    config = preset("cpu", OBJECTIVES[name])
     return dataclasses.replace(
-        config,
+        preset("cpu", OBJECTIVES[name]),
         encoder=ENCODER,
         memory=MemoryConfig(capacity=24, fresh_capacity=16, canvas=(24, 32)),
         pacing=PacingConfig(replay_ratio=4.0, batch_size=COUNT),
@@ -49,9 +48,9 @@ def small(name: str, **changes: Any) -> LearnerConfig:
     )
 
 
-def trainer(name: str, seed: int = 0) -> Trainer:
+def trainer(name: str, seed: int = 0, **changes: Any) -> Trainer:
     """With networks past their random start, so that no term is trivial: they differ, and tell images apart."""
-    made = Trainer(small(name, seed=seed), CPU)
+    made = Trainer(small(name, seed=seed, **changes), CPU)
     generator = seeded(seed + 1)
     with torch.no_grad():
         for weight in made.objective.parameters():

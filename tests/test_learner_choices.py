@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 from recorded import recorded
 from tiny_learner import FLAGS, make_pairs
 
@@ -21,6 +22,7 @@ from learner.errors import SettingsError
 from learner.objectives.contrastive import Contrastive
 from learner.objectives.simclr import SimCLR, SimCLRConfig
 from learner.runs.folder import RunDirectory
+from learner.trainer import Trainer
 from learner.views.anywhere import MultiConfig, TwoConfig
 from stream.errors import ReportedError
 
@@ -95,7 +97,18 @@ def test_a_run_of_another_choice_is_refused_in_one_line(tmp_path: Path) -> None:
         f"{made} --objective contrastive: choose another --run-dir"
     )
     assert refusal(*run, "--preset", "gpu").startswith(f"{made} --preset cpu")
-    assert refusal(*run, "--views", "two").startswith(f"{made} --views ")
+    assert refusal(*run, "--views", "two").startswith(f"{made} --views guided: choose another --run-dir")
+    assert settings(*run, "--views", "guided") == preset("cpu", Contrastive)
+
+
+def test_a_run_of_several_small_crops_is_not_gone_on_with_as_one_of_two(tmp_path: Path) -> None:
+    for kind in (SimCLR, Contrastive):
+        run = tmp_path / kind.__name__
+        RunDirectory(run, preset("cpu", kind, MultiConfig))
+        assert refusal("--run-dir", str(run), "--views", "two").startswith(
+            f"--run-dir {run} was made with --views multi: choose another --run-dir"
+        )
+        assert settings("--run-dir", str(run)) == preset("cpu", kind, MultiConfig)
 
 
 STRANGE = """
@@ -154,6 +167,8 @@ def test_a_class_that_is_no_objective_is_refused_in_one_line(
 def test_views_and_backbones_that_do_not_fit_are_refused_in_one_line() -> None:
     assert "cannot take views masks: choose --views two" in refusal("--objective", "simclr", "--views", "masks")
     assert "cannot take views two: choose --views masks" in refusal("--objective", "mae", "--views", "two")
+    with pytest.raises(SettingsError, match=r"^objective: crops must be at least 2 to repel each other, got 1$"):
+        Trainer(settings("--views", "two", "--objective.repelled-by", "crops"), torch.device("cpu"))
     assert refusal("--views", "everywhere").startswith("--views must be one of")
     assert settings("--encoder.backbone", "resnet18").encoder.timm_arguments() == {"num_classes": 0}
 

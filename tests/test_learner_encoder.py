@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
 import timm
 import torch
+from every_objective import small, some_pairs
 from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.errors import SettingsError
 from learner.networks.encoder import Encoder, EncoderConfig
 from learner.networks.norm import SharedBatchNorm
+from learner.trainer import Trainer
 from learner.views.anywhere import TwoConfig
 
 Array = NDArray[np.float64]
@@ -70,6 +73,7 @@ def test_the_attention_of_a_plain_vit_is_the_softmax_of_its_last_blocks_queries_
         "vit_tiny_patch16_224",
         "deit3_small_patch16_224",  # layer scale, no position on [CLS]
         "deit_tiny_distilled_patch16_224",  # a second prefix token
+        "vit_small_patch14_dinov2",  # layer scale
         "vit_small_patch14_reg4_dinov2",  # registers
         "vit_base_patch16_clip_224",  # a norm before the blocks
         "eva02_tiny_patch14_224",  # rotary embedding, SwiGLU
@@ -225,6 +229,39 @@ def test_what_a_backbone_lacks_is_refused_in_one_line_that_names_others(backbone
     ):
         without_own_sizes(backbone).require(need, "views")
     without_own_sizes("vit_tiny_patch16_224").require(need, "views")
+
+
+SMALL = EncoderConfig(image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "has"),
+    [
+        ("vit_small_patch14_dinov2", {"attention", "some tokens"}),
+        ("vit_small_patch14_reg4_dinov2", {"attention", "some tokens"}),
+        ("eva02_tiny_patch14_224", {"attention", "some tokens"}),
+        ("convnext_atto", set()),
+        ("resnet18", set()),
+    ],
+)
+def test_every_kind_of_backbone_learns_and_what_it_lacks_is_refused_before(backbone: str, has: set[str]) -> None:
+    sizes = dataclasses.replace(SMALL, backbone=backbone) if has else EncoderConfig(backbone=backbone)
+    for name, need in (("simclr", ""), ("contrastive", "attention"), ("mae", "some tokens")):
+        config = dataclasses.replace(small(name), encoder=sizes)
+        if need in {"", *has}:
+            assert not Trainer(config, torch.device("cpu")).step(some_pairs()).is_refused
+        else:
+            with pytest.raises(
+                SettingsError, match=rf"^[a-z: ]+ needs .+, which backbone '{backbone}' lacks: take one"
+            ):
+                Trainer(config, torch.device("cpu"))
+    if not has:  # other views need no attention
+        config = dataclasses.replace(small("contrastive"), encoder=sizes, views=TwoConfig.for_preset("cpu"))
+        made = Trainer(config, torch.device("cpu"))
+        assert not made.step(some_pairs()).is_refused
+        networks = made.objective.encoders()
+        for mine, other in zip(networks["student"].buffers(), networks["teacher"].buffers(), strict=True):
+            assert torch.equal(mine, other), "a copy has the statistics of this step"
 
 
 def test_a_size_that_a_backbone_does_not_take_is_refused_in_one_line() -> None:

@@ -11,10 +11,13 @@ import pytest
 import torch
 from every_objective import COUNT, see, seeded, small, some_pairs, trainer
 from numpy.typing import NDArray
+from seed_formulas import cross_entropy, entropy, repelled_by, softmax, swav
 from torch import Tensor
 
+from learner.objectives.babyagent import BabyAgent
 from learner.objectives.byol import BYOL
 from learner.objectives.contract import Outcome, Views
+from learner.objectives.contrastive import Contrastive
 from learner.objectives.deepcluster import DeepCluster, DeepClusterConfig
 from learner.objectives.mae import MAE
 from learner.objectives.moco import MoCo
@@ -24,7 +27,9 @@ from learner.parts.clusters import k_means
 from learner.parts.queue import Queue
 from learner.trainer import Trainer
 from learner.views.anywhere import MultiConfig
+from learner.views.contract import ViewsConfig
 from learner.views.masks import MaskedViews
+from learner.views.several import SEVERAL
 
 Array = NDArray[np.float64]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -38,11 +43,10 @@ def unit(rows: Array) -> Array:
     return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
 
 
-def made(name: str, *, multi: bool = False) -> tuple[Any, Views, Outcome]:
+def made(name: str, *, multi: bool = False, kind: type[ViewsConfig] | None = None) -> tuple[Any, Views, Outcome]:
     """An objective, the views that it sees, and its outcome."""
-    start = trainer(name)
-    if multi:
-        start = Trainer(dataclasses.replace(small(name), views=MultiConfig.for_preset("cpu")), torch.device("cpu"))
+    kind = MultiConfig if multi else kind
+    start = trainer(name) if kind is None else trainer(name, views=kind.for_preset("cpu"))
     views = start.objective.views(some_pairs(), seeded())
     see(start.objective, views)
     return start.objective, views, start.outcome(some_pairs(), seeded())
@@ -86,6 +90,34 @@ def test_moco_finds_the_own_key_among_those_of_the_queue(multi: bool) -> None:
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
     objective.after_step()
     assert np.allclose(numpy(objective.queue.rows)[:COUNT], keys, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_contrastive_finds_the_first_view_of_the_pair_whatever_the_views_are(kind: type[ViewsConfig]) -> None:
+    objective, views, outcome = made("contrastive", kind=kind)
+    assert isinstance(objective, Contrastive)
+    keys, losses = numpy(objective.teacher(views.large[:, 0])), np.zeros(COUNT)
+    for view in each(views)[1:]:
+        for i, query in enumerate(numpy(objective.student(view))):
+            weights = [math.exp(query @ key / objective.config.temperature) for key in keys]
+            losses[i] -= math.log(weights[i] / sum(weights)) / (len(each(views)) - 1)
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", SEVERAL)
+def test_babyagent_answers_for_each_other_view_what_the_teacher_says_of_the_first(kind: type[ViewsConfig]) -> None:
+    objective, views, outcome = made("babyagent", kind=kind)
+    assert isinstance(objective, BabyAgent)
+    config, others = objective.config, each(views)[1:]
+    targets = swav(numpy(objective.teacher(views.large[:, 0])[1]) / config.teacher_temperature)
+    put_out = [tuple(map(numpy, objective.student(view))) for view in others]
+    for i in range(COUNT):
+        strangers = np.concatenate([np.delete(z, i, 0) for z, _ in put_out])
+        answers = [softmax(logits[i] / config.student_temperature) for _, logits in put_out]
+        terms = [cross_entropy(targets[i], answer) for answer in answers]
+        pushed = repelled_by(np.stack([z[i] for z, _ in put_out]), strangers, config.repulsion_temperature)
+        assert float(outcome.losses[i].detach()) == pytest.approx(sum(terms) + config.repulsion * pushed, rel=1e-4)
+        assert float(outcome.ranked_by[i]) == pytest.approx(np.mean(terms) - entropy(targets[i]), rel=1e-3, abs=1e-5)
 
 
 def test_a_queue_forgets_the_oldest_rows_first() -> None:

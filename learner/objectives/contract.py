@@ -143,11 +143,14 @@ class Objective(nn.Module, ABC, Generic[ConfigT]):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Let each part that has an `after_step` move, inner ones first: copies, queues, clusters.
+        """Let each part that has an `after_step` move, inner ones first, then in their order: norms, copies, queues, clusters.
 
         Called once after each step of the optimiser; it is the place for work between steps.
         """
-        for part in reversed(list(self.modules())[1:]):
+        parts: list[nn.Module] = []
+        for child in self.children():
+            child.apply(parts.append)
+        for part in dict.fromkeys(parts):
             if move := getattr(part, "after_step", None):
                 move()
 
