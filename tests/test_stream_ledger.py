@@ -638,6 +638,18 @@ def test_a_cursor_from_before_the_first_contact_counts_what_the_rig_has_kept_for
     assert again.stats().lost == ledger.stats().lost == 13
 
 
+def test_an_epoch_heard_halfway_that_the_rig_has_lost_is_counted_from_where_the_rig_kept_it_for_this_consumer() -> None:
+    """A consumer back from before the first contact heard two epochs from pair 5 on; then an old spool was restored."""
+    for kept_from, expected in ((None, [[[5, 7]], [[5, 7]]]), ({EPOCHS[0]: 2}, [[[2, 7]], [[0, 7]]])):
+        ledger = Ledger()
+        for epoch in EPOCHS[:2]:
+            ledger.receive_announcement(hello(5, epoch=epoch, backfill=True), 0.0)
+            ledger.receive_announcement(hello(7, epoch=epoch, backfill=True), 0.0)
+        reply = msgspec.structs.replace(here(span(0, 0, epoch=EPOCHS[2])), kept_from=kept_from)
+        ledger.receive_spans(reply, 0, 1.0, 0)
+        assert [lost(ledger, epoch) for epoch in EPOCHS[:2]] == expected
+
+
 # Numbers that cannot be
 
 

@@ -68,6 +68,8 @@ class SimulatedConsumer:
         cursor = self.run.cursor
         self.entered: list[Name] = list(self.run.entered)
         self._names = set(self.entered)
+        if cursor is not None:  # the process before may have died behind its commit
+            self.durable |= self._names | lost_in(cursor)
         self.queue: deque[EncodedPair] = deque()
         self.ledger = Ledger(cursor)
         self.plan = BackfillPlan(0, self.name, cursor, clock=lambda: self.now_s, clock_ns=lambda: next(self._stamps))
@@ -97,10 +99,10 @@ class SimulatedConsumer:
         """Send the requests that are due; the rig answers at once, and its replies are heard later."""
         while (request := self.plan.next_request(self.ledger, has_room=True)) is not None:
             self.plan.sent(request)
-            is_known = self.rig.knows(self.name) and self.name not in self.rig.impersonated
-            if not is_known and not self._has_met():
-                self.owed_from = len(self.rig.kept)  # neither side remembers the other one
             reply, rows = reply_to(request, self.rig, over=False, now_ns=0, vitals=Vitals, peer=self.peer)
+            if not self._has_met():  # neither side knows what was kept for it before the rig has met it, perhaps again
+                met_at = len(self.rig.kept) if self.name in self.rig.impersonated else self.rig.came[self.name]
+                self.owed_from = max(self.owed_from, met_at)
             pairs = self._pairs_of(reply, len(rows)) if isinstance(reply, PairsReply) else []
             self.replies.append((reply, pairs))
 

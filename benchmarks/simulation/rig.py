@@ -51,11 +51,13 @@ class Disk:
     ends: dict[str, EarlierEpoch] = field(default_factory=dict)
     """The `.head` files: an end of 0 is a damaged one."""
     saved: SavedConsumers = field(default_factory=SavedConsumers)
+    came: dict[str, int] = field(default_factory=dict)
+    """See `SimulatedRig.came`, for the saved consumers."""
 
     def copy(self) -> Disk:
         """Return a copy, as of a folder whose process is dead."""
         segments = [replace(one, rotten=Ranges(one.rotten)) for one in self.segments]
-        return Disk(segments, dict(self.ends), self.saved)
+        return Disk(segments, dict(self.ends), self.saved, self.came)
 
 
 class SimulatedRig:
@@ -80,7 +82,7 @@ class SimulatedRig:
         self.unrecorded: set[Name] = set()
         """Kept pairs whose record was destroyed by damage: this rig cannot know that they existed."""
         self._away: set[Name] = set()
-        """Pairs that damage has taken; an older copy of the spool may bring them back."""
+        """Pairs that were gone for a time; an older copy of the spool may bring them back."""
         self.impersonated: set[str] = set()
         """Consumers in whose name somebody else could acknowledge."""
         self.on_freed: Callable[[list[Name], Collection[str]], None] = lambda names, consumers: None
@@ -113,6 +115,8 @@ class SimulatedRig:
         consumers = Consumers(
             disk.saved, now_s=self.now_s, forget_after_s=FORGET_AFTER_S, grace_s=self.grace_s, trusted=self.trusted
         )
+        self.came = dict(disk.came)
+        """How many pairs had been kept when each consumer came into the list; 0 if the list may have lacked it."""
         self.complete_s = self.now_s + self.grace_s * (not disk.saved.complete)
         self.rules = SpoolRules(self.limits, self.inventory, consumers)
         self._remove(self.rules.free(self.now_s))
@@ -139,9 +143,13 @@ class SimulatedRig:
         ends = self.recorded()
         return [name for name in self.kept if name not in self.unrecorded and ends.get(name[0], 0) <= name[1]]
 
+    def note_away(self) -> None:
+        """Note which pairs are away: to be called before each damage and, by `note_damage`, after it."""
+        self._away.update(name for name in self.kept if not self.holds(name))
+
     def note_damage(self) -> None:
         """Note, after damage and a new start, which pairs are away, and which the rig cannot know any more."""
-        self._away.update(name for name in self.kept if not self.holds(name))
+        self.note_away()
         self.unrecorded.update(self.forgotten())
 
     def holds(self, name: Name) -> bool:
@@ -209,11 +217,14 @@ class SimulatedRig:
         if saved is not None and self.full:
             self.rules.save_failed(self.now_s)
         elif saved is not None:
-            self.disk.saved = saved
+            self.disk.saved, self.disk.came = saved, dict(self.came)
             self.rules.saved(self.now_s)
 
     def _acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None) -> bool:
+        was_known = self.knows(consumer)
         refusal, removal = self.rules.acknowledge(consumer, upto, self.now_s, peer)
+        if not was_known:
+            self.came[consumer] = len(self.kept) if self.now_s >= self.complete_s else 0
         self._remove(removal)
         self.save()
         return refusal is None

@@ -128,8 +128,9 @@ class World:
         one.meet()
 
     def compare_records(self) -> None:
-        """Count what the rig has forgotten; to be called before each damage, which would hide it."""
+        """Count what the rig has forgotten, and note what is away; to be called before each damage, which would hide it."""
         self._forgotten += len(self.rig.forgotten())
+        self.rig.note_away()
 
     def _compare_freed(self, names: list[Name], known: Collection[str]) -> None:
         for one in self.consumers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter, deque
-from collections.abc import Collection, Container, Sequence
+from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Annotated, Self
 
 import msgspec
@@ -128,14 +128,24 @@ class DeviceBook:
                 if other is book or (is_theirs and not other.spooled):
                     other.dismiss()
 
-    def dismiss_unnamed(self, named: Container[str], endpoint: int, asked_s: float, all_heard: bool) -> None:
+    def dismiss_unnamed(
+        self,
+        named: Container[str],
+        endpoint: int,
+        asked_s: float,
+        all_heard: bool,
+        kept_from: Mapping[str, int] | None = None,
+    ) -> None:
         """Give up the epochs of an endpoint that its spool does not name, except those that are newer than the request.
 
         An epoch without an owner is given up once all endpoints were heard: until then the rig that has it may still come.
+        kept_from: see `SpansReply`; with it, the pairs before the first one that was heard are given up too.
         """
         for epoch, book in self.epochs.items():
             is_theirs = book.owner == endpoint or (book.owner is None and all_heard)
             if epoch not in named and is_theirs and book.since_s < asked_s:
+                if kept_from is not None:
+                    book.first = min(book.first, kept_from.get(epoch, 0))
                 book.closed = True
                 book.dismiss()
 

@@ -129,10 +129,12 @@ class Ledger:
         self._device_at[endpoint] = reply.device
         self._heard.add(endpoint)
         known = self._devices.get(reply.device)
+        kept_from = reply.kept_from if known is None or not known.spool_known else None
+        named = {span.epoch for span in reply.spans}
+        wanted_from = {} if kept_from is None else {epoch: kept_from.get(epoch, 0) for epoch in named}
         if known is not None:
-            known.dismiss_unnamed({span.epoch for span in reply.spans}, endpoint, asked_s, self._all_heard())
-        wanted_from = _kept_from(reply) if known is None or not known.spool_known else {}
-        wanted_from |= {} if known is None else known.wanted_from(reply.spans)
+            known.dismiss_unnamed(named, endpoint, asked_s, self._all_heard(), kept_from)
+            wanted_from |= known.wanted_from(reply.spans)
         for span in reply.spans:
             _, book = self._find(reply.device, span.epoch, span.tail, asked_s, endpoint)
             book.first = min(book.first, wanted_from.get(span.epoch, book.first))
@@ -304,9 +306,3 @@ def _of_least_worth(idle: list[tuple[int, int, _T]], total: int, what: str) -> l
         text = "too many %s: %d are forgotten, which belong to nobody or to an endpoint that names too many"
         log.warning(text, what, len(chosen))
     return chosen
-
-
-def _kept_from(reply: SpansReply) -> dict[str, int]:
-    """Return, by epoch, the first pair that the rig has kept for this consumer; nothing if it does not know."""
-    since = reply.kept_from
-    return {} if since is None else {span.epoch: since.get(span.epoch, 0) for span in reply.spans}
