@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import re
@@ -13,7 +14,22 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from foreign import BAGS, EYES, FRAME_NS, MS, BagKind, bag, in_pairs, jpeg, json_mcap, painted, stamp
+from foreign import (
+    BAGS,
+    EYES,
+    FRAME_NS,
+    MS,
+    BagKind,
+    bag,
+    flatbuffer_mcap,
+    in_pairs,
+    jpeg,
+    json_mcap,
+    painted,
+    stamp,
+)
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recorded import START_NS
 
 from device.camera import CameraSettings, Shot
@@ -25,6 +41,7 @@ from stream.host.program import Stop
 from stream.pair import EncodedPair
 from stream.recording.foreign import EyeTopics
 from stream.recording.mcap_reader import McapReader
+from stream.recording.messages import read_image
 from stream.recording.pixels import Compressed, Pixels, Raw
 from stream.recording.reader import RecordingReader, open_recording
 from stream.recording.source import RecordingSource
@@ -99,6 +116,31 @@ def test_json_images_of_foxglove_come_back() -> None:
     [pair] = read(json_mcap([(eye, START_NS, raw) for eye in EYES], "foxglove.RawImage"))[1]
     assert np.array_equal(decode(pair).left, painted(3, 1)[..., 0])
     assert pair.header.left_ns == START_NS + 500 * MS
+
+
+def test_flatbuffers_of_foxglove_come_back() -> None:
+    images: list[tuple[str, int, dict[int, Any]]] = []
+    in_pairs(lambda eye, at, number: images.append((f"/{eye}", at, {0: at, 1: "eye", 2: jpeg(number), 3: "jpeg"})), 3)
+    _, pairs = read(flatbuffer_mcap(images, "foxglove.CompressedImage", 4))
+    assert [(one.left, one.right) for one in pairs] == [(jpeg(2 * n), jpeg(2 * n + 1)) for n in range(3)]
+    assert times(pairs) == [(100 * n, 100 * n + 2) for n in range(3)]
+    fields = {0: START_NS, 2: 64, 3: 48, 4: "mono8", 5: 64, 6: painted(3, 1).tobytes()}
+    _, [pair] = read(flatbuffer_mcap([(eye, START_NS, fields) for eye in EYES], "foxglove.RawImage", 7))
+    assert np.array_equal(decode(pair).left, painted(3, 1)[..., 0])
+
+
+@given(st.data())
+@settings(max_examples=100)
+def test_a_damaged_flatbuffer_is_an_image_or_one_clear_error(data: st.DataObject) -> None:
+    fields = {0: START_NS, 2: 64, 3: 48, 4: "mono8", 5: 64, 6: bytes(64 * 48)}
+    file = flatbuffer_mcap([("/left", START_NS, fields)], "foxglove.RawImage", 7)
+    [message] = McapReader(io.BytesIO(file))
+    spoiled = bytearray(message.data)
+    for _ in range(data.draw(st.integers(1, 4))):
+        spoiled[data.draw(st.integers(0, 120))] ^= data.draw(st.integers(1, 255))
+    cut = memoryview(spoiled)[: data.draw(st.integers(0, len(spoiled)))]
+    with contextlib.suppress(ValueError):
+        Pixels().read(read_image(message._replace(data=cut)).content)
 
 
 def test_with_zero_stamps_a_lost_frame_moves_no_later_pair() -> None:
@@ -438,7 +480,7 @@ def test_a_png_or_webp_that_declares_more_than_it_can_hold_is_not_decoded() -> N
             "cdr",
             r"no topic of it holds images that are read .*/left \(sensor_msgs/msg/Imu, cdr\)",
         ),
-        ("foxglove.CompressedImage", "flatbuffer", r"/left \(foxglove.CompressedImage, flatbuffer\)"),
+        ("foxglove.CompressedImage", "thrift", r"/left \(foxglove.CompressedImage, thrift\)"),
     ],
 )
 def test_a_recording_without_a_pair_is_an_error_that_names_topic_and_schema_everywhere(

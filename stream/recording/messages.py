@@ -1,10 +1,11 @@
-"""Reads the image messages of other tools: Foxglove's in protobuf and JSON, ROS 2's in CDR and ROS 1's.
+"""Reads the image messages of other tools: Foxglove's in protobuf, JSON and FlatBuffers, ROS 2's in CDR and ROS 1's.
 
 The messages of ROS are deserialised by the package `rosbags`, which the extra `ros` installs.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
@@ -13,6 +14,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 import zstandard
+from flatbuffers.table import Table
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
 from google.protobuf.timestamp_pb2 import Timestamp
@@ -25,6 +27,7 @@ from stream.recording.protobuf import Fields
 
 _ZSTD = b"\x28\xb5\x2f\xfd"
 _FREE_BYTES = 1 << 20
+_UINT32, _TIME = struct.Struct("<I"), struct.Struct("<II")
 _VIDEO = ("video", "ffmpeg", "theora", "h264", "h265", "hevc")
 
 
@@ -115,6 +118,40 @@ def _read_json(is_raw: bool, data: memoryview) -> ImageMessage:
     return ImageMessage(stamp_ns, Raw(message.encoding, message.height, message.width, message.step, content))
 
 
+def _read_flatbuffer(is_raw: bool, data: memoryview) -> ImageMessage:
+    """Read a RawImage or a CompressedImage of Foxglove; the numbers of their fields are those of its schemas (`.fbs`)."""
+    try:
+        table = Table(data, _UINT32.unpack_from(data)[0])
+        at = _place(table, 0)
+        sec, nsec = _TIME.unpack_from(data, at) if at else (0, 0)
+        stamp_ns = 10**9 * sec + nsec
+        if not is_raw:
+            return ImageMessage(stamp_ns, Compressed(str(_vector(table, 3), "utf-8"), _vector(table, 2)))
+        width, height, step = (_UINT32.unpack_from(data, at)[0] if (at := _place(table, n)) else 0 for n in (2, 3, 5))
+        raw = Raw(str(_vector(table, 4), "utf-8"), height, width, step, _vector(table, 6))
+        return ImageMessage(stamp_ns, raw)
+    except (struct.error, TypeError, ValueError) as error:
+        raise ValueError(f"the FlatBuffer of an image does not decode: {error}") from error
+
+
+def _place(table: Table, field: int) -> int:
+    """Return where a field of a table is in its message; 0 if it is not there."""
+    offset = int(table.Offset(4 + 2 * field))
+    return int(table.Pos) + offset if offset else 0
+
+
+def _vector(table: Table, field: int) -> memoryview:
+    """Return the bytes of a vector or string as a view. Raises ValueError if they reach beyond the message."""
+    if not (at := _place(table, field)):
+        return memoryview(b"")
+    begin = int(table.Indirect(at))
+    (count,) = _UINT32.unpack_from(table.Bytes, begin)
+    view = memoryview(table.Bytes)[begin + 4 : begin + 4 + count]
+    if len(view) != count:
+        raise ValueError("a field reaches beyond its message")
+    return view
+
+
 def _read_ros(is_raw: bool, encoding: str, data: memoryview) -> ImageMessage:
     """Read an Image or a CompressedImage of ROS."""
     store, errors = _ros_types()
@@ -180,6 +217,7 @@ _READERS: Mapping[tuple[str, str], Callable[[memoryview], ImageMessage]] = {
     for encoding, schema, read in (
         ("protobuf", foxglove, read_protobuf),
         ("json", foxglove, _read_json),
+        ("flatbuffer", foxglove, _read_flatbuffer),
         ("cdr", ros, lambda is_raw, data: _read_ros(is_raw, "cdr", data)),
         ("ros1", ros, lambda is_raw, data: _read_ros(is_raw, "ros1", data)),
     )
