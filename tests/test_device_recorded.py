@@ -258,10 +258,12 @@ def test_a_narrow_band_of_large_counts_is_stretched_and_borders_without_a_measur
 
 def test_what_comes_after_a_sample_is_never_black_or_white_all_over(caplog: pytest.LogCaptureFixture) -> None:
     rng = np.random.default_rng(0)
-    indoors, outdoors = (rng.integers(low, low + 500, (64, 64), np.uint16) for low in (7300, 6300))
+    indoors, outdoors, sky = (rng.integers(low, low + 500, (64, 64), np.uint16) for low in (7300, 6500, 2000))
     levels = Levels.of([indoors])
     assert levels.apply(indoors).std() > 60
     assert levels.apply(outdoors).std() > 20
+    assert levels.apply(indoors).std() > 20, "both have a place in wider levels"
+    assert levels.apply(sky).std() > 60
     assert "--levels BLACK WHITE" in caplog.text
     stated = Levels(7300, 7800)
     assert stated.apply(outdoors).max() == 0, "as somebody said"
@@ -297,6 +299,20 @@ def test_both_eyes_have_one_scale(tmp_path: Path, kind: str) -> None:
     assert isinstance(first, Shot)
     assert level_of(first.left) < 64
     assert level_of(first.right) > 192
+
+
+@pytest.mark.parametrize(("pixels", "bits"), [("gray10le", 10), ("gray12le", 12), ("gray16le", 16)])
+def test_the_levels_of_a_deep_film_are_stated_in_its_own_values(tmp_path: Path, pixels: str, bits: int) -> None:
+    middle = np.full((48, 64), 1 << bits >> 1, np.uint16)
+    with av.open(str(tmp_path / "both.mkv"), "w") as film:
+        stream = film.add_stream("ffv1", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, pixels
+        film.mux(stream.encode(av.VideoFrame.from_ndarray(middle, format=pixels)))
+        film.mux(stream.encode())
+    levels = (0.0, float((1 << bits) - 1))
+    [shot] = shots_of(f"sbs:{tmp_path / 'both.mkv'}", CameraSettings(levels=levels))
+    assert isinstance(shot, Shot)
+    assert level_of(shot.left) == pytest.approx(127.5, abs=1)
 
 
 @given(st.lists(st.floats(allow_nan=True, allow_infinity=True, width=32), min_size=1, max_size=30))

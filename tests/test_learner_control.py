@@ -186,7 +186,7 @@ def test_a_test_half_without_classes_gives_way_to_valid(tmp_path: Path) -> None:
     ("train", "test"),
     [
         ("{}/brown", None),
-        ("archive/data/train/{}", "archive/data/test/{}"),
+        ("ILSVRC/Data/CLS-LOC/train/{}", "ILSVRC/Data/CLS-LOC/val/{}"),
         ("seg_train/seg_train/{}", "seg_test/seg_test/{}"),
         ("training_set/training_set/{}/images", "test_set/test_set/{}/images"),
         ("images/Train/{}", "images/Val/{}"),

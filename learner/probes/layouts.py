@@ -24,8 +24,8 @@ IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation", "eval")
 """Names of the halves of a split, in any case. The first one that holds classes is taken."""
-MAX_DOWN = 3
-"""So many folders below the named one may lie around the set, as MNIST/raw in torchvision's roots."""
+MAX_DOWN = 5
+"""So many folders may lie around a set, as in ILSVRC/Data/CLS-LOC/train, and so many between a class and its images."""
 MAX_SETS = 100
 """So many subfolders are looked at for packed files."""
 _log = logging.getLogger(__name__)

@@ -1,8 +1,8 @@
 """The one rule by which images of more than 8 bits become 8 bits: for folders, films and recordings, and for both eyes.
 
 A sample decides what becomes black and what becomes white: images spread over the first AHEAD ones of each eye, without their
-darkest and brightest 0.5 percent. The levels then stay. They only widen where an image lies outside of them, because it would
-be black or white all over. Whoever states two levels gets these, for every image.
+darkest and brightest 0.5 percent. The levels then stay. Only where an image lies outside of them, so that it would be black or
+white all over, they widen, or go to that image if it is far away. Whoever states two levels gets these, for every image.
 """
 
 from __future__ import annotations
@@ -24,6 +24,8 @@ SAMPLE = 8
 """At least so many images of each eye are in the sample if there are as many, and less than twice as many."""
 AHEAD = 1000
 """So many images of each eye are looked through for the sample."""
+FAR = 0.25
+"""An image that would use less than this share of wider levels gets levels of its own."""
 _PIXELS = 50_000
 """About so many pixels of an image are looked at."""
 
@@ -63,13 +65,14 @@ class Levels:
 
     @np.errstate(all="ignore")
     def _widen(self, image: NDArray[Any]) -> None:
-        """Widen the levels if most of an image lies outside of them."""
+        """Change the levels if most of an image lies outside of them, so that the image uses FAR of them at least."""
         some = _counting(_some(image))
         if not some.size or self.black <= np.median(some) <= self.white:
             return
         black, white = _range(some)
-        self.black, self.white = min(self.black, black), max(self.white, white)
-        text = "an image is outside the levels of the sample, which are now %g to %g: --levels BLACK WHITE sets them"
+        wide = min(self.black, black), max(self.white, white)
+        self.black, self.white = wide if white - black > FAR * (wide[1] - wide[0]) else (black, white)
+        text = "an image is outside the levels so far, which are now %g to %g: --levels BLACK WHITE sets them"
         log.warning(text, self.black, self.white)
 
 

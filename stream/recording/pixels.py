@@ -147,8 +147,8 @@ def _values(content: Raw) -> NDArray[Any]:
     """Return the values of raw pixels, [H, W] or [H, W, C], as they were recorded."""
     height, width, data = content.height, content.width, content.data
     if content.encoding not in _ENCODINGS:
-        known = ", ".join(_ENCODINGS)
-        raise ValueError(f"an image of encoding {content.encoding[:_MAX_WORD]!r} is not read; {known} are")
+        hint = "record it as bgr8, mono8, mono16 or another of docs/recordings.md, or as JPEG or PNG"
+        raise ValueError(f"an image of encoding {content.encoding[:_MAX_WORD]!r} is not read: {hint}")
     size, channels, _ = _ENCODINGS[content.encoding]
     row_bytes = size * channels * width
     step = content.step or row_bytes

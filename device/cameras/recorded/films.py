@@ -13,12 +13,14 @@ from fractions import Fraction
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
+from numpy.typing import NDArray
 
 from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeImage, Layout, Shot, halves
 from device.cameras.recorded.camera import RecordedCamera
@@ -206,12 +208,15 @@ def _video(container: InputContainer, path: Path) -> VideoStream:
 
 
 def _upright(frame: VideoFrame, levels: Levels | None) -> Image:
-    if levels is not None:
-        image = levels.apply(frame.to_ndarray(format="gray16le"))
-    else:
-        image = np.asarray(frame.to_ndarray(format="bgr24"), np.uint8)
+    image = np.asarray(levels.apply(_grey(frame)) if levels else frame.to_ndarray(format="bgr24"), np.uint8)
     turns = round(frame.rotation / 90) % 4  # a telephone held upright stores its film on its side
     return np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+
+
+def _grey(frame: VideoFrame) -> NDArray[Any]:
+    """Return the grey values of a frame as they are in the film, so that 10 bits are 0 to 1023."""
+    values = np.asarray(frame.to_ndarray())
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 def _is_deep(stream: VideoStream) -> bool:
@@ -229,7 +234,7 @@ def _levels(films: Sequence[Film], settings: CameraSettings) -> Levels:
             continue
         with closing(_open(film.path)) as container, suppress(av.FFmpegError):  # playing says what is wrong
             for frame in islice(container.decode(_video(container, film.path)), AHEAD):
-                sample.offer(partial(frame.to_ndarray, format="gray16le"))
+                sample.offer(partial(_grey, frame))
     return Levels.of([image for sample in samples for image in sample.images])
 
 
