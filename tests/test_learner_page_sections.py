@@ -16,6 +16,7 @@ import pytest
 from http_client import free_port, get
 from learner_state import trained
 from test_learner_page_live import WAITING, Clock, pair_of
+from test_stream_rows import two_depths
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 
 from learner.page import view
@@ -24,6 +25,9 @@ from learner.page.app import app_for
 from learner.page.live import WATCHED_S, Live
 from learner.page.sections import CURVES_EVERY_S, Section, SectionCache, sections_of
 from learner.page.server import served
+from stream.calibration.watch import EVERY_S, RowWatch
+from stream.codec import encode_pair
+from stream.image import Image
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.stats import DeviceStats, SourceStats
@@ -71,6 +75,29 @@ def run(tmp_path: Path) -> Path:
     for name, lines in (("steps", steps), ("probes", probes)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
+
+
+def test_the_page_says_how_far_rows_are_apart_and_measures_seldom(run: Path) -> None:
+    clock = Clock()
+    live, reads = Live(tiny_learner(), clock), []
+    left, right = two_depths(11)
+    for name, eyes in (("bent", (left, right)), ("dark", (left * 0, right * 0))):
+        encoded = encode_pair(*eyes, device=name, epoch=EPOCH, seq=0, left_ns=1, right_ns=1)
+        live.received(encoded)
+    watch = RowWatch(clock)
+    markup = drawn(live, run)["devices"]
+    (said,) = re.findall("<dt>rows</dt><dd>(.*?)</dd>", markup)
+    assert "11.0 px lower in the right image" in said
+    assert "see doctor on the rig" in said
+
+    def read() -> tuple[Image, Image]:
+        reads.append(clock.now_s)
+        return left, right
+
+    for _ in range(4):
+        assert watch.offset("rig", read) is not None
+        clock.now_s += EVERY_S / 2
+    assert len(reads) == 2
 
 
 def drawn(live: Live, run: Path) -> dict[str, str]:

@@ -30,8 +30,6 @@ SHOTS = 30
 DEFAULT_FPS = 30.0
 ROW_SHOTS = 6
 """So many of the shots are compared in height."""
-LEVEL_ROWS = 360
-"""Rows agree if they are at most 1 px apart in an image with so many rows, and in proportion in a higher one."""
 SLOW = 0.7
 """A live camera with less than this share of its stated rate is slow."""
 DESCRIPTION = """Would the rig run with these flags? Checks clock, keys, ports, disk, cameras, their skew and
@@ -170,11 +168,10 @@ def check_rows(shots: Sequence[Shot | BadShot]) -> Finding:
         return Finding(
             "rows", "ok", "their height could not be compared: too few corners are found again in the right image"
         )
-    level_px = max(1.0, height / LEVEL_ROWS)
-    if offset.spread_px > 2 * level_px:
+    if offset.is_turned(height):
         text = f"{offset.describe()}; the cameras are turned to each other: python -m device calibrate, then --rectify"
         return Finding("rows", "warning", text)
-    if abs(offset.px) > level_px:
+    if not offset.is_level(height):
         text = f"{offset.describe()}: --row-shift-px {round(offset.px)} corrects it, or python -m device calibrate"
         return Finding("rows", "warning", text)
     return Finding("rows", "ok", offset.describe())

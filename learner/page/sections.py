@@ -8,8 +8,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Hashable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -23,8 +24,10 @@ from learner.report.panels import view_panels, views_note
 from learner.report.pictures import photo, shrink
 from learner.runs.reading import is_number
 from learner.runs.titles import ACCURACIES, curve_names, curve_title, units_of
+from stream.calibration.watch import RowWatch
 from stream.codec import decode
 from stream.errors import MalformedMessage
+from stream.image import Image
 from stream.pair import EncodedPair
 from stream.stats import DeviceStats
 
@@ -81,6 +84,7 @@ class SectionCache:
 
 def sections_of(live: Live, run: Path) -> list[Section]:
     """Return all sections of the page in their order. run: the run directory, which may not exist yet."""
+    watch = RowWatch(live.clock)
     curves = _Curves(run, units_of(live.learner.trainer.meanings))
 
     def snapshot_number() -> int:
@@ -91,7 +95,7 @@ def sections_of(live: Live, run: Path) -> list[Section]:
 
     return [
         Section("now", "", "", object, lambda: _now(live)),
-        Section("devices", "Devices", _DEVICES, object, lambda: _devices(live)),
+        Section("devices", "Devices", _DEVICES, object, lambda: _devices(live, watch)),
         Section("views", "What it sees", "", snapshot_number, lambda: _views(live)),
         Section("memory", "What the reservoir holds", _MEMORY, snapshot_number, lambda: _memory(live)),
         Section("curves", "Training", _CURVES, curves_period, curves.steps),
@@ -101,7 +105,7 @@ def sections_of(live: Live, run: Path) -> list[Section]:
 
 _DEVICES = (
     "The newest received pair of each device, left and right eye. Battery and temperature are the last values that it sent, "
-    "where it measures them and has a spool."
+    "where it measures them and has a spool. Rows are compared every half minute while somebody watches."
 )
 _MEMORY = "The pairs that stay longest in training, and where in time they come from."
 _NO_PICTURES = (
@@ -133,7 +137,7 @@ def _now(live: Live) -> str:
     return f'<p class="lead">{escape(live.status).replace("  ", " · ")}</p>{number_tiles(tiles)}'
 
 
-def _devices(live: Live) -> str:
+def _devices(live: Live, watch: RowWatch) -> str:
     latest = live.latest()
     stats = live.stats.devices if live.stats else {}
     names = list(dict.fromkeys((*stats, *latest)))
@@ -141,7 +145,7 @@ def _devices(live: Live) -> str:
         return missing("No device is known yet.")
     cards = "".join(
         f'<article class="device"><h3>{escape(name)}</h3>{_both_eyes(latest.get(name))}'
-        f"{_facts(_state(latest.get(name), stats.get(name), live.stats_s))}</article>"
+        f"{_facts(_state(latest.get(name), stats.get(name), live.stats_s) | _rows(latest.get(name), watch))}</article>"
         for name in names[:MAX_DEVICES]
     )
     rest = f'<p class="note">and {len(names) - MAX_DEVICES} more</p>' if len(names) > MAX_DEVICES else ""
@@ -172,6 +176,22 @@ def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float) ->
         elif stats.last_received_s is not None:
             state["last received"] = f"{max(0.0, now_s - stats.last_received_s):.0f} s ago"
     return state
+
+
+def _rows(pair: EncodedPair | None, watch: RowWatch) -> dict[str, str]:
+    """Return how far rows are apart, which the rig can correct; nothing where it is not known."""
+    offset = None
+    if pair is not None:
+        with suppress(MalformedMessage):
+            offset = watch.offset(pair.header.device, partial(_eyes, pair))
+    if pair is None or offset is None:
+        return {}
+    return {"rows": offset.describe() + ("" if offset.is_level(pair.header.height) else ": see doctor on the rig")}
+
+
+def _eyes(pair: EncodedPair) -> tuple[Image, Image]:
+    decoded = decode(pair)
+    return decoded.left, decoded.right
 
 
 def _facts(facts: Mapping[str, str]) -> str:

@@ -6,7 +6,7 @@ everywhere, and right ones are equally far apart in height: the offset is the me
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import cv2
@@ -20,6 +20,8 @@ MAX_WIDTH = 1280
 """Wider images are reduced first: corners of a whole degree are enough, and the cost stays bounded."""
 MIN_MATCHES = 25
 """Matches that have to agree. Fewer may agree by chance."""
+LEVEL_ROWS = 360
+"""Rows agree if they are at most 1 px apart in an image with so many rows, and in proportion in a higher one."""
 _SEARCH = 0.15
 """Offsets up to this share of the height are looked for."""
 _NEAR = 0.03
@@ -42,6 +44,15 @@ class RowOffset:
     px: float
     spread_px: float
     matches: int
+
+    def is_level(self, height: int) -> bool:
+        """Return whether rows agree well enough in images of this height, in pixels."""
+        level_px = max(1.0, height / LEVEL_ROWS)
+        return abs(self.px) <= level_px and not self.is_turned(height)
+
+    def is_turned(self, height: int) -> bool:
+        """Return whether no plain shift brings rows together."""
+        return self.spread_px > 2 * max(1.0, height / LEVEL_ROWS)
 
     def describe(self) -> str:
         """Return the offset as words."""
@@ -74,7 +85,7 @@ def matched_rows(left: Image, right: Image) -> Floats:
     return floats(moved[near, 1])
 
 
-def row_offset(rows: Sequence[Floats], height: int) -> RowOffset | None:
+def row_offset(rows: Iterable[Floats], height: int) -> RowOffset | None:
     """Return the offset that most matches of some pairs agree on; None if too few agree.
 
     rows: of each pair, from `matched_rows`. height: of the images, pixels.
