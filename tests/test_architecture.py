@@ -28,10 +28,11 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "cli": {"host", "live", "recording", "transport"},
     },
     "device": {
+        "board": set(),
         "sim": set(),
         "spool": set(),
         "cameras": {"sim"},
-        "cli": {"cameras", "sim", "spool"},
+        "cli": {"board", "cameras", "sim", "spool"},
     },
     "learner": {
         "networks": {"distributed"},

@@ -42,6 +42,7 @@ DESCRIPTION = f"""Publish the stereo pairs of a camera over ZeroMQ, without thos
   python -m device --config /etc/babyagent/device.toml      all settings in a file, as deploy/device.toml explains them
   python -m device --camera dir:LEFT,RIGHT --fps 0          a recording, as fast as the learner takes it
   python -m device doctor --camera v4l2:0,2                 check cameras, keys, ports, disk and clock
+  python -m device calibrate --camera v4l2:0,2              rows of both images show the same things, with a printed board
   python -m device walk --out DIR                           write a labelled control set of the simulated world
 
 Cameras:
