@@ -167,7 +167,10 @@ def test_a_class_that_is_no_objective_is_refused_in_one_line(
 def test_views_and_backbones_that_do_not_fit_are_refused_in_one_line() -> None:
     assert "cannot take views masks: choose --views two" in refusal("--objective", "simclr", "--views", "masks")
     assert "cannot take views two: choose --views masks" in refusal("--objective", "mae", "--views", "two")
-    with pytest.raises(SettingsError, match=r"^objective: crops must be at least 2 to repel each other, got 1$"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^objective: crops must be at least 2 to repel each other, got 1: repelled_by pairs needs one$",
+    ):
         Trainer(settings("--views", "two", "--objective.repelled-by", "crops"), torch.device("cpu"))
     assert refusal("--views", "everywhere").startswith("--views must be one of")
     assert settings("--encoder.backbone", "resnet18").encoder.timm_arguments() == {"num_classes": 0}

@@ -135,7 +135,10 @@ def test_settings_that_cannot_work_are_refused_in_one_line(wrong: dict[str, Any]
 
 
 def test_one_crop_that_others_of_its_pair_should_repel_is_refused_in_one_line() -> None:
-    with pytest.raises(SettingsError, match=r"^objective: crops must be at least 2 to repel each other, got 1$"):
+    with pytest.raises(
+        SettingsError,
+        match=r"^objective: crops must be at least 2 to repel each other, got 1: repelled_by pairs needs one$",
+    ):
         agent(crops=1)
 
 

@@ -32,7 +32,9 @@ class RepulsionConfig:
     def require_crops(self, count: int) -> None:
         """Raise SettingsError if so many crops of a pair cannot repel each other."""
         if self.repelled_by == "crops" and self.repulsion and count < 2:
-            raise SettingsError(f"objective: crops must be at least 2 to repel each other, got {count}")
+            raise SettingsError(
+                f"objective: crops must be at least 2 to repel each other, got {count}: repelled_by pairs needs one"
+            )
 
     def repelled(self, projections: Tensor, cosines: Tensor) -> Tensor:
         """Return the term with its weight, [B], from unit projections [B, N, D] and the cosines in each pair [B, N, N]."""
