@@ -310,11 +310,11 @@ def test_a_refused_step_is_in_the_lines_with_the_names_of_its_pairs(tmp_path: Pa
     assert summary["loss_last"] == summary["loss_last"]
 
 
-def test_a_rollback_is_in_the_lines_the_summary_and_the_report(tmp_path: Path) -> None:
+def test_a_rollback_is_in_the_lines_the_summary_and_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = replace(TINY, guard=GuardConfig(patience_steps=4))
     run = Run(tmp_path, make_pairs(12), [], learner=tiny_learner(config))
-    learner = run.learner
-    learner.objective.gauges = lambda *_: {"teacher_information": torch.zeros(())}  # type: ignore[assignment]
+    gauges = {"teacher_information": torch.zeros(())}
+    monkeypatch.setattr("learner.objectives.babyagent.target_gauges", lambda *_: gauges)
     summary = run.run()
     assert summary["rollbacks"] == 1
     lines = run.directory.lines("steps")
