@@ -37,7 +37,7 @@ from learner.runs.restore import restore
 from learner.service.observers import Observers
 from learner.service.screen import Screen
 from learner.service.service import Service
-from learner.service.summary import probe_table
+from learner.service.summary import probe_table, why_no_step
 from learner.service.timing import Limits, Rhythm, is_logged
 from learner.weights.latest import LatestWeights
 from stream.errors import EndOfStream
@@ -553,3 +553,8 @@ def test_what_interrupts_training_comes_again_only_after_a_step_and_takes_a_twen
     assert not rhythm.is_due(2, now_s=185.0)
     assert rhythm.is_due(2, now_s=186.0)
     assert not rhythm.is_due(1, now_s=186.0)
+
+
+def test_a_recording_shorter_than_a_batch_is_told() -> None:
+    assert "34 pairs are fewer than a batch of 128; lower --pacing.batch-size" in why_no_step(0, 34, 128)
+    assert [why_no_step(*counts) for counts in ((1, 34, 128), (0, 0, 128), (0, 128, 128))] == [""] * 3

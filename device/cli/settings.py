@@ -33,8 +33,8 @@ class StreamSettings:
     """Kind of camera, and after a colon what to open, such as v4l2:0,2; `python -m device --help` lists the kinds. A comma in a
     name is written \\, with a backslash."""
     bind: str = "tcp://127.0.0.1:5555"
-    """Where learners connect to. The port after it is used too, for the spool. Port 0 takes any two free ports, and * as host
-    means every network."""
+    """Where learners connect to. The port after it is used too, for the spool. Port 0 takes any two free ports. * as host means
+    every network by IPv4, [::] by IPv6 too."""
     keys: Path | None = None
     """Folder of the keys (`python -m stream keys` makes them). Across a network keys are needed, by default those in the usual
     folder; on this machine alone they are used only if a folder is given."""

@@ -21,7 +21,7 @@ from learner.service.observers import Observers
 from learner.service.prober import Prober
 from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
-from learner.service.summary import Summary, pace, summarise
+from learner.service.summary import Summary, pace, summarise, why_no_step
 from learner.service.timing import Limits, Rhythm, Times
 from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
@@ -76,6 +76,9 @@ class Service:
             raise
         self._finish()
         self.observers.screen.log(f"stopped at step {self.learner.steps}, which is committed")
+        batch_size = self.learner.config.pacing.batch_size
+        if why := why_no_step(self.learner.steps, self.learner.received, batch_size):
+            self.observers.screen.log(why)
         self._prober.probe()
         return self._conclude()
 

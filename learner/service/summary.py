@@ -47,6 +47,14 @@ def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], s
     } | probe_figures(probes)
 
 
+def why_no_step(steps: int, received: int, batch_size: int) -> str:
+    """Return why a run made no step although pairs came, with a remedy; "" if it made one."""
+    if steps or not 0 < received < batch_size:
+        return ""
+    few = f"{received} pairs are fewer than a batch of {batch_size}"
+    return f"nothing was learned: {few}; lower --pacing.batch-size or record more"
+
+
 def pace(times: Times, samples: int, now_s: float) -> Summary:
     """Return how fast a process trained. samples: those that this process trained on."""
     active_s = times.busy_s + times.waited_s

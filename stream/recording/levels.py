@@ -40,7 +40,7 @@ class Levels:
 
     def __init__(self, black: float, white: float, *, stated: bool = True) -> None:
         self.black, self.white = black, white
-        self._stated = stated
+        self._stated, self._changes = stated, 0
 
     @classmethod
     def of(cls, images: Iterable[NDArray[Any]]) -> Self:
@@ -72,8 +72,10 @@ class Levels:
         black, white = _range(some)
         wide = min(self.black, black), max(self.white, white)
         self.black, self.white = wide if white - black > FAR * (wide[1] - wide[0]) else (black, white)
-        text = "an image is outside the levels so far, which are now %g to %g: --levels BLACK WHITE sets them"
-        log.warning(text, self.black, self.white)
+        self._changes += 1
+        if self._changes & (self._changes - 1) == 0:  # the 1st, 2nd, 4th, 8th ...: a flickering camera fills no disk
+            text = "an image is outside the levels so far, which are now %g to %g: --levels BLACK WHITE sets them"
+            log.warning(text, self.black, self.white)
 
 
 class Sample:

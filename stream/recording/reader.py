@@ -84,7 +84,7 @@ class RecordingReader:
         except StreamError as error:
             raise StreamError(f"{self.name}: {error}") from error
         self.unreadable += self._ours.incomplete + self._foreign.unreadable
-        if wrong := self.damage():
+        if self.pairs and (wrong := self.damage()):  # without a pair it is an error, which says the same
             log.warning("%s is not whole, the rest was read: %s%s", self.name, ", ".join(wrong), self.hint())
         if without := self.unpaired.describe():
             log.warning("%s: images without a partner in time are left out: %s", self.name, without)
