@@ -24,6 +24,7 @@ BENCHES = {
     "regimes": ("regimes.bench", "Is training during the day better than in nightly batches?"),
     "retention": ("retention.bench", "Does it matter which pairs are remembered?"),
     "speed": ("speed", "How many pairs a second does a rig make, how many samples a second does the learner train?"),
+    "rows": ("rows", "Is it worth bringing rows of both images together?"),
     "spool": ("spool.bench", "Which embedded store should hold the rig's pairs?"),
     "step": ("step.bench", "What does a training step cost, ours, the whole learner's and others'?"),
     "transport": ("transport.bench", "How fast, how late and at what cost do pairs travel, compared with other ways?"),
