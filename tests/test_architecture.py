@@ -21,9 +21,9 @@ ARROWS: dict[str, set[str]] = {
 ROOMS: dict[str, dict[str, set[str]]] = {
     "stream": {
         "transport": set(),
-        "host": set(),
-        "live": {"transport"},
         "calibration": set(),
+        "host": {"calibration"},
+        "live": {"transport"},
         "recording": set(),
         "cli": {"host", "live", "recording", "transport"},
     },

@@ -14,11 +14,12 @@ from test_stream_calibration import euroc, pose
 from test_stream_rows import two_depths
 
 from device.camera import BadShot, CameraSettings, EyeImage, Shot
-from device.cameras.aligned import MAX_WAITING, AlignedCamera, AutoShift, Shift
+from device.cameras.aligned import MAX_WAITING, AlignedCamera, AutoShift
 from device.cameras.open import open_camera
 from device.cli.doctor import check_rows
 from device.cli.settings import StreamSettings
 from device.cli.stream import COMMAND
+from stream.calibration.align import Shift
 from stream.calibration.file import write_calibration
 from stream.calibration.rows import matched_rows, row_offset
 from stream.calibration.stereo import CalibrationError

@@ -9,14 +9,13 @@ import logging
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
-from typing import Protocol
 
 import numpy as np
 
 from device.camera import BadShot, Camera, CameraSettings, Shot, pixels_of
-from stream.calibration.file import read_calibration
-from stream.calibration.rectify import Rectifier
-from stream.calibration.rows import MIN_MATCHES, matched_rows, row_offset, shifted
+from stream.calibration import align
+from stream.calibration.align import Align, Shift
+from stream.calibration.rows import MIN_MATCHES, matched_rows, row_offset
 from stream.calibration.stereo import CalibrationError, Floats
 from stream.image import Image
 
@@ -29,27 +28,6 @@ AGAIN = 30
 """Afterwards each so many-th shot is measured until the shift is known."""
 
 log = logging.getLogger(__name__)
-
-
-class Align(Protocol):
-    """Brings two images to equal rows."""
-
-    def apply(self, left: Image, right: Image) -> tuple[Image, Image]:
-        """Return both images, or the same objects if nothing has to be done.
-
-        Raises CalibrationError or ValueError for images that do not fit.
-        """
-
-
-class Shift:
-    """Cuts off the rows that only one image has. rows: how many pixels lower things are in the right image."""
-
-    def __init__(self, rows: int) -> None:
-        self.rows = rows
-
-    def apply(self, left: Image, right: Image) -> tuple[Image, Image]:
-        """See Align."""
-        return shifted(left, right, self.rows) if self.rows else (left, right)
 
 
 class AutoShift(Shift):
@@ -76,10 +54,10 @@ class AutoShift(Shift):
 class AlignedCamera:
     """Aligns the shots of a camera."""
 
-    def __init__(self, camera: Camera, align: Align) -> None:
+    def __init__(self, camera: Camera, how: Align) -> None:
         self.fps = camera.fps
         self._camera = camera
-        self._align = align
+        self._align = how
         self._fits = False
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
@@ -147,11 +125,6 @@ def _measure(shot: Shot, shift: AutoShift) -> int:
 
 def aligner(settings: CameraSettings) -> Align | None:
     """Return what aligns the images of a camera with these settings; None if nothing does. Raises CalibrationError."""
-    if settings.rectify:
-        calibration = read_calibration(settings.rectify)
-        if not calibration.rectified:
-            return Rectifier(calibration)
-        log.warning("%s says that rows agree already: nothing is done", ", ".join(map(str, settings.rectify)))
     if settings.row_shift_px == "auto":
         return AutoShift()
-    return Shift(settings.row_shift_px) if settings.row_shift_px else None
+    return align.aligner(settings.rectify, settings.row_shift_px)

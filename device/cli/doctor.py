@@ -16,12 +16,12 @@ from device.cameras.open import Origin, camera_kind, open_camera
 from device.cameras.spec import redacted
 from device.cli.settings import StreamSettings
 from device.cli.spool_location import parent_of, spool_bytes
-from stream.calibration.rows import matched_rows, row_offset
 from stream.errors import ReportedError
 from stream.host import findings
 from stream.host.command import Command
 from stream.host.findings import Finding
 from stream.host.program import Result, Stop
+from stream.image import Image
 from stream.live.publisher import Publisher
 from stream.transport.endpoint import backfill_endpoint, security_for
 
@@ -155,26 +155,14 @@ def check_skew(shots: Sequence[Shot | BadShot], fps: float) -> Finding:
 
 
 def check_rows(shots: Sequence[Shot | BadShot]) -> Finding:
-    """Check that a thing has the same height in both images: objectives look at the same place of both."""
-    good = [shot for shot in shots if isinstance(shot, Shot)]
-    rows, height = [], 0
-    for shot in good[:: max(1, len(good) // ROW_SHOTS)][:ROW_SHOTS]:
+    """Check that a thing has the same height in both images of some shots."""
+    return findings.check_rows(_some_pixels([shot for shot in shots if isinstance(shot, Shot)]))
+
+
+def _some_pixels(shots: Sequence[Shot]) -> Iterator[tuple[Image, Image]]:
+    for shot in shots[:: max(1, len(shots) // ROW_SHOTS)][:ROW_SHOTS]:
         with suppress(BadShot):
-            left, right = pixels_of(shot.left), pixels_of(shot.right)
-            rows.append(matched_rows(left, right))
-            height = left.shape[0]
-    offset = row_offset(rows, height) if rows else None
-    if offset is None:
-        return Finding(
-            "rows", "ok", "their height could not be compared: too few corners are found again in the right image"
-        )
-    if offset.is_turned(height):
-        text = f"{offset.describe()}; the cameras are turned to each other: python -m device calibrate, then --rectify"
-        return Finding("rows", "warning", text)
-    if not offset.is_level(height):
-        text = f"{offset.describe()}: --row-shift-px {round(offset.px)} corrects it, or python -m device calibrate"
-        return Finding("rows", "warning", text)
-    return Finding("rows", "ok", offset.describe())
+            yield pixels_of(shot.left), pixels_of(shot.right)
 
 
 COMMAND = Command(

@@ -6,7 +6,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
@@ -17,6 +17,10 @@ from learner.distributed.collectives import require_alone
 from learner.errors import PortInUse
 from learner.footprint import free_bytes
 from learner.page.access import access_for
+from stream.calibration.align import aligner
+from stream.calibration.source import aligned_pair
+from stream.codec import decode
+from stream.errors import MalformedMessage
 from stream.host.command import Command
 from stream.host.findings import (
     GIB,
@@ -25,6 +29,7 @@ from stream.host.findings import (
     check_clock,
     check_disk,
     check_opencv,
+    check_rows,
     existing_folder,
     installed_opencvs,
     read_clock,
@@ -48,6 +53,8 @@ PATIENCE_S = 5.0
 FLOOR_BYTES = 1 * GIB
 PAIR_BYTES = 1 << 19
 """An upper estimate of a pair in the store: two eyes at 720p as JPEG."""
+LOOK_PAIRS, ROW_PAIRS = 30, 6
+"""Of the first pairs of a recording some are compared in height."""
 
 
 def run(settings: TrainSettings, stop: Stop) -> Result:
@@ -68,7 +75,9 @@ def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Itera
     if process.http_port:
         yield run_check("port", lambda: _check_port(process))
     for path in process.replay:
-        yield run_check("recording", partial(check_recording, path, process.topics))
+        yield (found := run_check("recording", partial(check_recording, path, process.topics)))
+        if found.level == "ok":
+            yield run_check("rows", partial(_check_rows, path, process))
     if not process.replay:
         yield run_check("keys", lambda: _check_keys(settings))
         for endpoint in process.connect:
@@ -93,6 +102,19 @@ def check_recording(path: Path, topics: EyeTopics) -> Finding:
     with closing(RecordingSource([path], topics=topics)) as source:
         source.receive(1, 0.0)
     return Finding("recording", "ok", str(path))
+
+
+def _check_rows(path: Path, process: ProcessConfig) -> Finding:
+    """Compare the rows of some pairs of a recording, corrected as the settings say. Raises StreamError."""
+    align = aligner(process.rectify, process.row_shift_px)
+    with closing(RecordingSource([path], topics=process.topics)) as source:
+        pairs = source.receive(LOOK_PAIRS, 0.0)[:: LOOK_PAIRS // ROW_PAIRS]
+    decoded = []
+    for pair in pairs:
+        with suppress(MalformedMessage):
+            both = decode(pair if align is None else aligned_pair(pair, align))
+            decoded.append((both.left, both.right))
+    return check_rows(decoded)
 
 
 def _check_disk(run_dir: Path, capacity: int) -> Finding:

@@ -36,6 +36,11 @@ class ProcessConfig:
     topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
     replay_speed: float = 0.0
     """Speed of the replay, 1 for that of the recording; 0 gives each pair when the learner is ready for it."""
+    rectify: tuple[Path, ...] = ()
+    """With --replay: a calibration, by which things come into the same row of both images, as for a rig (docs/rig.md)."""
+    row_shift_px: int | None = None
+    """With --replay: how many pixels lower things are in the right image, which is corrected by cutting rows off; `python -m
+    learner doctor` measures it."""
     run_dir: Path = Path("runs/learner")
     """The run directory: settings, pairs, commits, weights and report."""
     device: Literal["auto", "cpu", "cuda"] = "auto"

@@ -6,6 +6,8 @@ from collections.abc import Callable
 
 from learner.cli.settings import ProcessConfig
 from learner.errors import SettingsError
+from stream.calibration.align import aligner
+from stream.calibration.source import AlignedSource
 from stream.live.subscriber import Subscriber
 from stream.recording.source import RecordingSource
 from stream.source import Cursor, Source
@@ -37,16 +39,24 @@ def source_opener(process: ProcessConfig) -> OpenSource:
 def _recording_opener(process: ProcessConfig) -> OpenSource:
     if process.connect != ProcessConfig.connect:
         raise SettingsError("--connect and --replay are two sources: give one of them")
+    if process.rectify and process.row_shift_px is not None:
+        raise SettingsError("--rectify and --row-shift-px both make rows equal: give one of them")
     try:
         RecordingSource(process.replay, speed=process.replay_speed, topics=process.topics).close()
     except ValueError as error:
         raise SettingsError(f"--replay-speed: {error}") from error
-    return lambda _name, cursor: RecordingSource(
-        process.replay, cursor=cursor, speed=process.replay_speed, topics=process.topics
-    )
+    align = aligner(process.rectify, process.row_shift_px)
+
+    def open_it(_name: str, cursor: Cursor | None) -> Source:
+        source = RecordingSource(process.replay, cursor=cursor, speed=process.replay_speed, topics=process.topics)
+        return source if align is None else AlignedSource(source, align)
+
+    return open_it
 
 
 def _subscriber_opener(process: ProcessConfig) -> OpenSource:
+    if process.rectify or process.row_shift_px is not None:
+        raise SettingsError("--rectify and --row-shift-px are for --replay: a rig has these flags itself")
     security = security_for(process.connect, keys=process.keys, insecure=process.insecure)
     for endpoint in process.connect:
         connect_address(endpoint, security=security, insecure=process.insecure)

@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Literal
 
+from stream.calibration.rows import matched_rows, row_offset
 from stream.errors import ReportedError
 from stream.host.printing import printable
 from stream.host.program import ExitCode, Result, write
+from stream.image import Image
 
 GIB = 1 << 30
 EARLIEST_S = 1_750_000_000
@@ -121,6 +123,31 @@ def check_clock(clock: Clock) -> Finding:
         text = f"synchronised within {clock.error_s:.1f} s only: wait for NTP (timedatectl timesync-status)"
         return Finding("clock", "warning", text)
     return Finding("clock", "ok", f"synchronised within {clock.error_s * 1e3:.0f} ms")
+
+
+def check_rows(pairs: Iterable[tuple[Image, Image]]) -> Finding:
+    """Check that a thing has the same height in both images: objectives look at the same place of both.
+
+    pairs: some images of one camera, left and right, uint8 [H, W] or [H, W, 3] BGR.
+    """
+    rows, height = [], 0
+    for left, right in pairs:
+        rows.append(matched_rows(left, right))
+        height = left.shape[0]
+    offset = row_offset(rows, height)
+    if offset is None:
+        return Finding(
+            "rows", "ok", "their height could not be compared: too few corners are found again in the right image"
+        )
+    if offset.is_turned(height):
+        text = (
+            f"{offset.describe()}; the cameras are turned to each other: `python -m device calibrate`, then --rectify"
+        )
+        return Finding("rows", "warning", text)
+    if not offset.is_level(height):
+        text = f"{offset.describe()}: --row-shift-px {round(offset.px)} corrects it, or `python -m device calibrate`"
+        return Finding("rows", "warning", text)
+    return Finding("rows", "ok", offset.describe())
 
 
 def can_write(folder: Path) -> bool:
