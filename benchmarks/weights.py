@@ -28,13 +28,13 @@ from benchmarks.shared.machine import HOST
 from benchmarks.shared.recipes import PRESETS, Preset
 from buffer.store import Store
 from learner.errors import Failed
+from learner.http import weights
+from learner.http.access import Access
+from learner.http.app import app_for
+from learner.http.server import served
 from learner.loop import Learner
 from learner.memory.config import MemoryConfig
 from learner.metrics import LearnerMetrics
-from learner.page import weights
-from learner.page.access import Access
-from learner.page.app import app_for
-from learner.page.server import served
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory

@@ -45,10 +45,12 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "runs": {"objectives", "views"},
         "weights": {"networks", "runs"},
         "report": {"memory", "objectives", "probes", "runs", "weights"},
-        "page": {"distributed", "memory", "report", "runs", "weights"},
+        "http": set(),
+        "page": {"distributed", "http", "memory", "report", "runs"},
         "service": {"networks", "page", "probes", "report", "runs", "weights"},
         "cli": {
             "distributed",
+            "http",
             "networks",
             "objectives",
             "page",

@@ -17,11 +17,11 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
 from learner.errors import SettingsError
-from learner.page import monitoring
-from learner.page.access import Access, access_for
-from learner.page.app import COOKIE, app_for
-from learner.page.monitoring import HUNG_S, Pulse
-from learner.page.server import served
+from learner.http import monitoring
+from learner.http.access import Access, access_for
+from learner.http.app import COOKIE, app_for
+from learner.http.monitoring import HUNG_S, Pulse
+from learner.http.server import served
 
 TOKEN = "correct-horse-battery-staple"
 

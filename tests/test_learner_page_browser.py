@@ -11,12 +11,12 @@ from http_client import free_port
 from test_learner_page_live import Clock
 from tiny_learner import make_pairs, tiny_learner
 
+from learner.http.access import Access
+from learner.http.app import app_for
+from learner.http.server import served
 from learner.loop import StepReport, learn
 from learner.page import view
-from learner.page.access import Access
-from learner.page.app import app_for
 from learner.page.live import Live
-from learner.page.server import served
 from learner.runs.folder import RunDirectory
 from stream.pair import EncodedPair
 from stream.source import IteratorSource

@@ -19,12 +19,12 @@ from test_learner_page_live import WAITING, Clock, pair_of
 from test_stream_rows import two_depths
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 
+from learner.http.access import Access
+from learner.http.app import app_for
+from learner.http.server import served
 from learner.page import view
-from learner.page.access import Access
-from learner.page.app import app_for
 from learner.page.live import WATCHED_S, Live
 from learner.page.sections import CURVES_EVERY_S, Section, SectionCache, sections_of
-from learner.page.server import served
 from stream.calibration.watch import EVERY_S, RowWatch
 from stream.codec import encode_pair
 from stream.image import Image

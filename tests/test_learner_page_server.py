@@ -23,10 +23,10 @@ from starlette.routing import Route
 from uvicorn.server import ServerState
 
 from learner.errors import PortInUse, SettingsError
-from learner.page.access import Access
-from learner.page.app import app_for
-from learner.page.connections import MAX_CONNECTIONS, BoundedConnection
-from learner.page.server import BACKLOG, served
+from learner.http.access import Access
+from learner.http.app import app_for
+from learner.http.connections import MAX_CONNECTIONS, BoundedConnection
+from learner.http.server import BACKLOG, served
 
 LARGE = 12 << 20
 """Bytes: more than a socket takes without a reader."""

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from http_client import WAIT_S, free_port, get
 
-from learner.page import weights
-from learner.page.access import Access
-from learner.page.app import app_for
-from learner.page.server import served
+from learner.http import weights
+from learner.http.access import Access
+from learner.http.app import app_for
+from learner.http.server import served
 from stream.fsync import replace_file
 
 GUIDE = (Path(__file__).parents[1] / "docs" / "weights.md").read_text()

@@ -28,12 +28,12 @@ from benchmarks.shared.machine import HOST, free_port
 from benchmarks.shared.pairs import walk_pairs
 from benchmarks.shared.recipes import PRESETS, Preset, changed
 from device.sim.camera import SimConfig
+from learner.http.access import Access
+from learner.http.app import app_for
+from learner.http.server import served
 from learner.loop import Learner, StepReport, learn
 from learner.page import view
-from learner.page.access import Access
-from learner.page.app import app_for
 from learner.page.live import WATCHED_S, Live
-from learner.page.server import served
 from learner.runs.folder import RunDirectory
 from stream.source import IteratorSource
 

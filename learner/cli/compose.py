@@ -26,13 +26,14 @@ from learner.distributed import collectives
 from learner.distributed.collectives import Process
 from learner.errors import SettingsError
 from learner.footprint import free_bytes, require_room
+from learner.http import monitoring, weights
+from learner.http.access import access_for
+from learner.http.app import app_for
+from learner.http.server import served
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
-from learner.page import monitoring, view, weights
-from learner.page.access import access_for
-from learner.page.app import app_for
+from learner.page import view
 from learner.page.live import Live
-from learner.page.server import served
 from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
 from learner.runs.checkpoint import CheckpointFolder

@@ -16,7 +16,7 @@ from learner.cli.settings import FROM_WORDS, ProcessConfig, TrainSettings
 from learner.distributed.collectives import require_alone
 from learner.errors import PortInUse
 from learner.footprint import free_bytes
-from learner.page.access import access_for
+from learner.http.access import access_for
 from stream.calibration.align import aligner
 from stream.calibration.source import aligned_pair
 from stream.codec import decode

@@ -1,1 +1,1 @@
-"""The learner over HTTP: a live page, metrics, health and weights, on one port and in one thread of its own."""
+"""The live page: what a person sees of a running learner, in the order in which a person asks."""

@@ -14,10 +14,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from learner.distributed import collectives
+from learner.http.monitoring import Pulse
 from learner.loop import Learner, StepReport, Waiting
 from learner.memory import pictures
 from learner.memory.slots import Slots
-from learner.page.monitoring import Pulse
 from learner.report.album import views_of
 from learner.runs.reading import Album
 from stream.image import Image

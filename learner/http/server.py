@@ -13,8 +13,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from learner.errors import LearnerError, PortInUse
-from learner.page.access import Access
-from learner.page.connections import HEAD_S, PATIENCE_S, BoundedConnection
+from learner.http.access import Access
+from learner.http.connections import HEAD_S, PATIENCE_S, BoundedConnection
 
 BACKLOG = 64
 """Connections that are taken from the system at once: so many more descriptors than MAX_CONNECTIONS are in use for a moment."""

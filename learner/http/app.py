@@ -11,8 +11,8 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import BaseRoute, Router
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from learner.page.access import Access
-from learner.page.connections import LET_IN
+from learner.http.access import Access
+from learner.http.connections import LET_IN
 
 COOKIE = "babyagent_token"
 COOKIE_S = 30 * 24 * 3600
