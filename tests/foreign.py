@@ -113,6 +113,21 @@ class Bag:
         write = self._store.serialize_ros1 if self._kind == "ros1" else self._store.serialize_cdr
         self._writer.write(self._topics[topic], log_ns, write(message, name))
 
+    def camera_info(self, topic: str, log_ns: int, info: dict[str, Any]) -> None:
+        """info: width, height, distortion_model, and the arrays K, D, R, P."""
+        name, types = "sensor_msgs/msg/CameraInfo", self._store.types
+        connection = self._writer.add_connection(topic, name, typestore=self._store)
+        time = types["builtin_interfaces/msg/Time"](log_ns // 10**9, log_ns % 10**9)
+        header = {"frame_id": "camera", "stamp": time} | ({"seq": 0} if self._kind == "ros1" else {})
+        arrays = {key if self._kind == "ros1" else key.lower(): info[key] for key in "KDRP"}
+        plain = {key: info[key] for key in ("width", "height", "distortion_model")}
+        region = types["sensor_msgs/msg/RegionOfInterest"](0, 0, 0, 0, False)
+        message = types[name](
+            header=types["std_msgs/msg/Header"](**header), **plain, **arrays, binning_x=0, binning_y=0, roi=region
+        )
+        write = self._store.serialize_ros1 if self._kind == "ros1" else self._store.serialize_cdr
+        self._writer.write(connection, log_ns, write(message, name))
+
 
 BagKind = Literal["db3", "mcap", "db3-zstd", "ros1", "ros1-bz2", "ros1-lz4"]
 BAGS: tuple[BagKind, ...] = ("db3", "mcap", "db3-zstd", "ros1", "ros1-bz2", "ros1-lz4")

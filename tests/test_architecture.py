@@ -21,7 +21,7 @@ ARROWS: dict[str, set[str]] = {
 ROOMS: dict[str, dict[str, set[str]]] = {
     "stream": {
         "transport": set(),
-        "calibration": set(),
+        "calibration": {"recording"},
         "host": {"calibration"},
         "live": {"transport"},
         "recording": set(),

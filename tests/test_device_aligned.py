@@ -121,6 +121,11 @@ def test_auto_measures_the_first_shots_and_loses_none(rows: int, height: int, ca
     assert f"{where} in the right image" in caplog.text
 
 
+def test_auto_decides_by_a_recording_that_is_shorter_than_it_wants() -> None:
+    done = list(AlignedCamera(Shown([shot(*two_depths(11, seed)) for seed in range(3)]), AutoShift()))
+    assert [s.left.shape()[0] for s in done if isinstance(s, Shot)] == [277] * 3
+
+
 def test_auto_says_if_nothing_can_be_measured_and_looks_again_later(caplog: pytest.LogCaptureFixture) -> None:
     flat, good = np.full((288, 400), 90, np.uint8), two_depths(3)
     dark = [shot(flat, flat)] * MAX_WAITING

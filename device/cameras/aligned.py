@@ -37,6 +37,7 @@ class AutoShift(Shift):
         super().__init__(0)
         self.known = False
         self._rows: list[Floats] = []
+        self._height = 1
 
     def measure(self, left: Image, right: Image) -> None:
         """Look at two images. After MEASURED pairs with enough matches the shift is known, if these agree."""
@@ -44,7 +45,13 @@ class AutoShift(Shift):
         if len(rows) < MIN_MATCHES:
             return
         self._rows = [*self._rows[1 - MEASURED :], rows]
-        offset = row_offset(self._rows, left.shape[0]) if len(self._rows) == MEASURED else None
+        self._height = left.shape[0]
+        if len(self._rows) == MEASURED:
+            self.decide()
+
+    def decide(self) -> None:
+        """Decide by what was measured until now; it stays unknown if too few matches agree."""
+        offset = None if self.known else row_offset(self._rows, self._height)
         if offset is not None:
             self.rows, self.known = round(offset.px), True
             done = f"{abs(self.rows)} rows are cut off" if self.rows else "nothing has to be cut off"
@@ -102,6 +109,7 @@ class AlignedCamera:
                 size += _measure(shot, shift)
             if shift.known or len(waiting) >= MAX_WAITING or size > MAX_WAITING_BYTES:
                 break
+        shift.decide()
         if not shift.known:
             log.warning(
                 "too few corners are found again to measure the vertical offset: images stay as they are till then"

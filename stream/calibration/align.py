@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
+from stream.calibration.camera_info import is_recording, recorded_calibration
 from stream.calibration.file import read_calibration
 from stream.calibration.rectify import Rectifier
 from stream.calibration.rows import shifted
@@ -37,10 +38,13 @@ class Shift:
 
 
 def aligner(rectify: Sequence[Path], rows: int | None) -> Align | None:
-    """Return what a calibration or a shift does; None if there is nothing to do. Raises CalibrationError."""
+    """Return what a calibration or a shift does; None if there is nothing to do.
+
+    rectify: the files of a calibration (`read_calibration`), or a recording of another tool that holds one. Raises StreamError.
+    """
     if not rectify:
         return Shift(rows) if rows else None
-    calibration = read_calibration(rectify)
+    calibration = recorded_calibration(rectify[0]) if is_recording(rectify[0]) else read_calibration(rectify)
     if not calibration.rectified:
         return Rectifier(calibration)
     log.warning("%s says that rows agree already: nothing is done", ", ".join(map(str, rectify)))

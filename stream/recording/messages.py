@@ -154,15 +154,8 @@ def _vector(table: Table, field: int) -> memoryview:
 
 def _read_ros(is_raw: bool, encoding: str, data: memoryview) -> ImageMessage:
     """Read an Image or a CompressedImage of ROS."""
-    store, errors = _ros_types()
     name = "sensor_msgs/msg/Image" if is_raw else "sensor_msgs/msg/CompressedImage"
-    try:
-        if encoding == "ros1":
-            message = store["ros1"].deserialize_ros1(data, name)
-        else:
-            message = store["cdr"].deserialize_cdr(_unpacked(data), name)
-    except errors as error:
-        raise ValueError(f"the message does not decode: {error}") from error
+    message = read_ros(name, encoding, data)
     stamp = message.header.stamp
     stamp_ns = 10**9 * stamp.sec + stamp.nanosec
     content = memoryview(message.data)
@@ -170,6 +163,20 @@ def _read_ros(is_raw: bool, encoding: str, data: memoryview) -> ImageMessage:
         return ImageMessage(stamp_ns, Compressed(message.format, content))
     raw = Raw(message.encoding, message.height, message.width, message.step, content, bool(message.is_bigendian))
     return ImageMessage(stamp_ns, raw)
+
+
+def read_ros(name: str, encoding: str, data: memoryview) -> Any:
+    """Return the message of ROS with this type. encoding: cdr or ros1.
+
+    Raises ValueError if it does not decode, StreamError without `rosbags`.
+    """
+    store, errors = _ros_types()
+    try:
+        if encoding == "ros1":
+            return store["ros1"].deserialize_ros1(data, name)
+        return store["cdr"].deserialize_cdr(_unpacked(data), name)
+    except errors as error:
+        raise ValueError(f"the message does not decode: {error}") from error
 
 
 def _unpacked(data: memoryview) -> memoryview:
