@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-PRELOADED = ("learner.cli.train", "stream.cli.record", "device.spool.spool", "timm", "safetensors.torch")
+PRELOADED = ("learner.cli.compose", "stream.cli.record", "device.spool.spool", "timm", "safetensors.torch")
 _true_s, _true_ns = time.time, time.time_ns
 _clock: Path | None = None
 

@@ -18,6 +18,7 @@ PROGRAM = Program(
     },
     stop_message="stopping after a commit",
     extra="learner",
+    heavy=("torch", "timm", "sklearn", "scipy", "safetensors", "matplotlib"),
     log_format=None,
     wrong_settings=(),
 )

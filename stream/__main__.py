@@ -21,7 +21,7 @@ USAGE = """usage: python -m stream COMMAND ...; COMMAND --help explains its flag
 
 Recordings are MCAP files that Foxglove and Rerun open as they are. Exit codes: 0 done, 1 failed on the way or not possible now
 (disk full, port in use, nothing to recover), 2 wrong settings.
-Tab completes flags after: source <(babyagent-stream --print-completion bash), or zsh."""
+Tab completes flags after: source <(python -m stream --print-completion bash), or zsh."""
 
 PROGRAM = Program(
     package="stream",

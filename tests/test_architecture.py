@@ -20,7 +20,7 @@ ARROWS: dict[str, set[str]] = {
 }
 ROOMS: dict[str, dict[str, set[str]]] = {
     "stream": {
-        "transport": set(),
+        "transport": {"host"},
         "calibration": {"recording"},
         "host": {"calibration"},
         "live": {"transport"},

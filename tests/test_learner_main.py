@@ -161,7 +161,7 @@ def test_ctrl_c_while_torch_is_still_loading_ends_clean(tmp_path: Path) -> None:
 
 def test_help_teaches_and_ends_with_0(capsys: pytest.CaptureFixture[str], own_signals: None) -> None:
     with pytest.raises(SystemExit) as ended:
-        main(["--preset", "gpu", "--help"])
+        main(["--preset", "gpu", "--help-all"])
     assert ended.value.code == 0
     text = capsys.readouterr().out
     for words in ("--connect", "--run-dir", "--pacing.batch-size", "--until-device-ends", "Ctrl-C", "Exit codes"):

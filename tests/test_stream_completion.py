@@ -19,16 +19,16 @@ from stream.host.program import Stop
 BASH = shutil.which("bash")
 
 
-def completed(script: str, line: str) -> list[str]:
+def completed(script: str, line: str, function: str = "") -> list[str]:
     """What bash offers at the end of the line."""
     assert BASH is not None
-    program = line.split()[0]
+    function = function or f"_{line.split()[0].replace('-', '_')}"
     ask = f"""{script}
 COMP_WORDS=({line.replace("|", '""')}); COMP_CWORD=$((${{#COMP_WORDS[@]}} - 1))
-"_${{1//-/_}}"
+"$1"
 printf '%s\\n' "${{COMPREPLY[@]}}"
 """
-    done = subprocess.run([BASH, "-c", ask, "bash", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([BASH, "-c", ask, "bash", function], capture_output=True, text=True, check=True)
     assert done.stderr == ""
     return done.stdout.split()
 
@@ -55,7 +55,7 @@ def script_of(door: str) -> str:
         ("stream", "babyagent-stream info |", []),
         ("stream", "babyagent-stream keys t", ["trust"]),
         ("stream", "babyagent-stream keys |", ["own", "trust", "list", "forget"]),
-        ("stream", "babyagent-stream keys list -", ["--keys", "--help"]),
+        ("stream", "babyagent-stream keys list -", ["--keys", "--own-name", "--help"]),
         ("learner", "babyagent-learner --preset c", ["cpu"]),
         ("learner", "babyagent-learner doctor --device |", ["auto", "cpu", "cuda"]),
         ("learner", "babyagent-learner --pacing.b", ["--pacing.batch-size"]),
@@ -63,17 +63,35 @@ def script_of(door: str) -> str:
         ("learner", "babyagent-learner cool", ["cooldown"]),
         ("learner", "babyagent-learner export runs/a --si", ["--size"]),
         ("learner", "babyagent-learner cooldown runs/a --st", ["--steps"]),
+        ("learner", "babyagent-learner --help-", ["--help-all"]),
     ],
 )
 def test_bash_offers_what_fits(door: str, line: str, offered: list[str]) -> None:
     assert completed(script_of(door), line) == offered
 
 
+@pytest.mark.parametrize(
+    ("line", "offered"),
+    [
+        ("python -m learner --pacing.b", ["--pacing.batch-size"]),
+        (".venv/bin/python -X dev -m device walk --per", ["--per-place"]),
+        (".venv/bin/torchrun --nproc-per-node 4 -m learner --preset |", ["cpu", "gpu"]),
+        ("python -m http.serv", []),
+        ("python scr", []),
+    ],
+)
+def test_bash_completes_what_the_documents_type(line: str, offered: list[str]) -> None:
+    both = script_of("learner") + "\n" + script_of("device")
+    for name in ("python", "torchrun"):
+        assert re.search(rf"^complete .* -F _babyagent_module .*\b{name}\b", both, re.MULTILINE)
+    assert completed(both, line, "_babyagent_module") == offered
+
+
 def test_every_flag_that_help_lists_is_offered(capsys: pytest.CaptureFixture[str]) -> None:
     from learner.cli.train import COMMAND
 
     with pytest.raises(SystemExit):
-        COMMAND.parse(["--help"])
+        COMMAND.parse(["--help-all"])
     listed = set(re.findall(r"^[│ ]+(--[a-z][a-z0-9.-]+)", capsys.readouterr().out, re.MULTILINE))
     assert len(listed) > 60
     assert listed <= set(completed(script_of("learner"), "babyagent-learner --"))

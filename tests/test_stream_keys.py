@@ -306,8 +306,8 @@ def printed(words: list[str]) -> str:
 
 def typed(line: str) -> list[str]:
     """The words after `python -m stream keys`, as a shell takes a printed line apart."""
-    command, words = line.split("python -m stream keys ")
-    assert not command.strip()
+    command, words = line.split("-m stream keys ")
+    assert command.split() == [".venv/bin/python"]
     echo = ["sh", "-c", f"printf '%s\\n' {words}"]
     return subprocess.run(echo, capture_output=True, text=True, check=True).stdout.splitlines()
 
@@ -320,6 +320,34 @@ def test_typing_what_is_printed_makes_two_machines_trust_each_other(tmp_path: Pa
     assert list(trusted_keys(tmp_path / "rig").values()) == [make_keys(tmp_path / "learner")]
     assert list(trusted_keys(tmp_path / "learner").values()) == [make_keys(tmp_path / "rig")]
     assert printed(rig).splitlines() == on_rig  # the same keys, every time
+
+
+def test_a_key_that_begins_with_a_dash_is_trusted_as_it_is_printed(tmp_path: Path) -> None:
+    key = "-c.m=.ut/DVBnYp]nS<pwe0:AD]a/U9t=h7HFi)-"
+    for at, name in enumerate(("before", "after")):
+        folder = ["--keys", str(tmp_path / name)]
+        words = ["trust", "old", key]
+        printed([*words, *folder] if at else [words[0], *folder, *words[1:]])
+        assert trusted_keys(tmp_path / name) == {"old": key}
+
+
+def test_a_rig_is_invited_under_its_own_name(tmp_path: Path) -> None:
+    assert " trust rig7 " in printed(["--keys", str(tmp_path), "--own-name", "rig7"])
+    assert " trust rig7 " in printed(["trust", "learner", KEY, "--keys", str(tmp_path), "--own-name", "rig7"])
+    with pytest.raises(KeysError, match="cannot be a name"):
+        printed(["--keys", str(tmp_path), "--own-name", "-"])
+
+
+def test_a_remedy_names_the_folder_of_the_keys(tmp_path: Path) -> None:
+    folder = tmp_path / "my keys"
+    make_keys(folder)
+    trust(folder, "rig", KEY)
+    with pytest.raises(KeysError) as caught:
+        trust(folder, "rig", OTHER_KEY)
+    command = str(caught.value).split("`")[1]
+    assert shlex.split(command)[-4:] == ["forget", "rig", "--keys", str(folder)]
+    done = subprocess.run(["sh", "-c", command], capture_output=True, text=True, check=True)
+    assert "rig is forgotten" in done.stdout
 
 
 def test_the_command_lists_and_forgets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -595,12 +595,12 @@ def test_help_teaches_by_example(name: str, capsys: pytest.CaptureFixture[str]) 
     with pytest.raises(SystemExit) as ended:
         said(name, "--help")
     assert ended.value.code == 0
-    assert f"python -m stream {name} " in capsys.readouterr().out
+    assert f"-m stream {name} " in capsys.readouterr().out
     assert f"python -m stream {name}" in said("--help")
 
 
 def test_the_keys_command_is_one_of_them(tmp_path: Path) -> None:
-    assert "python -m stream keys trust" in said("keys", "--keys", str(tmp_path / "keys"))
+    assert ".venv/bin/python -m stream keys trust" in said("keys", "--keys", str(tmp_path / "keys"))
 
 
 def test_recorded_pairs_are_a_source_like_any_other(tmp_path: Path) -> None:

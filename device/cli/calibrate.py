@@ -21,6 +21,7 @@ from stream.fsync import replace_file
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress
+from stream.host.typed import here
 
 MAX_VIEWS = 200
 DESCRIPTION = """Calibrate two cameras with a printed board, so that --rectify brings things into the same row of both images.
@@ -105,7 +106,7 @@ def run(settings: CalibrateSettings, stop: Stop) -> Result:
             progress.update(views.describe)
         progress.log(views.describe())
     if views.size is None:
-        raise CalibrationError(f"{settings.camera}: no shot can be read: `python -m device doctor` says why")
+        raise CalibrationError(f"{settings.camera}: no shot can be read: `{here('device', 'doctor')}` says why")
     found, quality = calibrate(views.taken, board, views.size, settings.model)
     write_calibration(settings.out, found, quality.figures())
     text = (

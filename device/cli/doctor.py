@@ -21,6 +21,7 @@ from stream.host import findings
 from stream.host.command import Command
 from stream.host.findings import Finding
 from stream.host.program import Result, Stop
+from stream.host.typed import there
 from stream.image import Image
 from stream.live.publisher import Publisher
 from stream.transport.endpoint import backfill_endpoint, security_for
@@ -67,7 +68,9 @@ def _check_keys(settings: StreamSettings) -> Finding:
     if security is None:
         return Finding("keys", "ok", "no keys are needed: only this machine can connect")
     if not security.trusted:
-        text = "no learner is trusted yet: `python -m stream keys` on both sides prints what to type"
+        text = (
+            f"no learner is trusted yet: on both sides `{there('stream', 'keys')}` prints what to type on the other one"
+        )
         return Finding("keys", "problem", text)
     return Finding("keys", "ok", f"trusted: {', '.join(list(security.trusted)[:8])}")
 

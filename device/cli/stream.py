@@ -50,7 +50,7 @@ Cameras:
 
 Give each rig a --name of its own. Ctrl-C stops cleanly. Exit codes: 0 done, 1 not possible now (camera missing, port or spool in
 use, disk full) or failed on the way, 2 wrong settings.
-Tab completes flags after: source <(babyagent-device --print-completion bash), or zsh."""
+Tab completes flags after: source <(python -m device --print-completion bash), or zsh."""
 
 
 def run(settings: StreamSettings, stop: Stop) -> Result:

@@ -37,6 +37,7 @@ from stream.host.findings import (
     run_check,
 )
 from stream.host.program import Result, Stop
+from stream.host.typed import there
 from stream.live.subscriber import Subscriber
 from stream.recording.foreign import EyeTopics
 from stream.recording.source import RecordingSource
@@ -173,7 +174,8 @@ def rig_finding(endpoint: str, devices: list[str], failures: Mapping[str, int]) 
         text = f"{endpoint} does not answer: start the rig, check its address and firewall (the learner waits for it)"
         return Finding("rig", "warning", text)
     if why in ("refused", "wrong_key"):
-        text = f"{endpoint} has keys that do not fit ours ({why}): see `python -m stream keys` on both sides, restart the rig"
+        command = there("stream", "keys")
+        text = f"{endpoint} has keys that do not fit ours ({why}): `{command}` on both sides says what to type, restart the rig"
     else:
         text = f"the handshake with {endpoint} failed ({why}): only one side has keys, or it is not a rig"
     return Finding("rig", "problem", text)

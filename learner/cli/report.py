@@ -14,6 +14,7 @@ from learner.report.compare import write_comparison
 from learner.report.report import write_report
 from stream.host.command import Command
 from stream.host.program import Result, Stop
+from stream.host.typed import here
 
 DESCRIPTION = """Write a run as one HTML file without outside resources, or compare several runs.
 
@@ -38,7 +39,7 @@ class ReportSettings:
 
     def __post_init__(self) -> None:
         if not self.runs:
-            raise SettingsError("report needs a run directory: python -m learner report RUN")
+            raise SettingsError(f"report needs a run directory: {here('learner', 'report')} RUN")
 
 
 def run(settings: ReportSettings, stop: Stop) -> Result:

@@ -131,6 +131,23 @@ def require_made_with(
             )
 
 
+EVERYDAY = (
+    *(
+        "config",
+        "connect",
+        "replay",
+        "run_dir",
+        "device",
+        "threads",
+        "control",
+        "keys",
+        "insecure",
+        "until_device_ends",
+    ),
+    *("train_s", "max_steps", "probe_every_s", "commit_every_s", "http_port", "http_host", "http_token", "json"),
+    *("pacing.replay_ratio", "pacing.batch_size", "memory.capacity", "schedule.learning_rate", "seed"),
+)
+"""The flags that --help shows, beside --preset, --objective and --views; --help-all shows all."""
 FROM_WORDS: Mapping[str, Any] = {
     "settings": TrainSettings,
     "config_file": True,
@@ -139,5 +156,6 @@ FROM_WORDS: Mapping[str, Any] = {
     "begin": begin,
     "inline": ("process", "learner", "limits", "topics"),
     "old_names": legacy.SETTINGS,
+    "everyday": EVERYDAY,
 }
 """How a `Command` makes these settings of words and of a file."""

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 
-from learner.cli.compose import device_for, make_learner, train
 from learner.cli.settings import FROM_WORDS, TrainSettings
+from learner.cli.sources import source_opener
 from learner.distributed.collectives import process_group, process_of
 from learner.distributed.team import follow
 from learner.runs.settings import require_same
-from learner.service.summary import describe
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 
@@ -29,11 +28,18 @@ DESCRIPTION = """Learn from the stereo pairs that devices publish.
 Ctrl-C commits and stops. The same command continues from the last commit, also after a crash: no pair is lost or learned twice.
 The learner waits for a device that is not there yet.
 Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full, run directory in use), 2 wrong settings.
-Tab completes flags after: source <(babyagent-learner --print-completion bash), or zsh."""
+Tab completes flags after: source <(python -m learner --print-completion bash), or zsh."""
 
 
 def run(settings: TrainSettings, stop: Stop) -> Result:
     """Train, and return the summary. Of the processes that torchrun starts the first one does so, and the others follow it."""
+    from learner.cli.compose import (  # --help and wrong settings do without page and store
+        device_for,
+        make_learner,
+        train,
+    )
+    from learner.service.summary import describe
+
     process = process_of(os.environ)
     device = device_for(settings.process.device, process)
     if (settings.process.run_dir / "config.json").is_file():  # before networks of these settings are made
@@ -47,4 +53,6 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
     return Result(describe(summary, settings.process.run_dir), summary)
 
 
-COMMAND = Command(run=run, description=DESCRIPTION, **FROM_WORDS)
+COMMAND = Command(
+    run=run, description=DESCRIPTION, early=lambda settings: source_opener(settings.process), **FROM_WORDS
+)

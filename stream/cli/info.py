@@ -14,6 +14,7 @@ from stream.host.command import Command
 from stream.host.printing import printable
 from stream.host.program import ExitCode, Result, Stop
 from stream.host.progress import Progress, format_bytes
+from stream.host.typed import here
 from stream.pair import EncodedPair
 from stream.pairing import EyeName
 from stream.ranges import Ranges
@@ -89,7 +90,7 @@ class FileInfo:
 def run(settings: InfoSettings, stop: Stop) -> Result:
     """Read recordings to their ends, and describe them."""
     if not settings.files:
-        raise StreamError("info needs a recording: python -m stream info FILE")
+        raise StreamError(f"info needs a recording: {here('stream', 'info')} FILE")
     infos, texts, together = [], [], _Together()
     with Progress() as progress:
         for path in settings.files:
@@ -209,10 +210,17 @@ def _describe(info: FileInfo, recording: RecordingReader) -> str:
     if info.problem:
         lines.append(f"  no pairs: {printable(info.problem)}")
     elif damage := recording.damage():
-        lines.append(f"  not whole: {printable(', '.join(damage))}{recording.hint()}")
+        lines.append(f"  not whole: {printable(', '.join(damage))}{_hint(info)}")
     else:
         lines.append("  whole")
     return "\n".join(lines)
+
+
+def _hint(info: FileInfo) -> str:
+    """Return the remedy for damage, "" where it would write nothing."""
+    damaged = Path(info.file)
+    command = here("stream", "recover", info.file, str(damaged.with_name(f"{damaged.stem}-whole.mcap")))
+    return f"; `{command}` writes a clean one" if info.pairs else ""
 
 
 COMMAND = Command(run=run, settings=InfoSettings, description=DESCRIPTION)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 import socket
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -14,11 +15,12 @@ import tyro
 
 from stream.host.command import Command
 from stream.host.program import Result, Stop
-from stream.transport.keys import forget, keys_folder, make_keys, trust, trusted_keys
+from stream.host.typed import there
+from stream.transport.keys import check_name, forget, keys_folder, make_keys, parse_key, trust, trusted_keys
 
 DESCRIPTION = """Keys by which a rig and a learner know each other; without them a stream stays on its own machine.
 
-  on the rig       python -m stream keys                       prints what to type on the learner
+  on the rig       python -m stream keys --own-name rig1       prints what to type on the learner
   on the learner   python -m stream keys trust rig1 'KEY'      prints what to type on the rig
 
 Secret keys never leave their machine. A running rig notices a change when it is started again."""
@@ -36,12 +38,18 @@ class _Command:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Own(_Command):
+class _Inviting(_Command):
+    own_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
+    """What the other machine is to call this one: on a rig its --name. By default the host's name."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Own(_Inviting):
     """Make the keys of this machine if there are none, and print what to type on the other one (the default)."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Trust(_Command):
+class Trust(_Inviting):
     """Trust the key of another machine: a rig then accepts its connections; a learner then finds it under this name."""
 
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
@@ -67,13 +75,13 @@ def run(command: Own | Trust | List | Forget, _stop: Stop) -> Result:
     """Make, trust, list or forget keys. Raises KeysError."""
     match command:
         case Own():
-            return Result(f"On the other machine, type (the name is yours to choose):\n  {_invitation(command.folder)}")
+            return Result(f"On the other machine, type{_WHERE}:\n  {_invitation(command)}")
         case Trust():
+            invitation = _invitation(command)
             trust(command.folder, command.name, command.key)
             return Result(
                 f"{command.name} is trusted. {RESTART}\n"
-                f"If {command.name} does not trust this machine yet, type there (the name is yours to choose):\n"
-                f"  {_invitation(command.folder)}"
+                f"If {command.name} does not trust this machine yet, type there{_WHERE}:\n  {invitation}"
             )
         case List():
             keys = trusted_keys(command.folder)
@@ -83,10 +91,23 @@ def run(command: Own | Trust | List | Forget, _stop: Stop) -> Result:
             return Result(f"{command.name} is forgotten. {RESTART}")
 
 
-def _invitation(folder: Path) -> str:
-    """Return the command by which another machine trusts this one."""
-    name = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64].lstrip("._-") or "NAME"
-    return f"python -m stream keys trust {name} {shlex.quote(make_keys(folder))}"
+_WHERE = " in its checkout (with its own --keys, if it was given one)"
 
 
-COMMAND = Command(run=run, settings=Own | Trust | List | Forget, description=DESCRIPTION)
+def _invitation(command: _Inviting) -> str:
+    """Return the command by which another machine trusts this one. Raises KeysError."""
+    host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64].lstrip("._-") or "NAME"
+    name = host if command.own_name is None else check_name(command.own_name)
+    return there("stream", "keys", "trust", name, make_keys(command.folder))
+
+
+def _key_last(words: Sequence[str]) -> list[str]:
+    """Return the words with a key that begins with a dash at their end, where it is not taken for a flag."""
+    for at, word in enumerate(words):
+        with suppress(ValueError):
+            if word.startswith("-") and "--" not in words and parse_key(word):
+                return [*words[:at], *words[at + 1 :], "--", word]
+    return list(words)
+
+
+COMMAND = Command(run=run, settings=Own | Trust | List | Forget, description=DESCRIPTION, arrange=_key_last)

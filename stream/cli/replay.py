@@ -15,6 +15,7 @@ from stream.errors import EndOfStream, StreamError
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.progress import Progress
+from stream.host.typed import here
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair, Header
 from stream.recording.foreign import EyeTopics, device_of
@@ -64,7 +65,7 @@ class ReplaySettings:
 def run(settings: ReplaySettings, stop: Stop) -> Result:
     """Replay until the end or `stop`. Raises StreamError for recordings without a pair, or with pairs of several devices."""
     if not settings.files:
-        raise StreamError("replay needs a recording: python -m stream replay FILE")
+        raise StreamError(f"replay needs a recording: {here('stream', 'replay')} FILE")
     with (
         closing(_source(settings)) as source,
         Progress() as progress,

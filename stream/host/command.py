@@ -11,9 +11,13 @@ import tyro
 
 from stream.errors import ReportedError
 from stream.host import completion
+from stream.host.flags import some_of
 from stream.host.home import expanded, with_home
 from stream.host.program import Result, Stop
 from stream.host.settings_file import SettingsFile, SettingsFileError, config_of, present_name
+
+HELP_ALL = "--help-all"
+HELP = frozenset({"-h", "--help", HELP_ALL})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +45,12 @@ class Command:
     """Raises ValueError for settings that cannot be used."""
     inline: Collection[str] = ()
     """Names of fields that are dataclasses, and whose own fields stand in the same table of the file."""
+    arrange: Callable[[Sequence[str]], list[str]] = list
+    """Returns the arguments in the order in which they can be read."""
+    early: Callable[[Any], object] = lambda _settings: None
+    """Raises ReportedError or ValueError for settings that cannot be used, before heavy packages are loaded."""
+    everyday: Collection[str] = ()
+    """Flags that --help shows, where --help-all shows all; with a choice given, --help also shows the flags below the choices."""
     old_names: Mapping[str, str] = field(default_factory=dict)
     """Field names of earlier versions, each with its present name. They still work as flags and in files."""
 
@@ -55,13 +65,17 @@ class Command:
             return replace(result, text=json.dumps(result.figures))
         return result
 
+    def foresee(self, words: Sequence[str], prog: str) -> None:
+        """Raise what keeps these arguments from being run, as far as it can be said without heavy packages; show help."""
+        self.early(with_home(self.parse(words, prog)))
+
     def parse(self, words: Sequence[str], prog: str = "") -> Any:
         """Return the settings that these command-line arguments make.
 
         A flag wins over the settings file, and the file over the settings to begin from. Raises ReportedError or
         ValueError for a setting that cannot be used. tyro ends the process for an unknown flag and for --help.
         """
-        words = [self._renamed(word) for word in words]
+        words = [self._renamed(word) for word in self.arrange(words)]
         if kinds := get_args(self.settings):
             if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
                 words = [kinds[0].__name__.lower(), *words]
@@ -71,6 +85,8 @@ class Command:
         file = None if path is None else SettingsFile.read(path, self.old_names)
         given, words = self._given(words)
         default = self._default({} if file is None else file.words((*self.choices, *self.told)), given, file)
+        if self.everyday and HELP.intersection(words):
+            self._show_help(words, prog, default, bool(given.keys() & self.choices.keys()))
         settings = tyro.cli(self.settings, prog=prog, args=words, description=self._help(), default=default)
         self.check(settings)
         return settings
@@ -82,7 +98,17 @@ class Command:
         if self.begin is None:
             return completion.options(self.settings)
         choices = {f"--{name}": list(values) for name, values in self.choices.items()}
-        return {**choices, **completion.options(self.begin({}))}
+        more = {"--help-all": ()} if self.everyday else {}
+        return {**choices, **completion.options(self.begin({})), **more}
+
+    def _show_help(self, words: Sequence[str], prog: str, default: Any, chosen: bool) -> None:
+        """Print the help and end the process, as tyro does."""
+        if HELP_ALL in words:
+            tyro.cli(self.settings, prog=prog, args=["--help"], description=self._help(), default=default)
+        below = tuple(f"{name}." for name in self.choices) if chosen else ()
+        some = some_of(default, lambda name: name.replace("-", "_") in self.everyday or name.startswith(below))
+        more = f"{self._help()} {HELP_ALL} shows all settings."
+        tyro.cli(some, prog=prog, args=["--help"], description=more)
 
     def _default(self, in_file: Mapping[str, str], given: Mapping[str, str], file: SettingsFile | None) -> Any:
         """Return the settings to begin from, replaced by the values in the file.

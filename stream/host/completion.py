@@ -5,12 +5,12 @@ The script is a table of words, so that the Tab key starts no Python and loads n
 
 from __future__ import annotations
 
-import dataclasses
 import types
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, Union, get_args, get_origin
 
 from stream.errors import StreamError
+from stream.host.flags import flags_of
 
 FLAG = "--print-completion"
 SHELLS = ("bash", "zsh")
@@ -29,10 +29,11 @@ def shell_of(words: Sequence[str]) -> str | None:
     return given
 
 
-def script(shell: str, program: str, commands: Mapping[str, Options]) -> str:
+def script(shell: str, program: str, commands: Mapping[str, Options], package: str = "") -> str:
     """Return the completion script of a program for `shell`, "bash" or "zsh".
 
     commands: for each subcommand its flags and their choices; the key "" stands for flags that need no subcommand.
+    package: as which `python -m` and torchrun start it, which complete it then too.
     """
     name = f"_{program.replace('-', '_')}"
     subcommands = " ".join(command for command in commands if command)
@@ -50,12 +51,34 @@ def script(shell: str, program: str, commands: Mapping[str, Options]) -> str:
   COMPREPLY=($(compgen -W "$words" -- "$current"))
 }}
 complete -o default -F {name} {program}
-"""
+{_of_module(name, package) if package else ""}"""
 
 
 def options(settings: Any) -> dict[str, Sequence[str]]:
     """Return the flags of a dataclass of settings, or of an instance of it, named as tyro names them."""
-    return {**dict(_options(settings, "")), "--help": ()}
+    found: dict[str, Sequence[str]] = {}
+    for flag in flags_of(settings):
+        found[f"--{flag.name}"] = _choices(flag.hint)
+        if flag.hint is bool:
+            found[f"--no-{flag.name}"] = ()
+    return {**found, "--help": ()}
+
+
+def _of_module(name: str, package: str) -> str:
+    """Return what completes `python -m PACKAGE` as the program itself; our programs all define the same function."""
+    return f"""_babyagent_of_{package}() {{ {name}; }}
+_babyagent_module() {{
+  local at
+  for ((at = 1; at < COMP_CWORD - 1; at++)); do
+    if [ "${{COMP_WORDS[at]}}" = -m ] && declare -F "_babyagent_of_${{COMP_WORDS[at+1]}}" >/dev/null; then
+      local of="_babyagent_of_${{COMP_WORDS[at+1]}}"
+      COMP_WORDS=("${{COMP_WORDS[@]:at+1}}"); COMP_CWORD=$((COMP_CWORD - at - 1))
+      "$of"; return
+    fi
+  done
+}}
+complete -o default -F _babyagent_module python python3 torchrun
+"""
 
 
 def _cases(commands: Mapping[str, Options]) -> str:
@@ -68,29 +91,6 @@ def _cases(commands: Mapping[str, Options]) -> str:
         lines += [f'"{command} {flag} "*) words="{" ".join(words)}" ;;' for flag, words in flags.items() if words]
         lines.append(f'"{command} "*" -"*) words="{" ".join(flag for flag in flags if flag.startswith("-"))}" ;;')
     return "\n".join(f"      {line}" for line in lines)
-
-
-def _options(settings: Any, prefix: str) -> Iterator[tuple[str, Sequence[str]]]:
-    import tyro  # every command imports this module, and one of them must start without tyro
-
-    kind = settings if isinstance(settings, type) else type(settings)
-    hints = get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        hint, marks = hints[field.name], list[Any]()
-        if get_origin(hint) is Annotated:
-            hint, *marks = get_args(hint)
-        if tyro.conf.Positional in marks:
-            continue
-        renamed = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
-        name = f"{prefix}{(renamed or [field.name])[0]}".replace("_", "-")
-        now = getattr(settings, field.name, None)
-        inner = now if dataclasses.is_dataclass(now) else hint
-        if dataclasses.is_dataclass(inner):
-            yield from _options(inner, f"{name}." if name else "")
-        else:
-            yield f"--{name}", _choices(hint)
-            if hint is bool:
-                yield f"--no-{name}", ()
 
 
 def _choices(hint: Any) -> tuple[str, ...]:

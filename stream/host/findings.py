@@ -15,6 +15,7 @@ from stream.calibration.rows import matched_rows, row_offset
 from stream.errors import ReportedError
 from stream.host.printing import printable
 from stream.host.program import ExitCode, Result, write
+from stream.host.typed import here
 from stream.image import Image
 
 GIB = 1 << 30
@@ -140,12 +141,10 @@ def check_rows(pairs: Iterable[tuple[Image, Image]]) -> Finding:
             "rows", "ok", "their height could not be compared: too few corners are found again in the right image"
         )
     if offset.is_turned(height):
-        text = (
-            f"{offset.describe()}; the cameras are turned to each other: `python -m device calibrate`, then --rectify"
-        )
+        text = f"{offset.describe()}; the cameras are turned to each other: `{here('device', 'calibrate')}`, then --rectify"
         return Finding("rows", "warning", text)
     if not offset.is_level(height):
-        text = f"{offset.describe()}: --row-shift-px {round(offset.px)} corrects it, or `python -m device calibrate`"
+        text = f"{offset.describe()}: --row-shift-px {round(offset.px)} corrects it, or `{here('device', 'calibrate')}`"
         return Finding("rows", "warning", text)
     return Finding("rows", "ok", offset.describe())
 

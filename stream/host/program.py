@@ -6,6 +6,7 @@ This module imports nothing heavy, so that Ctrl-C works from the first moment. A
 from __future__ import annotations
 
 import importlib
+import io
 import logging
 import os
 import resource
@@ -13,7 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
@@ -22,6 +23,8 @@ from typing import TYPE_CHECKING, Any, Self
 from stream.errors import ReportedError
 from stream.host.memory import out_of_memory
 from stream.host.printing import log_with, printable
+from stream.host.standins import standing_in
+from stream.host.typed import here, versions
 
 if TYPE_CHECKING:
     from stream.host.command import Command
@@ -121,6 +124,8 @@ class Program:
     stop_message: str = "stopping"
     extra: str = ""
     """The optional dependencies (`pip install -e '.[EXTRA]'`) that its commands import."""
+    heavy: tuple[str, ...] = ()
+    """Packages that take seconds to load; help, completion and wrong settings do without them."""
     log_format: str | None = "%(levelname)s %(name)s: %(message)s"
     """Format of warnings on the standard error. None: the commands configure the logging."""
     wrong_settings: tuple[type[Exception], ...] = (ValueError,)
@@ -155,22 +160,45 @@ class Program:
 
     def run(self, words: Sequence[str], stop: Stop) -> Result:
         """Run a command until it is done or `stop` is set. Raises the errors of the command."""
-        from stream.host import completion
+        if len(words) in (1, 2) and words[-1] == "--version":
+            return Result(versions())
+        with standing_in(self.heavy, (self.package, "stream", "buffer")) as replaced:
+            from stream.host import completion
 
-        if (shell := completion.shell_of(words)) is not None:
-            commands = {name: self.command(name).options(name) for name in self.commands}
-            return Result(completion.script(shell, self.script, commands).removesuffix("\n"))
+            if (shell := completion.shell_of(words)) is not None:
+                commands = {name: self.command(name).options(name) for name in self.commands}
+                return Result(completion.script(shell, self.script, commands, self.package).removesuffix("\n"))
+            name, flags = self._chosen(words)
+            if name is None:
+                return Result(self.usage)
+            prog = here(self.package, *([name] if name else []))
+            if replaced:
+                self._foresee(name, flags, prog)
+        return self.command(name).execute(flags, prog, stop)
+
+    def _foresee(self, name: str, flags: Sequence[str], prog: str) -> None:
+        """Read the arguments while heavy packages are replaced; what this says is shown only if the command does not run."""
+        said = io.StringIO()
+        try:
+            with redirect_stderr(said):
+                self.command(name).foresee(flags, prog)
+        except BaseException:
+            sys.stderr.write(said.getvalue())
+            raise
+
+    def _chosen(self, words: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+        """Return the command that the arguments name, and its own arguments; None to show the usage. Raises ReportedError."""
         named = bool(words) and not words[0].startswith("-")
         name, flags = (words[0], words[1:]) if named else ("", words)
         if not named and "" not in self.commands:
             if not words or words[0] in ("-h", "--help"):
-                return Result(self.usage)
+                return None, ()
             name = words[0]
         if name not in self.commands:
             others = [f"`{command}`" for command in self.commands if command]
             others += ["flags alone"] * ("" in self.commands)
             raise ReportedError(f"there is no command {name!r}: use {', '.join(others)} (--help explains them)")
-        return self.command(name).execute(flags, f"python -m {self.package} {name}".rstrip(), stop)
+        return name, flags
 
     def command(self, name: str) -> Command:
         """Import a command. Raises ReportedError if an optional dependency is not installed."""

@@ -134,7 +134,7 @@ class ForeignPairs:
         if films := sorted({f"{topic.name} ({topic.schema})" for topic in topics if is_video(topic)}):
             return (
                 f"it holds films, which are not read: {_list(films)}; record single images, or make two films of it for "
-                "`python -m device --camera video:LEFT,RIGHT`"
+                "`--camera video:LEFT,RIGHT` of a rig"
             )
         if not named:
             return "there is no message in it: record it again"

@@ -102,7 +102,7 @@ class RecordingReader:
 
     def hint(self) -> str:
         """Return the remedy for damage, "" where it would write nothing."""
-        return "; `python -m stream recover` writes a clean one" if self.pairs else ""
+        return "; the command `stream recover` writes a clean one" if self.pairs else ""
 
     def _is_ours(self) -> bool:
         """Return whether this project recorded the file."""

@@ -23,6 +23,7 @@ from zmq.utils import z85
 
 from stream.closeable import Closeable
 from stream.failures import Failures
+from stream.host.typed import here, there
 from stream.transport.crowd import Bounds
 from stream.transport.endpoint import port_of
 from stream.transport.gate import SWEEP_S, Gate, connections_allowed
@@ -150,11 +151,12 @@ class Acceptor(Closeable):
                     self.failures.add(reason, self._describe(reason, address), address)
 
     def _log_refusal(self, key: str, address: str) -> None:
-        folder = "" if self._security is None else f" --keys {self._security.folder}"
+        folder = None if self._security is None else self._security.folder
+        command = here("stream", "keys", "trust", "learner", key, keys=folder)
         self.failures.add(
             "refused",
-            f"a learner at {address} was refused, its key is not trusted here: if `python -m stream keys` there shows "
-            f"{key}, type here `python -m stream keys trust NAME '{key}'{folder}` and start the rig again",
+            f"a learner at {address} was refused, its key is not trusted here: if "
+            f"`{there('stream', 'keys')}` there shows {key}, type here `{command}` and start the rig again",
         )
 
     def _describe(self, reason: str, address: str) -> str:

@@ -13,6 +13,7 @@ import zmq
 
 from stream.errors import EndpointError
 from stream.failures import Failures
+from stream.host.typed import there
 from stream.transport.endpoint import connect, port_of, rig_at
 from stream.transport.gate import Gate
 from stream.transport.handshake import FAILED_EVENTS, failure, read_event
@@ -123,15 +124,13 @@ class Dialer:
         if self._security is None or rig is None:
             return f"a handshake with {address} failed: the rig there needs keys, or it is no rig"
         if reason == "refused":
-            return (
-                f"{rig} at {address} does not trust our key: type on the rig "
-                f"`python -m stream keys trust NAME '{self._security.public}'` and start it again"
-            )
+            command = there("stream", "keys", "trust", "learner", self._security.public)
+            return f"{rig} at {address} does not trust our key: type on the rig `{command}` and start it again"
         if reason == "wrong_key":
             return f"a message of {rig} at {address} was damaged on its way: the connection is being made again"
         if reason == "protocol":
             return f"a handshake with {address} failed: the rig there was started without keys, or it is no rig"
         return (
             f"{address} closed the connection: its key is not the one trusted here as {rig} "
-            "(`python -m stream keys` there shows it), or the rig there was started without keys"
+            f"(`{there('stream', 'keys')}` there shows it), or the rig there was started without keys"
         )

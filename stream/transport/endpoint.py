@@ -21,6 +21,7 @@ from typing import TypeVar
 import zmq
 
 from stream.errors import EndpointError, EndpointTaken
+from stream.host.typed import here
 from stream.transport.keys import KeysError, keys_folder
 from stream.transport.security import Security
 
@@ -69,7 +70,7 @@ def bind_address(endpoint: str, *, security: Security | None = None, insecure: b
         host = "127.0.0.1"
     if security is None and not insecure and not _is_loopback(host):
         raise EndpointError(
-            f"{endpoint} can be reached from the network: make keys (`python -m stream keys`), bind 127.0.0.1, "
+            f"{endpoint} can be reached from the network: make keys (`{here('stream', 'keys')}`), bind 127.0.0.1, "
             "or use --insecure to let anybody on the network see the images"
         )
     return f"tcp://{host}:{port}"
@@ -89,7 +90,7 @@ def connect_address(endpoint: str, *, security: Security | None = None, insecure
         raise EndpointError(f"{endpoint} names a rig, which is known by its key: leave out --insecure, or #{rig}")
     if not insecure and not _is_loopback(host):
         raise EndpointError(
-            f"{endpoint} is across the network: make keys (`python -m stream keys`), "
+            f"{endpoint} is across the network: make keys (`{here('stream', 'keys')}`), "
             "or use --insecure to trust any machine that answers there"
         )
     return f"tcp://{host}:{port}"

@@ -23,6 +23,7 @@ from zmq.utils import z85
 
 from stream.errors import StreamError, reported_as
 from stream.fsync import sync_path
+from stream.host.typed import here
 from stream.pair import NAME
 
 log = logging.getLogger(__name__)
@@ -74,7 +75,7 @@ def make_keys(folder: Path) -> str:
 def own_keys(folder: Path) -> tuple[str, str]:
     """Return the public and the secret key of this machine. Raises KeysError if they are missing or the secret is open."""
     if not os.access(folder / "own.secret", os.R_OK):
-        raise KeysError(f"no keys can be read in {folder}: `python -m stream keys --keys {folder}` makes them")
+        raise KeysError(f"no keys can be read in {folder}: `{here('stream', 'keys', keys=folder)}` makes them")
     _check_folder(folder)
     secret = _read_key(folder / "own.secret", _OTHERS_READ_OR_WRITE)
     return zmq.curve_public(secret.encode()).decode(), secret
@@ -114,7 +115,8 @@ def trust(folder: Path, name: str, key: str) -> None:
     _make_folder(folder / "trusted")
     known = trusted_keys(folder)
     if known.get(name, key) != key:
-        raise KeysError(f"{name} is trusted with another key: `python -m stream keys forget {name}` first")
+        command = here("stream", "keys", "forget", name, keys=folder)
+        raise KeysError(f"{name} is trusted with another key: `{command}` first")
     if len(known) >= MAX_TRUSTED and name not in known:
         raise KeysError(f"{MAX_TRUSTED} keys are trusted, which is the most: forget one first")
     _write_key(path, key, 0o644, replace=True)
@@ -124,7 +126,9 @@ def forget(folder: Path, name: str) -> None:
     """Stop trusting a name. Raises KeysError if it is not trusted."""
     path = folder / "trusted" / f"{check_name(name)}.public"
     if not os.access(path, os.F_OK):
-        raise KeysError(f"no key is trusted as {name}: `python -m stream keys list` shows the trusted ones")
+        raise KeysError(
+            f"no key is trusted as {name}: `{here('stream', 'keys', 'list', keys=folder)}` shows the trusted ones"
+        )
     with reported_as(KeysError, f"{path} cannot be removed"):
         path.unlink()
         sync_path(path.parent)

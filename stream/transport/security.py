@@ -13,6 +13,7 @@ from typing import Self
 
 import zmq
 
+from stream.host.typed import here, there
 from stream.transport.keys import KeysError, own_keys, trusted_keys
 
 CURVE_OVERHEAD_BYTES = 33
@@ -44,7 +45,9 @@ class Security:
         Raises KeysError if no key is trusted under that name, or if several keys are trusted and none is named.
         """
         if not self.trusted:
-            raise KeysError(f"no rig is trusted yet: type on the rig `python -m stream keys`, and here {self._hint()}")
+            raise KeysError(
+                f"no rig is trusted yet: type on the rig `{there('stream', 'keys')}`, and here {self._hint()}"
+            )
         more = ", ..." if len(self.trusted) > _MAX_NAMES_SHOWN else ""
         names = ", ".join(list(self.trusted)[:_MAX_NAMES_SHOWN]) + more
         if name is None and len(self.trusted) > 1:
@@ -57,7 +60,9 @@ class Security:
     def serve(self, socket: zmq.Socket[bytes]) -> None:
         """Prepare a socket before it is bound: it then accepts only the keys that the `Acceptor` trusts. Raises KeysError."""
         if not self.trusted:
-            raise KeysError(f"no learner is trusted yet: type on it `python -m stream keys`, and here {self._hint()}")
+            raise KeysError(
+                f"no learner is trusted yet: type on it `{there('stream', 'keys')}`, and here {self._hint()}"
+            )
         socket.set(zmq.CURVE_SERVER, 1)
         socket.set(zmq.CURVE_SECRETKEY, self.secret.encode())
         socket.set(zmq.ZAP_DOMAIN, ZAP_DOMAIN)
@@ -70,4 +75,4 @@ class Security:
         socket.set(zmq.CURVE_SECRETKEY, self.secret.encode())
 
     def _hint(self) -> str:
-        return f"what it prints (with --keys {self.folder})"
+        return f"what it prints, or `{here('stream', 'keys', 'trust', 'NAME', 'KEY', keys=self.folder)}`"

@@ -1,0 +1,70 @@
+"""The flags of a dataclass of settings, named as tyro names them, and a smaller dataclass that shows some of them."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import inspect
+import textwrap
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+
+@dataclass(frozen=True, slots=True)
+class Flag:
+    """One flag. name: without dashes in front, dotted. owner: the class that has the field. default: None for a class."""
+
+    name: str
+    field: str
+    owner: type
+    hint: Any
+    default: Any
+
+
+def flags_of(settings: Any, prefix: str = "") -> Iterator[Flag]:
+    """Yield the flags of a dataclass of settings, or of an instance of it, without positional arguments."""
+    import tyro  # every command imports this module, and one of them must start without tyro
+
+    kind = settings if isinstance(settings, type) else type(settings)
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, marks = hints[field.name], list[Any]()
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+        if tyro.conf.Positional in marks:
+            continue
+        renamed = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
+        name = f"{prefix}{(renamed or [field.name])[0]}".replace("_", "-")
+        now = getattr(settings, field.name, None)
+        inner = now if dataclasses.is_dataclass(now) else hint
+        if dataclasses.is_dataclass(inner):
+            yield from flags_of(inner, f"{name}." if name else "")
+        else:
+            yield Flag(name, field.name, kind, hint, now)
+
+
+def some_of(settings: Any, shown: Callable[[str], bool]) -> type:
+    """Return a flat dataclass of those flags of settings that `shown` chooses, with their texts and present values, for help."""
+    import tyro
+
+    fields = []
+    for flag in flags_of(settings):
+        if shown(flag.name):
+            mark = tyro.conf.arg(name=flag.name, help=_text(flag))
+            value = dataclasses.field(default_factory=lambda flag=flag: flag.default)  # type: ignore[misc]
+            fields.append((flag.name.replace("-", "_").replace(".", "__"), Annotated[flag.hint, mark], value))
+    return dataclasses.make_dataclass("Some", fields, kw_only=True)
+
+
+def _text(flag: Flag) -> str:
+    """Return the text below a field of a dataclass, which explains it."""
+    owner = next(kind for kind in flag.owner.__mro__ if flag.field in vars(kind).get("__annotations__", {}))
+    (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+    assert isinstance(body, ast.ClassDef)
+    for at, node in enumerate(body.body[:-1]):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == flag.field:
+            below = body.body[at + 1]
+            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
+                return " ".join(str(below.value.value).split())
+    return ""
