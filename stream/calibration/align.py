@@ -7,12 +7,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Protocol
 
-from stream.calibration.camera_info import is_recording, recorded_calibration
 from stream.calibration.file import read_calibration
 from stream.calibration.rectify import Rectifier
 from stream.calibration.rows import shifted
+from stream.calibration.stereo import StereoCalibration
 from stream.image import Image
 
+RECORDINGS = frozenset({".mcap", ".bag", ".db3"})
 log = logging.getLogger(__name__)
 
 
@@ -44,8 +45,21 @@ def aligner(rectify: Sequence[Path], rows: int | None) -> Align | None:
     """
     if not rectify:
         return Shift(rows) if rows else None
-    calibration = recorded_calibration(rectify[0]) if is_recording(rectify[0]) else read_calibration(rectify)
+    calibration = (
+        _recorded(rectify[0]) if len(rectify) == 1 and _is_recording(rectify[0]) else read_calibration(rectify)
+    )
     if not calibration.rectified:
         return Rectifier(calibration)
     log.warning("%s says that rows agree already: nothing is done", ", ".join(map(str, rectify)))
     return None
+
+
+def _is_recording(path: Path) -> bool:
+    """Return whether a path is a recording: by its suffix, or as the folder of a ROS 2 bag."""
+    return path.suffix.lower() in RECORDINGS or (path / "metadata.yaml").is_file()
+
+
+def _recorded(path: Path) -> StereoCalibration:
+    from stream.calibration.camera_info import recorded_calibration  # a rig has little memory, and reads no recordings
+
+    return recorded_calibration(path)

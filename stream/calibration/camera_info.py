@@ -18,7 +18,6 @@ from stream.recording.bags import open_messages
 from stream.recording.mcap_reader import Message
 from stream.recording.messages import read_ros
 
-SUFFIXES = frozenset({".mcap", ".bag", ".db3"})
 MAX_MESSAGES = 5000
 """So many messages are looked at: calibrations are repeated beside every image."""
 MAX_BYTES = 64 << 10
@@ -33,11 +32,6 @@ class _Json(msgspec.Struct):
     D: list[float] = []
     R: list[float] = []
     distortion_model: str = ""
-
-
-def is_recording(path: Path) -> bool:
-    """Return whether a path is a recording: by its suffix, or as the folder of a ROS 2 bag."""
-    return path.suffix.lower() in SUFFIXES or (path / "metadata.yaml").is_file()
 
 
 def recorded_calibration(path: Path) -> StereoCalibration:
