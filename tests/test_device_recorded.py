@@ -100,6 +100,25 @@ def test_films_of_clocks_that_never_meet_are_taken_as_begun_together_and_this_is
     assert "no time in common" in caplog.text
 
 
+@pytest.mark.parametrize(("eye", "said"), [("right", 500), ("left", -500)])
+def test_a_film_that_began_late_without_a_word_about_it_is_told_with_the_remedy(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, eye: str, said: int
+) -> None:
+    late = write_film(
+        tmp_path / "late.mp4", list(range(0, 1000, 100)), level=50
+    )  # 50: what the other one shows 500 ms on
+    whole = write_film(tmp_path / "whole.mp4", list(range(0, 1500, 100)))
+    left, right = (whole, late) if eye == "right" else (late, whole)
+    with caplog.at_level(logging.WARNING):
+        shots_of(f"video:{left},{right}")
+    assert f"if the {eye} eye began later and both ended together, it is --right-late-ms {said}" in caplog.text
+    shots = shots_of(f"video:{left},{right}", CameraSettings(start_ns=START_NS, right_late_ms=said))
+    assert len(shots) == 10
+    for shot in shots:
+        assert isinstance(shot, Shot)
+        assert abs(level_of(shot.left) - level_of(shot.right)) < 8
+
+
 def test_the_delay_of_the_right_film_can_be_told_and_so_can_the_tolerance(tmp_path: Path) -> None:
     left = write_film(tmp_path / "left.mkv", [0, 100, 200, 300])
     right = write_film(tmp_path / "right.mkv", [0, 100])

@@ -78,7 +78,9 @@ def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = 
             shifts = (-one.begin_ns, late_ns - other.begin_ns)
         elif _unequal(one, other) and not late_ns:
             lengths = f"{one.duration_ns / 1e9:.3f} and {other.duration_ns / 1e9:.3f} s"
-            hint = "if the right eye began later, say it with --right-late-ms"
+            late_eye = "right" if one.duration_ns > other.duration_ns else "left"
+            late_ms = round((one.duration_ns - other.duration_ns) / 1e6)
+            hint = f"if the {late_eye} eye began later and both ended together, it is --right-late-ms {late_ms}"
             log.warning("%s and %s last %s, with times of their own: %s", one.path, other.path, lengths, hint)
         play = partial(_pairs, films, levels, shifts, settings.tolerance_ns, None)
     return RecordedCamera(f"video:{left},{right}", play, settings, fps=min(film.fps for film in films))
