@@ -1,4 +1,4 @@
-"""`python -m device`: publish a camera, check a rig, calibrate its cameras, write a labelled control set."""
+"""`python -m device`: publish or record a camera, check a rig, calibrate its cameras, write a labelled control set."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ PROGRAM = Program(
         "": "device.cli.stream",
         "stream": "device.cli.stream",
         "doctor": "device.cli.doctor",
+        "record": "device.cli.record",
         "calibrate": "device.cli.calibrate",
         "walk": "device.cli.walk",
     },

@@ -147,8 +147,8 @@ class CameraSettings:
     fps: float | None = None
     """Rate in Hz that is requested from the hardware or the simulator, or that gives the images of a recording their times; 0
     means None."""
-    repeat: bool = False
-    """Whether a recording begins again at its end."""
+    repeat: bool | int = False
+    """How many times a recording is played; True: without end, False: once."""
     size: tuple[int, int] | None = None
     """Height and width in pixels that are requested from the hardware or the simulator."""
     exposure_us: float | None = None

@@ -71,6 +71,8 @@ class DedupeConfig:
     """Standard deviation of the tiles of an eye. 0: no pair is junk."""
     blur_variance: float = 15.0
     """A kept pair counts as blurred if the variance of the Laplacian of one luma is below this."""
+    off: bool = False
+    """Keep every pair, junk too."""
 
     def __post_init__(self) -> None:
         if not 0 < self.threshold <= 255:
@@ -93,7 +95,8 @@ class DedupeConfig:
 class Verdict:
     """The decision about a pair: kept for a reason, junk for a reason, or suppressed as seen before (both None).
 
-    score: grey levels between it and the last new pair; inf if there is none. blurred: determined for kept pairs only.
+    score: grey levels between it and the last new pair; inf if there is none, or dedupe is off. blurred: determined for kept
+    pairs only.
     """
 
     kept: Kept | None
@@ -124,6 +127,8 @@ class Dedupe:
 
     def judge(self, left_luma: Image, right_luma: Image, now_ns: int) -> Verdict:
         """Decide about a pair from its luma images (uint8 [h, w], any size) and its capture time, nanoseconds since 1970."""
+        if self._config.off:
+            return Verdict("new", None, math.inf, self._is_blurred(left_luma, right_luma))
         tiles, means = _tiles(left_luma, right_luma)
         junk = self._junk(tiles, means)
         if junk is not None:
@@ -136,8 +141,10 @@ class Dedupe:
         self._kept_ns = now_ns
         if kept == "new":
             self._ring.remember(tiles, means)
-        blurred = min(_sharpness(left_luma), _sharpness(right_luma)) < self._config.blur_variance
-        return Verdict(kept, None, score, blurred)
+        return Verdict(kept, None, score, self._is_blurred(left_luma, right_luma))
+
+    def _is_blurred(self, left_luma: Image, right_luma: Image) -> bool:
+        return min(_sharpness(left_luma), _sharpness(right_luma)) < self._config.blur_variance
 
     def _reason(self, tiles: _Float, means: _Float, score: float, now_ns: int) -> Kept | None:
         if score > self.threshold and not self._ring.holds(tiles, means, self.threshold):

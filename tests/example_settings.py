@@ -27,7 +27,9 @@ LEARNER = {"connect": ("tcp://rig1.local:5555#rig1",), "run_dir": Path("runs/rig
 """What the examples set."""
 UNSET: Mapping[str, Any] = {
     "keys": Path("/etc/babyagent/keys"),
+    "name": "rig1",
     "fps": 15.0,
+    "source": "dir:/srv/left,/srv/right",
     "exposure_us": 8000.0,
     "tolerance_ms": 10.0,
     "left": "/camera/left/image_raw",

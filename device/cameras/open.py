@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import time
 from collections.abc import Callable
@@ -23,6 +24,8 @@ from device.cameras.recorded.films import open_split, open_videos
 from device.cameras.recorded.folders import open_folders
 from device.cameras.v4l2 import open_v4l2, open_v4l2_split
 from device.sim.camera import SimCamera, SimConfig
+
+log = logging.getLogger(__name__)
 
 
 class Origin(Enum):
@@ -90,9 +93,17 @@ def open_sim(settings: CameraSettings) -> SimCamera:
 
 
 def _open_dir(*names_and_settings: Any) -> Camera:
-    """Open one root or two folders; the settings come last."""
+    """Open one root or folder, or two folders; the settings come last."""
     left, *right, settings = names_and_settings
     return open_folders(left, right[0] if right else None, settings)
+
+
+def _open_video(*names_and_settings: Any) -> Camera:
+    """Open two videos, or one, each frame of which is both eyes of a pair; the settings come last."""
+    left, *right, settings = names_and_settings
+    if not right:
+        log.warning("video:%s is one video: each frame is both eyes of a pair (sbs: or tb: if both are in it)", left)
+    return open_videos(left, right[0] if right else left, settings)
 
 
 _RECORDED, _LIVE = Origin.RECORDING, Origin.HARDWARE
@@ -100,12 +111,14 @@ _KINDS = (
     CameraKind("sim", "a walk through a simulated world", Origin.SIMULATION, open_sim),
     CameraKind(
         "dir:LEFT,RIGHT",
-        "two folders of images, or dir:ROOT of EuRoC, TUM-VI or KITTI",
+        "two folders of images, dir:ROOT of EuRoC, TUM-VI or KITTI, or dir:FOLDER of one camera",
         _RECORDED,
         _open_dir,
         spec.one_or_two_files,
     ),
-    CameraKind("video:LEFT,RIGHT", "two videos", _RECORDED, open_videos),
+    CameraKind(
+        "video:LEFT,RIGHT", "two videos, or video:FILE of one camera", _RECORDED, _open_video, spec.one_or_two_files
+    ),
     CameraKind("sbs:FILE", "one video with both eyes side by side", _RECORDED, partial(open_split, "sbs")),
     CameraKind("tb:FILE", "one video with the left eye over the right one", _RECORDED, partial(open_split, "tb")),
     CameraKind("v4l2:0,2", "two USB cameras", _LIVE, open_v4l2),

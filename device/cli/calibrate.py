@@ -13,7 +13,7 @@ from device.board.solve import MIN_VIEWS, calibrate
 from device.board.views import Views
 from device.camera import BadShot, CameraSettings, configure_opencv, pixels_of
 from device.cameras.open import Origin, camera_kind, open_camera
-from device.cli.settings import parse_size
+from device.cli.capture_settings import parse_size
 from stream.calibration.file import write_calibration
 from stream.calibration.stereo import CalibrationError, Model
 from stream.errors import reported_as

@@ -43,6 +43,7 @@ DESCRIPTION = f"""Publish the stereo pairs of a camera over ZeroMQ, without thos
   python -m device --camera dir:LEFT,RIGHT --fps 0          a recording, as fast as the learner takes it
   python -m device doctor --camera v4l2:0,2                 check cameras, keys, ports, disk and clock
   python -m device calibrate --camera v4l2:0,2              rows of both images show the same things, with a printed board
+  python -m device record --camera sim --out walk.mcap      a file in place of the network
   python -m device walk --out DIR                           write a labelled control set of the simulated world
 
 Cameras:
@@ -60,7 +61,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
     """
     configure_opencv()
     metrics, sensors = DeviceMetrics(), Sensors()
-    dedupe = Dedupe(settings.dedupe, seed=settings.seed)
+    dedupe = Dedupe(settings.dedupe_config, seed=settings.seed)
     metrics.threshold.set_function(lambda: dedupe.threshold)
     metrics.watch_sensors(sensors.read)
     security = security_for([settings.bind], keys=settings.keys, insecure=settings.insecure)

@@ -9,7 +9,8 @@ from pathlib import Path
 from rich.console import Console
 
 from device.camera import configure_opencv
-from device.cli.settings import format_counts, parse_size
+from device.cli.capture_settings import parse_size
+from device.cli.settings import format_counts
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set
 from stream.host.command import Command

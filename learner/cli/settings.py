@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from device.cli.capture_settings import CaptureSettings, DedupeChoice, Repeat
 from learner import legacy
 from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import SettingsError
@@ -34,6 +35,16 @@ class ProcessConfig:
     replay: tuple[Path, ...] = ()
     """Recordings to learn from in place of devices, one after the other."""
     topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
+    source: str | None = None
+    """A camera to learn from in this process, in place of a rig: dir:LEFT,RIGHT, dir:FOLDER (one camera), video:FILE, sim,
+    v4l2:0,2, and whatever else `python -m device --help` lists."""
+    repeat: Repeat = False
+    """With --source: play a recording N times; --repeat alone: without end."""
+    count: int | None = None
+    """With --source: stop after this many shots."""
+    dedupe: DedupeChoice = "auto"
+    """With --source: off leaves out no shot, neither as seen before nor as junk. auto: off for folders that are repeated."""
+    rig: CaptureSettings = field(default_factory=CaptureSettings)
     replay_speed: float = 0.0
     """Speed of the replay, 1 for that of the recording; 0 gives each pair when the learner is ready for it."""
     rectify: tuple[Path, ...] = ()

@@ -1,9 +1,11 @@
-"""The source of a learner's pairs: devices on the network, or recordings."""
+"""The source of a learner's pairs: devices on the network, recordings, or a camera in this process."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from device.cli.capture_settings import RigSettings
+from device.cli.local import check_local, open_local
 from learner.cli.settings import ProcessConfig
 from learner.errors import SettingsError
 from stream.calibration.align import aligner
@@ -23,7 +25,16 @@ def source_opener(process: ProcessConfig) -> OpenSource:
     Raises StreamError or SettingsError for a source that can never be opened; the returned function raises SettingsError for
     the cursor of another kind of source.
     """
-    opener = _recording_opener(process) if process.replay else _subscriber_opener(process)
+    if process.source is not None and process.replay:
+        raise SettingsError("--source and --replay are two sources: give one of them")
+    if process.connect != ProcessConfig.connect and (process.source is not None or process.replay):
+        raise SettingsError(
+            f"--connect and --{'replay' if process.replay else 'source'} are two sources: give one of them"
+        )
+    if process.source is not None:
+        opener = _camera_opener(process, process.source)
+    else:
+        opener = _recording_opener(process) if process.replay else _subscriber_opener(process)
 
     def open_source(name: str, cursor: Cursor | None) -> Source:
         try:
@@ -36,9 +47,22 @@ def source_opener(process: ProcessConfig) -> OpenSource:
     return open_source
 
 
+def _camera_opener(process: ProcessConfig, camera: str) -> OpenSource:
+    if process.rectify or process.row_shift_px is not None:
+        raise SettingsError(
+            "--rectify and --row-shift-px are for --replay: with --source they are --rig.rectify, --rig.row-shift-px"
+        )
+    settings = RigSettings(
+        camera=camera, repeat=process.repeat, count=process.count, dedupe=process.dedupe, **vars(process.rig)
+    )
+    try:
+        check_local(settings)
+    except ValueError as error:
+        raise SettingsError(f"--source {camera}: {error}") from error
+    return lambda _name, cursor: open_local(settings, cursor)
+
+
 def _recording_opener(process: ProcessConfig) -> OpenSource:
-    if process.connect != ProcessConfig.connect:
-        raise SettingsError("--connect and --replay are two sources: give one of them")
     if process.rectify and process.row_shift_px is not None:
         raise SettingsError("--rectify and --row-shift-px both make rows equal: give one of them")
     try:

@@ -12,11 +12,12 @@ from learner.runs.settings import require_same
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 
-DESCRIPTION = """Learn from the stereo pairs that devices publish.
+DESCRIPTION = """Learn from the stereo pairs of devices, recordings, folders and cameras.
 
   python -m learner --preset cpu --connect tcp://127.0.0.1:5555 --run-dir runs/first
   python -m learner --preset gpu --connect tcp://RIG:5555 --run-dir runs/rig --device cuda
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
+  python -m learner --preset cpu --source dir:LEFT,RIGHT --run-dir runs/here    folders, films, sim, cameras: without a rig
   python -m learner --objective simclr --views multi --help      what can be set; --objective package.module:Class is yours
   python -m learner --config /etc/babyagent/learner.toml       all settings in a file, explained in deploy/learner.toml
   python -m learner doctor --connect tcp://RIG:5555   check rigs, keys, GPU, disk and clock, and print what to do

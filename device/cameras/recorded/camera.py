@@ -6,6 +6,7 @@ The same files then have the same times, and dedupe makes the same decisions, at
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -23,7 +24,7 @@ Play = Callable[[], Iterator[Shot | BadShot]]
 
 
 class RecordedCamera:
-    """Plays a recording as a camera, once or endlessly.
+    """Plays a recording as a camera, once, several times or endlessly.
 
     The constructor checks the first readable shot, so that a recording that cannot be used is refused before anything is sent; it
     raises CameraError. name: for messages. fps: the recording's own rate in Hz, if it has one.
@@ -39,7 +40,8 @@ class RecordedCamera:
     def __iter__(self) -> Iterator[Shot | BadShot]:
         """Yield shots; time goes on when the recording begins again."""
         begin_ns = time.time_ns() if self._settings.start_ns is None else self._settings.start_ns
-        while True:
+        repeat = self._settings.repeat
+        for _ in itertools.count() if repeat is True else range(max(1, repeat)):
             end_ns = begin_ns
             for shot in self._play():
                 if isinstance(shot, BadShot):
@@ -48,8 +50,6 @@ class RecordedCamera:
                 moved = _moved(shot, begin_ns - self._begin_ns)
                 end_ns = max(end_ns, moved.left.captured_ns, moved.right.captured_ns)
                 yield moved
-            if not self._settings.repeat:
-                return
             begin_ns = end_ns + self._period_ns
 
     def close(self) -> None:

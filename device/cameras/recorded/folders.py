@@ -34,12 +34,13 @@ class _Named:
 def open_folders(
     left: Path | str, right: Path | str | None = None, settings: CameraSettings = DEFAULTS
 ) -> RecordedCamera:
-    """Open two folders, or the root of a data set that has them (`find_root`); JPEG files are forwarded untouched.
+    """Open two folders, or one: the root of a data set that has both (`find_root`), or the images of one camera, where each
+    image is both eyes of a pair. JPEG files are forwarded untouched.
 
     Names that are times are paired by time, others by equal names. Images without a partner are logged and left out.
     Raises CameraError if a folder is missing or empty, or if nothing in it belongs together.
     """
-    eyes = find_root(Path(left)) if right is None else (Eye(Path(left)), Eye(Path(right)))
+    eyes = _eyes_of(Path(left)) if right is None else (Eye(Path(left)), Eye(Path(right)))
     if right is None:
         _tell_calibration(Path(left), settings)
     name = f"dir:{left}" if right is None else f"dir:{left},{right}"
@@ -64,6 +65,17 @@ def open_folders(
     levels = Levels(*settings.levels) if settings.levels else _levels(eyes, pairs)
     fps = 1e9 / step_ns if lefts is not None and rights is not None and step_ns is not None else None
     return RecordedCamera(name, partial(_play, eyes, pairs, levels), settings, fps=fps)
+
+
+def _eyes_of(root: Path) -> tuple[Eye, Eye]:
+    """Return the eyes below a root; for a folder that has images itself, this folder twice. Raises CameraError."""
+    try:
+        return find_root(root)
+    except CameraError:
+        if not root.is_dir() or not any(names.is_image(path.name) for path in root.iterdir()):
+            raise
+    log.warning("dir:%s is one folder of images: each of them is both eyes of a pair", root)
+    return Eye(root), Eye(root)
 
 
 def _tell_calibration(root: Path, settings: CameraSettings) -> None:

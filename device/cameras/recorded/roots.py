@@ -46,7 +46,7 @@ def find_root(root: Path) -> tuple[Eye, Eye]:
             one, other = (Eye(folder, _times_beside(root, folder)) for folder in (root / left, root / right))
             return one, other
     known = ", ".join("LEFT beside RIGHT".replace("LEFT", left).replace("RIGHT", right) for left, right in PLACES)
-    raise CameraError(f"{root} has no two eyes below it: expected dir:LEFT,RIGHT, or a root with {known}")
+    raise CameraError(f"{root} has no two eyes below it: expected dir:LEFT,RIGHT, a root with {known}, or images in it")
 
 
 def _times_beside(root: Path, folder: Path) -> dict[str, int]:

@@ -1,0 +1,93 @@
+"""`python -m device record`: write the pairs of a camera into a file, without a network and without a spool."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import closing, suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from device.cli.capture_settings import Bound, RigSettings
+from device.cli.local import open_local
+from device.cli.settings import format_counts
+from device.metrics import DeviceMetrics
+from device.source import CameraSource
+from stream.errors import EndOfStream, StreamError, reported_as
+from stream.host.command import Command
+from stream.host.program import ExitCode, Result, Stop
+from stream.host.progress import Progress, format_bytes
+from stream.recording.writer import RecordingWriter
+
+SYNC_S = 1.0
+"""Seconds between two syncs: a power cut costs at most the pairs of this time."""
+RECEIVE_S = 0.2
+RECEIVE_PAIRS = 64
+MAX_DURATION_S = 1e7
+
+DESCRIPTION = """Record the pairs of a camera into an MCAP file, in one process: no network, no keys, no spool.
+
+  python -m device record --camera v4l2:0,2 --out walk.mcap --duration 600
+  python -m device record --camera dir:LEFT,RIGHT --out drive.mcap          two folders, as fast as they can be read
+  python -m device record --camera dir:PHOTOGRAPHS --dedupe off --out album.mcap      one camera: each image is both eyes
+
+Ctrl-C ends it cleanly. `python -m learner --replay`, `python -m stream info` and Foxglove open the file."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordSettings(RigSettings):
+    """Record the pairs of a camera."""
+
+    out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
+    """The recording to write; it must not exist."""
+    duration: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
+    """Stop after so many seconds."""
+    json: bool = False
+    """End with one line of JSON on the standard output."""
+
+    def bounds(self) -> Iterator[Bound]:
+        """See CaptureSettings."""
+        yield from super().bounds()
+        yield "--duration", self.duration, 0.001, MAX_DURATION_S, " seconds"
+
+
+def run(settings: RecordSettings, stop: Stop) -> Result:
+    """Record until the camera ends, for the duration, or until `stop`. Raises CameraError, StreamError, OSError or ValueError."""
+    metrics = DeviceMetrics()
+    with (
+        Progress() as progress,
+        closing(open_local(settings, metrics=metrics)) as source,
+        reported_as(StreamError, str(settings.out), ": choose another --out"),
+        RecordingWriter(settings.out) as writer,
+    ):
+        progress.log(f"recording {settings.camera} to {settings.out}")
+        _record(source, writer, settings.duration, stop, progress)
+    counts = asdict(metrics.counts())
+    if not writer.pairs:
+        with suppress(OSError):
+            writer.path.unlink()
+        return Result(f"no pair was kept, so there is no file: {format_counts(counts)}", counts, ExitCode.FAILED)
+    text = f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)} in {writer.path}; {format_counts(counts)}"
+    figures = {"file": str(writer.path), "pairs": writer.pairs, "file_bytes": writer.file_bytes}
+    return Result(text, figures | counts)
+
+
+def _record(
+    source: CameraSource, writer: RecordingWriter, duration_s: float | None, stop: Stop, progress: Progress
+) -> None:
+    synced_s = started_s = time.monotonic()
+    with suppress(EndOfStream):
+        while not stop.is_set() and (duration_s is None or time.monotonic() - started_s < duration_s):
+            for pair in source.receive(RECEIVE_PAIRS, RECEIVE_S):
+                writer.write(pair)
+            if time.monotonic() - synced_s >= SYNC_S:
+                writer.sync()
+                synced_s = time.monotonic()
+            progress.update(lambda: f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)}")
+    stop.hold()  # the file is being closed
+
+
+COMMAND = Command(run=run, settings=RecordSettings, description=DESCRIPTION, check=RecordSettings.check)
