@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner import legacy
 from learner.parts.centre import Centre, CentringConfig
 from learner.parts.heads import Classifier
 from learner.parts.losses import triplet
@@ -50,6 +51,15 @@ def test_targets_are_centred_and_sharpened_and_the_centre_follows_after_each_ste
         expected = 0.8 * expected + 0.2 * numpy(logits).mean(0)
     assert np.allclose(numpy(centre.mean), expected, atol=1e-6)
     assert list(centre.state_dict()) == ["mean"]
+
+
+def test_the_centre_of_an_older_run_is_found_again_and_that_of_somebody_elses_objective_left_alone() -> None:
+    ours = {"student.head.prototypes": torch.ones(3, 2), "centre": torch.ones(3)}
+    theirs = {"student.projector.weight": torch.ones(3, 2), "centre": torch.ones(3)}
+    saved = legacy.state({"objective": ours, "snapshots": [{"step": 1, "objective": ours}]})
+    for found in (saved["objective"], saved["snapshots"][0]["objective"]):
+        assert set(found) == {"student.projector.prototypes", "centre.mean"}
+    assert legacy.state({"objective": theirs})["objective"] == theirs
 
 
 # Classifier
