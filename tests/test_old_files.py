@@ -295,7 +295,6 @@ def consumers(folder: Path) -> dict[str, dict[str, int]]:
     known = Consumers(
         load_consumers(folder / "consumers.json"),
         now_s=0.0,
-        wall_s=float(EXPECTED["spool_written_s"]),
         forget_after_s=3600.0,
         grace_s=0.0,
     )

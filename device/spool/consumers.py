@@ -103,7 +103,6 @@ class Consumers:
     grace_s: seconds from now on after which an incomplete list counts as complete.
     trusted: the names of the keys that are let in; None where there are no keys. A consumer whose key is not among them belongs
     to nobody, and counts as one that has never acknowledged.
-    wall_s: not used; earlier versions measured silence by the time of day.
     """
 
     def __init__(
@@ -114,7 +113,6 @@ class Consumers:
         forget_after_s: float,
         grace_s: float,
         trusted: Collection[str] | None = None,
-        wall_s: float = 0.0,
     ) -> None:
         self._forget_after_s = forget_after_s
         self._complete_s = float("-inf") if saved.complete else now_s + grace_s
