@@ -73,6 +73,11 @@ class Store(StoreReader):
         """32 hex digits that name the file, made when it is created."""
         return self._identity
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the file has to be created, by the first write."""
+        return self._is_new
+
     def checksums(self, keys: ArrayLike) -> NDArray[np.int64]:
         """Return the checksums of the items of these keys, int64 [n], also before they are written; -1: never put."""
         return self._inventory.checksums(key_vector(keys))

@@ -46,6 +46,11 @@ class StoreReader:
         with self._reading() as connection:
             return identity_of(connection)
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the file has to be created: never, because this class only reads."""
+        return False
+
     def checksums(self, keys: ArrayLike) -> NDArray[np.int64]:
         """Return the checksums of the items of these keys, int64 [n]; -1 for one that is missing. Raises StoreError."""
         with self._reading() as connection:

@@ -37,7 +37,7 @@ class Shelf:
     """Pairs, commits and checkpoints in dictionaries."""
 
     def __init__(self) -> None:
-        self.identity = "5" * 32
+        self.identity, self.is_new = "5" * 32, False
         self.rows: dict[int, bytes] = {}
         self.made: list[Commit] = []
         self.states: dict[str, dict[str, Any]] = {}

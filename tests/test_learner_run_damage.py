@@ -18,6 +18,7 @@ from learner_state import digest
 from run_damage import LOG, REST, Runs, bytes_of, make_runs, whole_folders
 from tiny_learner import TINY, make_pairs
 
+from buffer.store import Store
 from buffer.store_reader import StoreError
 from learner.errors import LearnerError
 from learner.runs.folder import RunDirectory
@@ -150,6 +151,11 @@ def test_a_run_that_was_killed_in_its_first_commit_begins_again(tmp_path: Path) 
     directory = RunDirectory(tmp_path / "run", TINY)
     (directory.checkpoints / "commit-000001-step-0").mkdir(parents=True)
     (directory.checkpoints / "commit-000001-step-0" / "state.json").write_text("half a sta")
+    with pytest.raises(LearnerError, match=r"is damaged .* no other commit to go on from"), run(tmp_path / "run"):
+        pass  # the store is written first: its file was removed
+    assert not directory.store.exists()
+    with Store(directory.store) as store:
+        store.rewind(0)
     for _ in range(2):
         with run(tmp_path / "run") as a:
             assert a.learner.steps == 0

@@ -39,6 +39,7 @@ class Folder:
     """What lies in a run directory: a `PairStore` and the `Checkpoints` of `learner.runs.commit`."""
 
     identity: str = ""
+    """Empty: there is no store yet."""
     rows: dict[int, bytes] = field(default_factory=dict)
     made: list[Commit] = field(default_factory=list)
     states: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -48,6 +49,8 @@ class Folder:
     """Whether lines of steps were written, so that the run cannot be a new one."""
     kill_at: str = ""
     """The method in which the process dies."""
+    random: Random = field(default_factory=Random)
+    """Gives a new store its identity."""
 
     def copy(self) -> Folder:
         """Return a copy that shares nothing that changes."""
@@ -59,6 +62,11 @@ class Folder:
         """Return what lies in it, to be compared."""
         notes = [(commit.number, commit.note) for commit in self.made]
         return dict(self.rows), notes, set(self.states), set(self.damaged), set(self.unfinished)
+
+    @property
+    def is_new(self) -> bool:
+        """See `StoredPairs`."""
+        return not self.identity
 
     def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
         """See `PairStore`."""
@@ -91,6 +99,7 @@ class Folder:
 
     def rewind(self, number: int, adopted: tuple[Any, bytes] | None = None) -> None:
         """See `PairStore`."""
+        self.identity = self.identity or f"{self.random.getrandbits(64):032x}"
         self.made = [commit for commit in self.made if commit.number <= number]
         if adopted is not None:
             self.commit(*adopted)
@@ -173,8 +182,8 @@ class Run:
 
     def __init__(self, folder: Folder, random: Random, acknowledge: Callable[[Cursor], None]) -> None:
         self.folder = folder
+        folder.random = random
         self._learner = cast(Any, _ListingLearner())  # restore and commit use no other methods of a learner
-        folder.identity = folder.identity or f"{random.getrandbits(64):032x}"
         self.cursor = restore(self._learner, folder, folder, self._require_new)
         self._cursor: Cursor = self.cursor or {"devices": {}}
         source: Any = SimpleNamespace(cursor=lambda: self._cursor, acknowledge=acknowledge)

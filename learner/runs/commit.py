@@ -43,6 +43,10 @@ class StoredPairs(Protocol):
     def identity(self) -> str:
         """The name of the store."""
 
+    @property
+    def is_new(self) -> bool:
+        """Whether the store does not exist yet."""
+
     def commits(self) -> Sequence[Commit]:
         """Return the commits that can be restored, newest first."""
 

@@ -82,15 +82,21 @@ def load_newest(learner: Learner, store: StoredPairs, checkpoints: Checkpoints) 
         for problem in problems:
             log.warning("%s: going on from the commit before, at step %d", problem, learner.steps)
         return found
-    is_unfinished_start = not listed and all(
-        checkpoints.is_unfinished(name) and order_of(name)[1] == 0 for name in names
-    )
-    if problems and not (names and is_unfinished_start):
+    is_start = all(_is_unfinished_start(name, checkpoints) for name in names)
+    if problems and not (names and is_start and not listed and not store.is_new):
         raise LearnerError(
             f"{problems[0]}, and there is no other commit to go on from: "
             "restore pairs.sqlite and checkpoints/ from one copy, or choose another --run-dir"
         )
     return None
+
+
+def _is_unfinished_start(name: str, checkpoints: Checkpoints) -> bool:
+    """Return whether a process was killed while it wrote this checkpoint, and had not learned yet.
+
+    Its store lay there before. Without one, files are missing, and with them the name under which rigs keep pairs for the run.
+    """
+    return checkpoints.is_unfinished(name) and order_of(name)[1] == 0
 
 
 def _listed(store: StoredPairs) -> tuple[dict[str, _Listed], list[LearnerError]]:
