@@ -107,7 +107,7 @@ def test_the_only_trusted_rig_needs_no_name_and_one_of_several_does(tmp_path: Pa
         connect_address("tcp://pi:1", security=two)
     with refused(KeysError, "names uncle.*trusted are baby, toddler"):
         connect_address("tcp://pi:1#uncle", security=two)
-    with refused(KeysError, "type on the rig `python -m stream keys`"):
+    with refused(KeysError, r"type on the rig `\.venv/bin/python -m stream keys`"):
         connect_address("tcp://pi:1", security=with_keys(tmp_path / "none"))
 
 
