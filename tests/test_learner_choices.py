@@ -20,7 +20,7 @@ from learner.cli.train import COMMAND
 from learner.config import PRESETS, LearnerConfig, preset, to_plain
 from learner.errors import SettingsError
 from learner.objectives.contrastive import Contrastive
-from learner.objectives.simclr import SimCLR, SimCLRConfig
+from learner.objectives.joint.simclr import SimCLR, SimCLRConfig
 from learner.runs.folder import RunDirectory
 from learner.trainer import Trainer
 from learner.views.anywhere import MultiConfig, TwoConfig

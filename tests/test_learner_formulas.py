@@ -15,14 +15,14 @@ from seed_formulas import cross_entropy, entropy, repelled_by, softmax, swav
 from torch import Tensor
 
 from learner.objectives.babyagent import BabyAgent
-from learner.objectives.byol import BYOL
 from learner.objectives.contract import Outcome, Views
 from learner.objectives.contrastive import Contrastive
-from learner.objectives.deepcluster import DeepCluster, DeepClusterConfig
-from learner.objectives.mae import MAE
-from learner.objectives.moco import MoCo
-from learner.objectives.simclr import SimCLR
-from learner.objectives.vicreg import VICReg
+from learner.objectives.joint.byol import BYOL
+from learner.objectives.joint.deepcluster import DeepCluster, DeepClusterConfig
+from learner.objectives.joint.moco import MoCo
+from learner.objectives.joint.simclr import SimCLR
+from learner.objectives.joint.vicreg import VICReg
+from learner.objectives.masked.mae import MAE
 from learner.parts.clusters import k_means
 from learner.parts.queue import Queue
 from learner.trainer import Trainer

@@ -1,6 +1,6 @@
 """The contract of an objective: it maps a batch to a loss for each pair, with features to judge them by.
 
-An objective is one file in `learner/objectives/`, or a class of yours (docs/objectives.md): its settings, its networks, and a
+An objective is one file below `learner/objectives/`, or a class of yours (docs/objectives.md): its settings, its networks, and a
 formula over the views of a batch. The trainer knows only this contract.
 """
 

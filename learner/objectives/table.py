@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from learner.objectives.babyagent import BabyAgent
-from learner.objectives.byol import BYOL
 from learner.objectives.contract import Objective
 from learner.objectives.contrastive import Contrastive
-from learner.objectives.deepcluster import DeepCluster
-from learner.objectives.mae import MAE
-from learner.objectives.moco import MoCo
-from learner.objectives.simclr import SimCLR
-from learner.objectives.vicreg import VICReg
+from learner.objectives.joint.byol import BYOL
+from learner.objectives.joint.deepcluster import DeepCluster
+from learner.objectives.joint.moco import MoCo
+from learner.objectives.joint.simclr import SimCLR
+from learner.objectives.joint.vicreg import VICReg
+from learner.objectives.masked.mae import MAE
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
 from learner.views.masks import MasksConfig

@@ -1,0 +1,1 @@
+"""Masked images: what is hidden of a view is guessed."""
