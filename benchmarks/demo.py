@@ -23,9 +23,11 @@ from typing import Any
 from rich.console import RenderableType
 
 from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, report_progress
+from benchmarks.shared.machine import HOST, free_port
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set
 from learner.errors import Failed
+from learner.http.access import page_address
 
 PLACES = "places"
 DIGITS = "digits"
@@ -51,14 +53,16 @@ class DemoSettings(BenchSettings):
 
 
 def measure(settings: DemoSettings) -> dict[str, Any]:
-    """Run both processes; return the learner's summary, with the path of the report as `report`."""
+    """Run both processes; return the learner's summary, with the path of the report and the address of the page that it had."""
     run = settings.run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with tempfile.TemporaryDirectory() as folder:
         places = Path(folder) / PLACES
         report_progress("writing the control set: the same rooms, seen on two other walks")
         config = SimConfig(seed=settings.seed, textures=settings.textures)
         write_control_set(places, config=config, count=20_000, per_place=settings.per_place)
-        return _train(settings, run, places) | {"report": str(run / "report.html")}
+        port = free_port()
+        summary = _train(settings, run, places, port)
+        return summary | {"report": str(run / "report.html"), "page": page_address(HOST, port)}
 
 
 def render(_settings: DemoSettings, summary: dict[str, Any]) -> Iterator[RenderableType]:
@@ -69,7 +73,7 @@ def render(_settings: DemoSettings, summary: dict[str, Any]) -> Iterator[Rendera
             values = (row[when].get(f"{probe}_student", math.nan) for when in ("before", "after"))
             rows[f"{name}, {title}"] = [f"{value:.3f}" for value in values]
     yield figure_table("the student's features on labelled images", ("control set and probe", "before", "after"), rows)
-    yield f"report: {summary['report']}\n"
+    yield f"report: {summary['report']}\npage: it was at {summary['page']} while the learner ran\n"
     failures = shortcomings(summary)
     yield "".join(f"it did not learn: {failure}\n" for failure in failures) or "it learned from what the rig saw\n"
 
@@ -96,7 +100,7 @@ def shortcomings(summary: dict[str, Any]) -> list[str]:
     return [failure for failure, holds in checks.items() if not holds]
 
 
-def _train(settings: DemoSettings, run: Path, places: Path) -> dict[str, Any]:
+def _train(settings: DemoSettings, run: Path, places: Path, port: int) -> dict[str, Any]:
     """Start the rig, let the learner train on its pairs, and stop both; return the learner's summary."""
     run.parent.mkdir(parents=True, exist_ok=True)
     log = Path(f"{run}.device.log")
@@ -107,7 +111,8 @@ def _train(settings: DemoSettings, run: Path, places: Path) -> dict[str, Any]:
     try:
         endpoint = _endpoint(rig, log)
         report_progress(f"a simulated rig streams at {endpoint}; a learner trains on it for {settings.train_s:.0f} s")
-        command = _learner_command(settings, run, places, endpoint)
+        report_progress(f"watch it at {page_address(HOST, port)}")
+        command = _learner_command(settings, run, places, endpoint, port)
         learner = subprocess.run(command, stdout=sys.stderr if settings.json else None, check=False)
     finally:
         rig.send_signal(signal.SIGINT)
@@ -127,10 +132,10 @@ def _rig_command(settings: DemoSettings) -> list[str]:
     ]
 
 
-def _learner_command(settings: DemoSettings, run: Path, places: Path, endpoint: str) -> list[str]:
+def _learner_command(settings: DemoSettings, run: Path, places: Path, endpoint: str, port: int) -> list[str]:
     return [
         *(sys.executable, "-m", "learner", "--preset", "cpu", "--connect", endpoint, "--run-dir", str(run)),
-        *("--http-port", "0", "--train-s", str(settings.train_s), "--probe-every-s", str(settings.train_s / 3)),
+        *("--http-port", str(port), "--train-s", str(settings.train_s), "--probe-every-s", str(settings.train_s / 3)),
         *("--seed", str(settings.seed), "--control", DIGITS, f"{PLACES}={places}@96"),
     ]
 

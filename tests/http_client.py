@@ -18,11 +18,11 @@ class Answer(NamedTuple):
     text: str
 
 
-def get(port: int, path: str, *, method: str = "GET", **headers: str) -> Answer:
+def get(port: int, path: str, *, method: str = "GET", body: str | None = None, **headers: str) -> Answer:
     """One request on a connection of its own; no redirect is followed."""
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=WAIT_S)
     try:
-        connection.request(method, path, headers=headers)
+        connection.request(method, path, None if body is None else body.encode("latin-1"), headers)
         answer = connection.getresponse()
         found = {name.lower(): value for name, value in answer.getheaders()}
         return Answer(answer.status, found, answer.read().decode())

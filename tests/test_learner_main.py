@@ -106,6 +106,8 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
     first = summary_of(run)
     assert (first["pairs_received"], first["pairs_lost"]) == (24, 0)
     assert f"stopped at step {first['steps']}, which is committed" in said
+    assert said.count(f"page: http://127.0.0.1:{http_port}/\n") == 1  # at the start
+    assert f"page: http://127.0.0.1:{http_port}/ while the learner runs\n" in said
     assert said.count("probe  step") == 2  # before, and no long one after Ctrl-C
     assert said.strip().endswith(f"report: {run / 'report.html'}")
     assert "Traceback" not in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +19,7 @@ from starlette.routing import BaseRoute, Route
 
 from learner.errors import SettingsError
 from learner.http import monitoring
-from learner.http.access import Access, access_for
+from learner.http.access import Access, access_for, page_address
 from learner.http.app import COOKIE, app_for
 from learner.http.monitoring import HUNG_S, Pulse
 from learner.http.server import served
@@ -91,7 +92,7 @@ def test_every_answer_forbids_what_the_page_does_not_need(open_port: int) -> Non
         ({}, "/?token=wrong"),
         ({}, "/?token="),
         ({}, "/?token=%FF%F0%9F"),
-        ({"Cookie": f"{COOKIE}={TOKEN}"}, "/?token=wrong"),
+        ({}, f"/other?token={TOKEN}"),
     ],
 )
 def test_nobody_enters_without_the_token(guarded_port: int, headers: dict[str, str], path: str) -> None:
@@ -100,13 +101,55 @@ def test_nobody_enters_without_the_token(guarded_port: int, headers: dict[str, s
     assert TOKEN not in answer.text
 
 
-def test_the_token_opens_as_a_header_and_as_the_cookie_that_a_link_becomes(guarded_port: int) -> None:
+def form(port: int, text: str) -> Answer:
+    """What a posted form is answered."""
+    return get(port, "/", method="POST", body=text)
+
+
+def test_the_token_opens_as_a_header_and_as_the_cookie_that_a_posted_form_becomes(guarded_port: int) -> None:
     assert get(guarded_port, "/other", Authorization=f"Bearer {TOKEN}").text == "hello"
-    link = get(guarded_port, f"/other?token={TOKEN}")
-    assert (link.status, link.headers["location"]) == (303, "/")  # nowhere else, whatever the path was
-    cookie, *rules = (part.strip() for part in link.headers["set-cookie"].split(";"))
+    entered = form(guarded_port, f"token={TOKEN}")
+    assert (entered.status, entered.headers["location"]) == (303, "/")
+    cookie, *rules = (part.strip() for part in entered.headers["set-cookie"].split(";"))
     assert {"HttpOnly", "SameSite=lax"} <= set(rules)
     assert get(guarded_port, "/other", Cookie=cookie).text == "hello"
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "token=", "token=wrong", f"other={TOKEN}", f"token=x{TOKEN}", "token=%FF", "\xff", "&a=1" * 9, "x" * 100_000],
+)
+def test_a_form_without_the_right_token_is_answered_with_the_form_again(guarded_port: int, text: str) -> None:
+    answer = form(guarded_port, text)
+    assert (answer.status, "set-cookie" in answer.headers) == (401, False)
+    assert "That is not the token of this learner" in answer.text
+
+
+def test_a_link_with_the_token_is_refused_with_the_remedy(guarded_port: int) -> None:
+    """Addresses are kept in histories and in the logs of proxies."""
+    for path in ("/", "/other"):
+        answer = get(guarded_port, f"{path}?token={TOKEN}")
+        assert (answer.status, "set-cookie" in answer.headers) == (401, False)
+        assert "A token in the address is not taken" in answer.text
+        assert TOKEN not in answer.text
+
+
+def test_a_form_is_no_way_in_where_there_is_no_token(open_port: int) -> None:
+    assert form(open_port, f"token={TOKEN}").status == 405
+    assert get(open_port, "/", method="POST", Host="evil.example", body="token=x").status == 400
+
+
+@pytest.mark.parametrize(
+    ("host", "port", "address"),
+    [
+        ("127.0.0.1", 9632, "http://127.0.0.1:9632/"),
+        ("::1", 9, "http://[::1]:9/"),
+        ("0.0.0.0", 9632, f"http://{socket.gethostname()}:9632/"),
+        ("127.0.0.1", 0, ""),
+    ],
+)
+def test_the_address_of_the_page_is_one_that_a_browser_can_open(host: str, port: int, address: str) -> None:
+    assert page_address(host, port) == address
 
 
 def test_a_browser_without_the_token_is_asked_for_it_and_a_program_told_how(guarded_port: int) -> None:

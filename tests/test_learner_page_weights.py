@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import re
 import shutil
@@ -61,6 +62,22 @@ def test_a_file_comes_whole_with_the_hash_of_its_bytes_as_its_etag(
     assert answer.headers["etag"] == tag_of(b'{"steps": 3}\n')
     assert answer.headers["content-type"] == "application/json"
     assert answer.headers["cache-control"] == "no-cache"
+
+
+def test_the_list_of_files_is_read_by_people_and_by_programs(
+    folder: Path, port: int, credentials: dict[str, str]
+) -> None:
+    replace_file(folder / "teacher.safetensors", b"x" * 20_000)
+    replace_file(folder / "secret.txt", b"not served")
+    seen = get(port, "/weights/", **credentials)
+    assert seen.headers["content-type"].startswith("text/html")
+    assert '<a href="teacher.safetensors">teacher.safetensors</a>, 0.02 MB, written 20' in seen.text
+    assert "secret" not in seen.text
+    listed = {
+        each["name"]: each for each in json.loads(get(port, "/weights/", Accept="application/json", **credentials).text)
+    }
+    assert listed["teacher.safetensors"]["bytes"] == 20_000
+    assert get(port, "/weights", **credentials).headers["location"].endswith("/weights/")
 
 
 @pytest.mark.parametrize("known", ["{tag}", '"other", {tag}', "W/{tag}", "*"])

@@ -27,7 +27,7 @@ from learner.distributed.collectives import Process
 from learner.errors import SettingsError
 from learner.footprint import free_bytes, require_room
 from learner.http import monitoring, weights
-from learner.http.access import access_for
+from learner.http.access import access_for, page_address
 from learner.http.app import app_for
 from learner.http.server import served
 from learner.loop import Learner
@@ -68,7 +68,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
         metrics = LearnerMetrics(meanings=learner.trainer.meanings)
         live = Live(learner, clock)
         access = access_for(process.http_host, process.http_port, process.http_token)
-        stack.enter_context(served(app_for(access, _routes(process.run_dir, live, metrics)), access))
+        is_served = stack.enter_context(served(app_for(access, _routes(process.run_dir, live, metrics)), access))
         controls = _load_controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
@@ -79,6 +79,8 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
             f"learning on {learner.device}{sharing} with {torch.get_num_threads()} threads, "
             f"settings in {directory.path / 'config.json'}"
         )
+        if address := page_address(access.host, access.port):
+            screen.log(f"page: {address}{'' if is_served else ', once the port is free'}")
         screen.show("reading the last commit")
         latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
         source, committer = _resume(stack, learner, directory, open_source, latest_weights, metrics)

@@ -8,6 +8,7 @@ from learner.cli.settings import FROM_WORDS, TrainSettings
 from learner.cli.sources import source_opener
 from learner.distributed.collectives import process_group, process_of
 from learner.distributed.team import follow
+from learner.http.access import page_address
 from learner.runs.settings import require_same
 from stream.host.command import Command
 from stream.host.program import Result, Stop
@@ -51,7 +52,8 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
             follow(learner.team.member)
             return Result()
         summary = train(settings, learner, stop.is_set)
-    return Result(describe(summary, settings.process.run_dir), summary)
+    its = settings.process
+    return Result(describe(summary, its.run_dir, page_address(its.http_host, its.http_port)), summary)
 
 
 COMMAND = Command(

@@ -75,6 +75,16 @@ def access_for(host: str, port: int, token_file: Path | None) -> Access:
     return Access(str(address), port, token)
 
 
+def page_address(host: str, port: int) -> str:
+    """Return the address of the page for a browser, with this machine's name where every address is served; "" for port 0.
+
+    host, port: as `access_for` took them.
+    """
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/" if port else ""
+
+
 def _read_token(path: Path) -> str:
     try:
         # Non-blocking: opening a pipe of this name would otherwise wait for its other end.

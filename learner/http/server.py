@@ -27,15 +27,15 @@ log = logging.getLogger(__name__)
 @contextmanager
 def served(
     app: ASGIApp, access: Access, *, retry_s: float = RETRY_S, head_s: float = HEAD_S, patience_s: float = PATIENCE_S
-) -> Iterator[None]:
-    """Serve the app inside this context, unless the port is 0.
+) -> Iterator[bool]:
+    """Serve the app inside this context, unless the port is 0; yield whether it is served from the beginning.
 
     A port that another process uses is logged and tried again every `retry_s`, and training does not wait for it. A connection
     is closed if the head of a request takes longer than `head_s`, or if the client reads nothing of a response for `patience_s`.
     Raises SettingsError for a port that can never be used.
     """
     if not access.port:
-        yield
+        yield False
         return
     try:
         listener = access.listen()
@@ -59,8 +59,9 @@ def served(
     )
     thread = Thread(target=server.serve_on, args=(access, listener, retry_s), name="http", daemon=True)
     thread.start()
+    is_served = listener is not None
     try:
-        yield
+        yield is_served
     finally:
         server.end()
         thread.join()

@@ -1,4 +1,7 @@
-"""/weights/NAME serves the export folder of a run. A robot asks often, with its ETag, and downloads only new files."""
+"""/weights/ lists the export folder of a run, and /weights/NAME serves a file of it.
+
+A robot asks often, with its ETag, and downloads only new files.
+"""
 
 from __future__ import annotations
 
@@ -6,12 +9,14 @@ import hashlib
 import os
 import re
 import stat
+from contextlib import suppress
+from datetime import UTC, datetime
 from io import BufferedReader
 from pathlib import Path
 
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
@@ -26,11 +31,20 @@ CHUNK_BYTES = 1 << 18
 _NAME = re.compile(rf"[A-Za-z0-9][A-Za-z0-9_-]{{0,63}}\.({'|'.join(TYPES)})")
 _TAG = re.compile(r'(?:W/)?("[^"]*")')
 
+_INDEX = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><title>Weights - babyagent</title>
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>:root {{ color-scheme: light dark }}
+body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 60ch; margin: auto; padding: 16px }}</style></head>
+<body><main><h1>Weights of this learner</h1><p>The newest good weights. A model card, .md to read and .json for programs, tells
+what each file saw and how to load it. Ask again with the ETag of your last answer: an unchanged file is answered with 304.</p>
+<ul>{rows}</ul><p><a href="/">The page of this learner</a></p></main></body></html>
+"""
+
 _Version = tuple[int, int, int]
 
 
 def routes(folder: Path) -> list[Route]:
-    """Return the route for the files in `folder`, each of which is replaced as a whole only."""
+    """Return the routes for the list of the files in `folder`, and for the files, each of which is replaced as a whole only."""
     tags: dict[str, tuple[_Version, str]] = {}
 
     def weights(request: Request) -> Response:
@@ -38,7 +52,7 @@ def routes(folder: Path) -> list[Route]:
         try:
             file = _open(folder, name)
         except (OSError, RuntimeError):  # RuntimeError: links that lead to each other
-            there = ", ".join(sorted(path.name for path in folder.glob("*") if _NAME.fullmatch(path.name)))
+            there = ", ".join(status[0] for status in _files(folder))
             return PlainTextResponse(f"no such weights; there are: {there or 'none yet'}\n", 404)
         tag = _tag(file, name, tags)
         headers = {"etag": tag, "cache-control": "no-cache", "content-type": TYPES[name.rpartition(".")[2]]}
@@ -47,7 +61,29 @@ def routes(folder: Path) -> list[Route]:
             return Response(status_code=304, headers=headers)
         return _OpenFileResponse(file, headers)
 
-    return [Route("/weights/{name}", weights)]
+    def index(request: Request) -> Response:
+        files = _files(folder)
+        if "application/json" in request.headers.get("accept", ""):
+            return JSONResponse([{"name": name, "bytes": size, "modified": modified} for name, size, modified in files])
+        rows = "".join(
+            f'<li><a href="{name}">{name}</a>, {size / 1e6:.2f} MB, written {modified}</li>'
+            for name, size, modified in files
+        )
+        return HTMLResponse(_INDEX.format(rows=rows or "<li>none yet: they are written with the first commit</li>"))
+
+    return [Route("/weights/", index), Route("/weights/{name}", weights)]
+
+
+def _files(folder: Path) -> list[tuple[str, int, str]]:
+    """Return name, bytes and time (UTC) of each file that is served, by name."""
+    found = []
+    for path in sorted(folder.glob("*")):
+        if _NAME.fullmatch(path.name) and path.is_file():
+            with suppress(OSError):
+                status = path.stat()
+                modified = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="seconds")
+                found.append((path.name, status.st_size, modified))
+    return found
 
 
 def _open(folder: Path, name: str) -> BufferedReader:

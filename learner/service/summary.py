@@ -84,8 +84,8 @@ def probe_table(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]
     return table
 
 
-def describe(summary: Summary, run_dir: Path) -> str:
-    """Return the most important figures as text for a person, and the path of the report."""
+def describe(summary: Summary, run_dir: Path, page: str = "") -> str:
+    """Return the most important figures as text for a person, the address that the page had ("": none), and the report's path."""
     lines = [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
     if summary["probe"]:
         lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
@@ -93,6 +93,8 @@ def describe(summary: Summary, run_dir: Path) -> str:
         for kind, before in row["before"].items():
             after = f"{row['after'][kind]:.3f}" if kind in row["after"] else "not measured again"
             lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {after}")
+    if page:
+        lines.append(f"page: {page} while the learner runs")
     return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
 
 
