@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import json
 import re
 from collections.abc import Iterator
@@ -23,15 +24,18 @@ from learner.http.access import Access
 from learner.http.app import app_for
 from learner.http.server import served
 from learner.page import view
+from learner.page.guide import Guide
 from learner.page.live import WATCHED_S, Live
 from learner.page.sections import CURVES_EVERY_S, Section, SectionCache, sections_of
 from stream.calibration.watch import EVERY_S, RowWatch
 from stream.codec import encode_pair
+from stream.host.typed import here, there
 from stream.image import Image
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.stats import DeviceStats, SourceStats
 
+SECTIONS = ["title", "verdict", "newest", "proof", "now", "devices", "views", "probes", "curves", "memory", "wrong"]
 PICTURE = re.compile(r'href="data:image/jpeg;base64,([^"]+)"')
 
 
@@ -111,13 +115,13 @@ def pictures(markup: str) -> list[np.ndarray]:
 
 def test_a_run_at_work_is_shown_whole(live: Live, run: Path) -> None:
     parts = drawn(live, run)
-    assert list(parts) == ["now", "devices", "views", "memory", "curves", "probes"]
+    assert list(parts) == SECTIONS
     for name, markup in parts.items():
         ElementTree.fromstring(
             f"<part>{markup.replace('<br>', '<br/>').replace('&ndash;', '')}</part>"
         )  # every tag closes
         assert "missing" not in markup, name
-    assert len(pictures(parts["devices"])) == 2
+    assert len(pictures(parts["newest"])) == 2
     heads, crops, looks = 2, 2, 2
     assert len(pictures(parts["views"])) == looks * (2 + heads + 1 + crops)
     assert len(pictures(parts["memory"])) == 4 * 8
@@ -153,26 +157,32 @@ def test_what_the_words_and_names_say_is_text_and_never_markup(live: Live, run: 
 
 def test_the_newest_pair_is_shown_in_its_colours(live: Live, run: Path) -> None:
     learner = tiny_learner()
-    watched = Live(learner, Clock())
+    watched = Live(learner, Clock(), time_s=lambda: 1_000_000.0)
     watched.received(pair_of("rig1", 200, (60, 80)))
-    markup = drawn(watched, run)["devices"]
-    assert [picture.shape for picture in pictures(markup)] == [(60, 80, 3)] * 2
-    assert all(np.abs(picture.astype(int) - 200).max() <= 2 for picture in pictures(markup))
-    assert ">rig1<" in markup
-    assert "200 of cccccccc" in markup
+    parts = drawn(watched, run)
+    assert [picture.shape for picture in pictures(parts["newest"])] == [(60, 80, 3)] * 2
+    assert all(np.abs(picture.astype(int) - 200).max() <= 2 for picture in pictures(parts["newest"]))
+    assert ">rig1<" in parts["newest"]
+    assert '<time datetime="1970-01-12T13:46:40Z">13:46:40 UTC</time>' in parts["newest"]
+    assert "A vision model that learns from what rig1 sees" in parts["title"]
+    assert "200 of cccccccc" in parts["devices"]
+    watched.received(pair_of("rig2", 1, (60, 80)))
+    assert "from what 2 rigs see<" in drawn(watched, run)["title"]
 
 
 def test_a_newest_pair_that_does_not_decode_is_said(run: Path) -> None:
     watched = Live(tiny_learner(), Clock())
     pair = pair_of("rig1", 1)
     watched.received(replace(pair, left=b"nonsense"))
-    assert "The newest pair does not decode" in drawn(watched, run)["devices"]
+    assert "The newest pair does not decode" in drawn(watched, run)["newest"]
 
 
 def test_a_run_that_has_nothing_yet_says_so_everywhere(tmp_path: Path) -> None:
     parts = drawn(Live(tiny_learner(), Clock()), tmp_path / "not-there-yet")
-    assert [name for name, markup in parts.items() if 'class="missing"' in markup] == list(parts)[1:]
-    assert "starting" in parts["now"]
+    empty = [name for name, markup in parts.items() if 'class="missing"' in markup]
+    assert empty == ["newest", "proof", "devices", "views", "probes", "curves", "memory"]
+    assert "starting" in parts["now"] + parts["verdict"]
+    assert "waits for the first pair" in parts["title"]
     assert "\N{EN DASH}" in parts["now"]  # no loss yet; 0 would look perfect
 
 
@@ -212,7 +222,7 @@ def test_devices_are_shown_with_their_missing_pairs_their_clocks_and_the_time_si
         "61 °C",
     ):
         assert said in cards["baby"], said
-    assert "No pair was received since this process began" in cards["silent"]
+    assert "none was received since this process began" in cards["silent"]
     assert "last received" not in cards["silent"]
     assert "battery" not in cards["silent"]
     assert "its stream is over" in cards["over"]
@@ -246,7 +256,7 @@ def test_only_what_is_new_is_sent_and_drawn_again(run: Path) -> None:
             times[number] += 1
             return f"<b>{count[number] // 2}</b>"
 
-        return Section(f"part{number}", "", "", lambda: count[number], draw)
+        return Section(f"part{number}", lambda: count[number], draw)
 
     shown = SectionCache([section(0), section(1)])
     known = {name: version for name, (version, _) in shown.newer({}).items()}
@@ -282,17 +292,69 @@ def test_the_page_takes_nothing_from_outside_and_escapes_the_name_of_its_run(por
     assert "&lt;my run&gt;" in page
     assert "<my run>" not in page
     outside = [address for address in re.findall(r'(?:src|href)="([^"]*)"', page) if not address.startswith("data:")]
-    assert outside == ["live.js"]
+    assert outside == ["live.js", "report", "weights/", "metrics", "healthz", "docs/"]
     assert "http://" not in re.sub(r"http://www\.w3\.org/2000/svg", "", page)
     assert get(port, "/live.js").headers["content-type"].startswith("text/javascript")
+
+
+def test_the_report_and_the_documents_are_there_or_it_is_said_how_to_make_them(live: Live, tmp_path: Path) -> None:
+    access = Access("127.0.0.1", free_port())
+    with served(app_for(access, view.routes(live, tmp_path)), access):
+        assert "learner report" in get(access.port, "/report").text
+        (tmp_path / "report.html").write_text("<p>learned")
+        assert get(access.port, "/report").text == "<p>learned"
+        assert 'href="learning.md"' in get(access.port, "/docs/").text
+        assert get(access.port, "/docs/learning.md").text.startswith("#")
+        for other in ("nothing.md", "..%2fsetup.cfg", "../setup.cfg"):
+            assert get(access.port, f"/docs/{other}").status == 404
+
+
+def test_before_the_first_pair_the_page_says_what_to_type_on_the_rig(tmp_path: Path) -> None:
+    endpoints = ("tcp://127.0.0.1:7000", "tcp://10.0.0.7:5555#rig1")
+    live, key = Live(tiny_learner(), Clock()), "-c.m=.ut/DVBnYp]nS<pwe0:AD]a/U9t=h7HFi)-"
+
+    def typed(guide: Guide) -> list[list[str]]:
+        (section,) = [each for each in sections_of(live, tmp_path, guide) if each.name == "newest"]
+        texts = re.findall("<pre[^>]*>(.*?)</pre>", section.draw(), re.DOTALL)
+        return [html.unescape(text).splitlines() for text in texts]
+
+    on_this_machine, on_the_rig = typed(Guide(endpoints))
+    assert on_this_machine == [here("device", "--camera", "sim", "--bind", "tcp://127.0.0.1:7000")]
+    assert on_the_rig == [there("device", "--camera", "sim", "--bind", "tcp://*:5555", "--insecure")]
+    on_this_machine, on_the_rig = typed(Guide(endpoints, key=key, keys=tmp_path))
+    assert on_this_machine[0].endswith(f"--keys {tmp_path}")
+    assert on_the_rig == [
+        there("stream", "keys", "trust", "learner", key),
+        there("device", "--camera", "sim", "--bind", "tcp://*:5555"),
+    ]
+    assert typed(Guide()) == []
 
 
 def test_who_asks_for_the_parts_watches_and_knows_what_is_known(port: int, live: Live) -> None:
     live.snapshot = None
     answer = json.loads(get(port, "/sections").text)
-    assert answer.keys() == {"now", "devices", "views", "memory", "curves", "probes"}
+    assert list(answer) == SECTIONS
     assert isinstance(live.clock, Clock)
     live.clock.now_s += WATCHED_S / 2
     live.observe(WAITING)
     known = "&".join(f"{name}={version}" for name, (version, _) in answer.items())
     assert json.loads(get(port, f"/sections?{known}").text).keys() == {"views", "memory"}
+
+
+def test_pictures_say_from_when_they_are(live: Live, run: Path) -> None:
+    watched = Live(live.learner, Clock(), time_s=lambda: 1_000_000.0)
+    watched.watch()
+    watched.observe(WAITING)
+    parts = drawn(watched, run)
+    for name in ("views", "memory"):
+        assert f"As of step {live.learner.steps}, <time" in parts[name]
+        assert "13:46:40 UTC" in parts[name]
+
+
+def test_the_proof_and_the_verdict_come_from_the_probes_of_the_student(live: Live, run: Path) -> None:
+    parts = drawn(live, run)
+    assert "k-NN 25.0 → 36.0 % (mean of 2 control sets)" in parts["verdict"]
+    assert 'class="verdict good"' in parts["verdict"]
+    assert "&lt;places&gt;" in parts["proof"]
+    assert ">36 / 36<" in parts["proof"]
+    assert "Nothing that this page knows of" in parts["wrong"]

@@ -11,7 +11,6 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from pathlib import Path
 
 import cv2
 import torch
@@ -33,6 +32,7 @@ from learner.http.server import served
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.page import view
+from learner.page.guide import NOTHING, Guide
 from learner.page.live import Live
 from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
@@ -49,6 +49,7 @@ from stream.host.systemd import Supervisor
 from stream.image import MAX_SIDE
 from stream.live.metrics import StreamMetrics
 from stream.source import Source
+from stream.transport.endpoint import security_for
 
 FULL_DISK_S = 10.0
 """Time between two attempts to write to a full disk."""
@@ -68,7 +69,8 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
         metrics = LearnerMetrics(meanings=learner.trainer.meanings)
         live = Live(learner, clock)
         access = access_for(process.http_host, process.http_port, process.http_token)
-        is_served = stack.enter_context(served(app_for(access, _routes(process.run_dir, live, metrics)), access))
+        app = app_for(access, _routes(process, live, metrics))
+        is_served = stack.enter_context(served(app, access))
         controls = _load_controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
@@ -144,9 +146,18 @@ def _run(service: Service) -> Summary:
         ) from error
 
 
-def _routes(run_dir: Path, live: Live, metrics: LearnerMetrics) -> list[BaseRoute]:
+def _routes(process: ProcessConfig, live: Live, metrics: LearnerMetrics) -> list[BaseRoute]:
+    run_dir = process.run_dir
     monitored = monitoring.routes(live.pulse, metrics.registry)
-    return [*view.routes(live, run_dir), *monitored, *weights.routes(run_dir / EXPORT)]
+    return [*view.routes(live, run_dir, _guide(process)), *monitored, *weights.routes(run_dir / EXPORT)]
+
+
+def _guide(process: ProcessConfig) -> Guide:
+    """Return what the page tells a person to type on a rig; nothing where the pairs come from elsewhere."""
+    if process.replay or process.source:
+        return NOTHING
+    security = security_for(process.connect, keys=process.keys, insecure=process.insecure)
+    return Guide(process.connect, key=None if security is None else security.public, keys=process.keys)
 
 
 def make_learner(settings: TrainSettings, device: torch.device, process: Process) -> Learner:

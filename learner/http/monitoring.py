@@ -25,15 +25,17 @@ class Pulse:
         self._last_s = clock()
         self.is_ready = False
         """Whether the learner takes pairs: from the end of the restore to the beginning of the last commit."""
+        self.is_stopping = False
+        """Whether it takes no more pairs, and ends."""
 
     def beat(self) -> None:
         """Record a sign of life."""
         self._last_s = self._clock()
-        self.is_ready = True
+        self.is_ready = not self.is_stopping
 
     def stopping(self) -> None:
         """Record that the learner takes no more pairs."""
-        self.is_ready = False
+        self.is_ready, self.is_stopping = False, True
 
     @property
     def silent_s(self) -> float:

@@ -7,8 +7,11 @@ pictures are copied between two steps, so rarely that they take at most SHARE of
 from __future__ import annotations
 
 import logging
+import time
+from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +37,9 @@ MAX_DEVICES = 16
 """The newest pair is kept of this many devices, the first ones that sent something."""
 VIEWED_PAIRS = 2
 """Pairs whose views are shown."""
+TREND_EVERY_S = 5.0
+TREND_S = 600.0
+"""Counts are remembered every so many seconds, for so long."""
 ROW_PAIRS = 8
 """Pairs in each row of the contact sheet."""
 
@@ -68,6 +74,8 @@ class Snapshot:
     arrived: int
     processes: int
     """Number of processes. Each holds an equal share of memory; this snapshot is of the first one's."""
+    taken_s: float = 0.0
+    """Seconds since 1970 by the clock of the learner."""
 
 
 def copy_snapshot(learner: Learner, number: int) -> Snapshot:
@@ -92,18 +100,37 @@ def _copy_pair(slots: Slots, slot: int) -> ReservoirPair:
     return ReservoirPair(left, float(slots.aspect[slot]), float(slots.priority[slot]), *slots.captured[slot])
 
 
+class Counts(NamedTuple):
+    """Counts of a live stream at one moment, seconds of the monotonic clock."""
+
+    at_s: float
+    lost: int
+    behind: int
+    """Pairs on their way or waiting here."""
+
+
 class Live:
-    """Holds what the page shows of a learner. clock: returns seconds, monotonic. copy: makes the snapshot of a number."""
+    """Holds what the page shows of a learner.
+
+    clock: returns seconds, monotonic. copy: makes the snapshot of a number. time_s: returns seconds since 1970, for people.
+    """
 
     def __init__(
-        self, learner: Learner, clock: Callable[[], float], copy: Callable[[Learner, int], Snapshot] = copy_snapshot
+        self,
+        learner: Learner,
+        clock: Callable[[], float],
+        copy: Callable[[Learner, int], Snapshot] = copy_snapshot,
+        *,
+        time_s: Callable[[], float] = time.time,
     ) -> None:
-        self._copy = copy
+        self._copy, self._time_s = copy, time_s
         self.learner = learner
         self.pulse = Pulse(clock)
         self.clock = clock
         self.report: StepReport | None = None
         """The last step; None before the first one."""
+        self.waiting: Waiting | None = None
+        """What is missing for the next step; None while steps are made."""
         self.samples_per_s = 0.0
         """A moving average, waiting included."""
         self.status = "starting"
@@ -112,7 +139,12 @@ class Live:
         self.stats_s = 0.0
         """Time at which `stats` was read, by `clock`."""
         self.snapshot: Snapshot | None = None
+        self.trend: deque[Counts] = deque(maxlen=int(TREND_S / TREND_EVERY_S))
+        """Counts of the last ten minutes, as far as somebody watched."""
+        self.backlog = 0
+        """Pairs that have arrived and wait to be received."""
         self._latest: dict[str, EncodedPair] = {}
+        self._received_s: dict[str, float] = {}
         self._watched_until_s = -np.inf
         self._next_pictures_s = self._next_status_s = -np.inf
 
@@ -124,28 +156,52 @@ class Live:
         """Return the newest received pair of each device; called by the server's threads."""
         return self._latest.copy()
 
+    def received_s(self, device: str) -> float:
+        """Return when the newest pair of a device was received, seconds since 1970; 0.0 if none was."""
+        return self._received_s.get(device, 0.0)
+
     def received(self, pair: EncodedPair) -> None:
         """Record a received pair."""
         device = pair.header.device
         if device in self._latest or len(self._latest) < MAX_DEVICES:
             self._latest[device] = pair
+            self._received_s[device] = self._time_s()
 
-    def alive(self, describe: Callable[[], str], stats: Callable[[], SourceStats | None] = lambda: None) -> None:
+    def alive(
+        self,
+        describe: Callable[[], str],
+        stats: Callable[[], SourceStats | None] = lambda: None,
+        backlog: Callable[[], int] = lambda: 0,
+    ) -> None:
         """Record a sign of life between two steps.
 
-        describe: returns what the loop does now; stats: returns those of the source. Both are called only while somebody
+        describe: returns what the loop does now; stats, backlog: return those of the source. All are called only while somebody
         watches.
         """
         self.pulse.beat()
         now_s = self.clock()
         if now_s < self._watched_until_s and now_s >= self._next_status_s:
             self._next_status_s = now_s + EVERY_S / 2
-            self.status, self.stats, self.stats_s = describe(), stats(), now_s
+            self.status, self.stats, self.stats_s, self.backlog = describe(), stats(), now_s, backlog()
+            self._remember(now_s)
+
+    def stopping(self, text: str) -> None:
+        """Record that the learner takes no more pairs. text: what it does now."""
+        self.pulse.stopping()
+        self.status = text
+
+    def _remember(self, now_s: float) -> None:
+        if self.stats is None or (self.trend and now_s < self.trend[-1].at_s + TREND_EVERY_S):
+            return
+        while self.trend and self.trend[0].at_s < now_s - TREND_S:
+            self.trend.popleft()
+        self.trend.append(Counts(now_s, self.stats.lost, self.stats.pending + self.backlog))
 
     def observe(self, event: StepReport | Waiting) -> None:
         """Record a step, or that none was due, and copy pictures when it is time."""
         if isinstance(event, StepReport):
             self._measure(event)
+        self.waiting = event if isinstance(event, Waiting) else None
         now_s = self.clock()
         if now_s < self._watched_until_s and now_s >= self._next_pictures_s:
             self._copy_pictures()
@@ -154,7 +210,8 @@ class Live:
 
     def _copy_pictures(self) -> None:
         try:
-            self.snapshot = self._copy(self.learner, self.snapshot.number + 1 if self.snapshot else 1)
+            snapshot = self._copy(self.learner, self.snapshot.number + 1 if self.snapshot else 1)
+            self.snapshot = replace(snapshot, taken_s=self._time_s())
         except Exception as error:  # of any kind: training does not depend on pictures
             log.warning("no pictures of step=%d: %s", self.learner.steps, repr(error).partition("\n")[0])
 

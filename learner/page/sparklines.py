@@ -1,6 +1,7 @@
 """Curves as small SVG elements. They are drawn every few seconds beside training, for which matplotlib would be too slow.
 
-Colours are the CSS variables of `learner.report.style`, so that the same curve fits a light and a dark page.
+Colours are the CSS variables of `learner.report.style`, so that the same curve fits a light and a dark page. A curve carries the
+range of its axes, from which the script of the page reads the values under a pointer (`live.js`).
 """
 
 from __future__ import annotations
@@ -32,7 +33,10 @@ def curve(title: str, points: Points) -> str:
 
 
 def encoder_curves(title: str, lines: Mapping[str, Points], *, scale: float = 1.0) -> str:
-    """Draw a line for each encoder over steps, a dashed one at its first value, with the last values above."""
+    """Draw a line for each encoder over steps, a dashed one at its first value, with the last values above.
+
+    lines: by role, a name of `learner.report.figures.ROLES`, which gives a line its colour.
+    """
     scaled = {encoder: (steps, scale * values) for encoder, (steps, values) in lines.items()}
     axes = _Axes(*(np.concatenate(some) for some in zip(*scaled.values(), strict=True)))
     drawn = []
@@ -62,9 +66,14 @@ class _Axes:
     def y(self, values: NDArray[np.float64]) -> NDArray[np.float64]:
         return np.asarray(BOTTOM - (values - self._low) / (self._high - self._low) * (BOTTOM - TOP))
 
+    @property
+    def range(self) -> str:
+        """First and last step, lowest and highest value of the plot, for the script."""
+        return " ".join(f"{value:.9g}" for value in (self.first, self.last, self._low, self._high))
+
     def path(self, steps: NDArray[np.float64], values: NDArray[np.float64]) -> str:
         places = zip(self.x(steps).tolist(), self.y(values).tolist(), strict=True)
-        return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in places)
+        return "M" + "L".join(f"{x:.1f} {y:.2f}" for x, y in places)
 
     def line(self, steps: NDArray[np.float64], values: NDArray[np.float64], role: str, classes: str = "") -> str:
         """Return a line; a single point becomes a dot, since its path has no length and round ends."""
@@ -72,7 +81,7 @@ class _Axes:
         return f'<path class="curve {classes}" style="stroke:var(--{role})" d="{d}"/>'
 
     def grid(self) -> str:
-        """Return lines at round values with their numbers, and the numbers of the first and the last step."""
+        """Return lines at round values and marks at round steps, each with its number."""
         ticks = np.asarray(MaxNLocator(nbins=4).tick_values(self._low, self._high))
         inside = ticks[(ticks >= self._low) & (ticks <= self._high)]
         rows = "".join(
@@ -80,10 +89,22 @@ class _Axes:
             f"{text}</text>"
             for text, y in zip(_rounded(inside), self.y(inside).tolist(), strict=True)
         )
-        ends = f'<text x="{LEFT}" y="{BOTTOM + 18}">step {number(round(self.first))}</text>' + (
-            f'<text x="{RIGHT}" y="{BOTTOM + 18}" text-anchor="end">{number(round(self.last))}</text>'
+        steps = np.asarray(MaxNLocator(nbins=4, integer=True, min_n_ticks=2).tick_values(self.first, self.last))
+        steps = (
+            steps[(steps >= self.first) & (steps <= self.last)] if self.last > self.first else np.array([self.first])
         )
-        return rows + ends
+        columns = "".join(
+            f'<path class="rule" d="M{x:.1f} {BOTTOM}v4"/><text x="{x:.1f}" y="{BOTTOM + 17}" text-anchor="{anchor(x)}">'
+            f"{number(round(step))}</text>"
+            for step, x in zip(steps.tolist(), self.x(steps).tolist(), strict=True)
+        )
+        name = f'<text x="{LEFT - 6}" y="{BOTTOM + 17}" text-anchor="end">step</text>'
+        return f'{rows}<g class="steps">{columns}{name}</g>'
+
+
+def anchor(x: float) -> str:
+    """Return where a label at x begins, so that it stays inside the picture."""
+    return "start" if x < LEFT + 12 else "end" if x > RIGHT - 16 else "middle"
 
 
 def _rounded(ticks: NDArray[np.float64]) -> list[str]:
@@ -93,12 +114,16 @@ def _rounded(ticks: NDArray[np.float64]) -> list[str]:
         return [f"{tick:.1e}" if tick else "0" for tick in ticks.tolist()]
     apart = float(np.diff(ticks).min(initial=largest))
     places = max(0, math.ceil(-math.log10(apart) - 1e-9))
+    places += not math.isclose(round(apart, places), apart, rel_tol=1e-6)  # a distance of 2.5 needs one more
     return [f"{tick:.{min(places, 6)}f}" for tick in ticks.tolist()]
 
 
 def _svg(title: str, last: str, axes: _Axes, curves: str) -> str:
+    label = escape(f"{title}, over steps")
+    value = f'aria-valuemin="{axes.first:.0f}" aria-valuemax="{axes.last:.0f}" aria-valuenow="{axes.last:.0f}"'
     return (
-        f'<svg class="sketch" viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(f"{title}: {last}")}">'
-        f'<text class="title" x="4" y="18">{escape(title)}</text>'
+        f'<svg class="sketch" viewBox="0 0 {WIDTH} {HEIGHT}" role="slider" tabindex="0" aria-label="{label}" '
+        f'aria-readonly="true" {value} aria-valuetext="{escape(f"last value {last}")}" data-range="{axes.range}" '
+        f'data-box="{LEFT} {RIGHT} {TOP} {BOTTOM}"><text class="title" x="4" y="18">{escape(title)}</text>'
         f'<text class="last" x="{RIGHT}" y="18" text-anchor="end">{escape(last)}</text>{axes.grid()}{curves}</svg>'
     )

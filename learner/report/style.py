@@ -3,8 +3,8 @@
 STYLE = """
 :root { color-scheme: light dark;
   --paper: #fbfaf7; --card: #fff; --ink: #23262b; --soft: #6a6f78; --faint: #d9d8d2; --accent: #a3441c;
-  --student: #2458d3; --teacher: #c2570c; --trace: #2458d3; --good: #14713d; --bad: #b3261e;
-  --run0: #2458d3; --run1: #c2570c; --run2: #14713d; --run3: #8a3ffc;
+  --student: #2458d3; --teacher: #b4500b; --trace: #2458d3; --good: #14713d; --bad: #b3261e;
+  --run0: #2458d3; --run1: #b4500b; --run2: #14713d; --run3: #8a3ffc;
   --run4: #c2185b; --run5: #00798c; --run6: #7a5c00; --run7: #4a4f57; }
 @media (prefers-color-scheme: dark) { :root {
   --paper: #14161a; --card: #1d2026; --ink: #e8e6e1; --soft: #9aa0aa; --faint: #3a3e46; --accent: #ffab7a;

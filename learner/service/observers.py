@@ -29,7 +29,7 @@ class Observers:
     def alive(self, describe: Callable[[], str]) -> None:
         """Report that the training thread is alive; `describe` is called only while somebody reads what it returns."""
         self.supervisor.alive(describe)
-        self.live.alive(describe, self.source.stats)
+        self.live.alive(describe, self.source.stats, self.source.backlog)
 
     def working(self, text: str) -> None:
         """Report work that takes a while, in place of steps."""
@@ -39,7 +39,7 @@ class Observers:
     def stopping(self, text: str) -> None:
         """Report that the run takes no more pairs."""
         self.supervisor.stopping()
-        self.live.pulse.stopping()
+        self.live.stopping(text)
         self.screen.show(text)
 
     def waiting(self, event: Waiting, status: RunStatus) -> None:
