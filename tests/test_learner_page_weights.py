@@ -71,7 +71,7 @@ def test_the_list_of_files_is_read_by_people_and_by_programs(
     replace_file(folder / "secret.txt", b"not served")
     seen = get(port, "/weights/", **credentials)
     assert seen.headers["content-type"].startswith("text/html")
-    assert '<a href="teacher.safetensors">teacher.safetensors</a>, 0.02 MB, written 20' in seen.text
+    assert '<a href="teacher.safetensors">teacher.safetensors</a>, 20.0 kB, written 20' in seen.text
     assert "secret" not in seen.text
     listed = {
         each["name"]: each for each in json.loads(get(port, "/weights/", Accept="application/json", **credentials).text)

@@ -34,7 +34,8 @@ FORM = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Token of this learner - babyagent</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>:root {{ color-scheme: light dark }}
 body {{ font: 16px/1.5 system-ui, sans-serif; display: grid; place-items: center; min-height: 90vh }}
-main {{ max-width: 34ch; padding: 16px }} input, button {{ font: inherit; width: 100%; padding: 8px; margin-top: 8px }}
+main {{ max-width: 34ch; padding: 16px }} h1 {{ line-height: 1.2 }}
+input, button {{ font: inherit; width: 100%; box-sizing: border-box; padding: 8px; margin-top: 8px }}
 </style></head><body><main><h1>This learner asks for its token</h1><p>It is the line in the file that the learner was given with
 <code>--http-token</code>.</p><p role="alert"><b>{said}</b></p><form action="/" method="post">
 <label for="token">Token</label><input id="token" name="token" type="password" autocomplete="current-password" required autofocus>

@@ -34,7 +34,8 @@ _TAG = re.compile(r'(?:W/)?("[^"]*")')
 _INDEX = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>Weights - babyagent</title>
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>:root {{ color-scheme: light dark }}
-body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 60ch; margin: auto; padding: 16px }}</style></head>
+body {{ font: 16px/1.6 system-ui, sans-serif; max-width: 60ch; margin: auto; padding: 16px }}
+h1 {{ line-height: 1.2 }}</style></head>
 <body><main><h1>Weights of this learner</h1><p>The newest good weights. A model card, .md to read and .json for programs, tells
 what each file saw and how to load it. Ask again with the ETag of your last answer: an unchanged file is answered with 304.</p>
 <ul>{rows}</ul><p><a href="/">The page of this learner</a></p></main></body></html>
@@ -66,7 +67,7 @@ def routes(folder: Path) -> list[Route]:
         if "application/json" in request.headers.get("accept", ""):
             return JSONResponse([{"name": name, "bytes": size, "modified": modified} for name, size, modified in files])
         rows = "".join(
-            f'<li><a href="{name}">{name}</a>, {size / 1e6:.2f} MB, written {modified}</li>'
+            f'<li><a href="{name}">{name}</a>, {size / 1e3:.1f} kB, written {modified[:19].replace("T", " ")} UTC</li>'
             for name, size, modified in files
         )
         return HTMLResponse(_INDEX.format(rows=rows or "<li>none yet: they are written with the first commit</li>"))
