@@ -34,5 +34,5 @@ check: $(VENV)/installed  ## ruff and mypy, as CI runs them
 format: $(VENV)/installed  ## let ruff format the tree
 	@$(BIN)/ruff format . && $(BIN)/ruff check --fix .
 
-clean:  ## remove .venv, caches and runs
-	@rm -rf $(VENV) runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## remove .venv and caches; runs/ stays
+	@rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

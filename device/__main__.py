@@ -16,6 +16,7 @@ PROGRAM = Program(
         "doctor": "device.cli.doctor",
         "record": "device.cli.record",
         "calibrate": "device.cli.calibrate",
+        "consumers": "device.cli.consumers",
         "walk": "device.cli.walk",
     },
 )

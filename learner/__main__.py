@@ -16,10 +16,11 @@ PROGRAM = Program(
         "export": "learner.cli.export",
         "cooldown": "learner.cli.cooldown",
     },
-    stop_message="stopping after a commit",
+    stop_message="stopping: probe, checkpoint, report; press again to leave the report out",
+    stop_hurries=True,
     extra="learner",
     heavy=("torch", "timm", "sklearn", "scipy", "safetensors", "matplotlib"),
-    log_format=None,
+    logs=False,
     wrong_settings=(),
 )
 main = PROGRAM.main

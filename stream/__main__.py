@@ -28,7 +28,7 @@ PROGRAM = Program(
     script="babyagent-stream",
     commands={name: f"stream.cli.{name}" for name in ("record", "replay", "info", "recover", "keys")},
     usage=USAGE,
-    stop_message="ending",
+    stop_message="ending; press again to end at once",
 )
 
 

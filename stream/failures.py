@@ -35,4 +35,5 @@ class Failures:
         now_s = self._clock()
         if now_s - self._logged_s.get((reason, subject), float("-inf")) >= self._interval_s:
             self._logged_s[reason, subject] = now_s
-            self._log.warning("%s count=%d", text, self.counts[reason])
+            times = self.counts[reason]
+            self._log.warning("%s%s", text, f" ({times} times in all)" if times > 1 else "")

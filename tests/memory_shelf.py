@@ -114,6 +114,11 @@ class MemoryShelf:
             for name in self._epochs:
                 self._free(name, min(known.get(name, 0) for known in self.consumers.values()))
 
+    def leave(self, consumer: str, peer: str | None = None) -> None:
+        """See Shelf."""
+        with self._lock:
+            self.consumers.pop(consumer, None)
+
     def _free(self, name: str, tail: int) -> None:
         epoch = self._epochs[name]
         epoch.tail = max(epoch.tail, min(tail, epoch.head))

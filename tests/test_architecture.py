@@ -47,7 +47,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "report": {"memory", "objectives", "probes", "runs", "weights"},
         "http": set(),
         "page": {"distributed", "http", "memory", "report", "runs"},
-        "service": {"networks", "page", "probes", "report", "runs", "weights"},
+        "service": {"memory", "networks", "page", "probes", "report", "runs", "weights"},
         "cli": {
             "distributed",
             "http",

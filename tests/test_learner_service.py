@@ -37,7 +37,7 @@ from learner.runs.restore import restore
 from learner.service.observers import Observers
 from learner.service.screen import Screen
 from learner.service.service import Service
-from learner.service.summary import probe_table, why_no_step
+from learner.service.summary import describe, probe_table
 from learner.service.timing import Limits, Rhythm, is_logged
 from learner.weights.latest import LatestWeights
 from stream.errors import EndOfStream
@@ -67,6 +67,7 @@ class Run:
         learner: Learner | None = None,
         stop: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
+        hurry: Callable[[], bool] = lambda: False,
         **limits: Any,
     ) -> None:
         self.pairs = pairs
@@ -74,6 +75,7 @@ class Run:
         self.learner = tiny_learner() if learner is None else learner
         self.limits = Limits(**limits)
         self.stop = stop
+        self.hurry = hurry
         self.clock = clock
         self.text = io.StringIO()
         self.directory = RunDirectory(path, self.learner.config)
@@ -107,6 +109,7 @@ class Run:
                     ),
                     clock=clock,
                     stop=self.stop,
+                    hurry=self.hurry,
                 )
                 return service.run()
 
@@ -156,7 +159,7 @@ def test_a_run_is_the_loop_and_changes_nothing_about_its_weights(tmp_path: Path,
     assert digest(run.learner) == digest(alone)
 
 
-def test_a_stop_at_any_look_commits_and_concludes_without_a_final_probe(tmp_path: Path, digits: ControlSet) -> None:
+def test_a_stop_at_any_look_commits_and_concludes(tmp_path: Path, digits: ControlSet) -> None:
     """The 1st, 2nd, 3rd, ... time it is asked: before and inside the first probe, between steps, in a later probe."""
     lengths = set()
     for asked in range(0, 27, 3):
@@ -411,7 +414,7 @@ def test_while_no_device_is_there_it_says_where_it_waits_for_one(tmp_path: Path)
     with Subscriber(["tcp://127.0.0.1:9"]) as live:
         run = Run(tmp_path, live, [], stop=lambda: next(looks) > 8, clock=lambda: float(next(seconds)))
         run.run()
-    assert "s for a device at tcp://127.0.0.1:9\n" in run.text.getvalue()
+    assert re.search(r"waiting for a device at tcp://127.0.0.1:9 \(\d+ s so far\)\n", run.text.getvalue())
 
 
 class Closing(Acknowledging):
@@ -555,6 +558,35 @@ def test_what_interrupts_training_comes_again_only_after_a_step_and_takes_a_twen
     assert not rhythm.is_due(1, now_s=186.0)
 
 
-def test_a_recording_shorter_than_a_batch_is_told() -> None:
-    assert "34 pairs are fewer than a batch of 128; lower --pacing.batch-size" in why_no_step(0, 34, 128)
-    assert [why_no_step(*counts) for counts in ((1, 34, 128), (0, 0, 128), (0, 128, 128))] == [""] * 3
+def test_a_source_that_ends_before_the_first_step_is_a_problem_with_a_remedy(tmp_path: Path) -> None:
+    few = Run(tmp_path / "few", make_pairs(5), []).run()
+    assert few["problem"].startswith("nothing was learned: 5 pairs came, and the first step needs 3 more. ")
+    assert "--pacing.batch-size" in few["problem"]
+    assert "before its first pair" in Run(tmp_path / "none", make_pairs(0), []).run()["problem"]
+    assert Run(tmp_path / "enough", make_pairs(8), []).run()["problem"] == ""
+    assert Run(tmp_path / "by hand", make_pairs(5), [], stop=lambda: True).run()["problem"] == ""
+    assert Run(tmp_path / "wanted", make_pairs(5), [], max_steps=0).run()["problem"] == ""
+
+
+def test_a_few_pictures_over_and_over_are_too_little_to_learn_from(tmp_path: Path) -> None:
+    assert Run(tmp_path / "many", make_pairs(120), []).run()["warning"] == ""
+    summary = Run(tmp_path / "few", make_pairs(16), []).run()
+    assert "too little to learn from: 16 pairs show only 16 different pictures" in summary["warning"]
+    assert "warning: too little" in describe(summary, tmp_path)
+
+
+def test_the_end_by_hand_takes_a_last_probe_unless_it_is_hurried(tmp_path: Path, digits: ControlSet) -> None:
+    for hurried in (False, True):
+        learner, path = tiny_learner(), tmp_path / str(hurried)
+        run = Run(
+            *(path, make_pairs(24), [digits]),
+            learner=learner,
+            stop=lambda one=learner: one.steps >= 3,  # type: ignore[misc]
+            hurry=lambda h=hurried: h,  # type: ignore[misc]
+        )
+        summary = run.run()
+        assert summary["steps"] == 3
+        assert summary["probed_steps"] == [0, 0 if hurried else summary["steps"]]
+        assert (path / "album.npz").is_file() != hurried
+        assert digest(committed(path)) == digest(run.learner)
+        assert ("no report; this writes it" in describe(summary, path, reported=not hurried)) == hurried

@@ -34,6 +34,7 @@ from stream.live.backfill_messages import (
     MIN_CELSIUS,
     AckReply,
     AckRequest,
+    LeaveRequest,
     PairParts,
     PairsReply,
     PairsRequest,
@@ -100,6 +101,7 @@ questions: st.SearchStrategy[Request] = st.one_of(
         st.integers(1, MAX_CREDIT_BYTES),
     ),
     st.builds(AckRequest, st.just(2), names, st.dictionaries(epochs, seqs, max_size=5), seqs),
+    st.builds(LeaveRequest, st.just(2), names, seqs),
 )
 spans = st.builds(lambda epoch, of, goes_on: Span(epoch, of[0], of[1], goes_on), epochs, bounds, st.booleans())
 vitals = st.builds(

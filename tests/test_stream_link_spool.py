@@ -311,6 +311,18 @@ def test_a_learner_that_died_between_its_commit_and_the_acknowledgement_makes_up
             until(lambda: shelf.held() == 0)
 
 
+def test_a_consumer_that_leaves_is_kept_no_pairs_for_and_its_last_acknowledgement_counts() -> None:
+    shelf, pairs = MemoryShelf(), make_pairs(6)
+    with rig(shelf) as publisher:
+        kept_and_sent(publisher, shelf, pairs)
+        with patient([publisher.endpoint], consumer="goes") as goes, patient([publisher.endpoint], consumer="stays"):
+            assert len(received(goes, 6)) == 6
+            until(lambda: shelf.consumers.keys() == {"goes", "stays"})
+            goes.acknowledge(goes.cursor())
+            goes.leave()
+        assert shelf.consumers.keys() == {"stays"}
+
+
 def test_closing_does_not_hang_on_a_rig_that_is_away() -> None:
     shelf = MemoryShelf()
     with rig(shelf) as publisher:

@@ -286,7 +286,7 @@ def test_a_stop_while_the_earlier_files_are_read_records_nothing(tmp_path: Path)
 def test_a_recording_that_only_has_losses_to_tell_is_kept(tmp_path: Path) -> None:
     out, shelf = tmp_path / "walk.mcap", MemoryShelf()
     with Publisher(LOOPBACK, device="baby", epoch=EPOCH, shelf=shelf) as publisher:
-        words = ("record", "--out", str(out), "--connect", publisher.endpoint, "--json")
+        words = ("record", "--out", str(out), "--connect", publisher.endpoint, "--json", "--come-back")
         shelf.append(some(10))
         with command(*words) as recorder:
             until(lambda: shelf.held() == 0)

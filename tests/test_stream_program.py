@@ -68,7 +68,7 @@ def program(monkeypatch: pytest.MonkeyPatch) -> Iterator[Program]:
         monkeypatch.setitem(sys.modules, name, module)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     commands = {"": "greeting", "more": "preset_greeting", "missing": "no_such_module"}
-    yield Program(package="greet", script="babyagent-greet", commands=commands, extra="learner", log_format=None)
+    yield Program(package="greet", script="babyagent-greet", commands=commands, extra="learner", logs=False)
     RAISED.clear()
     for number, handler in handlers.items():
         signal.signal(number, handler)
@@ -252,7 +252,7 @@ os.kill(os.getpid(), signal.SIGTERM)
 print("never printed")
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
-    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "still here\n", "")
+    assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "still here\n", "ending\n" * 3)
 
 
 def test_a_request_ends_a_long_sleep() -> None:

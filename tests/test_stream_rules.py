@@ -54,7 +54,7 @@ def test_failures_are_all_counted_and_each_subject_is_logged_once_an_interval(ca
         failures.add("crc", f"{subject} is damaged", subject)
     now_s = 10.0
     failures.add("crc", "a is damaged", "a")
-    assert caplog.messages == ["a is damaged count=1", "b is damaged count=3", "a is damaged count=4"]
+    assert caplog.messages == ["a is damaged", "b is damaged (3 times in all)", "a is damaged (4 times in all)"]
     assert failures.counts == {"crc": 4, "size": 0}
 
 

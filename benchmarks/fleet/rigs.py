@@ -99,6 +99,9 @@ class HeaderShelf:
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """Do nothing: every pair is kept."""
 
+    def leave(self, consumer: str, peer: str | None = None) -> None:
+        """Do nothing: nobody notes who is there."""
+
 
 class FleetRig:
     """A rig that does one piece of work at each call of `turn`."""

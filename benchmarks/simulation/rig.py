@@ -206,6 +206,10 @@ class SimulatedRig:
         """See `Shelf`."""
         self._acknowledge(consumer, upto, peer)
 
+    def leave(self, consumer: str, peer: str | None = None) -> None:
+        """See `Shelf`."""
+        self.rules.consumers.leave(consumer, peer)
+
     def stop(self) -> None:
         """End the process properly."""
         self._remove(self.rules.close_open() + self.rules.free(self.now_s))

@@ -54,6 +54,14 @@ def open_spool(
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def spools_of(device: str, spool: Path | None, environ: Mapping[str, str]) -> list[Path]:
+    """Return the folders of spools on this machine: the given one, or the device's and the temporary ones. Raises SpoolError."""
+    if spool is not None:
+        return [spool]
+    temporary = [path for path in sorted(_temporary_parent(environ).glob(f"{_PREFIX}*")) if _is_ours(path)]
+    return [path for path in (_lasting(StreamSettings(name=device), environ), *temporary) if path.is_dir()]
+
+
 def is_temporary(settings: StreamSettings) -> bool:
     """Return whether the spool is deleted at the end of the process."""
     return settings.spool == "auto" and not settings.lasting

@@ -44,6 +44,7 @@ DESCRIPTION = f"""Publish the stereo pairs of a camera over ZeroMQ, without thos
   python -m device doctor --camera v4l2:0,2                 check cameras, keys, ports, disk and clock
   python -m device calibrate --camera v4l2:0,2              rows of both images show the same things, with a printed board
   python -m device record --camera sim --out walk.mcap      a file in place of the network
+  python -m device consumers                                for whom pairs are kept, and how far behind they are
   python -m device walk --out DIR                           write a labelled control set of the simulated world
 
 Cameras:
@@ -97,6 +98,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
         publisher.bye()
         if spool is not None and settings.lossless:
             _linger(spool, settings.linger_s, status, progress, stop)
+            summary["backlog"] = spool.stats().backlog
         supervisor.stopping()
     return Result(format_counts(summary), summary)
 
@@ -150,7 +152,10 @@ def _send(pair: EncodedPair, publisher: Publisher, lossless: bool, status: Statu
     while not publisher.send(pair):
         if not lossless or stop.is_set():
             return False
-        status.update()
+        gone = (
+            f"the learner is gone: waiting for one at {publisher.endpoint} to take the next pair (Ctrl-C ends the rig)"
+        )
+        status.update("" if publisher.subscribers() else gone)
     return True
 
 

@@ -181,6 +181,13 @@ class Consumers:
         self.changes += bool(news)
         return bool(news)
 
+    def leave(self, name: str, peer: str | None = None) -> None:
+        """Forget a consumer that does not come back, unless its name belongs to another key."""
+        consumer = self._known.get(name)
+        if consumer is not None and consumer.owner in (None, peer):
+            log.info("consumer %s has left: no pairs are kept for it", name)
+            self._remove(name)
+
     def acknowledged(self, epoch: str) -> int:
         """Return the number of an epoch below which every consumer has every pair; 0 if there is no consumer."""
         return min((consumer.upto.get(epoch, 0) for consumer in self._known.values()), default=0)

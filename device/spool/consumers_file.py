@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import zlib
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from stream.fsync import replace_file, sync_path
 from stream.pair import NAME
 
 MAX_FILE_BYTES = 16 << 20
+_FORGET = ".forget"
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +47,23 @@ def save_consumers(path: Path, saved: SavedConsumers) -> None:
     """
     replace_file(path, msgspec.json.encode(msgspec.structs.replace(saved, crc=_crc(saved))))
     sync_path(path.parent)
+
+
+def request_to_forget(folder: Path, name: str) -> Path:
+    """Ask the rig that has the spool in this folder, now or when it starts, to forget a consumer; return the request's file."""
+    path = folder / f"{name}{_FORGET}"
+    replace_file(path, b"")
+    return path
+
+
+def take_requests(folder: Path) -> list[str]:
+    """Return the names of the consumers that are to be forgotten, and remove the requests."""
+    names = []
+    with suppress(OSError):
+        for path in folder.glob(f"*{_FORGET}"):
+            path.unlink(missing_ok=True)
+            names.append(path.name.removesuffix(_FORGET))
+    return names
 
 
 def _crc(saved: SavedConsumers) -> int:

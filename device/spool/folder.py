@@ -3,6 +3,7 @@
     device.lock       holds the name of the device; locked, as the folder itself, while a process uses the spool
     consumers.json    see `device.spool.consumers_file`
     *.sqlite          see `device.spool.segment_file`; with -wal and -journal beside the unsealed ones
+    *.forget          requests to forget a consumer, see `device.spool.consumers_file`
     *.head            see `device.spool.epoch_end`
 
 All other files are left alone.

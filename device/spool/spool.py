@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Self
 
 from device.spool.consumers import Consumers, Refusal
-from device.spool.consumers_file import load_consumers, save_consumers
+from device.spool.consumers_file import load_consumers, save_consumers, take_requests
 from device.spool.folder import SpoolFolder
 from device.spool.reply import Reply
 from device.spool.rules import SpoolLimits, SpoolRules, SpoolStats
@@ -169,6 +169,18 @@ class Spool:
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
         """See `Shelf`. Epochs and numbers that are not in the spool are ignored."""
         self._acknowledge(consumer, upto, peer)
+
+    def leave(self, consumer: str, peer: str | None = None) -> None:
+        """See `Shelf`."""
+        with self._changed:
+            self._rules.consumers.leave(consumer, peer)
+            self._remove(self._rules.free(self._clock()))
+        self._save_consumers()
+
+    def tend(self) -> None:
+        """Forget the consumers that `device consumers --forget` has asked for; call it every few seconds."""
+        for consumer in take_requests(self.folder):
+            self.leave(consumer, self._rules.consumers.owner(consumer))
 
     def _acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None) -> bool:
         with self._changed:

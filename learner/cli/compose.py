@@ -55,8 +55,12 @@ FULL_DISK_S = 10.0
 """Time between two attempts to write to a full disk."""
 
 
-def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -> Summary:
+def train(
+    settings: TrainSettings, learner: Learner, stop: Callable[[], bool], hurry: Callable[[], bool] = lambda: False
+) -> Summary:
     """Train until the source ends, a limit is reached or `stop` returns True; write the report and return the summary.
+
+    hurry: whether to leave out the last probe and the report.
 
     Raises LearnerError or StreamError for settings that cannot work and for a run that failed, OSError for a full disk.
     """
@@ -98,10 +102,12 @@ def train(settings: TrainSettings, learner: Learner, stop: Callable[[], bool]) -
             limits=process.limits,
             clock=clock,
             stop=stop,
+            hurry=hurry,
         )
         summary = _run(service)
-        screen.show("writing the report")
-        write_report(directory.path)
+        if not hurry():
+            screen.show("writing the report")
+            write_report(directory.path)
     return summary
 
 

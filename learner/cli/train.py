@@ -11,7 +11,7 @@ from learner.distributed.team import follow
 from learner.http.access import page_address
 from learner.runs.settings import require_same
 from stream.host.command import Command
-from stream.host.program import Result, Stop
+from stream.host.program import ExitCode, Result, Stop
 
 DESCRIPTION = """Learn from the stereo pairs of devices, recordings, folders and cameras.
 
@@ -27,9 +27,11 @@ DESCRIPTION = """Learn from the stereo pairs of devices, recordings, folders and
   python -m learner cooldown runs/first      export better weights from a short branch, without changing the run
   torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with the same total batch and memory
 
-Ctrl-C commits and stops. The same command continues from the last commit, also after a crash: no pair is lost or learned twice.
+Ctrl-C stops with a last commit, probe and report; pressed again, without probe and report. The same command continues from the
+last commit, also after a crash: no pair is lost or learned twice.
 The learner waits for a device that is not there yet.
-Exit codes: 0 done, 1 failed on the way (loss not finite, collapse, disk full, run directory in use), 2 wrong settings.
+Exit codes: 0 done, 1 failed on the way (too few pairs for a step, loss not finite, collapse, disk full, run directory in use),
+2 wrong settings.
 Tab completes flags after: source <(python -m learner --print-completion bash), or zsh."""
 
 
@@ -51,9 +53,13 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
         if process.number:
             follow(learner.team.member)
             return Result()
-        summary = train(settings, learner, stop.is_set)
+        summary = train(settings, learner, stop.is_set, stop.is_hurried)
     its = settings.process
-    return Result(describe(summary, its.run_dir, page_address(its.http_host, its.http_port)), summary)
+    page = page_address(its.http_host, its.http_port)
+    text = describe(summary, its.run_dir, page, reported=not stop.is_hurried())
+    if summary["problem"]:
+        return Result(f"{text}\nerror: {summary['problem']}", summary, ExitCode.FAILED)
+    return Result(text, summary)
 
 
 COMMAND = Command(

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import cv2
 import numpy as np
 
 from learner.memory.memory import Memory
 from learner.memory.slots import SlotNumbers
+
+GRID = 16
+SAME = 4.0
+"""Grey levels; noise of a camera that stands still is less in the mean of a tile."""
 
 
 def extremes(memory: Memory, count: int) -> tuple[SlotNumbers, SlotNumbers]:
@@ -26,3 +31,17 @@ def over_time(memory: Memory, count: int) -> SlotNumbers:
     keys = memory.slots.keys()[::-1]
     chosen = [keys[index * len(keys) // count] for index in range(count)] if len(keys) > count else keys
     return memory.slots.of(chosen)
+
+
+def different(memory: Memory, count: int) -> tuple[int, int]:
+    """Look at the left images of at most `count` pairs in memory, spread evenly over time: return how many, and how many differ.
+
+    Two show the same if no tile of a grid of 16 x 16 differs by more than SAME grey levels.
+    """
+    images = memory.slots.left[over_time(memory, count)].numpy()
+    tiles = [cv2.resize(image, (GRID, GRID), interpolation=cv2.INTER_AREA).mean(-1).ravel() for image in images]
+    found = np.empty((0, GRID * GRID))
+    for tile in tiles:
+        if not (np.abs(found - tile).max(1) <= SAME).any():
+            found = np.vstack([found, tile])
+    return len(tiles), len(found)

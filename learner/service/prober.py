@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 class Prober:
     """Measures the encoders of a learner, writes a line for each result, and hands the figures to the model cards.
 
-    A probe that fails is logged and counted, since training does not depend on it. `stop` ends one between two batches.
+    A probe that fails is logged and counted, since training does not depend on it. `stop` ends one between two batches, `hurry`
+    also the last one of the run.
     """
 
     learner: Learner
@@ -35,6 +36,7 @@ class Prober:
     observers: Observers
     latest_weights: LatestWeights
     stop: Callable[[], bool]
+    hurry: Callable[[], bool]
     elapsed_s: Callable[[], float]
     """Returns the seconds of the run so far."""
     _first_and_last: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
@@ -50,6 +52,12 @@ class Prober:
         """Measure every encoder on every control set, now."""
         self._each(self.controls, self._probe)
 
+    def conclude(self) -> None:
+        """Measure for the last time, unless the last measurement was of the same weights."""
+        steps = {name: {line["step"] for line in lines} for (name, _), lines in self._first_and_last.items()}
+        changed = [control for control in self.controls if self.learner.steps not in steps.get(control.name, ())]
+        self._each(changed, self._probe, self.hurry)
+
     def rotations(self) -> dict[str, dict[str, Any]]:
         """Return accuracies on rotated images, by set and encoder; those that a `stop` prevents are left out."""
         table: dict[str, dict[str, Any]] = {}
@@ -60,12 +68,17 @@ class Prober:
         self._each(self.controls, measure)
         return table
 
-    def _each(self, controls: Sequence[ControlSet], measure: Callable[[ControlSet, str, Encoder], None]) -> None:
+    def _each(
+        self,
+        controls: Sequence[ControlSet],
+        measure: Callable[[ControlSet, str, Encoder], None],
+        stop: Callable[[], bool] | None = None,
+    ) -> None:
         for control in controls:
             for name, encoder in self.learner.objective.encoders().items():
                 self.observers.screen.show(f"probing the {name} on {control.name}")
                 try:
-                    with self._stoppable(encoder, f"probing on {control.name}"):
+                    with self._stoppable(encoder, f"probing on {control.name}", stop or self.stop):
                         measure(control, name, encoder)
                 except _Stopped:
                     return
@@ -93,12 +106,12 @@ class Prober:
         self.latest_weights.set_probes(probe_figures(sorted(kept, key=lambda line: line["step"])))
 
     @contextmanager
-    def _stoppable(self, encoder: Encoder, text: str) -> Iterator[None]:
+    def _stoppable(self, encoder: Encoder, text: str, stop: Callable[[], bool]) -> Iterator[None]:
         """Check `stop` before each of the encoder's batches, since a probe on a large set takes many seconds."""
 
         def check(*_: Any) -> None:
             self.observers.alive(lambda: text)
-            if self.stop():
+            if stop():
                 raise _Stopped
 
         hook = encoder.register_forward_pre_hook(check)

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Mapping
 
 from rich.console import Console
-from rich.logging import RichHandler
 
 from learner.loop import StepReport, Waiting
 from stream.host.printing import log_with
@@ -39,7 +38,7 @@ class Screen(Progress):
     def waiting(self, event: Waiting, why: str) -> None:
         """Show that the learner waits. why: the things it waits for, as text."""
         if event.waited_s >= SHORT_WAIT_S:
-            self.update(lambda: f"waiting {event.waited_s:.0f} s for {why}")
+            self.update(lambda: f"waiting for {why} ({event.waited_s:.0f} s so far)")
         else:
             self.show(self._last_step)  # in place of slow work that has ended
 
@@ -52,7 +51,16 @@ class Screen(Progress):
 
 def log_to(console: Console) -> None:
     """Send warnings to stderr; on a terminal through the console, so that they do not break the live line."""
-    if console.is_terminal and sys.stderr.isatty():
-        log_with(RichHandler(console=console, show_path=False, omit_repeated_times=False), "%(name)s %(message)s")
-    else:
-        log_with(logging.StreamHandler(), "%(asctime)s %(levelname)s %(name)s %(message)s")
+    log_with(_Lines(console) if console.is_terminal and sys.stderr.isatty() else logging.StreamHandler())
+
+
+class _Lines(logging.Handler):
+    """Prints each record as a line of the console."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__()
+        self._console = console
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print a record."""
+        self._console.print(self.format(record), soft_wrap=True, highlight=False, markup=False)

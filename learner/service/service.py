@@ -21,7 +21,7 @@ from learner.service.observers import Observers
 from learner.service.prober import Prober
 from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
-from learner.service.summary import Summary, pace, summarise, why_no_step
+from learner.service.summary import Summary, pace, summarise, too_little, why_no_step
 from learner.service.timing import Limits, Rhythm, Times
 from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
@@ -47,9 +47,12 @@ class Service:
     """Seconds, monotonic."""
     stop: Callable[[], bool]
     """Called between two events; True ends the run."""
+    hurry: Callable[[], bool] = lambda: False
+    """True leaves out the last probe, the pictures and the report."""
 
     def __post_init__(self) -> None:
         self._step_log = StepLog(self.directory)
+        self._source_ended = False
         self._times = Times(self.clock())
         self._received_before, self._samples_before = self.learner.received, self.learner.samples
         self._prober = Prober(
@@ -59,6 +62,7 @@ class Service:
             observers=self.observers,
             latest_weights=self.latest_weights,
             stop=self.stop,
+            hurry=self.hurry,
             elapsed_s=self._elapsed_s,
         )
 
@@ -75,11 +79,8 @@ class Service:
             self._finish()
             raise
         self._finish()
-        self.observers.screen.log(f"stopped at step {self.learner.steps}, which is committed")
-        batch_size = self.learner.config.pacing.batch_size
-        if why := why_no_step(self.learner.steps, self.learner.received, batch_size):
-            self.observers.screen.log(why)
-        self._prober.probe()
+        self.observers.screen.log(f"{self._why_ended()} at step {self.learner.steps}, which is committed")
+        self._prober.conclude()
         return self._conclude()
 
     def _resume(self) -> None:
@@ -92,6 +93,11 @@ class Service:
         self._times = Times(self.clock() - (lines[-1]["seconds"] if lines else 0.0))
         self._prober.resume()
 
+    def _why_ended(self) -> str:
+        if self._source_ended:
+            return "the source has ended,"
+        return "stopped by hand" if self.stop() else "stopped by its limit"
+
     def _train(self) -> None:
         learner = self.learner
         probing = Rhythm(self.limits.probe_every_s, step=learner.steps, now_s=self.clock())
@@ -100,6 +106,7 @@ class Service:
         while not self.stop() and not self.limits.are_reached(learner.steps, self._times.trained_s(self.clock())):
             event = next(events, None)
             if event is None:
+                self._source_ended = True
                 return
             self._observe(event)
             self._commit(self.committer.settle)
@@ -166,10 +173,14 @@ class Service:
     def _conclude(self) -> Summary:
         learner, directory = self.learner, self.directory
         rotation = self._prober.rotations()
-        directory.write_album(make_album(learner))
+        if not self.hurry():
+            directory.write_album(make_album(learner))
         summary = summarise(learner, directory.lines("steps"), directory.lines("probes"), self.source.stats())
         summary |= pace(self._times, learner.samples - self._samples_before, self.clock())
         summary["rotation"] = rotation
+        asked = self.stop() or self.limits.max_steps == 0
+        summary["problem"] = "" if asked else why_no_step(learner)
+        summary["warning"] = too_little(learner)
         self.observers.screen.show("writing pictures and weights")
         if warning := self.latest_weights.conclude(summary):
             self.observers.screen.log(warning)

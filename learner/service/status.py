@@ -36,7 +36,7 @@ class RunStatus:
 
     def missing(self, event: Waiting) -> str:
         """Return what the learner waits for, and which devices are silent."""
-        pairs = f"{event.wanted} more pair{'s' if event.wanted != 1 else ''}"
+        pairs = f"{event.wanted} more pair{'s' if event.wanted != 1 else ''} for the next step"
         if self.stats is None:
             return pairs
         if not self.stats.devices:

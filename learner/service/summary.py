@@ -7,11 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from learner.loop import Learner
+from learner.memory.pictures import different
 from learner.report.html import number
 from learner.runs.reading import Line
 from learner.runs.titles import ACCURACIES, units_of
 from learner.service.timing import Times
+from stream.host.typed import here
 from stream.stats import SourceStats
+
+FEW = 100
+"""Fewer different pictures are too little to learn from."""
+LOOKED = 256
+"""Pairs in memory that are compared."""
 
 Summary = dict[str, Any]
 
@@ -47,12 +54,26 @@ def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], s
     } | probe_figures(probes)
 
 
-def why_no_step(steps: int, received: int, batch_size: int) -> str:
-    """Return why a run made no step although pairs came, with a remedy; "" if it made one."""
-    if steps or not 0 < received < batch_size:
+def why_no_step(learner: Learner) -> str:
+    """Return why a run made no step, with a remedy; "" if it made one."""
+    if learner.steps:
         return ""
-    few = f"{received} pairs are fewer than a batch of {batch_size}"
-    return f"nothing was learned: {few}; lower --pacing.batch-size or record more"
+    if not learner.received:
+        return "nothing was learned: the source ended before its first pair; look at its camera and its log"
+    came = f"{learner.received} pairs came, and the first step needs {max(1, learner.wanted())} more"
+    return f"nothing was learned: {came}. Record more, or lower --pacing.batch-size in another --run-dir"
+
+
+def too_little(learner: Learner) -> str:
+    """Return a sentence if a run has trained on so few different pictures that there is little to learn from; else ""."""
+    if not learner.steps:
+        return ""
+    looked, few = different(learner.memory, LOOKED)
+    has_all, repeats = looked >= learner.received, 2 * few <= looked
+    if few >= FEW or not (has_all or repeats):
+        return ""
+    what = f"{looked} pairs show only {few} different pictures"
+    return f"too little to learn from: {what}. Record at least some hundred different ones"
 
 
 def pace(times: Times, samples: int, now_s: float) -> Summary:
@@ -84,8 +105,11 @@ def probe_table(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]
     return table
 
 
-def describe(summary: Summary, run_dir: Path, page: str = "") -> str:
-    """Return the most important figures as text for a person, the address that the page had ("": none), and the report's path."""
+def describe(summary: Summary, run_dir: Path, page: str = "", *, reported: bool = True) -> str:
+    """Return the most important figures as text for a person, the address that the page had ("": none), and the report's path.
+
+    reported: whether there is a report.
+    """
     lines = [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
     if summary["probe"]:
         lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
@@ -93,9 +117,13 @@ def describe(summary: Summary, run_dir: Path, page: str = "") -> str:
         for kind, before in row["before"].items():
             after = f"{row['after'][kind]:.3f}" if kind in row["after"] else "not measured again"
             lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {after}")
+    lines += [f"warning: {summary['warning']}"] * bool(summary["warning"])
     if page:
         lines.append(f"page: {page} while the learner runs")
-    return "\n".join([*lines, f"report: {run_dir / 'report.html'}"])
+    command = here("learner", "report", str(run_dir))
+    return "\n".join(
+        [*lines, f"report: {run_dir / 'report.html'}" if reported else f"no report; this writes it: {command}"]
+    )
 
 
 _DESCRIBED = (

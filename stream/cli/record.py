@@ -43,9 +43,9 @@ DESCRIPTION = """Record the pairs that rigs publish into an MCAP file, which Fox
   python -m stream record --out both.mcap --connect tcp://LEFT:5555 tcp://RIGHT:5555
   python -m stream record --out hour.mcap --duration 3600
 
-Ctrl-C ends it cleanly. Rigs may start later, stop and return. A rig with a spool keeps the pairs that this recording does not
-have yet, for a week, and they are pulled from it. If the file is there already, its pairs are not recorded again, and the
-recording continues in walk-2.mcap, walk-3.mcap ..."""
+Ctrl-C ends it cleanly. Rigs may start later, stop and return: a rig with a spool keeps the pairs that this recording does not
+have yet, and they are pulled from it. After a crash they are kept for a week, after the end only with --come-back. If the file is
+there already, its pairs are not recorded again, and the recording continues in walk-2.mcap, walk-3.mcap ..."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +63,9 @@ class RecordSettings:
     """Use no keys across the network."""
     duration: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
     """Stop after so many seconds."""
+    come_back: bool = False
+    """Let the rigs keep, for a week, the pairs that this recording does not have yet, because the same command will follow. By
+    default a recording that ends by itself or by Ctrl-C is done, and its name is taken off the list of the rigs."""
     until_device_ends: bool = False
     """Stop when every rig has announced the end of its stream, instead of waiting for more."""
     json: bool = False
@@ -97,6 +100,8 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
             except BaseException:
                 _finish(writer)
                 raise
+            if not settings.come_back:
+                source.leave()
             summary = _finish(writer)
             lost = sum(ranges.count for ranges in receipts.lost(recorded.cursor()["devices"]).values())
             file = str(writer.path) if writer.pairs or writer.lost else None

@@ -25,6 +25,7 @@ class LineFormatter(logging.Formatter):
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - a name of logging
         """Return the line of a record."""
         record.message = printable(record.message)
+        record.level = record.levelname.lower()
         return super().formatMessage(record)
 
     def formatException(self, ei: Any) -> str:  # noqa: N802 - a name of logging
@@ -32,7 +33,7 @@ class LineFormatter(logging.Formatter):
         return printable(super().formatException(ei), keep="\n")
 
 
-def log_with(handler: logging.Handler, log_format: str) -> None:
-    """Send warnings to a handler, each in one line."""
-    handler.setFormatter(LineFormatter(log_format))
+def log_with(handler: logging.Handler) -> None:
+    """Send warnings to a handler, each in one line that looks like the other lines: `warning: TEXT`."""
+    handler.setFormatter(LineFormatter("%(level)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])

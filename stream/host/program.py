@@ -55,13 +55,15 @@ class Stop:
 
     def __init__(self) -> None:
         self._requested = False
+        self._hurried = False
         self._held = False
 
     @classmethod
-    def on_signals(cls, message: str) -> Self:
-        """Return a Stop that the first SIGINT or SIGTERM sets; `message` is then printed on a terminal.
+    def on_signals(cls, message: str, *, hurries: bool = False) -> Self:
+        """Return a Stop that the first SIGINT or SIGTERM sets; `message` is then printed.
 
-        The same signal again, AGAIN_S later or more, kills the process, unless the stop is held.
+        The same signal again, AGAIN_S later or more, kills the process, unless the stop is held. hurries: it only leaves out what
+        is not needed, and the third one kills.
         """
         stop = cls()
         asked_s: dict[int, float] = {}
@@ -70,11 +72,16 @@ class Stop:
             stop.set()
             if number not in asked_s:
                 asked_s[number] = time.monotonic()
-                if os.isatty(2):
-                    os.write(2, f"{message}; the same signal again ends at once\n".encode())  # print is not safe here
-            elif time.monotonic() - asked_s[number] >= AGAIN_S and not stop._held:
-                signal.signal(number, signal.SIG_DFL)
-                os.kill(os.getpid(), number)
+                if os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, the first one says it
+                    start = "\r" if os.isatty(2) else ""  # over the ^C that a terminal shows
+                    os.write(2, f"{start}{message}\n".encode())  # print is not safe here
+            elif time.monotonic() - asked_s[number] >= AGAIN_S:
+                asked_s[number] = time.monotonic()
+                if hurries and not stop._hurried:
+                    stop._hurried = True
+                elif not stop._held:
+                    signal.signal(number, signal.SIG_DFL)
+                    os.kill(os.getpid(), number)
 
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, handle)
@@ -87,6 +94,10 @@ class Stop:
     def is_set(self) -> bool:
         """Return whether the end has been requested."""
         return self._requested
+
+    def is_hurried(self) -> bool:
+        """Return whether the end has been requested again."""
+        return self._hurried
 
     def hold(self) -> None:
         """From now on no signal kills the process, because a file is being closed."""
@@ -121,13 +132,15 @@ class Program:
     """For each command the module that holds its `COMMAND`. The command named "" runs where no command is given."""
     usage: str = ""
     """The text of --help for a program without a command named "", which would have a help text of its own."""
-    stop_message: str = "stopping"
+    stop_message: str = "stopping; press again to end at once"
+    stop_hurries: bool = False
+    """Whether the second signal only leaves out what is not needed (`Stop.is_hurried`)."""
     extra: str = ""
     """The optional dependencies (`pip install -e '.[EXTRA]'`) that its commands import."""
     heavy: tuple[str, ...] = ()
     """Packages that take seconds to load; help, completion and wrong settings do without them."""
-    log_format: str | None = "%(levelname)s %(name)s: %(message)s"
-    """Format of warnings on the standard error. None: the commands configure the logging."""
+    logs: bool = True
+    """Whether warnings go to the standard error. False: the commands configure the logging."""
     wrong_settings: tuple[type[Exception], ...] = (ValueError,)
     """Errors, beside ReportedError, that mean that a setting cannot be used."""
 
@@ -136,10 +149,10 @@ class Program:
 
         words: None takes those of this process.
         """
-        stop = Stop.on_signals(self.stop_message)
+        stop = Stop.on_signals(self.stop_message, hurries=self.stop_hurries)
         _raise_file_limit()
-        if self.log_format is not None:
-            log_with(logging.StreamHandler(), self.log_format)
+        if self.logs:
+            log_with(logging.StreamHandler())
         try:
             result = self.run(sys.argv[1:] if words is None else words, stop)
             if result.text:

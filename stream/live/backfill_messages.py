@@ -4,6 +4,7 @@ The consumer sends requests, the rig replies. Every request is idempotent, so th
 
     SpansRequest -> SpansReply   which pairs the rig has, as spans of numbers by epoch; its clock and its state
     PairsRequest -> PairsReply   the pairs of a range, from the first one on, as far as the credit goes; which of them are lost
+    LeaveRequest -> AckReply     the consumer does not come back; no pairs are kept for it any more (new in 0.2)
     AckRequest   -> AckReply     which pairs are durable; the rig keeps a pair until every consumer that it knows has it
 
 A range that a reply names as lost is final. Bodies are msgpack, typed and bounded; pairs travel as in the live stream.
@@ -137,14 +138,20 @@ class AckRequest(_Request, frozen=True, tag="ack"):
     sent_ns: Count
 
 
+class LeaveRequest(_Request, frozen=True, tag="leave"):
+    """Reports that the consumer ends and does not come back: the rig forgets its name. Rigs of 0.1 drop it as malformed."""
+
+    sent_ns: Count
+
+
 class AckReply(_Reply, frozen=True, forbid_unknown_fields=True, tag="acked"):
-    """Replies to AckRequest."""
+    """Replies to AckRequest and LeaveRequest."""
 
     asked_ns: Count
     """`sent_ns` of the confirmed request; a newer request may still be under way."""
 
 
-Request = SpansRequest | PairsRequest | AckRequest
+Request = SpansRequest | PairsRequest | AckRequest | LeaveRequest
 Reply = SpansReply | PairsReply | AckReply
 
 
@@ -195,10 +202,15 @@ class Shelf(Protocol):
         peer: as for `register`; an acknowledgement of a peer that does not own the name changes nothing.
         """
 
+    def leave(self, consumer: str, peer: str | None = None) -> None:
+        """Keep no pairs for this consumer any more; idempotent. peer: as for `acknowledge`."""
+
 
 encode_message = msgspec.msgpack.Encoder().encode
 """Encodes a request or a reply."""
-_requests: msgspec.msgpack.Decoder[SpansRequest | PairsRequest | AckRequest] = msgspec.msgpack.Decoder(Request)
+_requests: msgspec.msgpack.Decoder[SpansRequest | PairsRequest | AckRequest | LeaveRequest] = msgspec.msgpack.Decoder(
+    Request
+)
 _replies: msgspec.msgpack.Decoder[SpansReply | PairsReply | AckReply] = msgspec.msgpack.Decoder(Reply)
 
 

@@ -64,6 +64,17 @@ class BackfillPlan:
         self._ack_owed: dict[str, int] = {}
         self._ack_confirmed: dict[str, int] = {}
         self._ack: tuple[messages.AckRequest, float] | None = None  # under way, since when
+        self._leaving = False
+        self._leave_ns: int | None = None
+
+    def leave(self) -> None:
+        """From now on only tell the rig that the consumer does not come back."""
+        self._leaving = bool(self._consumer) and self._answered
+
+    @property
+    def is_leaving(self) -> bool:
+        """Whether the rig has not confirmed that the consumer leaves."""
+        return self._leaving
 
     @property
     def owes_acknowledgement(self) -> bool:
@@ -81,6 +92,8 @@ class BackfillPlan:
         Call `sent` once it was sent. Otherwise it is due again: a request for spans after its interval, any other one at once.
         """
         now_s = self._clock()
+        if self._leaving or self._leave_ns is not None:  # any other request would bring the name back
+            return None if self._leave_ns is not None else messages.LeaveRequest(2, self._consumer, self._clock_ns())
         if now_s >= self._spans_due_s:
             self._spans_due_s = now_s + (SPANS_INTERVAL_S if self._answered else SPANS_FIRST_INTERVAL_S)
             return messages.SpansRequest(2, self._consumer, self._clock_ns())
@@ -103,6 +116,8 @@ class BackfillPlan:
                     self._spans_requests.pop(next(iter(self._spans_requests)))
             case messages.AckRequest():
                 self._ack = request, now_s
+            case messages.LeaveRequest():
+                self._leave_ns = request.sent_ns
             case messages.PairsRequest():
                 self._pairs_requests[request] = now_s
 
@@ -117,6 +132,8 @@ class BackfillPlan:
             case messages.AckReply():
                 if self._ack is not None and self._ack[0].sent_ns == reply.asked_ns:
                     self._ack_confirmed, self._ack = self._ack[0].upto, None
+                if reply.asked_ns == self._leave_ns:
+                    self._leaving = False
                 return []
             case messages.PairsReply():
                 return self._receive_pairs(reply, pairs, ledger)

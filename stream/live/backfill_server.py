@@ -63,6 +63,9 @@ def reply_to(
             if request.consumer:
                 shelf.acknowledge(request.consumer, request.upto, peer)
             return messages.AckReply(2, shelf.device, request.sent_ns), ()
+        case messages.LeaveRequest():
+            shelf.leave(request.consumer, peer)
+            return messages.AckReply(2, shelf.device, request.sent_ns), ()
         case messages.PairsRequest():
             reading = shelf.read(request.epoch, request.first, request.last, request.credit_bytes)
             lost = list(reading.lost)

@@ -105,7 +105,7 @@ class Dialer:
         if reason is not None:
             self._shaking_hands.discard(address)
             self._left_s[address] = time.monotonic()
-            self.failures.add(reason, self._describe(reason, address), address)
+            self.failures.add(reason, self._describe(reason, address), self._subject(address))
         elif kind == zmq.EVENT_CONNECTED:
             self._shaking_hands.add(address)
             self._gate.enter(value, port=port_of(address))
@@ -117,7 +117,13 @@ class Dialer:
             self._left_s[address] = time.monotonic()
             if address in self._shaking_hands:
                 self._shaking_hands.remove(address)
-                self.failures.add("protocol", f"{address} is no rig: something else answers there", address)
+                self.failures.add(
+                    "protocol", f"{address} is no rig: something else answers there", self._subject(address)
+                )
+
+    def _subject(self, address: str) -> str:
+        """Return whom a warning is about: a rig has two ports, and one warning is enough."""
+        return f"{self._rigs[address] or ''} at {address.rpartition(':')[0]}"
 
     def _describe(self, reason: str, address: str) -> str:
         rig = self._rigs[address]
