@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from test_learner_report import Page, summary, write_lines
 
 from learner.__main__ import PROGRAM
 from learner.errors import LearnerError
 from learner.report.compare import write_comparison
+from learner.report.compared import mean_curve, mean_of, read, unlike
 from learner.report.figures import MAX_RUNS
 from stream.host.program import Stop
 
 
-def write_run(folder: Path, *, rate: float, gain: float, **told: Any) -> Path:
+def write_run(folder: Path, *, rate: float, gain: float, seed: int = 5, **told: Any) -> Path:
     folder.mkdir(parents=True)
     (folder / "summary.json").write_text(json.dumps(summary() | told))
-    (folder / "config.json").write_text(json.dumps({"seed": 5, "schedule": {"learning_rate": rate}}))
-    write_lines(folder / "steps.jsonl", [{"step": s, "loss": 5 - s * rate, "refused": []} for s in range(1, 9)])
+    (folder / "config.json").write_text(json.dumps({"seed": seed, "schedule": {"learning_rate": rate}}))
+    write_lines(
+        folder / "steps.jsonl",
+        [{"step": s, "loss": 5 - s * rate, "refused": [], "received": 10 * s, "seconds": s / 2} for s in range(1, 9)],
+    )
     probes = [{"step": s, "set": "digits", "encoder": "student", "knn": 0.25 + gain * s, "linear": 0.5} for s in (0, 1)]
     write_lines(folder / "probes.jsonl", probes)
     return folder
@@ -36,7 +43,7 @@ def runs(tmp_path: Path) -> list[Path]:
 
 def compared(runs: list[Path], tmp_path: Path) -> tuple[str, str]:
     """The page, and its text alone."""
-    html = write_comparison(runs, tmp_path / "both.html").read_text(encoding="utf-8")
+    html = write_comparison(runs, tmp_path / "both.html")[0].read_text(encoding="utf-8")
     return html, Page(html).text
 
 
@@ -79,7 +86,7 @@ def test_a_file_that_is_missing_or_damaged_is_named_and_the_rest_compared(
         (runs[1] / file).unlink()
     html, text = compared(runs, tmp_path)
     assert f"fast: {file} is missing, empty or damaged." in text
-    assert "slow: " not in text
+    assert not re.search(r"slow: \S+ is missing", text)
     assert "var(--run0)" in html
 
 
@@ -95,7 +102,7 @@ def test_folders_of_the_same_name_are_told_apart_and_no_name_becomes_markup(tmp_
     ("choose", "says"),
     [
         (lambda runs: [runs[0], runs[0]], "the same run is given twice"),
-        (lambda runs: runs * MAX_RUNS, f"at most {MAX_RUNS} runs"),
+        (lambda runs: runs * MAX_RUNS, "the same run is given twice"),
         (lambda runs: [runs[0], runs[0] / "nothing"], "is no folder"),
     ],
 )
@@ -107,8 +114,87 @@ def test_what_cannot_be_compared_is_refused(runs: list[Path], tmp_path: Path, ch
 
 def test_the_command_compares_where_several_runs_are_given(runs: list[Path], tmp_path: Path) -> None:
     path = tmp_path / "both.html"
-    assert PROGRAM.run(["report", *map(str, runs), "--out", str(path)], Stop()).text == str(path)
+    assert (
+        PROGRAM.run(["report", *map(str, runs), "--out", str(path)], Stop()).text
+        == f"{path}\n{path.with_suffix('.csv')}"
+    )
     assert "Settings that differ" in path.read_text()
     PROGRAM.run(["report", str(runs[0]), "--out", str(path)], Stop())
     assert "Settings that differ" not in path.read_text()
     assert not (runs[0] / "report.html").exists()
+
+
+@pytest.fixture
+def seeds(tmp_path: Path) -> list[Path]:
+    slow = [
+        write_run(tmp_path / f"slow-{seed}", rate=0.125, gain=0.02 * seed, seed=seed, steps=40) for seed in (1, 2, 3)
+    ]
+    return [*slow, write_run(tmp_path / "fast", rate=0.5, gain=0.2, steps=40)]
+
+
+def test_runs_that_differ_in_the_seed_alone_have_one_colour_and_a_mean_with_its_interval(
+    seeds: list[Path], tmp_path: Path
+) -> None:
+    html, text = compared(seeds, tmp_path)
+    assert "slow-1 and 2 more seeds" in text
+    assert "mean of slow-1 and 2 more seeds" in text
+    assert "29.0 ± 5.0 (+4.0 ± 5.0)" in text  # Student's t of 3 values 2 apart: 4.303 * 2 / sqrt(3)
+    for figure in html.split("<figure>")[1:]:
+        assert "stroke: var(--run0)" in figure
+        assert "var(--run2)" not in figure
+
+
+def test_a_mean_has_an_interval_from_two_values_on_and_a_curve_where_all_runs_are() -> None:
+    assert mean_of([1.0, 3.0]) == (2.0, pytest.approx(12.706, rel=1e-3))
+    mean, half = mean_of([1.0])
+    assert (mean, half == half) == (1.0, False)
+    one, other = ((np.array([0.0, 4.0]), np.array([0.0, 4.0])), (np.array([2.0, 6.0]), np.array([2.0, 6.0])))
+    x, middle, error = mean_curve([one, other])
+    assert (x[0], x[-1]) == (2.0, 4.0)
+    assert np.allclose(middle, x)
+    assert np.allclose(error, 0)
+    assert len(mean_curve([one, (np.array([9.0]), np.array([9.0]))])[0]) == 0
+
+
+def test_a_comparison_says_what_makes_last_values_hard_to_compare(tmp_path: Path) -> None:
+    a = write_run(tmp_path / "a", rate=0.1, gain=0.1, steps=101, streams=["rig/11111111"])
+    b = write_run(tmp_path / "b", rate=0.2, gain=0.1, steps=60, streams=["rig/22222222"])
+    (b / "probes.jsonl").write_text((b / "probes.jsonl").read_text().replace("digits", "places"))
+    _, text = compared([a, b], tmp_path)
+    assert "The runs differ in length (steps: a: 101; b: 60): compare their curves, not their last values." in text
+    assert "different recordings or walks: a: rig/11111111; b: rig/22222222." in text
+    assert "different control sets: a: digits; b: places." in text
+    alike = [read(write_run(tmp_path / name, rate=0.1, gain=0.1, steps=100), name) for name in "cd"]
+    assert list(unlike(alike)) == []
+
+
+def test_curves_can_be_seen_over_steps_pairs_or_seconds_without_a_script(runs: list[Path], tmp_path: Path) -> None:
+    html, text = compared(runs, tmp_path)
+    assert html.count('type="radio"') == 6
+    assert html.count(" checked") == 2
+    for words in ("steps", "pairs received", "seconds"):
+        assert words in text
+        assert f">{words}</text>" in html
+    for name in ("probes", "training"):
+        assert len(re.findall(f'name="{name}"', html)) == 3
+
+
+def test_coinciding_curves_are_both_seen(tmp_path: Path) -> None:
+    runs = [write_run(tmp_path / name, rate=rate, gain=0.1) for name, rate in (("a", 0.1), ("b", 0.1001))]
+    html, _ = compared(runs, tmp_path)
+    widths = [
+        float(re.search(rf"stroke: var\(--run{index}\); stroke-width: ([0-9.]+)", html)[1])  # type: ignore[index]
+        for index in (0, 1)
+    ]
+    assert widths[0] > 1.5 * widths[1]
+
+
+def test_the_numbers_are_in_a_csv_beside_the_page(runs: list[Path], tmp_path: Path) -> None:
+    _, path = write_comparison(runs, tmp_path / "both.html")
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    losses = [row for row in rows if row["name"] == "loss" and row["run"] == "fast"]
+    assert [float(row["value"]) for row in losses] == [5 - 0.5 * step for step in range(1, 9)]
+    assert (losses[3]["step"], losses[3]["pairs"], losses[3]["seconds"], losses[3]["seed"]) == ("4", "40", "2.0", "5")
+    probes = [row for row in rows if row["name"] == "digits, student: knn" and row["run"] == "slow"]
+    assert [(row["step"], row["pairs"], float(row["value"])) for row in probes] == [("0", "0", 0.25), ("1", "10", 0.3)]

@@ -25,7 +25,7 @@ from learner.report.pictures import gaussian, heat, photo, window
 from learner.report.report import write_report
 
 HEIGHT, WIDTH, HEADS, CROPS = 40, 60, 3, 4
-VOID = {"meta", "br", "img", "link"}
+VOID = {"meta", "br", "img", "link", "input"}
 
 
 def summary() -> dict[str, Any]:

@@ -20,6 +20,7 @@ DESCRIPTION = """Write a run as one HTML file without outside resources, or comp
 
   python -m learner report runs/rig                       writes runs/rig/report.html
   python -m learner report runs/a runs/b --out ab.html    settings that differ, figures, probes and curves of both
+  python -m learner report runs/a-* runs/b-*              means over seeds with intervals; the numbers are in a CSV beside it
 
 The report of one run has its probes over time, by day of the stream and on rotated images, curves of training, views with the
 attention of each head, received pairs, the pairs of the highest and lowest priority, and the newest pairs as a matrix of
@@ -33,7 +34,7 @@ class ReportSettings:
     """Report on runs."""
 
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
-    """Run directories: one to report on, two to eight to compare."""
+    """Run directories: one to report on, several to compare: at most eight kinds, each in any number of seeds."""
     out: Path | None = None
     """The file to write; None means report.html in the run directory, or comparison.html in the present folder."""
 
@@ -47,7 +48,8 @@ def run(settings: ReportSettings, stop: Stop) -> Result:
     require_alone("report")
     if len(settings.runs) == 1:
         return Result(str(write_report(settings.runs[0], settings.out)))
-    return Result(str(write_comparison(settings.runs, settings.out or Path("comparison.html"))))
+    html, numbers = write_comparison(settings.runs, settings.out or Path("comparison.html"))
+    return Result(f"{html}\n{numbers}")
 
 
 COMMAND = Command(run=run, settings=ReportSettings, description=DESCRIPTION)

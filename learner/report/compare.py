@@ -1,64 +1,65 @@
-"""Several runs in one HTML file: different settings, figures and probes side by side, and curves in common figures."""
+"""Several runs in one HTML file and one CSV: settings, figures and probes side by side, and curves in common figures.
+
+Runs that differ in nothing but the seed have one colour, and their mean is shown with its 95 % interval.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import csv
+import io
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
-from learner import legacy
 from learner.errors import LearnerError
-from learner.report.figures import MAX_RUNS, run_curves
-from learner.report.html import grid, legend, missing, number, page, percent, section, table
-from learner.runs.reading import Line, by_encoder, flat, is_number, points, read_lines, read_object
+from learner.report.compared import AXES, ComparedRun, Group, groups_of, mean_curve, mean_of, read, unlike
+from learner.report.figures import MAX_RUNS, evenly, run_curves
+from learner.report.html import axis_choice, grid, legend, missing, number, page, percent, section, table
+from learner.runs.reading import Line, Points, is_number, points
 from learner.runs.titles import ACCURACIES, FIGURES, curve_names, curve_title
 from stream.fsync import replace_file
 
-
-@dataclass(frozen=True)
-class ComparedRun:
-    """The files of a run; None or empty if a file is missing or damaged."""
-
-    name: str
-    summary: Line | None
-    settings: dict[str, Any]
-    steps: list[Line]
-    probes: dict[tuple[str, str], list[Line]]
-    """The lines of probes, by control set and encoder."""
+MAX_CSV_LINES = 1000
+"""Steps of a run in the CSV, evenly spread."""
+NO_INTERVAL = "\N{EN DASH}"
 
 
-def write_comparison(folders: Sequence[Path], path: Path) -> Path:
-    """Compare the runs in these folders in the file `path`, and return it. Raises LearnerError if that is not possible."""
-    if len(folders) > MAX_RUNS:
-        raise LearnerError(f"one figure can show at most {MAX_RUNS} runs, got {len(folders)}: compare fewer")
-    runs = [_read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+def write_comparison(folders: Sequence[Path], path: Path) -> tuple[Path, Path]:
+    """Compare the runs in these folders in the file `path`, with their numbers in a CSV beside it; return both.
+
+    Raises LearnerError if that is not possible.
+    """
+    runs = [read(folder, name) for folder, name in zip(folders, _names(folders), strict=True)]
+    groups = groups_of(runs)
+    if len(groups) > MAX_RUNS:
+        raise LearnerError(f"one figure can show at most {MAX_RUNS} kinds of runs, got {len(groups)}: compare fewer")
+    colours = _legend(groups)
     sections = [
-        section("The runs", "Each run has its colour on this page.", _legend(runs) + _missing_files(runs)),
+        section("The runs", "Each kind of runs has its colour on this page.", colours + _notes(runs)),
         section("Figures", "", _figures(runs)),
-        section("Settings that differ", "All other settings are the same in every run.", _settings(runs)),
+        section(
+            "Settings that differ", "All other settings in config.json are the same in every run.", _settings(runs)
+        ),
         section(
             "Probes side by side",
-            "Accuracy in percent: random start → last. Seeds alone make a difference: compare several runs of each kind.",
-            _probe_table(runs),
+            "Accuracy in percent: random start → last. Seeds alone make a difference: compare several of each kind. A mean of "
+            "seeds has its 95 % interval, by Student's t.",
+            _probe_table(runs, groups),
         ),
-        section("Probes over time", _legend(runs), _probe_curves(runs)),
-        section("Training", _legend(runs) + " Losses of different objectives cannot be compared.", _curves(runs)),
+        section("Probes over time", colours, axis_choice("probes", {AXES[a]: _probe_curves(groups, a) for a in AXES})),
+        section(
+            "Training",
+            colours + " Losses of different objectives cannot be compared.",
+            axis_choice("training", {AXES[a]: _curves(groups, a) for a in AXES}),
+        ),
     ]
     replace_file(path, page("Runs compared", sections).encode())
-    return path
+    numbers = path.with_suffix(".csv")
+    replace_file(numbers, _csv(groups).encode())
+    return path, numbers
 
 
-def _read(folder: Path, name: str) -> ComparedRun:
-    if not folder.is_dir():
-        raise LearnerError(f"{folder} is no folder: give run directories")
-    return ComparedRun(
-        name,
-        read_object(folder / "summary.json"),
-        dict(flat(legacy.renamed(read_object(folder / "config.json") or {}, legacy.SETTINGS))),
-        read_lines(folder / "steps.jsonl") or [],
-        by_encoder(read_lines(folder / "probes.jsonl") or []),
-    )
+def _notes(runs: Sequence[ComparedRun]) -> str:
+    return "".join(map(missing, unlike(runs))) + _missing_files(runs)
 
 
 def _names(folders: Sequence[Path]) -> list[str]:
@@ -73,8 +74,8 @@ def _names(folders: Sequence[Path]) -> list[str]:
     return [str(path) for path in paths]
 
 
-def _legend(runs: Sequence[ComparedRun]) -> str:
-    return "".join(legend(run.name, f"run{index}") for index, run in enumerate(runs))
+def _legend(groups: Sequence[Group]) -> str:
+    return "".join(legend(group.name, f"run{index}") for index, group in enumerate(groups))
 
 
 def _missing_files(runs: Sequence[ComparedRun]) -> str:
@@ -106,13 +107,30 @@ def _settings(runs: Sequence[ComparedRun]) -> str:
     return table(["setting", *(run.name for run in runs)], rows)
 
 
-def _probe_table(runs: Sequence[ComparedRun]) -> str:
+def _probe_table(runs: Sequence[ComparedRun], groups: Sequence[Group]) -> str:
+    several = [group for group in groups if len(group.runs) > 1]
     rows = [
-        [f"{control}, {encoder}, {title}", *(_change(run.probes.get((control, encoder), []), kind) for run in runs)]
+        [
+            f"{control}, {encoder}, {title}",
+            *(_change(run.probes.get((control, encoder), []), kind) for run in runs),
+            *(_mean_change(group, (control, encoder), kind) for group in several),
+        ]
         for control, encoder in _columns(runs)
         for kind, title in ACCURACIES.items()
     ]
-    return table(["probe", *(run.name for run in runs)], rows) if rows else missing("No control set was probed.")
+    head = ["probe", *(run.name for run in runs), *(f"mean of {group.name}" for group in several)]
+    return table(head, rows) if rows else missing("No control set was probed.")
+
+
+def _mean_change(group: Group, column: tuple[str, str], kind: str) -> str:
+    """Return the mean last accuracy of the runs, and the mean gain, each with its interval."""
+    ends = [_ends(run.probes.get(column, []), kind) for run in group.runs]
+    known = [(first, last) for first, last in (pair for pair in ends if pair is not None)]
+    if len(known) < 2:
+        return NO_INTERVAL
+    last, last_error = mean_of([last for _, last in known])
+    gain, gain_error = mean_of([last - first for first, last in known])
+    return f"{percent(last)} ± {percent(last_error)} ({100 * gain:+.1f} ± {percent(gain_error)})"
 
 
 def _columns(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
@@ -123,25 +141,66 @@ def _columns(runs: Sequence[ComparedRun]) -> list[tuple[str, str]]:
 def _change(lines: Sequence[Line], kind: str) -> str:
     values = [line[kind] for line in lines if is_number(line.get(kind))]
     if len(values) < 2:
-        return percent(values[0]) if values else "\N{EN DASH}"
+        return percent(values[0]) if values else NO_INTERVAL
     return f"{percent(values[0])} → {percent(values[-1])} ({100 * (values[-1] - values[0]):+.1f})"
 
 
-def _probe_curves(runs: Sequence[ComparedRun]) -> str:
+def _ends(lines: Sequence[Line], kind: str) -> tuple[float, float] | None:
+    values = [line[kind] for line in lines if is_number(line.get(kind))]
+    return (values[0], values[-1]) if values else None
+
+
+def _probe_curves(groups: Sequence[Group], axis: str) -> str:
     figures = []
-    for control, encoder in _columns(runs):
+    for column in _columns([run for group in groups for run in group.runs]):
         for kind, title in ACCURACIES.items():
-            lines = [points(run.probes.get((control, encoder), []), kind) for run in runs]
-            if any(len(x) for x, _ in lines):
-                figures.append(run_curves(f"{control}, {encoder}: {title}, %", lines, scale=100))
+            words = f"{column[0]}, {column[1]}: {title}, %"
+            figures += _figure(
+                words, groups, axis, lambda run, kind=kind, column=column: run.probe_points(column, kind, axis), 100.0
+            )
     return grid(figures) if figures else missing("No probe ran.")
 
 
-def _curves(runs: Sequence[ComparedRun]) -> str:
+def _curves(groups: Sequence[Group], axis: str) -> str:
+    runs = [run for group in groups for run in group.runs]
     there = dict.fromkeys(key for run in runs for line in run.steps[:1] + run.steps[-1:] for key in line)
     units = {name: unit for run in runs for name, unit in ((run.summary or {}).get("units") or {}).items()}
-    lines = {name: [points(run.steps, name) for run in runs] for name in curve_names(there)}
-    figures = [
-        run_curves(curve_title(name, units), drawn) for name, drawn in lines.items() if any(len(x) for x, _ in drawn)
-    ]
+    figures = []
+    for name in curve_names(there):
+        figures += _figure(curve_title(name, units), groups, axis, lambda run, name=name: run.points(name, axis))
     return grid(figures) if figures else missing("No run took a step.")
+
+
+def _figure(
+    title: str, groups: Sequence[Group], axis: str, points_of: Callable[[ComparedRun], Points], scale: float = 1.0
+) -> Iterator[str]:
+    """Yield the figure of a quantity in all groups, if any run has it: a line a run, or the mean of several in its interval."""
+    lines = [[points_of(run) for run in group.runs] for group in groups]
+    if any(len(x) for group in lines for x, _ in group):
+        means = [mean_curve(group) if len(group) > 1 else None for group in lines]
+        yield run_curves(title, lines, means, scale=scale, xlabel=AXES[axis])
+
+
+def _csv(groups: Sequence[Group]) -> str:
+    """Return a row for each number of a step or a probe: what a spreadsheet or pandas needs to draw the same curves."""
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["run", "group", "seed", "name", "step", "pairs", "seconds", "value"])
+    for group in groups:
+        for run in group.runs:
+            writer.writerows([run.name, group.name, run.settings.get("seed"), *row] for row in _rows(run))
+    return text.getvalue()
+
+
+def _rows(run: ComparedRun) -> Iterator[tuple[object, ...]]:
+    for line in (run.steps[at] for at in evenly(len(run.steps), MAX_CSV_LINES)):
+        where = (line.get("step"), line.get("received"), line.get("seconds"))
+        yield from ((name, *where, line[name]) for name in curve_names(line) if is_number(line[name]))
+    for column, lines in run.probes.items():
+        for kind in ACCURACIES:
+            pairs = run.probe_points(column, kind, "received")[0]
+            values = zip(*points(lines, kind), pairs, strict=True)
+            for (step, value, count), line in zip(
+                values, (one for one in lines if is_number(one.get(kind))), strict=False
+            ):
+                yield f"{column[0]}, {column[1]}: {kind}", int(step), int(count), line.get("seconds"), value

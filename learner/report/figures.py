@@ -63,12 +63,35 @@ def encoder_curves(title: str, lines: Mapping[str, Points]) -> str:
     return _svg(figure)
 
 
-def run_curves(title: str, lines: Sequence[Points], *, scale: float = 1.0) -> str:
-    """Draw a quantity over steps in several runs, each in its own colour, as the means of at most BINS bins."""
+def run_curves(
+    title: str,
+    groups: Sequence[Sequence[Points]],
+    means: Sequence[tuple[NDArray[np.float64], ...] | None] = (),
+    *,
+    scale: float = 1.0,
+    xlabel: str = "step",
+) -> str:
+    """Draw a quantity in several groups of runs, each in its own colour, as the means of at most BINS bins.
+
+    means: of each group x, mean and half of its interval, which are drawn as a line in a band in place of its runs, which become
+    thin; None: it has one run. An earlier line is broader than a later one, so that lines that coincide are all seen.
+    """
     figure, axes = _canvas(title)
-    for index, points in enumerate(lines):
-        steps, mean, _, _ = binned(*points)
-        axes.plot(steps, scale * mean, color=ROLES[f"run{index}"], linewidth=1.6, marker="o" if len(steps) == 1 else "")
+    axes.set_xlabel(xlabel, color=ROLES["ink"])
+    for index, lines in enumerate(groups):
+        colour, broad = ROLES[f"run{index}"], 1.4 + 1.6 * (len(groups) - 1 - index) / max(1, len(groups) - 1)
+        mean = means[index] if index < len(means) else None
+        has_mean = mean is not None and len(mean[0]) > 0
+        for points in lines:
+            x, y, _, _ = binned(*points)
+            style = {"linewidth": 0.6, "alpha": 0.5} if has_mean else {"linewidth": broad}
+            axes.plot(x, scale * y, color=colour, marker="o" if len(x) == 1 else "", **style)
+        if mean is not None and has_mean:
+            x, middle, half = mean
+            axes.fill_between(
+                x, scale * (middle - half), scale * (middle + half), color=colour, alpha=0.18, linewidth=0
+            )
+            axes.plot(x, scale * middle, color=colour, linewidth=broad)
     return _svg(figure)
 
 

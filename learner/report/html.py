@@ -43,6 +43,20 @@ def grid(figures: Iterable[str], classes: str = "curves") -> str:
     return f'<div class="{classes}">{"".join(f"<figure>{figure}</figure>" for figure in figures)}</div>'
 
 
+def axis_choice(name: str, figures: Mapping[str, str]) -> str:
+    """Return figures (markup) of which one set is shown at a time, chosen by a radio button; without a script.
+
+    name: of these buttons, unlike those of others on the page. figures: by the words beside their button; at most three.
+    """
+    buttons = "".join(
+        f'<input type="radio" name="{name}" id="{name}{i}" class="axis{i}"{" checked" if i == 0 else ""}>'
+        f'<label for="{name}{i}">{escape(words)}</label>'
+        for i, words in enumerate(figures)
+    )
+    sets = "".join(f'<div class="over{i}">{figure}</div>' for i, figure in enumerate(figures.values()))
+    return f'<div class="axes"><span>over</span> {buttons}{sets}</div>'
+
+
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, caption: str = "") -> str:
     """Return a table of text with the names of the rows in the first column; it scrolls where it is wider than the page."""
     top = "".join(f"<th>{escape(title)}</th>" for title in head)

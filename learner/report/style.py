@@ -50,6 +50,8 @@ figure > svg { display: block; width: 100%; height: auto; }
 .layout { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(300px, 100%), 1fr)); gap: 14px; align-items: start; }
 .layout figure { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 12px; }
 .layout text { font-family: system-ui, sans-serif !important; }
+.axes > label { margin: 0 14px 0 4px; } .axes > div { display: none; margin-top: 10px; }
+.axis0:checked ~ .over0, .axis1:checked ~ .over1, .axis2:checked ~ .over2 { display: block; }
 .strip { display: grid; grid-template-columns: repeat(auto-fill, minmax(72px, 1fr)); gap: 6px; margin-bottom: 14px; }
 .thumbs { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(200px, 46%), 1fr)); gap: 14px; }
 .panel { padding: 14px; margin-top: 16px; }

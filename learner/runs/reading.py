@@ -69,9 +69,9 @@ def by_encoder(probes: Sequence[Line]) -> dict[tuple[str, str], list[Line]]:
     return groups
 
 
-def points(lines: Sequence[Line], name: str) -> Points:
-    """Return the steps and the values of `name`, from the lines where both are finite numbers."""
-    pairs = [(line["step"], line[name]) for line in lines if is_number(line.get("step")) and is_number(line.get(name))]
+def points(lines: Sequence[Line], name: str, over: str = "step") -> Points:
+    """Return the steps, or another number `over` which to draw, and the values of `name`, from the lines that have both."""
+    pairs = [(line[over], line[name]) for line in lines if is_number(line.get(over)) and is_number(line.get(name))]
     steps, values = np.array(pairs, np.float64).reshape(-1, 2).T
     return steps, values
 

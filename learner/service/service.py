@@ -21,7 +21,7 @@ from learner.service.observers import Observers
 from learner.service.prober import Prober
 from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
-from learner.service.summary import Summary, pace, summarise, too_little, why_no_step
+from learner.service.summary import Summary, pace, streams_of, summarise, too_little, why_no_step
 from learner.service.timing import Limits, Rhythm, Times
 from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
@@ -53,6 +53,7 @@ class Service:
     def __post_init__(self) -> None:
         self._step_log = StepLog(self.directory)
         self._source_ended = False
+        self._streams: list[str] = []
         self._times = Times(self.clock())
         self._received_before, self._samples_before = self.learner.received, self.learner.samples
         self._prober = Prober(
@@ -168,6 +169,7 @@ class Service:
         """Make the last commit and close the source, so that a device that ends does not wait for the report."""
         self.observers.stopping(f"committing step {self.learner.steps}")
         self.committer.finish()
+        self._streams = streams_of(self.source.cursor())
         self.source.close()
 
     def _conclude(self) -> Summary:
@@ -181,6 +183,7 @@ class Service:
         asked = self.stop() or self.limits.max_steps == 0
         summary["problem"] = "" if asked else why_no_step(learner)
         summary["warning"] = too_little(learner)
+        summary["streams"] = self._streams
         self.observers.screen.show("writing pictures and weights")
         if warning := self.latest_weights.conclude(summary):
             self.observers.screen.log(warning)

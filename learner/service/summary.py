@@ -13,6 +13,7 @@ from learner.runs.reading import Line
 from learner.runs.titles import ACCURACIES, units_of
 from learner.service.timing import Times
 from stream.host.typed import here
+from stream.source import Cursor
 from stream.stats import SourceStats
 
 FEW = 100
@@ -74,6 +75,16 @@ def too_little(learner: Learner) -> str:
         return ""
     what = f"{looked} pairs show only {few} different pictures"
     return f"too little to learn from: {what}. Record at least some hundred different ones"
+
+
+def streams_of(cursor: Cursor) -> list[str]:
+    """Return the devices and epochs that a cursor has pairs of, as `DEVICE/EPOCH`."""
+    devices = cursor.get("devices")
+    if not isinstance(devices, dict):
+        return []
+    # In the cursor of a live stream the epochs stand beside the counts of their device.
+    epochs = {device: one["epochs"] if "counts" in one else one for device, one in devices.items()}
+    return sorted(f"{device}/{epoch[:8]}" for device, names in epochs.items() for epoch in names)
 
 
 def pace(times: Times, samples: int, now_s: float) -> Summary:
