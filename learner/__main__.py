@@ -15,6 +15,7 @@ PROGRAM = Program(
         "report": "learner.cli.report",
         "export": "learner.cli.export",
         "cooldown": "learner.cli.cooldown",
+        "runs": "learner.cli.runs",
     },
     stop_message="stopping: probe, checkpoint, report; press again to leave the report out",
     stop_hurries=True,

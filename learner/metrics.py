@@ -139,7 +139,7 @@ _DROPPED = {
 
 
 class MemoryMetrics(Collector):
-    """The pairs in memory, and those dropped, under `babyagent_buffer_`, and the budget of pacing.
+    """The pairs in memory, and those dropped, under `babyagent_buffer_`, the run's step, and the budget of pacing.
 
     They are read when Prometheus asks, so that no count is kept twice: `registry.register(MemoryMetrics(learner))`, before the
     first pair, because counters count from the start of this process (`stream.live.metrics` explains it).
@@ -162,6 +162,9 @@ class MemoryMetrics(Collector):
         )
         for field, (name, text) in _DROPPED.items():
             yield _count(name, text, getattr(counts, field) - getattr(before, field))
+        yield GaugeMetricFamily(
+            "babyagent_learner_step", "Steps of the run, those before a restart included.", self._learner.steps
+        )
         pacing = self._learner.pacing
         yield GaugeMetricFamily(
             "babyagent_learner_owed_samples", "Training samples that the received pairs still allow.", pacing.owed

@@ -145,7 +145,7 @@ def test_runs_that_differ_in_the_seed_alone_have_one_colour_and_a_mean_with_its_
 
 
 def test_a_mean_has_an_interval_from_two_values_on_and_a_curve_where_all_runs_are() -> None:
-    assert mean_of([1.0, 3.0]) == (2.0, pytest.approx(12.706, rel=1e-3))
+    assert mean_of([1.0, 3.0]) == pytest.approx((2.0, 12.706), rel=1e-3)
     mean, half = mean_of([1.0])
     assert (mean, half == half) == (1.0, False)
     one, other = ((np.array([0.0, 4.0]), np.array([0.0, 4.0])), (np.array([2.0, 6.0]), np.array([2.0, 6.0])))

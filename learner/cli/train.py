@@ -24,6 +24,7 @@ DESCRIPTION = """Learn from the stereo pairs of devices, recordings, folders and
   python -m learner doctor --connect tcp://RIG:5555   check rigs, keys, GPU, disk and clock, and print what to do
   python -m learner report runs/first        write the report of a run again, or compare several runs
   python -m learner export runs/first        write its newest good weights as ONNX too
+  python -m learner runs                     list the runs: how far, how good, which are at work
   python -m learner cooldown runs/first      export better weights from a short branch, without changing the run
   torchrun --nproc-per-node 8 -m learner ...       the same on 8 GPUs, with the same total batch and memory
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 from learner.errors import LearnerError
@@ -151,13 +152,12 @@ def _ends(lines: Sequence[Line], kind: str) -> tuple[float, float] | None:
 
 
 def _probe_curves(groups: Sequence[Group], axis: str) -> str:
-    figures = []
+    figures: list[str] = []
     for column in _columns([run for group in groups for run in group.runs]):
         for kind, title in ACCURACIES.items():
             words = f"{column[0]}, {column[1]}: {title}, %"
-            figures += _figure(
-                words, groups, axis, lambda run, kind=kind, column=column: run.probe_points(column, kind, axis), 100.0
-            )
+            points_of = partial(ComparedRun.probe_points, column=column, kind=kind, axis=axis)
+            figures += _figure(words, groups, axis, points_of, 100.0)
     return grid(figures) if figures else missing("No probe ran.")
 
 
@@ -165,9 +165,9 @@ def _curves(groups: Sequence[Group], axis: str) -> str:
     runs = [run for group in groups for run in group.runs]
     there = dict.fromkeys(key for run in runs for line in run.steps[:1] + run.steps[-1:] for key in line)
     units = {name: unit for run in runs for name, unit in ((run.summary or {}).get("units") or {}).items()}
-    figures = []
+    figures: list[str] = []
     for name in curve_names(there):
-        figures += _figure(curve_title(name, units), groups, axis, lambda run, name=name: run.points(name, axis))
+        figures += _figure(curve_title(name, units), groups, axis, partial(ComparedRun.points, name=name, axis=axis))
     return grid(figures) if figures else missing("No run took a step.")
 
 

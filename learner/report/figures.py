@@ -84,7 +84,7 @@ def run_curves(
         has_mean = mean is not None and len(mean[0]) > 0
         for points in lines:
             x, y, _, _ = binned(*points)
-            style = {"linewidth": 0.6, "alpha": 0.5} if has_mean else {"linewidth": broad}
+            style: dict[str, Any] = {"linewidth": 0.6, "alpha": 0.5} if has_mean else {"linewidth": broad}
             axes.plot(x, scale * y, color=colour, marker="o" if len(x) == 1 else "", **style)
         if mean is not None and has_mean:
             x, middle, half = mean
