@@ -89,7 +89,7 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
     endpoint = f"tcp://127.0.0.1:{stream_port}"
     arguments = ("--connect", endpoint, "--run-dir", str(run), "--http-port", str(http_port), *SMALL)
     with learner(*arguments) as process:
-        process.wait_for(rf"waiting \d+ s for a device at {endpoint}")
+        process.wait_for(rf"waiting for a device at {endpoint} \(\d+ s so far\)")
         with Publisher(endpoint, device="baby", epoch=EPOCH, on_full="wait") as publisher:
             for pair in make_pairs(24):
                 publisher.send(pair)
@@ -105,16 +105,20 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
     assert "<h3>baby</h3>" in page
     first = summary_of(run)
     assert (first["pairs_received"], first["pairs_lost"]) == (24, 0)
-    assert f"stopped at step {first['steps']}, which is committed" in said
+    assert said.count("stopping: probe, checkpoint, report; press again to leave the report out\n") == 1
+    assert f"stopped by hand at step {first['steps']}, which is committed" in said
     assert said.count(f"page: http://127.0.0.1:{http_port}/\n") == 1  # at the start
     assert f"page: http://127.0.0.1:{http_port}/ while the learner runs\n" in said
-    assert said.count("probe  step") == 2  # before, and no long one after Ctrl-C
+    assert said.count("probe  step") == 4  # before, and the last one after Ctrl-C
     assert said.strip().endswith(f"report: {run / 'report.html'}")
     assert "Traceback" not in said
     assert (run / "report.html").is_file()
     with learner(*arguments) as process:
         process.wait_for(f"resumed at step {first['steps']}")
-        process.wait_for(r"waiting \d+ s")
+        process.wait_for(r"waiting for \d+ more pairs? for the next step")
+        with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=WAIT_S) as answer:
+            (step,) = re.findall(r"^babyagent_learner_step ([0-9.]+)$", answer.read().decode(), re.MULTILINE)
+        assert float(step) >= first["steps"] > 0
         with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/weights/student.json", timeout=WAIT_S) as answer:
             assert json.load(answer)["figures"]["steps"] == first["steps"]
         assert process.signal(signal.SIGTERM) == 0
@@ -155,7 +159,9 @@ def test_ctrl_c_while_torch_is_still_loading_ends_clean(tmp_path: Path) -> None:
         wait_until(lambda: "libtorch" in maps.read_text())
         assert process.signal() == 0
         said = "".join(process.said)
-    assert json.loads(said)["steps"] == summary_of(run)["steps"] == 0
+    answer, printed = said.splitlines()  # on the standard error and output, which are one here
+    assert answer.startswith("stopping: probe, checkpoint, report;")
+    assert json.loads(printed)["steps"] == summary_of(run)["steps"] == 0
     assert (run / "report.html").is_file()
     path = max((run / "checkpoints").iterdir())
     assert load_checkpoint(path)["counts"]["steps"] == 0

@@ -20,7 +20,7 @@ from stream.host.program import Result, Stop
 
 MAX_DEPTH = 3
 """A run may be so many folders below the one that is given."""
-DESCRIPTION = """List the runs in a folder, newest first: step, pairs, objective, last accuracies, and whether a learner works there.
+DESCRIPTION = """List the runs in a folder, newest first: step, pairs, objective, last accuracies, and which are at work.
 
   python -m learner runs                      those in runs/
   python -m learner runs /srv/runs --json"""
