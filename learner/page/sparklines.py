@@ -77,7 +77,8 @@ class _Axes:
 
     def line(self, steps: NDArray[np.float64], values: NDArray[np.float64], role: str, classes: str = "") -> str:
         """Return a line; a single point becomes a dot, since its path has no length and round ends."""
-        d = self.path(steps, values) + ("h0" if len(steps) == 1 else "")
+        is_dot = len(steps) == 1
+        d, classes = self.path(steps, values) + "h0" * is_dot, classes + " dot" * is_dot
         return f'<path class="curve {classes}" style="stroke:var(--{role})" d="{d}"/>'
 
     def grid(self) -> str:

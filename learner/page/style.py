@@ -57,6 +57,7 @@ dd { margin: 0; overflow-wrap: anywhere; }
 .rule { stroke: var(--faint); stroke-width: .7; }
 .band { fill: var(--trace); opacity: .2; }
 .curve { fill: none; stroke-width: 1.7; stroke-linejoin: round; stroke-linecap: round; }
+.dot { stroke-width: 7; }
 .start { stroke-dasharray: 4 4; stroke-width: 1; }
 .reading path { stroke: var(--soft); stroke-width: 1; }
 .reading circle { fill: var(--ink); }
