@@ -104,6 +104,11 @@ def test_the_gravest_comes_first_and_the_others_are_counted() -> None:
     assert verdict(state).text == "learning: k-NN 45.5 → 60.9 %; losing pairs and 2 more"
 
 
+def test_a_control_set_that_got_worse_is_named_though_the_mean_got_better() -> None:
+    state = replace(RUNNING, scores={"digits": Score(0.4, 0.6, 2), "places": Score(0.2, 0.1, 2)})
+    assert verdict(state) == ("wait", "learning: k-NN 30.0 → 35.0 % (mean of 2 control sets); worse on places")
+
+
 def test_a_backlog_that_falls_is_no_concern_and_a_small_one_neither() -> None:
     for change in ({"behind": 9000}, {"behind": MANY_WAITING, "is_falling_behind": True}):
         assert concerns(replace(LEARNING, **change)) == []  # type: ignore[arg-type]

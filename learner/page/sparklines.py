@@ -32,10 +32,10 @@ def curve(title: str, points: Points) -> str:
     return _svg(title, number(float(last)), axes, drawn)
 
 
-def encoder_curves(title: str, lines: Mapping[str, Points], *, scale: float = 1.0) -> str:
+def encoder_curves(title: str, lines: Mapping[str, Points], *, scale: float = 1.0, is_gain: bool = False) -> str:
     """Draw a line for each encoder over steps, a dashed one at its first value, with the last values above.
 
-    lines: by role, a name of `learner.report.figures.ROLES`, which gives a line its colour.
+    lines: by role, a name of `learner.report.figures.ROLES`, which gives a line its colour. is_gain: the last values get a sign.
     """
     scaled = {encoder: (steps, scale * values) for encoder, (steps, values) in lines.items()}
     axes = _Axes(*(np.concatenate(some) for some in zip(*scaled.values(), strict=True)))
@@ -45,7 +45,7 @@ def encoder_curves(title: str, lines: Mapping[str, Points], *, scale: float = 1.
         thin = evenly(len(steps), BINS)
         start = axes.line(np.array([axes.first, axes.last]), values[[0, 0]], role, "start")
         drawn.append(start + axes.line(steps[thin], values[thin], role, "probes"))
-    last = " / ".join(f"{values[-1]:.3g}" for _, values in scaled.values())
+    last = " / ".join(f"{values[-1]:{'+.3g' if is_gain else '.3g'}}" for _, values in scaled.values())
     return _svg(title, last, axes, "".join(drawn))
 
 

@@ -35,6 +35,9 @@ a { color: var(--accent); }
 .lead { overflow-wrap: anywhere; font-variant-numeric: tabular-nums; min-height: 1.5em; }
 .devices { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(420px, 100%), 1fr)); gap: 14px; margin-top: 14px; }
 .device { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 14px; }
+@media (min-width: 1000px) { #now .tiles { grid-template-columns: repeat(5, 1fr); }
+  .devices:has(> :only-child) { grid-template-columns: 1fr; }
+  .device:only-child dl { grid-template-columns: auto 1fr auto 1fr; } }
 h3 { font-size: 15px; margin: 18px 0 8px; }
 .device h3 { margin-top: 0; overflow-wrap: anywhere; }
 .both { display: grid; grid-template-columns: 1fr 1fr; gap: 4px; }

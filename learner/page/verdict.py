@@ -200,6 +200,19 @@ def _falling_behind(state: RunState) -> Concern | None:
     )
 
 
+def _worse(state: RunState) -> Concern | None:
+    worse = [name for name, score in state.scores.items() if score.newest < score.first - MIN_GAIN]
+    if not worse or len(state.scores) < 2:
+        return None
+    names = ", ".join(worse[:SHOWN])
+    return Concern(
+        "wait",
+        f"worse on {names}",
+        f"On {names} the features tell images apart less well than at the start.",
+        "In the first minutes that passes. If it stays, the pairs of the stream may be too unlike that set.",
+    )
+
+
 def _silent(state: RunState) -> Concern | None:
     if not state.silent or state.have_ended:
         return None
@@ -277,6 +290,7 @@ _JUDGES = (
     _near_collapse,
     _falling_behind,
     _silent,
+    _worse,
     _untrusted,
     _ended,
     _missing,
