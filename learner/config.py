@@ -92,8 +92,9 @@ PRESETS = {size: preset(size) for size in SIZES}
 
 
 def to_plain(config: LearnerConfig) -> dict[str, Any]:
-    """Return the settings as nested dictionaries; those of objective and views begin with their names."""
+    """Return the settings as nested dictionaries; those of objective and views begin with their names, memory has all numbers."""
     plain = asdict(config)
+    plain["memory"] |= asdict(config.memory.numbers)
     return plain | {name: {"name": getattr(config, name).name} | plain[name] for name in ("objective", "views")}
 
 

@@ -66,6 +66,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "shared": set(),
         "ablation": {"shared"},
         "buffer": {"shared"},
+        "compare": {"shared"},
         "faults": {"shared", "simulation"},
         "fleet": {"shared"},
         "floods": {"shared"},

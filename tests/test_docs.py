@@ -19,9 +19,10 @@ HISTORY = {"log.md", "renamed.md", "CHANGELOG.md"}
 COMMANDS = ("device", "stream", "learner")
 FLAGS_OF_OTHERS = {
     *("--config.file", "--nproc-per-node", "--system-site-packages", "--now", "--system", "--groups"),
+    "--logdir",
     *("--etag-compare", "--etag-save", "--fail", "--header", "--output", "--show-error", "--silent"),
 }
-"""Of prometheus, torchrun, venv, systemctl, useradd and curl."""
+"""Of prometheus, torchrun, venv, systemctl, useradd, tensorboard and curl."""
 
 LINK = re.compile(r"\]\(([^)\s]+)\)")
 CODE = re.compile(r"`([^`\n]+)`")

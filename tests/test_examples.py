@@ -143,6 +143,27 @@ def test_read_recording_lists_the_topics_and_saves_the_first_pair(recording: Pat
     assert ((tmp_path / "left.jpeg").read_bytes(), (tmp_path / "right.jpeg").read_bytes()) == (first.left, first.right)
 
 
+def test_own_source_learns_from_arrays_of_one_camera(tmp_path: Path) -> None:
+    np.savez(tmp_path / "images.npz", left=np.stack([picture(number) for number in range(10)]))
+    printed = output("own_source", str(tmp_path / "images.npz"), "--batch-size", "8")
+    assert re.findall(r"^step (\d+) +pairs \d+ +loss [\d.]+$", printed, re.MULTILINE) == [str(n) for n in range(1, 21)]
+
+
+def test_own_policy_keeps_the_first_and_the_last_pairs(recording: Path) -> None:
+    printed = output("own_policy", str(recording), "--capacity", "6", "--batch-size", "4").splitlines()
+    assert printed[-1].endswith("kept [0, 1, 2, 9, 10, 11]")
+
+
+def test_notebook_loop_learns_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number in range(20):
+        cv2.imwrite(str(tmp_path / f"{number:02}.png"), picture(number))
+    monkeypatch.setenv("CAMERA", f"dir:{tmp_path}")
+    monkeypatch.setenv("STEPS", "3")
+    printed = output("notebook_loop")
+    assert re.search(r"^3 steps on \d+ pairs: loss [\d.]+ -> [\d.]+$", printed, re.MULTILINE)
+    assert re.search(r"^k-NN on digits 0\.\d+ -> 0\.\d+$", printed, re.MULTILINE)
+
+
 def test_own_objective() -> None:
     """`tests/test_learner_choices.py` trains it through the command; here it learns something, and has its own settings."""
     learner = Trainer(

@@ -39,7 +39,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("config", [TINY, *PRESETS.values()], ids=["tiny", *PRESETS])
 def test_a_run_is_found_again_by_its_settings(config: LearnerConfig, tmp_path: Path) -> None:
     """Infinite half-lives and pairs of numbers included."""
-    assert config.memory.half_life == math.inf
+    assert config.memory.numbers.half_life == math.inf
     first = RunDirectory(tmp_path / "deep" / "run", config)
     before = contents(first.path)
     first.append("steps", {"step": 1})

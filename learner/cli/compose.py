@@ -38,6 +38,7 @@ from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer
+from learner.runs.events import EventFiles
 from learner.runs.folder import EXPORT, RunDirectory
 from learner.runs.restore import restore
 from learner.service.observers import Observers
@@ -78,6 +79,8 @@ def train(
         controls = _load_controls(process, learner, stop)
         directory = RunDirectory(process.run_dir, settings.learner)
         stack.enter_context(directory.locked())
+        if process.tensorboard:
+            directory.also = EventFiles(directory.path / "events").write
         metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
         screen = stack.enter_context(Screen(console, quiet=process.json, clock=clock))
         sharing = f" in {collectives.count()} processes" if collectives.count() > 1 else ""

@@ -79,6 +79,8 @@ class ProcessConfig:
     """Address of that port; 0.0.0.0 means every address of this machine and needs --http-token."""
     http_token: Path | None = None
     """File with the token that the page asks for and that a program sends as `Authorization: Bearer`; it is not encrypted."""
+    tensorboard: bool = False
+    """Write steps and probes as TensorBoard event files too, into events/ of the run directory."""
     json: bool = False
     """Print only the summary, as JSON."""
 

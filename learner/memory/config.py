@@ -3,10 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields, replace
+from typing import Any, Literal
 
 from learner.errors import SettingsError
 from stream.image import MAX_SIDE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Policy:
+    """Which pairs stay, and which are drawn: the numbers of the formula that `buffer.reservoir` explains."""
+
+    loss_weight: float = 1.0
+    half_life: float = math.inf
+    noise: float = 1.0
+    uniform_floor: float = 1.0
+
+
+PolicyName = Literal["loss", "kept-by-loss", "recent-loss", "uniform", "recent", "fifo", "greedy"]
+POLICIES: dict[PolicyName, Policy] = {
+    "loss": Policy(uniform_floor=0.25),
+    "kept-by-loss": Policy(),
+    "recent-loss": Policy(half_life=3.0),
+    "uniform": Policy(loss_weight=0.0),
+    "recent": Policy(loss_weight=0.0, half_life=3.0),
+    "fifo": Policy(loss_weight=0.0, half_life=1.0, noise=0.0),
+    "greedy": Policy(noise=0.0),
+}
+"""The policies by name, their half-lives in capacities. docs/reservoir.md says what they were worth; never change one, because
+runs name them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -19,17 +44,36 @@ class MemoryConfig:
     """Pairs that may wait for their first training step. Beyond it the oldest one is dropped without a step and counted."""
     canvas: tuple[int, int] = (288, 384)
     """Height and width in pixels that images are squeezed onto; windows are square on the scene whatever the canvas."""
-    loss_weight: float = 1.0
+    policy: PolicyName = "loss"
+    """Which pairs stay and are drawn again: the next four numbers, where they are not given. docs/reservoir.md has a table."""
+    loss_weight: float | None = None
     """How much a high priority helps a pair to stay: 0 ignores it, below 0 prefers easy pairs."""
-    half_life: float = math.inf
+    half_life: float | None = None
     """Arrivals after which a pair's chance to stay halves; inf treats all times alike."""
-    noise: float = 1.0
+    noise: float | None = None
     """1 keeps a random sample, 0 keeps strictly the best scores."""
-    uniform_floor: float = 0.25
+    uniform_floor: float | None = None
     """Share of each draw that ignores the priority."""
     stalest_share: float = 0.05
     """Share of each batch, to the nearest pair, for the pairs whose priority was measured longest ago. Where fresh pairs leave
     room for them, the priority of none of n pairs in memory gets older than n / (share * batch) steps."""
+
+    @property
+    def numbers(self) -> Policy:
+        """The numbers of the policy, its half-life in arrivals, but for those that are given. Raises SettingsError."""
+        if self.policy not in POLICIES:
+            raise SettingsError(f"memory: policy must be one of {', '.join(POLICIES)}, got {self.policy!r}")
+        named = POLICIES[self.policy]
+        policy = replace(named, half_life=named.half_life * self.capacity)
+        given = {field.name: getattr(self, field.name) for field in fields(Policy)}
+        return replace(policy, **{name: value for name, value in given.items() if value is not None})
+
+    def by_name(self) -> MemoryConfig:
+        """Return the same settings without the numbers that the policy sets anyway."""
+        none: dict[str, Any] = {field.name: None for field in fields(Policy)}
+        alone = replace(self, **none)
+        named = asdict(alone.numbers)
+        return replace(alone, **{name: value for name, value in asdict(self.numbers).items() if value != named[name]})
 
     def check(self, shards: int) -> None:
         """Raise SettingsError if these settings cannot work in `shards` processes."""

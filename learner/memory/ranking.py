@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
@@ -22,10 +23,7 @@ def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: in
     """Return the reservoir of one of `shards` processes, with its part of the capacity."""
     return Reservoir(
         config.capacity // shards,
-        loss_weight=config.loss_weight,
-        half_life=config.half_life,
-        noise=config.noise,
-        uniform_floor=config.uniform_floor,
+        **asdict(config.numbers),
         seed=seed,
         shard=shard,
         shards=shards,

@@ -4,6 +4,7 @@ config.json    every setting that decides the weights; a run goes on only with t
 steps.jsonl    one line a training step, late in a long run one of 2, 4, ...      probes.jsonl   one line a probe
 pairs.sqlite   the pairs in memory and the list of commits, see `buffer.store`
 checkpoints/   the rest of each commit, see `learner.runs.checkpoint`                  export/        weights for timm
+events/        the lines as TensorBoard reads them, with --tensorboard
 album.npz      pictures as arrays               summary.json   the figures of the run       report.html
 """
 
@@ -13,7 +14,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,8 @@ class RunDirectory:
         self.checkpoints = path / "checkpoints"
         self.export = path / EXPORT
         """The folder of the exported weights."""
+        self.also: Callable[[str, Line], None] = lambda _name, _line: None
+        """Called with the name and each line that was appended."""
         settings = path / "config.json"
         if settings.is_file():
             require_same(path, config)
@@ -89,6 +92,7 @@ class RunDirectory:
             if file.write(data) < len(data):
                 file.truncate(end)
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), file.name)
+        self.also(name, line)
 
     def lines(self, name: str) -> list[Line]:
         """Return the lines of `name`.jsonl, without a last one that a crash has cut."""

@@ -25,7 +25,8 @@ def from_plain(plain: object) -> LearnerConfig:
     if "views" in settings:
         views = settings.pop("views")
         chosen["views"] = msgspec.convert(views, views_named(_name(views)))
-    return replace(msgspec.convert(settings, LearnerConfig), **chosen)
+    config = msgspec.convert(settings, LearnerConfig)
+    return replace(config, memory=config.memory.by_name(), **chosen)
 
 
 def _name(plain: Any) -> str:

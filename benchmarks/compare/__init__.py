@@ -1,0 +1,1 @@
+"""Which objective and which memory policy suits a recording of one's own?"""
