@@ -6,6 +6,7 @@ import io
 import json
 from pathlib import Path
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -95,9 +96,16 @@ def test_what_is_no_receipt_is_refused(data: bytes) -> None:
 
 
 def test_an_empty_range_is_no_loss() -> None:
-    data = encode_receipt(receipt()).replace(b'"head":0', b'"head":0,"lost":[[4,4]]')
-    with pytest.raises(ValueError, match="receipt"):
-        read_receipt(memoryview(data))
+    data = msgspec.json.encode(receipt()).replace(b'"head":0', b'"head":0,"lost":[[4,4]]')
+    ours = encode_receipt(receipt((3, 4))).replace(b"\x28\x03", b"\x28\x04")
+    for wrong in (data, ours):
+        with pytest.raises(ValueError, match="receipt"):
+            read_receipt(memoryview(wrong))
+
+
+def test_a_receipt_of_an_earlier_version_is_read() -> None:
+    one = receipt((1, 2), (5, 7))
+    assert read_receipt(memoryview(msgspec.json.encode(one))) == one
 
 
 def test_a_recording_cut_at_any_byte_tells_the_losses_of_its_whole_part(tmp_path: Path) -> None:

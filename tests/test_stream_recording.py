@@ -43,7 +43,9 @@ from stream.pair import Codec, EncodedPair
 from stream.recording.foreign import EyeTopics
 from stream.recording.mcap_reader import McapReader
 from stream.recording.mcap_writer import MAGIC, MAX_CHUNK_BYTES
+from stream.recording.payload import header_data, read_header
 from stream.recording.reader import RecordingReader, open_recording
+from stream.recording.receipts import Receipt
 from stream.recording.source import MAX_PAUSE_S, RecordingSource
 from stream.recording.writer import RecordingWriter
 
@@ -179,20 +181,48 @@ def test_the_public_reader_decodes_it_with_foxgloves_schemas(tmp_path: Path, cod
                     assert image.data == getattr(decode(pair), side).tobytes()
 
 
-def test_the_header_is_json_that_its_flat_schema_describes(tmp_path: Path) -> None:
-    path = recorded(tmp_path / "walk.mcap", [made(5)])
+def test_a_public_reader_decodes_every_message_at_the_first_try(tmp_path: Path) -> None:
+    path = tmp_path / "walk.mcap"
+    with RecordingWriter(path) as writer:
+        writer.write(made(5))
+        writer.write_receipt(Receipt(device="baby", epoch=EPOCH, joined=0, head=9, lost=[(1, 2), (6, 9)]))
     with path.open("rb") as file:
-        [(schema, channel, message)] = make_reader(file).iter_messages(topics=["/stereo/meta"])
-    assert schema is not None
-    assert (channel.message_encoding, schema.encoding, schema.name) == ("json", "jsonschema", "babyagent.Header")
-    described = json.loads(schema.data)
-    values = json.loads(message.data)
-    assert described["type"] == "object"
-    assert values.keys() <= described["properties"].keys()
-    kinds = {"string": str, "integer": int}
-    assert all(isinstance(value, kinds[described["properties"][name]["type"]]) for name, value in values.items())
-    assert (values["device"], values["seq"], values["left_ns"]) == ("baby", 5, made(5).header.left_ns)
-    assert "version" not in values  # a recording outlives the wire's
+        found = {
+            row.channel.topic: row
+            for row in make_reader(file, decoder_factories=[DecoderFactory()]).iter_decoded_messages()
+        }
+    assert found.keys() == {"/stereo/meta", "/stereo/left/image", "/stereo/right/image", "/stereo/receipt"}
+    row = found["/stereo/meta"]
+    assert row.schema is not None
+    assert (row.channel.message_encoding, row.schema.name) == ("protobuf", "babyagent.Header")
+    header = row.decoded_message
+    assert (header.device, header.seq, header.left_ns) == ("baby", 5, made(5).header.left_ns)
+    assert "version" not in header.DESCRIPTOR.fields_by_name  # a recording outlives the wire's
+    assert list(found["/stereo/receipt"].decoded_message.lost) == [1, 2, 6, 9]
+
+
+@given(
+    st.fixed_dictionaries(
+        {
+            "seq": st.integers(0, (1 << 63) - 2),
+            "left_ns": st.integers(0, (1 << 63) - 1),
+            "clock_offset_ns": st.integers(-(1 << 63), (1 << 63) - 1),
+            "clock_error_ns": st.none() | st.integers(0, (1 << 63) - 1),
+            "suppressed": st.integers(0, 1 << 40),
+        }
+    )
+)
+def test_any_header_comes_back_also_from_the_json_of_earlier_versions(changed: dict[str, Any]) -> None:
+    header = msgspec.structs.replace(made(5).header, **changed)
+    assert read_header(memoryview(header_data(header))) == header
+    values = {name: value for name, value in msgspec.structs.asdict(header).items() if value is not None}
+    values.pop("version")
+    assert read_header(memoryview(msgspec.json.encode(values))) == header
+
+
+def test_a_header_with_a_number_that_no_clock_has_is_refused() -> None:
+    with pytest.raises(MalformedMessage, match="clock_offset_ns"):
+        header_data(msgspec.structs.replace(made(5).header, clock_offset_ns=1 << 63))
 
 
 def test_every_chunk_stands_alone(small: tuple[bytes, list[int]]) -> None:
@@ -494,10 +524,13 @@ def test_a_sync_comes_after_everything_was_written(tmp_path: Path, monkeypatch: 
 
 
 def test_images_and_header_that_do_not_belong_together_are_left_out_under_any_checksum(tmp_path: Path) -> None:
-    for codec, changes in (("jpeg", (made(1).left[100:110], bytes(10))), ("lz4", (b'"height":24', b'"height":25'))):
+    for codec in ("jpeg", "lz4"):
         pairs = some(3, codec)  # type: ignore[arg-type]
+        own = header_data(pairs[1].header)
+        taller = header_data(msgspec.structs.replace(pairs[1].header, height=25))
+        changes = (pairs[1].left[100:110], bytes(10)) if codec == "jpeg" else (own, taller)
         [content] = _contents(recorded(tmp_path / f"{codec}.mcap", pairs).read_bytes())
-        at = content.index(changes[0], content.index(b'"seq":1'))
+        at = content.index(changes[0], content.index(own))
         changed = content[:at] + changes[1] + content[at + len(changes[1]) :]
         reader, found = reader_of(MAGIC + _chunk(changed))
         assert found == [pairs[0], pairs[2]]

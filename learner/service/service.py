@@ -96,7 +96,7 @@ class Service:
 
     def _why_ended(self) -> str:
         if self._source_ended:
-            return "the source has ended,"
+            return "the source has ended"
         return "stopped by hand" if self.stop() else "stopped by its limit"
 
     def _train(self) -> None:

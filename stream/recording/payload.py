@@ -1,7 +1,7 @@
-"""Encodes the messages of our recordings: images as Foxglove's CompressedImage or RawImage, the header as JSON.
+"""Encodes the messages of our recordings: images as Foxglove's CompressedImage or RawImage, the header as protobuf too.
 
-The JSON carries no wire version, because a recording outlives wire versions. Its schema is flat and has one plain type for each
-field, since Foxglove shows nothing else; a field that is None is left out.
+The header carries no wire version, because a recording outlives wire versions. Its schema is flat and has one plain type for each
+field, since Foxglove shows nothing else; a field that is None is left out. In recordings of 0.1 it is JSON.
 """
 
 from __future__ import annotations
@@ -13,10 +13,12 @@ import msgspec
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.message import DecodeError
 
+from stream.errors import MalformedMessage
 from stream.image import Image
 from stream.pair import Header
-from stream.recording.protobuf import bytes_field
+from stream.recording.protobuf import bytes_field, fields_of, message_class
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,20 +40,36 @@ _HeaderObject = msgspec.defstruct(
     forbid_unknown_fields=True,
 )
 _decoder = msgspec.json.Decoder(_HeaderObject)
+_Header = message_class("babyagent.Header", {one.name: "string" if one.name in _TEXTS else "int64" for one in _FIELDS})
 
 
 def header_data(header: Header) -> bytes:
-    """Return the header as a JSON object."""
-    values = {field.name: getattr(header, field.name) for field in _FIELDS}
-    return msgspec.json.encode({name: value for name, value in values.items() if value is not None})
+    """Return the header as a message. Raises MalformedMessage for a number that has no place in 64 bits."""
+    message = _Header()
+    for field in _FIELDS:
+        if (value := getattr(header, field.name)) is not None:
+            try:
+                setattr(message, field.name, value)
+            except ValueError as error:
+                raise MalformedMessage("header", f"{header.name}: {field.name} is {value}") from error
+    return _bytes(message)
 
 
 def read_header(data: memoryview) -> Header:
     """Decode the header in a message. Raises ValueError for anything else."""
     try:
-        return Header(**msgspec.structs.asdict(_decoder.decode(data)))
-    except (msgspec.MsgspecError, RecursionError) as error:
+        if is_json(data):
+            found = _decoder.decode(data)
+        else:
+            found = msgspec.convert(fields_of(_Header.FromString(bytes(data))), _HeaderObject)
+        return Header(**msgspec.structs.asdict(found))
+    except (msgspec.MsgspecError, DecodeError, RecursionError) as error:
         raise ValueError(f"the header does not decode: {error}") from error
+
+
+def is_json(data: memoryview) -> bool:
+    """Return whether a message of ours is of 0.1: JSON objects begin with a brace, which begins no message of protobuf."""
+    return bytes(data[:1]) == b"{"
 
 
 def eye_data(image: bytes | Image, captured_ns: int, frame_id: str) -> tuple[bytes, bytes]:
@@ -80,19 +98,14 @@ def _bytes(message: Any) -> bytes:
     return bytes(message.SerializeToString())
 
 
-def _protobuf(message: Any) -> Schema:
+def protobuf_schema(message: Any) -> Schema:
+    """Return the type of the messages of a protobuf class."""
     files = FileDescriptorSet()
     for file in (*message.DESCRIPTOR.file.dependencies, message.DESCRIPTOR.file):
         file.CopyToProto(files.file.add())
     return Schema(message.DESCRIPTOR.full_name, "protobuf", "protobuf", _bytes(files))
 
 
-def _header_schema() -> Schema:
-    properties = {field.name: {"type": "string" if field.name in _TEXTS else "integer"} for field in _FIELDS}
-    data = msgspec.json.encode({"title": "Header", "type": "object", "properties": properties})
-    return Schema("babyagent.Header", "json", "jsonschema", data)
-
-
-COMPRESSED = _protobuf(CompressedImage)
-RAW = _protobuf(RawImage)
-HEADER = _header_schema()
+COMPRESSED = protobuf_schema(CompressedImage)
+RAW = protobuf_schema(RawImage)
+HEADER = protobuf_schema(_Header)

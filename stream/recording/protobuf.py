@@ -6,6 +6,11 @@ Generated classes copy an image twice in each direction. Writing a pair of 2 x 1
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
+
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _WIDTHS = {_I64: 8, _I32: 4}
 _MAX_VARINT_BITS = 64
@@ -82,3 +87,26 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
     raise ValueError("a number has more than 64 bits")
+
+
+Kind = Literal["string", "int64", "bool", "int64s"]
+"""The type of a field; the last one is a list of numbers."""
+
+
+def message_class(name: str, fields: Mapping[str, Kind]) -> Any:
+    """Return the class of messages with these fields, numbered from 1, each of which may be missing. name: PACKAGE.MESSAGE."""
+    package, _, title = name.rpartition(".")
+    file = descriptor_pb2.FileDescriptorProto(name=f"{package}/{title}.proto", package=package, syntax="proto2")
+    message = file.message_type.add(name=title)
+    for number, (field, kind) in enumerate(fields.items(), start=1):
+        one = message.field.add(name=field, number=number)
+        one.type = getattr(one, f"TYPE_{kind.removesuffix('s').upper()}")
+        one.label = one.LABEL_REPEATED if kind == "int64s" else one.LABEL_OPTIONAL
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))
+
+
+def fields_of(message: Any) -> dict[str, Any]:
+    """Return the fields of a message that are there, by name."""
+    return {field.name: value for field, value in message.ListFields()}

@@ -1,6 +1,6 @@
 """What a recorder knows of an epoch beside its pairs: where the recording began, and which pairs are LOST.
 
-A recording holds receipts among its pairs, as JSON messages that other readers pass over. Each adds to those before it, in all
+A recording holds receipts among its pairs, as messages that other readers pass over. Each adds to those before it, in all
 files of a recording and in any order: nothing that a receipt says is ever taken back. So a recorder that was killed at any byte
 goes on from whatever is whole.
 """
@@ -9,13 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Annotated, Any
 
 import msgspec
+from google.protobuf.message import DecodeError
 
 from stream.pair import Count, Device, Epoch
 from stream.ranges import Ranges
-from stream.recording.payload import Schema
+from stream.recording.payload import is_json, protobuf_schema
+from stream.recording.protobuf import Kind, fields_of, message_class
 
 MAX_RANGES = 4096
 """Largest number of ranges in one receipt; more go into several."""
@@ -150,26 +153,26 @@ def _receipts(device: str, name: str, epoch: _Epoch, lost: list[tuple[int, int]]
         )
 
 
-encode_receipt = msgspec.json.Encoder().encode
-"""Encodes a receipt as JSON."""
+_KINDS: dict[str, Kind] = {"device": "string", "epoch": "string", "joined": "int64", "head": "int64", "lost": "int64s"}
+_Receipt = message_class("babyagent.Receipt", _KINDS | dict.fromkeys(("gone", "spooled", "met"), "bool"))
 _decoder = msgspec.json.Decoder(Receipt)
+RECEIPT = protobuf_schema(_Receipt)
+
+
+def encode_receipt(receipt: Receipt) -> bytes:
+    """Encode a receipt as a message, with the first and last numbers of its lost ranges in one list."""
+    values = msgspec.to_builtins(receipt)
+    data: bytes = _Receipt(**values | {"lost": list(chain.from_iterable(receipt.lost))}).SerializeToString()
+    return data
 
 
 def read_receipt(data: memoryview) -> Receipt:
-    """Decode a receipt in a message. Raises ValueError for anything else."""
+    """Decode a receipt in a message, which is JSON in recordings of 0.1. Raises ValueError for anything else."""
     try:
-        return _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as error:
+        if is_json(data):
+            return _decoder.decode(data)
+        values = fields_of(_Receipt.FromString(bytes(data)))
+        lost = iter(values.pop("lost", ()))
+        return msgspec.convert(values | {"lost": list(zip(lost, lost, strict=True))}, Receipt)
+    except (msgspec.MsgspecError, DecodeError, RecursionError) as error:
         raise ValueError(f"the receipt does not decode: {error}") from error
-
-
-_RANGES = {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}}
-_TYPES = {"device": {"type": "string"}, "epoch": {"type": "string"}, "lost": _RANGES}
-_TYPES |= {name: {"type": "boolean"} for name in ("gone", "spooled", "met")}
-_properties = {field.name: _TYPES.get(field.name, {"type": "integer"}) for field in msgspec.structs.fields(Receipt)}
-RECEIPT = Schema(
-    "babyagent.Receipt",
-    "json",
-    "jsonschema",
-    msgspec.json.encode({"title": "Receipt", "type": "object", "properties": _properties}),
-)
