@@ -525,7 +525,7 @@ def test_a_sync_comes_after_everything_was_written(tmp_path: Path, monkeypatch: 
 
 def test_images_and_header_that_do_not_belong_together_are_left_out_under_any_checksum(tmp_path: Path) -> None:
     for codec in ("jpeg", "lz4"):
-        pairs = some(3, codec)  # type: ignore[arg-type]
+        pairs = some(3, codec)
         own = header_data(pairs[1].header)
         taller = header_data(msgspec.structs.replace(pairs[1].header, height=25))
         changes = (pairs[1].left[100:110], bytes(10)) if codec == "jpeg" else (own, taller)
