@@ -72,3 +72,15 @@ def test_a_source_that_cannot_be_opened_is_one_line_and_leaves_nothing(
     assert what in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_doctor_waits_for_the_first_pair_of_a_source(
+    camera: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["doctor", "--run-dir", str(tmp_path / "run"), "--http-port", "0", "--json", "--device", "cpu"]
+    main([*words, "--source", camera])
+    found = {one["what"]: one for one in json.loads(capsys.readouterr().out)}
+    assert found["source"]["level"] == "ok"
+    assert found["source"]["text"].endswith("gives images of 64x48")
+    assert "rig" not in found
+    assert main([*words, "--source", "dir:/nowhere"]) != 0

@@ -78,6 +78,7 @@ class CompareRun:
     seed: int
     steps: int
     recording: str
+    file_bytes: int
     pairs: int
     control: str
     settings: str
@@ -97,10 +98,11 @@ def measure(settings: CompareSettings) -> list[Result]:
     if len(settings.policies) > 1 and count <= capacity:
         report_progress(f"memory holds all {count} pairs, so policies only differ in what is drawn: lower --capacity")
     where = ", ".join(path.name for path in settings.recording)
+    size = sum(path.stat().st_size for path in settings.recording)
     limit = settings.control_limit
     sets = " ".join([*settings.control, *([] if limit is None else [f"at most {limit}"])])
     runs = {
-        CompareRun(objective, policy, seed, settings.steps, where, count, sets, fingerprint(config)): config
+        CompareRun(objective, policy, seed, settings.steps, where, size, count, sets, fingerprint(config)): config
         for (seed, objective, policy), config in configs.items()
     }
     run = partial(run_one, settings=settings, configs=runs)

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import tyro
 
+from device.cameras.spec import redacted
 from device.cli.capture_settings import Bound, RigSettings
 from device.cli.local import open_local
 from device.cli.settings import format_counts
@@ -63,7 +64,7 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
         reported_as(StreamError, str(settings.out), ": choose another --out"),
         RecordingWriter(settings.out) as writer,
     ):
-        progress.log(f"recording {settings.camera} to {settings.out}")
+        progress.log(f"recording {redacted(settings.camera)} to {settings.out}")
         _record(source, writer, settings.duration, stop, progress)
     counts = asdict(metrics.counts())
     if not writer.pairs:

@@ -12,7 +12,10 @@ from pathlib import Path
 
 import torch
 
+from device.cameras.spec import redacted
+from device.cli.local import open_local
 from learner.cli.settings import FROM_WORDS, ProcessConfig, TrainSettings
+from learner.cli.sources import rig_settings
 from learner.distributed.collectives import require_alone
 from learner.errors import PortInUse
 from learner.footprint import free_bytes
@@ -46,6 +49,7 @@ from stream.transport.endpoint import security_for, unknown_host
 DESCRIPTION = """Would the learner run with these flags? Checks rigs, keys, GPU, disk, port and clock; changes nothing.
 
   python -m learner doctor --connect tcp://RIG:5555
+  python -m learner doctor --source v4l2:0,2
   python -m learner doctor --config /etc/babyagent/learner.toml --json
 
 Exit codes: 0 no problem, 1 a problem, 2 wrong settings."""
@@ -79,7 +83,9 @@ def examine(settings: TrainSettings, *, patience_s: float = PATIENCE_S) -> Itera
         yield (found := run_check("recording", partial(check_recording, path, process.topics)))
         if found.level == "ok":
             yield run_check("rows", partial(_check_rows, path, process))
-    if not process.replay:
+    if process.source is not None:
+        yield run_check("source", partial(_check_source, process, process.source, patience_s))
+    elif not process.replay:
         yield run_check("keys", lambda: _check_keys(settings))
         for endpoint in process.connect:
             yield run_check("rig", partial(_check_rig, settings, endpoint, patience_s))
@@ -103,6 +109,19 @@ def check_recording(path: Path, topics: EyeTopics) -> Finding:
     with closing(RecordingSource([path], topics=topics)) as source:
         source.receive(1, 0.0)
     return Finding("recording", "ok", str(path))
+
+
+def _check_source(process: ProcessConfig, camera: str, patience_s: float) -> Finding:
+    """Wait for the first pair of a camera. Raises CameraError or StreamError."""
+    settings, until_s = rig_settings(process, camera), time.monotonic() + patience_s
+    with closing(open_local(settings)) as source:
+        while time.monotonic() < until_s:
+            for pair in source.receive(1, 0.1):
+                return Finding(
+                    "source", "ok", f"{redacted(camera)} gives images of {pair.header.width}x{pair.header.height}"
+                )
+    text = "no pair was kept: uncover the lens, turn on the light, or give --dedupe off"
+    return Finding("source", "warning", f"{redacted(camera)}: {text}")
 
 
 def _check_rows(path: Path, process: ProcessConfig) -> Finding:

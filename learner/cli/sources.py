@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from device.cameras.spec import redacted
 from device.cli.capture_settings import RigSettings
 from device.cli.local import check_local, open_local
 from learner.cli.settings import ProcessConfig
@@ -52,14 +53,19 @@ def _camera_opener(process: ProcessConfig, camera: str) -> OpenSource:
         raise SettingsError(
             "--rectify and --row-shift-px are for --replay: with --source they are --rig.rectify, --rig.row-shift-px"
         )
-    settings = RigSettings(
-        camera=camera, repeat=process.repeat, count=process.count, dedupe=process.dedupe, **vars(process.rig)
-    )
+    settings = rig_settings(process, camera)
     try:
         check_local(settings)
     except ValueError as error:
-        raise SettingsError(f"--source {camera}: {error}") from error
+        raise SettingsError(f"--source {redacted(camera)}: {error}") from error
     return lambda _name, cursor: open_local(settings, cursor)
+
+
+def rig_settings(process: ProcessConfig, camera: str) -> RigSettings:
+    """Return the settings of the rig in this process."""
+    return RigSettings(
+        camera=camera, repeat=process.repeat, count=process.count, dedupe=process.dedupe, **vars(process.rig)
+    )
 
 
 def _recording_opener(process: ProcessConfig) -> OpenSource:
