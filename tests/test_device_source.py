@@ -171,3 +171,26 @@ def test_what_can_never_be_played_is_refused_before_anything_is_made() -> None:
     for settings in (RigSettings(camera="dir:/nowhere"), RigSettings(camera="nothing:0"), RigSettings(repeat=0)):
         with pytest.raises((CameraError, ValueError)):
             check_local(settings)
+
+
+def test_a_camera_class_of_ones_own_is_live_and_each_start_is_a_new_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_lens.py").write_text(
+        "import numpy as np\n"
+        "from device.camera import EyeImage, Shot\n"
+        "class Lens:\n"
+        "    fps = None\n"
+        "    def __init__(self, settings): pass\n"
+        "    def close(self): pass\n"
+        "    def __iter__(self):\n"
+        "        for at in range(3):\n"
+        "            pixels = np.full((48, 64, 3), 60 + 50 * at, np.uint8)\n"
+        "            yield Shot(EyeImage(at, pixels=pixels), EyeImage(at, pixels=pixels))\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    first = opened("my_lens:Lens", dedupe="off")
+    one = to_the_end(first)
+    other = to_the_end(opened("my_lens:Lens", first.cursor(), dedupe="off"))
+    assert [pair.header.seq for pair in one] == [pair.header.seq for pair in other] == [0, 1, 2]
+    assert one[0].header.epoch != other[0].header.epoch
