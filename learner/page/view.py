@@ -32,7 +32,8 @@ HEAD = ("title", "verdict", "newest", "proof")
 def routes(live: Live, run: Path, guide: Guide = NOTHING) -> list[Route]:
     """Return the routes of the page. run: the run directory; guide: what a rig needs to know of this learner."""
     cache = SectionCache(sections_of(live, run, guide))
-    documents = {path.name: path for path in sorted(DOCS.glob("*.md"))}
+    is_checkout = DOCS.with_name("ARCHITECTURE.md").is_file()
+    documents = {path.name: path for path in sorted(DOCS.glob("*.md"))} if is_checkout else {}
     document = _document(run.resolve().name, has_docs=bool(documents))
 
     def page(_: Request) -> Response:
