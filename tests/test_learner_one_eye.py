@@ -1,4 +1,4 @@
-"""Views of one eye, pixel by pixel in NumPy: tiles, noise, the channels of Lab; and an objective of one's own on tiles."""
+"""Views of one eye in NumPy: tiles, noise, Lab, crops that follow parallax; and an objective of one's own on tiles."""
 
 from __future__ import annotations
 
@@ -24,8 +24,10 @@ from learner.views.augment import Augmentation
 from learner.views.contract import Views
 from learner.views.crops import to_rgb
 from learner.views.lab import LabConfig, to_lab
+from learner.views.masks import MasksConfig
 from learner.views.noise import NoiseConfig
 from learner.views.one_eye import OneEyeConfig
+from learner.views.parallax import ParallaxConfig, differences
 from learner.views.tiles import TiledViews, TilesConfig
 
 Array = NDArray[np.float64]
@@ -92,6 +94,65 @@ def test_a_view_with_noise_is_the_clean_one_a_gaussian_and_black_pixels() -> Non
 def test_no_noise_is_the_same_view_twice() -> None:
     large = views_of(NoiseConfig(size=32, sigma=0.0, destroyed=0.0), some_pairs()).large
     assert torch.equal(large[:, 0], large[:, 1])
+
+
+def textured(count: int, width: int, seed: int) -> Tensor:
+    """Smooth patterns, float [count, 32, width, 3] in 0 to 255."""
+    coarse = torch.rand(count, 3, 12, width // 2, generator=seeded(seed))
+    planes = torch.nn.functional.interpolate(coarse, (32, width), mode="bilinear")
+    return 255 * planes.permute(0, 2, 3, 1)
+
+
+def near_things(count: int, shift: int = 3, nearer: int = 4) -> tuple[Batch, Tensor]:
+    """Pairs of a far wall, `shift` cells apart in the two eyes, and of a near square; and the square's column and row."""
+    wall, thing = textured(count, 32 + shift, 1), textured(count, 8, 2)[:, :8]
+    left, right = wall[:, :, :32].clone(), wall[:, :, shift:].clone()
+    places = torch.randint(8, 24, (count, 2), generator=seeded(3))
+    for one, other, square, (x, y) in zip(left, right, thing, places.tolist(), strict=True):
+        one[y : y + 8, x : x + 8] = square
+        other[y : y + 8, x - shift - nearer : x - shift - nearer + 8] = square
+    left, right = (eye.repeat_interleave(4, 1).repeat_interleave(4, 2).to(torch.uint8) for eye in (left, right))
+    return Batch(left, right, torch.ones(count)), places
+
+
+def test_behind_the_common_shift_the_eyes_differ_where_something_is_near() -> None:
+    batch, places = near_things(6)
+    left, right = (numpy(eye)[:, ::4, ::4].mean(-1) / 255 for eye in (batch.left, batch.right))
+    found = numpy(differences(torch.tensor(left), torch.tensor(right)))
+    for i in range(6):
+        apart = [np.median(abs(left[i, :, s:] - right[i, :, : 32 - s])) for s in range(9)]
+        assert np.argmin(apart) == 3
+        expected = np.zeros((32, 32))
+        expected[:, 3:] = abs(left[i, :, 3:] - right[i, :, :-3])
+        assert np.allclose(found[i], expected)
+        x, y = places[i].tolist()
+        rows, columns = np.nonzero(found[i] > 0.01)
+        assert set(rows) <= set(range(y, y + 8))
+        assert set(columns) <= set(range(x - 4, x + 8))  # the square, and what it hides of the wall in the other eye
+
+
+@pytest.mark.parametrize("is_left", [True, False])
+def test_a_crop_that_follows_parallax_looks_at_the_near_thing_more_often(is_left: bool) -> None:
+    batch, places = near_things(400)
+    eye = torch.full((400, 1, 1, 1), is_left)
+    middle = (places + torch.tensor([4 if is_left else 4 - 7, 4])) / 32
+    missed = []
+    for config in (MasksConfig, ParallaxConfig):
+        windows = config(size=32, scale=(0.3, 0.5)).windows(batch, eye, seeded())[:, 0]
+        assert (windows[:, :2] >= windows[:, 2:]).all()
+        assert (windows[:, :2] + windows[:, 2:] <= 1 + 1e-6).all()
+        missed.append(((windows[:, :2] - middle).abs() > windows[:, 2:]).any(1).float().mean())
+    assert missed[1] < 0.6 * missed[0]
+
+
+def test_two_eyes_that_are_alike_and_one_candidate_give_windows_anywhere() -> None:
+    batch = some_pairs(300)
+    same = Batch(batch.left, batch.left, batch.aspect)
+    for config, pairs in ((ParallaxConfig(size=32), same), (ParallaxConfig(size=32, candidates=1), batch)):
+        windows = config.windows(pairs, torch.ones(300, 1, 1, 1, dtype=torch.bool), seeded())[:, 0]
+        share = (windows[:, :2] - windows[:, 2:]) / (1 - 2 * windows[:, 2:])
+        assert torch.allclose(share.mean(0), torch.full((2,), 0.5), atol=0.05)
+        assert torch.allclose(share.std(0), torch.full((2,), 12**-0.5), atol=0.03)
 
 
 def lab(rgb: Array) -> Array:

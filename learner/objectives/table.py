@@ -9,16 +9,24 @@ from learner.objectives.contract import Objective
 from learner.objectives.contrastive import Contrastive
 from learner.objectives.joint.byol import BYOL
 from learner.objectives.joint.deepcluster import DeepCluster
+from learner.objectives.joint.dino import DINO
+from learner.objectives.joint.lejepa import LeJEPA
 from learner.objectives.joint.moco import MoCo
+from learner.objectives.joint.mocov3 import MoCoV3
 from learner.objectives.joint.simclr import SimCLR
+from learner.objectives.joint.simsiam import SimSiam
+from learner.objectives.joint.swav import SwAV
 from learner.objectives.joint.vicreg import VICReg
+from learner.objectives.joint.visreg import VISReg
 from learner.objectives.masked.mae import MAE
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
 from learner.views.masks import MasksConfig
+from learner.views.parallax import ParallaxConfig
 from learner.views.several import SEVERAL
 
-_OBJECTIVES = (BabyAgent, Contrastive, SimCLR, MoCo, BYOL, VICReg, MAE, DeepCluster)
+_JOINT = (SimCLR, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepCluster, VICReg, LeJEPA, VISReg)
+_OBJECTIVES = (BabyAgent, Contrastive, *_JOINT, MAE)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
-_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig)
+_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, ParallaxConfig)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

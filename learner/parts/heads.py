@@ -1,7 +1,8 @@
-"""The small networks behind an encoder. None has a batch norm, so each pair stays alone."""
+"""The small networks behind an encoder. None has a batch norm by itself, so each pair stays alone."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
 from learner.bounds import Bound, Count
+from learner.distributed import collectives
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +52,11 @@ class PrototypeProjector(nn.Module):
     def forward(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Map features, float [B, dim], to the projection [B, bottleneck] and logits [B, K], cosines in [-1, 1]."""
         projection = F.normalize(self.mlp(features), dim=-1)
-        return projection, projection @ F.normalize(self.prototypes, dim=-1).T
+        return projection, self.cosines(projection)
+
+    def cosines(self, projections: Tensor) -> Tensor:
+        """Return the cosines of unit projections [B, bottleneck] with the prototypes, [B, K]."""
+        return projections @ F.normalize(self.prototypes, dim=-1).T
 
 
 class UnitProjector(nn.Module):
@@ -65,15 +71,33 @@ class UnitProjector(nn.Module):
         return F.normalize(self.mlp(features), dim=-1)
 
 
-def mlp(dim: int, *widths: int) -> nn.Sequential:
-    """Return linear layers of these widths, with a layer norm and a GELU between two: a projector or a predictor.
+def mlp(dim: int, *widths: int, norm: Callable[[int], nn.Module] = nn.LayerNorm) -> nn.Sequential:
+    """Return linear layers of these widths, with a norm and a GELU between two: a projector or a predictor.
 
     The published ones have batch norms, whose statistics would tie the pairs of a batch, and its processes, together.
     """
     layers: list[nn.Module] = []
     for before, width in zip((dim, *widths), widths, strict=False):
-        layers += [nn.Linear(before, width), nn.LayerNorm(width), nn.GELU()]
+        layers += [nn.Linear(before, width), norm(width), nn.GELU()]
     return nn.Sequential(*layers[:-2])
+
+
+class BatchNorm(nn.Module):
+    """A batch norm (Ioffe and Szegedy 2015) over all views of the pairs of all processes, for losses that tie them anyway.
+
+    It has no running statistics, because a projector is used in training only.
+    """
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.ones(width)), nn.Parameter(torch.zeros(width))
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Normalise float [..., width]."""
+        over = tuple(range(rows.ndim - 1))
+        centred = rows - collectives.shared_mean(rows.mean(over))
+        variance = collectives.shared_mean(centred.square().mean(over))
+        return centred * torch.rsqrt(variance + 1e-5) * self.weight + self.bias
 
 
 class Classifier(nn.Module):

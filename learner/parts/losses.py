@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
-from torch import Tensor
+from torch import Generator, Tensor
+
+from learner.distributed import collectives
 
 
 def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
@@ -84,3 +86,32 @@ def covariance(rows: Tensor) -> Tensor:
     centred = rows - rows.mean(0)
     squares = (centred.T @ centred / (len(rows) - 1)).square()
     return (squares.sum() - squares.diagonal().sum()) / rows.shape[1]
+
+
+def between_views(terms: Tensor) -> Tensor:
+    """Return the mean over each view v and each target of another view g of a pair: [B, V, G] to [B].
+
+    The views with a target are the first ones, as `Views.through` puts the large ones first.
+    """
+    itself = torch.eye(*terms.shape[1:], dtype=torch.bool, device=terms.device)
+    return terms.masked_fill(itself, 0.0).sum((1, 2)) / (~itself).sum()
+
+
+def divergence(targets: Tensor, log_answers: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return H(p_g, q_v) between the views of each pair, the mean entropy of its targets, and the KL without gradient: each [B].
+
+    targets: p, [B, G, K]; log_answers: log q, [B, V, K].
+    """
+    with torch.autocast(targets.device.type, enabled=False):
+        cross_entropy = between_views(-log_answers @ targets.mT)
+    entropy = torch.special.entr(targets).sum(-1).mean(1)
+    return cross_entropy, entropy, (cross_entropy.detach() - entropy).clamp_min(0)  # rounding may bring it below 0
+
+
+def directions(width: int, count: int, generator: Generator, like: Tensor) -> Tensor:
+    """Return random unit columns [width, count], the same ones in all processes (Balestriero and LeCun 2025, LeJEPA, section 4).
+
+    like: a tensor of the wanted type and device.
+    """
+    drawn = torch.randn(count, width, generator=generator, device=like.device, dtype=like.dtype)
+    return F.normalize(collectives.all_rows(drawn)[:count], dim=-1).T

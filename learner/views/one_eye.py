@@ -48,6 +48,10 @@ class OneEyeConfig(ViewsConfig):
         count, device = len(batch), batch.left.device
         with torch.autocast(device.type, enabled=False):
             is_left = torch.rand(count, 1, 1, 1, device=device, generator=generator) < 0.5
-            windows = windows_anywhere(batch.aspect, 1, scale=self.scale, generator=generator)
-            rgb = to_rgb(crop(torch.where(is_left, batch.left, batch.right), windows, self.size))
-            return augment(rgb, self.augmentation, generator)
+            eye = torch.where(is_left, batch.left, batch.right)
+            windows = self.windows(batch, is_left, generator)
+            return augment(to_rgb(crop(eye, windows, self.size)), self.augmentation, generator)
+
+    def windows(self, batch: Batch, is_left: Tensor, generator: Generator) -> Tensor:
+        """Return where the crops lie, float [B, 1, 4]; is_left: bool [B, 1, 1, 1], whether each is one of the left eye."""
+        return windows_anywhere(batch.aspect, 1, scale=self.scale, generator=generator)

@@ -20,6 +20,7 @@ from torch import Generator, nn
 from learner.bounds import Count, Momentum, Positive
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
 from learner.parts.heads import mlp
+from learner.parts.losses import between_views
 from learner.parts.network import Ema, Network
 from learner.views.several import SEVERAL
 
@@ -65,6 +66,4 @@ class BYOL(Objective[BYOLConfig]):
             guesses = F.normalize(self.predictor(self.student.project(features)), dim=-1)
         targets = F.normalize(views.only_large.through(self.teacher), dim=-1)
         distances = (guesses[:, :, None] - targets[:, None]).square().sum(-1)
-        itself = torch.eye(*distances.shape[1:], dtype=torch.bool, device=distances.device)
-        losses = distances.masked_fill(itself, 0.0).sum((1, 2)) / (~itself).sum()
-        return Outcome(losses, features[:, 0])
+        return Outcome(between_views(distances), features[:, 0])

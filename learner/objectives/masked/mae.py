@@ -20,6 +20,7 @@ from learner.parts.heads import Decoder
 from learner.parts.network import Network
 from learner.parts.patches import at, patches_of, scaled, unpatched
 from learner.views.masks import MaskedViews, MasksConfig
+from learner.views.parallax import ParallaxConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +28,7 @@ class MAEConfig(ObjectiveConfig):
     """A decoder smaller than the published one, as the backbones are."""
 
     name: ClassVar[str] = "mae"
-    takes = (MasksConfig,)
+    takes = (MasksConfig, ParallaxConfig)
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"width": 64, "depth": 1, "heads": 2}}
 
     width: Count = 256
