@@ -108,9 +108,10 @@ def train(
             hurry=hurry,
         )
         summary = _run(service)
+        summary["report"] = ""
         if not hurry():
             screen.show("writing the report")
-            write_report(directory.path)
+            summary["report"] = str(write_report(directory.path))
     return summary
 
 

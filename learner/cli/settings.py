@@ -148,6 +148,7 @@ EVERYDAY = (
     *(
         "config",
         "connect",
+        "source",
         "replay",
         "run_dir",
         "device",
@@ -158,7 +159,8 @@ EVERYDAY = (
         "until_device_ends",
     ),
     *("train_s", "max_steps", "probe_every_s", "commit_every_s", "http_port", "http_host", "http_token", "json"),
-    *("pacing.replay_ratio", "pacing.batch_size", "memory.capacity", "schedule.learning_rate", "seed"),
+    *("pacing.replay_ratio", "pacing.batch_size", "memory.capacity", "memory.policy", "seed"),
+    "schedule.learning_rate",
 )
 """The flags that --help shows, beside --preset, --objective and --views; --help-all shows all."""
 FROM_WORDS: Mapping[str, Any] = {

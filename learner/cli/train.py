@@ -57,7 +57,7 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
         summary = train(settings, learner, stop.is_set, stop.is_hurried)
     its = settings.process
     page = page_address(its.http_host, its.http_port)
-    text = describe(summary, its.run_dir, page, reported=not stop.is_hurried())
+    text = describe(summary, its.run_dir, page, reported=bool(summary["report"]))
     if summary["problem"]:
         return Result(f"{text}\nerror: {summary['problem']}", summary, ExitCode.FAILED)
     return Result(text, summary)

@@ -30,6 +30,9 @@ JOIN_TIMEOUT = timedelta(minutes=5)
 OPERATION_TIMEOUT = timedelta(hours=6)
 """Longest time that a process waits for a busy one, such as the leader during a probe. A dead process is noticed at once."""
 
+_GATHER = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+"""The former is the latter's name since torch 2.14, which warns of the old one."""
+
 
 @dataclass(frozen=True)
 class Process:
@@ -98,7 +101,7 @@ def all_rows(rows: Tensor) -> Tensor:
         return rows
     gathered = rows.new_empty((count() * len(rows), *rows.shape[1:]))
     with _lost_processes():
-        dist.all_gather_into_tensor(gathered, rows.contiguous())
+        _GATHER(gathered, rows.contiguous())
     return gathered
 
 
