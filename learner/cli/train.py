@@ -57,7 +57,8 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
         summary = train(settings, learner, stop.is_set, stop.is_hurried)
     its = settings.process
     page = page_address(its.http_host, its.http_port)
-    text = describe(summary, its.run_dir, page, reported=bool(summary["report"]))
+    reported = bool(summary.pop("report"))  # the rest is what summary.json has
+    text = describe(summary, its.run_dir, page, reported=reported)
     if summary["problem"]:
         return Result(f"{text}\nerror: {summary['problem']}", summary, ExitCode.FAILED)
     return Result(text, summary)
