@@ -150,7 +150,8 @@ def test_a_view_that_stands_still_brings_hardly_anything_and_the_learner_hears_o
         output, _ = learner.communicate(timeout=WAIT_S)
         told = json.loads(device.communicate(timeout=WAIT_S)[0])
     summary = json.loads(output)
-    assert learner.returncode == 0
+    assert learner.returncode == 1
+    assert summary["problem"].startswith("nothing was learned: ")
     assert summary["pairs_received"] == told["kept"] <= 2
     assert summary["pairs_suppressed"] <= told["suppressed"]
     assert summary["steps"] == 0
