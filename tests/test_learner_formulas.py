@@ -20,7 +20,7 @@ from learner.objectives.contract import Outcome, Views
 from learner.objectives.contrastive import Contrastive
 from learner.objectives.joint.byol import BYOL
 from learner.objectives.joint.deepcluster import DeepCluster, DeepClusterConfig
-from learner.objectives.joint.dino import DINO
+from learner.objectives.joint.dino import DINO, DINOConfig
 from learner.objectives.joint.lejepa import LeJEPA, sigreg
 from learner.objectives.joint.moco import MoCo
 from learner.objectives.joint.mocov3 import MoCoV3, MoCoV3Config
@@ -185,7 +185,7 @@ def guessed(objective: Any, views: Views, targets: list[Array], temperature: flo
 
 
 def test_dino_answers_for_each_view_what_the_copy_says_of_another_behind_its_centre() -> None:
-    start = trainer("dino")
+    start = trainer("dino", objective=DINOConfig(hidden=32, bottleneck=16, prototypes=64))
     for seed in (1, 2):
         start.step(some_pairs(seed=seed))
     objective = start.objective

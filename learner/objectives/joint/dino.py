@@ -29,6 +29,9 @@ from learner.parts.network import Ema, Network
 from learner.parts.targets import TARGET_MEANINGS, target_gauges
 from learner.views.several import MULTI_FIRST
 
+_EVEN = {"centring": "sinkhorn", "teacher_temperature": 0.02}
+"""Of a small network; behind a centre its targets became uniform within a hundred steps (`docs/log.md`)."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DINOConfig(CentringConfig, PrototypeConfig, ObjectiveConfig):
@@ -37,7 +40,7 @@ class DINOConfig(CentringConfig, PrototypeConfig, ObjectiveConfig):
     name: ClassVar[str] = "dino"
     takes = MULTI_FIRST
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256, "teacher_momentum": 0.99}
+        "cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256, "teacher_momentum": 0.99, **_EVEN}
     }
 
     teacher_momentum: Momentum = 0.996
@@ -52,6 +55,7 @@ class DINO(Objective[DINOConfig]):
     """The student, its copy and the centre."""
 
     meanings = TARGET_MEANINGS
+    shared_statistics = "Sinkhorn's targets are those of the whole batch"
 
     def __init__(self, config: DINOConfig, kit: Kit) -> None:
         super().__init__(config, kit)
