@@ -103,7 +103,7 @@ class StopAfter(Stop):
 def test_what_the_bench_uses_is_imported_without_the_packages_of_the_stream_and_the_page(
     without_packages: dict[str, str],
 ) -> None:
-    paths = [path.relative_to(ROOT) for room in (*ROOMS, "benchmarks/gpu") for path in (ROOT / room).glob("*.py")]
+    paths = [path.relative_to(ROOT) for room in (*ROOMS, "benchmarks/gpu") for path in (ROOT / room).rglob("*.py")]
     names = {".".join(path.with_suffix("").parts) for path in (*paths, *map(Path, FILES))} - NEEDS_THE_STREAM
     code = f"import importlib\nfor name in {sorted(names)}: importlib.import_module(name)"
     done = subprocess.run(
