@@ -8,7 +8,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import sys
 import traceback
 from typing import Any
@@ -20,6 +19,7 @@ from torch import Generator, Tensor
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import learner.cli.compose  # noqa: F401 - all that a process would load
+from benchmarks.shared.machine import free_port
 from learner.__main__ import main
 from learner.objectives.contract import Batch
 from learner.views.crops import shrink, to_rgb
@@ -97,12 +97,6 @@ def born(task: dict[str, Any], rank: int, port: int) -> int:
         finally:
             os._exit(code)
     return pid
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 if __name__ == "__main__":

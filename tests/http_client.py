@@ -30,13 +30,6 @@ def get(port: int, path: str, *, method: str = "GET", body: str | None = None, *
         connection.close()
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
-
-
 def is_taken(client: socket.socket, data: bytes) -> bool:
     """Whether the other end still takes data."""
     try:

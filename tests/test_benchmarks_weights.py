@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 
 import pytest
-from http_client import free_port
 
 from benchmarks.__main__ import main
+from benchmarks.shared.machine import free_port
 
 
 def test_a_robot_has_the_weights_of_every_commit(capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,19 +7,20 @@ import math
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_learner import FLAGS
+
+from benchmarks.shared.machine import free_port
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -67,7 +68,7 @@ def dashboard_queries() -> list[str]:
 def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     """Scrapes a simulated rig and a learner, each in a process of its own, until each of their series is there."""
     folder = tmp_path_factory.mktemp("prometheus")
-    stream, rig, learner, web = free_ports()
+    stream, rig, learner, web = (free_port() for _ in range(4))
     for name in ("alerts.yml", "prometheus.yml"):
         text = (DEPLOY / name).read_text().replace(" 15s", " 1s")
         (folder / name).write_text(text.replace("127.0.0.1:9632", f"127.0.0.1:{learner}"))
@@ -113,16 +114,6 @@ def is_ready(prometheus: Prometheus) -> bool:
         )
     except OSError:
         return False
-
-
-def free_ports() -> tuple[int, int, int, int]:
-    """For the stream (with the one after it for its spool), the rig's and the learner's metrics, and Prometheus."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(closing(socket.socket())) for _ in range(4)]
-        for one in sockets:
-            one.bind(("127.0.0.1", 0))
-        first, second, third, fourth = (one.getsockname()[1] for one in sockets)
-    return first, second, third, fourth
 
 
 @contextmanager

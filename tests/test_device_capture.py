@@ -13,11 +13,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from http_client import free_port, is_taken, open_descriptors
+from http_client import is_taken, open_descriptors
 from link_steps import until
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
 
+from benchmarks.shared.machine import free_port
 from device.camera import BadShot, CameraSettings, EyeImage, Shot, SimLabels
 from device.cameras.recorded.folders import open_folders
 from device.capture import capture, paced

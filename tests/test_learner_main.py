@@ -25,6 +25,7 @@ import pytest
 import torch
 from tiny_learner import EPOCH, FLAGS, make_pairs
 
+from benchmarks.shared.machine import free_port
 from learner.__main__ import main
 from learner.errors import Failed
 from learner.runs.checkpoint import load_checkpoint
@@ -74,13 +75,6 @@ def learner(*arguments: str) -> Iterator[Process]:
         process.wait()
         reader.join()
         process.stdout.close()
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-    return port
 
 
 def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> None:

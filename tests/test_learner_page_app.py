@@ -10,13 +10,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from http_client import Answer, free_port, get
+from http_client import Answer, get
 from prometheus_client import CollectorRegistry, Counter, Metric
 from prometheus_client.registry import Collector
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import BaseRoute, Route
 
+from benchmarks.shared.machine import free_port
 from learner.errors import SettingsError
 from learner.http import monitoring
 from learner.http.access import Access, access_for, page_address

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 from browser import CHROMIUM, Tab, browsing
-from http_client import free_port
 from test_learner_page_live import Clock
 from tiny_learner import make_pairs, tiny_learner
 
+from benchmarks.shared.machine import free_port
 from learner.http.access import Access
 from learner.http.app import app_for
 from learner.http.server import served

@@ -14,12 +14,13 @@ from xml.etree import ElementTree
 import cv2
 import numpy as np
 import pytest
-from http_client import free_port, get
+from http_client import get
 from learner_state import trained
 from test_learner_page_live import WAITING, Clock, pair_of
 from test_stream_rows import two_depths
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 
+from benchmarks.shared.machine import free_port
 from learner.http.access import Access
 from learner.http.app import app_for
 from learner.http.server import served

@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 import uvicorn
-from http_client import WAIT_S, free_port, get, is_taken, open_descriptors
+from http_client import WAIT_S, get, is_taken, open_descriptors
 from link_steps import until
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.server import ServerState
 
+from benchmarks.shared.machine import free_port
 from learner.errors import PortInUse, SettingsError
 from learner.http.access import Access
 from learner.http.app import app_for

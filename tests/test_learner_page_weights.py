@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_client import WAIT_S, free_port, get
+from http_client import WAIT_S, get
 
+from benchmarks.shared.machine import free_port
 from learner.http import weights
 from learner.http.access import Access
 from learner.http.app import app_for

@@ -11,12 +11,15 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from random import SystemRandom
 from typing import Any
 
 from learner.errors import Failed
 
 HOST = "127.0.0.1"
 PORT_TRIES = 100
+PORTS = range(15_000, 32_000)
+"""Below those that Linux gives to outgoing connections: one of those could take a port between its choice and its use."""
 
 
 def describe_machine(packages: Mapping[str, str]) -> dict[str, Any]:
@@ -52,10 +55,8 @@ def not_installed(needed: Mapping[str, str | None]) -> dict[str, str]:
 
 def free_port() -> int:
     """Return a TCP port that is free now, as is the next one, where a rig serves its spool. Raises Failed."""
-    for _ in range(PORT_TRIES):
-        with socket.create_server((HOST, 0)) as listener, suppress(OSError, OverflowError):
-            port: int = listener.getsockname()[1]
-            socket.create_server((HOST, port + 1)).close()
+    for port in SystemRandom().sample(PORTS, PORT_TRIES):
+        with suppress(OSError), socket.create_server((HOST, port)), socket.create_server((HOST, port + 1)):
             return port
     raise Failed(
         f"no two neighbouring ports were free in {PORT_TRIES} tries: end some of the programs that listen here"
