@@ -17,12 +17,15 @@ from typing import Any, NamedTuple
 import lz4.frame
 import msgspec
 import numpy as np
+from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from google.protobuf.descriptor_pool import DescriptorPool
+from google.protobuf.message_factory import GetMessageClass
 
 from benchmarks.faults.check import Cursor, Entered, Ranges
 
 CHECKSUM_BYTES = 4
 MAGIC_BYTES = 8
-CHANNEL_RECORD, MESSAGE_RECORD, CHUNK_RECORD = 4, 5, 6
+SCHEMA_RECORD, CHANNEL_RECORD, MESSAGE_RECORD, CHUNK_RECORD = 3, 4, 5, 6
 _ARRIVAL = struct.Struct("<Iq")
 
 
@@ -64,29 +67,46 @@ def recorded(paths: Iterable[Path]) -> tuple[list[Entered], Cursor]:
     lost: dict[tuple[str, str], set[int]] = {}
     for topic, message in (one for path in paths for one in _messages(path)):
         if topic.endswith(b"/meta"):
-            entered.append(Entered(message["device"], message["epoch"], message["seq"], message["crc"], 0))
+            entered.append(Entered(message.device, message.epoch, message.seq, message.crc, 0))
         else:
-            numbers = lost.setdefault((message["device"], message["epoch"]), set())
-            numbers.update(seq for first, last in message.get("lost", ()) for seq in range(first, last))
+            numbers, ends = lost.setdefault((message.device, message.epoch), set()), message.lost
+            numbers.update(seq for first, last in zip(ends[::2], ends[1::2], strict=True) for seq in range(first, last))
     for pair in entered:  # a pair that came after all is lost no more
         lost.get((pair.device, pair.epoch), set()).discard(pair.seq)
     return entered, recorded_cursor(entered, {key: joined((seq, seq + 1) for seq in one) for key, one in lost.items()})
 
 
 def _messages(path: Path) -> Iterator[tuple[bytes, Any]]:
-    """Yield topic and content of the messages in JSON."""
-    topics: dict[int, bytes] = {}
+    """Yield topic and content of the headers and receipts, by the protobuf schemas in the file."""
+    types: dict[int, Any] = {}
+    topics: dict[int, tuple[bytes, int]] = {}
     with path.open("rb") as file:
         data = memoryview(file.read())
     for kind, body in _records(data[MAGIC_BYTES:]):
         records = _records(_unpacked(body)) if kind == CHUNK_RECORD else [(kind, body)]
         for inner, record in records:
-            (channel,) = struct.unpack_from("<H", record)
-            if inner == CHANNEL_RECORD:
-                (size,) = struct.unpack_from("<I", record, 4)
-                topics[channel] = bytes(record[8 : 8 + size])
-            elif inner == MESSAGE_RECORD and topics[channel].endswith((b"/meta", b"/receipt")):
-                yield topics[channel], json.loads(bytes(record[22:]))
+            (number,) = struct.unpack_from("<H", record)
+            if inner == SCHEMA_RECORD:
+                types[number] = _message_type(record[2:])
+            elif inner == CHANNEL_RECORD:
+                schema, size = struct.unpack_from("<HI", record, 2)
+                topics[number] = bytes(record[8 : 8 + size]), schema
+            elif inner == MESSAGE_RECORD and topics[number][0].endswith((b"/meta", b"/receipt")):
+                topic, schema = topics[number]
+                yield topic, types[schema].FromString(bytes(record[22:]))
+
+
+def _message_type(record: memoryview) -> Any:
+    """Return the class of the messages of a schema. record: name, encoding and data, each behind its length."""
+    parts = []
+    for _ in range(3):
+        (size,) = struct.unpack_from("<I", record)
+        parts.append(bytes(record[4 : 4 + size]))
+        record = record[4 + size :]
+    pool = DescriptorPool()
+    for file in FileDescriptorSet.FromString(parts[2]).file:
+        pool.Add(file)
+    return GetMessageClass(pool.FindMessageTypeByName(parts[0].decode()))
 
 
 def committed_cursor(store: Path) -> Cursor:
