@@ -157,3 +157,7 @@ def test_an_error_with_a_name_that_is_not_utf_8_is_one_line() -> None:
     assert done.returncode == ReportedError.exit_code
     (line,) = done.stderr.splitlines()
     assert r"/nothing-\udcff\x1b[1m.mcap" in line
+
+
+def test_the_narrow_space_in_figures_of_a_report_is_a_plain_one_in_a_terminal() -> None:
+    assert printable("pairs received 1\u202f881") == "pairs received 1 881"

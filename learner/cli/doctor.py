@@ -162,7 +162,7 @@ def _check_keys(settings: TrainSettings) -> Finding:
         return Finding("keys", "warning", text)
     security = security_for(process.connect, keys=process.keys)
     if security is None:
-        return Finding("keys", "ok", "no keys are needed: the rig is on this machine")
+        return Finding("keys", "ok", "none are used: the rig is on this machine; if it uses keys, give --keys FOLDER")
     for endpoint in process.connect:
         security.rig(endpoint.partition("#")[2] or None, endpoint)
     return Finding("keys", "ok", f"trusted: {', '.join(list(security.trusted)[:8])}")
@@ -196,7 +196,10 @@ def rig_finding(endpoint: str, devices: list[str], failures: Mapping[str, int]) 
         command = there("stream", "keys")
         text = f"{endpoint} has keys that do not fit ours ({why}): `{command}` on both sides says what to type, restart the rig"
     else:
-        text = f"the handshake with {endpoint} failed ({why}): only one side has keys, or it is not a rig"
+        text = (
+            f"the handshake with {endpoint} failed ({why}): only one side has keys (--keys FOLDER uses them on this "
+            "machine too), or it is not a rig"
+        )
     return Finding("rig", "problem", text)
 
 

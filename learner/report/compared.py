@@ -83,8 +83,8 @@ class Group:
     @property
     def name(self) -> str:
         """The name of its only run, or of the first one with the number of seeds."""
-        first = self.runs[0].name
-        return first if len(self.runs) == 1 else f"{first} and {len(self.runs) - 1} more seeds"
+        first, more = self.runs[0].name, len(self.runs) - 1
+        return f"{first} and {more} more seed{'s' * (more > 1)}" if more else first
 
 
 def groups_of(runs: Sequence[ComparedRun]) -> list[Group]:

@@ -53,7 +53,9 @@ class Prober:
         self._each(self.controls, self._probe)
 
     def conclude(self) -> None:
-        """Measure for the last time, unless the last measurement was of the same weights."""
+        """Measure for the last time, unless the last measurement was of the same weights, or there was no step."""
+        if not self.learner.steps:
+            return
         steps = {name: {line["step"] for line in lines} for (name, _), lines in self._first_and_last.items()}
         changed = [control for control in self.controls if self.learner.steps not in steps.get(control.name, ())]
         self._each(changed, self._probe, self.hurry)

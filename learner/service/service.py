@@ -175,7 +175,7 @@ class Service:
     def _conclude(self) -> Summary:
         learner, directory = self.learner, self.directory
         rotation = self._prober.rotations()
-        if not self.hurry():
+        if learner.steps and not self.hurry():
             directory.write_album(make_album(learner))
         summary = summarise(learner, directory.lines("steps"), directory.lines("probes"), self.source.stats())
         summary |= pace(self._times, learner.samples - self._samples_before, self.clock())

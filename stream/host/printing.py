@@ -10,8 +10,10 @@ def printable(text: str, keep: str = "") -> str:
     r"""Return the text with all characters escaped that a terminal could obey: "\x1b" becomes four visible characters.
 
     These are control characters, among them line ends, those that change the direction of writing, and the surrogates by which
-    Python stands for the bytes of a name that is not UTF-8. keep: characters that stay.
+    Python stands for the bytes of a name that is not UTF-8. keep: characters that stay. The narrow space that separates thousands
+    in reports becomes a plain one.
     """
+    text = text.replace("\u202f", " ")
     if text.isprintable():
         return text
     return "".join(

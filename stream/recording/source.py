@@ -35,7 +35,7 @@ class RecordingSource(OnDemandSource):
 
     def __init__(
         self,
-        paths: Sequence[Path],
+        paths: Sequence[Path | str],
         *,
         cursor: Cursor | None = None,
         speed: float = 0.0,
@@ -46,11 +46,12 @@ class RecordingSource(OnDemandSource):
     ) -> None:
         if not (0 <= speed < math.inf):
             raise ValueError(f"the speed must be a multiple of real time, or 0 for as fast as possible; got {speed}")
-        for path in paths:
+        files = [Path(path) for path in paths]
+        for path in files:
             with open_recording(path, topics, device):
                 pass  # a wrong name is reported before the first pair, not hours later
         self._given = IdentitySet(cursor)
-        self._pairs = _in_turn(paths, topics, device)
+        self._pairs = _in_turn(files, topics, device)
         self._ahead: EncodedPair | None = None
         self._ended: StreamError | None = None
         self._pace = _Pace(speed, clock)

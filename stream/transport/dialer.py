@@ -128,7 +128,7 @@ class Dialer:
     def _describe(self, reason: str, address: str) -> str:
         rig = self._rigs[address]
         if self._security is None or rig is None:
-            return f"a handshake with {address} failed: the rig there needs keys, or it is no rig"
+            return f"a handshake with {address} failed: the rig there needs keys (give --keys FOLDER here), or it is no rig"
         if reason == "refused":
             command = there("stream", "keys", "trust", "learner", self._security.public)
             return f"{rig} at {address} does not trust our key: type on the rig `{command}` and start it again"
