@@ -32,6 +32,8 @@ from learner.http.access import page_address
 PLACES = "places"
 DIGITS = "digits"
 START_S = 60.0
+FEW_STEPS = 50
+"""A run of fewer steps is named as too short, where it has not learned."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,12 +92,15 @@ def shortcomings(summary: dict[str, Any]) -> list[str]:
     """Return the reasons why a run cannot have learned from images; empty if there are none."""
     row = summary["probe"].get(PLACES, {})  # a run that was stopped early has none
     before, after = (row.get(when, {}).get("linear_student", math.nan) for when in ("before", "after"))
+    steps = summary["steps"]
+    hint = f" in only {steps} steps: a busy machine needs longer, `make demo SECONDS_OF_TRAINING=300`"
+    few = hint if steps < FEW_STEPS else ""
     checks = {
         "no pair was received": summary["pairs_received"] > 0,
-        "no training step was taken": summary["steps"] > 0,
+        "no training step was taken": steps > 0,
         "the loss is not a number": summary["loss_last"] is not None and summary["loss_last"] == summary["loss_last"],
         "pairs were lost on the way": summary["pairs_lost"] == 0,
-        f"places are told apart no better than before ({before:.3f} -> {after:.3f})": after > before,
+        f"places are told apart no better than before ({before:.3f} -> {after:.3f}){few}": after > before,
     }
     return [failure for failure, holds in checks.items() if not holds]
 

@@ -42,6 +42,12 @@ def test_a_run_that_did_not_learn_has_the_reason_as_its_only_shortcoming(change:
     assert [failure in one for one in shortcomings(GOOD | change)] == [True]
 
 
+def test_a_run_of_few_steps_that_did_not_learn_is_told_to_take_longer() -> None:
+    for steps, is_named in ((10, True), (500, False)):
+        (text,) = shortcomings(GOOD | {"probe": {}, "steps": steps})
+        assert ("make demo SECONDS_OF_TRAINING=300" in text) == is_named
+
+
 def test_a_gain_is_the_mean_over_seeds_with_the_standard_error_of_that_mean() -> None:
     results = [{"before": {"x": 0.1}, "after": {"x": 0.1 + gain}} for gain in (0.01, 0.02, 0.03)]
     gain = summarise(results)["x"]

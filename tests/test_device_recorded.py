@@ -238,6 +238,9 @@ def test_the_root_of_a_data_set_is_enough_and_its_times_are_used(
 def test_a_folder_that_is_no_root_is_refused_with_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match="mav0/cam0/data"):
         open_camera(f"dir:{tmp_path}")
+    (tmp_path / "dog").mkdir()
+    with pytest.raises(CameraError, match=r"name that one, such as dir:.*/dog$"):
+        open_camera(f"dir:{tmp_path}")
 
 
 def test_counts_of_a_thermal_camera_are_seen_and_stay_the_same_over_the_recording(tmp_path: Path) -> None:

@@ -241,6 +241,11 @@ def test_a_folder_without_a_readable_summary_is_refused_and_left_as_it_was(tmp_p
     assert not (tmp_path / "report.html").exists()
 
 
+def test_a_run_directory_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(LearnerError, match=r"there is no run directory .*nope"):
+        write_report(tmp_path / "nope")
+
+
 def test_no_string_of_a_run_becomes_markup(run: Path) -> None:
     evil = "<script>alert(1)</script>&"
     told = summary()

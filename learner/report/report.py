@@ -35,6 +35,8 @@ def write_report(run: Path, path: Path | None = None) -> Path:
     Raises LearnerError if the directory has no readable summary.json.
     """
     summary = read_object(run / "summary.json")
+    if not run.is_dir():
+        raise LearnerError(f"there is no run directory {run}")
     if summary is None:
         raise LearnerError(f"{run / 'summary.json'} is missing or damaged: give the folder of a run that has ended")
     config = read_object(run / "config.json")

@@ -46,7 +46,11 @@ def find_root(root: Path) -> tuple[Eye, Eye]:
             one, other = (Eye(folder, _times_beside(root, folder)) for folder in (root / left, root / right))
             return one, other
     known = ", ".join("LEFT beside RIGHT".replace("LEFT", left).replace("RIGHT", right) for left, right in PLACES)
-    raise CameraError(f"{root} has no two eyes below it: expected dir:LEFT,RIGHT, a root with {known}, or images in it")
+    folder = next((entry for entry in sorted(root.iterdir()) if entry.is_dir()), None)
+    example = "" if folder is None else f". For the images of one of its folders, name that one, such as dir:{folder}"
+    raise CameraError(
+        f"{root} has no two eyes below it: expected dir:LEFT,RIGHT, a root with {known}, or images in it{example}"
+    )
 
 
 def _times_beside(root: Path, folder: Path) -> dict[str, int]:
