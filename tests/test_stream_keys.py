@@ -334,8 +334,13 @@ def test_a_key_that_begins_with_a_dash_is_trusted_as_it_is_printed(tmp_path: Pat
 def test_a_rig_is_invited_under_its_own_name(tmp_path: Path) -> None:
     assert " trust rig7 " in printed(["--keys", str(tmp_path), "--own-name", "rig7"])
     assert " trust rig7 " in printed(["trust", "learner", KEY, "--keys", str(tmp_path), "--own-name", "rig7"])
+    assert " trust rig7 " in printed(["--keys", str(tmp_path)])  # it is remembered
+    assert " trust rig8 " in printed(["--keys", str(tmp_path), "--own-name", "rig8"])
     with pytest.raises(KeysError, match="cannot be a name"):
         printed(["--keys", str(tmp_path), "--own-name", "-"])
+    (tmp_path / "own.name").write_bytes(b"\xff" * 1000)
+    with pytest.raises(KeysError, match="cannot be a name"):
+        printed(["--keys", str(tmp_path)])
 
 
 def test_a_remedy_names_the_folder_of_the_keys(tmp_path: Path) -> None:

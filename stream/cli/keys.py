@@ -16,7 +16,7 @@ import tyro
 from stream.host.command import Command
 from stream.host.program import Result, Stop
 from stream.host.typed import there
-from stream.transport.keys import check_name, forget, keys_folder, make_keys, parse_key, trust, trusted_keys
+from stream.transport.keys import check_name, forget, keys_folder, make_keys, own_name, parse_key, trust, trusted_keys
 
 DESCRIPTION = """Keys by which a rig and a learner know each other; without them a stream stays on its own machine.
 
@@ -40,7 +40,7 @@ class _Command:
 @dataclass(frozen=True, kw_only=True)
 class _Inviting(_Command):
     own_name: Annotated[str | None, tyro.conf.arg(metavar="NAME")] = None
-    """What the other machine is to call this one: on a rig its --name. By default the host's name."""
+    """What the other machine is to call this one: on a rig its --name. By default as given before, else the host's name."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +97,10 @@ _WHERE = " in its checkout (with its own --keys, if it was given one)"
 def _invitation(command: _Inviting) -> str:
     """Return the command by which another machine trusts this one. Raises KeysError."""
     host = re.sub(r"[^A-Za-z0-9._-]", "-", socket.gethostname())[:64].lstrip("._-") or "NAME"
-    name = host if command.own_name is None else check_name(command.own_name)
-    return there("stream", "keys", "trust", name, make_keys(command.folder))
+    if command.own_name is not None:
+        check_name(command.own_name)  # before anything is written
+    key = make_keys(command.folder)
+    return there("stream", "keys", "trust", own_name(command.folder, command.own_name) or host, key)
 
 
 def _key_last(words: Sequence[str]) -> list[str]:

@@ -2,6 +2,7 @@
 
     own.secret              0600 in a folder of 0700; written once, never overwritten; refused if others can read it
     own.public              a copy for people; the programs compute it from the secret
+    own.name                the name under which other machines are told to trust it; only where one was given
     trusted/NAME.public     consumers that a rig here lets in, and rigs that a consumer here calls
 
 Folders and files belong to the user of the process, or to root. Each file holds one Z85 key of Curve25519 (40 characters, RFC 32
@@ -70,6 +71,21 @@ def make_keys(folder: Path) -> str:
             return public
     _write_key(folder / "own.public", public, 0o644, replace=True)
     return public
+
+
+def own_name(folder: Path, given: str | None = None) -> str | None:
+    """Note the name that was given for this machine, and return it; without one, return the name noted before, if any.
+
+    The folder must be there. Raises KeysError.
+    """
+    path = folder / "own.name"
+    if given is not None:
+        _write_key(path, check_name(given), 0o644, replace=True)
+        return given
+    if not path.is_file():
+        return None
+    with reported_as(KeysError, f"{path} cannot be read"), path.open("rb") as file:
+        return check_name(file.read(MAX_FILE_BYTES).decode("ascii", "replace").strip())
 
 
 def own_keys(folder: Path) -> tuple[str, str]:
