@@ -118,6 +118,8 @@ def test_the_command_compares_where_several_runs_are_given(runs: list[Path], tmp
         PROGRAM.run(["report", *map(str, runs), "--out", str(path)], Stop()).text
         == f"{path}\n{path.with_suffix('.csv')}"
     )
+    beside = runs[0].parent / "comparison.html"
+    assert PROGRAM.run(["report", *map(str, runs)], Stop()).text.startswith(f"{beside}\n")
     assert "Settings that differ" in path.read_text()
     PROGRAM.run(["report", str(runs[0]), "--out", str(path)], Stop())
     assert "Settings that differ" not in path.read_text()

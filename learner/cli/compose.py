@@ -21,6 +21,7 @@ from buffer.patience import Patience
 from buffer.store import Store
 from learner.cli.settings import ProcessConfig, TrainSettings
 from learner.cli.sources import OpenSource, source_opener
+from learner.config import PRESETS
 from learner.distributed import collectives
 from learner.distributed.collectives import Process
 from learner.errors import SettingsError
@@ -88,6 +89,10 @@ def train(
             f"learning on {learner.device}{sharing} with {torch.get_num_threads()} threads, "
             f"settings in {directory.path / 'config.json'}"
         )
+        if learner.device.type == "cpu" and settings.learner.encoder == PRESETS["gpu"].encoder:
+            screen.log(
+                "warning: the encoder of preset gpu is slow without a GPU: --preset cpu, in another --run-dir, is for this"
+            )
         if address := page_address(access.host, access.port):
             screen.log(f"page: {address}{'' if is_served else ', once the port is free'}")
         screen.show("reading the last commit")

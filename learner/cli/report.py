@@ -36,7 +36,7 @@ class ReportSettings:
     runs: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="RUN [RUN ...]")]
     """Run directories: one to report on, several to compare: at most eight kinds, each in any number of seeds."""
     out: Path | None = None
-    """The file to write; None means report.html in the run directory, or comparison.html in the present folder."""
+    """The file to write; None means report.html in the run directory, or comparison.html beside the first run."""
 
     def __post_init__(self) -> None:
         if not self.runs:
@@ -48,7 +48,7 @@ def run(settings: ReportSettings, stop: Stop) -> Result:
     require_alone("report")
     if len(settings.runs) == 1:
         return Result(str(write_report(settings.runs[0], settings.out)))
-    html, numbers = write_comparison(settings.runs, settings.out or Path("comparison.html"))
+    html, numbers = write_comparison(settings.runs, settings.out or settings.runs[0].parent / "comparison.html")
     return Result(f"{html}\n{numbers}")
 
 
