@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import os
 import resource
@@ -41,6 +42,7 @@ from stream.transport.gate import MAX_CONNECTIONS, Gate
 from stream.transport.handshake import LOG_INTERVAL_S
 from stream.transport.lens import Lens
 from stream.transport.security import Security
+from stream.transport.sockets import Received
 
 SECRET = b"0" * 40
 PUBLIC = zmq.curve_public(SECRET).decode()
@@ -272,6 +274,29 @@ def open_gate() -> Iterator[tuple[Gate, Failures]]:
     failures = Failures(logging.getLogger(__name__), LOG_INTERVAL_S)
     with Gate(WIDE, failures) as gate:
         yield gate, failures
+
+
+@pytest.mark.parametrize("sweeps", [0, 1])
+def test_messages_that_came_before_their_connection_was_known_count_as_received(sweeps: int) -> None:
+    """The thread that reads the events of connections may be late."""
+    clock = itertools.count()
+    for were_messages in (True, False):
+        failures = Failures(logging.getLogger(__name__), LOG_INTERVAL_S)
+        with (
+            Gate(Bounds(pending_bytes=1000, all_pending_bytes=1 << 20), failures, clock=lambda: next(clock)) as gate,
+            tcp.create_server(("127.0.0.1", 0)) as server,
+            tcp.create_connection(server.getsockname()) as peer,
+            server.accept()[0] as ours,
+        ):
+            peer.sendall(bytes(50_000))
+            ours.recv(50_000, tcp.MSG_WAITALL)
+            if were_messages:
+                gate.delivered(Received([b""], 50_000, ours.fileno(), zmq.Frame(b"")))
+            for _ in range(sweeps):
+                gate.sweep()
+            gate.enter(ours.fileno(), local_port=server.getsockname()[1])
+            gate.sweep()
+            assert failures.counts["flood"] == (not were_messages)
 
 
 def test_a_connection_that_has_reached_itself_is_cut_off() -> None:

@@ -540,5 +540,5 @@ def test_a_door_that_is_closed_while_a_socket_lingers_does_not_hang_its_context(
             doorkeeper.close()
         with context.socket(zmq.REP) as other:
             endpoint = bind(other, LOOPBACK)
-        with pytest.raises(ConnectionRefusedError):
+        with pytest.raises((ConnectionRefusedError, ConnectionResetError)):  # a call while it closes is reset
             keep_calling(endpoint)

@@ -65,7 +65,6 @@ class Dialer:
         message = receive(self.socket, max_parts=max_parts, max_bytes=max_bytes)
         if not self._gate.delivered(message):  # its connection is so new that its event was not read yet
             self._read_events()
-            self._gate.delivered(message)
         return message.parts
 
     def tend(self) -> None:

@@ -58,6 +58,10 @@ class Gate(Closeable):
         self._counts = True
         """Whether the system counts the bytes of a connection."""
         self._cuts_stuck = False
+        self._early: dict[int, int] = {}
+        """Bytes of messages that came before their connection was entered, by descriptor, since the last sweep."""
+        self._earlier: dict[int, int] = {}
+        """The same of the sweep before: behind two sweeps, the event of a connection was read, or it is gone."""
         self._lock = threading.Lock()
 
     def enter(self, descriptor: int, *, local_port: int | None = None, port: int | None = None) -> None:
@@ -70,19 +74,26 @@ class Gate(Closeable):
             ):
                 return
             self._crowd.add(identity, self._clock())
+            early_bytes = self._early.pop(descriptor, 0) + self._earlier.pop(descriptor, 0)
+            self._crowd.connections[descriptor].delivered_bytes += early_bytes
             if identity.looped:
                 self._cut(self._crowd.connections[descriptor], "self")
             while (one := self._crowd.superfluous()) is not None:
                 self._cut(one, "crowd")
 
     def delivered(self, message: Received) -> bool:
-        """Note that a message was received from ZeroMQ; return whether its connection is known."""
+        """Note that a message was received from ZeroMQ; return whether its connection is known.
+
+        If it is not, its event was not read yet, and the message is counted once it is entered.
+        """
         with self._lock:
             one = self._crowd.connections.get(message.descriptor)
             if one is not None:
                 one.delivered_bytes += message.wire_bytes
                 if not one.proven:
                     one.proven, one.owner = True, message.peer or one.owner
+            else:
+                self._early[message.descriptor] = self._early.get(message.descriptor, 0) + message.wire_bytes
             return one is not None
 
     def holds_topic(self, message: Received) -> None:
@@ -121,6 +132,7 @@ class Gate(Closeable):
             return
         self._swept_s = now_s
         with self._lock:
+            self._early, self._earlier = {}, self._early
             self._look_at_all()
             if self._cuts_stuck and (stuck := self._crowd.stuck()) is not None:
                 self._cut(stuck, "unread")
