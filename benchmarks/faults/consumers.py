@@ -105,6 +105,7 @@ class LearnerProcess(Consumer):
 
     def __init__(self, name: str, folder: Path, links: Sequence[Link]) -> None:
         super().__init__(name, folder, links)
+        self._rigs = len(links)
         self._moves = 0
         self._whole = folder / f"{name}.whole"
         self._suspected: dict[str, bytes] | None = None
@@ -116,8 +117,8 @@ class LearnerProcess(Consumer):
 
     @property
     def ready(self) -> bool:
-        """See `Consumer`."""
-        return reading.newest_commit(self.data / "pairs.sqlite") is not None
+        """See `Consumer`. Its first commit is from before its first contact: back there, it is new to rigs that lost their lists."""
+        return len(self.cursor.get("devices", ())) == self._rigs
 
     @property
     def cursor(self) -> Cursor:
