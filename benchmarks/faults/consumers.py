@@ -117,7 +117,7 @@ class LearnerProcess(Consumer):
 
     @property
     def ready(self) -> bool:
-        """See `Consumer`. Its first commit is from before its first contact; back there, it is new to rigs without their lists."""
+        """See `Consumer`. Its first commit is from before its first contact; back there, it is new to a rig without its list."""
         return len(self.cursor.get("devices", ())) == self._rigs
 
     @property
