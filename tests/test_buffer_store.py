@@ -592,6 +592,7 @@ def wait_for(holds: Callable[[], bool]) -> None:
     deadline_s = time.monotonic() + WAIT_S
     while not holds():
         assert time.monotonic() < deadline_s
+        time.sleep(0.001)  # the writer needs the interpreter too
 
 
 TestStoring = Storing.TestCase
