@@ -1,4 +1,4 @@
-"""Tables and a plot of the runs that were compared. Pure, but for the file of the plot."""
+"""Tables and a plot of the runs that were compared. Pure, except that it writes the plot to a file."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ class FloodsSettings(BenchSettings):
     after_s: Length = 5.0
     """Seconds after it until the last measurement."""
     keys: bool = False
-    """Use keys; whoever floods has a trusted one."""
+    """Use keys; the peer that floods has a trusted one."""
     plot: Path | None = None
     """Draw the memory over time into this file, .svg or .png."""
 
