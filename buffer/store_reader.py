@@ -114,16 +114,20 @@ def reading_connection(path: Path) -> sqlite3.Connection:
     Whoever closes a file that nobody else has open moves its log into it and removes the log. From a damaged log that would move
     only a part. So a file with a log is opened read-only. SQLite also removes the log of an empty file as soon as it is opened.
     """
-    is_logged = has_log(path)
-    if is_logged and not (path.exists() and path.stat().st_size):
+    if has_log(path) and not (path.exists() and path.stat().st_size):
         raise sqlite3.DatabaseError("it is empty or missing, but its log is not")
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={'ro' if is_logged else 'rw'}", uri=True)
+    mode = "ro" if _log_of(path).exists() else "rw"  # an empty log stays too
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True)
 
 
 def has_log(path: Path) -> bool:
     """Return whether the file has a log that is not empty."""
-    log_file = path.with_name(f"{path.name}-wal")
+    log_file = _log_of(path)
     return log_file.is_file() and log_file.stat().st_size > 0
+
+
+def _log_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}-wal")
 
 
 def is_written(connection: sqlite3.Connection) -> bool:

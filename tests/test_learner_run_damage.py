@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from committing import run
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from learner_state import digest
 from run_damage import LOG, REST, Runs, bytes_of, make_runs, whole_folders
@@ -60,6 +60,7 @@ def test_whatever_happens_to_the_log_the_newest_commit_is_there(runs: Runs, kind
 
 
 @given(kinds=st.lists(st.sampled_from(sorted(LOG | REST)), min_size=1, max_size=2), seed=st.integers(0, 1 << 32))
+@example(kinds=["the log of another copy", "a cut store"], seed=1)  # the log it leaves is empty: it was removed
 @settings(max_examples=25)
 def test_a_damaged_run_goes_on_from_one_of_its_commits_or_is_refused_untouched(
     runs: Runs, kinds: list[str], seed: int
