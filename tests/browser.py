@@ -6,17 +6,16 @@ import json
 import re
 import shutil
 import subprocess
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from waiting import WAIT_S, until
 from websockets.sync.client import ClientConnection, connect
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-WAIT_S = 120.0  # generous: the machine may be busy; nothing here is judged by its speed
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--mute-audio")
 _COMPLAINTS = ("Log.entryAdded", "Runtime.consoleAPICalled", "Runtime.exceptionThrown")
 
@@ -48,10 +47,7 @@ class Tab:
 
     def until(self, expression: str) -> None:
         """Wait until it is true."""
-        deadline_s = time.monotonic() + WAIT_S
-        while not self.value(expression):
-            assert time.monotonic() < deadline_s, (expression, self.said)
-            time.sleep(0.1)
+        until(lambda: self.value(expression), lambda: (expression, self.said))
 
     def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1
@@ -82,15 +78,17 @@ def browsing(profile: Path) -> Iterator[Tab]:
 
 
 def _socket_of_tab(process: subprocess.Popen[bytes], log: Path) -> str:
-    deadline_s = time.monotonic() + WAIT_S
-    while not (found := re.search(r"DevTools listening on ws://([\d.:]+)/", log.read_text())):
-        assert process.poll() is None, log.read_text()
-        assert time.monotonic() < deadline_s, log.read_text()
-        time.sleep(0.05)
-    while True:
-        with urllib.request.urlopen(f"http://{found[1]}/json/list", timeout=WAIT_S) as answer:
-            tabs = [target for target in json.load(answer) if target["type"] == "page"]
-        if tabs:
-            return str(tabs[0]["webSocketDebuggerUrl"])
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
+    def address() -> re.Match[str] | None:
+        return re.search(r"DevTools listening on ws://([\d.:]+)/", log.read_text())
+
+    until(lambda: address() or process.poll() is not None, log.read_text)
+    found = address()
+    assert found is not None, log.read_text()
+    listed = f"http://{found[1]}/json/list"
+
+    def sockets() -> list[str]:
+        with urllib.request.urlopen(listed, timeout=WAIT_S) as answer:
+            return [target["webSocketDebuggerUrl"] for target in json.load(answer) if target["type"] == "page"]
+
+    until(sockets)
+    return sockets()[0]

@@ -3,18 +3,36 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # Nothing is timed in a test, so a slow machine fails none; CI tries the same examples every time, a person new ones.
-settings.register_profile("house", deadline=None, derandomize=bool(os.environ.get("CI")), print_blob=True)
+settings.register_profile(
+    "house",
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow],
+    derandomize=bool(os.environ.get("CI")),
+    print_blob=True,
+)
 settings.load_profile("house")
 
+MEMORY = Path("/dev/shm")
+ROOM_BYTES = 4 << 30
+"""A run of the suite needs a tenth of it."""
 SHARED_DATA = Path(os.environ.get("BABYAGENT_DATA", Path(__file__).parents[2] / "shared" / "data"))
+
+
+def pytest_configure() -> None:
+    """Keep temporary files in memory where it has room: a sync of a disk that others write to may take a minute."""
+    if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
+        os.environ["TMPDIR"] = str(MEMORY)
+        tempfile.tempdir = None  # it is looked up again
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ import socket
 from pathlib import Path
 from typing import NamedTuple
 
-WAIT_S = 60.0
+from waiting import WAIT_S
 
 
 class Answer(NamedTuple):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
 import numpy as np
 import zmq
+from waiting import WAIT_S, until
 
 from stream.codec import encode_pair
 from stream.errors import EndOfStream
@@ -18,6 +18,7 @@ from stream.failures import Failures
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
+from stream.source import Source
 from stream.transport.crowd import Bounds
 from stream.transport.dialer import Dialer
 from stream.transport.gate import Gate
@@ -45,32 +46,32 @@ def make_pairs(
     ]
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come to pass within 60 s"
-        time.sleep(0.005)
-
-
-def received(source: Subscriber, count: int) -> list[EncodedPair]:
+def received(source: Source, count: int) -> list[EncodedPair]:
+    """The next pairs, so many."""
     pairs: list[EncodedPair] = []
-    deadline_s = time.monotonic() + 60
-    while len(pairs) < count:
-        assert time.monotonic() < deadline_s, f"{len(pairs)} of {count} pairs came within 60 s: {source.stats()}"
-        pairs += source.receive(count - len(pairs), 0.2)
+
+    def are_enough() -> bool:
+        if len(pairs) < count:
+            pairs.extend(source.receive(count - len(pairs), 0.2))
+        return len(pairs) >= count
+
+    until(are_enough, lambda: f"{len(pairs)} of {count} pairs came: {source.stats()}")
     return pairs
 
 
-def all_received(source: Subscriber) -> list[EncodedPair]:
+def all_received(source: Source) -> list[EncodedPair]:
     """Everything up to the end of the stream."""
     pairs: list[EncodedPair] = []
-    deadline_s = time.monotonic() + 90
-    try:
-        while time.monotonic() < deadline_s:
-            pairs += source.receive(64, 1.0)
-    except EndOfStream:
-        return pairs
-    raise AssertionError(f"the stream did not end within 90 s: {source.stats()}")
+
+    def is_over() -> bool:
+        try:
+            pairs.extend(source.receive(64, 1.0))
+        except EndOfStream:
+            return True
+        return False
+
+    until(is_over, lambda: f"the stream does not end: {source.stats()}")
+    return pairs
 
 
 def until_quiet(source: Subscriber) -> list[EncodedPair]:
@@ -89,7 +90,7 @@ def in_background(work: Callable[[], object]) -> Iterator[None]:
     try:
         yield
     finally:
-        thread.join(90)
+        thread.join(WAIT_S)
         assert not thread.is_alive()
 
 

@@ -8,14 +8,14 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from waiting import WAIT_S, until
+
 ROOT = Path(__file__).parents[1]
-WAIT_S = 90.0  # generous: the machine may be busy; nothing here is judged by its speed
 
 
 @dataclass
@@ -25,23 +25,28 @@ class Running:
     process: subprocess.Popen[str]
     said: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=lambda: self.said.extend(self.process.stderr or ()), daemon=True)
+        self.reader.start()
+
     def saying(self, pattern: str) -> re.Match[str]:
         """Wait until it says this."""
-        deadline_s = time.monotonic() + WAIT_S
-        while True:
-            match = re.search(pattern, "".join(self.said))
-            if match:
-                return match
-            assert self.process.poll() is None, "".join(self.said)
-            assert time.monotonic() < deadline_s, "".join(self.said)
-            time.sleep(0.02)
+
+        def match() -> re.Match[str] | None:
+            return re.search(pattern, "".join(self.said))
+
+        until(lambda: match() or not self.reader.is_alive(), lambda: self.said)
+        found = match()
+        assert found is not None, self.said
+        return found
 
     def end(self, number: signal.Signals | None = None) -> tuple[int, str]:
-        """Exit code and standard output, after a signal where one is given."""
+        """Exit code and standard output, after a signal where one is given; by then all that it has said is there."""
         if number is not None:
             self.process.send_signal(number)
         assert self.process.stdout is not None
         output = self.process.stdout.read()
+        self.reader.join(WAIT_S)
         return self.process.wait(WAIT_S), output
 
 
@@ -62,16 +67,12 @@ def running(module: str, *words: str, file_limit_bytes: int | None = None) -> It
         text=True,
     )
     command = Running(process)
-    errors = process.stderr
-    assert errors is not None
-    reader = threading.Thread(target=lambda: command.said.extend(errors), daemon=True)
-    reader.start()
     try:
         yield command
     finally:
         process.kill()
         process.wait()
-        reader.join()
+        command.reader.join()
         for pipe in (process.stdout, process.stderr):
             assert pipe is not None
             pipe.close()

@@ -8,13 +8,13 @@ import random
 import signal
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+from waiting import WAIT_S, until
 
 from benchmarks.__main__ import main
 from benchmarks.faults.check import FAILURES, Entered, Harm, Journal, PairCounts, check, owed
@@ -223,13 +223,6 @@ def test_pairs_differ_by_epoch_and_number_and_are_made_again_alike() -> None:
     assert pairs[1] == make_pair(RIG, "a" * 32, 1, 7)
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline_s, "it did not come to pass within 60 s"
-        time.sleep(0.005)
-
-
 @pytest.fixture
 def echo() -> Iterator[int]:
     """A port that sends back what it gets, and another one behind it that does not exist."""
@@ -261,7 +254,7 @@ def reached(link: Link) -> socket.socket:
 
     def connects() -> bool:
         try:
-            found.append(socket.create_connection(("127.0.0.1", link.port), 60))
+            found.append(socket.create_connection(("127.0.0.1", link.port), WAIT_S))
         except ConnectionRefusedError:
             return False
         return True
@@ -273,7 +266,7 @@ def reached(link: Link) -> socket.socket:
 def test_a_link_forwards_counts_and_refuses_while_it_leads_nowhere_or_is_cut(echo: int) -> None:
     with closing(Link()) as link:
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", link.port), 60)
+            socket.create_connection(("127.0.0.1", link.port), WAIT_S)
         link.point_to(echo)
         with reached(link) as connection:
             connection.sendall(b"hello")
@@ -282,7 +275,7 @@ def test_a_link_forwards_counts_and_refuses_while_it_leads_nowhere_or_is_cut(ech
             link.cut()
             assert connection.recv(5) == b""
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", link.port), 60)
+            socket.create_connection(("127.0.0.1", link.port), WAIT_S)
         link.cut(-1)
         with reached(link) as connection:
             connection.sendall(b"again")
@@ -301,7 +294,7 @@ def test_a_frozen_link_holds_everything_back_and_closes_nothing(echo: int) -> No
             with pytest.raises(TimeoutError):
                 connection.recv(5)
             link.freeze(-1)
-            connection.settimeout(60)
+            connection.settimeout(WAIT_S)
             assert connection.recv(5) == b"after"
 
 

@@ -21,6 +21,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from waiting import WAIT_S, until
 
 from buffer.patience import Patience
 from buffer.store import Store
@@ -28,7 +29,6 @@ from buffer.store_file import RESTORABLE
 from buffer.store_reader import StoreError, StoreReader
 
 ROOT = Path(__file__).parents[1]
-WAIT_S = 60.0
 
 
 def item_of(key: int, size: int = 3000) -> bytes:
@@ -222,7 +222,7 @@ def test_a_full_queue_blocks_until_there_is_room_again(path: Path) -> None:
         other.execute("BEGIN IMMEDIATE")
         thread = threading.Thread(target=put)
         thread.start()
-        wait_for(lambda: len(accepted) >= 5)
+        until(lambda: len(accepted) >= 5)
         thread.join(0.3)  # one that is accepted too many is seen; this is not waited for in vain
         assert accepted == [0, 1, 2, 3, 4]
         other.execute("ROLLBACK")
@@ -472,7 +472,7 @@ def test_a_patient_store_waits_for_room_and_loses_nothing(path: Path, caplog: py
         with pytest.raises(TimeoutError):
             done.result(0.1)
         assert [commit.note for commit in store.commits()] == [b"before"]
-        wait_for(lambda: "is full): make room on its disk" in caplog.text)
+        until(lambda: "is full): make room on its disk" in caplog.text)
         connection_of(store).execute("PRAGMA max_page_count = 100000")
         done.result(WAIT_S)
         assert store.put(key, bytes(3000), timeout_s=WAIT_S)
@@ -550,7 +550,7 @@ class Storing(RuleBasedStateMachine):
     @rule()
     def crash(self) -> None:
         """What is in the files when the writer has caught up, as a kill would leave it."""
-        wait_for(lambda: self.rows() >= self.live.keys())
+        until(lambda: self.rows() >= self.live.keys())
         for suffix in ("", "-wal"):
             shutil.copy(f"{self.path}{suffix}", self.folder / f"{self.generation + 1}.sqlite{suffix}")
         self.store.close()
@@ -580,19 +580,12 @@ class Storing(RuleBasedStateMachine):
 
     @invariant()
     def what_can_be_restored_is_what_was_committed(self) -> None:
-        wait_for(lambda: [commit.note for commit in self.store.commits()] == [note for note, _ in self.commits])
+        until(lambda: [commit.note for commit in self.store.commits()] == [note for note, _ in self.commits])
         assert restored(self.store) == self.commits
 
     def teardown(self) -> None:
         self.store.close()
         shutil.rmtree(self.folder)
-
-
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)  # the writer needs the interpreter too
 
 
 TestStoring = Storing.TestCase

@@ -9,23 +9,23 @@ import re
 import shutil
 import subprocess
 import sys
-import time
 import urllib.parse
 import urllib.request
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 from tiny_learner import FLAGS
+from waiting import WAIT_S, until
 
 from benchmarks.shared.machine import free_port
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 DASHBOARD = DEPLOY / "grafana" / "dashboards" / "babyagent.json"
-WAIT_S = 90.0  # generous: the machine may be busy; nothing here is judged by its speed
 WINDOW = "20s"
 """What a person's dashboard shows over hours is asked over so long here."""
 SMALL = (*FLAGS, "--memory.canvas", "24", "32", "--memory.capacity", "64", "--memory.fresh-capacity", "64")
@@ -93,12 +93,13 @@ def prometheus(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]
     with ExitStack() as stack:
         processes = {name: stack.enter_context(running(command, folder / name)) for name, command in commands.items()}
         served = Prometheus(web)
-        deadline_s = time.monotonic() + WAIT_S
-        while not is_ready(served):
+
+        def is_up() -> bool:
             for name, process in processes.items():
                 assert process.poll() is None, (folder / f"{name}.log").read_text()
-            assert time.monotonic() < deadline_s, "\n".join((folder / f"{name}.log").read_text() for name in commands)
-            time.sleep(0.2)
+            return is_ready(served)
+
+        until(is_up, lambda: "\n".join((folder / f"{name}.log").read_text() for name in commands))
         yield served
 
 
@@ -150,10 +151,8 @@ def test_the_learner_and_the_rig_of_the_example_are_scraped(prometheus: Promethe
 def test_every_query_of_the_dashboard_returns_data(prometheus: Prometheus) -> None:
     queries = dashboard_queries()
     assert len(queries) > 20
-    deadline_s = time.monotonic() + WAIT_S
-    while queries := [query for query in queries if not prometheus.values(query)]:  # a late scrape leaves a rate empty
-        assert time.monotonic() < deadline_s, queries
-        time.sleep(0.2)
+    for query in queries:
+        until(partial(prometheus.values, query), lambda: queries)  # a late scrape leaves a rate empty
 
 
 def test_every_alert_can_be_evaluated_on_series_that_are_there_and_none_fires(prometheus: Prometheus) -> None:

@@ -14,9 +14,9 @@ import cv2
 import numpy as np
 import pytest
 from http_client import is_taken, open_descriptors
-from link_steps import until
 from prometheus_client import CollectorRegistry
 from prometheus_client.parser import text_string_to_metric_families
+from waiting import WAIT_S, until
 
 from benchmarks.shared.machine import free_port
 from device.camera import BadShot, CameraSettings, EyeImage, Shot, SimLabels
@@ -199,7 +199,7 @@ def test_metrics_are_served_on_the_loopback_under_their_documented_names() -> No
     metrics.threshold.set(16)
     captured([shot(view(1)), shot(view(1)), shot(DARK), BadShot("x")], metrics=metrics)
     port = free_port()
-    with metrics.served(port), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+    with metrics.served(port), urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S) as answer:
         text = answer.read().decode()
     samples = {
         (sample.name, *sample.labels.values()): sample.value
@@ -229,10 +229,10 @@ def test_strangers_on_the_metrics_port_neither_use_up_descriptors_nor_keep_a_scr
     port, before = free_port(), open_descriptors()
     with DeviceMetrics().served(port), ExitStack() as held:
         for number in range(200):
-            client = held.enter_context(socket.create_connection(("127.0.0.1", port), 60))
+            client = held.enter_context(socket.create_connection(("127.0.0.1", port), WAIT_S))
             client.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
             if number % 50 == 49:
-                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=60) as answer:
+                with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=WAIT_S) as answer:
                     assert answer.status == 200
                 assert open_descriptors() - before - number <= MAX_CONNECTIONS + 8  # this process has both ends
 
@@ -240,7 +240,7 @@ def test_strangers_on_the_metrics_port_neither_use_up_descriptors_nor_keep_a_scr
 @pytest.mark.parametrize("begin", [b"GET /metrics HTTP/1.1\r\nX: ", b"", b"GET"])
 def test_a_request_on_the_metrics_port_that_comes_byte_by_byte_is_cut(begin: bytes) -> None:
     port = free_port()
-    with serving(lambda *_: [], port, patience_s=0.1), socket.create_connection(("127.0.0.1", port), 60) as client:
+    with serving(lambda *_: [], port, patience_s=0.1), socket.create_connection(("127.0.0.1", port), WAIT_S) as client:
         client.sendall(begin)
         until(lambda: not is_taken(client, b"a"))
 

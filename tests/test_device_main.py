@@ -8,9 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
@@ -19,14 +17,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from running import ROOT, WAIT_S, Running, environment, running
+from link_steps import all_received
+from running import ROOT, Running, environment, running
+from waiting import WAIT_S, until
 
+from benchmarks.shared.machine import free_port
 from device.__main__ import main
 from device.spool.epoch_end import find_epoch_ends
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.codec import decode
-from stream.errors import EndOfStream
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 
@@ -51,14 +51,15 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
 
 def received(subscriber: Subscriber, at_least: int | None = None) -> list[EncodedPair]:
     """All pairs until the device says bye, or until there are enough of them."""
+    if at_least is None:
+        return all_received(subscriber)
     pairs: list[EncodedPair] = []
-    deadline_s = time.monotonic() + WAIT_S
-    while at_least is None or len(pairs) < at_least:
-        assert time.monotonic() < deadline_s, f"only {len(pairs)} pairs came"
-        try:
-            pairs += subscriber.receive(64, 1.0)
-        except EndOfStream:
-            break
+
+    def are_enough() -> bool:
+        pairs.extend(subscriber.receive(64, 1.0))
+        return len(pairs) >= at_least
+
+    until(are_enough, lambda: f"only {len(pairs)} pairs came")
     return pairs
 
 
@@ -156,7 +157,7 @@ def test_the_pairs_of_a_killed_rig_reach_the_learner_from_the_next_one(tmp_path:
     """Nobody listens to the first rig; the second one has its folder."""
     flags = ("--camera", "sim", *SMALL, "--spool", str(tmp_path), "--name", "rig-1", "--dedupe-threshold", "5")
     with rig(*flags, "--fps", "50") as device:
-        wait_until(lambda: any(found.end >= 10 for found in find_epoch_ends(tmp_path).values()))
+        until(lambda: any(found.end >= 10 for found in find_epoch_ends(tmp_path).values()))
         device.process.kill()
         device.process.wait()
     ((epoch, earlier),) = find_epoch_ends(tmp_path).items()
@@ -180,7 +181,7 @@ FINITE = ("--camera", "sim", *SMALL, "--fps", "0", "--count", "30", "--dedupe-th
 def test_a_recording_ends_when_its_learner_has_made_every_pair_durable() -> None:
     with rig(*FINITE) as device, Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
         pairs = received(subscriber)
-        wait_until(lambda: f"durable with: one ({len(pairs)} pairs)" in "".join(device.said))
+        until(lambda: f"durable with: one ({len(pairs)} pairs)" in "".join(device.said))
         assert device.process.poll() is None
         subscriber.acknowledge(subscriber.cursor())
         code, output = device.end()
@@ -203,7 +204,7 @@ def test_a_recording_does_not_wait_for_its_learner_after_ctrl_c_or_a_long_silenc
     with rig(*FINITE, "--linger-s", "3600" if way == "ctrl-c" else "5") as device:
         with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
             assert received(subscriber)
-            wait_until(lambda: "durable with: one" in "".join(device.said))
+            until(lambda: "durable with: one" in "".join(device.said))
             if way == "ctrl-c":
                 device.process.send_signal(signal.SIGINT)
         assert device.end()[0] == 0
@@ -242,17 +243,8 @@ def test_without_a_spool_a_late_learner_does_not_get_the_pairs_it_missed() -> No
     assert "spool=none" in "".join(device.said)
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
-
-
 def test_metrics_are_served_while_it_runs() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with rig("--camera", "sim", *SMALL, "--metrics-port", str(port)) as device:
         with Subscriber([address(device)]) as subscriber:
             received(subscriber, at_least=1)

@@ -15,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from waiting import WAIT_S
 
 from device.__main__ import main as device_main
 from device.camera import BadShot, CameraMissing, Shot, configure_opencv
@@ -69,8 +70,11 @@ class Handler(BaseHTTPRequestHandler):
 
 
 @pytest.fixture
-def server() -> Iterator[Server]:
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server that is waited for, however busy this machine is."""
     configure_opencv()
+    for limit in ("TIMEOUT_S", "STOPPED_S"):
+        monkeypatch.setattr(network, limit, WAIT_S)
     with Server() as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.05,))
         thread.start()
@@ -124,10 +128,10 @@ def test_pauses_grow_while_a_camera_does_not_answer() -> None:
         waits_s.append(pause_s)
         if len(waits_s) == 7:
             enough.set()
-            ended.wait(60)
+            ended.wait(WAIT_S)
 
     with closing(NetworkEye("rtsp://127.0.0.1/x", open_it=lambda _: None, wait=wait)) as eye:
-        assert enough.wait(60)
+        assert enough.wait(WAIT_S)
         assert waits_s == [1, 2, 4, 8, 16, 30, 30]
         with pytest.raises(CameraMissing, match=r"rtsp://127\.0\.0\.1/x gives no video"):
             eye.wait_until_open()

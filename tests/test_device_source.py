@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 from recorded import made, names, some
+from waiting import WAIT_S
 
 from device.camera import CameraError, CameraMissing
 from device.cli.capture_settings import RigSettings
@@ -21,7 +22,6 @@ from stream.errors import EndOfStream, StreamError
 from stream.pair import EncodedPair
 from stream.source import Cursor, Source
 
-WAIT_S = 30.0
 IsOver = Callable[[], bool]
 
 

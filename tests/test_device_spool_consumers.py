@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 import zmq
 from spooled import DEVICE, Clock, fill, open_spool, settle
+from waiting import WAIT_S
 
 from device.spool import spool as spool_module
 from device.spool.consumers import (
@@ -29,7 +30,6 @@ from stream.transport.security import Security
 
 A, B = "a" * 32, "b" * 32
 DAY_S = 86400.0
-WAIT_S = 60.0
 
 
 def consumers(saved: SavedConsumers | None = None, **changes: Any) -> Consumers:

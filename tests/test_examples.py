@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from every_objective import CPU, small, some_pairs
 from recorded import made, recorded
+from waiting import WAIT_S
 
 from learner.objectives.foreign import objective_named
 from learner.trainer import Trainer
@@ -25,7 +26,6 @@ from stream.source import Source
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MAX_LINES = 40
-WAIT_S = 120.0
 
 
 def start(name: str, *words: str) -> subprocess.Popen[str]:

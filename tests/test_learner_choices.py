@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 import torch
 from recorded import recorded
 from tiny_learner import FLAGS, make_pairs
+from waiting import until
 
 from learner.cli.train import COMMAND
 from learner.config import PRESETS, LearnerConfig, preset, to_plain
@@ -199,10 +199,7 @@ def test_an_objective_from_another_folder_is_trained_killed_resumed_and_reported
     first = [*common, *flags, "--objective", "turned", "--objective.temperature", "0.5", "--memory.capacity", "64"]
     first += ["--memory.fresh-capacity", "16", "--commit-every-s", "0.01", "--probe-every-s", "1e9"]
     process = subprocess.Popen(first, env=stranger, cwd=tmp_path)
-    until_s = time.monotonic() + 300
-    while not list(run.glob("checkpoints/commit-*")) and process.poll() is None:
-        assert time.monotonic() < until_s
-        time.sleep(0.02)
+    until(lambda: list(run.glob("checkpoints/commit-*")) or process.poll() is not None)
     process.send_signal(signal.SIGKILL)
     process.wait()
     again = subprocess.run(

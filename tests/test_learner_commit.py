@@ -9,8 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from learner_state import digest
 from tiny_learner import TINY, committed, make_pair, tiny_learner
+from waiting import until
 
 from buffer.store import Store
 from learner.errors import LearnerError
@@ -182,13 +182,6 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", mount], check=True)
 
 
-def wait_for(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + 60.0
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.001)
-
-
 def filled(disk: Path) -> Path:
     """A file that takes all the room there is."""
     ballast = disk / "ballast"
@@ -212,8 +205,8 @@ def test_training_goes_on_while_the_disk_is_full_and_commits_once_there_is_room(
         a.committer.settle()
         assert a.committer.in_flight
         assert a.source.acknowledged == []
-        wait_for(lambda: "make room on its disk" in caplog.text)
-        wait_for(lambda: a.names() == ["commit-000001-step-3"])  # what could not be written whole is not left lying
+        until(lambda: "make room on its disk" in caplog.text)
+        until(lambda: a.names() == ["commit-000001-step-3"])  # what could not be written whole is not left lying
         ballast.unlink()
         a.committer.settle(wait=True)
         assert len(a.source.acknowledged) == 1

@@ -19,6 +19,7 @@ import torch
 from learner_state import digest, gone_on, trained, weights, without_rate
 from poison import Poisonable, poisonable, white_pair
 from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
+from waiting import WAIT_S, until
 
 from learner.errors import NonFiniteLoss, SettingsError
 from learner.loop import Learner, StepReport, Waiting, learn
@@ -246,9 +247,7 @@ def test_of_a_live_backlog_no_more_is_taken_than_can_wait_so_that_every_pair_is_
         for pair in make_pairs(40):
             assert publisher.send(pair)
         publisher.bye()
-        deadline_s = time.monotonic() + 60
-        while source.backlog() < 40 and time.monotonic() < deadline_s:
-            time.sleep(0.01)
+        until(lambda: source.backlog() == 40)
         events = list(learn(learner, source, clock=time.monotonic))
     assert events[0].received == learner.config.memory.fresh_capacity == 16
     assert [event.received for event in events[:4]] == [16, 24, 32, 40]  # as many come as a step has taken
@@ -280,7 +279,7 @@ def arriving_in_a_step(learner: Any, count: int, end: Callable[[], None]) -> Arr
         learner.step = step
         decoded.clear()
         source.waiting = 1
-        assert decoded.wait(60), "nothing is decoded beside the step"
+        assert decoded.wait(WAIT_S), "nothing is decoded beside the step"
         end()
         report: StepReport = step()
         return report

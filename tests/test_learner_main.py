@@ -12,9 +12,8 @@ import socket
 import subprocess
 import sys
 import threading
-import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_learner import EPOCH, FLAGS, make_pairs
+from waiting import WAIT_S, until
 
 from benchmarks.shared.machine import free_port
 from learner.__main__ import main
@@ -32,7 +32,6 @@ from learner.runs.checkpoint import load_checkpoint
 from stream.live.publisher import Publisher
 
 ROOT = Path(__file__).parents[1]
-WAIT_S = 90.0  # generous: the machine may be busy; nothing here is judged by its speed
 SMALL = (*FLAGS, "--memory.canvas", "24", "32", "--memory.capacity", "64", "--memory.fresh-capacity", "64")
 
 
@@ -43,17 +42,22 @@ class Process:
     process: subprocess.Popen[str]
     said: list[str] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.reader = threading.Thread(target=lambda: self.said.extend(self.process.stdout or ()), daemon=True)
+        self.reader.start()
+
     def wait_for(self, words: str) -> None:
         """Until it has said these words."""
-        deadline_s = time.monotonic() + WAIT_S
-        while not re.search(words, "".join(self.said)):
-            assert self.process.poll() is None, "".join(self.said)
-            assert time.monotonic() < deadline_s, "".join(self.said)
-            time.sleep(0.02)
+        until(lambda: self.has_said(words) or not self.reader.is_alive(), lambda: self.said)
+        assert self.has_said(words), self.said
+
+    def has_said(self, words: str) -> bool:
+        return re.search(words, "".join(self.said)) is not None
 
     def signal(self, number: signal.Signals = signal.SIGINT) -> int:
-        """Send it and wait for the end; the exit code."""
+        """Send it and wait for the end, and for all that it says until then; the exit code."""
         self.process.send_signal(number)
+        self.reader.join(WAIT_S)
         return self.process.wait(WAIT_S)
 
 
@@ -66,14 +70,12 @@ def learner(*arguments: str) -> Iterator[Process]:
     )
     running = Process(process)
     assert process.stdout is not None
-    reader = threading.Thread(target=lambda: running.said.extend(process.stdout or ()), daemon=True)
-    reader.start()
     try:
         yield running
     finally:
         process.kill()
         process.wait()
-        reader.join()
+        running.reader.join()
         process.stdout.close()
 
 
@@ -87,10 +89,10 @@ def test_a_run_waits_for_its_device_trains_stops_and_goes_on(tmp_path: Path) -> 
         with Publisher(endpoint, device="baby", epoch=EPOCH, on_full="wait") as publisher:
             for pair in make_pairs(24):
                 publisher.send(pair)
-            wait_until(lambda: has_steps(run, received=24))
+            until(lambda: has_steps(run, received=24))
             with urllib.request.urlopen(f"http://127.0.0.1:{http_port}/metrics", timeout=WAIT_S) as answer:
                 text = answer.read().decode()
-            wait_until(lambda: "<dt>received</dt><dd>24</dd>" in devices_on_the_page(http_port))
+            until(lambda: "<dt>received</dt><dd>24</dd>" in devices_on_the_page(http_port))
             page = devices_on_the_page(http_port)
             assert process.signal(signal.SIGINT) == 0
         said = "".join(process.said)
@@ -134,13 +136,6 @@ def has_steps(run: Path, received: int) -> bool:
     return len(lines) >= 3 and json.loads(lines[-1])["received"] >= received
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not holds():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.05)
-
-
 def summary_of(run: Path) -> dict[str, int]:
     summary: dict[str, int] = json.loads((run / "summary.json").read_text())
     return summary
@@ -150,7 +145,7 @@ def test_ctrl_c_while_torch_is_still_loading_ends_clean(tmp_path: Path) -> None:
     run = tmp_path / "run"
     with learner("--run-dir", str(run), "--http-port", "0", "--json", *SMALL) as process:
         maps = Path(f"/proc/{process.process.pid}/maps")
-        wait_until(lambda: "libtorch" in maps.read_text())
+        until(lambda: "libtorch" in maps.read_text())
         assert process.signal() == 0
         said = "".join(process.said)
     answer, printed = said.splitlines()  # on the standard error and output, which are one here

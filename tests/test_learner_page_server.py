@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 import uvicorn
-from http_client import WAIT_S, get, is_taken, open_descriptors
-from link_steps import until
+from http_client import get, is_taken, open_descriptors
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 from uvicorn.server import ServerState
+from waiting import WAIT_S, until
 
 from benchmarks.shared.machine import free_port
 from learner.errors import PortInUse, SettingsError

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from http_client import WAIT_S, get
+from http_client import get
+from waiting import WAIT_S
 
 from benchmarks.shared.machine import free_port
 from learner.http import weights

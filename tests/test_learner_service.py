@@ -21,6 +21,7 @@ from learner_state import digest, trained
 from poison import Poisonable, poisonable, white_pair
 from rich.console import Console
 from tiny_learner import EPOCH, TINY, committed, make_pairs, tiny_learner
+from waiting import until
 
 from buffer.store import Store
 from learner.errors import NonFiniteLoss, SettingsError
@@ -276,9 +277,7 @@ def test_the_limit_of_seconds_counts_from_the_first_pair(tmp_path: Path) -> None
             if next(waits, None) is None and publisher.sent == 0:
                 for pair in make_pairs(8):
                     publisher.send(pair)
-                deadline_s = time.monotonic() + 60
-                while live.backlog() < 8 and time.monotonic() < deadline_s:  # while it waits its clock goes on
-                    time.sleep(0.01)
+                until(lambda: live.backlog() == 8)  # while it waits its clock goes on
             return False
 
         summary = Run(tmp_path, live, [], clock=lambda: next(now), train_s=30.0, stop=stop).run()
@@ -387,11 +386,11 @@ def test_a_process_without_descriptors_trains_on_and_commits_once_it_has_some(
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
             return True
         elif resource.getrlimit(resource.RLIMIT_NOFILE)[0] == 3:
-            time.sleep(0.05)  # the commit goes on in its own thread
+            time.sleep(0.25)  # the commit goes on in its own thread; there are pairs for 50 s of looks
         return False
 
     try:
-        run = Run(tmp_path, make_pairs(200), [], stop=stop, commit_every_s=0.0)
+        run = Run(tmp_path, make_pairs(400), [], stop=stop, commit_every_s=0.0)
         run.run()
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -7,7 +7,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from tiny_learner import FLAGS
+from waiting import WAIT_S, until
 
 from buffer.store import Store
 from learner.loop import Learner
@@ -29,7 +29,6 @@ from learner.runs.settings import from_plain
 from stream.image import Image
 
 ROOT = Path(__file__).parents[1]
-WAIT_S = 90.0
 DRIVES = {"kitti_street_a": 51, "kitti_street_b": 60, "kitti_colour": 20}
 CANVAS = (96, 128)
 SMALL = (
@@ -60,13 +59,13 @@ def rig(name: str, folder: Path, fps: str, log: Path) -> Iterator[tuple[subproce
 
 
 def address(process: subprocess.Popen[str], log: Path) -> str:
-    deadline_s = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline_s and process.poll() is None:
-        found = re.search(r"bind=(tcp://\S+:\d+)", log.read_text())
-        if found:
-            return found[1]
-        time.sleep(0.02)
-    raise AssertionError(log.read_text())
+    def said() -> re.Match[str] | None:
+        return re.search(r"bind=(tcp://\S+:\d+)", log.read_text())
+
+    until(lambda: said() or process.poll() is not None, log.read_text)
+    found = said()
+    assert found is not None, log.read_text()
+    return found[1]
 
 
 def eyes_of(folder: Path) -> list[tuple[Image, Image]]:

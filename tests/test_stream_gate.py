@@ -16,8 +16,9 @@ from zlib import crc32
 import msgspec
 import pytest
 import zmq
-from link_steps import EPOCH, LOOPBACK, WIDE, make_pair, received, until
+from link_steps import EPOCH, LOOPBACK, WIDE, make_pair, received
 from memory_shelf import MemoryShelf
+from waiting import WAIT_S, until
 
 from stream.errors import EndpointError
 from stream.failures import Failures
@@ -265,7 +266,7 @@ def test_pairs_as_large_as_allowed_wait_in_tcp_while_the_learner_is_busy() -> No
         thread.start()
         until(lambda: source.backlog() == 1)
         assert [pair.header.seq for pair in received(source, 12)] == list(range(12))
-        thread.join(60)
+        thread.join(WAIT_S)
         assert source.stats().failed_handshakes["flood"] == source.stats().lost == 0
 
 

@@ -17,7 +17,8 @@ from typing import Literal
 
 import pytest
 import zmq
-from link_steps import WIDE, open_dialer, until
+from link_steps import WIDE, open_dialer
+from waiting import WAIT_S, until
 
 from stream.errors import EndpointError
 from stream.transport import acceptor, dialer
@@ -91,9 +92,9 @@ class Learner:
 
     def until(self, condition: Callable[[], bool]) -> None:
         """Tend the socket until it comes to pass."""
-        deadline_s = time.monotonic() + 60
+        deadline_s = time.monotonic() + WAIT_S
         while not condition():
-            assert time.monotonic() < deadline_s, f"it did not come to pass within 60 s: {self.dialer.failures.counts}"
+            assert time.monotonic() < deadline_s, f"it did not come to pass: {self.dialer.failures.counts}"
             self.dialer.tend()
             self.socket.poll(5)  # as a learner does: it is what makes ZeroMQ subscribe again
 
@@ -462,7 +463,7 @@ def test_ten_thousand_strangers_with_garbage_leave_a_rig_serving() -> None:
 def test_a_stranger_that_says_nothing_is_shown_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(acceptor, "HANDSHAKE_TIMEOUT_MS", 100)
     with open_rig(RIG) as rig, tcp.create_connection(port_of(rig.endpoint)) as peer:
-        peer.settimeout(60)
+        peer.settimeout(WAIT_S)
         while peer.recv(4096):  # its greeting, then the end
             pass
 
@@ -521,8 +522,8 @@ def test_a_door_closes_before_its_sockets_after_them_or_with_their_context(first
 
 
 def keep_calling(endpoint: str) -> None:
-    """Until nobody answers any more, or ten seconds are over."""
-    deadline_s = time.monotonic() + 10
+    """Until nobody answers any more, or a long time is over."""
+    deadline_s = time.monotonic() + WAIT_S
     while time.monotonic() < deadline_s:
         tcp.create_connection(port_of(endpoint)).close()
 

@@ -26,9 +26,9 @@ from link_steps import (
     make_pairs,
     publish_all,
     received,
-    until,
     until_quiet,
 )
+from waiting import WAIT_S, until
 
 from stream import codec
 from stream.codec import encode_pair, to_parts
@@ -358,7 +358,7 @@ def test_a_failure_while_receiving_is_raised_to_the_caller_after_the_pairs_befor
 
         monkeypatch.setattr(Ledger, "receive", fail)
         publisher.send(make_pair(1))
-        assert failed.wait(60)
+        assert failed.wait(WAIT_S)
         assert received(source, 1) == [make_pair(0)]
         with pytest.raises(StreamError, match="receiving has stopped: as anything might fail"):
             source.receive(1, 60.0)
@@ -380,14 +380,15 @@ def run_beside(code: str) -> int:
         **os.environ,
         "PYTHONPATH": os.pathsep.join([str(Path(codec.__file__).parents[1]), str(Path(__file__).parent)]),
     }
-    return subprocess.run([sys.executable, "-c", code], env=env, check=False, timeout=150).returncode
+    return subprocess.run([sys.executable, "-c", code], env=env, check=False, timeout=WAIT_S).returncode
 
 
 def test_a_learner_that_rests_with_full_queues_survives_the_death_of_its_rig() -> None:
     """ZeroMQ's own heartbeats end the process here, on the second one after that."""
     assert not run_beside("""
 import time
-from link_steps import EPOCH, LOOPBACK, make_pairs, until
+from link_steps import EPOCH, LOOPBACK, make_pairs
+from waiting import until
 from memory_shelf import MemoryShelf
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber

@@ -20,9 +20,9 @@ from link_steps import (
     make_pair,
     make_pairs,
     received,
-    until,
 )
 from memory_shelf import MemoryShelf
+from waiting import until
 
 from stream import codec
 from stream.live import announcements

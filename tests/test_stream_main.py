@@ -8,22 +8,24 @@ import os
 import re
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 import pytest
 from foreign import jpeg, json_mcap
+from link_steps import all_received
 from memory_shelf import MemoryShelf
 from recorded import EPOCH, NEXT_EPOCH, START_NS, made, names, read_pairs, recorded, some
-from running import WAIT_S, running
+from running import running
+from waiting import WAIT_S, until
 
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from stream.__main__ import PROGRAM
 from stream.cli.record import consumer_name, record
 from stream.cli.replay import replay
-from stream.errors import EndOfStream, ReportedError, StreamError
+from stream.errors import ReportedError, StreamError
 from stream.host.program import Stop
 from stream.host.progress import Progress
 from stream.identity_set import IdentitySet
@@ -45,25 +47,6 @@ command = partial(running, "stream")
 def said(*words: str) -> str:
     """What a command prints, run here."""
     return PROGRAM.run(words, Stop()).text
-
-
-def received(subscriber: Subscriber) -> list[EncodedPair]:
-    """Everything up to the bye."""
-    pairs: list[EncodedPair] = []
-    deadline_s = time.monotonic() + WAIT_S
-    while time.monotonic() < deadline_s:
-        try:
-            pairs += subscriber.receive(64, 1.0)
-        except EndOfStream:
-            return pairs
-    raise AssertionError(f"the stream did not end: {subscriber.stats()}")
-
-
-def until(condition: Callable[[], bool]) -> None:
-    deadline_s = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline_s
-        time.sleep(0.02)
 
 
 def pairs_in(path: Path) -> list[EncodedPair]:
@@ -97,7 +80,7 @@ def test_a_stream_recorded_and_replayed_is_what_a_learner_got_live(tmp_path: Pat
         until(lambda: publisher.subscribers() == 2)
         publish(publisher, pairs)
         publisher.bye()
-        live = received(learner)
+        live = all_received(learner)
         code, output = recorder.end()
     assert code == 0, recorder.said
     assert "200 pairs" in output
@@ -106,7 +89,7 @@ def test_a_stream_recorded_and_replayed_is_what_a_learner_got_live(tmp_path: Pat
         command("replay", str(path), "--speed", "0", "--bind", LOOPBACK) as replayer,
         Subscriber([replayer.saying(r"at (tcp://\S+)")[1]], end_on_bye=True) as learner,
     ):
-        assert received(learner) == live
+        assert all_received(learner) == live
         assert learner.stats().lost == 0
         code, output = replayer.end()
     assert code == 0
@@ -169,7 +152,7 @@ def test_a_recording_of_another_tool_in_two_files_replays_as_one_device(tmp_path
         command("replay", *map(str, paths), "--speed", "0", "--bind", LOOPBACK) as replayer,
         Subscriber([replayer.saying(r"at (tcp://\S+)")[1]], end_on_bye=True) as learner,
     ):
-        pairs = received(learner)
+        pairs = all_received(learner)
         assert replayer.end()[0] == 0
     assert [(pair.header.device, pair.left) for pair in pairs] == [("day_0", jpeg(0)), ("day_0", jpeg(1))]
 
@@ -386,7 +369,7 @@ def test_a_recording_of_two_runs_replays_them_and_holes_are_lost_pairs(tmp_path:
         command("replay", str(path), "--speed", "0", "--bind", LOOPBACK) as replayer,
         Subscriber([replayer.saying(r"at (tcp://\S+)")[1]], end_on_bye=True) as learner,
     ):
-        assert received(learner) == pairs
+        assert all_received(learner) == pairs
         assert learner.stats().pending == 0
         assert replayer.end()[0] == 0
 
@@ -426,7 +409,7 @@ def test_at_the_rigs_pace_it_publishes_to_whoever_listens(tmp_path: Path) -> Non
         command("replay", str(path), "--speed", "4", "--bind", LOOPBACK) as replayer,
         Subscriber([replayer.saying(r"at (tcp://\S+)")[1]], end_on_bye=True) as learner,
     ):
-        seqs = [pair.header.seq for pair in received(learner)]
+        seqs = [pair.header.seq for pair in all_received(learner)]
         lost = learner.stats().lost
         code, output = replayer.end()
     assert code == 0
@@ -477,7 +460,7 @@ def test_of_several_rigs_the_one_to_replay_is_chosen(tmp_path: Path) -> None:
         command("replay", path, "--speed", "0", "--bind", LOOPBACK, "--device", "toddler") as replayer,
         Subscriber([replayer.saying(r"at (tcp://\S+)")[1]], end_on_bye=True) as learner,
     ):
-        assert received(learner) == some(9, device="toddler")
+        assert all_received(learner) == some(9, device="toddler")
         assert replayer.end()[0] == 0
     with pytest.raises(StreamError, match="--device baby"):
         said("replay", path, "--speed", "1000", "--bind", LOOPBACK)

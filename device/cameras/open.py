@@ -27,6 +27,9 @@ from device.sim.camera import SimCamera, SimConfig
 
 log = logging.getLogger(__name__)
 
+DEVICES = ("/dev/video", "/dev/v4l/")
+"""Where cameras are, also those that are unplugged now. Files may lie in /dev/shm."""
+
 
 class Origin(Enum):
     """Where the shots of a camera come from, which decides whether it can wait for a learner."""
@@ -71,7 +74,7 @@ class CameraKind:
             return self.open(name.partition(":")[2], settings, **options)
         names = self.names(self.form, text)
         for name in names:
-            if self.origin is Origin.RECORDING and (name.startswith("/dev/") or Path(name).is_char_device()):
+            if self.origin is Origin.RECORDING and (name.startswith(DEVICES) or Path(name).is_char_device()):
                 hint = f"v4l2:LEFT,RIGHT for two, v4l2-sbs:{name} or v4l2-tb:{name} for one with both eyes"
                 raise CameraError(f"{name} is a camera, not a file: {hint}")
         return self.open(*names, settings)
