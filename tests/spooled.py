@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from waiting import WAIT_S
 
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
@@ -118,7 +119,7 @@ def bytes_in(folder: Path) -> int:
 
 def settle(spool: Spool) -> None:
     """Wait until nothing is being sealed: the open and the newest full segment stay unsealed."""
-    assert spool.wait_sealed(60.0), "full segments are not sealed"
+    assert spool.wait_sealed(WAIT_S), "full segments are not sealed"
 
 
 def copied(folder: Path, to: Path) -> Path:

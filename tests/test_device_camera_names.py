@@ -76,7 +76,7 @@ def test_addresses_are_passed_on_as_they_are(form: str, text: str, found: list[s
         ("sbs:/dev/null", "/dev/null is a camera, not a file: .*v4l2-sbs:/dev/null"),
         ("sbs:/dev/video977", "is a camera, not a file"),
         ("sbs:/dev/v4l/by-id/none", "is a camera, not a file"),
-        ("sbs:/dev/shm/none.mp4", "/dev/shm/none.mp4: no video"),
+        ("sbs:/dev/shm/none.mp4", "no video /dev/shm/none.mp4"),
         ("v4l2:0", "or v4l2-sbs:0 or v4l2-tb:0 for one camera with both eyes"),
         ("video:", "or sbs:FILE or tb:FILE"),
         ("webcam:0", "no camera 'webcam:0': expected one of"),
