@@ -15,7 +15,7 @@ from benchmarks.simulation.faults import FAULTS, HARMLESS, FaultyWorld, simulate
 from benchmarks.simulation.rig import LIMITS, SimulatedRig
 from benchmarks.simulation.world import FAILURES
 from device.spool.consumers import Consumers
-from stream.live.device_book import DeviceBook
+from stream.live.books.device_book import DeviceBook
 
 
 def test_thousands_of_simulated_faults_lose_no_pair_silently_and_enter_none_twice() -> None:

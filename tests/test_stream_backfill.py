@@ -51,7 +51,7 @@ from stream.live.backfill_messages import (
 )
 from stream.live.backfill_plan import CREDIT_BYTES, MAX_PAIRS, PAUSE_S, SPANS_INTERVAL_S, UNDER_WAY, BackfillPlan
 from stream.live.backfill_server import BOUNDS, BackfillServer
-from stream.live.epoch_book import MAX_TRIES
+from stream.live.books.epoch_book import MAX_TRIES
 from stream.live.ledger import Ledger
 from stream.live.publisher import Publisher
 from stream.pair import EncodedPair

@@ -39,7 +39,7 @@ from stream.live.backfill_messages import (
     encode_message,
 )
 from stream.live.backfill_plan import CREDIT_BYTES, MAX_PAIRS
-from stream.live.epoch_book import MAX_TRIES
+from stream.live.books.epoch_book import MAX_TRIES
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair

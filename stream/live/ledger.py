@@ -1,7 +1,7 @@
 """The ledger of all devices: it records which pairs were received, which are missing, and which are lost for good.
 
 Pure: no socket, no thread; the time is passed in. A hole is pulled if the rig has a spool, and lost at once if it has
-none. The rules for an epoch are in `stream.live.epoch_book`, those for a device in `stream.live.device_book`.
+none. The rules for an epoch are in `stream.live.books.epoch_book`, those for a device in `stream.live.books.device_book`.
 
 Each pair is accepted once: a pair with a known number is a repetition. The done numbers are the cursor that a commit stores. The
 ledger of the next process begins there, so that a pair that was lost in a queue is pulled again, and a learned one is not.
@@ -19,8 +19,8 @@ import msgspec
 from stream.errors import MalformedMessage
 from stream.live.announcements import Announcement
 from stream.live.backfill_messages import MAX_EPOCHS, PairsReply, SpansReply
-from stream.live.device_book import COUNTS, DeviceBook, DeviceCursor, PairRange
-from stream.live.epoch_book import MAX_SKIPPED, MAX_TRIES, EpochBook, EpochState, RangeBudget
+from stream.live.books.device_book import COUNTS, DeviceBook, DeviceCursor, PairRange
+from stream.live.books.epoch_book import MAX_SKIPPED, MAX_TRIES, EpochBook, EpochState, RangeBudget
 from stream.pair import Count, Device, EncodedPair, Header
 from stream.source import Cursor
 from stream.stats import DeviceStats, SourceStats

@@ -11,7 +11,7 @@ import msgspec
 
 from stream.live.announcements import Announcement
 from stream.live.backfill_messages import MAX_EPOCHS, Span, SpansReply, Vitals
-from stream.live.epoch_book import EpochBook, EpochCursor, EpochState, RangeBudget
+from stream.live.books.epoch_book import EpochBook, EpochCursor, EpochState, RangeBudget
 from stream.pair import Count, EncodedPair, Epoch, Header
 from stream.ranges import Ranges
 from stream.stats import DeviceStats
