@@ -18,8 +18,9 @@ from stream.codec import from_parts, to_parts
 from stream.errors import MalformedMessage
 from stream.live.announcements import Bye, Hello
 from stream.live.backfill_messages import PairsReply, Span, SpansReply, Vitals
-from stream.live.books.device_book import GONE_S, SETTLED_S
+from stream.live.books.device_book import GONE_S
 from stream.live.books.epoch_book import MAX_DECLARED, MAX_SKIPPED, OWNER_SILENT_S
+from stream.live.books.rig_state import SETTLED_S
 from stream.live.ledger import FORGOTTEN, Ledger
 from stream.pair import EncodedPair
 from stream.source import Cursor

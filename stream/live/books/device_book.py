@@ -1,23 +1,21 @@
-"""What a consumer knows of one device: its epochs, its counts, and what it reports about itself. Pure."""
+"""What a consumer knows of one device: its epochs, and the counts over all of them. Pure."""
 
 from __future__ import annotations
 
-import logging
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Collection, Container, Mapping, Sequence
 from typing import Annotated, Self
 
 import msgspec
 
 from stream.live.announcements import Announcement
-from stream.live.backfill_messages import MAX_EPOCHS, Span, SpansReply, Vitals
+from stream.live.backfill_messages import MAX_EPOCHS, Span, SpansReply
 from stream.live.books.epoch_book import EpochBook, EpochCursor, EpochState, RangeBudget
+from stream.live.books.rig_state import RigState
 from stream.pair import Count, EncodedPair, Epoch, Header
 from stream.ranges import Ranges
 from stream.stats import DeviceStats
 
-SETTLED_S = 0.3
-"""Seconds without a live pair before pairs beyond the last live one are pulled: until then they may be on their way."""
 GONE_S = 10.0
 """Seconds after its bye in which a rig with a spool is expected to say what it holds."""
 MAX_COUNT = (1 << 63) - 1
@@ -29,8 +27,6 @@ COUNTS = (*_DELIVERED, "lost", "returned", "repeated", "clock_steps")
 
 PairRange = tuple[str, int, int]
 """An epoch, and the range [first, last) of numbers in it."""
-
-log = logging.getLogger(__name__)
 
 
 class DeviceCursor(msgspec.Struct, forbid_unknown_fields=True, rename={"spool_known": "met"}):
@@ -59,15 +55,7 @@ class DeviceBook:
         self.counts = Counter[str]()
         self._delivered = Counter[str]()
         self._is_restored = False
-        self._name_is_shared = False
-        self._published, self._spooled = (
-            deque[str](maxlen=4),
-            deque[str](maxlen=4),
-        )  # the last epochs, by who named them
-        self._newest: Header | None = None
-        self._last_live_s: float | None = None
-        self._clock: tuple[int, int] | None = None
-        self._vitals = Vitals()
+        self._rig = RigState()
 
     @classmethod
     def restore(cls, cursor: DeviceCursor, budget: RangeBudget) -> Self:
@@ -105,11 +93,8 @@ class DeviceBook:
 
     def see_live(self, header: Header, now_s: float) -> None:
         """Note what a live pair shows of its device: its epoch, its clock, and that it is there."""
-        newest = self._newest
-        if newest is not None and newest.epoch == header.epoch:
-            self.counts["clock_steps"] += header.seq == newest.seq + 1 and header.left_ns < newest.left_ns
-        self._notice_return(self._published, header.epoch, header.device)
-        self.live, self._newest, self._last_live_s = header.epoch, header, now_s
+        self.counts["clock_steps"] += self._rig.see_pair(header, now_s)
+        self.live = header.epoch
 
     def announce(
         self, book: EpochBook, announcement: Announcement, now_s: float, endpoint: int, all_heard: bool
@@ -121,7 +106,7 @@ class DeviceBook:
         """
         book.announce(announcement, now_s)
         self.live = announcement.epoch
-        self._notice_return(self._published, announcement.epoch, announcement.device)
+        self._rig.see_published(announcement.epoch, announcement.device)
         if book.state is EpochState.UNSPOOLED:
             for other in self.epochs.values():
                 is_theirs = other.owner == endpoint or (other.owner is None and all_heard)
@@ -155,15 +140,6 @@ class DeviceBook:
         if self.live == epoch:
             self.live = ""
 
-    def _notice_return(self, epochs: deque[str], epoch: str, name: str) -> None:
-        """Note the newest epoch. A rig that starts again never returns to an old one; two of one name do."""
-        if epochs and epochs[-1] == epoch:
-            return
-        if epoch in epochs and not self._name_is_shared:
-            self._name_is_shared = True
-            log.warning("two devices are named %s: give each a --name of its own", name)
-        epochs.append(epoch)
-
     def wanted_from(self, spans: Sequence[Span]) -> dict[str, int]:
         """Return, before the first answer of a spool is entered, from which number on its epochs are wanted; only where it is 0.
 
@@ -179,25 +155,23 @@ class DeviceBook:
 
     def read_spool(self, reply: SpansReply, asked_s: float, answered_ns: int) -> None:
         """Note the order of the epochs (the oldest one is pulled first), the clock and the state of the rig."""
-        named = [
-            span.epoch for span in reply.spans if span.epoch in self.epochs
-        ]  # of too many, some are forgotten at once
+        # Of too many epochs, some are forgotten at once.
+        named = [span.epoch for span in reply.spans if span.epoch in self.epochs]
         if not named:
             return
         live = self.epochs.get(self.live)
         if live is None or self.live in named or live.since_s < asked_s:
             self.live = named[-1]
-            self._notice_return(self._spooled, named[-1], reply.device)
+            self._rig.see_spooled(named[-1], reply.device)
         self.epochs = {epoch: self.epochs[epoch] for epoch in dict.fromkeys((*named, *self.epochs))}
         self.spool_known = True
-        self._clock = (reply.now_ns - (reply.asked_ns + answered_ns) // 2, max(0, answered_ns - reply.asked_ns) // 2)
-        self._vitals = reply.vitals
+        self._rig.read(reply, answered_ns)
 
     def next_request(
         self, endpoint: int, max_pairs: int, now_s: float, requested: Collection[PairRange]
     ) -> PairRange | None:
         """Return the oldest range that is missing, can be pulled from the spool of an endpoint, and was not requested yet."""
-        flowing = self._last_live_s is not None and now_s - self._last_live_s < SETTLED_S
+        flowing = self._rig.is_flowing(now_s)
         for epoch, book in self.epochs.items():
             if book.endpoint != endpoint:
                 continue
@@ -235,16 +209,11 @@ class DeviceBook:
     def stats(self) -> DeviceStats:
         """Return the present statistics of the device."""
         epoch = self.live or next(reversed(self.epochs))
-        offset_ns, error_ns = self._clock or (None, None)
         return DeviceStats(
             epoch=epoch,
             next_seq=self.epochs[epoch].head,
             pending=self.pending(),
-            clock_offset_ns=offset_ns,
-            clock_error_ns=error_ns,
-            battery=self._vitals.battery,
-            temperature_c=self._vitals.temperature_c,
             ended=self.has_ended(),
-            last_received_s=self._last_live_s,
+            **self._rig.stats(),
             **{name: self.counts[name] for name in COUNTS},
         )
