@@ -19,11 +19,11 @@ from dataclasses import replace
 from functools import partial
 
 from stream.closeable import Closeable
-from stream.errors import EndOfStream, MalformedMessage, StreamError
+from stream.errors import MalformedMessage
 from stream.failures import Failures
-from stream.live.announcements import Announcement, Bye
-from stream.live.backfill_client import BackfillClient
+from stream.live.announcements import Bye
 from stream.live.backfill_plan import BackfillPlan
+from stream.live.inbox import Inbox
 from stream.live.ledger import Ledger
 from stream.live.pair_queue import PairQueue
 from stream.live.rig_links import RigLinks
@@ -83,17 +83,11 @@ class Subscriber(Closeable):
             raise ValueError(f"expected a list of endpoints, got {endpoints!r}")
         addresses = [connect_address(endpoint, security=security, insecure=insecure) for endpoint in endpoints]
         self.endpoints = tuple(addresses)
-        self._devices_to_end = len(addresses) if end_on_bye else None
         self._farewell_s = farewell_s
-        self._clock = clock
-        self._queue = PairQueue(capacity_pairs, capacity_bytes)
-        self._ledger = Ledger(cursor, endpoints=len(addresses))
-        self._before = self._ledger.stats().devices
-        self._acknowledged: Cursor | None = None
         self._leaving = False
-        self._failure: Exception | None = None
-        self._closing = False
-        self._changed = threading.Condition()  # guards the attributes from the queue on
+        ledger, queue = Ledger(cursor, endpoints=len(addresses)), PairQueue(capacity_pairs, capacity_bytes)
+        self._before = ledger.stats().devices
+        self._inbox = Inbox(ledger, queue, devices_to_end=len(addresses) if end_on_bye else None, clock=clock)
         self._malformed = Failures(log, LOG_INTERVAL_S, clock=clock)
         plan = partial(BackfillPlan, consumer=consumer or "", durable=cursor, clock=clock, clock_ns=time.time_ns)
         self._links = RigLinks(addresses, plan, high_water=high_water, security=security)
@@ -103,46 +97,28 @@ class Subscriber(Closeable):
 
     def receive(self, limit: int, timeout_s: float) -> list[EncodedPair]:
         """See Source. Raises StreamError if the thread has failed, once all earlier pairs were returned."""
-        if limit < 1:
-            raise ValueError(f"limit must be at least 1 pair, got {limit}")
-        with self._changed:
-            self._changed.wait_for(lambda: self._queue or self._is_over(), timeout_s)
-            pairs = self._queue.pop(limit)
-            self._ledger.deliver(pairs)
-            self._changed.notify_all()
-            if pairs:
-                return pairs
-            if self._failure is not None:
-                raise StreamError(f"receiving has stopped: {self._failure}") from self._failure
-            if self._is_over():
-                raise EndOfStream("the subscriber is closed" if self._closing else "every device has said bye")
-            return []
+        return self._inbox.receive(limit, timeout_s)
 
     def cursor(self) -> Cursor:
         """See Source."""
-        with self._changed:
-            return self._ledger.cursor()
+        return self._inbox.cursor()
 
     def acknowledge(self, cursor: Cursor) -> None:
         """See Source. The acknowledgement is sent soon, and repeated until the rigs have confirmed it."""
-        with self._changed:
-            self._acknowledged = cursor
+        self._inbox.acknowledge(cursor)
 
     def spoil(self, header: Header) -> None:
         """See Source."""
-        with self._changed:
-            self._ledger.spoil(header)
+        self._inbox.spoil(header)
 
     def backlog(self) -> int:
         """Return the number of pairs in the queue."""
-        return len(self._queue)
+        return self._inbox.backlog()
 
     def stats(self) -> SourceStats:
         """See Source; received pairs include those that wait in the queue."""
-        with self._changed:
-            stats = self._ledger.stats()
         return replace(
-            stats,
+            self._inbox.stats(),
             malformed=dict(self._malformed.counts),
             failed_handshakes=dict(self._links.failures.counts),
             before=self._before,
@@ -151,9 +127,7 @@ class Subscriber(Closeable):
 
     def close(self) -> None:
         """Stop receiving, send the last acknowledgement to the rigs, and free the sockets; idempotent."""
-        with self._changed:
-            self._closing = True
-            self._changed.notify_all()
+        self._inbox.close()
         self._thread.join()
         self._links.close()
 
@@ -161,18 +135,12 @@ class Subscriber(Closeable):
         """Let `close` tell the rigs that this consumer does not come back, so that they keep no pairs for it."""
         self._leaving = True
 
-    def _is_over(self) -> bool:
-        ended = self._devices_to_end is not None and self._ledger.all_ended(self._devices_to_end, self._clock())
-        return ended or self._closing or self._failure is not None
-
     def _run(self) -> None:
         """Work in the thread until the end: read live messages first, then the spools; while there is no room, read neither."""
         bytearray(GLIBC_BLOCK_BYTES)
         try:
-            while not self._closing:
-                with self._changed:
-                    room = self._changed.wait_for(lambda: self._queue.has_room() or self._closing, POLL_S)
-                if room:
+            while not self._inbox.is_closed:
+                if self._inbox.wait_for_room(POLL_S):
                     self._links.poll(POLL_S)
                     self._receive_live()
                 self._serve_spools()
@@ -180,42 +148,39 @@ class Subscriber(Closeable):
             self._acknowledge_last()
         except Exception as error:  # the thread ends here, and `receive` raises the error
             log.exception("receiving has stopped")
-            with self._changed:
-                self._failure = error
-                self._changed.notify_all()
+            self._inbox.fail(error)
 
     def _receive_live(self) -> None:
         for _ in range(LIVE_AT_ONCE):
             try:
-                message = self._links.receive_live()  # outside the lock: the checksum takes time
-                if message is None:
+                received = self._links.receive_live()  # outside the lock of the inbox: the checksum takes time
+                if received is None:
                     return
-                self._enter_live(*message)
+                message, endpoint = received
+                self._inbox.enter_live(message, endpoint)
+                if isinstance(message, Bye):
+                    self._links.confirm(message, endpoint)
             except MalformedMessage as error:
                 self._refuse(error)
-            if not self._queue.has_room():
+            if not self._inbox.has_room():
                 return
 
     def _serve_spools(self) -> None:
         """Read the replies of all spools, and send the next request to each."""
-        with self._changed:
-            cursor, self._acknowledged = self._acknowledged, None
-            if cursor is not None:
-                for spool in self._links.spools:
-                    spool.plan.acknowledge(self._ledger, cursor)
+        self._inbox.tell_acknowledged([spool.plan for spool in self._links.spools])
         for spool in self._links.spools:
-            if self._queue.has_room():
+            if self._inbox.has_room():
                 try:
-                    self._enter_reply(spool)
+                    if (received := spool.receive(self._refuse)) is not None:
+                        self._inbox.enter_reply(spool.plan, *received)
                 except MalformedMessage as error:
                     self._refuse(error)
-            with self._changed:
-                spool.send_requests(self._ledger, has_room=self._queue.has_room() and not self._closing)
+            with self._inbox.reading() as (ledger, has_room):
+                spool.send_requests(ledger, has_room=has_room)
 
     def _acknowledge_last(self) -> None:
         deadline_s = time.monotonic() + self._farewell_s
-        with self._changed:
-            self._queue.clear()
+        self._inbox.clear()
         while time.monotonic() < deadline_s:
             self._serve_spools()
             if not any(spool.plan.owes_acknowledgement for spool in self._links.spools):
@@ -235,28 +200,6 @@ class Subscriber(Closeable):
     def _refuse(self, error: MalformedMessage) -> None:
         """Count and log a malformed message, which is dropped."""
         self._malformed.add(error.reason, f"message dropped: {error}")
-
-    def _enter_live(self, message: EncodedPair | Announcement, endpoint: int) -> None:
-        now_s = self._clock()
-        with self._changed:
-            if not isinstance(message, EncodedPair):
-                self._ledger.receive_announcement(message, now_s, endpoint)
-            elif self._ledger.receive(message, now_s, endpoint):
-                self._enqueue([message])
-            self._changed.notify_all()
-        if isinstance(message, Bye):
-            self._links.confirm(message, endpoint)
-
-    def _enter_reply(self, spool: BackfillClient) -> None:
-        received = spool.receive(self._refuse)
-        if received is not None:
-            with self._changed:
-                self._enqueue(spool.plan.receive(*received, self._ledger))
-                self._changed.notify_all()
-
-    def _enqueue(self, pairs: Sequence[EncodedPair]) -> None:
-        if not self._closing:
-            self._queue.extend(pairs)
 
 
 def _warn_of_unknown_hosts(addresses: Sequence[str]) -> None:
