@@ -20,7 +20,7 @@ from benchmarks.shared.bench import Bench, Goal, RoundsSettings, figure_table, i
 from benchmarks.shared.recipes import PRESETS
 from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
-from device.spool.consumers import Refusal
+from device.spool.consumers.consumers import Refusal
 from device.spool.rules import SpoolLimits, SpoolStats
 from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics

@@ -14,7 +14,7 @@ from benchmarks.simulation.consumer import SimulatedConsumer
 from benchmarks.simulation.faults import FAULTS, HARMLESS, FaultyWorld, simulate
 from benchmarks.simulation.rig import LIMITS, SimulatedRig
 from benchmarks.simulation.world import FAILURES
-from device.spool.consumers import Consumers
+from device.spool.consumers.consumers import Consumers
 from stream.live.books.device_book import DeviceBook
 
 

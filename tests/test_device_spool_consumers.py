@@ -14,7 +14,7 @@ from spooled import DEVICE, Clock, fill, open_spool, settle
 from waiting import WAIT_S
 
 from device.spool import spool as spool_module
-from device.spool.consumers import (
+from device.spool.consumers.consumers import (
     MAX_CONSUMERS,
     MAX_CONSUMERS_PER_KEY,
     Consumers,

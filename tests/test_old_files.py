@@ -21,8 +21,8 @@ from torch import Tensor
 
 from buffer.store import Store
 from buffer.store_reader import StoreReader
-from device.spool.consumers import Consumers
-from device.spool.consumers_file import load_consumers
+from device.spool.consumers.consumers import Consumers
+from device.spool.consumers.file import load_consumers
 from device.spool.rules import SpoolLimits
 from device.spool.spool import Spool
 from learner import legacy

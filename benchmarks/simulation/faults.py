@@ -12,7 +12,7 @@ from benchmarks.simulation.consumer import SimulatedConsumer
 from benchmarks.simulation.rig import FORGET_AFTER_S, Disk
 from benchmarks.simulation.run import Folder, Killed
 from benchmarks.simulation.world import CONSUMERS, FAILURES, STRANGER, World
-from device.spool.consumers import SavedConsumers
+from device.spool.consumers.consumers import SavedConsumers
 from device.spool.inventory import EarlierEpoch
 from stream.live.announcements import Bye
 

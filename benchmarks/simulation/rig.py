@@ -11,7 +11,7 @@ from random import Random
 
 import msgspec
 
-from device.spool.consumers import Consumers, SavedConsumers
+from device.spool.consumers.consumers import Consumers, SavedConsumers
 from device.spool.inventory import EarlierEpoch, Inventory, joined
 from device.spool.reply import Reply
 from device.spool.rules import SpoolLimits, SpoolRules

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from device.cli.capture_settings import host_name
 from device.cli.spool_location import spools_of
-from device.spool.consumers import SavedConsumer
-from device.spool.consumers_file import load_consumers, request_to_forget
+from device.spool.consumers.consumers import SavedConsumer
+from device.spool.consumers.file import load_consumers, request_to_forget
 from device.spool.epoch_end import find_epoch_ends
 from device.spool.folder import SpoolError, is_abandoned
 from device.spool.segment_file import segment_of

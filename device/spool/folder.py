@@ -1,9 +1,9 @@
 """The folder of a spool. One process uses it at a time, and it belongs to one device.
 
     device.lock       holds the name of the device; locked, as the folder itself, while a process uses the spool
-    consumers.json    see `device.spool.consumers_file`
+    consumers.json    see `device.spool.consumers.file`
     *.sqlite          see `device.spool.segment_file`; with -wal and -journal beside the unsealed ones
-    *.forget          requests to forget a consumer, see `device.spool.consumers_file`
+    *.forget          requests to forget a consumer, see `device.spool.consumers.file`
     *.head            see `device.spool.epoch_end`
 
 All other files are left alone.

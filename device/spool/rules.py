@@ -19,7 +19,7 @@ from enum import Enum, auto
 
 import msgspec
 
-from device.spool.consumers import RETRY_SAVE_S, SAVE_INTERVAL_S, Consumers, Refusal, SavedConsumers
+from device.spool.consumers.consumers import RETRY_SAVE_S, SAVE_INTERVAL_S, Consumers, Refusal, SavedConsumers
 from device.spool.inventory import EarlierEpoch, Inventory
 from device.spool.segment import Removal, Segment, Size, State
 
@@ -77,7 +77,7 @@ class SpoolStats:
     unspooled: int
     """Pairs that the disk refused."""
     refused_consumers: Mapping[str, int]
-    """Requests of consumers that no pairs are kept for, by reason (`device.spool.consumers.Refusal`), since it was opened."""
+    """Requests of consumers that no pairs are kept for, by reason (`Refusal`), since it was opened."""
 
 
 class Disk(Enum):

@@ -32,8 +32,8 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from device.spool.consumers import Consumers, Refusal
-from device.spool.consumers_file import load_consumers, save_consumers, take_requests
+from device.spool.consumers.consumers import Consumers, Refusal
+from device.spool.consumers.file import load_consumers, save_consumers, take_requests
 from device.spool.folder import SpoolFolder
 from device.spool.reply import Reply
 from device.spool.rules import SpoolLimits, SpoolRules, SpoolStats
@@ -163,7 +163,7 @@ class Spool:
         return reply.reading()
 
     def register(self, consumer: str, peer: str | None = None) -> bool:
-        """See `Shelf`, and `device.spool.consumers` for when a consumer is refused."""
+        """See `Shelf`, and `device.spool.consumers.consumers` for when a consumer is refused."""
         return self._acknowledge(consumer, {}, peer)
 
     def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:

@@ -1,6 +1,6 @@
 """The consumers for which pairs are kept: their names, their acknowledgements, and when each of them sent its last message.
 
-Pure rules: the time is passed in, and `consumers_file` reads and writes the file.
+Pure rules: the time is passed in, and `file.py` reads and writes the file.
 
 - Silence is measured by the time that the rig was running, never by the calendar: a rig may have no battery for its clock. What
   passed before the last save is in the file; a rig that is killed forgets at most the minutes since.

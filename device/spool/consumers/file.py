@@ -13,7 +13,7 @@ from pathlib import Path
 
 import msgspec
 
-from device.spool.consumers import SavedConsumers
+from device.spool.consumers.consumers import SavedConsumers
 from stream.fsync import replace_file, sync_path
 from stream.pair import NAME
 
