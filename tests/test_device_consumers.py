@@ -12,7 +12,8 @@ from spooled import DEVICE, fill, open_spool
 from device.__main__ import PROGRAM
 from device.cli.consumers import consumers_of
 from device.cli.status import RecentRate
-from device.spool.consumers.consumers import Consumers, SavedConsumers
+from device.spool.consumers.consumers import Consumers
+from device.spool.consumers.saved import SavedConsumers
 from device.spool.folder import SpoolError
 from stream.host.program import Stop
 

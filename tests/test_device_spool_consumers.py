@@ -13,15 +13,9 @@ import zmq
 from spooled import DEVICE, Clock, fill, open_spool, settle
 from waiting import WAIT_S
 
-from device.spool import spool as spool_module
-from device.spool.consumers.consumers import (
-    MAX_CONSUMERS,
-    MAX_CONSUMERS_PER_KEY,
-    Consumers,
-    Refusal,
-    SavedConsumer,
-    SavedConsumers,
-)
+from device.spool.consumers import file as consumers_file
+from device.spool.consumers.consumers import MAX_CONSUMERS_PER_KEY, Consumers, Refusal
+from device.spool.consumers.saved import MAX_CONSUMERS, SavedConsumer, SavedConsumers
 from device.spool.folder import SpoolError, SpoolTaken, is_abandoned
 from stream.live.backfill_messages import Span
 from stream.live.publisher import Publisher
@@ -296,7 +290,7 @@ def test_a_list_that_could_not_be_saved_is_saved_soon_though_nobody_calls(
     clock = Clock()
     with open_spool(tmp_path, epoch=A, clock=clock) as spool:
         with monkeypatch.context() as patch:
-            patch.setattr(spool_module, "save_consumers", refuse)
+            patch.setattr(consumers_file, "save_consumers", refuse)
             spool.register("one")
         before = (tmp_path / "consumers.json").read_bytes()
         clock.now_s += 4.0

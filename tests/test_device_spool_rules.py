@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from device.spool.consumers.consumers import Consumers, SavedConsumers
+from device.spool.consumers.consumers import Consumers
+from device.spool.consumers.saved import SavedConsumers
 from device.spool.inventory import EarlierEpoch, Inventory
 from device.spool.rules import RETRY_S, SpoolLimits, SpoolRules
 from device.spool.segment import Removal, Segment, Size, State

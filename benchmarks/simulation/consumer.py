@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from itertools import count
 from random import Random
 
-from benchmarks.simulation.rig import DEVICE, Name, SimulatedRig
+from benchmarks.simulation.rig import SimulatedRig
 from benchmarks.simulation.run import Folder, Run
+from benchmarks.simulation.truth import DEVICE, Name
 from learner.errors import LearnerError
 from stream.live.announcements import Announcement, Bye, Hello
 from stream.live.backfill_messages import PairsReply, Reply, Vitals
@@ -84,7 +85,7 @@ class SimulatedConsumer:
     def announce(self, kind: type[Hello] | type[Bye]) -> None:
         """Receive a hello or a bye of the rig, later."""
         epoch = self.rig.epoch
-        self.link.append(kind(device=DEVICE, epoch=epoch, next_seq=self.rig.made[epoch], backfill=True))
+        self.link.append(kind(device=DEVICE, epoch=epoch, next_seq=self.rig.truth.made[epoch], backfill=True))
 
     def hear(self, most: int) -> None:
         """Receive some messages of the live stream."""
@@ -101,7 +102,7 @@ class SimulatedConsumer:
             self.plan.sent(request)
             reply, rows = reply_to(request, self.rig, over=False, now_ns=0, vitals=Vitals, peer=self.peer)
             if not self._has_met():  # neither side knows what was kept for it before the rig has met it, perhaps again
-                met_at = len(self.rig.kept) if self.name in self.rig.impersonated else self.rig.came[self.name]
+                met_at = len(self.rig.truth.kept) if self.name in self.rig.impersonated else self.rig.came[self.name]
                 self.owed_from = max(self.owed_from, met_at)
             pairs = self._pairs_of(reply, len(rows)) if isinstance(reply, PairsReply) else []
             self.replies.append((reply, pairs))
@@ -134,7 +135,7 @@ class SimulatedConsumer:
     def meet(self) -> None:
         """Meet the rig for the first time: from the commit that follows on, every kept pair is owed to this consumer."""
         self.settle()
-        self.owed_from = len(self.rig.kept)
+        self.owed_from = len(self.rig.truth.kept)
 
     def settle(self) -> None:
         """Hear and learn everything, until nothing is missing any more; commit and acknowledge it."""
@@ -157,15 +158,15 @@ class SimulatedConsumer:
         epochs = cursor["devices"].get(DEVICE, {"epochs": {}})["epochs"]
         lost = lost_in(cursor)
         known = {epoch: max((b for _, b in book["done"]), default=0) for epoch, book in epochs.items()}
-        owed = list(self.rig.kept)[self.owed_from :]
+        owed = list(self.rig.truth.kept)[self.owed_from :]
         missing = [name for name in owed if name not in names and name not in lost]
-        unseen = [name for name in missing if name in self.rig.unrecorded and name[1] >= known.get(name[0], 0)]
+        unseen = [name for name in missing if name in self.rig.truth.unrecorded and name[1] >= known.get(name[0], 0)]
         return Counter(
             silent=len(missing) - len(unseen),
             twice=self.twice + len(entered) - len(names),
             both=len(names & lost),
-            thrown_away=sum(map(self.rig.holds, lost)),
-            phantoms=sum(seq >= self.rig.made[epoch] for epoch, seq in lost),
+            thrown_away=sum(self.rig.truth.holds(self.rig.disk, name) for name in lost),
+            phantoms=sum(seq >= self.rig.truth.made[epoch] for epoch, seq in lost),
             unseen=len(unseen),
             counted=len(lost),
             refusals=self.refusals,
@@ -179,7 +180,7 @@ class SimulatedConsumer:
     def _pairs_of(self, reply: PairsReply, rows: int) -> list[EncodedPair]:
         """Return the pairs in a reply: all of its range that are not lost."""
         lost = {seq for first, last in reply.lost for seq in range(first, last)}
-        found = [self.rig.kept[reply.epoch, seq] for seq in range(reply.first, reply.next) if seq not in lost]
+        found = [self.rig.truth.kept[reply.epoch, seq] for seq in range(reply.first, reply.next) if seq not in lost]
         assert len(found) == rows
         return found
 

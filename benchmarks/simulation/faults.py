@@ -9,10 +9,11 @@ from random import Random
 from typing import Any
 
 from benchmarks.simulation.consumer import SimulatedConsumer
-from benchmarks.simulation.rig import FORGET_AFTER_S, Disk
+from benchmarks.simulation.disk import Disk
+from benchmarks.simulation.rig import FORGET_AFTER_S
 from benchmarks.simulation.run import Folder, Killed
 from benchmarks.simulation.world import CONSUMERS, FAILURES, STRANGER, World
-from device.spool.consumers.consumers import SavedConsumers
+from device.spool.consumers.saved import SavedConsumers
 from device.spool.inventory import EarlierEpoch
 from stream.live.announcements import Bye
 
@@ -149,7 +150,7 @@ class FaultyWorld(World):
         """A pair on the disk becomes unreadable."""
         if self.rig.disk.segments:
             segment = self.random.choice(self.rig.disk.segments)
-            self.rig.rotten.add((segment.epoch, self.random.randint(segment.first, segment.end)))
+            self.rig.truth.rotten.add((segment.epoch, self.random.randint(segment.first, segment.end)))
 
     def lose_list(self) -> None:
         """The list of consumers is damaged."""

@@ -1,63 +1,29 @@
-"""A rig: the real rules of its spool over a disk of dictionaries, which can be damaged, copied and restored."""
+"""A rig: the real rules of its spool over a disk of dictionaries."""
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field, replace
+from contextlib import nullcontext
 from functools import partial
 from math import inf
 from random import Random
 
-import msgspec
-
-from device.spool.consumers.consumers import Consumers, SavedConsumers
-from device.spool.inventory import EarlierEpoch, Inventory, joined
-from device.spool.reply import Reply
+from benchmarks.simulation.disk import Disk
+from benchmarks.simulation.truth import DEVICE, Name, Truth
+from device.spool.consumers.consumers import Consumers
+from device.spool.consumers.saving import Saving
+from device.spool.inventory import EarlierEpoch
+from device.spool.reply import Reply, RowReader
 from device.spool.rules import SpoolLimits, SpoolRules
 from device.spool.segment import Removal, Segment, Size, State
 from stream.codec import to_parts
 from stream.live.backfill_messages import PairParts, Reading, Span
-from stream.pair import EncodedPair, Header
-from stream.ranges import Ranges
+from stream.pair import EncodedPair
 
-DEVICE = "rig"
-Name = tuple[str, int]
-"""Epoch and number of a pair."""
 PAIR_BYTES = 100
 LIMITS = SpoolLimits(max_bytes=8000, free_floor_bytes=0, segment_bytes=400)
 """Segments of four pairs, and about ten of them."""
 FORGET_AFTER_S = 7 * 86400.0
-IMAGE_CRC = zlib.crc32(b"leftright")
-HEADER = Header(
-    device=DEVICE,
-    epoch="0" * 32,
-    seq=0,
-    left_ns=0,
-    right_ns=0,
-    height=1,
-    width=1,
-    channels=1,
-    codec="lz4",
-    crc=IMAGE_CRC,
-)
-
-
-@dataclass
-class Disk:
-    """What lies in the folder of a spool."""
-
-    segments: list[Segment] = field(default_factory=list)
-    ends: dict[str, EarlierEpoch] = field(default_factory=dict)
-    """The `.head` files: an end of 0 is a damaged one."""
-    saved: SavedConsumers = field(default_factory=SavedConsumers)
-    came: dict[str, int] = field(default_factory=dict)
-    """See `SimulatedRig.came`, for the saved consumers."""
-
-    def copy(self) -> Disk:
-        """Return a copy, as of a folder whose process is dead."""
-        segments = [replace(one, rotten=Ranges(one.rotten)) for one in self.segments]
-        return Disk(segments, dict(self.ends), self.saved, self.came)
 
 
 class SimulatedRig:
@@ -73,16 +39,7 @@ class SimulatedRig:
         self.disk = Disk()
         self.now_s = 0.0
         self.full = False
-        self.made: dict[str, int] = {}
-        """The number of pairs of each epoch, kept or refused."""
-        self.kept: dict[Name, EncodedPair] = {}
-        """All pairs that were ever kept, in their order."""
-        self.rotten: set[Name] = set()
-        """Pairs that cannot be read, wherever they lie."""
-        self.unrecorded: set[Name] = set()
-        """Kept pairs whose record was destroyed by damage: this rig cannot know that they existed."""
-        self._away: set[Name] = set()
-        """Pairs that were gone for a time; an older copy of the spool may bring them back."""
+        self.truth = Truth()
         self.impersonated: set[str] = set()
         """Consumers in whose name somebody else could acknowledge."""
         self.on_freed: Callable[[list[Name], Collection[str]], None] = lambda names, consumers: None
@@ -98,79 +55,43 @@ class SimulatedRig:
 
     def boot(self, disk: Disk) -> None:
         """Start a process on what lies on a disk; the one before it has died at any moment."""
-        for segment in disk.segments:
-            segment.state = State.FULL
-        newest = {segment.epoch: segment for segment in disk.segments}
-        for epoch, one in disk.ends.items():
-            if epoch in newest:
-                newest[epoch].extend(one.end)
-        earlier = joined(disk.ends, disk.saved.epochs)
-        runs = [one.run for one in disk.segments] + [one.run for one in earlier.values()]
-        epoch = f"{len(self.made) + 1:032x}"
-        self.made[epoch] = 0
-        self.disk = disk
-        self.inventory = Inventory(epoch, disk.segments, earlier, run=1 + max(runs, default=0))
-        for name, one in self.inventory.emptied().items():
-            disk.ends[name] = EarlierEpoch(one.run, one.end)
+        epoch = f"{len(self.truth.made) + 1:032x}"
+        self.truth.made[epoch] = 0
+        self.disk, self.inventory = disk, disk.take_inventory(epoch)
         consumers = Consumers(
             disk.saved, now_s=self.now_s, forget_after_s=FORGET_AFTER_S, grace_s=self.grace_s, trusted=self.trusted
         )
         self.came = dict(disk.came)
         """How many pairs had been kept when each consumer came into the list; 0 if the list may have lacked it."""
         self.complete_s = self.now_s + self.grace_s * (not disk.saved.complete)
-        self.rules = SpoolRules(self.limits, self.inventory, consumers)
+        self.rules, self.saving = SpoolRules(self.limits, self.inventory, consumers), Saving(consumers, self.inventory)
         self._remove(self.rules.free(self.now_s))
 
     def make(self) -> EncodedPair:
         """Make the next pair and keep it, if the disk takes it; return it."""
-        epoch, seq = self.epoch, self.made[self.epoch]
-        self.made[epoch] += 1
-        pair = EncodedPair(msgspec.structs.replace(HEADER, epoch=epoch, seq=seq), b"left", b"right")
+        pair = self.truth.make(self.epoch)
+        epoch, seq = pair.header.epoch, pair.header.seq
         spooled = self.rules.may_write(self.now_s) and self._write(seq)
         self.rules.offered(seq, spooled=spooled)
         if spooled or epoch in self.disk.ends:  # the file is as old as the first segment, and never grows
             self.disk.ends[epoch] = EarlierEpoch(self.inventory.run, self.inventory.end)
         if spooled:
-            self.kept[epoch, seq] = pair
+            self.truth.kept[epoch, seq] = pair
         return pair
 
     def recorded(self) -> dict[str, int]:
         """Return how far the rig knows each epoch, whether it holds its pairs or not."""
         return {span.epoch: span.head for span in self.spans(freed=True)}
 
-    def forgotten(self) -> list[Name]:
-        """Return the kept pairs of which the rig knows nothing any more, though nothing has damaged its records."""
-        ends = self.recorded()
-        return [name for name in self.kept if name not in self.unrecorded and ends.get(name[0], 0) <= name[1]]
-
-    def note_away(self) -> None:
-        """Note which pairs are away: to be called before each damage and, by `note_damage`, after it."""
-        self._away.update(name for name in self.kept if not self.holds(name))
-
     def note_damage(self) -> None:
         """Note, after damage and a new start, which pairs are away, and which the rig cannot know any more."""
-        self.note_away()
-        self.unrecorded.update(self.forgotten())
-
-    def holds(self, name: Name) -> bool:
-        """Return whether a pair could always be given, and still can."""
-        epoch, seq = name
-        if name not in self.kept or name in self.rotten or name in self._away:
-            return False
-        return any(one.epoch == epoch and one.first <= seq < one.end for one in self.disk.segments)
+        self.truth.note_away(self.disk)
+        self.truth.unrecorded.update(self.truth.forgotten(self.recorded()))
 
     def cut_power(self, random: Random) -> None:
         """Lose the newest pairs, and perhaps the number of them; then start again."""
-        disk = self.disk
-        if disk.segments:
-            newest = disk.segments[-1]
-            newest.end = random.randint(newest.first, newest.end)
-            end = disk.ends.get(newest.epoch)
-            if end is not None:
-                disk.ends[newest.epoch] = EarlierEpoch(end.run, random.choice((end.end, newest.end)))
-            if newest.end == newest.first:
-                disk.segments.remove(newest)
-        self.boot(disk)
+        self.disk.cut(random)
+        self.boot(self.disk)
         self.note_damage()
 
     def spans(self, *, freed: bool = False) -> list[Span]:
@@ -181,14 +102,7 @@ class SimulatedRig:
         """See `Shelf`."""
         plan, known_end = self.inventory.plan_read(epoch, first, last)
         reply = Reply(DEVICE, epoch, first, credit_bytes)
-        for segment, end in plan:
-            reply.lose(segment.first)
-            self.inventory.mark_unreadable(segment, reply.extend(end, partial(self._row, segment)))
-            if reply.next < end:
-                break
-        else:
-            reply.lose(known_end)
-        return reply.reading()
+        return reply.fill(plan, known_end, rows_of=self._rows_of, on_rot=self.inventory.mark_unreadable)
 
     def register(self, consumer: str, peer: str | None = None) -> bool:
         """See `Shelf`."""
@@ -217,25 +131,28 @@ class SimulatedRig:
 
     def save(self, *, at_end: bool = False) -> None:
         """Save the list of consumers, if it is time and the disk takes it."""
-        saved = self.rules.to_save(self.now_s, at_end=at_end)
+        saved = self.saving.begin(self.now_s, at_end=at_end)
         if saved is not None and self.full:
-            self.rules.save_failed(self.now_s)
+            self.saving.failed(self.now_s)
         elif saved is not None:
             self.disk.saved, self.disk.came = saved, dict(self.came)
-            self.rules.saved(self.now_s)
+            self.saving.done(self.now_s)
 
     def _acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None) -> bool:
         was_known = self.knows(consumer)
         refusal, removal = self.rules.acknowledge(consumer, upto, self.now_s, peer)
         if not was_known:
-            self.came[consumer] = len(self.kept) if self.now_s >= self.complete_s else 0
+            self.came[consumer] = len(self.truth.kept) if self.now_s >= self.complete_s else 0
         self._remove(removal)
         self.save()
         return refusal is None
 
+    def _rows_of(self, segment: Segment) -> nullcontext[RowReader]:
+        return nullcontext(partial(self._row, segment))
+
     def _row(self, segment: Segment, seq: int) -> PairParts | None:
-        pair = self.kept.get((segment.epoch, seq))
-        if pair is None or (segment.epoch, seq) in self.rotten:
+        pair = self.truth.readable((segment.epoch, seq))
+        if pair is None:
             return None
         _, header, left, right = to_parts(pair)
         return header, left, right
@@ -270,9 +187,5 @@ class SimulatedRig:
         for one in removal.segments:
             if known.acknowledged(one.epoch) >= one.end and not (evicts and self.now_s < self.complete_s):
                 names = [(one.epoch, seq) for seq in range(one.first, one.end)]
-                self.on_freed([name for name in names if name in self.kept], known.heard_since(-inf))
-        for run, epoch, end in removal.emptied:
-            self.disk.ends[epoch] = EarlierEpoch(run, end)
-        for epoch in removal.forgotten:
-            self.disk.ends.pop(epoch, None)
-        self.disk.segments = self.inventory.segments
+                self.on_freed([name for name in names if name in self.truth.kept], known.heard_since(-inf))
+        self.disk.carry_out(removal, self.inventory)

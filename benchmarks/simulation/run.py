@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, cast
 
 import numpy as np
 
-from benchmarks.simulation.rig import Name
+from benchmarks.simulation.truth import Name
 from buffer.store_reader import Commit
 from learner.errors import LearnerError
 from learner.runs.commit import Committer

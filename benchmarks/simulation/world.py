@@ -7,7 +7,8 @@ from collections.abc import Collection, Sequence
 from random import Random
 
 from benchmarks.simulation.consumer import SimulatedConsumer
-from benchmarks.simulation.rig import LIMITS, Name, SimulatedRig
+from benchmarks.simulation.rig import LIMITS, SimulatedRig
+from benchmarks.simulation.truth import Name
 from device.spool.rules import SpoolLimits
 
 CONSUMERS = 4
@@ -61,7 +62,7 @@ class World:
             for consumer in self.consumers:
                 consumer.settle()
         self.compare_records()
-        own = Counter(forgotten=self._forgotten, freed_unseen=self._freed_unseen, kept=len(self.rig.kept))
+        own = Counter(forgotten=self._forgotten, freed_unseen=self._freed_unseen, kept=len(self.rig.truth.kept))
         return sum((one.judge() for one in self.consumers), own)
 
     def act(self, name: str) -> None:
@@ -129,11 +130,11 @@ class World:
 
     def compare_records(self) -> None:
         """Count what the rig has forgotten, and note what is away; to be called before each damage, which would hide it."""
-        self._forgotten += len(self.rig.forgotten())
-        self.rig.note_away()
+        self._forgotten += len(self.rig.truth.forgotten(self.rig.recorded()))
+        self.rig.truth.note_away(self.rig.disk)
 
     def _compare_freed(self, names: list[Name], known: Collection[str]) -> None:
         for one in self.consumers:
             if one.name not in self.rig.impersonated and (one.name in known or self.rig.now_s < self.rig.complete_s):
-                owed = set(list(self.rig.kept)[one.owed_from :])
+                owed = set(list(self.rig.truth.kept)[one.owed_from :])
                 self._freed_unseen += sum(name in owed and name not in one.durable for name in names)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from device.cli.capture_settings import host_name
 from device.cli.spool_location import spools_of
-from device.spool.consumers.consumers import SavedConsumer
-from device.spool.consumers.file import load_consumers, request_to_forget
+from device.spool.consumers.file import CONSUMERS, load_consumers, request_to_forget
+from device.spool.consumers.saved import SavedConsumer
 from device.spool.epoch_end import find_epoch_ends
 from device.spool.folder import SpoolError, is_abandoned
 from device.spool.segment_file import segment_of
@@ -74,7 +74,7 @@ def run(settings: ConsumersSettings, stop: Stop) -> Result:
 def consumers_of(folder: Path) -> list[Listed]:
     """Return the consumers of the spool in a folder, those that are behind most first. Raises SpoolError."""
     with reported_as(SpoolError, f"{folder} cannot be read"):
-        saved = load_consumers(folder / "consumers.json").consumers
+        saved = load_consumers(folder / CONSUMERS).consumers
         ends = {epoch: one.end for epoch, one in find_epoch_ends(folder).items()}
         tails: dict[str, int] = {}
         for path in folder.iterdir():

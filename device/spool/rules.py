@@ -17,10 +17,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, auto
 
-import msgspec
-
-from device.spool.consumers.consumers import RETRY_SAVE_S, SAVE_INTERVAL_S, Consumers, Refusal, SavedConsumers
-from device.spool.inventory import EarlierEpoch, Inventory
+from device.spool.consumers.consumers import Consumers, Refusal
+from device.spool.inventory import Inventory
 from device.spool.segment import Removal, Segment, Size, State
 
 SEGMENT_BYTES = 64 << 20
@@ -99,9 +97,6 @@ class SpoolRules:
         self._refused_s = float("-inf")
         self.refused_consumers = Counter(dict.fromkeys(Refusal, 0))
         """Number of requests of consumers that no pairs are kept for, by reason."""
-        self._saving: tuple[int, dict[str, EarlierEpoch]] | None = None
-        self._saved: tuple[int, dict[str, EarlierEpoch]] | None = None
-        self._save_due_s = self._retry_save_s = float("-inf")
 
     def may_write(self, now_s: float) -> bool:
         """Return whether to try to write a pair: not shortly after the disk has refused one."""
@@ -200,27 +195,6 @@ class SpoolRules:
         emptied = self.inventory.emptied().items()
         self.inventory.free(name for name, one in emptied if self.consumers.deletable(name, now_s) >= one.end > 0)
         return removal + self._forget_surplus()
-
-    def to_save(self, now_s: float, *, at_end: bool = False) -> SavedConsumers | None:
-        """Return what is to be saved now; None if the file is up to date, or if saving has failed a moment ago.
-
-        at_end: whether the process ends, so that the times of silence are saved too.
-        The caller saves it and then calls `saved` or `save_failed`, before it calls this again.
-        """
-        state = self.consumers.changes, self.inventory.to_save()
-        is_due = state != self._saved or now_s >= self._save_due_s
-        if not at_end and (not is_due or now_s < self._retry_save_s):
-            return None
-        self._saving = state
-        return msgspec.structs.replace(self.consumers.to_save(now_s), epochs=state[1])
-
-    def saved(self, now_s: float) -> None:
-        """Record that the last `to_save` is durable."""
-        self._saved, self._save_due_s = self._saving, now_s + SAVE_INTERVAL_S
-
-    def save_failed(self, now_s: float) -> None:
-        """Record that the last `to_save` could not be saved."""
-        self._retry_save_s = now_s + RETRY_SAVE_S
 
     def next_to_seal(self) -> Segment | None:
         """Return the oldest full segment; None if fewer than two segments are full, because the newest one is not sealed yet."""

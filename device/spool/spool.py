@@ -22,45 +22,32 @@ written twice (2.04 bytes for each byte), so sealing is delayed until consumers 
 
 from __future__ import annotations
 
-import logging
 import shutil
-import threading
 import time
 import uuid
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from functools import partial
 from pathlib import Path
-from typing import Self
 
-from device.spool.consumers.consumers import Consumers, Refusal
-from device.spool.consumers.file import load_consumers, save_consumers, take_requests
+from device.spool.consumers.consumers import Consumers
+from device.spool.consumers.file import CONSUMERS, load_consumers, take_requests
 from device.spool.folder import SpoolFolder
-from device.spool.reply import Reply
 from device.spool.rules import SpoolLimits, SpoolRules, SpoolStats
-from device.spool.segment import Removal, State
+from device.spool.segment import State
 from device.spool.segment_file import SegmentFile
+from device.spool.shelf import SpoolShelf
 from device.spool.threads import SealThread, SyncThread
 from device.spool.writer import Writer
+from stream.closeable import Closeable
 from stream.codec import to_parts
-from stream.failures import Failures
-from stream.live.backfill_messages import Reading, Span
 from stream.pair import NAME, EncodedPair
 
 FORGET_AFTER_S = 7 * 86400.0
 GRACE_S = 60.0
-LOG_INTERVAL_S = 10.0
-MAX_NAME_SHOWN = 64
-_REFUSALS = {
-    Refusal.NAME: "a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit",
-    Refusal.OWNER: "the name belongs to the key of %(owner)s, and the key of %(peer)s used it; give each its own",
-    Refusal.PLACES: "there are too many; one that is silent for a day gives its place",
-}
-
-log = logging.getLogger(__name__)
 
 
-class Spool:
-    """The pairs of a device, of earlier runs too, in a folder of its own. A `Shelf` of the backfill, and a context manager.
+class Spool(SpoolShelf, Closeable):
+    """The pairs of a device, of earlier runs too, in a folder of its own. Context manager.
 
     One thread appends; other threads may call everything else at the same time.
 
@@ -90,34 +77,29 @@ class Spool:
     ) -> None:
         if not NAME.fullmatch(device):
             raise ValueError(f"no spool is possible for a device with the name {device!r}")
-        self.folder, self.device = folder, device
+        self.folder = folder
         self.epoch = uuid.uuid4().hex if epoch is None else epoch
-        self._clock, self._wall, self._free_bytes = clock, wall, free_bytes
-        self._read_s = float("-inf")
-        self._failures = Failures(log, LOG_INTERVAL_S, clock=clock)
+        self._wall, self._free_bytes = wall, free_bytes
         self._closed = False
-        self._changed = threading.Condition()  # guards rules and files
-        self._saving = threading.Lock()
-        self._consumers_path = folder / "consumers.json"
-        self._files = SpoolFolder(folder, device, self.epoch)
+        files = SpoolFolder(folder, device, self.epoch)
         try:
-            saved = load_consumers(self._consumers_path)
+            saved = load_consumers(folder / CONSUMERS)
             consumers = Consumers(saved, now_s=clock(), forget_after_s=forget_after_s, grace_s=grace_s, trusted=trusted)
-            self._inventory = self._files.take_inventory(saved.epochs)
-            self._rules = SpoolRules(limits, self._inventory, consumers)
-            unsealed = [file for segment, file in self._files.files.items() if segment.state is State.FULL]
-            self._files.remove(self._rules.free(clock()))
+            rules = SpoolRules(limits, files.take_inventory(saved.epochs), consumers)
+            unsealed = [file for segment, file in files.files.items() if segment.state is State.FULL]
+            files.remove(rules.free(clock()))
         except BaseException:
-            self._files.close()
+            files.close()
             raise
+        super().__init__(device, rules, files, clock=clock)
         warn = partial(self._warn, "refused", "pairs are live only: %s")
         self._writer = Writer(self._rules, self._files, clock, wall, free_bytes=self.disk_free_bytes, on_refusal=warn)
         self._sync = SyncThread(
-            unsealed, clock=clock, on_sync=on_sync, on_error=self._sync_failed, on_idle=self._save_consumers
+            unsealed, clock=clock, on_sync=on_sync, on_error=self._sync_failed, on_idle=self._list.save
         )
         warn = partial(self._warn, "seal", "%s could not be sealed: %s")
         self._sealing = SealThread(self._rules, self._files, changed=self._changed, on_error=warn)
-        self._save_consumers()
+        self._list.save()
 
     def append(self, pair: EncodedPair) -> bool:
         """Keep a pair. True: from now on it survives the death of this process, and from the next sync on a power cut.
@@ -138,80 +120,10 @@ class Spool:
             self._sync.add(file)
         return file is not None
 
-    def spans(self, *, freed: bool = False) -> list[Span]:
-        """See `Shelf`."""
-        with self._changed:
-            return self._inventory.spans(freed=freed)
-
-    def read(self, epoch: str, first: int, last: int, credit_bytes: int) -> Reading:
-        """See `Shelf`. Every pair is verified before it is given; a pair that cannot be read is lost."""
-        with self._changed:
-            self._read_s = self._clock()
-            plan, known_end = self._inventory.plan_read(epoch, first, last)
-            parts = [(segment, end, self._files.files[segment]) for segment, end in plan]
-        reply = Reply(self.device, epoch, first, credit_bytes)
-        for segment, end, file in parts:
-            reply.lose(segment.first)
-            with file.reading() as row_of:
-                unreadable = reply.extend(end, row_of)
-            with self._changed:
-                self._inventory.mark_unreadable(segment, unreadable)
-            if reply.next < end:
-                break
-        else:
-            reply.lose(known_end)
-        return reply.reading()
-
-    def register(self, consumer: str, peer: str | None = None) -> bool:
-        """See `Shelf`, and `device.spool.consumers.consumers` for when a consumer is refused."""
-        return self._acknowledge(consumer, {}, peer)
-
-    def acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None = None) -> None:
-        """See `Shelf`. Epochs and numbers that are not in the spool are ignored."""
-        self._acknowledge(consumer, upto, peer)
-
-    def leave(self, consumer: str, peer: str | None = None) -> None:
-        """See `Shelf`."""
-        with self._changed:
-            self._rules.consumers.leave(consumer, peer)
-            self._remove(self._rules.free(self._clock()))
-        self._save_consumers()
-
     def tend(self) -> None:
         """Forget the consumers that `device consumers --forget` has asked for; call it every few seconds."""
         for consumer in take_requests(self.folder):
             self.leave(consumer, self._rules.consumers.owner(consumer))
-
-    def _acknowledge(self, consumer: str, upto: Mapping[str, int], peer: str | None) -> bool:
-        with self._changed:
-            refusal, removal = self._rules.acknowledge(consumer, upto, self._clock(), peer)
-            self._remove(removal)
-            if refusal is not None:
-                why = _REFUSALS[refusal] % {"owner": self._rules.consumers.owner(consumer), "peer": peer}
-                self._warn(
-                    f"consumer: {refusal}", "no pairs are kept for consumer %r: %s", consumer[:MAX_NAME_SHOWN], why
-                )
-        self._save_consumers()
-        return refusal is None
-
-    def kept_from(self, consumer: str) -> dict[str, int] | None:
-        """See `Shelf`."""
-        with self._changed:
-            found = self._rules.consumers.kept_from(consumer)
-            return None if found is None else found.copy()
-
-    def awaited(self, heard_within_s: float) -> dict[str, int]:
-        """Return, by consumer, the number of pairs that it has not acknowledged yet.
-
-        Only the consumers that have sent a message in the last `heard_within_s` seconds are included.
-        """
-        with self._changed:
-            return self._rules.awaited(self._clock() - heard_within_s)
-
-    def read_within(self, seconds: float) -> bool:
-        """Return whether any consumer, with or without a name, has read during the last `seconds`."""
-        with self._changed:
-            return self._clock() - self._read_s < seconds
 
     def stats(self) -> SpoolStats:
         """Return the state of the spool."""
@@ -235,44 +147,14 @@ class Spool:
         self._sealing.close()
         with self._changed:
             self._remove(self._rules.close_open() + self._rules.free(self._clock()))
-        self._save_consumers(at_end=True)
+        self._list.save(at_end=True)
         for segment in self._inventory.segments:
             if segment.state is State.FULL:
                 self._sealing.seal(segment)
         self._files.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_error: object) -> None:
-        self.close()
-
-    def _remove(self, removal: Removal) -> None:
-        self._files.remove(removal)
-        self._changed.notify_all()
-
-    def _save_consumers(self, *, at_end: bool = False) -> None:
-        with self._saving:
-            with self._changed:
-                saved = self._rules.to_save(self._clock(), at_end=at_end)
-            if saved is None:
-                return
-            try:
-                save_consumers(self._consumers_path, saved)
-            except OSError as error:  # the old file stays: if the process is killed now, pairs are offered once more
-                self._warn("save", "%s could not be saved: %s", self._consumers_path, error)
-                done = self._rules.save_failed
-            else:
-                done = self._rules.saved
-            with self._changed:
-                done(self._clock())
 
     def _sync_failed(self, file: SegmentFile, error: OSError) -> None:
         with self._changed:
             self._warn("sync", "pairs could not be synced to the disk: %s", error)
             if self._rules.open is not None and self._files.files[self._rules.open] is file:
                 self._remove(self._rules.close_open())
-
-    def _warn(self, about: str, text: str, *values: object) -> None:
-        """Log a warning, but not more often than every few seconds for each subject."""
-        self._failures.add(about, text % values)

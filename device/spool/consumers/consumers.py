@@ -18,21 +18,12 @@ import logging
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Annotated
 
-import msgspec
+from device.spool.consumers.saved import MAX_CONSUMERS, SavedConsumer, SavedConsumers
+from stream.pair import NAME
 
-from device.spool.inventory import EarlierEpoch
-from stream.live.backfill_messages import MAX_EPOCHS
-from stream.pair import NAME, Count, Epoch
-
-MAX_CONSUMERS = 64
 MAX_CONSUMERS_PER_KEY = 32
 """One key can take half of the places."""
-SAVE_INTERVAL_S = 600.0
-"""The times of silence in the file may be this much out of date; all other changes are saved at once."""
-RETRY_SAVE_S = 5.0
-"""Seconds until a save that failed is tried again."""
 UNPROVEN_FORGET_AFTER_S = 86400.0
 """Longest silence of a consumer that has never acknowledged a pair."""
 UNPROVEN_YIELD_AFTER_S = 60.0
@@ -40,34 +31,6 @@ YIELD_AFTER_S = 86400.0
 """If the list is full, a consumer that was silent for longer gives its place to a new one."""
 
 log = logging.getLogger(__name__)
-
-
-class SavedConsumer(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One consumer as it is saved in the file."""
-
-    heard_s: float | None = None
-    """Time of its last message, seconds since 1970; only in files of earlier versions, and not used."""
-    upto: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)]
-    silent_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
-    """Seconds for which the rig was running since its last message."""
-    proven: bool = True
-    """Whether it has ever acknowledged a pair."""
-    owner: str | None = None
-    """The name of the key that owns it; None where there are no keys."""
-    kept_from: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)] | None = None
-    """See `Consumers.kept_from`; None in files of earlier versions."""
-
-
-class SavedConsumers(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """What a spool remembers in the file: its consumers, and the epochs of which it holds no pair any more."""
-
-    crc: int = 0
-    """Checksum of the other fields; 0 outside of a file."""
-    complete: bool = False
-    """Whether every consumer had time to report, so that the list lacks none."""
-    consumers: Annotated[dict[str, SavedConsumer], msgspec.Meta(max_length=MAX_CONSUMERS)] = {}
-    epochs: Annotated[dict[Epoch, EarlierEpoch], msgspec.Meta(max_length=MAX_EPOCHS)] = {}
-    """A second copy of what the `.head` files of these epochs say."""
 
 
 class Refusal(StrEnum):
@@ -79,6 +42,16 @@ class Refusal(StrEnum):
     """Its name belongs to another key."""
     PLACES = "places"
     """There are too many consumers, or too many with the same key."""
+
+    def explain(self, owner: str | None, peer: str | None) -> str:
+        """Return this reason in words. owner: of the name. peer: the key that used it."""
+        match self:
+            case Refusal.NAME:
+                return "a name is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit"
+            case Refusal.OWNER:
+                return f"the name belongs to the key of {owner}, and the key of {peer} used it; give each its own"
+            case Refusal.PLACES:
+                return "there are too many; one that is silent for a day gives its place"
 
 
 @dataclass(slots=True)

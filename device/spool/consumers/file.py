@@ -7,16 +7,21 @@ without pairs are then known from their `.head` files.
 from __future__ import annotations
 
 import logging
+import threading
 import zlib
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import msgspec
 
-from device.spool.consumers.consumers import SavedConsumers
+from device.spool.consumers.saved import SavedConsumers
+from device.spool.consumers.saving import Saving
 from stream.fsync import replace_file, sync_path
 from stream.pair import NAME
 
+CONSUMERS = "consumers.json"
+"""Its name in the folder of a spool."""
 MAX_FILE_BYTES = 16 << 20
 _FORGET = ".forget"
 
@@ -47,6 +52,43 @@ def save_consumers(path: Path, saved: SavedConsumers) -> None:
     """
     replace_file(path, msgspec.json.encode(msgspec.structs.replace(saved, crc=_crc(saved))))
     sync_path(path.parent)
+
+
+class ConsumersFile:
+    """Saves the list whenever the rules demand it, one save at a time. Any thread may call it.
+
+    lock: guards the rules; it is not held while the disk is slow. clock: monotonic seconds. on_error: called with the path and
+    the error when the disk refuses the list. The old file then stays: if the process is killed now, pairs are offered once more.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        saving: Saving,
+        *,
+        lock: threading.Condition,
+        clock: Callable[[], float],
+        on_error: Callable[[Path, OSError], None],
+    ) -> None:
+        self._path, self._saving, self._lock, self._clock, self._on_error = path, saving, lock, clock, on_error
+        self._one_at_a_time = threading.Lock()
+
+    def save(self, *, at_end: bool = False) -> None:
+        """Save the list if it is due. at_end: save it anyway, because the process ends."""
+        with self._one_at_a_time:
+            with self._lock:
+                saved = self._saving.begin(self._clock(), at_end=at_end)
+            if saved is None:
+                return
+            try:
+                save_consumers(self._path, saved)
+            except OSError as error:
+                self._on_error(self._path, error)
+                record = self._saving.failed
+            else:
+                record = self._saving.done
+            with self._lock:
+                record(self._clock())
 
 
 def request_to_forget(folder: Path, name: str) -> Path:
