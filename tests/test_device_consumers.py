@@ -13,6 +13,7 @@ from device.__main__ import PROGRAM
 from device.cli.consumers import consumers_of
 from device.cli.status import RecentRate
 from device.spool.consumers.consumers import Consumers
+from device.spool.consumers.file import request_to_forget, take_requests
 from device.spool.consumers.saved import SavedConsumers
 from device.spool.folder import SpoolError
 from stream.host.program import Stop
@@ -80,6 +81,15 @@ def test_without_a_rig_a_consumer_is_forgotten_at_the_next_start(tmp_path: Path)
     with open_spool(folder) as spool:
         spool.tend()
         assert spool.stats().consumers == 0
+
+
+def test_a_request_that_is_still_being_written_is_left_alone(tmp_path: Path) -> None:
+    draft = tmp_path / ".gone.forget"
+    draft.touch()
+    assert take_requests(tmp_path) == []
+    assert draft.exists()
+    request_to_forget(tmp_path, "gone")
+    assert take_requests(tmp_path) == ["gone"]
 
 
 def test_what_is_not_there_is_said_with_what_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
