@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 
@@ -40,19 +41,15 @@ def capture(
     Raises ValueError for a device, epoch, codec or quality that cannot be sent.
     """
     metrics = DeviceMetrics() if metrics is None else metrics
-    encode = partial(encode_pair, device=device, epoch=epoch, codec=codec, quality=quality)
-    seq = suppressed = junk = 0
+    encode: Callable[..., EncodedPair] = partial(encode_pair, device=device, epoch=epoch, codec=codec, quality=quality)
+    seq, left_out = 0, Counter(suppressed=0, junk=0)
     for shot in shots:
         metrics.captured.inc()
         try:
-            if isinstance(shot, BadShot):
-                raise shot
-            shot = with_equal_channels(shot)
-            verdict = _judge(shot, dedupe)
+            shot, verdict = _judge(shot, dedupe)
             if verdict.kept is None:
                 metrics.count(verdict)
-                suppressed += verdict.junk is None
-                junk += verdict.junk is not None
+                left_out["suppressed" if verdict.junk is None else "junk"] += 1
                 continue
             started_s = clock()
             left, right = _payload(shot.left, codec), _payload(shot.right, codec)
@@ -60,19 +57,11 @@ def capture(
             metrics.bad.inc()
             _log(bad, metrics.counts().bad)
             continue
-        pair = encode(
-            left,
-            right,
-            seq=seq,
-            left_ns=shot.left.captured_ns,
-            right_ns=shot.right.captured_ns,
-            kept=verdict.kept,
-            suppressed=suppressed,
-            junk=junk,
-        )
+        times_ns = {"left_ns": shot.left.captured_ns, "right_ns": shot.right.captured_ns}
+        pair = encode(left, right, seq=seq, kept=verdict.kept, **times_ns, **left_out)
         metrics.encoded(pair.header.skew_ns, clock() - started_s)
         metrics.count(verdict)
-        seq, suppressed, junk = seq + 1, 0, 0
+        seq, left_out = seq + 1, Counter(suppressed=0, junk=0)
         if spool is not None:
             spool.append(pair)
         yield pair
@@ -94,12 +83,15 @@ def paced(
         yield shot
 
 
-def _judge(shot: Shot, dedupe: Dedupe) -> Verdict:
+def _judge(shot: Shot | BadShot, dedupe: Dedupe) -> tuple[Shot, Verdict]:
     """Decide about a shot. Raises BadShot unless it has two readable images of one size."""
+    if isinstance(shot, BadShot):
+        raise shot
+    shot = with_equal_channels(shot)
     left, right = shot.left.shape(), shot.right.shape()
     if left != right:
         raise BadShot(f"left is {left[1]}x{left[0]}x{left[2]} and right is {right[1]}x{right[0]}x{right[2]}")
-    return dedupe.judge(luma_of(shot.left), luma_of(shot.right), shot.left.captured_ns)
+    return shot, dedupe.judge(luma_of(shot.left), luma_of(shot.right), shot.left.captured_ns)
 
 
 def _payload(eye: EyeImage, codec: Codec) -> Image | bytes:

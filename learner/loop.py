@@ -36,6 +36,8 @@ MAX_AHEAD = 64
 
 __all__ = ["Learner", "StepReport", "Waiting", "learn"]
 
+Keep = Callable[[int, EncodedPair], None]
+"""Is called with each pair that went into memory, and its key."""
 _COUNTS = ("received", "suppressed", "junk")
 
 
@@ -58,7 +60,7 @@ def learn(
     source: Source,
     *,
     clock: Callable[[], float],
-    keep: Callable[[int, EncodedPair], None] = _keep_nothing,
+    keep: Keep = _keep_nothing,
 ) -> Iterator[StepReport | Waiting]:
     """Train on a source until it ends; yield after every step and, while none is due, at least every `POLL_S`.
 
@@ -72,12 +74,6 @@ def learn(
     A step runs in a thread of its own, and pairs that arrive during it are decoded beside it: where there is a second core,
     decoding a live stream costs no training time.
     """
-
-    def add(pair: EncodedPair, decoded: StereoPair | None = None) -> None:
-        key = learner.add(pair, decoded)
-        if key is not None:
-            keep(key, pair)
-
     busy_s = waited_s = 0.0
     with ThreadPoolExecutor(1, "step") as stepper:
         while True:
@@ -90,7 +86,7 @@ def learn(
             received_s = clock()
             waited_s += received_s - asked_s
             for pair in pairs:
-                add(pair)
+                _add(pair, None, learner, keep)
             learner.deliver()
             _spoil(learner, source)
 
@@ -99,16 +95,27 @@ def learn(
                 yield Waiting(learner.received, learner.wanted(), waited_s)
                 continue
 
-            # As many as fit before the step, which changes memory. Several processes decode their own pairs, after it.
-            room = min(learner.room(), MAX_AHEAD) if learner.team.size == 1 else 0
-            step = stepper.submit(learner.step)
-            for pair, decoded in _receive_beside(step, learner, source, room):
-                add(pair, decoded)  # also after a failed step: a received pair is never forgotten
-            _spoil(learner, source)
-            report = step.result()
+            report = _step(stepper, learner, source, keep)
             busy_s += clock() - received_s
             yield replace(report, received=learner.received, busy_s=busy_s, waited_s=waited_s)
             busy_s = waited_s = 0.0  # the time of the caller counts as neither
+
+
+def _add(pair: EncodedPair, decoded: StereoPair | None, learner: Learner, keep: Keep) -> None:
+    key = learner.add(pair, decoded)
+    if key is not None:
+        keep(key, pair)
+
+
+def _step(stepper: ThreadPoolExecutor, learner: Learner, source: Source, keep: Keep) -> StepReport:
+    """Make a step, and receive pairs beside it."""
+    # As many as fit before the step, which changes memory. Several processes decode their own pairs, after it.
+    room = min(learner.room(), MAX_AHEAD) if learner.team.size == 1 else 0
+    step = stepper.submit(learner.step)
+    for pair, decoded in _receive_beside(step, learner, source, room):
+        _add(pair, decoded, learner, keep)  # also after a failed step: a received pair is never forgotten
+    _spoil(learner, source)
+    return step.result()
 
 
 def _spoil(learner: Learner, source: Source) -> None:

@@ -63,7 +63,6 @@ def train(
     """Train until the source ends, a limit is reached or `stop` returns True; write the report and return the summary.
 
     hurry: whether to leave out the last probe and the report.
-
     Raises LearnerError or StreamError for settings that cannot work and for a run that failed, OSError for a full disk.
     """
     process, clock = settings.process, time.monotonic
@@ -78,21 +77,9 @@ def train(
         app = app_for(access, _routes(process, live, metrics))
         is_served = stack.enter_context(served(app, access))
         controls = _load_controls(process, learner, stop)
-        directory = RunDirectory(process.run_dir, settings.learner)
-        stack.enter_context(directory.locked())
-        if process.tensorboard:
-            directory.also = EventFiles(directory.path / "events").write
-        metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
+        directory = _run_directory(stack, settings, metrics)
         screen = stack.enter_context(Screen(console, quiet=process.json, clock=clock))
-        sharing = f" in {collectives.count()} processes" if collectives.count() > 1 else ""
-        screen.log(
-            f"learning on {learner.device}{sharing} with {torch.get_num_threads()} threads, "
-            f"settings in {directory.path / 'config.json'}"
-        )
-        if learner.device.type == "cpu" and settings.learner.encoder == PRESETS["gpu"].encoder:
-            screen.log(
-                "warning: the encoder of preset gpu is slow without a GPU: --preset cpu, in another --run-dir, is for this"
-            )
+        _introduce(screen, learner, directory)
         if address := page_address(access.host, access.port):
             screen.log(f"page: {address}{'' if is_served else ', once the port is free'}")
         screen.show("reading the last commit")
@@ -118,6 +105,29 @@ def train(
             screen.show("writing the report")
             summary["report"] = str(write_report(directory.path))
     return summary
+
+
+def _run_directory(stack: ExitStack, settings: TrainSettings, metrics: LearnerMetrics) -> RunDirectory:
+    """Return the run directory, made if it is missing, and locked until the stack is closed."""
+    directory = RunDirectory(settings.process.run_dir, settings.learner)
+    stack.enter_context(directory.locked())
+    if settings.process.tensorboard:
+        directory.also = EventFiles(directory.path / "events").write
+    metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
+    return directory
+
+
+def _introduce(screen: Screen, learner: Learner, directory: RunDirectory) -> None:
+    """Say with what a run learns, and where its settings are."""
+    sharing = f" in {collectives.count()} processes" if collectives.count() > 1 else ""
+    screen.log(
+        f"learning on {learner.device}{sharing} with {torch.get_num_threads()} threads, "
+        f"settings in {directory.path / 'config.json'}"
+    )
+    if learner.device.type == "cpu" and learner.config.encoder == PRESETS["gpu"].encoder:
+        screen.log(
+            "warning: the encoder of preset gpu is slow without a GPU: --preset cpu, in another --run-dir, is for this"
+        )
 
 
 def _resume(
