@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, NamedTuple
 
 from learner.report.html import number
@@ -108,7 +109,7 @@ def verdict(state: RunState) -> Verdict:
 
 def concerns(state: RunState) -> list[Concern]:
     """Return all that is wrong, the gravest first."""
-    found = [each for judge in _JUDGES if (each := judge(state)) is not None]
+    found = chain(_of_training(state), _of_pairs(state), _of_scores(state), _of_rigs(state))
     return sorted(found, key=lambda concern: -LEVELS.index(concern.level))
 
 
@@ -134,165 +135,108 @@ def _progress(state: RunState) -> Verdict:
     return Verdict("wait", f"no better than its start yet: {figures}")
 
 
-def _hung(state: RunState) -> Concern | None:
-    if state.silent_s < SILENT_LOOP_S:
-        return None
-    since = f"The training loop has given no sign of life for {state.silent_s:.0f} s."
-    return Concern(
-        "bad", "no sign of life", since, "Look into the learner's log. Is its machine out of memory or asleep?"
-    )
+def _of_training(state: RunState) -> Iterator[Concern]:
+    if state.silent_s >= SILENT_LOOP_S:
+        yield Concern(
+            "bad",
+            "no sign of life",
+            f"The training loop has given no sign of life for {state.silent_s:.0f} s.",
+            "Look into the learner's log. Is its machine out of memory or asleep?",
+        )
+    if state.rolled_back_at is not None:
+        yield Concern(
+            "bad",
+            "rolled back after a collapse",
+            f"All images got nearly the same output, so the networks went back at step {number(state.rolled_back_at)} to an "
+            f"earlier snapshot ({number(state.rollbacks)} times in this run). They go on at a lower rate.",
+            "Are all pairs alike? Else try other temperatures or Sinkhorn centring. After three times in a row training stops.",
+        )
+    if state.refused:
+        yield Concern(
+            "bad",
+            "refusing steps",
+            f"The last {number(state.refused)} steps changed nothing, because their loss or gradient was not finite.",
+            "The log names the pairs. Lower --schedule.learning-rate if it goes on.",
+        )
+    if state.doubt >= 0.5:
+        yield Concern(
+            "warn",
+            "near a collapse",
+            f"The outputs hardly tell pairs apart: {state.doubt:.0%} of the way to a rollback.",
+            "Look at the pairs below: are they all alike, dark or covered?",
+        )
 
 
-def _rolled_back(state: RunState) -> Concern | None:
-    if state.rolled_back_at is None:
-        return None
-    return Concern(
-        "bad",
-        "rolled back after a collapse",
-        f"All images got nearly the same output, so the networks went back at step {number(state.rolled_back_at)} to an earlier "
-        f"snapshot ({number(state.rollbacks)} times in this run). They go on at a lower rate.",
-        "Are all pairs alike? Else try other temperatures or Sinkhorn centring. After three times in a row training stops.",
-    )
+def _of_pairs(state: RunState) -> Iterator[Concern]:
+    if state.lost:
+        lately = f", {number(state.lost_lately)} of them lately" if state.lost_lately else ", none of them lately"
+        yield Concern(
+            "bad" if state.lost_lately else "wait",
+            "losing pairs" if state.lost_lately else f"{number(state.lost)} pairs were lost",
+            f"{number(state.lost)} pairs will never arrive{lately}.",
+            "Give the rig a larger --spool-gib, or the learner more time; its log says why they were lost.",
+        )
+    if state.free_bytes < LOW_DISK_BYTES:
+        yield Concern(
+            "bad",
+            "disk nearly full",
+            f"{state.free_bytes / 1e9:.1f} GB are free on the disk of the run.",
+            "Make room: on a full disk the learner waits, and the rigs keep what it cannot take.",
+        )
+    if state.behind > MANY_WAITING and state.is_falling_behind:
+        yield Concern(
+            "warn",
+            "falling behind",
+            f"{number(state.behind)} pairs wait, and their number does not fall: the rigs send more than is trained on.",
+            "Lower --pacing.replay-ratio, or raise the rigs' --dedupe-threshold.",
+        )
 
 
-def _near_collapse(state: RunState) -> Concern | None:
-    if state.doubt < 0.5:
-        return None
-    return Concern(
-        "warn",
-        "near a collapse",
-        f"The outputs hardly tell pairs apart: {state.doubt:.0%} of the way to a rollback.",
-        "Look at the pairs below: are they all alike, dark or covered?",
-    )
-
-
-def _refused(state: RunState) -> Concern | None:
-    if not state.refused:
-        return None
-    return Concern(
-        "bad",
-        "refusing steps",
-        f"The last {number(state.refused)} steps changed nothing, because their loss or gradient was not finite.",
-        "The log names the pairs. Lower --schedule.learning-rate if it goes on.",
-    )
-
-
-def _losing(state: RunState) -> Concern | None:
-    if not state.lost:
-        return None
-    lately = f", {number(state.lost_lately)} of them lately" if state.lost_lately else ", none of them lately"
-    return Concern(
-        "bad" if state.lost_lately else "wait",
-        "losing pairs" if state.lost_lately else f"{number(state.lost)} pairs were lost",
-        f"{number(state.lost)} pairs will never arrive{lately}.",
-        "Give the rig a larger --spool-gib, or the learner more time; its log says why they were lost.",
-    )
-
-
-def _falling_behind(state: RunState) -> Concern | None:
-    if state.behind <= MANY_WAITING or not state.is_falling_behind:
-        return None
-    return Concern(
-        "warn",
-        "falling behind",
-        f"{number(state.behind)} pairs wait, and their number does not fall: the rigs send more than is trained on.",
-        "Lower --pacing.replay-ratio, or raise the rigs' --dedupe-threshold.",
-    )
-
-
-def _worse(state: RunState) -> Concern | None:
+def _of_scores(state: RunState) -> Iterator[Concern]:
     worse = [name for name, score in state.scores.items() if score.newest < score.first - MIN_GAIN]
-    if not worse or len(state.scores) < 2:
-        return None
-    names = ", ".join(worse[:SHOWN])
-    return Concern(
-        "wait",
-        f"worse on {names}",
-        f"On {names} the features tell images apart less well than at the start.",
-        "In the first minutes that passes. If it stays, the pairs of the stream may be too unlike that set.",
-    )
+    if worse and len(state.scores) > 1:
+        names = ", ".join(worse[:SHOWN])
+        yield Concern(
+            "wait",
+            f"worse on {names}",
+            f"On {names} the features tell images apart less well than at the start.",
+            "In the first minutes that passes. If it stays, the pairs of the stream may be too unlike that set.",
+        )
 
 
-def _silent(state: RunState) -> Concern | None:
-    if not state.silent or state.have_ended:
-        return None
-    more = ", ..." if len(state.silent) > SHOWN else ""
-    names = ", ".join(state.silent[:SHOWN]) + more
-    is_all = len(state.silent) >= state.rigs
-    return Concern(
-        "warn",
-        f"{names} silent",
-        f"Nothing comes from {names}" + (", so no pair is new." if is_all else "."),
-        "A rig sends at least every 10 s. Is it on, in reach of the Wi-Fi? Its log says more.",
-    )
-
-
-def _ended(state: RunState) -> Concern | None:
-    if not state.have_ended:
-        return None
-    return Concern(
-        "wait", "every rig has ended its stream", "Every rig has ended its stream.", "Start one, or stop here: Ctrl-C."
-    )
-
-
-def _missing(state: RunState) -> Concern | None:
-    if not state.received or state.rigs >= len(state.endpoints):
-        return None
-    where = ", ".join(state.endpoints[:SHOWN])
-    missing = len(state.endpoints) - state.rigs
-    return Concern(
-        "wait",
-        f"{missing} of {len(state.endpoints)} rigs missing",
-        f"{missing} of the rigs expected at {where} have never been heard.",
-        "Is the address right, the rig on, its port open? `python -m learner doctor` checks it.",
-    )
-
-
-def _untrusted(state: RunState) -> Concern | None:
-    if not state.untrusted:
-        return None
-    return Concern(
-        "warn",
-        "keys do not fit",
-        f"{number(state.untrusted)} handshakes failed because of a key.",
-        "The log has the command. `python -m stream keys` on both sides shows the keys.",
-    )
-
-
-def _damaged(state: RunState) -> Concern | None:
-    if not state.undecodable and not state.malformed:
-        return None
-    return Concern(
-        "wait",
-        "damaged pairs dropped",
-        f"{number(state.undecodable)} pairs did not decode, and {number(state.malformed)} messages were dropped as malformed.",
-        "Are rig and learner of the same version? /metrics counts them by reason.",
-    )
-
-
-def _low_disk(state: RunState) -> Concern | None:
-    if state.free_bytes >= LOW_DISK_BYTES:
-        return None
-    return Concern(
-        "bad",
-        "disk nearly full",
-        f"{state.free_bytes / 1e9:.1f} GB are free on the disk of the run.",
-        "Make room: on a full disk the learner waits, and the rigs keep what it cannot take.",
-    )
-
-
-_JUDGES = (
-    _hung,
-    _rolled_back,
-    _refused,
-    _losing,
-    _low_disk,
-    _near_collapse,
-    _falling_behind,
-    _silent,
-    _worse,
-    _untrusted,
-    _ended,
-    _missing,
-    _damaged,
-)
+def _of_rigs(state: RunState) -> Iterator[Concern]:
+    if state.silent and not state.have_ended:
+        names = ", ".join(state.silent[:SHOWN]) + (", ..." if len(state.silent) > SHOWN else "")
+        is_all = len(state.silent) >= state.rigs
+        yield Concern(
+            "warn",
+            f"{names} silent",
+            f"Nothing comes from {names}" + (", so no pair is new." if is_all else "."),
+            "A rig sends at least every 10 s. Is it on, in reach of the Wi-Fi? Its log says more.",
+        )
+    if state.untrusted:
+        yield Concern(
+            "warn",
+            "keys do not fit",
+            f"{number(state.untrusted)} handshakes failed because of a key.",
+            "The log has the command. `python -m stream keys` on both sides shows the keys.",
+        )
+    if state.have_ended:
+        text = "every rig has ended its stream"
+        yield Concern("wait", text, f"{text.capitalize()}.", "Start one, or stop here: Ctrl-C.")
+    if state.received and state.rigs < len(state.endpoints):
+        missing = len(state.endpoints) - state.rigs
+        yield Concern(
+            "wait",
+            f"{missing} of {len(state.endpoints)} rigs missing",
+            f"{missing} of the rigs expected at {', '.join(state.endpoints[:SHOWN])} have never been heard.",
+            "Is the address right, the rig on, its port open? `python -m learner doctor` checks it.",
+        )
+    if state.undecodable or state.malformed:
+        yield Concern(
+            "wait",
+            "damaged pairs dropped",
+            f"{number(state.undecodable)} pairs did not decode, and {number(state.malformed)} messages were dropped as "
+            "malformed.",
+            "Are rig and learner of the same version? /metrics counts them by reason.",
+        )

@@ -102,9 +102,7 @@ def take_requests(folder: Path) -> list[str]:
     """Return the names of the consumers that are to be forgotten, and remove the requests."""
     names = []
     with suppress(OSError):
-        for path in folder.glob(
-            f"[!.]*{_FORGET}"
-        ):  # a name with a dot in front is a request that is still being written
+        for path in folder.glob(f"[!.]*{_FORGET}"):  # a dot in front: the request is still being written
             path.unlink(missing_ok=True)
             names.append(path.name.removesuffix(_FORGET))
     return names
