@@ -20,9 +20,9 @@ import torch
 from benchmarks.compare.figures import plot, tables
 from benchmarks.shared.bench import Bench, BenchSettings, report_progress
 from benchmarks.shared.bounds import Count, SomeOf
-from benchmarks.shared.probing import accuracies, control_set, evenly, features_of, student_of, train_to, use_one_thread
+from benchmarks.shared.probing import accuracies, control_set, curve, evenly, features_of, student_of, use_one_thread
 from benchmarks.shared.recipes import changed, spent_over
-from benchmarks.shared.results import Result, Seeds, completed, fingerprint, write_report
+from benchmarks.shared.results import Result, Seeds, completed, fingerprint, rendered
 from learner.config import SIZES, LearnerConfig, preset
 from learner.errors import Failed, SettingsError
 from learner.loop import Learner
@@ -116,26 +116,20 @@ def run_one(run: CompareRun, settings: CompareSettings, configs: dict[CompareRun
     learner = Learner(config, torch.device("cpu"))
     controls = [_control(settings, word, config) for word in settings.control]
 
-    def probe(cpu_s: float) -> dict[str, Any]:
-        found: dict[str, Any] = {"step": learner.steps, "pairs": learner.received, "cpu_s": round(cpu_s, 2)}
+    def probe() -> dict[str, Any]:
+        found: dict[str, Any] = {"pairs": learner.received}
         for control in controls:
             measured = accuracies(control, *features_of(student_of(learner), control))
             found |= {f"{control.name} {kind}": value for kind, value in measured.items()}
         return found
 
-    start = probe(0.0)
     marks = evenly(run.steps, min(settings.probes, run.steps))
-    later = [probe(cpu_s) for cpu_s in train_to(learner, _pairs(settings.recording), marks)]
-    return {"curve": [start, *later]}
+    return {"curve": curve(learner, _pairs(settings.recording), marks, probe)}
 
 
 def render(settings: CompareSettings, lines: Sequence[Result]) -> list[str]:
     """Return the tables, and write them to the report too, with the plot."""
-    text = tables(lines)
-    if settings.report is not None:
-        write_report(settings.report.with_suffix(".md"), f"# Compared on {lines[0]['recording']}\n\n{text}")
-        plot(lines, settings.report.with_suffix(".png"))
-    return [f"{text}\n"]
+    return rendered(settings.report, f"# Compared on {lines[0]['recording']}", tables(lines), partial(plot, lines))
 
 
 COMMAND = Bench(CompareSettings, measure, render, json_lines=list)

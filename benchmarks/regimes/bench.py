@@ -26,7 +26,7 @@ from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench, report_progress
 from benchmarks.shared.bounds import SomeOf, Within
 from benchmarks.shared.recipes import PRESETS, SMALL_NETWORK, changed
-from benchmarks.shared.results import GridSettings, Result, completed, fingerprint, write_report
+from benchmarks.shared.results import GridSettings, Result, completed, fingerprint, rendered
 from learner.config import LearnerConfig
 from learner.networks.encoder import Encoder
 from learner.objectives.babyagent import BabyAgentConfig
@@ -124,11 +124,7 @@ def measure(settings: RegimesSettings) -> list[Result]:
 
 def render(settings: RegimesSettings, lines: Sequence[Result]) -> list[str]:
     """Return the tables, and write them to the report too, with plots."""
-    text = tables(lines)
-    if settings.report is not None:
-        write_report(settings.report.with_suffix(".md"), f"{_introduction(settings)}\n\n{text}")
-        plot(lines, settings.report.with_suffix(".png"))
-    return [f"{text}\n"]
+    return rendered(settings.report, _introduction(settings), tables(lines), partial(plot, lines))
 
 
 def day_lines(lines: Sequence[Result]) -> Iterator[Result]:

@@ -26,9 +26,9 @@ from benchmarks.retention.policies import IID, NONE, POLICIES
 from benchmarks.retention.streams import STREAMS, LabelledStream, Materials, labelled_stream
 from benchmarks.shared.bench import Bench
 from benchmarks.shared.bounds import Count, SomeOf, Within
-from benchmarks.shared.probing import accuracies, evenly, features_of, student_of, train_to, use_one_thread
+from benchmarks.shared.probing import accuracies, curve, evenly, features_of, student_of, use_one_thread
 from benchmarks.shared.recipes import PRESETS, SMALL_NETWORK, GuidedPreset, changed, spent_over
-from benchmarks.shared.results import GridSettings, Result, Seeds, completed, write_report
+from benchmarks.shared.results import GridSettings, Result, Seeds, completed, rendered
 from learner.config import LearnerConfig
 from learner.loop import Learner
 from learner.probes.probe import knn_accuracy
@@ -95,11 +95,7 @@ def measure(settings: RetentionSettings) -> list[Result]:
 
 def render(settings: RetentionSettings, lines: Sequence[Result]) -> list[str]:
     """Return the tables, and write them to the report too, with the plot."""
-    text = tables(lines)
-    if settings.report is not None:
-        write_report(settings.report.with_suffix(".md"), f"{_introduction(settings)}\n\n{text}")
-        plot(lines, settings.report.with_suffix(".png"))
-    return [f"{text}\n"]
+    return rendered(settings.report, _introduction(settings), tables(lines), partial(plot, lines))
 
 
 COMMAND = Bench(RetentionSettings, measure, render, json_lines=list)
@@ -125,12 +121,8 @@ def run_policy(run: PolicyRun, materials: Materials) -> Result:
     memory = PolicyMemory(config, POLICIES[run.policy], stream)
     learner = Learner(config, torch.device("cpu"), memory=memory)
     memory.student = student_of(learner)
-    start = {"step": 0, "cpu_s": 0.0, **_probe(learner, stream)}
-    later = (
-        {"step": learner.steps, "cpu_s": round(cpu_s, 2), **_probe(learner, stream)}
-        for cpu_s in train_to(learner, stream.pairs, evenly(run.steps, PROBE_COUNT))
-    )
-    return {"curve": [start, *later], **memory.figures()}
+    marks = evenly(run.steps, PROBE_COUNT)
+    return {"curve": curve(learner, stream.pairs, marks, lambda: _probe(learner, stream)), **memory.figures()}
 
 
 def _config(run: PolicyRun, stream: LabelledStream) -> LearnerConfig:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import cv2
 import numpy as np
@@ -142,3 +142,12 @@ def train_to(
                 observe(event)
         cpu_s += time.process_time() - resumed_s
         yield cpu_s
+
+
+def curve(
+    learner: Learner, pairs: Iterable[EncodedPair], steps: Sequence[int], probe: Callable[[], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    """Train, and probe the random start and each of these steps; return what was found, with its step and the CPU seconds."""
+    start = {"step": 0, "cpu_s": 0.0, **probe()}
+    later = ({"step": learner.steps, "cpu_s": round(cpu_s, 2), **probe()} for cpu_s in train_to(learner, pairs, steps))
+    return [start, *later]

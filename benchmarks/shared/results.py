@@ -76,6 +76,14 @@ def write_report(path: Path | None, text: str) -> None:
         path.write_text(f"{text}\n")
 
 
+def rendered(report: Path | None, title: str, text: str, plot: Callable[[Path], object]) -> list[str]:
+    """Return what a bench shows; with a report, write it there too, below its title, and plot beside it (.md and .png)."""
+    if report is not None:
+        write_report(report.with_suffix(".md"), f"{title}\n\n{text}")
+        plot(report.with_suffix(".png"))
+    return [f"{text}\n"]
+
+
 def _read(path: Path, keys: Sequence[Key]) -> dict[Key, Result]:
     """Return the results of these runs that are in the file.
 
