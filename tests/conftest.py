@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+from spooled import A, open_spool
+
+from device.spool.spool import Spool
 
 # Nothing is timed in a test, so a slow machine fails none; CI tries the same examples every time, a person new ones.
 settings.register_profile(
@@ -53,6 +56,13 @@ def own_signals() -> Iterator[None]:
     yield
     for number, handler in before:
         signal.signal(number, handler)
+
+
+@pytest.fixture
+def spool(tmp_path: Path) -> Iterator[Spool]:
+    """A small spool that is open."""
+    with open_spool(tmp_path, epoch=A) as spool:
+        yield spool
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,8 @@ from stream.pair import EncodedPair
 from stream.ranges import Ranges
 
 DEVICE = "rig"
+A, B, C = "a" * 32, "b" * 32, "d" * 32
+NOBODY = "c" * 32
 SEGMENT_BYTES = 256 << 10
 """13 of these pairs."""
 MAX_BYTES = 16 * SEGMENT_BYTES
@@ -125,3 +127,7 @@ def settle(spool: Spool) -> None:
 def copied(folder: Path, to: Path) -> Path:
     """Copy a folder as another process would find it if this one was killed now; call `settle` before."""
     return Path(shutil.copytree(folder, to))
+
+
+def segment_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if ".sqlite" in path.name)
