@@ -13,6 +13,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 from spooled import A, open_spool
 
+from buffer import trees
 from device.spool.spool import Spool
 
 # Nothing is timed in a test, so a slow machine fails none; CI tries the same examples every time, a person new ones.
@@ -63,6 +64,14 @@ def spool(tmp_path: Path) -> Iterator[Spool]:
     """A small spool that is open."""
     with open_spool(tmp_path, epoch=A) as spool:
         yield spool
+
+
+@pytest.fixture(scope="class", params=[trees.TOP_NODES, 2], ids=["flat trees", "deep trees"])
+def any_depth(request: pytest.FixtureRequest) -> Iterator[None]:
+    """A few keys fit into one level of a tree; with so small a top they make many. (A scope that hypothesis allows.)"""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trees, "TOP_NODES", request.param)
+        yield
 
 
 @pytest.fixture(scope="module")

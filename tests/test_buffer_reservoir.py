@@ -1,11 +1,10 @@
-"""The reservoir as a distribution: closed forms under fixed seeds, literal policies, and a sorted list as the oracle."""
+"""The reservoir: what stays and what is drawn are what the formula says, for every policy."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,55 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from reservoirs import POLICIES, arange, kept_set, largest, phis, reloaded, within
 
-from buffer import sharding, trees
 from buffer.reservoir import Reservoir
 from buffer.scoring import uniforms
-
-POLICIES: dict[str, dict[str, Any]] = {
-    "uniform": {"noise": 1, "loss_weight": 0},
-    "fifo": {"noise": 0, "loss_weight": 0, "half_life": 7.0},
-    "greedy": {"noise": 0, "loss_weight": 1},
-    "weighted": {"noise": 1, "loss_weight": 1},
-    "easy first": {"noise": 1, "loss_weight": -1},
-    "decayed": {"noise": 1, "loss_weight": 0.5, "half_life": 20.0},
-}
-phis = st.one_of(st.floats(-2, 2), st.sampled_from([-2.0, 0.0, 1.0, 2.0]))  # the second makes ties
-
-
-@pytest.fixture(scope="class", params=[trees.TOP_NODES, 2], ids=["flat trees", "deep trees"])
-def _depth(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A few keys fit into one level of a tree; with so small a top they make many. (A scope that hypothesis allows.)"""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "TOP_NODES", request.param)
-        yield
-
-
-def arange(count: int, start: int = 0) -> NDArray[np.int64]:
-    return np.arange(start, start + count)
-
-
-def kept_set(reservoir: Reservoir) -> set[int]:
-    return set(reservoir.keys().tolist())
-
-
-def same_state(a: dict[str, Any], b: dict[str, Any]) -> bool:
-    return a.keys() == b.keys() and all(np.array_equal(a[name], b[name]) for name in a)
-
-
-def reloaded(reservoir: Reservoir) -> Reservoir:
-    """Another one with the same settings and its state."""
-    other = Reservoir(**reservoir.state_dict()["settings"])
-    other.load_state_dict(reservoir.state_dict())
-    return other
-
-
-def largest(reservoirs: list[Reservoir], count: int) -> set[int]:
-    """The oracle: sort every kept key (they are their arrival numbers) by score, of equal ones the earlier first."""
-    keys = np.concatenate([reservoir.keys() for reservoir in reservoirs])
-    found = np.concatenate([reservoir.scores(reservoir.keys()) for reservoir in reservoirs])
-    pairs = sorted(zip(-found, keys.tolist(), strict=True))
-    return {key for _, key in pairs[:count]}
 
 
 def inclusion_counts(trials: int, capacity: int, phi: NDArray[np.float64], **policy: Any) -> NDArray[np.int64]:
@@ -72,12 +26,6 @@ def inclusion_counts(trials: int, capacity: int, phi: NDArray[np.float64], **pol
         reservoir.offer(arange(phi.size), phi)
         counts[reservoir.keys()] += 1
     return counts
-
-
-def within(estimates: list[float], truth: float, *, precision: float) -> bool:
-    """Return whether the mean is within four standard errors of the truth and its standard error at most `precision`."""
-    error = float(np.std(estimates, ddof=1)) / math.sqrt(len(estimates))
-    return error <= precision and abs(float(np.mean(estimates)) - truth) <= 4 * error
 
 
 # --- distributions
@@ -236,6 +184,7 @@ def test_the_score_is_the_one_formula_to_the_letter(
 
 
 Floats = NDArray[np.float64]
+
 LITERAL: dict[str, Callable[[Floats, Floats, NDArray[np.int64]], Floats]] = {
     "uniform": lambda u, _weight, _t: u,  # a random number each, the largest stay
     "weighted": lambda u, weight, _t: u ** (1 / weight),  # Efraimidis and Spirakis, A-ES
@@ -301,7 +250,7 @@ def test_the_other_reading_of_the_live_video_blog_keeps_the_first_images_for_eve
     assert after[False] == set(np.argsort(losses)[-30:].tolist())
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 @given(
     st.sampled_from(sorted(POLICIES)),
     st.integers(1, 12),
@@ -342,7 +291,7 @@ def test_the_order_of_offers_does_not_matter_where_the_score_does_not_hold_it() 
     assert all(kept == sets[0] for kept in sets)
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 @given(st.data(), st.sampled_from(sorted(POLICIES)), st.integers(1, 9))
 @settings(max_examples=100)
 def test_offers_updates_and_reloads_in_any_order_agree_with_a_sorted_list(
@@ -402,369 +351,3 @@ def test_an_update_moves_the_score_by_its_phi_alone_and_the_last_of_a_repeated_k
     assert reservoir.phi([8, 7]).tolist() == [1.0, -2.0]
     assert 7 in reservoir
     assert 9 not in reservoir
-
-
-# --- shards
-
-splits = st.lists(st.integers(1, 6), max_size=40)
-
-
-def sharded(
-    capacity: int, shards: int, seed: int, phi: list[NDArray[np.float64]], batches: list[int], **policy: Any
-) -> list[Reservoir]:
-    """Shard r was offered the keys r, r + shards and so on, with phi[r], in batches of these sizes, then of 1."""
-    parts = [Reservoir(capacity, seed=seed, shard=r, shards=shards, **policy) for r in range(shards)]
-    for r, part in enumerate(parts):
-        edges = np.minimum(np.cumsum([0, *batches]), phi[r].size)
-        for values, keys in zip(
-            np.split(phi[r], edges), np.split(r + shards * arange(phi[r].size), edges), strict=True
-        ):
-            part.offer(keys, values)
-    return parts
-
-
-@pytest.mark.usefixtures("_depth")
-@given(
-    st.sampled_from(sorted(POLICIES)),
-    st.integers(1, 9),
-    st.integers(1, 4),
-    st.lists(phis, max_size=40),
-    splits,
-    st.data(),
-)
-@settings(max_examples=150)
-def test_merged_shards_are_one_reservoir_over_the_whole_stream(
-    policy: str, capacity: int, shards: int, flat: list[float], batches: list[int], data: st.DataObject
-) -> None:
-    phi = np.array(flat, np.float64)
-    one = Reservoir(capacity, seed=4, **POLICIES[policy])
-    one.offer(arange(phi.size), phi)
-    parts = sharded(capacity, shards, 4, [phi[r::shards] for r in range(shards)], batches, **POLICIES[policy])
-    before = [part.state_dict() for part in parts]
-    merged = sharding.merged(data.draw(st.permutations(parts)))
-    assert all(same_state(part.state_dict(), state) for part, state in zip(parts, before, strict=True))
-    for more in ([], data.draw(st.lists(phis, max_size=9))):  # and so it goes on
-        keys = arange(len(more), one.arrivals)
-        offers = [r.offer(keys, np.array(more, np.float64)) for r in (one, merged)]
-        assert np.array_equal(offers[0].kept, offers[1].kept)
-        assert set(offers[0].evicted.tolist()) == set(offers[1].evicted.tolist())
-        assert kept_set(merged) == kept_set(one)
-        assert merged.arrivals == one.arrivals
-        for ask in (Reservoir.scores, Reservoir.phi, Reservoir.inclusion):
-            assert np.array_equal(ask(merged, one.keys()), ask(one, one.keys()))
-        merged = reloaded(merged)
-
-
-@given(
-    st.sampled_from(sorted(POLICIES)), st.integers(1, 9), st.lists(st.lists(phis, max_size=20), min_size=1, max_size=4)
-)
-@settings(max_examples=100)
-def test_merged_shards_of_unequal_length_keep_the_largest_scores_of_all_even_after_updates(
-    policy: str, capacity: int, phi: list[list[float]]
-) -> None:
-    values = [np.array(some, np.float64) for some in phi]
-    parts = sharded(capacity, len(phi), 4, values, [], **POLICIES[policy])
-    everything = sharded(100, len(phi), 4, values, [], **POLICIES[policy])
-    assert kept_set(sharding.merged(parts)) == largest(everything, capacity)
-    for part in parts[1:]:
-        part.update(part.keys(), -part.phi(part.keys()))
-    merged = sharding.merged(parts)
-    assert kept_set(merged) == largest(parts, capacity)
-    for part in parts:
-        stayed = part.keys()[np.isin(part.keys(), merged.keys())]
-        assert np.array_equal(merged.ages(stayed), part.ages(stayed))
-        assert np.array_equal(merged.phi(stayed), part.phi(stayed))
-
-
-def test_merged_shards_of_unequal_length_keep_every_arrival_with_probability_n_over_t() -> None:
-    trials, n, lengths = 1200, 6, [25, 4, 11]
-    t, counts = sum(lengths), np.zeros((3, 25), np.int64)
-    for seed in range(trials):
-        merged = sharding.merged(
-            sharded(n, 3, seed, [np.zeros(length) for length in lengths], [5], **POLICIES["uniform"])
-        )
-        counts[merged.keys() % 3, merged.keys() // 3] += 1
-    p = n / t
-    found = np.concatenate([counts[r, :length] for r, length in enumerate(lengths)])
-    assert found.sum() == counts.sum() == trials * n
-    chi2 = np.sum((found - trials * p) ** 2) / (trials * p * (1 - p)) * (t - 1) / t
-    assert abs(chi2 - (t - 1)) < 4 * math.sqrt(2 * (t - 1))
-
-
-@pytest.mark.parametrize("half_life", [math.inf, 60.0])
-def test_horvitz_thompson_stays_unbiased_over_updates_merges_and_what_comes_after(half_life: float) -> None:
-    phi = np.clip(np.random.default_rng(9).uniform(-2, 2, (6, 120)) - np.linspace(-1, 1, 6)[:, None], -2, 2)
-    counts = []
-    for seed in range(500):
-        parts = [Reservoir(15, half_life=half_life, seed=seed, shard=r, shards=2) for r in range(2)]
-        for step in range(4):
-            for r, part in enumerate(parts):
-                now = 2 * arange(10, 10 * step) + r
-                part.offer(now, phi[step, now])
-                again = part.keys()[part.keys() % 3 != step % 3]
-                part.update(again, phi[step, again])
-        merged = sharding.merged(parts)
-        for step in (4, 5):
-            now = arange(20, 20 * step)
-            merged.offer(now, phi[step, now])
-            merged.update(merged.keys(), phi[step, merged.keys()])
-        counts.append(float(np.sum(1 / merged.inclusion(merged.keys()))))
-    assert within(counts, 120, precision=3)
-
-
-def test_shards_draw_apart_and_a_merged_reservoir_draws_anew() -> None:
-    parts = sharded(50, 2, 1, [np.zeros(50), np.zeros(50)], [])
-    draws = [part.sample(10).keys // 2 for part in parts]
-    assert draws[0].tolist() != draws[1].tolist()
-    assert parts[0].scores(parts[0].keys()).tolist() != parts[1].scores(parts[1].keys()).tolist()
-    points = [uniforms(1, 1, start, 10, step) for start, step in ((0, 2), (1, 2), (20, 1))]
-    assert np.unique(points).size == 30
-    one = Reservoir(50, seed=1)
-    one.load_state_dict({**sharding.merged(parts).state_dict(), "draws": 20})
-    assert np.array_equal(sharding.merged(parts).sample(10).keys, one.sample(10).keys)
-
-
-@pytest.mark.parametrize(
-    ("chosen", "message"),
-    [
-        ([], "at least one, got 0"),
-        ([0], "all those of one stream, with the same settings, got 0 of 2"),
-        ([0, 0], "got 0 of 2, 0 of 2"),
-        ([0, 1, 1], "got 0 of 2, 1 of 2, 1 of 2"),
-        ([0, 2], "the same settings"),
-        ([0, 3], "the same settings"),
-        ([0, 4], "different, got some in two of them"),
-    ],
-)
-def test_shards_that_are_not_those_of_one_stream_are_not_merged(chosen: list[int], message: str) -> None:
-    parts = [Reservoir(4, seed=0, shard=r, shards=2) for r in range(2)]
-    parts += [Reservoir(5, seed=0, shard=1, shards=2), Reservoir(4, seed=1, shard=1, shards=2), parts[1]]
-    parts[0].offer([7], [0])
-    if chosen == [0, 4]:
-        parts[4].offer([7], [0])
-    before = [part.state_dict() for part in parts]
-    with pytest.raises(ValueError, match=message):
-        sharding.merged([parts[index] for index in chosen])
-    assert all(same_state(part.state_dict(), state) for part, state in zip(parts, before, strict=True))
-
-
-@given(
-    st.sampled_from(sorted(POLICIES)),
-    st.sampled_from([1, 2, 3]),
-    st.lists(phis, max_size=40),
-    st.lists(phis, max_size=9),
-)
-@settings(max_examples=100)
-def test_shards_that_were_split_off_are_merged_to_what_they_were(
-    policy: str, shards: int, before: list[float], more: list[float]
-) -> None:
-    one = Reservoir(12, seed=4, **POLICIES[policy])
-    one.offer(arange(len(before))[::-1], before)
-    for phi in (1.0, -0.5):
-        one.update(one.keys()[::2], np.full(len(one.keys()[::2]), phi))
-    state = one.state_dict()
-    parts = sharding.split(one, shards)
-    assert same_state(one.state_dict(), state)
-    assert {key: r for r, part in enumerate(parts) for key in part.keys().tolist()} == {
-        key: index % shards for index, key in enumerate(sorted(kept_set(one)))
-    }
-    merged = sharding.merged([reloaded(part) for part in parts], 12)
-    assert merged.arrivals == one.arrivals
-    for ask in (Reservoir.scores, Reservoir.phi, Reservoir.inclusion, Reservoir.ages):
-        assert np.array_equal(ask(merged, one.keys()), ask(one, one.keys()))
-    assert merged.state_dict()["draws"] == state["draws"]
-    offers = [r.offer(arange(len(more), len(before)), more) for r in (one, merged)]
-    assert np.array_equal(offers[0].kept, offers[1].kept)
-    assert kept_set(merged) == kept_set(one)
-    assert np.array_equal(merged.inclusion(one.keys()), one.inclusion(one.keys()))
-
-
-def test_shards_of_another_number_draw_other_numbers_and_lose_nobody() -> None:
-    parts = [Reservoir(6, seed=1, shard=r, shards=2) for r in range(2)]
-    for r, part in enumerate(parts):
-        part.offer(2 * arange(20) + r, np.zeros(20))
-    whole = sharding.merged(parts, 12)
-    assert kept_set(whole) == kept_set(parts[0]) | kept_set(parts[1])
-    thirds = sharding.split(whole, 3)
-    drawn = [uniforms(1, 0, part.state_dict()["number"], 5, 3) for part in thirds]
-    assert np.unique(drawn).size == 15
-    assert all(len(part) == 4 and part.arrivals >= 4 for part in thirds)
-    assert sum(part.arrivals for part in thirds) == 40
-
-
-def test_a_shard_or_an_indivisible_capacity_is_not_split() -> None:
-    with pytest.raises(ValueError, match="no shard itself"):
-        sharding.split(Reservoir(6, seed=1, shard=1, shards=2), 2)
-    with pytest.raises(ValueError, match="a divisor of the capacity 6, got 4"):
-        sharding.split(Reservoir(6, seed=1), 4)
-
-
-# --- state and bad input
-
-
-def busy(**policy: Any) -> Reservoir:
-    reservoir = Reservoir(20, seed=11, **policy)
-    for start in range(0, 90, 30):
-        reservoir.offer(arange(30, start), np.linspace(-2, 2, 30))
-        reservoir.update(reservoir.sample(5).keys, np.linspace(1, -1, 5))
-    return reservoir
-
-
-@pytest.mark.usefixtures("_depth")
-@pytest.mark.parametrize("policy", [*POLICIES.values(), {"shard": 2, "shards": 3}], ids=[*POLICIES, "a shard"])
-def test_a_saved_and_loaded_reservoir_takes_the_identical_next_steps(policy: dict[str, Any]) -> None:
-    original = busy(**policy)
-    restored = reloaded(original)
-    assert np.array_equal(original.inclusion(original.keys()), restored.inclusion(original.keys()))
-    for start in range(90, 300, 30):
-        offers = [r.offer(arange(30, start), np.linspace(2, -2, 30)) for r in (original, restored)]
-        samples = [r.sample(7) for r in (original, restored)]
-        assert all(np.array_equal(a, b) for a, b in zip(*offers, strict=True))
-        assert all(np.array_equal(a, b) for a, b in zip(*samples, strict=True))
-        for r in (original, restored):
-            r.update(np.union1d(r.stalest(3), samples[0].keys)[:5], np.linspace(-1, 1, 5))
-        assert same_state(original.state_dict(), restored.state_dict())
-
-
-def test_a_state_is_numpy_arrays_and_what_json_can_hold() -> None:
-    state = busy().state_dict()
-    plain = {name: value for name, value in state.items() if not isinstance(value, np.ndarray)}
-    restored = Reservoir(20, seed=11)
-    restored.load_state_dict({**state, **json.loads(json.dumps(plain))})
-    assert same_state(restored.state_dict(), state)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"settings": {}}, "settings must be"),
-        ({"keys": np.zeros(20, np.int64)}, "keys must be distinct"),
-        ({"keys": np.zeros(19, np.int64)}, "phi must be 19 values"),
-        ({"keys": np.zeros(20)}, "keys must be a int64 vector"),
-        ({"phi": np.full(20, 3.0)}, r"phi must be within \[-2, 2\]"),
-        ({"gumbel": np.full(20, np.nan)}, "gumbel must be finite"),
-        ({"hurdle": np.full(20, np.nan)}, "hurdle must be free of nan"),
-        ({"arrivals": -1}, "arrivals must be a whole number"),
-        ({"arrivals": 19}, "kept keys must be at most 19"),
-        ({"number": 3}, "arrival must be below number"),
-        ({"step": 1}, "measured must be at most step"),
-        ({"cut_scores": np.array([np.nan])}, "cut_scores must be falling"),
-    ],
-)
-def test_a_damaged_state_is_refused_and_changes_nothing(change: dict[str, Any], message: str) -> None:
-    reservoir = busy()
-    before = reservoir.state_dict()
-    with pytest.raises(ValueError, match=message):
-        reservoir.load_state_dict({**before, **change})
-    with pytest.raises(ValueError, match="state must be made of"):
-        reservoir.load_state_dict({"keys": before["keys"]})
-    assert same_state(before, reservoir.state_dict())
-
-
-@pytest.mark.parametrize("capacity", [1 << 10, 1 << 17, (1 << 17) - 1])
-def test_a_key_takes_at_most_97_bytes(capacity: int) -> None:
-    reservoir = Reservoir(capacity, seed=0)
-    trees = (reservoir._rank, reservoir._measured, reservoir._weight)
-    arrays = [reservoir._items, *vars(reservoir._index).values(), *(level for tree in trees for level in tree._levels)]
-    assert 80 * capacity < sum(array.nbytes for array in arrays if isinstance(array, np.ndarray)) <= 97 * capacity
-
-
-@pytest.mark.parametrize("change", [{"capacity": 21}, {"seed": 12}, {"half_life": 9.0}, {"shard": 1, "shards": 2}])
-def test_a_state_with_another_capacity_or_setting_is_refused_and_changes_nothing(change: dict[str, Any]) -> None:
-    reservoir, other = busy(), Reservoir(**{"capacity": 20, "seed": 11, **change})
-    other.offer(arange(25), np.zeros(25))
-    before = other.state_dict()
-    name, value = next(iter(change.items()))
-    with pytest.raises(ValueError, match=rf"'{name}': {value}.*, got "):
-        other.load_state_dict(reservoir.state_dict())
-    assert same_state(before, other.state_dict())
-
-
-@pytest.mark.parametrize(
-    ("keys", "phi", "message"),
-    [
-        ([500, 500], [0, 0], "distinct"),
-        ([89], [0], "new, got .89., which are kept already"),
-        ([500], [0, 0], "one number for each of the 1 keys"),
-        ([500], [math.nan], "finite and within"),
-        ([500], [math.inf], "finite and within"),
-        ([500, 501], [0, 2.01], r"finite and within \[-2, 2\], got \[2.01\]"),
-        ([500.5], [0], "vector of int64"),
-        ([[500]], [0], "vector of int64"),
-        ([2**63], [0], "vector of int64"),
-        ([500], ["high"], "vector of floats"),
-    ],
-)
-def test_a_bad_offer_says_why_and_changes_nothing(keys: Any, phi: Any, message: str) -> None:
-    reservoir = busy(**POLICIES["fifo"])
-    before = reservoir.state_dict()
-    with pytest.raises(ValueError, match=message):
-        reservoir.offer(keys, phi)
-    assert same_state(before, reservoir.state_dict())
-
-
-def test_unknown_keys_and_a_bad_phi_in_an_update_say_why_and_change_nothing() -> None:
-    reservoir = busy(**POLICIES["fifo"])
-    before = reservoir.state_dict()
-    with pytest.raises(KeyError, match=r"2 keys are not in the reservoir, such as \[5, 6\]"):
-        reservoir.update([89, 5, 6], [0.0, 0.0, 0.0])
-    with pytest.raises(ValueError, match="finite"):
-        reservoir.update([89], [math.nan])
-    with pytest.raises(ValueError, match="one number for each"):
-        reservoir.update([89], [0.0, 1.0])
-    for question in (reservoir.phi, reservoir.scores, reservoir.inclusion, reservoir.ages):
-        with pytest.raises(KeyError, match="not in the reservoir"):
-            question([5])
-    with pytest.raises(ValueError, match="size of a sample must be a whole number of at least 1, got 0"):
-        reservoir.sample(0)
-    with pytest.raises(ValueError, match="at least 0"):
-        reservoir.stalest(-1)
-    assert same_state(before, reservoir.state_dict())
-
-
-def test_an_empty_reservoir_answers_empty_and_cannot_be_sampled() -> None:
-    reservoir = Reservoir(3, seed=0)
-    assert reservoir.offer([], []).evicted.size == 0
-    assert len(reservoir) == reservoir.keys().size == reservoir.stalest(4).size == 0
-    reservoir.update([], [])
-    with pytest.raises(ValueError, match="offer keys first"):
-        reservoir.sample(1)
-
-
-def test_nothing_turned_away_means_inclusion_one() -> None:
-    reservoir = Reservoir(3, seed=0)
-    reservoir.offer([1, 2, 3], [0.0, -2.0, 2.0])
-    assert reservoir.inclusion([1, 2, 3]).tolist() == [1, 1, 1]
-    reservoir.offer([4], [0.0])
-    assert reservoir.inclusion(reservoir.keys()).min() < 1
-
-
-@pytest.mark.parametrize(
-    ("setting", "value"),
-    [
-        ("capacity", 0),
-        ("capacity", 1.5),
-        ("capacity", 1 << 31),
-        ("capacity", math.nan),
-        ("half_life", 0),
-        ("half_life", -3.0),
-        ("half_life", math.nan),
-        ("noise", -0.1),
-        ("noise", math.inf),
-        ("noise", math.nan),
-        ("uniform_floor", -0.1),
-        ("uniform_floor", 1.1),
-        ("loss_weight", math.nan),
-        ("loss_weight", math.inf),
-        ("seed", -1),
-        ("seed", 2**64),
-        ("shards", 0),
-        ("shards", 1025),
-        ("shard", 1),
-        ("shard", -1),
-    ],
-)
-def test_a_setting_out_of_range_is_named(setting: str, value: float) -> None:
-    arguments: dict[str, Any] = {"capacity": 4, "seed": 0, setting: value}
-    with pytest.raises(ValueError, match=f"^{setting} must be .*, got {value}"):
-        Reservoir(**arguments)
