@@ -43,8 +43,6 @@ class Consumer(Actor):
         super().__init__(name, folder, "data", DISK_BYTES, self._receive)
         self.home.mkdir()
         self.endpoints = [f"tcp://{HOST}:{link.port}" for link in links]
-        self.harmed_ns: list[int] = []
-        """When its files were damaged, or an older state of them restored."""
         self.malformed: dict[str, int] = {}
 
     @property

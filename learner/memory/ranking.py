@@ -37,10 +37,10 @@ class Ranking:
     shards score in step, and standardise their priorities against the distribution of all.
     """
 
-    def __init__(self, reservoir: Reservoir, *, stubborn: Stubbornness | None = None, pool: Pool | None = None) -> None:
+    def __init__(self, reservoir: Reservoir, *, pool: Pool | None = None) -> None:
         self.reservoir = reservoir
         self.scale = PriorityScale()
-        self.stubborn = Stubbornness() if stubborn is None else stubborn
+        self.stubborn = Stubbornness()
         self.quarantine: set[int] = set()  # the reservoir has no deletion, so they stay until others take their slots
         self._pool = pool
 

@@ -64,10 +64,7 @@ EXAMPLES = ("deit_small_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_ti
 
 
 class Encoder(nn.Module):
-    """Maps RGB in [0, 1], float [B, 3, H, W], to features [B, D]. H and W are any multiples of the patch size.
-
-    shares_statistics: whether the features of an image depend on its batch, by a batch norm.
-    """
+    """Maps RGB in [0, 1], float [B, 3, H, W], to features [B, D]. H and W are any multiples of the patch size."""
 
     mean: Tensor
     std: Tensor
@@ -80,7 +77,7 @@ class Encoder(nn.Module):
         self.prefix: int = getattr(self.backbone, "num_prefix_tokens", 0)  # tokens before those of the patches
         stem: Any = getattr(self.backbone, "patch_embed", None)
         self.patch_size: int = stem.feat_ratio() if hasattr(stem, "feat_ratio") else 1  # pixels; 1: images of any size
-        self.shares_statistics = share_statistics(self.backbone)
+        share_statistics(self.backbone)
         norm = self.backbone.pretrained_cfg
         self.register_buffer("mean", torch.tensor(norm["mean"]).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(norm["std"]).view(3, 1, 1), persistent=False)

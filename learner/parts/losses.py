@@ -23,19 +23,16 @@ def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
     return scores.exp()
 
 
-def info_nce(
-    queries: Tensor, keys: Tensor, own: Tensor, temperature: float, hidden: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
+def info_nce(queries: Tensor, keys: Tensor, own: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return -log softmax_j(cos(q_i, k_j) / temperature) at the own key of each query, [M], and the cosines, without gradient.
 
-    queries: unit [M, D]; keys: unit [K, D]; own: int [M]; hidden: bool [M, K], keys that a query does not see, such as itself.
+    queries: unit [M, D]; keys: unit [K, D]; own: int [M].
     (van den Oord et al. 2018, equation 4.) A key that is not finite is seen by its own query only, which it spoils.
     """
     broken = ~keys.isfinite().all(-1)
     with torch.autocast(queries.device.type, enabled=False):  # a small temperature divides them next
         cosines = queries @ keys.nan_to_num(0.0, 0.0, 0.0).T
-    unseen = broken if hidden is None else broken | hidden
-    logits = (cosines / temperature).masked_fill(unseen, -torch.inf)
+    logits = (cosines / temperature).masked_fill(broken, -torch.inf)
     return F.cross_entropy(logits, own, reduction="none"), cosines.detach()
 
 
