@@ -35,6 +35,7 @@ from spooled import (
     segment_files,
     settle,
 )
+from waiting import WAIT_S
 
 from device.capture import capture
 from device.dedupe import Dedupe, DedupeConfig
@@ -48,8 +49,6 @@ from stream.live.backfill_messages import Span
 from stream.ranges import Ranges
 
 ROOT = Path(__file__).parents[1]
-
-WAIT_S = 60.0  # generous: the machine may be busy; nothing here is judged by its speed
 
 
 def new_segment() -> Segment:
