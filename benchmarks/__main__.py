@@ -28,6 +28,7 @@ BENCHES = {
     "rows": ("rows", "Is it worth bringing rows of both images together?"),
     "spool": ("spool.bench", "Which embedded store should hold the rig's pairs?"),
     "step": ("step.bench", "What does a training step cost, ours, the whole learner's and others'?"),
+    "streams": ("streams.bench", "What does a stream do to each family of objectives, and what cures it?"),
     "transport": ("transport.bench", "How fast, how late and at what cost do pairs travel, compared with other ways?"),
     "weights": ("weights", "How soon after a commit does a robot have the new weights?"),
 }

@@ -30,6 +30,7 @@ from learner.objectives.joint.swav import SwAV
 from learner.objectives.joint.vicreg import VICReg
 from learner.objectives.joint.visreg import VISReg, visreg
 from learner.objectives.masked.mae import MAE
+from learner.objectives.ntxent import NTXent
 from learner.parts.clusters import k_means
 from learner.parts.losses import directions
 from learner.parts.queue import Queue
@@ -64,24 +65,41 @@ def each(views: Views) -> list[Tensor]:
     return [*views.large.unbind(1), *views.small.unbind(1)]
 
 
+def nt_xent(z: Array, temperature: float) -> list[float]:
+    """Of each pair, by unit projections [B, V, D]: the mean over two of its views of what the first lacks to find the other."""
+    losses = []
+    for i in range(len(z)):
+        terms = []
+        for v in range(z.shape[1]):
+            others = [(j, w) for j in range(len(z)) for w in range(z.shape[1]) if (j, w) != (i, v)]
+            total = sum(math.exp(z[i, v] @ z[j, w] / temperature) for j, w in others)
+            own = [w for w in range(z.shape[1]) if w != v]
+            terms += [-math.log(math.exp(z[i, v] @ z[i, w] / temperature) / total) for w in own]
+        losses.append(float(np.mean(terms)))
+    return losses
+
+
 @pytest.mark.parametrize("multi", [False, True])
 def test_simclr_tells_each_view_of_a_pair_from_all_views_of_the_others(multi: bool) -> None:
     objective, views, outcome = made("simclr", multi=multi)
     assert isinstance(objective, SimCLR)
     z = np.stack([unit(numpy(objective.student(view))) for view in each(views)], 1)
-    losses = []
-    for i in range(COUNT):
-        terms = []
-        for v in range(z.shape[1]):
-            others = [(j, w) for j in range(COUNT) for w in range(z.shape[1]) if (j, w) != (i, v)]
-            total = sum(math.exp(z[i, v] @ z[j, w] / objective.config.temperature) for j, w in others)
-            terms += [
-                -math.log(math.exp(z[i, v] @ z[i, w] / objective.config.temperature) / total)
-                for w in range(z.shape[1])
-                if w != v
-            ]
-        losses.append(np.mean(terms))
+    assert np.allclose(numpy(outcome.losses), nt_xent(z, objective.config.temperature), rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", [None, MultiConfig, TwoConfig])
+def test_ntxent_does_so_with_views_that_a_teacher_places_and_one_batch_norm_over_all_of_them(
+    kind: type[ViewsConfig] | None,
+) -> None:
+    objective, views, outcome = made("ntxent", kind=kind)
+    assert isinstance(objective, NTXent)
+    features = torch.stack([objective.student.encoder(view) for view in each(views)], 1)
+    z = unit(numpy(objective.student.project(features)))
+    losses = nt_xent(z, objective.config.temperature)
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
+    least, most = math.log(z.shape[1] - 1), math.log(z.shape[0] * z.shape[1] - 1)
+    information = (most - np.mean(losses)) / (most - least)
+    assert float(outcome.gauges["student_information"]) == pytest.approx(information, rel=1e-3)
 
 
 @pytest.mark.parametrize("multi", [False, True])

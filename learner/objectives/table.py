@@ -19,6 +19,7 @@ from learner.objectives.joint.swav import SwAV
 from learner.objectives.joint.vicreg import VICReg
 from learner.objectives.joint.visreg import VISReg
 from learner.objectives.masked.mae import MAE
+from learner.objectives.ntxent import NTXent
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
 from learner.views.masks import MasksConfig
@@ -26,7 +27,7 @@ from learner.views.parallax import ParallaxConfig
 from learner.views.several import SEVERAL
 
 _JOINT = (SimCLR, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepCluster, VICReg, LeJEPA, VISReg)
-_OBJECTIVES = (BabyAgent, Contrastive, *_JOINT, MAE)
+_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, MAE)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
 _VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, ParallaxConfig)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

@@ -12,3 +12,5 @@ from learner.views.tiles import TilesConfig
 SEVERAL: tuple[type[ViewsConfig], ...] = (TwoConfig, MultiConfig, GuidedConfig, TilesConfig, NoiseConfig, LabConfig)
 MULTI_FIRST: tuple[type[ViewsConfig], ...] = (MultiConfig, *(kind for kind in SEVERAL if kind is not MultiConfig))
 """The same kinds, for an objective that takes multi-crop by itself."""
+GUIDED_FIRST: tuple[type[ViewsConfig], ...] = (GuidedConfig, *(kind for kind in SEVERAL if kind is not GuidedConfig))
+"""The same kinds, for an objective whose teacher says where to look."""

@@ -1,0 +1,1 @@
+"""What does a stream do to each family of objectives, and what cures it?"""
