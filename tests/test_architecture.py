@@ -78,6 +78,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "simulation": set(),
         "spool": {"shared"},
         "step": {"shared"},
+        "streams": {"shared"},
         "transport": {"shared"},
     },
 }
