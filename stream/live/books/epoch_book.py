@@ -53,6 +53,29 @@ class RangeBudget:
     lost: int = 0
 
 
+@dataclass(slots=True)
+class _Share:
+    """The known and lost ranges of one epoch that are counted in the budget."""
+
+    budget: RangeBudget
+    known: int = 0
+    lost: int = 0
+
+    def count(self, known: Ranges, lost: Ranges) -> None:
+        """Count these ranges. If there are too many lost ones, the oldest are dropped, and only the number of pairs remains."""
+        self.budget.known += len(known) - self.known
+        self.budget.lost += len(lost) - self.lost
+        while self.budget.lost > self.budget.max_ranges and len(lost):
+            lost.remove(*next(iter(lost)))
+            self.budget.lost -= 1
+        self.known, self.lost = len(known), len(lost)
+
+    def give_back(self) -> None:
+        """Take them out of the budget."""
+        self.budget.known -= self.known
+        self.budget.lost -= self.lost
+
+
 class EpochCursor(msgspec.Struct, forbid_unknown_fields=True, omit_defaults=True, rename={"first": "joined"}):
     """The part of a cursor that belongs to one epoch.
 
@@ -103,11 +126,11 @@ class EpochBook:
     """When the owner was asked for the last answer that named the epoch."""
     _tries: Counter[int] = field(default_factory=Counter)
     """How often each missing pair came broken."""
-    _counted: tuple[int, int] = (0, 0)
-    """The known and lost ranges that are counted in the budget."""
+    _share: _Share = field(init=False)
 
     def __post_init__(self) -> None:
         self._proven = self.head
+        self._share = _Share(self.budget)
 
     @property
     def owner(self) -> int | None:
@@ -128,7 +151,7 @@ class EpochBook:
         known, since_s = Ranges(done), float("-inf")
         book = cls(budget, counts, cursor.first, cursor.head, since_s, known=known, done=done, lost=lost)
         book.spooled = cursor.spooled
-        book._count_ranges()
+        book._share.count(known, lost)
         if cursor.gone:
             book.state = EpochState.GONE
         elif cursor.spooled is False:
@@ -171,7 +194,7 @@ class EpochBook:
         self._proven = max(self._proven, seq + 1)
         self.known.add(seq, seq + 1)
         self._tries.pop(seq, None)
-        self._count_ranges()
+        self._share.count(self.known, self.lost)
         return True
 
     def require_plausible(self, seq: int, max_ahead: int) -> None:
@@ -225,7 +248,7 @@ class EpochBook:
             self.counts["lost"] += self.known.add(first, last)
             self.done.add(first, last)
             self.lost.add(first, last)
-            self._count_ranges()
+            self._share.count(self.known, self.lost)
             for seq in [seq for seq in self._tries if first <= seq < last]:
                 del self._tries[seq]
 
@@ -247,19 +270,8 @@ class EpochBook:
     def spoil(self, seq: int) -> None:
         """Count a delivered pair as lost, because the learner cannot use it."""
         self.counts["lost"] += self.lost.add(seq, seq + 1)
-        self._count_ranges()
+        self._share.count(self.known, self.lost)
 
     def forget(self) -> None:
         """Give the ranges of this epoch back to the budget."""
-        self.budget.known -= self._counted[0]
-        self.budget.lost -= self._counted[1]
-
-    def _count_ranges(self) -> None:
-        """Update the budget. If there are too many lost ranges, the oldest ones are dropped, and only their count remains."""
-        known, lost = self._counted
-        self.budget.known += len(self.known) - known
-        self.budget.lost += len(self.lost) - lost
-        while self.budget.lost > self.budget.max_ranges and len(self.lost):
-            self.lost.remove(*next(iter(self.lost)))
-            self.budget.lost -= 1
-        self._counted = len(self.known), len(self.lost)
+        self._share.give_back()
