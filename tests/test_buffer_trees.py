@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from itertools import pairwise
 
 import numpy as np
@@ -15,14 +15,6 @@ from numpy.typing import NDArray
 from buffer import trees
 from buffer.scoring import Cuts, uniforms
 from buffer.trees import MinTree, SumTree
-
-
-@pytest.fixture(scope="class", params=[trees.TOP_NODES, 2], ids=["flat trees", "deep trees"])
-def _depth(request: pytest.FixtureRequest) -> Iterator[None]:
-    """A few slots fit into one level of a tree; with so small a top they make many. (A scope that hypothesis allows.)"""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(trees, "TOP_NODES", request.param)
-        yield
 
 
 def arange(count: int) -> NDArray[np.int64]:
@@ -42,7 +34,7 @@ def test_every_so_manieth_uniform_is_that_of_the_whole_row() -> None:
     assert np.array_equal(uniforms(9, 0, 7, 100, 3), uniforms(9, 0, 0, 307)[7::3])
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 @given(st.lists(st.tuples(st.integers(0, 20), st.integers(-5, 5)), max_size=60), st.integers(0, 21))
 def test_the_smallest_leaves_of_a_min_tree_are_those_that_a_sort_finds(
     writes: list[tuple[int, int]], count: int
@@ -60,7 +52,7 @@ def test_the_smallest_leaves_of_a_min_tree_are_those_that_a_sort_finds(
     assert tree.root == min(model.values())
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=150), st.data())
 def test_of_equal_leaves_the_lowest_slots_are_the_smallest(values: list[int], data: st.DataObject) -> None:
     tree = MinTree(len(values), np.float64)
@@ -69,7 +61,7 @@ def test_of_equal_leaves_the_lowest_slots_are_the_smallest(values: list[int], da
     assert tree.smallest(count).tolist() == np.argsort(values, kind="stable")[:count].tolist()
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 @given(st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), min_size=1, max_size=150), st.data())
 def test_complex_leaves_are_ordered_by_real_then_imaginary_part(
     pairs: list[tuple[int, int]], data: st.DataObject
@@ -81,7 +73,7 @@ def test_complex_leaves_are_ordered_by_real_then_imaginary_part(
     assert tree.root == complex(*min(pairs))
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 @given(st.lists(st.floats(0.001, 10), min_size=1, max_size=40), st.floats(0, 1), st.integers(0, 2**32))
 def test_a_sum_tree_finds_the_slot_that_a_running_sum_finds(weights: list[float], floor: float, seed: int) -> None:
     tree, masses = SumTree(40), np.array(weights) * 0.5 + floor
@@ -92,7 +84,7 @@ def test_a_sum_tree_finds_the_slot_that_a_running_sum_finds(weights: list[float]
     assert np.array_equal(tree.locate(points, 0.5, floor, len(weights)), np.searchsorted(edges, points, "right"))
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 def test_points_on_either_end_fall_into_filled_slots() -> None:
     for count in (1, 7, 63, 64, 65, 200):
         tree = SumTree(200)
@@ -105,7 +97,7 @@ def test_points_on_either_end_fall_into_filled_slots() -> None:
         ]
 
 
-@pytest.mark.usefixtures("_depth")
+@pytest.mark.usefixtures("any_depth")
 @pytest.mark.parametrize(
     ("make", "unit"),
     [

@@ -3,98 +3,27 @@
 from __future__ import annotations
 
 import copy
-import zlib
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future
 from typing import Any
 
-import numpy as np
 import pytest
 from committing import Acknowledging
 from learner_state import digest
 from tiny_learner import make_pairs, tiny_learner
 
-from buffer.store_reader import Commit
-from learner.errors import LearnerError
+from benchmarks.simulation.run import AtOnce, Folder
 from learner.loop import Learner, learn
 from learner.runs.commit import Committer
 from learner.runs.restore import restore
 
 
-class AtOnce(Executor):
-    """Does each task where it is submitted."""
-
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        done: Future[Any] = Future()
-        try:
-            done.set_result(fn(*args, **kwargs))
-        except Exception as error:
-            done.set_exception(error)
-        return done
-
-
-class Shelf:
+class Shelf(Folder):
     """Pairs, commits and checkpoints in dictionaries."""
 
     def __init__(self) -> None:
-        self.identity, self.is_new = "5" * 32, False
-        self.rows: dict[int, bytes] = {}
-        self.made: list[Commit] = []
-        self.states: dict[str, dict[str, Any]] = {}
-        self.damaged: set[str] = set()
-
-    def put(self, key: int, item: bytes, timeout_s: float | None = None) -> bool:
-        self.rows[key] = item
-        return True
-
-    def items(self, keys: Any) -> Iterator[bytes]:
-        return (self.rows[key] for key in keys)
-
-    def flush(self) -> Future[None]:
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    def commit(self, keys: Any, note: bytes) -> Future[None]:
-        assert set(keys.tolist()) <= self.rows.keys()
-        self.made.append(Commit(len(self.made) + 1, note, np.array(keys)))
-        done: Future[None] = Future()
-        done.set_result(None)
-        return done
-
-    def commits(self) -> list[Commit]:
-        return self.made[::-1][:2]
-
-    def checksums(self, keys: Any) -> Any:
-        return np.array([zlib.crc32(self.rows[key]) if key in self.rows else -1 for key in keys], np.int64)
-
-    def rewind(self, number: int, adopted: tuple[Any, bytes] | None = None) -> None:
-        self.made = self.made[:number]
-        if adopted is not None:
-            self.commit(*adopted)
+        super().__init__(identity="5" * 32)
 
     def save(self, name: str, state: dict[str, Any]) -> None:
-        self.states[name] = copy.deepcopy(state)  # the next commit overwrites it
-
-    def load(self, name: str) -> dict[str, Any]:
-        if name in self.damaged:
-            raise LearnerError(f"{name} is damaged")
-        return dict(self.states[name])
-
-    def names(self) -> set[str]:
-        return set(self.states)
-
-    def is_taken(self, number: int) -> bool:
-        return any(name.startswith(f"commit-{number:06d}-") for name in self.states)
-
-    def is_whole(self, name: str) -> bool:
-        return name not in self.damaged
-
-    def is_unfinished(self, name: str) -> bool:
-        return False
-
-    def remove(self, name: str) -> None:
-        self.states.pop(name, None)
+        super().save(name, copy.deepcopy(state))  # the next commit overwrites it
 
 
 def trained(shelf: Shelf, commits: int) -> tuple[Learner, Acknowledging, list[str]]:
@@ -140,11 +69,11 @@ def test_a_damaged_checkpoint_gives_way_to_the_one_before_and_is_removed_once_th
 def test_a_commit_that_the_store_has_lost_is_continued_from_while_its_pairs_are_there() -> None:
     shelf = Shelf()
     learner, _, digests = trained(shelf, 3)
-    shelf.made = shelf.made[:2]
+    shelf.made.pop()
     other = tiny_learner()
     assert restore(other, shelf, shelf) == {"given": learner.received}
     assert digest(other) == digests[-1]
-    assert len(shelf.made) == 3
+    assert shelf.made[-1].number == 3
 
 
 def test_a_commit_whose_pairs_are_lost_gives_way_and_its_checkpoint_stays() -> None:

@@ -147,10 +147,11 @@ class Folder:
             raise Killed
 
 
-class _AtOnce(Executor):
+class AtOnce(Executor):
     """Does each task where it is submitted."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Do a task, and return its result or its error."""
         done: Future[Any] = Future()
         try:
             done.set_result(fn(*args, **kwargs))
@@ -187,7 +188,7 @@ class Run:
         self.cursor = restore(self._learner, folder, folder, self._require_new)
         self._cursor: Cursor = self.cursor or {"devices": {}}
         source: Any = SimpleNamespace(cursor=lambda: self._cursor, acknowledge=acknowledge)
-        self._committer = Committer(self._learner, source, folder, folder, clock=lambda: 0.0, writer=_AtOnce())
+        self._committer = Committer(self._learner, source, folder, folder, clock=lambda: 0.0, writer=AtOnce())
         self._committer.begin_run(lambda: True)
         folder.is_begun = True
 
