@@ -46,6 +46,8 @@ class DemoSettings(BenchSettings):
     """Seconds of training, from the first pair."""
     fps: float = 20.0
     """Shots a second of the simulated rig."""
+    size: str | None = None
+    """Width and height of its images, for example 160x120; the rig's default unless given."""
     seed: int = 0
     """Seed of the world, the walk and the learner."""
     textures: Path | None = None
@@ -134,6 +136,7 @@ def _rig_command(settings: DemoSettings) -> list[str]:
         *(sys.executable, "-m", "device", "--camera", "sim", "--bind", "tcp://127.0.0.1:0", "--name", "demo"),
         *("--fps", str(settings.fps), "--seed", str(settings.seed)),
         *(("--textures", str(settings.textures)) if settings.textures else ()),
+        *(("--size", settings.size) if settings.size else ()),
     ]
 
 

@@ -33,7 +33,11 @@ SHARED_DATA = Path(os.environ.get("BABYAGENT_DATA", Path(__file__).parents[2] / 
 
 
 def pytest_configure() -> None:
-    """Keep temporary files in memory where it has room: a sync of a disk that others write to may take a minute."""
+    """Keep temporary files in memory where it has room: a sync of a disk that others write to may take a minute.
+
+    What Python compiles is kept, so that not each of the processes that tests start compiles it.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if "TMPDIR" not in os.environ and MEMORY.is_dir() and shutil.disk_usage(MEMORY).free >= ROOM_BYTES:
         os.environ["TMPDIR"] = str(MEMORY)
         tempfile.tempdir = None  # it is looked up again
