@@ -20,7 +20,7 @@ import torch
 from benchmarks.compare.figures import plot, tables
 from benchmarks.shared.bench import Bench, BenchSettings, report_progress
 from benchmarks.shared.bounds import Count, SomeOf
-from benchmarks.shared.probing import accuracies, control_set, curve, evenly, features_of, student_of, use_one_thread
+from benchmarks.shared.probing import accuracies_on, control_set, curve, evenly, use_one_thread
 from benchmarks.shared.recipes import changed, spent_over
 from benchmarks.shared.results import Result, Seeds, completed, fingerprint, rendered
 from learner.config import SIZES, LearnerConfig, preset
@@ -117,11 +117,7 @@ def run_one(run: CompareRun, settings: CompareSettings, configs: dict[CompareRun
     controls = [_control(settings, word, config) for word in settings.control]
 
     def probe() -> dict[str, Any]:
-        found: dict[str, Any] = {"pairs": learner.received}
-        for control in controls:
-            measured = accuracies(control, *features_of(student_of(learner), control))
-            found |= {f"{control.name} {kind}": value for kind, value in measured.items()}
-        return found
+        return {"pairs": learner.received, **accuracies_on(learner, controls)}
 
     marks = evenly(run.steps, min(settings.probes, run.steps))
     return {"curve": curve(learner, _pairs(settings.recording), marks, probe)}

@@ -100,6 +100,15 @@ def accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, flo
     return {"knn": knn_accuracy(bank, labels, test, truth), "linear": linear_accuracy(bank, labels, test, truth)}
 
 
+def accuracies_on(learner: Learner, controls: Iterable[ControlSet]) -> dict[str, float]:
+    """Return the accuracies of the student on control sets, as `NAME knn` and `NAME linear`."""
+    found: dict[str, float] = {}
+    for control in controls:
+        measured = accuracies(control, *features_of(student_of(learner), control))
+        found |= {f"{control.name} {kind}": value for kind, value in measured.items()}
+    return found
+
+
 @dataclass(kw_only=True)
 class StepLog:
     """Loss and gauges of each training step, and the number of rollbacks."""

@@ -23,17 +23,9 @@ import torch
 from benchmarks.shared.bench import Bench, Goal
 from benchmarks.shared.bounds import Count, SomeOf
 from benchmarks.shared.paired import Keys
-from benchmarks.shared.probing import (
-    accuracies,
-    control_set,
-    features_of,
-    places_of,
-    student_of,
-    train_to,
-    use_one_thread,
-)
+from benchmarks.shared.probing import accuracies_on, control_set, places_of, train_to, use_one_thread
 from benchmarks.shared.recipes import changed, spent_over
-from benchmarks.shared.results import GridSettings, Result, completed, fingerprint, write_report
+from benchmarks.shared.results import GridSettings, Result, completed, fingerprint, rendered
 from benchmarks.streams.figures import plot, shares, tables
 from benchmarks.streams.memory import NotingMemory, OrderedMemory
 from benchmarks.streams.orders import Order, blocks, comb, likeness, shuffled, window
@@ -42,7 +34,6 @@ from device.sim.camera import SimConfig
 from learner.config import LearnerConfig, preset
 from learner.loop import Learner
 from learner.objectives.foreign import objective_named
-from learner.probes.control_sets import ControlSet
 
 RESERVOIR, IID = "reservoir", "shuffled"
 WALK_SIZE = (120, 160)
@@ -127,11 +118,7 @@ def measure(settings: StreamsSettings) -> list[Result]:
 
 def render(settings: StreamsSettings, lines: Sequence[Result]) -> list[str]:
     """Return the tables, and write them to the report too, with the plot."""
-    text = tables(lines, IID)
-    if settings.report is not None:
-        write_report(settings.report.with_suffix(".md"), f"# What a stream does to each objective\n\n{text}")
-        plot(lines, settings.report.with_suffix(".png"))
-    return [f"{text}\n"]
+    return rendered(settings.report, "# What a stream does to each objective", tables(lines, IID), partial(plot, lines))
 
 
 def goals(lines: Sequence[Result]) -> Iterator[Goal]:
@@ -157,13 +144,13 @@ def run_one(run: StreamsRun, settings: StreamsSettings, configs: Mapping[Streams
     controls = [places_of(replace(world, size=SimConfig.size), per_place=settings.per_place)]
     limit = settings.control_limit
     controls += [control_set(word, config.crops.probe_size, limit, limit) for word in settings.control]
-    start = _probe(learner, controls)
+    start = accuracies_on(learner, controls)
     pairs = [walk.frames[number] for number in numbers]
     (cpu_s,) = train_to(learner, pairs, [run.steps])
     within, between = likeness(walk.looks, numbers[np.stack(memory.given)])
     return {
         "before": start,
-        "after": _probe(learner, controls),
+        "after": accuracies_on(learner, controls),
         "within": round(within, 4),
         "between": round(between, 4),
         "frames": len(walk.frames),
@@ -185,14 +172,6 @@ def _memory(config: LearnerConfig, walk: Walk, numbers: Keys, order: Order | Non
         return NotingMemory(config)
     pairs = [walk.frames[number] for number in numbers]
     return OrderedMemory(config, pairs, order(len(pairs), run.steps, config.pacing.batch_size, run.seed))
-
-
-def _probe(learner: Learner, controls: Sequence[ControlSet]) -> dict[str, float]:
-    student, found = student_of(learner), {}
-    for control in controls:
-        for probe, accuracy in accuracies(control, *features_of(student, control)).items():
-            found[f"{control.name} {probe}"] = accuracy
-    return found
 
 
 def _describe(line: Result) -> str:
