@@ -6,19 +6,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from spooled import (
-    NOBODY,
-    A,
-    B,
-    C,
-    Clock,
-    copied,
-    fill,
-    open_spool,
-    pull,
-    segment_files,
-    settle,
-)
+from spooled import NOBODY, A, B, C, Clock, copied, fill, open_spool, pull, segment_files, settle
 
 from device.spool.spool import Spool
 from stream.live.backfill_messages import Span

@@ -11,16 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spooled import (
-    A,
-    B,
-    copied,
-    fill,
-    open_spool,
-    pull,
-    row_of,
-    segment_files,
-)
+from spooled import A, B, copied, fill, open_spool, pull, row_of, segment_files
 
 from device.spool.spool import Spool
 from stream.live.backfill_messages import Span

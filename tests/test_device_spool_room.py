@@ -13,19 +13,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from spooled import (
-    MAX_BYTES,
-    A,
-    B,
-    Clock,
-    bytes_in,
-    copied,
-    fill,
-    make_pair,
-    open_spool,
-    pull,
-    settle,
-)
+from spooled import MAX_BYTES, A, B, Clock, bytes_in, copied, fill, make_pair, open_spool, pull, settle
 
 from device.spool.rules import RETRY_S
 from device.spool.segment_file import SegmentFile

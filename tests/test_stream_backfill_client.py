@@ -9,15 +9,7 @@ from typing import Any
 
 import pytest
 import zmq
-from backfill_steps import (
-    EPOCH,
-    NOISE,
-    OTHER_EPOCH,
-    Rig,
-    asked,
-    make_pairs,
-    rows,
-)
+from backfill_steps import EPOCH, NOISE, OTHER_EPOCH, Rig, asked, make_pairs, rows
 from link_steps import open_dialer
 
 from stream.errors import MalformedMessage

@@ -10,15 +10,7 @@ from pathlib import Path
 
 import pytest
 import zmq
-from backfill_steps import (
-    EPOCH,
-    OTHER_EPOCH,
-    TOP,
-    WRONG_QUESTIONS,
-    get,
-    make_pairs,
-    rows,
-)
+from backfill_steps import EPOCH, OTHER_EPOCH, TOP, WRONG_QUESTIONS, get, make_pairs, rows
 from memory_shelf import MemoryShelf
 
 from stream.errors import EndpointError

@@ -14,20 +14,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-from foreign import (
-    BAGS,
-    EYES,
-    FRAME_NS,
-    MS,
-    BagKind,
-    bag,
-    flatbuffer_mcap,
-    in_pairs,
-    jpeg,
-    json_mcap,
-    painted,
-    stamp,
-)
+from foreign import BAGS, EYES, FRAME_NS, MS, BagKind, bag, flatbuffer_mcap, in_pairs, jpeg, json_mcap, painted, stamp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from recorded import START_NS

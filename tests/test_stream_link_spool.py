@@ -11,16 +11,7 @@ from functools import partial
 
 import pytest
 import zmq
-from link_steps import (
-    EPOCH,
-    LOOPBACK,
-    NEXT_EPOCH,
-    all_received,
-    in_background,
-    make_pair,
-    make_pairs,
-    received,
-)
+from link_steps import EPOCH, LOOPBACK, NEXT_EPOCH, all_received, in_background, make_pair, make_pairs, received
 from memory_shelf import MemoryShelf
 from waiting import until
 

@@ -18,16 +18,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from mcap.reader import make_reader
 from mcap_protobuf.decoder import DecoderFactory
-from recorded import (
-    EPOCH,
-    NEXT_EPOCH,
-    made,
-    read_pairs,
-    reader_of,
-    recorded,
-    some,
-    to_its_end,
-)
+from recorded import EPOCH, NEXT_EPOCH, made, read_pairs, reader_of, recorded, some, to_its_end
 
 from stream.codec import decode, encode_pair
 from stream.errors import MalformedMessage

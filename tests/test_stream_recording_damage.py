@@ -22,16 +22,7 @@ from mcap.opcode import Opcode
 from mcap.reader import make_reader
 from mcap.records import Chunk
 from mcap.stream_reader import StreamReader, get_chunk_data_stream
-from recorded import (
-    Foreign,
-    first_chunk,
-    made,
-    read_pairs,
-    reader_of,
-    recorded,
-    some,
-    to_its_end,
-)
+from recorded import Foreign, first_chunk, made, read_pairs, reader_of, recorded, some, to_its_end
 
 from stream.codec import from_parts, to_parts
 from stream.errors import StreamError

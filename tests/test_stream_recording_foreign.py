@@ -10,14 +10,7 @@ import numpy as np
 import pytest
 from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
 from mcap.writer import CompressionType
-from recorded import (
-    START_NS,
-    Foreign,
-    first_chunk,
-    read_pairs,
-    reader_of,
-    to_its_end,
-)
+from recorded import START_NS, Foreign, first_chunk, read_pairs, reader_of, to_its_end
 
 from stream.codec import decode, from_parts, to_parts
 from stream.errors import StreamError

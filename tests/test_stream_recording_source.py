@@ -7,15 +7,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
-from recorded import (
-    EPOCH,
-    NEXT_EPOCH,
-    made,
-    reader_of,
-    recorded,
-    some,
-    to_its_end,
-)
+from recorded import EPOCH, NEXT_EPOCH, made, reader_of, recorded, some, to_its_end
 
 from stream.errors import EndOfStream, StreamError
 from stream.pair import EncodedPair
