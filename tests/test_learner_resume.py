@@ -1,7 +1,7 @@
 """The proof: a replay that is killed anywhere and started again ends with the same weights, bit for bit.
 
 Learners are forked from one process that has loaded torch, so that each takes tenths of a second to start; otherwise they are
-`python -m learner` as a person runs it, and they end by SIGKILL, by a full disk or at their end.
+`python -m learner` as a person runs it, and they end by a signal that nothing catches, by a full disk or at their end.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ SMALL = (
 """No control sets: a life is short enough without probes."""
 
 NURSERY = """
-import itertools, json, os, resource, signal, sys, time
+import itertools, json, os, resource, signal, sys
 
 import buffer.store, buffer.store_file, learner.runs.checkpoint, learner.cli.compose
 from learner.__main__ import main
@@ -59,13 +59,13 @@ def fault(kind, count):
     elif kind == "disk full":
         resource.setrlimit(resource.RLIMIT_FSIZE, (count, count))
 
-def tell_when_restored(begins):
+def die_after(cpu_s):
     restore = learner.cli.compose.restore
-    def told(*arguments):
+    def restored(*arguments):
         cursor = restore(*arguments)
-        os.write(begins, b"!")
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
         return cursor
-    learner.cli.compose.restore = told
+    learner.cli.compose.restore = restored
 
 def live(task):
     said = os.open(task["said"], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -81,20 +81,16 @@ def live(task):
         sys.stderr.flush()
 
 for line in sys.stdin:
-    task, (begun, begins) = json.loads(line), os.pipe()
+    task = json.loads(line)
     pid = os.fork()
     if not pid:
         code = 3
         try:
-            tell_when_restored(begins)
+            if task["dies_after_cpu_s"]:
+                die_after(task["dies_after_cpu_s"])
             code = live(task)
         finally:
             os._exit(code)
-    os.close(begins)
-    if task["kill_after_s"] is not None and os.read(begun, 1):
-        time.sleep(task["kill_after_s"])
-        os.kill(pid, signal.SIGKILL)
-    os.close(begun)
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
 
@@ -107,12 +103,15 @@ class Nursery:
     recording: Path
 
     def learner(
-        self, run: Path, *words: str, kill_after_s: float | None = None, fault: tuple[str, int] = ("", 0)
+        self, run: Path, *words: str, dies_after_cpu_s: float = 0.0, fault: tuple[str, int] = ("", 0)
     ) -> tuple[int, str]:
-        """One life of a learner, killed so long after it has read its last commit: its exit code, and what it said."""
+        """One life of a learner: its exit code, and what it said.
+
+        dies_after_cpu_s: it is killed after so much work of its own behind its last commit, by SIGPROF; 0: it is not.
+        """
         said = run.with_suffix(".said")
         command = [*SMALL, "--replay", str(self.recording), "--run-dir", str(run), *words]
-        task = {"words": command, "fault": fault, "kill_after_s": kill_after_s, "said": str(said)}
+        task = {"words": command, "fault": fault, "dies_after_cpu_s": dies_after_cpu_s, "said": str(said)}
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         print(json.dumps(task), file=self.process.stdin, flush=True)
@@ -176,9 +175,9 @@ def test_a_learner_killed_again_and_again_ends_as_one_that_never_was(
 ) -> None:
     draw, resumed, lives = random.Random(1), set[str](), 0
     while len(resumed) < 3 or lives < 10:
-        lives += 1  # they grow longer: how far a learner gets in half a second depends on what else the machine does
-        code, said = nursery.learner(tmp_path / "run", kill_after_s=draw.uniform(0.0, 0.05 * lives))
-        assert code == -signal.SIGKILL or resumed, said
+        lives += 1  # they grow longer: how much of a learner's work is a step depends on the machine
+        code, said = nursery.learner(tmp_path / "run", dies_after_cpu_s=draw.uniform(0.001, 0.05 * lives))
+        assert code == -signal.SIGPROF or resumed, said
         resumed.update(re.findall(r"resumed at step (\d+)", said))
         if code == 0:
             break
