@@ -6,6 +6,7 @@ import dataclasses
 import os
 import sys
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -73,12 +74,29 @@ def see(objective: Objective[Any], views: Views) -> None:
     objective.views = lambda _batch, _generator: views
 
 
+def as_double(values: Tensor) -> Tensor:
+    """In place of `float()`, by which an objective says what is not computed in bfloat16."""
+    return values.double()
+
+
+def exact(views: Views) -> Views:
+    """The same views in float64."""
+    fields = [getattr(views, field.name) for field in dataclasses.fields(views)]
+    return type(views)(*(field.double() if field.is_floating_point() else field for field in fields))
+
+
 def part_of_a_step(name: str) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]:
-    """Losses, shared term, gradient and gauges of this process's part of one batch; the last two are of the whole batch."""
+    """Losses, shared term, gradient and gauges of this process's part of one batch; the last two are of the whole batch.
+
+    They are computed in float64: where an objective sorts, the rounding of float32 may decide the order, and so the gradient.
+    """
     made, batch = trainer(name), some_pairs()
     rows = collectives.own_rows(torch.arange(COUNT))
-    see(made.objective, selected(made.objective.views(batch, seeded()), rows))
-    outcome = made.outcome(Batch(batch.left[rows], batch.right[rows], batch.aspect[rows]), seeded())
+    views = selected(made.objective.views(batch, seeded()), rows)
+    made.objective.double()
+    see(made.objective, exact(views))
+    with mock.patch.object(Tensor, "float", as_double):
+        outcome = made.outcome(Batch(batch.left[rows], batch.right[rows], batch.aspect[rows]), seeded())
     torch.autograd.backward(total(outcome))
     gradients = [weight.grad for weight in made.objective.trained() if weight.grad is not None]
     collectives.average_([*gradients, *outcome.gauges.values()])
