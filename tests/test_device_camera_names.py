@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from running import ROOT, environment
+from waiting import WAIT_S
 
 from device.camera import CameraError, CameraMissing, CameraSettings, Shot
 from device.cameras.open import CAMERAS, camera_kind, open_camera
@@ -215,7 +216,7 @@ def test_a_rig_publishes_a_class_of_the_folder_that_it_is_started_in(lab: Path) 
         env=environment(),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -17,6 +17,7 @@ import cv2
 import numpy as np
 import pytest
 from running import ROOT, environment
+from waiting import WAIT_S
 
 from device.camera import CameraMissing
 from device.cameras.open import open_camera
@@ -32,7 +33,7 @@ def stand_in(tmp_path_factory: pytest.TempPathFactory) -> Path:
         pytest.skip("there is no C compiler (cc) to make the stand-in of V4L2 with")
     library = tmp_path_factory.mktemp("stand_in") / "v4l2.so"
     source = ROOT / "tests" / "v4l2_stand_in.c"
-    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True, timeout=120)
+    subprocess.run([compiler, "-O1", "-shared", "-fPIC", "-o", library, source, "-ldl"], check=True, timeout=WAIT_S)
     return library
 
 

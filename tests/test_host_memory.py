@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from waiting import WAIT_S
 
 from stream.host.memory import available_bytes
 
@@ -87,5 +88,5 @@ def test_a_ulimit_is_respected() -> None:
         "import resource as r; r.setrlimit(r.RLIMIT_AS, (1 << 30, 1 << 30));"
         "from stream.host.memory import available_bytes as a; print(a())"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=WAIT_S)
     assert 0 < int(done.stdout) < 1 << 30

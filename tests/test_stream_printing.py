@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from mcap.writer import Writer
 from recorded import recorded, some
 from rich.console import Console
+from waiting import WAIT_S
 
 from stream.__main__ import PROGRAM
 from stream.errors import ReportedError
@@ -129,7 +130,7 @@ def test_commands_show_what_a_file_and_its_name_bring_along(tmp_path: Path, comm
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
     )
     assert r"walk\x1b[31m\x07.mcap" in done.stdout + done.stderr
@@ -151,7 +152,7 @@ def test_an_error_with_a_name_that_is_not_utf_8_is_one_line() -> None:
         env=os.environ | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=WAIT_S,
         check=False,
     )
     assert done.returncode == ReportedError.exit_code
