@@ -1,11 +1,16 @@
-"""The examples, run as a person runs them: each is a process of its own, with small arguments."""
+"""The examples, run as a person runs them: each is a process of its own, with small arguments.
+
+Those that end by themselves are forked from one process that has loaded torch, which takes longer than most of them.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +31,32 @@ from stream.source import Source
 ROOT = Path(__file__).parents[1]
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 MAX_LINES = 40
+NURSERY = """
+import json, os, runpy, sys, traceback
+import learner.cli.compose  # all that an example would load
+
+for line in sys.stdin:
+    words, variables = json.loads(line)
+    pid = os.fork()
+    if not pid:
+        code, said = 1, os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        os.environ.update(variables)
+        sys.argv, sys.path[0] = words, "examples"
+        try:
+            runpy.run_path(words[0], run_name="__main__")
+            code = 0
+        except SystemExit as ended:
+            code = 0 if ended.code is None else ended.code if isinstance(ended.code, int) else 1
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
+"""
 
 
 def start(name: str, *words: str) -> subprocess.Popen[str]:
@@ -40,11 +71,33 @@ def start(name: str, *words: str) -> subprocess.Popen[str]:
     )
 
 
-def output(name: str, *words: str) -> str:
-    with start(name, *words) as process:
-        printed, _ = process.communicate(timeout=WAIT_S)
-    assert process.returncode == 0, printed
-    return printed
+Output = Callable[..., str]
+"""What an example of this name prints, with these words and with these variables of its environment."""
+
+
+@pytest.fixture(scope="module")
+def output(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Output]:
+    said = tmp_path_factory.mktemp("said") / "said"
+    with subprocess.Popen(
+        [sys.executable, "-c", NURSERY, str(said)],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as nursery:
+        tasks, codes = nursery.stdin, nursery.stdout
+        assert tasks is not None
+        assert codes is not None
+
+        def printed(name: str, *words: str, **variables: str) -> str:
+            tasks.write(json.dumps([[f"examples/{name}.py", *words], variables]) + "\n")
+            tasks.flush()
+            assert codes.readline() == "0\n", said.read_text()
+            return said.read_text()
+
+        yield printed
+        tasks.close()
 
 
 def to_the_end(source: Source) -> list[EncodedPair]:
@@ -78,7 +131,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 @pytest.fixture(scope="module")
-def learned(folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
+def learned(output: Output, folders: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path]:
     """What `learn_from_folders` printed, and the weights it exported."""
     weights = tmp_path_factory.mktemp("export") / "student.safetensors"
     return output("learn_from_folders", *map(str, folders), "--out", str(weights), "--batch-size", "8"), weights
@@ -95,7 +148,7 @@ def test_an_example_is_short_and_says_what_it_shows_and_how_it_is_run(path: Path
     )
 
 
-def test_learn_from_recording_trains_and_measures_before_and_after(recording: Path) -> None:
+def test_learn_from_recording_trains_and_measures_before_and_after(output: Output, recording: Path) -> None:
     printed = output("learn_from_recording", str(recording), "--steps", "2", "--batch-size", "8")
     assert re.findall(r"^step (\d+) +pairs 8 +loss [\d.]+$", printed, re.MULTILINE) == ["1", "2"]
     assert len(re.findall(r"k-NN on digits .*: 0\.\d+$", printed, re.MULTILINE)) == 2
@@ -107,7 +160,9 @@ def test_learn_from_folders_trains_on_every_pair_and_exports(learned: tuple[str,
     assert {path.suffix for path in weights.parent.iterdir()} == {".safetensors", ".json", ".md"}
 
 
-def test_use_weights_compares_images_with_each_other(learned: tuple[str, Path], folders: tuple[Path, Path]) -> None:
+def test_use_weights_compares_images_with_each_other(
+    output: Output, learned: tuple[str, Path], folders: tuple[Path, Path]
+) -> None:
     images = [str(path) for path in sorted(folders[0].iterdir())[:3]]
     rows = [line.split() for line in output("use_weights", str(learned[1]), *images, "--side", "32").splitlines()]
     assert [row[0] for row in rows] == ["00.png", "01.png", "02.png"]
@@ -134,7 +189,9 @@ def test_own_camera_publishes_what_a_subscriber_receives(tmp_path: Path) -> None
     assert printed.count("sent True") == 6
 
 
-def test_read_recording_lists_the_topics_and_saves_the_first_pair(recording: Path, tmp_path: Path) -> None:
+def test_read_recording_lists_the_topics_and_saves_the_first_pair(
+    output: Output, recording: Path, tmp_path: Path
+) -> None:
     printed = output("read_recording", str(recording), "--out", str(tmp_path))
     for topic in ("/stereo/meta", "/stereo/left/image", "/stereo/right/image"):
         assert re.search(rf"^{topic} +12 messages$", printed, re.MULTILINE)
@@ -143,23 +200,21 @@ def test_read_recording_lists_the_topics_and_saves_the_first_pair(recording: Pat
     assert ((tmp_path / "left.jpeg").read_bytes(), (tmp_path / "right.jpeg").read_bytes()) == (first.left, first.right)
 
 
-def test_own_source_learns_from_arrays_of_one_camera(tmp_path: Path) -> None:
+def test_own_source_learns_from_arrays_of_one_camera(output: Output, tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", left=np.stack([picture(number) for number in range(10)]))
     printed = output("own_source", str(tmp_path / "images.npz"), "--batch-size", "8")
     assert re.findall(r"^step (\d+) +pairs \d+ +loss [\d.]+$", printed, re.MULTILINE) == [str(n) for n in range(1, 21)]
 
 
-def test_own_policy_keeps_the_first_and_the_last_pairs(recording: Path) -> None:
+def test_own_policy_keeps_the_first_and_the_last_pairs(output: Output, recording: Path) -> None:
     printed = output("own_policy", str(recording), "--capacity", "6", "--batch-size", "4").splitlines()
     assert printed[-1].endswith("kept [0, 1, 2, 9, 10, 11]")
 
 
-def test_notebook_loop_learns_and_measures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_notebook_loop_learns_and_measures(output: Output, tmp_path: Path) -> None:
     for number in range(20):
         cv2.imwrite(str(tmp_path / f"{number:02}.png"), picture(number))
-    monkeypatch.setenv("CAMERA", f"dir:{tmp_path}")
-    monkeypatch.setenv("STEPS", "3")
-    printed = output("notebook_loop")
+    printed = output("notebook_loop", CAMERA=f"dir:{tmp_path}", STEPS="3")
     assert re.search(r"^3 steps on \d+ pairs: loss [\d.]+ -> [\d.]+$", printed, re.MULTILINE)
     assert re.search(r"^k-NN on digits 0\.\d+ -> 0\.\d+$", printed, re.MULTILINE)
 
