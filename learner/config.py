@@ -29,6 +29,8 @@ class LearnerConfig:
     pacing: PacingConfig = field(default_factory=PacingConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    fork: str | None = None
+    """A run directory: start from its newest weights and memory. Settings that are not given are those of that run."""
     seed: int = 0
     """Seed of the weights, the views and the reservoir."""
     precision: Literal["float32", "bfloat16"] = "float32"

@@ -17,11 +17,13 @@ import torch
 
 from learner.config import LearnerConfig
 from learner.distributed.team import Team
+from learner.errors import SettingsError
 from learner.member import Member, PairCounts
 from learner.memory.decoding import decode_or_none
 from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
 from learner.pacing import Pacing
+from learner.pretrained.start import Start, begin
 from learner.trainer import StepReport
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair, StereoPair
@@ -141,11 +143,14 @@ class Learner:
     """A team that trains on the pairs it is given, and the budget of its steps: everything that a checkpoint holds.
 
     memory: of this process, instead of the one that the settings describe. Where torchrun started several processes, this is
-    the one that leads them. trainer, objective, memory: of this process. received: pairs received; suppressed, junk: shots
-    that the rigs left out.
+    the one that leads them. begins: whether the run begins here, with the weights that its settings name; False, where `start`
+    or a state follows. trainer, objective, memory: of this process. received: pairs received; suppressed, junk: shots that the
+    rigs left out.
     """
 
-    def __init__(self, config: LearnerConfig, device: torch.device, *, memory: Memory | None = None) -> None:
+    def __init__(
+        self, config: LearnerConfig, device: torch.device, *, memory: Memory | None = None, begins: bool = True
+    ) -> None:
         self.config = config
         self.device = device
         member = Member(config, device, memory)
@@ -154,6 +159,20 @@ class Learner:
         self.objective = self.trainer.objective
         self.pacing = Pacing(config.pacing)
         self.received = self.suppressed = self.junk = 0
+        if begins:
+            self.start()
+
+    def start(self) -> Start:
+        """Give the networks of all processes the weights that the settings name, and return what is known of them.
+
+        Raises SettingsError if they do not fit, and for a fork, which needs its old run (`learner.runs.fork.Fork`).
+        """
+        if self.config.fork is not None:
+            raise SettingsError(f"a fork of {self.config.fork} is begun by `learner.runs.fork.Fork`")
+        found = self.trainer.begin(lambda objective: begin(objective, self.config.encoder))
+        if self.config.encoder.weights is not None and self.team.size > 1:
+            self.load_state_dict(self.state_dict(), ())  # brings them to the other processes
+        return found
 
     @property
     def steps(self) -> int:

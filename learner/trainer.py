@@ -7,9 +7,9 @@ processes each has a trainer with the same weights and its own part of the batch
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -21,11 +21,12 @@ from learner.config import LearnerConfig
 from learner.distributed import collectives
 from learner.errors import Collapsed, NonFiniteLoss, SettingsError
 from learner.guard import CollapseGuard
-from learner.objectives.contract import Batch, Outcome
+from learner.objectives.contract import Batch, Objective, Outcome
 from learner.probes.spectrum import COMMON_MEANINGS, feature_gauges
 from learner.schedule import learning_rate
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 _COUNTS = ("steps", "samples", "refused_in_a_row")
 
@@ -92,6 +93,12 @@ class Trainer:
         self.guard = CollapseGuard(config.guard)
         self._snapshots = [self._snapshot()]  # at most two, the older one first: a collapse goes back to it
         self.generator = torch.Generator(device).manual_seed(_seed_of_views(config.seed, 0))
+
+    def begin(self, change: Callable[[Objective[Any]], T]) -> T:
+        """Let `change` give the networks other weights before the first step, and return what it returns."""
+        found = change(self.objective)
+        self._snapshots = [self._snapshot()]
+        return found
 
     def step(self, batch: Batch, rate_factor: float = 1.0) -> Step:
         """Train on a batch once. A step with a loss, priority or gradient that cannot be used changes no weight.

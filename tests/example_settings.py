@@ -57,6 +57,9 @@ UNSET: Mapping[str, Any] = {
     "embed_dim": 384,
     "depth": 12,
     "heads": 6,
+    "weights": "dinov2_vits14_pretrain.pth",
+    "pool": "token",
+    "fork": "runs/last",
 }
 """A possible value of what has none by default."""
 

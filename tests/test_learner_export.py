@@ -97,7 +97,7 @@ def test_the_readable_card_says_what_the_weights_saw_how_good_they_are_and_how_t
         "| training steps | 1200 |",
         "| last loss | 22.91 |",
         "| devices (of the pairs in memory) | left\\|rig |",
-        "| probe | random start | last (step 1100) |",
+        "| probe | start | last (step 1100) |",
         "| digits, k-NN | 25.0 % | 37.5 % |",
         "| digits, linear | 50.0 % |  |",
         "| objective.crops | 4 |",

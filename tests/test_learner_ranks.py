@@ -33,9 +33,11 @@ from learner.distributed.collectives import Process, process_of
 from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.memory.memory import Memory
+from learner.networks.encoder import Encoder
 from learner.runs.checkpoint import load_checkpoint
 from learner.runs.commit import unpack
 from learner.runs.note import Note
+from learner.weights.export import export_encoder
 from stream.host.program import Stop
 from stream.pair import EncodedPair
 from stream.recording.writer import RecordingWriter
@@ -172,6 +174,28 @@ def test_two_and_four_processes_learn_as_one_does_from_the_same_batches(
         ]
         assert kl == pytest.approx(whole["priority"], rel=1e-3, abs=1e-6)
         assert run_of.seqs == alone.seqs == list(range(PAIRS))
+
+
+def test_weights_and_a_fork_reach_every_process(nursery: Nursery, tmp_path: Path) -> None:
+    weights = tmp_path / "student.safetensors"
+    export_encoder(Encoder(TINY.encoder), weights, figures={}, settings={})
+    started = ("--objective.centring", "ema", "--encoder.weights", str(weights), *ALL_FRESH)
+    runs = {processes: tmp_path / f"in_{processes}" for processes in (1, 2)}
+    for processes, run in runs.items():
+        codes, said = nursery.run(run, processes, *started, look="plain")
+        assert codes == [0] * processes, said
+        assert f"the start is vit_tiny_patch16_224 from {weights}" in said
+    losses = [[step["loss"] for step in outcome(run).steps] for run in runs.values()]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
+    fork = tmp_path / "fork"
+    codes, said = nursery.run(
+        fork, 2, "--fork", str(runs[1]), "--memory.capacity", "192", "--max-steps", "1", *ALL_FRESH
+    )
+    assert codes == [0, 0], said
+    left = outcome(fork)
+    assert left.seqs[:PAIRS] == list(range(PAIRS))
+    shares = [len(shard["keys"]) for shard in left.state["memory"]["shards"]]
+    assert min(shares) >= PAIRS // 2, shares
 
 
 COMMITTING = ("--commit-every-s", "0")

@@ -199,7 +199,7 @@ def test_the_examples_can_be_used_as_they_are_and_with_every_line_in_use(tmp_pat
         ("tcp://rig1.local:5555#rig1",),
     )
     for name in ("device.toml", "learner.toml"):
-        alone = r"(?!sbs |tb )"  # these stand instead of left and right
+        alone = r"(?!sbs |tb |fork )"  # these stand instead of left and right, and of weights
         used = re.sub(rf"^# {alone}([a-z_]+ = )", r"\1", (DEPLOY / name).read_text(), flags=re.MULTILINE)
         (tmp_path / name).write_text(used)
     known = {each.name for each in dataclasses.fields(StreamSettings)} - {"config"}

@@ -59,7 +59,7 @@ def tiny_learner(config: LearnerConfig = TINY) -> Learner:
 
 def committed(run: Path, config: LearnerConfig = TINY) -> Learner:
     """A learner as the newest commit in the folder of a run has it."""
-    directory, learner = RunDirectory(run, config), tiny_learner(config)
+    directory, learner = RunDirectory(run, config), Learner(config, torch.device("cpu"), begins=False)
     with Store(directory.store) as store:
         assert restore(learner, store, CheckpointFolder(directory.checkpoints)) is not None
     return learner

@@ -11,6 +11,8 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
 
 import cv2
 import torch
@@ -35,13 +37,16 @@ from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.page import view
 from learner.page.guide import NOTHING, Guide
 from learner.page.live import Live
+from learner.pretrained.start import Start
 from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
 from learner.runs.checkpoint import CheckpointFolder
-from learner.runs.commit import Committer
+from learner.runs.commit import Committer, pack
 from learner.runs.events import EventFiles
 from learner.runs.folder import EXPORT, RunDirectory
+from learner.runs.fork import Fork, Keep
 from learner.runs.restore import restore
+from learner.runs.start import RANDOM, read_start, start_notes, write_start
 from learner.service.observers import Observers
 from learner.service.screen import Screen, log_to
 from learner.service.service import Service
@@ -77,6 +82,8 @@ def train(
         app = app_for(access, _routes(process, live, metrics))
         is_served = stack.enter_context(served(app, access))
         controls = _load_controls(process, learner, stop)
+        is_new = not (process.run_dir / "config.json").is_file()
+        begun = _begin(learner) if is_new else None  # before there is a folder: wrong weights leave none behind
         directory = _run_directory(stack, settings, metrics)
         screen = stack.enter_context(Screen(console, quiet=process.json, clock=clock))
         _introduce(screen, learner, directory)
@@ -84,7 +91,8 @@ def train(
             screen.log(f"page: {address}{'' if is_served else ', once the port is free'}")
         screen.show("reading the last commit")
         latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
-        source, committer = _resume(stack, learner, directory, open_source, latest_weights, metrics)
+        source, committer = _resume(stack, learner, directory, open_source, latest_weights, metrics, begun)
+        latest_weights.start = _told_start(screen, directory)
         supervisor = stack.enter_context(closing(Supervisor(os.environ, clock)))
         service = Service(
             learner=learner,
@@ -130,6 +138,14 @@ def _introduce(screen: Screen, learner: Learner, directory: RunDirectory) -> Non
         )
 
 
+def _told_start(screen: Screen, directory: RunDirectory) -> Start:
+    """Return what the run started from; say it where that is not random."""
+    start = read_start(directory.path)
+    for note in start_notes(start) if start != RANDOM else ():
+        screen.log(note)
+    return start
+
+
 def _resume(
     stack: ExitStack,
     learner: Learner,
@@ -137,12 +153,19 @@ def _resume(
     open_source: OpenSource,
     latest_weights: LatestWeights,
     metrics: LearnerMetrics,
+    begun: Callable[[Keep], Start] | None,
 ) -> tuple[Source, Committer]:
-    """Restore the last commit, and return the source, opened behind it, and the committer of the next ones."""
+    """Restore the last commit, and return the source, opened behind it, and the committer of the next ones.
+
+    begun: what `_begin` returned, where it was called; otherwise the learner begins here, if there is no commit yet.
+    """
     patience = Patience(FULL_DISK_S)
     store = stack.enter_context(Store(directory.store, patience=patience))
     checkpoints = CheckpointFolder(directory.checkpoints, patience)
     cursor = restore(learner, store, checkpoints, directory.require_new)
+    if cursor is None:
+        begin = begun or _begin(learner)
+        write_start(directory.path, begin(lambda key, pair: store.put(key, pack(pair))))
     source = stack.enter_context(closing(open_source(store.identity, cursor)))
     metrics.registry.register(MemoryMetrics(learner))
     metrics.registry.register(StreamMetrics(source.stats, source.backlog))
@@ -158,6 +181,16 @@ def _resume(
         on_commit=metrics.committed,
     )
     return source, stack.enter_context(closing(committer))
+
+
+def _begin(learner: Learner) -> Callable[[Keep], Start]:
+    """Give the networks of a new run their start; return what gives it the memory of a fork too, and tells what was done."""
+    if learner.config.fork is None:
+        start = learner.start()
+        return lambda _keep: start
+    fork = Fork(Path(learner.config.fork).expanduser())
+    fork.networks(learner)
+    return partial(fork.memory, learner)
 
 
 def _run(service: Service) -> Summary:
@@ -196,7 +229,7 @@ def make_learner(settings: TrainSettings, device: torch.device, process: Process
     cv2.setNumThreads(1)  # images are small: a thread pool of OpenCV would only compete with that of torch
     torch.set_num_threads(threads)
     try:
-        learner = Learner(settings.learner, device)
+        learner = Learner(settings.learner, device, begins=False)
     except ValueError as error:  # from a part that does not know our errors
         raise SettingsError(str(error)) from error
     sharers = process.local_count if device.type == "cpu" else 1

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import torch
 import tyro
 
 from device.cli.capture_settings import CaptureSettings, DedupeChoice, Repeat
@@ -15,12 +17,14 @@ from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.babyagent import BabyAgent
-from learner.objectives.contract import ObjectiveConfig
+from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.objectives.foreign import objective_named, views_named
 from learner.objectives.table import OBJECTIVES, VIEWS
+from learner.pretrained.start import encoder_of, refuse_tag
 from learner.runs.settings import settings_of
 from learner.service.timing import Limits
 from learner.views.contract import ViewsConfig
+from stream.host.standins import is_stand_in
 from stream.recording.foreign import EyeTopics
 
 
@@ -101,8 +105,8 @@ class TrainSettings:
 def begin(given: Mapping[str, str]) -> TrainSettings:
     """Return the settings to begin from: those of the run in the run directory, or of preset, objective and views.
 
-    given: `preset`, `objective`, `views`, `run_dir` and `encoder.backbone`, where they are given. So a later version of a preset
-    stops no run. Raises SettingsError for an unknown choice, and one that is not that of the run.
+    given: the choices, and what `FROM_WORDS` is told, where they are given. So a later version of a preset stops no run.
+    Raises SettingsError for an unknown choice, one that is not that of the run, and weights that fit no backbone.
     """
     process = ProcessConfig()
     size, objective = legacy.preset(given.get("preset", next(iter(PRESETS))), given.get("objective"))
@@ -115,12 +119,54 @@ def begin(given: Mapping[str, str]) -> TrainSettings:
         learner = settings_of(run)
         asked = size if "preset" in given else None
         require_made_with(run, learner, asked, None if kind is None else kind.settings, views)
+    elif "fork" in given:
+        learner = _forked(given, size, kind, views)
     else:
-        learner = preset(size, kind or BabyAgent, views)
-        backbone = given.get("encoder.backbone", learner.encoder.backbone)
-        if backbone != learner.encoder.backbone:  # the sizes of the preset are those of its own backbone
-            learner = replace(learner, encoder=EncoderConfig(backbone=backbone))
+        learner = _starting(given, preset(size, kind or BabyAgent, views))
     return TrainSettings(process=process, learner=learner)
+
+
+def _forked(
+    given: Mapping[str, str], size: str, kind: type[Objective[Any]] | None, views: type[ViewsConfig] | None
+) -> LearnerConfig:
+    """Return the settings of the run that is forked; what was chosen anew brings its own numbers, but keeps the encoder."""
+    if "encoder.weights" in given:
+        raise SettingsError(
+            "--fork and --encoder.weights exclude each other: a fork starts from the weights of its run"
+        )
+    old = settings_of(Path(given["fork"]).expanduser())
+    new = preset(size, kind or type(old.objective).objective, views)
+    if kind is None and views is None:
+        new = replace(new, objective=old.objective, views=old.views)
+    if "preset" not in given:
+        new = replace(old, objective=new.objective, views=new.views)
+    return replace(new, encoder=old.encoder, fork=given["fork"])
+
+
+def _starting(given: Mapping[str, str], learner: LearnerConfig) -> LearnerConfig:
+    """Return the settings with the encoder that a backbone or weights ask for: the sizes of the preset are those of its own."""
+    backbone, weights = given.get("encoder.backbone"), given.get("encoder.weights")
+    if weights is None:
+        refuse_tag(backbone or learner.encoder.backbone)
+    if weights is None or is_stand_in(torch):  # no weights can be read then
+        is_other = backbone is not None and backbone != learner.encoder.backbone
+        return replace(learner, encoder=EncoderConfig(backbone=backbone)) if backbone and is_other else learner
+    encoder = EncoderConfig(backbone=backbone, weights=weights) if backbone else encoder_of(weights)
+    patch = encoder.patch_size or int((re.search(r"patch(\d+)", encoder.backbone) or ["", "1"])[1])
+    in_patches = {name: _in_patches(getattr(learner, name), patch) for name in ("objective", "views")}
+    return replace(learner, encoder=encoder, **in_patches)
+
+
+def _in_patches(settings: Any, patch: int) -> Any:
+    """Return settings whose sizes of views are the next multiples of the patch size."""
+    sizes = {
+        one.name: getattr(settings, one.name)
+        for one in fields(settings)
+        if one.name == "size" or one.name.endswith("_size")
+    }
+    return replace(
+        settings, **{name: -(-size // patch) * patch for name, size in sizes.items() if isinstance(size, int)}
+    )
 
 
 def require_made_with(
@@ -160,14 +206,14 @@ EVERYDAY = (
     ),
     *("train_s", "max_steps", "probe_every_s", "commit_every_s", "http_port", "http_host", "http_token", "json"),
     *("pacing.replay_ratio", "pacing.batch_size", "memory.capacity", "memory.policy", "seed"),
-    "schedule.learning_rate",
+    *("schedule.learning_rate", "encoder.backbone", "encoder.weights", "fork"),
 )
 """The flags that --help shows, beside --preset, --objective and --views; --help-all shows all."""
 FROM_WORDS: Mapping[str, Any] = {
     "settings": TrainSettings,
     "config_file": True,
     "choices": {"preset": list(PRESETS), "objective": list(OBJECTIVES), "views": list(VIEWS)},
-    "told": ("run_dir", "encoder.backbone"),
+    "told": ("run_dir", "encoder.backbone", "encoder.weights", "fork"),
     "begin": begin,
     "inline": ("process", "learner", "limits", "topics"),
     "old_names": legacy.SETTINGS,

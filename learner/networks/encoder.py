@@ -12,7 +12,7 @@ import difflib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import timm
 import torch
@@ -28,6 +28,9 @@ class EncoderConfig:
 
     backbone: str = "deit_small_patch16_224"
     """Any timm model (timm.list_models()); guided views need one with a [CLS] token."""
+    weights: str | None = None
+    """Weights to start from: a file or folder (timm, DINO, DINOv2, DINOv3, MAE, Hugging Face, an export) or timm:NAME. They
+    decide backbone and sizes, where none are given (docs/adapting.md). None: a random start."""
     image_size: int | None = None
     """Side in pixels its position embedding is made for; None keeps the backbone's own."""
     patch_size: int | None = None
@@ -38,6 +41,8 @@ class EncoderConfig:
     """Number of blocks; None keeps the backbone's own."""
     heads: int | None = None
     """Attention heads a block; None keeps the backbone's own."""
+    pool: Literal["token", "avg"] | None = None
+    """Features of a transformer: its [CLS] token, or the mean of its patches; None keeps the backbone's own."""
 
     def __post_init__(self) -> None:
         sizes = (self.image_size, self.patch_size, self.embed_dim, self.depth, self.heads)
@@ -52,6 +57,7 @@ class EncoderConfig:
             "embed_dim": self.embed_dim,
             "depth": self.depth,
             "num_heads": self.heads,
+            "global_pool": self.pool,
         }
         return {"num_classes": 0} | {name: value for name, value in changed.items() if value is not None}
 

@@ -42,7 +42,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> tuple[Path, Path]:
         ),
         section(
             "Probes side by side",
-            "Accuracy in percent: random start → last. Seeds alone make a difference: compare several of each kind. A mean of "
+            "Accuracy in percent: start → last. Seeds alone make a difference: compare several of each kind. A mean of "
             "seeds has its 95 % interval, by Student's t.",
             _probe_table(runs, groups),
         ),

@@ -22,6 +22,7 @@ from learner.report.panels import view_panels, views_note
 from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation
 from learner.runs.reading import Album, Line, by_encoder, is_number, points, read_album, read_lines, read_object
+from learner.runs.start import start_words
 from learner.runs.titles import ACCURACIES, FIGURES, curve_names, curve_title
 from stream.fsync import replace_file
 
@@ -97,6 +98,7 @@ _NEWEST = (
 def _headline(summary: Line) -> str:
     loss = f"loss {number(summary.get('loss_first'))} → {number(summary.get('loss_last'))}"
     lead = f"<p class=lead>{number(summary.get('seconds'))} s, {number(summary.get('samples'))} training samples, {loss}</p>"
+    lead += f"<p>Started from {escape(start_words(summary.get('start')))}.</p>"
     return f"<section>{lead}{number_tiles({words: summary.get(key) for key, words in FIGURES.items()})}</section>"
 
 

@@ -14,7 +14,7 @@ from learner.runs.titles import ACCURACIES
 
 MAX_DAYS = 40
 """Largest number of rows: of a longer stream the days are evenly spread, with the first and the last among them."""
-START = "0: random start"
+START = "0: start"
 
 _Column = tuple[str, str]
 """A control set and an encoder."""

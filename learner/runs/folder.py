@@ -1,6 +1,7 @@
 """A run's folder: its settings, its lines of steps and probes, its commits, its summary.
 
 config.json    every setting that decides the weights; a run goes on only with the same ones
+start.json     what it started from: random weights, a file, or another run
 steps.jsonl    one line a training step, late in a long run one of 2, 4, ...      probes.jsonl   one line a probe
 pairs.sqlite   the pairs in memory and the list of commits, see `buffer.store`
 checkpoints/   the rest of each commit, see `learner.runs.checkpoint`                  export/        weights for timm

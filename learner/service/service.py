@@ -17,6 +17,7 @@ from learner.probes.control_sets import ControlSet
 from learner.report.album import make_album
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
+from learner.runs.start import read_start
 from learner.service.observers import Observers
 from learner.service.prober import Prober
 from learner.service.status import RunStatus
@@ -177,7 +178,13 @@ class Service:
         rotation = self._prober.rotations()
         if learner.steps and not self.hurry():
             directory.write_album(make_album(learner))
-        summary = summarise(learner, directory.lines("steps"), directory.lines("probes"), self.source.stats())
+        summary = summarise(
+            learner,
+            directory.lines("steps"),
+            directory.lines("probes"),
+            self.source.stats(),
+            read_start(directory.path),
+        )
         summary |= pace(self._times, learner.samples - self._samples_before, self.clock())
         summary["rotation"] = rotation
         asked = self.stop() or self.limits.max_steps == 0

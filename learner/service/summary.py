@@ -10,8 +10,10 @@ from learner.loop import Learner
 from learner.memory.pictures import different
 from learner.report.html import number
 from learner.runs.reading import Line
+from learner.runs.start import start_words
 from learner.runs.titles import ACCURACIES, units_of
 from learner.service.timing import Times
+from stream.host.printing import printable
 from stream.host.typed import here
 from stream.source import Cursor
 from stream.stats import SourceStats
@@ -24,12 +26,18 @@ LOOKED = 256
 Summary = dict[str, Any]
 
 
-def summarise(learner: Learner, steps: Sequence[Line], probes: Sequence[Line], stats: SourceStats | None) -> Summary:
-    """Return the figures of a run. steps, probes: its lines; stats: of a live stream, None for another source."""
+def summarise(
+    learner: Learner, steps: Sequence[Line], probes: Sequence[Line], stats: SourceStats | None, start: Line
+) -> Summary:
+    """Return the figures of a run. steps, probes: its lines; stats: of a live stream, None for another source.
+
+    start: what it started from (`learner.runs.start`); the first probe of each control set, at step 0, is that of the start.
+    """
     trained = [line for line in steps if not line["refused"]]
     first, last = (trained[0], trained[-1]) if trained else ({}, {})
     counts = learner.counts()
     return {
+        "start": start,
         "pairs_received": learner.received,
         "pairs_suppressed": learner.suppressed,
         "pairs_junk": learner.junk,
@@ -121,7 +129,8 @@ def describe(summary: Summary, run_dir: Path, page: str = "", *, reported: bool 
 
     reported: whether there is a report.
     """
-    lines = [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
+    lines = [f"{'started from':18} {printable(start_words(summary['start']))}"]
+    lines += [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
     if summary["probe"]:
         lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
     for control, row in summary["probe"].items():

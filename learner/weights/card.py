@@ -12,6 +12,7 @@ from typing import Any
 
 from learner.networks.encoder import Encoder
 from learner.runs.reading import flat
+from learner.runs.start import start_words
 from learner.runs.titles import ACCURACIES
 
 Card = dict[str, Any]
@@ -99,6 +100,7 @@ def _use(card: Card) -> str:
 def _trained_on(figures: Mapping[str, Any]) -> list[tuple[str, Any]]:
     rows = [(text, _figure(figures[key])) for key, text in COUNTS.items() if figures.get(key) is not None]
     stream = figures.get("stream") or {}
+    rows += [("started from", start_words(figures["start"]))] if "start" in figures else []
     rows += [(f"{key.replace('_', ' ')} (of the pairs in memory)", value) for key, value in stream.items() if value]
     return rows
 
@@ -115,7 +117,7 @@ def _probes(encoder: str, table: Mapping[str, Any], steps: list[int]) -> str:
         if (key := f"{kind}_{encoder}") in row["before"]
     ]
     last = f"last (step {steps[-1]})" if steps else "last"
-    return _table("Accuracy of frozen features", ("probe", "random start", last), rows)
+    return _table("Accuracy of frozen features", ("probe", "start", last), rows)
 
 
 _WHEN = ("before", "after")

@@ -29,7 +29,7 @@ def branch(run: Path, device: torch.device) -> tuple[Learner, RunDirectory]:
     """Return a learner at the newest commit of the run, and its run directory. Raises LearnerError or StoreError without one."""
     config = settings_of(run)
     directory = RunDirectory(run, config)
-    learner = Learner(config, device)
+    learner = Learner(config, device, begins=False)
     checkpoints = CheckpointFolder(directory.checkpoints)
     if not directory.store.is_file() or load_newest(learner, StoreReader(directory.store), checkpoints) is None:
         raise SettingsError(f"{run} has no commit yet: wait for the first one, or give another run")

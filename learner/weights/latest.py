@@ -17,6 +17,8 @@ from torch import Tensor
 from learner.config import to_plain
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics
+from learner.runs.reading import Line
+from learner.runs.start import RANDOM
 from learner.weights.card import Card
 from learner.weights.export import export_encoder, write_card
 
@@ -34,6 +36,8 @@ class LatestWeights:
         self._folder = folder
         self._metrics = metrics
         self._settings = to_plain(learner.config)
+        self.start: Line = RANDOM
+        """What the run started from, for the cards."""
         names = {module: name for name, module in learner.objective.named_modules()}
         self._encoders = {
             name: (encoder, f"{names[encoder.backbone]}.") for name, encoder in learner.objective.encoders().items()
@@ -86,12 +90,12 @@ class LatestWeights:
         return self._folder / f"{name}.safetensors"
 
     def _stream(self) -> dict[str, Any]:
-        """Return the devices of the pairs in memory, and when these were captured."""
+        """Return the start, the devices of the pairs in memory, and when these were captured."""
         captured = [(device, time_ns) for device, time_ns in self._learner.memory.slots.captured if device]
         devices = sorted({device for device, _ in captured})[:NAMED_DEVICES]
         times = [time_ns for _, time_ns in captured]
         span = {"captured_from": _utc(min(times)), "captured_until": _utc(max(times))} if times else {}
-        return {"stream": {"devices": devices, **span}}
+        return {"start": self.start, "stream": {"devices": devices, **span}}
 
 
 def _utc(time_ns: int) -> str:

@@ -40,6 +40,11 @@ def standing_in(heavy: Sequence[str], ours: Sequence[str]) -> Iterator[bool]:
         sys.modules.update({name: before[name] for name in heavy if name in before})
 
 
+def is_stand_in(module: ModuleType) -> bool:
+    """Return whether a module stands in for a heavy package."""
+    return isinstance(module, _Module)
+
+
 def _holds_stand_in(module: ModuleType) -> bool:
     return any(isinstance(value, _Kind | _Module) for value in list(vars(module).values()))
 

@@ -1,0 +1,175 @@
+"""Reads files of weights that nobody vouches for: safetensors, or `.pth` without any pickled code.
+
+What a file says of its size is checked before a tensor is allocated: both formats are mapped into memory, and no tensor may be
+larger than the bytes it lies in.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import pickle
+import warnings
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from learner.errors import SettingsError
+
+MAX_BYTES = 32 * 2**30
+"""Largest file of weights: the largest DINOv3 has 27 GB."""
+MAX_TENSORS = 20_000
+"""Largest number of tensors in a file."""
+MAX_NAME = 512
+"""Longest name of a tensor, characters."""
+MAX_TEXT_BYTES = 2**24
+"""Largest JSON file beside weights, and the largest list of tensors in a `.pth`."""
+_WHOLE = ("model.safetensors", "pytorch_model.bin")
+_KINDS = (".safetensors", ".pth", ".pt", ".bin")
+Tree = Mapping[str, Any]
+"""What a file holds: tensors by name, in a `.pth` perhaps some dictionaries deeper."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """Files of weights, and what the JSON file beside them says: a Hugging Face `config.json` or a model card of ours."""
+
+    paths: tuple[Path, ...]
+    beside: Mapping[str, Any] = field(default_factory=dict)
+
+    def sha256(self) -> str:
+        """Return the SHA-256 of the files, one after the other."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            with path.open("rb") as file:
+                while block := file.read(2**20):
+                    digest.update(block)
+        return digest.hexdigest()
+
+    def read(self) -> Tree:
+        """Return what the files hold, on the CPU. Raises SettingsError for a file that is damaged, too large or hostile."""
+        whole: dict[str, Any] = {}
+        for path in self.paths:
+            whole |= _read(path)
+        return whole
+
+
+def find(name: str) -> Found:
+    """Return the weights in a file or a folder. Raises SettingsError if there are none, or several to choose from."""
+    path = Path(name).expanduser()
+    if path.is_dir():
+        return _in_folder(path)
+    if not path.is_file():
+        raise SettingsError(
+            f"--encoder.weights {name}: there is no such file or folder; timm:NAME asks timm for weights"
+        )
+    card = path.with_suffix(".json")
+    return Found((path,), _json(card) or (_json(path.parent / "config.json") if path.name in _WHOLE else {}))
+
+
+def _in_folder(folder: Path) -> Found:
+    beside = _json(folder / "config.json")
+    if "encoder" in beside and "objective" in beside:
+        raise SettingsError(
+            f"{folder} is a run: --fork {folder} starts from it, or give --encoder.weights {folder}/export/student.safetensors"
+        )
+    whole = [folder / name for name in _WHOLE if (folder / name).is_file()][:1]
+    parts = sorted(folder.glob("model-*-of-*.safetensors"))
+    others = sorted(path for path in folder.iterdir() if path.suffix in _KINDS and path.is_file())
+    paths = whole or parts or others
+    if not paths:
+        raise SettingsError(f"{folder} holds no weights: it needs model.safetensors, or give the file itself")
+    if paths is others and len(others) > 1:
+        names = ", ".join(path.name for path in others[:4])
+        raise SettingsError(f"{folder} holds several weights ({names}): give the file itself")
+    return Found(tuple(paths), beside or _json(paths[0].with_suffix(".json")))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    """Return the object in a JSON file; empty if there is none, or it is damaged or too large."""
+    try:
+        value = json.loads(path.read_bytes()) if path.stat().st_size <= MAX_TEXT_BYTES else {}
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        if not 8 < path.stat().st_size <= MAX_BYTES:
+            raise ValueError(f"its size must be between 9 bytes and {MAX_BYTES >> 30} GiB")
+        with path.open("rb") as file:
+            begins = file.read(4)
+        tree = _torch(path) if begins == b"PK\x03\x04" else _safetensors(path)
+        _check(tree, path.stat().st_size)
+    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        raise SettingsError(f"{path.name} cannot be read as weights ({_one_line(error)})") from error
+    return tree
+
+
+def _safetensors(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        begins = file.read(9)
+    if begins[:1] == b"\x80" and begins[8:] != b"{":
+        raise ValueError(
+            "it is a pickle from before PyTorch 1.6: torch.save(torch.load(FILE, weights_only=True), NEW) writes today's format"
+        )
+    if begins[8:] != b"{":
+        raise ValueError("it is neither safetensors nor a .pth of torch.save")
+    with safe_open(path, "pt") as opened:  # checks its header against the size of the file
+        names = list(opened.keys())
+        if len(names) > MAX_TENSORS:
+            raise ValueError(f"it has {len(names)} tensors, more than {MAX_TENSORS}")
+        return {name: opened.get_tensor(name) for name in names}
+
+
+def _torch(path: Path) -> dict[str, Any]:
+    with zipfile.ZipFile(path) as opened:
+        entries = opened.infolist()
+    if len(entries) > 2 * MAX_TENSORS or sum(entry.file_size for entry in entries) > path.stat().st_size:
+        raise ValueError("what is in it would be larger than the file")
+    if any(entry.file_size > MAX_TEXT_BYTES for entry in entries if entry.filename.endswith(".pkl")):
+        raise ValueError("its list of tensors is too long")
+    try:
+        # The arguments of a training script lie beside the weights of DINO and MAE: a plain object with attributes.
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
+            tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise ValueError(f"it holds more than weights, which is not run: {_one_line(error)[:120]}") from error
+    except (RuntimeError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, MemoryError) as error:
+        raise ValueError(_one_line(error)[:160]) from error
+    if not isinstance(tree, Mapping):
+        raise ValueError(f"it holds a {type(tree).__name__} and no dictionary of tensors")
+    return dict(tree)
+
+
+def _check(tree: Tree, file_bytes: int) -> None:
+    """Raise ValueError for names and tensors that no file of weights needs; two levels of dictionaries are looked at."""
+    levels = [tree, *(value for value in tree.values() if isinstance(value, Mapping))]
+    if sum(map(len, levels)) > MAX_TENSORS:
+        raise ValueError(f"it has more than {MAX_TENSORS} entries")
+    for name, value in (item for level in levels for item in level.items()):
+        if isinstance(value, Tensor):
+            check_tensor(name, value, file_bytes)
+
+
+def check_tensor(name: object, tensor: Tensor, file_bytes: int) -> None:
+    """Raise ValueError if a tensor is no plain array of numbers, or larger than its bytes or its file."""
+    if not isinstance(name, str) or len(name) > MAX_NAME:
+        raise ValueError(f"a tensor is called {str(name)[:40]!r}")
+    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+        raise ValueError(f"{name} is no plain tensor of numbers")
+    bytes_ = tensor.numel() * tensor.element_size()
+    if bytes_ > min(file_bytes, tensor.untyped_storage().nbytes()):
+        raise ValueError(f"{name} says that it is larger than the bytes it lies in")
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:240] or type(error).__name__

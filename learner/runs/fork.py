@@ -1,0 +1,129 @@
+"""A new run from an old one: its newest whole commit gives weights and memory, and the settings may be others."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from torch import Tensor
+
+from buffer.store_reader import StoreReader
+from learner.errors import SettingsError
+from learner.loop import Learner
+from learner.memory.ranking import reservoir_for
+from learner.memory.reshard import merged, split
+from learner.objectives.contract import Objective
+from learner.pretrained.fit import fitted
+from learner.pretrained.names import Named
+from learner.pretrained.start import Start
+from learner.runs.checkpoint import CheckpointFolder
+from learner.runs.restore import load_newest
+from stream.pair import EncodedPair
+
+Keep = Callable[[int, EncodedPair], object]
+State = dict[str, Any]
+Pairs = Iterable[EncodedPair | None]
+
+
+class _Old:
+    """Stands in for the learner of the old run while its newest whole commit is found: it takes the state as it is."""
+
+    state: State
+    pairs: Pairs
+
+    @property
+    def steps(self) -> int:
+        """The step of the commit."""
+        return int(self.state["counts"]["steps"])
+
+    def load_state_dict(self, state: State, pairs: Pairs) -> None:
+        """Take a state; its pairs are read later."""
+        self.state, self.pairs = state, pairs
+
+
+class Fork:
+    """The newest whole commit of the run in a folder, which is only read. Raises LearnerError if there is none."""
+
+    def __init__(self, run: Path) -> None:
+        store, checkpoints, old = run / "pairs.sqlite", CheckpointFolder(run / "checkpoints"), _Old()
+        found = load_newest(cast(Learner, old), StoreReader(store), checkpoints) if store.is_file() else None
+        if found is None:
+            raise SettingsError(f"--fork {run}: it has no commit to start from; give another run")
+        sums = run / "checkpoints" / found.note.folder / "SHA256SUMS"
+        digest = hashlib.sha256(sums.read_bytes()).hexdigest()
+        self._about = {
+            "from": "run",
+            "name": str(run),
+            "commit": found.note.folder,
+            "sha256": digest,
+            "step": old.steps,
+        }
+        self._old = old
+
+    def networks(self, learner: Learner) -> None:
+        """Give a new learner the networks; of another objective only the encoders. Raises SettingsError if they do not fit."""
+        learner.trainer.begin(partial(_take_networks, self._old.state["objective"]))
+
+    def memory(self, learner: Learner, keep: Keep) -> Start:
+        """Give a learner that has the networks the memory too, in all its processes, and return what was taken over.
+
+        keep: called with each pair and its key, as by `learner.loop.learn`. Steps and optimiser begin anew. Call it once.
+        """
+        old = self._old.state["memory"]
+        whole = _ranked(merged(old["shards"]), learner)
+        keys, kept = old["keys"].tolist(), set(whole["keys"].tolist())
+        memory = {"keys": whole["keys"], "shards": split(whole, learner.team.size)}
+        learner.load_state_dict({**learner.state_dict(), "memory": memory}, _kept(keys, self._old.pairs, kept, keep))
+        return self._about | {"pairs": len(memory["keys"])}
+
+
+def _take_networks(state: Mapping[str, Tensor], objective: Objective[Any]) -> None:
+    """Load the networks of the old run: all of them where they fit, else the encoders, by their names."""
+    own = objective.state_dict()
+    if {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in state.items()}:
+        objective.load_state_dict(state)
+        return
+    for name, encoder in objective.encoders().items():
+        prefixes = (f"{one}.encoder.backbone." for one in (name, "student"))
+        prefix = next((one for one in prefixes if any(key.startswith(one) for key in state)), "")
+        tensors = {key.removeprefix(prefix): value for key, value in state.items() if key.startswith(prefix)}
+        try:
+            encoder.backbone.load_state_dict(fitted(encoder.backbone, Named(tensors, [])).state)
+        except SettingsError as error:
+            raise SettingsError(
+                f"the {name} of the old run does not fit backbone {encoder.config.backbone}: {error}"
+            ) from error
+
+
+def _ranked(whole: State, learner: Learner) -> State:
+    """Return the whole memory of the old run under the settings of the new one.
+
+    Of a reservoir with other numbers the pairs are offered anew, the oldest first, by their last phi.
+    """
+    memory = learner.config.memory
+    old, new = whole["reservoir"], reservoir_for(memory, seed=learner.config.seed)
+    settings = asdict(new.settings)
+    if {**old["settings"], "seed": settings["seed"]} == settings:
+        state = {**old, "settings": settings}
+    else:
+        order = np.argsort(old["keys"])
+        new.offer(old["keys"][order], old["phi"][order])
+        state = new.state_dict()
+    fresh = whole["fresh"][-memory.fresh_capacity :]
+    stays = np.isin(whole["keys"], np.concatenate([state["keys"], fresh]))
+    ranked = {name: whole[name][stays] for name in ("keys", "priority")} | {"fresh": fresh, "reservoir": state}
+    return whole | ranked
+
+
+def _kept(keys: list[int], pairs: Pairs, kept: set[int], keep: Keep) -> Iterator[EncodedPair | None]:
+    """Yield the pairs that stay, and give each that can be read to `keep`."""
+    for key, pair in zip(keys, pairs, strict=True):
+        if key in kept:
+            if pair is not None:
+                keep(key, pair)
+            yield pair

@@ -1,0 +1,219 @@
+"""What a run starts from: weights or another run, as a person asks for them; the run remembers it and needs neither again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from published_weights import official
+from recorded import recorded
+from safetensors.torch import load_file
+from tiny_learner import FLAGS, TINY, committed, make_pairs, tiny_learner
+
+from learner.__main__ import main
+from learner.cli.settings import begin
+from learner.errors import SettingsError
+from learner.runs.settings import settings_of
+
+SMALL = (
+    *("--objective.attention-size", "24", "--objective.teacher-size", "16", "--objective.student-size", "16"),
+    *("--objective.prototypes", "16", "--objective.hidden", "32", "--objective.crops", "2"),
+    *("--pacing.batch-size", "8", "--pacing.replay-ratio", "2", "--control-limit", "40", "--threads", "1"),
+    *("--memory.canvas", "24", "32", "--memory.capacity", "16", "--memory.fresh-capacity", "16"),
+    *("--http-port", "0", "--json"),
+)
+
+pytestmark = pytest.mark.usefixtures("own_signals", "one_thread")
+
+
+@pytest.fixture(scope="module")
+def walk(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return str(recorded(tmp_path_factory.mktemp("walk") / "walk.mcap", make_pairs(24)))
+
+
+@pytest.fixture
+def weights(tmp_path: Path) -> Path:
+    torch.save(official("dino", patch=8), tmp_path / "dino.pth")
+    return tmp_path / "dino.pth"
+
+
+def learn(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
+    """Run `python -m learner`, and return its summary."""
+    capsys.readouterr()
+    assert main([*words]) == 0, capsys.readouterr()
+    summary: dict[str, Any] = json.loads(capsys.readouterr().out)
+    return summary
+
+
+def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    capsys.readouterr()
+    assert main([*words]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 1, said
+    return said
+
+
+def test_a_run_starts_from_weights_says_so_and_goes_on_without_the_file(
+    walk: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, source = tmp_path / "run", ("--replay", walk)
+    asked = ("--run-dir", str(run), "--encoder.weights", str(weights), *SMALL)
+    start = learn(capsys, *asked, *source, "--max-steps", "1")["start"]
+    assert (start["name"], start["backbone"]) == (str(weights), "vit_small_patch8_224.dino")
+    assert start["sha256"] == hashlib.sha256(weights.read_bytes()).hexdigest()
+    assert json.loads((run / "start.json").read_text()) == start
+    probes = [json.loads(line) for line in (run / "probes.jsonl").read_text().splitlines()]
+    assert {line["knn"] for line in probes if line["step"] == 0 and line["encoder"] == "student"} == {
+        line["knn"] for line in probes if line["step"] == 0 and line["encoder"] == "teacher"
+    }
+    before = {line["encoder"]: line["knn"] for line in probes if line["step"] == 0}
+    weights.unlink()
+    summary = learn(capsys, *asked, *source)
+    assert summary["steps"] > 1
+    assert summary["start"] == start
+    assert summary["probe"]["digits"]["before"]["knn_student"] == before["student"]
+    words = f"vit_small_patch8_224.dino from {weights} (sha256 {start['sha256'][:12]})"
+    assert words in (run / "report.html").read_text()
+    assert words in (run / "export" / "student.md").read_text()
+    other = str(tmp_path / "other.pth")
+    assert "made with other settings" in refusal(capsys, "--run-dir", str(run), "--encoder.weights", other, *SMALL)
+
+
+def test_networks_at_step_0_are_those_of_the_file(
+    walk: str, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    learn(
+        capsys, "--run-dir", str(run), "--encoder.weights", str(weights), *SMALL, "--replay", walk, "--max-steps", "0"
+    )
+    given = torch.load(weights, weights_only=True)
+    for name in ("student", "teacher"):
+        exported = load_file(run / "export" / f"{name}.safetensors")
+        assert all(torch.equal(tensor, given[key]) for key, tensor in exported.items())
+
+
+def test_weights_that_cannot_be_used_are_one_line_and_leave_no_folder(
+    walk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    broken = tmp_path / "page.pth"
+    broken.write_text("<html> not found")
+    to = ("--run-dir", str(tmp_path / "run"), "--replay", walk, *SMALL)
+    assert "neither safetensors nor a .pth" in refusal(capsys, *to, "--encoder.weights", str(broken))
+    tagged = refusal(capsys, *to, "--encoder.backbone", "vit_tiny_patch16_224.augreg_in21k")
+    assert "add --encoder.weights timm:vit_tiny_patch16_224.augreg_in21k" in tagged
+    assert not (tmp_path / "run").exists()
+
+
+def test_sizes_of_the_preset_do_not_apply_to_weights_and_views_fit_their_patches(tmp_path: Path) -> None:
+    torch.save(official("dinov2"), tmp_path / "dinov2.pth")
+    found = begin({"encoder.weights": str(tmp_path / "dinov2.pth")}).learner
+    assert (found.encoder.backbone, found.encoder.embed_dim) == ("vit_small_patch14_dinov2", 128)
+    assert found.encoder.patch_size is None
+    sizes = {name: value for name, value in vars(found.objective).items() if name.endswith("_size")}
+    assert sizes == {"attention_size": 56, "teacher_size": 42, "student_size": 28}
+    found = begin({"encoder.weights": "timm:vit_small_patch14_dinov2.lvd142m", "objective": "simclr"}).learner
+    assert (found.encoder.backbone, found.encoder.depth) == ("vit_small_patch14_dinov2.lvd142m", None)
+    assert found.views.probe_size % 14 == 0
+
+
+@pytest.fixture(scope="module")
+def old_run(walk: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("old") / "run"
+    memory = ("--memory.canvas", "24", "32", "--memory.capacity", "16", "--memory.fresh-capacity", "16")
+    assert main(["--run-dir", str(run), *FLAGS, *memory, "--http-port", "0", "--control", "--replay", walk]) == 0
+    return run
+
+
+def files_of(run: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
+
+
+def fork_words(old: Path, run: Path, *words: str) -> tuple[str, ...]:
+    return ("--fork", str(old), "--run-dir", str(run), "--http-port", "0", "--control", "--json", *words)
+
+
+def test_a_fork_has_weights_and_memory_of_its_run_and_settings_of_its_own(
+    walk: str, old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, before = tmp_path / "run", files_of(old_run)
+    words = fork_words(old_run, run, "--schedule.learning-rate", "1e-5", "--replay", walk)
+    start = learn(capsys, *words, "--max-steps", "0")["start"]
+    old, new = committed(old_run, settings_of(old_run)), committed(run, settings_of(run))
+    assert (start["from"], start["name"], start["step"]) == ("run", str(old_run), old.steps)
+    assert start["pairs"] == len(old.memory) == len(new.memory) == 16
+    assert (new.steps, new.config.schedule.learning_rate, new.config.fork) == (0, 1e-5, str(old_run))
+    assert all(torch.equal(a, b) for a, b in zip(old.objective.parameters(), new.objective.parameters(), strict=True))
+    assert np.array_equal(old.memory.slots.keys(), new.memory.slots.keys())
+    reservoirs = old.memory.ranking.reservoir, new.memory.ranking.reservoir
+    first, second = (one.scores(np.sort(one.keys())) for one in reservoirs)
+    assert np.array_equal(first, second)
+    batches = [one.memory.slots.batch(one.memory.slots.of(one.memory.slots.keys()), one.device) for one in (old, new)]
+    assert torch.equal(batches[0].left, batches[1].left)
+    assert files_of(old_run) == before
+    summary = learn(capsys, *fork_words(old_run, run, "--replay", walk))
+    assert summary["start"] == start
+    assert summary["steps"] > 0
+    assert "at step" in (run / "report.html").read_text()
+
+
+def test_a_fork_goes_on_when_its_old_run_is_gone(
+    walk: str, old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, run = tmp_path / "old", tmp_path / "run"
+    shutil.copytree(old_run, old)
+    learn(capsys, *fork_words(old, run, "--replay", walk, "--max-steps", "1"))
+    shutil.rmtree(old)
+    assert (
+        learn(capsys, "--run-dir", str(run), "--http-port", "0", "--control", "--json", "--replay", walk)["steps"] > 1
+    )
+
+
+def test_a_fork_may_have_a_smaller_memory_and_another_objective(
+    walk: str, old_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    words = fork_words(old_run, run, "--objective", "simclr", "--views.size", "16", "--memory.capacity", "8")
+    learn(capsys, *words, "--replay", walk, "--max-steps", "0")
+    old, new = committed(old_run, settings_of(old_run)), committed(run, settings_of(run))
+    assert (new.config.objective.name, new.config.pacing) == ("simclr", old.config.pacing)
+    assert len(new.memory) == 8
+    assert {*new.memory.slots.keys().tolist()} < {*old.memory.slots.keys().tolist()}
+    weights = (one.objective.encoders()["student"].parameters() for one in (old, new))
+    assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+def test_a_fork_that_cannot_be_says_why_in_one_line(
+    walk: str, old_run: Path, weights: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = fork_words(old_run, tmp_path / "run", "--replay", walk)
+    both = refusal(capsys, *words, "--encoder.weights", str(weights))
+    assert "--fork and --encoder.weights exclude each other" in both
+    wide = refusal(capsys, *words, "--encoder.embed-dim", "64", "--encoder.heads", "2")
+    assert "the student of the old run does not fit backbone vit_tiny_patch16_224" in wide
+    assert not (tmp_path / "run").exists()
+    assert "config.json cannot be read" in refusal(capsys, *fork_words(tmp_path, tmp_path / "run", "--replay", walk))
+    with pytest.raises(SettingsError, match=r"is begun by `learner\.runs\.fork\.Fork`"):
+        tiny_learner(settings_of_fork(old_run))
+
+
+def settings_of_fork(old: Path) -> Any:
+    return begin({"fork": str(old)}).learner
+
+
+def test_a_run_of_today_without_weights_says_that_it_began_at_random(
+    walk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    memory = ("--memory.canvas", "24", "32", "--memory.capacity", "16", "--memory.fresh-capacity", "16")
+    summary = learn(
+        capsys, "--run-dir", str(run), *FLAGS, *memory, "--http-port", "0", "--json", "--control", "--replay", walk
+    )
+    assert summary["start"] == {"from": "random"}
+    assert "Started from random weights." in (run / "report.html").read_text()
+    assert TINY.fork is None
