@@ -19,7 +19,16 @@ from learner.objectives.joint.swav import SwAV
 from learner.objectives.joint.vicreg import VICReg
 from learner.objectives.joint.visreg import VISReg
 from learner.objectives.masked.mae import MAE
+from learner.objectives.metric.empssl import EMP
+from learner.objectives.metric.exemplar import Exemplar
+from learner.objectives.metric.lifted import Lifted
+from learner.objectives.metric.margin import Margin
+from learner.objectives.metric.npair import NPair
 from learner.objectives.ntxent import NTXent
+from learner.objectives.pretext.counting import Counting
+from learner.objectives.pretext.jigsaw import Jigsaw
+from learner.objectives.pretext.position import Position
+from learner.objectives.pretext.rotation import Rotation
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
 from learner.views.masks import MasksConfig
@@ -27,7 +36,9 @@ from learner.views.parallax import ParallaxConfig
 from learner.views.several import SEVERAL
 
 _JOINT = (SimCLR, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepCluster, VICReg, LeJEPA, VISReg)
-_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, MAE)
+_METRIC = (Margin, Lifted, NPair, Exemplar, EMP)
+_PRETEXT = (Rotation, Position, Jigsaw, Counting)
+_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, MAE)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
 _VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, ParallaxConfig)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

@@ -5,6 +5,8 @@ Shapes: B pairs, N views of a pair, D width of a projection, K keys or prototype
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator, Tensor
@@ -53,24 +55,53 @@ def triplet(queries: Tensor, keys: Tensor, own: Tensor, margin: float, hardest: 
     return terms.sum(-1) / wrong.isfinite().sum(-1).clamp_min(1)
 
 
-def nt_xent(own: Tensor, everyones: Tensor, first: int, temperature: float) -> Tensor:
-    """Return NT-Xent over all views of all pairs, [B]: each view has to find the other views of its pair among all others.
+class Compared(NamedTuple):
+    """Each view of each pair of this process against all views of the batch, K = M * V of them; a broken one is not finite.
 
-    own: unit [B, V, D]; everyones: unit [M, V, D], of which those of this process begin at `first`. For two views it is
-    equation 1 of Chen et al. 2020 (SimCLR); of more, the mean over the views that belong together. A view that is not finite is
-    seen by its own pair only, which it spoils.
+    cosines: float [B, V, K], 0 to a broken view; same: bool [B, V, K], the other views of the same pair; others: bool, those of
+    other pairs, without broken ones.
+    """
+
+    cosines: Tensor
+    same: Tensor
+    others: Tensor
+
+
+def compared(own: Tensor, everyones: Tensor, first: int) -> Compared:
+    """Compare unit rows [B, V, D] with those of all processes, [M, V, D], of which those of this process begin at `first`.
+
+    The row of a broken view has cosines that are not finite, so it spoils the loss of its own pair and of no other one.
     """
     count, views = own.shape[:2]
     keys = everyones.flatten(0, 1)
-    numbers = torch.arange(len(keys), device=own.device)
-    mine = numbers[first * views : (first + count) * views, None]
-    itself, same = numbers == mine, numbers // views == mine // views
     broken = ~keys.isfinite().all(-1)
+    numbers = torch.arange(len(keys), device=own.device)
+    mine = numbers[first * views : (first + count) * views].view(count, views, 1)
+    same = numbers // views == mine // views
     with torch.autocast(own.device.type, enabled=False):
-        cosines = own.flatten(0, 1) @ keys.nan_to_num(0.0, 0.0, 0.0).T
-    log_shares = F.log_softmax((cosines / temperature).masked_fill(itself | broken, -torch.inf), -1)
-    found = -log_shares.where(same & ~itself, 0.0).sum(-1) / (views - 1)
-    return found.view(count, views).mean(1)
+        cosines = own @ keys.nan_to_num(0.0, 0.0, 0.0).T
+    return Compared(cosines, same & (numbers != mine), ~same & ~broken)
+
+
+def mean_where(values: Tensor, chosen: Tensor) -> Tensor:
+    """Return the mean of the chosen values along the last dimension; 0 where there is none."""
+    return values.where(chosen, 0.0).sum(-1) / chosen.sum(-1).clamp_min(1)
+
+
+def distances(cosines: Tensor) -> Tensor:
+    """Return the Euclidean distances of unit vectors, 0 to 2, from their cosines; at 0 the gradient is 0 and not infinite."""
+    return (2 - 2 * cosines).clamp_min(1e-6).sqrt()
+
+
+def nt_xent(own: Tensor, everyones: Tensor, first: int, temperature: float) -> Tensor:
+    """Return NT-Xent over all views of all pairs, [B]: each view has to find the other views of its pair among all others.
+
+    The arguments are those of `compared`. For two views it is equation 1 of Chen et al. 2020 (SimCLR); of more, the mean over the
+    views that belong together.
+    """
+    found = compared(own, everyones, first)
+    logits = (found.cosines / temperature).masked_fill(~(found.same | found.others), -torch.inf)
+    return mean_where(-F.log_softmax(logits, -1), found.same).mean(1)
 
 
 def variance_hinge(rows: Tensor, target: float = 1.0) -> Tensor:

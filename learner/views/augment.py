@@ -96,6 +96,12 @@ def _coloured(rgb: Tensor, matrices: Tensor) -> Tensor:
     return torch.bmm(matrices, rgb.flatten(2)).view_as(rgb)
 
 
+def grey(rgb: Tensor) -> Tensor:
+    """Take the colours away from images, float [..., 3, H, W], and keep their three channels."""
+    luma = rgb.new_tensor(LUMA).view(3, 1, 1)
+    return (rgb * luma).sum(-3, keepdim=True).expand_as(rgb)
+
+
 @cache
 def _grey_matrix(device: torch.device) -> Tensor:
     """Return the matrix [3, 3] that makes every colour grey. Made once, because each copy of a constant waits for the GPU."""

@@ -1,0 +1,1 @@
+"""Objectives that compare pairs by distances and margins."""

@@ -1,0 +1,1 @@
+"""Objectives that ask for something that was done to an image."""

@@ -1,0 +1,205 @@
+"""Objectives with margins and pretexts against their formulas in NumPy, one number after the other."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from every_objective import COUNT, see, seeded, some_pairs, trainer
+from numpy.typing import NDArray
+from torch import Tensor
+
+from learner.objectives.contract import Outcome, Views
+from learner.objectives.metric.empssl import coding_rate
+from learner.parts.permutations import far_permutations, ranks
+from learner.views.anywhere import MultiConfig, TwoConfig
+from learner.views.augment import LUMA
+from learner.views.contract import ViewsConfig
+from learner.views.tiles import TiledViews
+
+Array = NDArray[np.float64]
+pytestmark = pytest.mark.usefixtures("one_thread")
+BOTH = pytest.mark.parametrize("kind", [TwoConfig, MultiConfig])
+
+
+def numpy(tensor: Tensor) -> Array:
+    return tensor.detach().double().numpy()
+
+
+def unit(rows: Array) -> Array:
+    return np.asarray(rows / np.linalg.norm(rows, axis=-1, keepdims=True))
+
+
+def made(name: str, kind: type[ViewsConfig] | None = None) -> tuple[Any, Views, Outcome]:
+    start = trainer(name) if kind is None else trainer(name, views=kind.for_preset("cpu"))
+    views = start.objective.views(some_pairs(), seeded())
+    see(start.objective, views)
+    return start.objective, views, start.outcome(some_pairs(), seeded())
+
+
+def projected(objective: Any, views: Views) -> Array:
+    """[B, V, D], one view after the other."""
+    every = [*views.large.unbind(1), *views.small.unbind(1)]
+    return np.stack([numpy(objective.student(view)) for view in every], 1)
+
+
+def two_of(z: Array) -> list[tuple[int, int]]:
+    return [(v, w) for v in range(z.shape[1]) for w in range(z.shape[1]) if v != w]
+
+
+def strangers(z: Array, i: int) -> Array:
+    return np.delete(z, i, 0).reshape(-1, z.shape[-1])
+
+
+@BOTH
+def test_margin_pulls_the_views_of_a_pair_and_pushes_others_that_are_nearer_than_the_margin(
+    kind: type[ViewsConfig],
+) -> None:
+    objective, views, outcome = made("margin", kind)
+    z = unit(projected(objective, views))
+    losses = []
+    for i in range(COUNT):
+        pulled = np.mean([np.sum((z[i, v] - z[i, w]) ** 2) for v, w in two_of(z)])
+        far = [np.linalg.norm(z[i, v] - other) for v in range(z.shape[1]) for other in strangers(z, i)]
+        losses.append((pulled + np.mean([max(0.0, 1.0 - d) ** 2 for d in far])) / 2)
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3, atol=1e-5)
+
+
+@BOTH
+def test_lifted_compares_two_views_of_a_pair_with_all_views_of_the_others(kind: type[ViewsConfig]) -> None:
+    objective, views, outcome = made("lifted", kind)
+    z = projected(objective, views)
+    losses = []
+    for i in range(COUNT):
+        terms = []
+        for v, w in two_of(z):
+            raised = sum(math.exp(1.0 - np.linalg.norm(z[i, view] - k)) for view in (v, w) for k in strangers(z, i))
+            terms.append(max(0.0, math.log(raised) + np.linalg.norm(z[i, v] - z[i, w])) ** 2 / 2)
+        losses.append(np.mean(terms))
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
+
+
+@BOTH
+def test_npair_finds_a_view_of_its_pair_among_the_same_view_of_all_pairs(kind: type[ViewsConfig]) -> None:
+    objective, views, outcome = made("npair", kind)
+    z = projected(objective, views)
+    losses = []
+    for i in range(COUNT):
+        terms = []
+        for v, w in two_of(z):
+            weights = [math.exp(z[i, v] @ z[j, w]) for j in range(COUNT)]
+            terms.append(-math.log(weights[i] / sum(weights)))
+        losses.append(np.mean(terms) + 0.002 * np.mean((z[i] ** 2).sum(-1)))
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
+
+
+@BOTH
+def test_exemplar_is_a_triplet_to_the_four_nearest_views_of_other_pairs(kind: type[ViewsConfig]) -> None:
+    objective, views, outcome = made("exemplar", kind)
+    z = unit(projected(objective, views))
+    losses = []
+    for i in range(COUNT):
+        terms = []
+        for v, w in two_of(z):
+            wrong = sorted((z[i, v] @ z[j, w] for j in range(COUNT) if j != i), reverse=True)[:4]
+            terms.append(np.mean([max(0.0, 0.5 + one - z[i, v] @ z[i, w]) for one in wrong]))
+        losses.append(np.mean(terms))
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3, atol=1e-6)
+
+
+def test_empssl_is_the_cosine_to_the_mean_crop_and_the_coding_rate() -> None:
+    objective, views, outcome = made("empssl")
+    z = unit(projected(objective, views))
+    mean = unit(z.mean(1, keepdims=True))
+    assert np.allclose(numpy(outcome.losses), 200 * (1 - (z * mean).sum(-1).mean(1)), rtol=1e-4)
+    count, width = COUNT, z.shape[-1]
+    rates = []
+    for v in range(z.shape[1]):
+        values = np.linalg.eigvalsh(z[:, v] @ z[:, v].T)  # what is not 0 is that of z^T z too
+        rates.append(np.log1p(width / (count * 0.2) * values).sum() / 2)
+    assert outcome.shared is not None
+    assert float(outcome.shared.detach()) == pytest.approx(-np.mean(rates), rel=1e-3)
+
+
+def test_the_coding_rate_of_equal_rows_is_that_of_one_direction() -> None:
+    rows = torch.tensor([[1.0, 0.0, 0.0]]).repeat(5, 1)
+    assert float(coding_rate(rows, 0.2)) == pytest.approx(math.log(1 + 3 / 0.2) / 2)
+
+
+def cross_entropy(layer: Any, features: Array, label: int) -> float:
+    scores = numpy(layer.weight) @ features + numpy(layer.bias)
+    return float(np.log(np.exp(scores - scores.max()).sum()) + scores.max() - scores[label])
+
+
+@BOTH
+def test_rotation_guesses_each_of_the_four_turns_of_each_large_view(kind: type[ViewsConfig]) -> None:
+    objective, views, outcome = made("rotation", kind)
+    losses = np.zeros(COUNT)
+    for v, turns in itertools.product(range(views.large.shape[1]), range(4)):
+        turned = np.rot90(views.large[:, v].numpy(), turns, (2, 3)).copy()
+        features = numpy(objective.student.encoder(torch.from_numpy(turned)))
+        losses += [cross_entropy(objective.classifier.layer, row, turns) for row in features]
+    assert np.allclose(numpy(outcome.losses), losses / (4 * views.large.shape[1]), rtol=1e-3)
+
+
+def test_position_guesses_where_the_second_grey_tile_lies_as_seen_from_the_first() -> None:
+    objective, views, outcome = made("position")
+    assert isinstance(views, TiledViews)
+    luma = torch.tensor(LUMA).view(3, 1, 1)
+    grey = [(views.small[:, tile] * luma).sum(1, keepdim=True).repeat(1, 3, 1, 1) for tile in (0, 1)]
+    first, second = (numpy(objective.student.encoder(tiles)) for tiles in grey)
+    offsets = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
+    losses = []
+    for i, (p, q) in enumerate(views.places[:, :2].tolist()):
+        label = offsets.index((q // 2 - p // 2, q % 2 - p % 2))
+        losses.append(cross_entropy(objective.classifier.layer, np.concatenate([first[i], second[i]]), label))
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
+
+
+def test_jigsaw_guesses_the_permutation_of_scaled_tiles() -> None:
+    objective, views, outcome = made("jigsaw")
+    assert isinstance(views, TiledViews)
+    places, losses = views.places.numpy(), []
+    for i in range(COUNT):
+        label = sorted(itertools.permutations(range(4))).index(tuple(places[i])) % len(objective.orders)
+        features = []
+        for cell in objective.orders[label].tolist():
+            tile = numpy(views.small[i, list(places[i]).index(cell)])
+            scaled = np.clip((tile - tile.mean()) / (4 * tile.std(ddof=1) + 1e-3) + 0.5, 0, 1)
+            features.append(numpy(objective.student.encoder(torch.from_numpy(scaled)[None].float()))[0])
+        losses.append(cross_entropy(objective.classifier.layer, np.concatenate(features), label))
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
+
+
+@pytest.mark.parametrize(("length", "count", "found", "least"), [(4, 100, 24, 2), (9, 30, 30, 7)])
+def test_the_permutations_are_all_different_and_as_far_apart_as_can_be(
+    length: int, count: int, found: int, least: int
+) -> None:
+    orders = far_permutations(length, count)
+    assert orders.shape == (found, length)
+    assert (orders.sort(1).values == torch.arange(length)).all()
+    apart = [int((a != b).sum()) for a, b in itertools.combinations(orders, 2)]
+    assert min(apart) >= least
+    assert torch.equal(orders, far_permutations(length, count))
+
+
+def test_a_permutation_has_its_number_in_the_order_of_a_dictionary() -> None:
+    every = torch.tensor(sorted(itertools.permutations(range(5))))
+    assert ranks(every, 1000).tolist() == list(range(120))
+    assert ranks(every, 7).tolist() == [number % 7 for number in range(120)]
+
+
+def test_counting_adds_up_the_tiles_and_differs_from_all_other_pairs() -> None:
+    objective, views, outcome = made("counting")
+    size = views.small.shape[-1]
+    whole = torch.nn.functional.interpolate(views.large[:, 0], (size, size), mode="bilinear", antialias=True)
+    count = [np.maximum(0, numpy(objective.student(image))) for image in (whole, *views.small.unbind(1))]
+    sums, losses = np.sum(count[1:], 0), []
+    for i in range(COUNT):
+        apart = [((count[0][k] - sums[i]) ** 2).sum() for k in range(COUNT)]
+        losses.append(apart[i] + np.mean([max(0.0, 10 - apart[k]) for k in range(COUNT) if k != i]))
+    assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
