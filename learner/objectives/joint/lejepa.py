@@ -28,8 +28,6 @@ from learner.parts.losses import directions
 from learner.parts.network import Network
 from learner.views.several import MULTI_FIRST
 
-KNOTS = 17
-
 
 @dataclass(frozen=True, kw_only=True)
 class LeJEPAConfig(ObjectiveConfig):
@@ -72,7 +70,7 @@ class LeJEPA(Objective[LeJEPAConfig]):
 
 def sigreg(rows: Tensor, directions: Tensor) -> Tensor:
     """Return the mean of T over views and directions, a scalar; rows: [B, V, D] of this process; directions: [D, S]."""
-    t = torch.linspace(0, 3, KNOTS, device=rows.device, dtype=rows.dtype)
+    t = torch.linspace(0, 3, 17, device=rows.device, dtype=rows.dtype)
     normal = (-t.square() / 2).exp()
     with torch.autocast(rows.device.type, enabled=False):
         turned = (rows @ directions)[..., None] * t
