@@ -64,7 +64,7 @@ def test_margin_pulls_the_views_of_a_pair_and_pushes_others_that_are_nearer_than
     losses = []
     for i in range(COUNT):
         pulled = np.mean([np.sum((z[i, v] - z[i, w]) ** 2) for v, w in two_of(z)])
-        far = [np.linalg.norm(z[i, v] - other) for v in range(z.shape[1]) for other in strangers(z, i)]
+        far = [float(np.linalg.norm(z[i, v] - other)) for v in range(z.shape[1]) for other in strangers(z, i)]
         losses.append((pulled + np.mean([max(0.0, 1.0 - d) ** 2 for d in far])) / 2)
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3, atol=1e-5)
 
@@ -78,7 +78,7 @@ def test_lifted_compares_two_views_of_a_pair_with_all_views_of_the_others(kind: 
         terms = []
         for v, w in two_of(z):
             raised = sum(math.exp(1.0 - np.linalg.norm(z[i, view] - k)) for view in (v, w) for k in strangers(z, i))
-            terms.append(max(0.0, math.log(raised) + np.linalg.norm(z[i, v] - z[i, w])) ** 2 / 2)
+            terms.append(max(0.0, math.log(raised) + float(np.linalg.norm(z[i, v] - z[i, w]))) ** 2 / 2)
         losses.append(np.mean(terms))
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
 
