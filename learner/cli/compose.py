@@ -79,8 +79,7 @@ def train(
         metrics = LearnerMetrics(meanings=learner.trainer.meanings)
         live = Live(learner, clock)
         access = access_for(process.http_host, process.http_port, process.http_token)
-        app = app_for(access, _routes(process, live, metrics))
-        is_served = stack.enter_context(served(app, access))
+        is_served = stack.enter_context(served(app_for(access, _routes(process, live, metrics)), access))
         controls = _load_controls(process, learner, stop)
         is_new = not (process.run_dir / "config.json").is_file()
         begun = _begin(learner) if is_new else None  # before there is a folder: wrong weights leave none behind
