@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 WAIT_S = 300.0
 """Long: the machine may be slow and busy, and its disk too. Nothing is judged by its speed, and what has come ends the wait."""
-MAX_PAUSE_S = 0.05
+PAUSES_S = (0.001, 0.25)
 
 
 def until(condition: Callable[[], object], said: Callable[[], object] = lambda: "") -> None:
     """Wait until the condition holds. said: what is shown if it never does.
 
-    The pauses between two looks grow from a millisecond, so that looking takes little from what is waited for.
+    A pause between two looks is a twentieth of the wait so far, so that looking takes little from what is waited for.
     """
-    deadline_s, pause_s = time.monotonic() + WAIT_S, 0.001
+    began_s = time.monotonic()
     while not condition():
-        assert time.monotonic() < deadline_s, f"it did not come to pass within {WAIT_S:.0f} s: {said()}"
-        time.sleep(pause_s)
-        pause_s = min(1.5 * pause_s, MAX_PAUSE_S)
+        waited_s = time.monotonic() - began_s
+        assert waited_s < WAIT_S, f"it did not come to pass within {WAIT_S:.0f} s: {said()}"
+        time.sleep(min(max(PAUSES_S[0], waited_s / 20), PAUSES_S[1]))
