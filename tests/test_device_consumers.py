@@ -33,6 +33,18 @@ def test_a_consumer_that_leaves_is_off_the_list_unless_another_key_says_so() -> 
     known.leave("nobody")
 
 
+def test_pairs_that_a_consumer_had_when_it_left_are_no_backlog_but_stay_for_the_next_one(tmp_path: Path) -> None:
+    with open_spool(tmp_path / "spool") as spool:
+        for name, had in (("first", 5), ("second", 12)):
+            spool.register(name)
+            fill(spool, 10)
+            spool.acknowledge(name, {spool.epoch: had})
+            spool.leave(name)
+        assert (spool.stats().pairs, spool.stats().backlog) == (20, 8)
+        spool.register("third")
+        assert spool.stats().backlog == 20
+
+
 def test_the_list_names_consumers_and_how_far_behind_they_are(tmp_path: Path) -> None:
     folder = tmp_path / "spool"
     with open_spool(folder) as spool:

@@ -189,6 +189,19 @@ def test_a_recording_ends_when_its_learner_has_made_every_pair_durable() -> None
     assert json.loads(output)["kept"] == json.loads(output)["sent"] == len(pairs)
 
 
+def test_what_a_recorder_had_made_durable_before_it_left_is_no_backlog_at_the_end() -> None:
+    with rig(*FINITE) as device:
+        with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:
+            pairs = received(subscriber)
+            subscriber.acknowledge(subscriber.cursor())
+            subscriber.leave()
+        code, output = device.end()
+    summary = json.loads(output)
+    assert code == 0
+    assert (summary["kept"], summary["backlog"]) == (len(pairs), 0)
+    assert "no learner has made durable" not in "".join(device.said)
+
+
 def test_a_learner_that_comes_back_after_the_end_of_a_recording_gets_the_pairs_it_had_not_made_durable() -> None:
     with rig(*FINITE) as device:
         with Subscriber([address(device)], consumer="one", end_on_bye=True) as subscriber:

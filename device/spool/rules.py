@@ -62,7 +62,8 @@ class SpoolStats:
     pairs: int
     """Pairs in the spool."""
     backlog: int
-    """Pairs in the spool that some consumer has not acknowledged; all of them if no consumer is known."""
+    """Pairs in the spool that some consumer has not acknowledged. If no consumer is known: that nobody has, also none of those
+    that have left since the spool was opened."""
     bytes: int
     """Bytes that its segments take on the disk."""
     limits: SpoolLimits

@@ -92,6 +92,8 @@ class Consumers:
         self.changes = 0
         """Number of changes that have to be saved at once."""
         self._known = {name: _restored(consumer, now_s, trusted) for name, consumer in saved.consumers.items()}
+        self._gone: dict[str, int] = {}
+        """For each epoch, the number below which a consumer that is not known any more had made every pair durable."""
 
     def __len__(self) -> int:
         return len(self._known)
@@ -162,12 +164,20 @@ class Consumers:
             self._remove(name)
 
     def acknowledged(self, epoch: str) -> int:
-        """Return the number of an epoch below which every consumer has every pair; 0 if there is no consumer."""
-        return min((consumer.upto.get(epoch, 0) for consumer in self._known.values()), default=0)
+        """Return the number of an epoch below which every consumer has every pair.
+
+        If there is no consumer: below which one that has left, or was forgotten, had every pair.
+        """
+        if not self._known:
+            return self._gone.get(epoch, 0)
+        return min(consumer.upto.get(epoch, 0) for consumer in self._known.values())
 
     def deletable(self, epoch: str, now_s: float) -> int:
-        """Return the number of an epoch below which pairs may be deleted: no known or returning consumer needs them."""
-        return self.acknowledged(epoch) if now_s >= self._complete_s else 0
+        """Return the number of an epoch below which pairs may be deleted: no known or returning consumer needs them.
+
+        Without a consumer this is 0: the next one may want them all.
+        """
+        return self.acknowledged(epoch) if self._known and now_s >= self._complete_s else 0
 
     def heard_since(self, since_s: float) -> dict[str, Mapping[str, int]]:
         """Return the acknowledgements, by name, of the consumers that have sent a message since then."""
@@ -188,6 +198,7 @@ class Consumers:
             consumer.upto = {epoch: seq for epoch, seq in consumer.upto.items() if epoch in epochs}
             if consumer.kept_from is not None and named is not None:
                 consumer.kept_from = {epoch: seq for epoch, seq in consumer.kept_from.items() if epoch in named}
+        self._gone = {epoch: seq for epoch, seq in self._gone.items() if epoch in epochs}
 
     def to_save(self, now_s: float) -> SavedConsumers:
         """Return the list for the file."""
@@ -222,7 +233,8 @@ class Consumers:
         return True
 
     def _remove(self, name: str) -> None:
-        del self._known[name]
+        for epoch, seq in self._known.pop(name).upto.items():
+            self._gone[epoch] = max(seq, self._gone.get(epoch, 0))
         self.changes += 1
 
 
