@@ -21,7 +21,7 @@ $(VENV)/installed: setup.cfg pyproject.toml
 
 install: $(VENV)/installed  ## create .venv and install everything into it
 
-demo: $(VENV)/installed  ## a simulated rig and a learner over TCP for about two minutes, then a report
+demo: $(VENV)/installed  ## a simulated rig and a learner over TCP for about four minutes, with a report
 	@$(BIN)/python -m benchmarks demo --train-s $(SECONDS_OF_TRAINING)
 
 # A file's tests stay in one process, so that they share what they set up. One thread each: two contended pools are far slower.

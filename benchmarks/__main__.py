@@ -12,7 +12,7 @@ BENCHES = {
     "backfill": ("backfill", "How much of a slow link does the backfill use, and how much later are live pairs?"),
     "buffer": ("buffer.bench", "What does a key cost in a prioritised buffer, ours, TorchRL's, cpprb's and LARS?"),
     "compare": ("compare.bench", "Which objective and which memory policy suits a recording of one's own?"),
-    "demo": ("demo", "Does the installation work? A simulated rig and a learner over TCP for about two minutes."),
+    "demo": ("demo", "Does the installation work? A simulated rig and a learner over TCP for about four minutes."),
     "faults": ("faults.bench", "Is a pair ever lost without being counted, or learned twice, whatever fails?"),
     "fleet": ("fleet.bench", "How many rigs can one learner receive, and what does receiving cost?"),
     "floods": ("floods.bench", "Do rigs and learners keep their memory and their honest peers while they are flooded?"),

@@ -1,4 +1,4 @@
-"""The whole system in two minutes: a simulated rig and a learner, in two processes, with pairs over TCP between them.
+"""The whole system in about four minutes: a simulated rig and a learner, in two processes, with pairs over TCP between them.
 
 It proves an installation: the pairs come from a walk through the simulated world, the control sets are the digits of
 scikit-learn and the places of that world seen on two other walks. The exit code is 0 only if the learner received
@@ -43,7 +43,7 @@ class DemoSettings(BenchSettings):
     run_dir: Path | None = None
     """Folder of the run; runs/demo-DATE unless given."""
     train_s: float = 100.0
-    """Seconds of training, from the first pair."""
+    """Seconds of training, from the first pair. Probes are not counted."""
     fps: float = 20.0
     """Shots a second of the simulated rig."""
     size: str | None = None
@@ -52,7 +52,7 @@ class DemoSettings(BenchSettings):
     """Seed of the world, the walk and the learner."""
     textures: Path | None = None
     """A folder of photographs to hang into the world; procedural pictures without it."""
-    per_place: int = 60
+    per_place: int = 40
     """Labelled views of each room, in each half of the control set."""
 
 
@@ -61,7 +61,7 @@ def measure(settings: DemoSettings) -> dict[str, Any]:
     run = settings.run_dir or Path("runs") / time.strftime("demo-%Y%m%d-%H%M%S")
     with tempfile.TemporaryDirectory() as folder:
         places = Path(folder) / PLACES
-        report_progress("writing the control set: the same rooms, seen on two other walks")
+        report_progress("1 of 3: painting a control set, the same rooms seen on two other walks (half a minute)")
         config = SimConfig(seed=settings.seed, textures=settings.textures)
         write_control_set(places, config=config, count=20_000, per_place=settings.per_place)
         port = free_port()
@@ -117,8 +117,13 @@ def _train(settings: DemoSettings, run: Path, places: Path, port: int) -> dict[s
         rig = subprocess.Popen(_rig_command(settings), stderr=file, stdout=file)
     try:
         endpoint = _endpoint(rig, log)
-        report_progress(f"a simulated rig streams at {endpoint}; a learner trains on it for {settings.train_s:.0f} s")
+        report_progress(
+            f"2 of 3: a simulated rig streams at {endpoint}; a learner trains on it for {settings.train_s:.0f} s"
+        )
         report_progress(f"watch it at {page_address(HOST, port)}")
+        report_progress(
+            "3 of 3, before and after it: probes, then rotated images, pictures and report (about a minute)"
+        )
         command = _learner_command(settings, run, places, endpoint, port)
         learner = subprocess.run(command, stdout=sys.stderr if settings.json else None, check=False)
     finally:

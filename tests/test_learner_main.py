@@ -427,3 +427,30 @@ def test_where_torch_is_not_installed_it_is_said_in_one_line() -> None:
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert re.fullmatch(r"error: torch is not installed here: .*\[learner\].*\n", done.stderr)
+
+
+def test_a_second_ctrl_c_in_the_middle_of_the_report_leaves_it_out_and_the_run_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    began: list[Path] = []
+
+    def endless(path: Path) -> None:
+        began.append(path)
+        for _ in range(2):
+            os.kill(os.getpid(), signal.SIGINT)
+        raise AssertionError("it goes on")
+
+    monkeypatch.setattr("learner.cli.compose.write_report", endless)
+    monkeypatch.setattr("stream.host.program.AGAIN_S", 0.0)
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        words = ("--preset", "cpu", "--source", "sim", "--dedupe", "off", "--max-steps", "2", "--run-dir", str(run))
+        assert main([*words, "--http-port", "0", "--control", "digits", *SMALL]) == 0
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    assert began == [run]
+    assert "no report; this writes it" in capsys.readouterr().out
+    assert json.loads((run / "summary.json").read_text())["steps"] == 2
+    assert {path.name for path in run.iterdir()} >= {"album.npz", "pairs.sqlite", "checkpoints", "export"}

@@ -39,7 +39,7 @@ from learner.service.observers import Observers
 from learner.service.screen import Screen
 from learner.service.service import Service
 from learner.service.summary import describe, probe_table
-from learner.service.timing import Limits, Rhythm, is_logged
+from learner.service.timing import AFTER_STOP_S, Limits, Rhythm, Times, is_logged
 from learner.weights.latest import LatestWeights
 from stream.errors import EndOfStream
 from stream.host.systemd import Supervisor
@@ -335,9 +335,13 @@ def test_a_probe_that_fails_is_said_counted_and_left_out_and_training_goes_on(
             object.__setattr__(broken, "test_images", broken.test_images[:, :5])
         return False
 
-    ticks = itertools.count()  # a clock by which a probe takes a few seconds: the next one comes some steps later
+    learner = tiny_learner()
     run = Run(
-        tmp_path, make_pairs(80), [broken, digits], stop=stop, clock=lambda: float(next(ticks)), probe_every_s=0.0
+        *(tmp_path, make_pairs(80), [broken, digits]),
+        learner=learner,
+        stop=stop,
+        clock=lambda: float(learner.steps),
+        probe_every_s=8.0,
     )
     assert run.run()["steps"] == 40
     failed = re.findall(r"probe failed step=(\d+) set=broken encoder=student: \w+Error", caplog.text)
@@ -589,3 +593,51 @@ def test_the_end_by_hand_takes_a_last_probe_unless_it_is_hurried(tmp_path: Path,
         assert (path / "album.npz").is_file() != hurried
         assert digest(committed(path)) == digest(run.learner)
         assert ("no report; this writes it" in describe(summary, path, reported=not hurried)) == hurried
+
+
+def test_a_last_probe_that_takes_too_long_after_a_stop_is_left_out_and_this_is_said(
+    tmp_path: Path, digits: ControlSet
+) -> None:
+    learner, now_s = tiny_learner(), [0.0]
+
+    def slow(*_: object) -> None:
+        now_s[0] += AFTER_STOP_S
+
+    run = Run(
+        *(tmp_path, make_pairs(24), [digits]),
+        learner=learner,
+        stop=lambda: learner.steps >= 3,
+        clock=lambda: now_s[0],
+        probe_every_s=1e9,
+    )
+    learner.objective.encoders()["student"].register_forward_pre_hook(slow)
+    summary = run.run()
+    assert summary["probed_steps"] == [0, 0]
+    assert "the rest of the last probe is left out" in run.text.getvalue()
+    assert digest(committed(tmp_path)) == digest(learner)
+
+
+def test_probes_and_commits_are_no_time_of_training_and_the_summary_says_what_took_how_long(
+    tmp_path: Path, digits: ControlSet
+) -> None:
+    times = Times(0.0)
+    times.pause("probes", 50.0)  # before the first pair
+    times.pair_received(60.0)
+    times.pause("probes", 30.0)
+    times.pause("commits", 5.0)
+    assert times.trained_s(100.0) == 5.0
+    summary = Run(tmp_path, make_pairs(24), [digits], probe_every_s=0.0, commit_every_s=0.0).run()
+    spent_s = summary["spent_s"]
+    assert spent_s.keys() == {"training", "waiting for pairs", "probes", "commits", "rotated images", "pictures"}
+    assert sum(spent_s.values()) <= summary["seconds"] + 0.5
+    assert re.search(
+        r"^time +training \d+ s, waiting for pairs \d+ s, probes ", describe(summary, tmp_path), re.MULTILINE
+    )
+
+
+def test_a_probe_shows_how_far_it_is_where_there_is_no_terminal(tmp_path: Path, digits: ControlSet) -> None:
+    ticks = itertools.count()
+    run = Run(tmp_path, make_pairs(8), [digits], clock=lambda: 10.0 * next(ticks))
+    run.run()
+    for text in ("probing digits, teacher: 40 images so far", "turning the images of digits, student: 0 images so far"):
+        assert text in run.text.getvalue()

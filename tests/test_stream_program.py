@@ -14,10 +14,16 @@ from types import ModuleType
 
 import pytest
 
+from benchmarks.__main__ import PROGRAM as BENCHMARKS
+from device.__main__ import PROGRAM as DEVICE
+from learner.__main__ import PROGRAM as LEARNER
+from stream.__main__ import PROGRAM as STREAM
 from stream.errors import EndpointTaken, ReportedError, StreamError
 from stream.host.command import Command
 from stream.host.program import ExitCode, Program, Result, Stop
 from stream.host.settings_file import SettingsFileError
+
+PROGRAMS = {program.package: program for program in (STREAM, DEVICE, LEARNER, BENCHMARKS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -255,6 +261,28 @@ print("never printed")
     assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGTERM, "still here\n", "ending\n" * 3)
 
 
+def test_the_second_signal_ends_optional_work_in_the_middle_and_nothing_else() -> None:
+    code = """
+import os, signal, time
+from stream.host import program
+program.AGAIN_S = 0.0
+stop = program.Stop.on_signals("ending", hurries=True)
+def ask():
+    os.kill(os.getpid(), signal.SIGINT)
+def work(times):
+    for _ in range(times):
+        ask()
+    return "done"
+print(stop.optional(lambda: work(1)))
+print(stop.optional(lambda: work(1)))
+print(stop.optional(lambda: work(0)), stop.is_hurried())
+other = program.Stop.on_signals("ending", hurries=True)
+print(work(2), other.is_hurried())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=False)
+    assert done.stdout.splitlines() == ["done", "None", "None True", "done True"], done.stderr
+
+
 def test_a_request_ends_a_long_sleep() -> None:
     stop = Stop()
     timer = threading.Timer(0.05, stop.set)
@@ -268,3 +296,24 @@ def test_a_program_is_ready_for_signals_before_anything_heavy_is_loaded() -> Non
     code = "import sys, stream.host.program; print(*(name for name in ('cv2', 'zmq', 'tyro', 'numpy') if name in sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=os.environ, check=True)
     assert done.stdout == "\n"
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        *(f"{package} {name}".split() for package in ("stream", "device") for name in PROGRAMS[package].commands),
+        *(["stream"], ["benchmarks"], ["benchmarks", "demo"], ["learner", "runs"]),
+    ],
+    ids=" ".join,
+)
+def test_help_all_is_the_help_where_help_hides_nothing(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    package, *command = words
+    said = []
+    for flag in ("--help", "--help-all"):
+        try:
+            text = PROGRAMS[package].run([*command, flag], Stop()).text
+        except SystemExit:
+            text = capsys.readouterr().out
+        said.append(text)
+    assert said[0] == said[1]
+    assert "usage" in said[0]

@@ -52,6 +52,7 @@ from learner.service.screen import Screen, log_to
 from learner.service.service import Service
 from learner.service.summary import Summary
 from learner.weights.latest import LatestWeights
+from stream.host.program import Stop
 from stream.host.systemd import Supervisor
 from stream.image import MAX_SIDE
 from stream.live.metrics import StreamMetrics
@@ -62,12 +63,11 @@ FULL_DISK_S = 10.0
 """Time between two attempts to write to a full disk."""
 
 
-def train(
-    settings: TrainSettings, learner: Learner, stop: Callable[[], bool], hurry: Callable[[], bool] = lambda: False
-) -> Summary:
-    """Train until the source ends, a limit is reached or `stop` returns True; write the report and return the summary.
+def train(settings: TrainSettings, learner: Learner, stop: Stop) -> Summary:
+    """Train until the source ends, a limit is reached or `stop` is set; write the report and return the summary.
 
-    hurry: whether to leave out the last probe and the report.
+    A stop that is hurried leaves out the last probe, the pictures and the report.
+
     Raises LearnerError or StreamError for settings that cannot work and for a run that failed, OSError for a full disk.
     """
     process, clock = settings.process, time.monotonic
@@ -80,7 +80,7 @@ def train(
         live = Live(learner, clock)
         access = access_for(process.http_host, process.http_port, process.http_token)
         is_served = stack.enter_context(served(app_for(access, _routes(process, live, metrics)), access))
-        controls = _load_controls(process, learner, stop)
+        controls = _load_controls(process, learner, stop.is_set)
         is_new = not (process.run_dir / "config.json").is_file()
         begun = _begin(learner) if is_new else None  # before there is a folder: wrong weights leave none behind
         directory = _run_directory(stack, settings, metrics)
@@ -103,14 +103,13 @@ def train(
             observers=Observers(source=source, screen=screen, live=live, supervisor=supervisor, metrics=metrics),
             limits=process.limits,
             clock=clock,
-            stop=stop,
-            hurry=hurry,
+            stop=stop.is_set,
+            hurry=stop.is_hurried,
+            optional=stop.optional,
         )
         summary = _run(service)
-        summary["report"] = ""
-        if not hurry():
-            screen.show("writing the report")
-            summary["report"] = str(write_report(directory.path))
+        written = stop.optional(lambda: write_report(directory.path))
+        summary["report"] = "" if written is None else str(written)
     return summary
 
 

@@ -56,7 +56,7 @@ def run(settings: TrainSettings, stop: Stop) -> Result:
         if process.number:
             follow(learner.team.member)
             return Result()
-        summary = train(settings, learner, stop.is_set, stop.is_hurried)
+        summary = train(settings, learner, stop)
     its = settings.process
     page = page_address(its.http_host, its.http_port)
     reported = bool(summary.pop("report"))  # the rest is what summary.json has

@@ -85,7 +85,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
 _PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
 _ROTATED = (
-    "Accuracy after the run with upright training images and test images rotated counter-clockwise; at most 2000 and 1000 "
+    "Accuracy after the run with upright training images and test images rotated counter-clockwise; at most 2000 and 500 "
     "images of a set. The last column is the standard deviation of the accuracies (0 to 1) over the angles."
 )
 _NEWEST = (

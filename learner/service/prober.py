@@ -58,7 +58,8 @@ class Prober:
             return
         steps = {name: {line["step"] for line in lines} for (name, _), lines in self._first_and_last.items()}
         changed = [control for control in self.controls if self.learner.steps not in steps.get(control.name, ())]
-        self._each(changed, self._probe, self.hurry)
+        if not self._each(changed, self._probe, stop=self.hurry):
+            self.observers.screen.log("the rest of the last probe is left out")
 
     def rotations(self) -> dict[str, dict[str, Any]]:
         """Return accuracies on rotated images, by set and encoder; those that a `stop` prevents are left out."""
@@ -67,28 +68,33 @@ class Prober:
         def measure(control: ControlSet, name: str, encoder: Encoder) -> None:
             table.setdefault(control.name, {})[name] = run_rotations(encoder, control, device=self.learner.device)
 
-        self._each(self.controls, measure)
+        self._each(self.controls, measure, doing="turning the images of")
         return table
 
     def _each(
         self,
         controls: Sequence[ControlSet],
         measure: Callable[[ControlSet, str, Encoder], None],
+        *,
         stop: Callable[[], bool] | None = None,
-    ) -> None:
+        doing: str = "probing",
+    ) -> bool:
+        """Measure each encoder on each set, and return whether `stop` has left none out."""
         for control in controls:
             for name, encoder in self.learner.objective.encoders().items():
-                self.observers.screen.show(f"probing the {name} on {control.name}")
+                text = f"{doing} {control.name}, {name}"
+                self.observers.screen.show(text)
                 try:
-                    with self._stoppable(encoder, f"probing on {control.name}", stop or self.stop):
+                    with self._stoppable(encoder, text, stop or self.stop):
                         measure(control, name, encoder)
                 except _Stopped:
-                    return
+                    return False
                 except Exception as error:  # of any kind: training does not depend on a probe
                     self.observers.metrics.failed_probes.inc()
                     reason = repr(error).partition("\n")[0]
                     step = self.learner.steps
                     log.warning("probe failed step=%d set=%s encoder=%s: %s", step, control.name, name, reason)
+        return True
 
     def _probe(self, control: ControlSet, name: str, encoder: Encoder) -> None:
         step = self.learner.steps
@@ -110,9 +116,13 @@ class Prober:
     @contextmanager
     def _stoppable(self, encoder: Encoder, text: str, stop: Callable[[], bool]) -> Iterator[None]:
         """Check `stop` before each of the encoder's batches, since a probe on a large set takes many seconds."""
+        seen = 0
 
-        def check(*_: Any) -> None:
+        def check(_encoder: Any, batch: tuple[Any, ...]) -> None:
+            nonlocal seen
             self.observers.alive(lambda: text)
+            self.observers.screen.update(lambda: f"{text}: {seen} images so far")
+            seen += len(batch[0])
             if stop():
                 raise _Stopped
 

@@ -9,6 +9,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from buffer.patience import lacks_descriptors
 from learner.errors import Diverged
@@ -23,7 +24,7 @@ from learner.service.prober import Prober
 from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
 from learner.service.summary import Summary, pace, streams_of, summarise, too_little, why_no_step
-from learner.service.timing import Limits, Rhythm, Times
+from learner.service.timing import Ending, Limits, Rhythm, Times
 from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
 from stream.pair import EncodedPair
@@ -49,7 +50,9 @@ class Service:
     stop: Callable[[], bool]
     """Called between two events; True ends the run."""
     hurry: Callable[[], bool] = lambda: False
-    """True leaves out the last probe, the pictures and the report."""
+    """True leaves out the last probe and the pictures."""
+    optional: Callable[[Callable[[], None]], Any] = lambda work: work()
+    """Does what `hurry` may interrupt in the middle (`stream.host.program.Stop.optional`)."""
 
     def __post_init__(self) -> None:
         self._step_log = StepLog(self.directory)
@@ -57,6 +60,7 @@ class Service:
         self._streams: list[str] = []
         self._times = Times(self.clock())
         self._received_before, self._samples_before = self.learner.received, self.learner.samples
+        self._ending = Ending(self.stop, self.hurry, self.clock)
         self._prober = Prober(
             learner=self.learner,
             directory=self.directory,
@@ -64,7 +68,7 @@ class Service:
             observers=self.observers,
             latest_weights=self.latest_weights,
             stop=self.stop,
-            hurry=self.hurry,
+            hurry=self._ending.is_over,
             elapsed_s=self._elapsed_s,
         )
 
@@ -82,7 +86,7 @@ class Service:
             raise
         self._finish()
         self.observers.screen.log(f"{self._why_ended()} at step {self.learner.steps}, which is committed")
-        self._prober.conclude()
+        self._pause("probes", self._prober.conclude)
         return self._conclude()
 
     def _resume(self) -> None:
@@ -93,7 +97,7 @@ class Service:
         self.directory.rewind(self.learner.steps or -1)
         lines = self.directory.lines("steps")
         self._times = Times(self.clock() - (lines[-1]["seconds"] if lines else 0.0))
-        self._prober.resume()
+        self._pause("probes", self._prober.resume)
 
     def _why_ended(self) -> str:
         if self._source_ended:
@@ -113,9 +117,9 @@ class Service:
             self._observe(event)
             self._commit(self.committer.settle)
             if probing.is_due(learner.steps, self.clock()):
-                self._interrupt(probing, self._prober.probe)
+                self._interrupt(probing, "probes", self._prober.probe)
             if committing.is_due(learner.steps, self.clock()) and not self.committer.in_flight:
-                self._interrupt(committing, partial(self._commit, self.committer.begin))
+                self._interrupt(committing, "commits", partial(self._commit, self.committer.begin))
 
     def _commit(self, action: Callable[[], None]) -> None:
         """Do this part of a commit; if there is no descriptor left, the next commit tries again."""
@@ -126,10 +130,16 @@ class Service:
                 raise
             log.warning("%s; the next commit tries again", error)
 
-    def _interrupt(self, rhythm: Rhythm, action: Callable[[], None]) -> None:
+    def _interrupt(self, rhythm: Rhythm, what: str, action: Callable[[], None]) -> None:
+        began_s = self.clock()
+        self._pause(what, action)
+        rhythm.interrupted(self.learner.steps, began_s, self.clock())
+
+    def _pause(self, what: str, action: Callable[[], None]) -> None:
+        """Do something that is not training, and count its time."""
         began_s = self.clock()
         action()
-        rhythm.interrupted(self.learner.steps, began_s, self.clock())
+        self._times.pause(what, self.clock() - began_s)
 
     def _keep(self, key: int, pair: EncodedPair) -> None:
         self.committer.keep(key, pair, self._wait_for_disk)
@@ -169,15 +179,17 @@ class Service:
     def _finish(self) -> None:
         """Make the last commit and close the source, so that a device that ends does not wait for the report."""
         self.observers.stopping(f"committing step {self.learner.steps}")
-        self.committer.finish()
+        self._pause("commits", self.committer.finish)
         self._streams = streams_of(self.source.cursor())
         self.source.close()
 
     def _conclude(self) -> Summary:
         learner, directory = self.learner, self.directory
-        rotation = self._prober.rotations()
-        if learner.steps and not self.hurry():
-            directory.write_album(make_album(learner))
+        rotation: Summary = {}
+        self._pause("rotated images", lambda: rotation.update(self._prober.rotations()))
+        if learner.steps and not self._ending.is_over():
+            self.observers.screen.log("writing pictures, weights and report")
+            self._pause("pictures", lambda: self.optional(lambda: directory.write_album(make_album(learner))))
         summary = summarise(
             learner,
             directory.lines("steps"),
@@ -191,7 +203,6 @@ class Service:
         summary["problem"] = "" if asked else why_no_step(learner)
         summary["warning"] = too_little(learner)
         summary["streams"] = self._streams
-        self.observers.screen.show("writing pictures and weights")
         if warning := self.latest_weights.conclude(summary):
             self.observers.screen.log(warning)
         directory.write_summary(summary)

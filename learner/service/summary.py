@@ -98,10 +98,12 @@ def streams_of(cursor: Cursor) -> list[str]:
 def pace(times: Times, samples: int, now_s: float) -> Summary:
     """Return how fast a process trained. samples: those that this process trained on."""
     active_s = times.busy_s + times.waited_s
+    spent = {"training": times.busy_s, "waiting for pairs": times.waited_s, **times.spent_s}
     return {
         "seconds": times.elapsed_s(now_s),
         "samples_per_s": round(samples / active_s, 2) if active_s else 0.0,
         "duty_cycle": round(times.busy_s / active_s, 4) if active_s else 0.0,
+        "spent_s": {name: round(seconds, 1) for name, seconds in spent.items()},
     }
 
 
@@ -131,6 +133,8 @@ def describe(summary: Summary, run_dir: Path, page: str = "", *, reported: bool 
     """
     lines = [f"{'started from':18} {printable(start_words(summary['start']))}"]
     lines += [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
+    spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["spent_s"].items())
+    lines.append(f"{'time':18} {spent}")
     if summary["probe"]:
         lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
     for control, row in summary["probe"].items():

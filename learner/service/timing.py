@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from learner.errors import SettingsError
 from learner.loop import StepReport
 
 PAUSE_SHARE = 0.05
 """Largest share of the time that probing, and that committing, may take from training."""
+AFTER_STOP_S = 120.0
+"""Longest time after a stop by hand until the rest of the last probe, and the pictures, are left out."""
 DENSE_STEPS_LOG2 = 14
 """Each of the first 2 ** 14 steps is logged."""
 
@@ -19,7 +22,8 @@ class Limits:
     """The times at which the service probes, commits and stops, in seconds."""
 
     train_s: float | None = None
-    """Stop after this many seconds, counted from the first pair that this process receives; None trains until it is stopped."""
+    """Stop after this many seconds of training, counted from the first pair that this process receives. Waiting for pairs counts,
+    probes and commits do not. None trains until it is stopped."""
     max_steps: int | None = None
     """Stop at this step; None sets no last step."""
     probe_every_s: float = 60.0
@@ -35,7 +39,7 @@ class Limits:
                 raise SettingsError(f"--{name.replace('_', '-')} must be 0 or more, got {value}")
 
     def are_reached(self, step: int, trained_s: float | None) -> bool:
-        """Return whether the run stops here; trained_s: seconds since the first pair, None before it."""
+        """Return whether the run stops here; trained_s: see `Times.trained_s`."""
         at_last_step = self.max_steps is not None and step >= self.max_steps
         return at_last_step or (self.train_s is not None and trained_s is not None and trained_s >= self.train_s)
 
@@ -68,7 +72,10 @@ class Times:
     """When it started, as if its earlier processes had ended just before this one began."""
     busy_s: float = 0.0
     waited_s: float = 0.0
+    spent_s: dict[str, float] = field(default_factory=dict)
+    """Seconds of this process by what else it did: probes, commits, rotated images, pictures."""
     _first_pair_s: float | None = None
+    _paused_s: float = 0.0
 
     def pair_received(self, now_s: float) -> None:
         """Record that this process has received a pair; only the first one counts."""
@@ -80,13 +87,37 @@ class Times:
         self.busy_s += report.busy_s
         self.waited_s += report.waited_s
 
+    def pause(self, what: str, seconds: float) -> None:
+        """Count seconds in which it did not train. what: a key of `spent_s`."""
+        self.spent_s[what] = self.spent_s.get(what, 0.0) + seconds
+        if self._first_pair_s is not None:
+            self._paused_s += seconds
+
     def elapsed_s(self, now_s: float) -> float:
         """Return the seconds of the run, its earlier processes included up to their last step."""
         return round(now_s - self.started_s, 3)
 
     def trained_s(self, now_s: float) -> float | None:
-        """Return the seconds since the first pair that this process received; None before it."""
-        return None if self._first_pair_s is None else now_s - self._first_pair_s
+        """Return the seconds since the first pair that this process received, without pauses; None before that pair."""
+        return None if self._first_pair_s is None else now_s - self._first_pair_s - self._paused_s
+
+
+class Ending:
+    """Says when the work that follows training is left out: once the end is requested again, and some time after a stop by hand.
+
+    stop, hurry: whether the end is requested, and requested again. clock: seconds, monotonic. The time counts from the first
+    call after the stop, thus from the end of the last commit.
+    """
+
+    def __init__(self, stop: Callable[[], bool], hurry: Callable[[], bool], clock: Callable[[], float]) -> None:
+        self._stop, self._hurry, self._clock = stop, hurry, clock
+        self._since_s: float | None = None
+
+    def is_over(self) -> bool:
+        """Return whether the rest is left out."""
+        if self._since_s is None and self._stop():
+            self._since_s = self._clock()
+        return self._hurry() or (self._since_s is not None and self._clock() - self._since_s >= AFTER_STOP_S)
 
 
 def is_logged(step: int) -> bool:

@@ -13,11 +13,8 @@ from stream.errors import ReportedError
 from stream.host import completion
 from stream.host.flags import some_of
 from stream.host.home import expanded, with_home
-from stream.host.program import Result, Stop
+from stream.host.program import HELP, HELP_ALL, Result, Stop
 from stream.host.settings_file import SettingsFile, SettingsFileError, config_of, present_name
-
-HELP_ALL = "--help-all"
-HELP = frozenset({"-h", "--help", HELP_ALL})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,8 +73,10 @@ class Command:
         ValueError for a setting that cannot be used. tyro ends the process for an unknown flag and for --help.
         """
         words = [self._renamed(word) for word in self.arrange(words)]
+        if not self.everyday:
+            words = hiding_nothing(words)
         if kinds := get_args(self.settings):
-            if not words or (words[0].startswith("-") and words[0] not in ("-h", "--help")):
+            if not words or (words[0].startswith("-") and words[0] not in HELP):
                 words = [kinds[0].__name__.lower(), *words]
             return tyro.cli(self.settings, prog=prog, args=words, description=self.description, default=kinds[0]())
         path = config_of(words) if self.config_file else None
@@ -159,3 +158,8 @@ class Command:
             return word
         name = present_name(flag.removeprefix("--").replace("-", "_"), self.old_names)
         return f"--{name.replace('_', '-')}{equals}{value}"
+
+
+def hiding_nothing(words: Sequence[str]) -> list[str]:
+    """Return the arguments with --help in the place of --help-all, for a command whose --help hides nothing."""
+    return ["--help" if word == HELP_ALL else word for word in words]

@@ -13,12 +13,12 @@ import resource
 import signal
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass
 from enum import IntEnum
 from types import FrameType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from stream.errors import ReportedError
 from stream.host.memory import out_of_memory
@@ -29,6 +29,10 @@ from stream.host.typed import here, versions
 if TYPE_CHECKING:
     from stream.host.command import Command
 
+T = TypeVar("T")
+
+HELP_ALL = "--help-all"
+HELP = frozenset({"-h", "--help", HELP_ALL})
 SLEEP_S = 0.1
 """How long a sleeping program takes at most to notice a request to stop."""
 
@@ -46,6 +50,10 @@ class ExitCode(IntEnum):
     WRONG_SETTINGS = 2
 
 
+class Hurried(BaseException):
+    """The end was requested again, in the middle of work that can be left out. No Exception, so that nothing else catches it."""
+
+
 class Stop:
     """A request to end the program. Any thread can read it at any time, and it is never withdrawn.
 
@@ -57,6 +65,7 @@ class Stop:
         self._requested = False
         self._hurried = False
         self._held = False
+        self._in_optional = False
 
     @classmethod
     def on_signals(cls, message: str, *, hurries: bool = False) -> Self:
@@ -79,6 +88,8 @@ class Stop:
                 asked_s[number] = time.monotonic()
                 if hurries and not stop._hurried:
                     stop._hurried = True
+                    if stop._in_optional:
+                        raise Hurried
                 elif not stop._held:
                     signal.signal(number, signal.SIG_DFL)
                     os.kill(os.getpid(), number)
@@ -98,6 +109,20 @@ class Stop:
     def is_hurried(self) -> bool:
         """Return whether the end has been requested again."""
         return self._hurried
+
+    def optional(self, work: Callable[[], T]) -> T | None:
+        """Do what can be left out and return its result; None if the end was or is requested again, also in the middle of it.
+
+        Only the main thread may call this. The work must keep what is durable whole, wherever it is interrupted.
+        """
+        try:
+            self._in_optional = True
+            try:
+                return None if self._hurried else work()
+            finally:
+                self._in_optional = False
+        except Hurried:
+            return None
 
     def hold(self) -> None:
         """From now on no signal kills the process, because a file is being closed."""
@@ -204,7 +229,7 @@ class Program:
         named = bool(words) and not words[0].startswith("-")
         name, flags = (words[0], words[1:]) if named else ("", words)
         if not named and "" not in self.commands:
-            if not words or words[0] in ("-h", "--help"):
+            if not words or words[0] in HELP:
                 return None, ()
             name = words[0]
         if name not in self.commands:
