@@ -213,3 +213,8 @@ def test_settings_out_of_range_are_refused_by_name(wrong: dict[str, Any]) -> Non
     with pytest.raises(ValueError, match=name) as error:
         replace(SMALL, **wrong)
     assert "\n" not in str(error.value)
+
+
+def test_the_left_view_alone_is_that_of_the_shot(camera: SimCamera) -> None:
+    for index, pose in islice(enumerate(camera.poses()), 0, 40, 20):
+        np.testing.assert_array_equal(camera.left_view(index, pose), pixels(camera.shot(index, pose).left))

@@ -160,6 +160,11 @@ class SimCamera:
         captured_ns = self.config.start_ns + int(index * 10**9 / Fraction(self.config.fps))
         return Shot(EyeImage(captured_ns, left), EyeImage(captured_ns, right), SimLabels(pose.place, _things_in(ids)))
 
+    def left_view(self, index: int, pose: Pose) -> Image:
+        """Return the left image that `shot` gives, in a third of its time: the right one and the labels are not painted."""
+        left = self._renderer.view(pose)
+        return self._sensor.expose(left, left, index)[0]
+
     def close(self) -> None:
         """Do nothing: no file is held open."""
 

@@ -86,7 +86,5 @@ def _spread(frames: list[_Frame], number: int) -> list[_Frame]:
 def _write(folder: Path, camera: SimCamera, frames: list[_Frame]) -> None:
     folder.mkdir(parents=True)
     for index, pose in frames:
-        pixels = camera.shot(index, pose).left.pixels
-        assert pixels is not None
-        if not cv2.imwrite(str(folder / f"{index:06d}.png"), pixels):
+        if not cv2.imwrite(str(folder / f"{index:06d}.png"), camera.left_view(index, pose)):
             raise CameraError(f"cannot write into {folder}: is the disk full?")
