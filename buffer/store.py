@@ -44,12 +44,15 @@ class _Job:
 class Store(StoreReader):
     """Opens the file at `path`; the first write creates it in its existing folder. For one process at a time; context manager.
 
+    name: how the identity of a new file begins, at most 47 of A-Z a-z 0-9 . _ -.
     queue_bytes: bytes of items that may wait to be written; the item that reaches the bound still enters, then `put` blocks.
     patience: decides whether a write to a full disk is tried again; `close` ends it. Raises StoreError if the file cannot be
     opened, or is not a store; then nothing has changed.
     """
 
-    def __init__(self, path: Path, *, queue_bytes: int = 64 << 20, patience: Patience | None = None) -> None:
+    def __init__(
+        self, path: Path, *, name: str = "", queue_bytes: int = 64 << 20, patience: Patience | None = None
+    ) -> None:
         require(queue_bytes >= 1, "queue_bytes", "at least 1", queue_bytes)
         super().__init__(path)
         self._queue_bytes = queue_bytes
@@ -64,13 +67,14 @@ class Store(StoreReader):
         with self._errors("opened", "restore it from a copy, or choose another place"):
             found = checksums_in(path)
         self._is_new = found is None
-        self._identity = uuid.uuid4().hex if found is None else super().identity
+        made = f"{name}-{uuid.uuid4().hex[:16]}" if name else uuid.uuid4().hex
+        self._identity = made if found is None else super().identity
         self._inventory = Inventory(found or {})
         self._largest = self._inventory.largest()
 
     @property
     def identity(self) -> str:
-        """32 hex digits that name the file, made when it is created."""
+        """The name of the file, made when it is created: 32 hex digits, or the given name and 16."""
         return self._identity
 
     @property

@@ -21,6 +21,8 @@ log = logging.getLogger(__name__)
 APPLICATION, VERSION = 0x62616279, 1
 """In the header of the file: that it is a store, and the version of its schema."""
 
+IDENTITY = re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,46}-)?[0-9a-f]{16,32}")
+
 
 class StoreError(OSError):
     """The file cannot be read or written: the disk is full, it is damaged, or it is not a store of this version. One line."""
@@ -151,11 +153,7 @@ def is_written(connection: sqlite3.Connection) -> bool:
 def identity_of(connection: sqlite3.Connection) -> str:
     """Return the identity of a store. Raises sqlite3.Error."""
     identity, crc = connection.execute("SELECT identity, crc FROM identity").fetchone() or ("", 0)
-    if (
-        not isinstance(identity, str)
-        or not re.fullmatch("[0-9a-f]{32}", identity)
-        or crc_of(0, identity.encode()) != crc
-    ):
+    if not isinstance(identity, str) or not IDENTITY.fullmatch(identity) or crc_of(0, identity.encode()) != crc:
         raise sqlite3.DatabaseError("its identity is damaged")
     return identity
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import random
+import re
 import shutil
 import signal
 import sqlite3
@@ -75,6 +76,13 @@ def test_a_new_store_is_empty_and_keeps_its_identity(path: Path) -> None:
         assert store.commits() == []
     with Store(path) as again, Store(path.with_name("other")) as other:
         assert again.identity == identity != other.identity
+
+
+def test_the_identity_of_a_store_may_begin_with_a_name(path: Path) -> None:
+    for name in ("first-my.host", "other"):  # only a new file takes it
+        with Store(path, name=name) as store:
+            assert re.fullmatch("first-my.host-[0-9a-f]{16}", store.identity)
+            store.rewind(0)
 
 
 def test_what_was_committed_is_there_when_the_file_is_opened_again(path: Path) -> None:

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from spooled import DEVICE, fill, open_spool
+from spooled import DEVICE, Clock, fill, open_spool
 
 from device.__main__ import PROGRAM
 from device.cli.consumers import consumers_of
 from device.cli.status import RecentRate
 from device.spool.consumers.consumers import Consumers
-from device.spool.consumers.file import request_to_forget, take_requests
-from device.spool.consumers.saved import SavedConsumers
+from device.spool.consumers.file import request_to_forget, save_consumers, take_requests
+from device.spool.consumers.saved import SavedConsumer, SavedConsumers
 from device.spool.folder import SpoolError
 from stream.host.program import Stop
 
@@ -58,6 +58,21 @@ def test_the_list_names_consumers_and_how_far_behind_they_are(tmp_path: Path) ->
     assert [(one.name, one.behind) for one in consumers_of(folder)] == [("behind", 20), ("ahead", 3)]
     figures = consumers("--json", spool=folder).text
     assert '"name": "behind"' in figures
+
+
+def test_the_list_says_for_how_long_a_consumer_is_known_and_reads_a_list_that_does_not(tmp_path: Path) -> None:
+    clock = Clock()
+    for name in ("first", "second"):
+        with open_spool(tmp_path, clock=clock) as spool:
+            spool.register(name)
+            clock.now_s += 3600.0
+    assert {one.name: one.known_s for one in consumers_of(tmp_path)} == {"first": 7200.0, "second": 3600.0}
+    assert "known for 2.0 h" in consumers(spool=tmp_path).text
+    old = SavedConsumers(consumers={"old": SavedConsumer(upto={})})
+    save_consumers(tmp_path / "consumers.json", old)
+    with open_spool(tmp_path, clock=clock):
+        pass
+    assert "known for" not in consumers(spool=tmp_path).text
 
 
 def test_a_running_rig_forgets_a_consumer_within_seconds_and_frees_its_pairs(tmp_path: Path) -> None:
@@ -109,7 +124,7 @@ def test_what_is_not_there_is_said_with_what_is(tmp_path: Path, monkeypatch: pyt
         spool.register("known")
     with pytest.raises(SpoolError, match=r"no pairs are kept for unknown: there are known"):
         consumers("--forget", "unknown", spool=tmp_path / "spool")
-    with pytest.raises(SpoolError, match=r"there is no spool of .*give --spool FOLDER"):
+    with pytest.raises(SpoolError, match=r"there is no spool of .*give the rig's --name, or --spool FOLDER"):
         consumers(spool=tmp_path / "nothing")
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "spool"))

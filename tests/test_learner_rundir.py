@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 from tiny_learner import TINY
 
+from buffer.store import Store
 from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import Failed, SettingsError
 from learner.objectives.contrastive import Contrastive
-from learner.runs.folder import RunDirectory
+from learner.runs.folder import RunDirectory, name_of
 from stream.fsync import replace_file
+from stream.pair import NAME
 
 
 def test_a_line_that_the_disk_has_no_room_for_leaves_no_half_behind(tmp_path: Path) -> None:
@@ -183,3 +185,14 @@ def test_a_reader_finds_the_old_or_the_new_file(tmp_path: Path) -> None:
         replace_file(path, b"new and longer")
         assert reader.read() == b"old"
     assert path.read_bytes() == b"new and longer"
+
+
+def test_the_name_of_a_run_says_which_and_where_and_is_a_consumers_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("platform.node", lambda: "gpu box.example")
+    assert name_of(tmp_path / "first") == "first-gpu-box.example"
+    assert name_of(tmp_path / "…") == "unnamed-gpu-box.example"
+    monkeypatch.setattr("platform.node", lambda: "h" * 99)
+    with Store(tmp_path / "pairs.sqlite", name=name_of(tmp_path / ("r" * 99))) as store:
+        assert NAME.fullmatch(store.identity)

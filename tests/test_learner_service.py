@@ -39,7 +39,7 @@ from learner.service.observers import Observers
 from learner.service.screen import Screen
 from learner.service.service import Service
 from learner.service.summary import describe, probe_table
-from learner.service.timing import AFTER_STOP_S, Limits, Rhythm, Times, is_logged
+from learner.service.timing import AFTER_STOP_S, ROTATED_S, Limits, Rhythm, Times, is_logged
 from learner.weights.latest import LatestWeights
 from stream.errors import EndOfStream
 from stream.host.systemd import Supervisor
@@ -595,6 +595,28 @@ def test_the_end_by_hand_takes_a_last_probe_unless_it_is_hurried(tmp_path: Path,
         assert ("no report; this writes it" in describe(summary, path, reported=not hurried)) == hurried
 
 
+class Killed(BaseException):
+    """Ends a process in the middle, as kill -9 does: nothing is committed."""
+
+
+def test_a_run_killed_before_its_first_commit_says_that_it_begins_anew_and_goes_on(tmp_path: Path) -> None:
+    learner = tiny_learner()
+
+    def stop() -> bool:
+        if learner.steps == 3:
+            raise Killed
+        return False
+
+    killed = Run(tmp_path, make_pairs(20), [], learner=learner, stop=stop)
+    with pytest.raises(Killed):
+        killed.run()
+    assert len(killed.directory.lines("steps")) == 3
+    again = Run(tmp_path, make_pairs(20), [])
+    assert again.run()["steps"] == 10
+    said = "no commit yet of what an earlier process has learned here: the run begins anew"
+    assert (said in killed.text.getvalue(), said in again.text.getvalue()) == (False, True)
+
+
 def test_a_last_probe_that_takes_too_long_after_a_stop_is_left_out_and_this_is_said(
     tmp_path: Path, digits: ControlSet
 ) -> None:
@@ -615,6 +637,21 @@ def test_a_last_probe_that_takes_too_long_after_a_stop_is_left_out_and_this_is_s
     assert summary["probed_steps"] == [0, 0]
     assert "the rest of the last probe is left out" in run.text.getvalue()
     assert digest(committed(tmp_path)) == digest(learner)
+
+
+def test_rotated_images_that_take_too_long_are_left_out_and_this_is_said(tmp_path: Path, digits: ControlSet) -> None:
+    learner, now_s = tiny_learner(), [0.0]
+
+    def slow(_encoder: object, batch: tuple[torch.Tensor]) -> None:
+        now_s[0] += ROTATED_S / 8  # the probes have 2 batches for each encoder, the rotated images 6
+
+    run = Run(tmp_path, make_pairs(24), [digits], learner=learner, clock=lambda: now_s[0], probe_every_s=1e9)
+    learner.objective.encoders()["student"].register_forward_pre_hook(slow)
+    learner.objective.encoders()["teacher"].register_forward_pre_hook(slow)
+    summary = run.run()
+    assert summary["probed_steps"] == [0, summary["steps"]]
+    assert summary["rotation"]["digits"].keys() == {"student"}
+    assert "the rest of the rotated images is left out" in run.text.getvalue()
 
 
 def test_probes_and_commits_are_no_time_of_training_and_the_summary_says_what_took_how_long(

@@ -27,8 +27,9 @@ DESCRIPTION = """List for whom the spools of this machine keep pairs: learners a
   python -m device consumers --forget NAME          keep no pairs for it any more: what only it was missing makes room
   python -m device consumers --spool FOLDER --json
 
-A learner or recorder that is still connected comes back to the list at once, without the pairs that are gone. Silence is counted
-while the rig runs, to about ten minutes; after a week of it a consumer is forgotten.
+A learner is called RUN-HOST-DIGITS, by its run directory and its machine (32 digits where an earlier version began the run), a
+recorder record-FILE-DIGITS. One that is still connected comes back to the list at once, without the pairs that are gone. How long
+it is silent and known is counted while the rig runs, to about ten minutes; after a week of silence it is forgotten.
 Exit codes: 0 done, 1 the rig did not take the request, 2 wrong settings."""
 
 
@@ -48,11 +49,16 @@ class ConsumersSettings:
 
 @dataclass(frozen=True, slots=True)
 class Listed:
-    """A consumer. behind: pairs in the spool that it has not acknowledged. owner: the name of its key, if there are keys."""
+    """A consumer.
+
+    behind: pairs in the spool that it has not acknowledged. known_s: for how long pairs are kept for it, while the rig ran; None
+    if an earlier version has not noted it. owner: the name of its key, if there are keys.
+    """
 
     name: str
     behind: int
     silent_s: float
+    known_s: float | None
     owner: str | None
     spool: str
 
@@ -63,7 +69,9 @@ def run(settings: ConsumersSettings, stop: Stop) -> Result:
     folders = spools_of(device, settings.spool, os.environ)
     if not any(folder.is_dir() for folder in folders):
         where = settings.spool or f"a rig named {device}"
-        raise SpoolError(f"there is no spool of {where} here: give --spool FOLDER, as the rig prints it when it starts")
+        raise SpoolError(
+            f"there is no spool of {where} here: give the rig's --name, or --spool FOLDER, as it prints them when it starts"
+        )
     listed = [one for folder in folders for one in consumers_of(folder)]
     if settings.forget:
         return _forget(settings.forget, listed, stop)
@@ -82,7 +90,7 @@ def consumers_of(folder: Path) -> list[Listed]:
                 tails[segment.epoch] = min(segment.first, tails.get(segment.epoch, segment.first))
                 ends[segment.epoch] = max(segment.end, ends.get(segment.epoch, 0))
     listed = [
-        Listed(name, _behind(one, tails, ends), round(one.silent_s, 1), one.owner, str(folder))
+        Listed(name, _behind(one, tails, ends), round(one.silent_s, 1), one.known_s, one.owner, str(folder))
         for name, one in saved.items()
     ]
     return sorted(listed, key=lambda one: -one.behind)
@@ -95,8 +103,9 @@ def _behind(consumer: SavedConsumer, tails: dict[str, int], ends: dict[str, int]
 def describe(one: Listed) -> str:
     """Return one line for a person."""
     silent = f"silent for {one.silent_s / 3600:.1f} h" if one.silent_s >= 600 else "heard within ten minutes"
+    known = "" if one.known_s is None else f", known for {one.known_s / 3600:.1f} h"
     owner = f", key of {one.owner}" if one.owner else ""
-    return printable(f"{one.name}  {one.behind} pairs behind, {silent}{owner}  ({one.spool})")
+    return printable(f"{one.name}  {one.behind} pairs behind, {silent}{known}{owner}  ({one.spool})")
 
 
 def _forget(names: tuple[str, ...], listed: list[Listed], stop: Stop) -> Result:

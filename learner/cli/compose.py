@@ -43,7 +43,7 @@ from learner.report.report import write_report
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer, pack
 from learner.runs.events import EventFiles
-from learner.runs.folder import EXPORT, RunDirectory
+from learner.runs.folder import EXPORT, RunDirectory, name_of
 from learner.runs.fork import Fork, Keep
 from learner.runs.restore import restore
 from learner.runs.start import RANDOM, read_start, start_notes, write_start
@@ -158,7 +158,7 @@ def _resume(
     begun: what `_begin` returned, where it was called; otherwise the learner begins here, if there is no commit yet.
     """
     patience = Patience(FULL_DISK_S)
-    store = stack.enter_context(Store(directory.store, patience=patience))
+    store = stack.enter_context(Store(directory.store, name=name_of(directory.path), patience=patience))
     checkpoints = CheckpointFolder(directory.checkpoints, patience)
     cursor = restore(learner, store, checkpoints, directory.require_new)
     if cursor is None:

@@ -15,6 +15,8 @@ import errno
 import fcntl
 import json
 import os
+import platform
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,7 +52,9 @@ class RunDirectory:
         self.also: Callable[[str, Line], None] = lambda _name, _line: None
         """Called with the name and each line that was appended."""
         settings = path / "config.json"
-        if settings.is_file():
+        self.is_new = not settings.is_file()
+        """Whether no process has begun this run before."""
+        if not self.is_new:
             require_same(path, config)
         elif path.exists() and (not path.is_dir() or any(file.name != _DRAFT for file in path.iterdir())):
             raise SettingsError(f"--run-dir {path} is not an empty folder and holds no run: choose another one")
@@ -115,6 +119,13 @@ class RunDirectory:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Replace the summary."""
         replace_file(self.path / "summary.json", (json.dumps(summary, indent=2) + "\n").encode())
+
+
+def name_of(run: Path) -> str:
+    """Return the name of a run and of this machine, for people who read a rig's list of consumers; at most 45 characters."""
+    words = (run.resolve().name, platform.node())
+    cleaned = (re.sub(r"[^A-Za-z0-9._-]", "-", word).strip("._-")[:22] for word in words)
+    return "-".join(word or "unnamed" for word in cleaned)
 
 
 def _create(path: Path, config: LearnerConfig) -> None:

@@ -61,14 +61,15 @@ class Prober:
         if not self._each(changed, self._probe, stop=self.hurry):
             self.observers.screen.log("the rest of the last probe is left out")
 
-    def rotations(self) -> dict[str, dict[str, Any]]:
-        """Return accuracies on rotated images, by set and encoder; those that a `stop` prevents are left out."""
+    def rotations(self, stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
+        """Return accuracies on rotated images, by set and encoder; those that `stop` prevents are left out."""
         table: dict[str, dict[str, Any]] = {}
 
         def measure(control: ControlSet, name: str, encoder: Encoder) -> None:
             table.setdefault(control.name, {})[name] = run_rotations(encoder, control, device=self.learner.device)
 
-        self._each(self.controls, measure, doing="turning the images of")
+        if not self._each(self.controls, measure, stop=stop, doing="turning the images of"):
+            self.observers.screen.log("the rest of the rotated images is left out")
         return table
 
     def _each(

@@ -24,7 +24,7 @@ from learner.service.prober import Prober
 from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
 from learner.service.summary import Summary, pace, streams_of, summarise, too_little, why_no_step
-from learner.service.timing import Ending, Limits, Rhythm, Times
+from learner.service.timing import ROTATED_S, Ending, Limits, Rhythm, Times
 from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
 from stream.pair import EncodedPair
@@ -92,6 +92,8 @@ class Service:
     def _resume(self) -> None:
         if self.learner.received:
             self.observers.screen.log(f"resumed at step {self.learner.steps}")
+        elif not self.directory.is_new:
+            self.observers.screen.log("no commit yet of what an earlier process has learned here: the run begins anew")
         self.committer.begin_run(self._wait_for_disk)
         # Before the first step all probes run again: one of them may have been interrupted.
         self.directory.rewind(self.learner.steps or -1)
@@ -186,7 +188,12 @@ class Service:
     def _conclude(self) -> Summary:
         learner, directory = self.learner, self.directory
         rotation: Summary = {}
-        self._pause("rotated images", lambda: rotation.update(self._prober.rotations()))
+        until_s = self.clock() + ROTATED_S
+
+        def is_over() -> bool:
+            return self.stop() or self.clock() >= until_s
+
+        self._pause("rotated images", lambda: rotation.update(self._prober.rotations(is_over)))
         if learner.steps and not self._ending.is_over():
             self.observers.screen.log("writing pictures, weights and report")
             self._pause("pictures", lambda: self.optional(lambda: directory.write_album(make_album(learner))))

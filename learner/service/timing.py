@@ -13,6 +13,8 @@ PAUSE_SHARE = 0.05
 """Largest share of the time that probing, and that committing, may take from training."""
 AFTER_STOP_S = 120.0
 """Longest time after a stop by hand until the rest of the last probe, and the pictures, are left out."""
+ROTATED_S = 60.0
+"""Longest time for the accuracies on rotated images, after which the rest is left out."""
 DENSE_STEPS_LOG2 = 14
 """Each of the first 2 ** 14 steps is logged."""
 

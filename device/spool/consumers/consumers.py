@@ -66,6 +66,8 @@ class _Consumer:
     """For each epoch, the number below which the consumer has made every pair durable."""
     kept_from: dict[str, int] | None = None
     """See `Consumers.kept_from`."""
+    came_s: float | None = None
+    """When it came, seconds of the monotonic clock; None: not known."""
 
 
 class Consumers:
@@ -121,7 +123,7 @@ class Consumers:
             log.info("pairs are kept for consumer %s", name)
             # A list that lacks some may lack this one, for which pairs were then kept from their first one on.
             kept_from = tails() if now_s >= self._complete_s else {}
-            consumer = self._known[name] = _Consumer(now_s, peer, kept_from=kept_from)
+            consumer = self._known[name] = _Consumer(now_s, peer, kept_from=kept_from, came_s=now_s)
             self.changes += 1
         if peer is not None and consumer.owner is None:
             consumer.owner = peer
@@ -209,6 +211,7 @@ class Consumers:
                 proven=consumer.proven,
                 owner=consumer.owner,
                 kept_from=None if consumer.kept_from is None else consumer.kept_from.copy(),
+                known_s=None if consumer.came_s is None else max(0.0, now_s - consumer.came_s),
             )
             for name, consumer in self._known.items()
         }
@@ -242,7 +245,8 @@ def _restored(saved: SavedConsumer, now_s: float, trusted: Collection[str] | Non
     known = trusted is None or saved.owner is None or saved.owner in trusted
     owner = saved.owner if known else None
     kept_from = None if saved.kept_from is None else dict(saved.kept_from)
-    return _Consumer(now_s - saved.silent_s, owner, saved.proven and known, dict(saved.upto), kept_from)
+    came_s = None if saved.known_s is None else now_s - saved.known_s
+    return _Consumer(now_s - saved.silent_s, owner, saved.proven and known, dict(saved.upto), kept_from, came_s)
 
 
 def _yields(consumer: _Consumer, now_s: float, acknowledges: bool) -> bool:

@@ -27,6 +27,8 @@ class SavedConsumer(msgspec.Struct, kw_only=True, omit_defaults=True, forbid_unk
     """The name of the key that owns it; None where there are no keys."""
     kept_from: Annotated[dict[Epoch, Count], msgspec.Meta(max_length=MAX_EPOCHS)] | None = None
     """See `Consumers.kept_from`; None in files of earlier versions."""
+    known_s: Annotated[float, msgspec.Meta(ge=0)] | None = None
+    """Seconds for which the rig was running since it came; None in files of earlier versions."""
 
 
 class SavedConsumers(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
