@@ -146,6 +146,14 @@ def test_runs_that_differ_in_the_seed_alone_have_one_colour_and_a_mean_with_its_
         assert "var(--run2)" not in figure
 
 
+def test_of_two_seeds_the_range_is_drawn_and_it_is_said_why(seeds: list[Path], tmp_path: Path) -> None:
+    two, three = (compared(some, tmp_path)[1] for some in (seeds[1:], seeds))
+    assert "Of two seeds it is their range: an interval from two values" in two
+    assert "The band around a mean is its 95 % interval" not in two
+    assert "The band around a mean is its 95 % interval" in three
+    assert "Of two seeds" not in three
+
+
 def test_a_mean_has_an_interval_from_two_values_on_and_a_curve_where_all_runs_are() -> None:
     assert mean_of([1.0, 3.0]) == pytest.approx((2.0, 12.706), rel=1e-3)
     mean, half = mean_of([1.0])
@@ -155,6 +163,11 @@ def test_a_mean_has_an_interval_from_two_values_on_and_a_curve_where_all_runs_ar
     assert (x[0], x[-1]) == (2.0, 4.0)
     assert np.allclose(middle, x)
     assert np.allclose(error, 0)
+    lower = np.array([2.0, 6.0]), np.array([1.0, 1.0])
+    _, middle, half = mean_curve([other, lower])
+    assert (middle[0], half[0], middle[-1], half[-1]) == (1.5, 0.5, 3.5, 2.5)  # of two seeds: their range
+    _, _, half = mean_curve([other, lower, lower])
+    assert half[-1] == pytest.approx(4.303 * np.std([6, 1, 1], ddof=1) / np.sqrt(3), rel=1e-3)
     assert len(mean_curve([one, (np.array([9.0]), np.array([9.0]))])[0]) == 0
 
 

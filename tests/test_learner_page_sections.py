@@ -21,6 +21,8 @@ from test_stream_rows import two_depths
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 
 from benchmarks.shared.machine import free_port
+from learner.cli.sources import origin_of
+from learner.cli.train import COMMAND
 from learner.http.access import Access
 from learner.http.app import app_for
 from learner.http.server import served
@@ -329,6 +331,49 @@ def test_before_the_first_pair_the_page_says_what_to_type_on_the_rig(tmp_path: P
         there("device", "--camera", "sim", "--bind", "tcp://*:5555"),
     ]
     assert typed(Guide()) == []
+
+
+def test_without_a_rig_the_page_says_what_it_learns_from_and_nothing_of_rigs_and_clocks(run: Path) -> None:
+    live = Live(tiny_learner(), Clock())
+
+    def parts(origin: str, *, is_made_here: bool) -> dict[str, str]:
+        sections = sections_of(live, run, Guide(origin=origin, is_made_here=is_made_here))
+        return {each.name: each.draw() for each in sections if each.name in ("title", "devices")}
+
+    assert "No pair has come yet." in parts("a camera", is_made_here=True)["devices"]
+    left, right = two_depths(11)
+    live.received(encode_pair(left, left, device="dir", epoch=EPOCH, seq=7, left_ns=1, right_ns=1))
+    one_camera = parts("the folder <walk>", is_made_here=True)
+    assert one_camera["title"] == "<h1>A vision model that learns from the folder &lt;walk&gt;</h1>"
+    assert "<dt>pair</dt><dd>7</dd>" in one_camera["devices"]
+    for word in ("captured", "clock", "right eye", "rows"):
+        assert word not in one_camera["devices"]
+    live.received(encode_pair(left, right, device="dir", epoch=EPOCH, seq=8, left_ns=1, right_ns=1))
+    assert "lower in the right image: --rig.rectify or --rig.row-shift-px" in re.sub(
+        r" \(.*?\)", "", parts("the folders a and b", is_made_here=True)["devices"]
+    )
+    recorded = parts("the recording walk.mcap", is_made_here=False)
+    assert "learns from the recording walk.mcap" in recorded["title"]
+    assert "by its clock" in recorded["devices"]
+
+
+@pytest.mark.parametrize(
+    ("words", "origin"),
+    [
+        ((), ""),
+        (("--replay", "runs/walk.mcap"), "the recording walk.mcap"),
+        (("--replay", "a.mcap", "b.mcap"), "2 recordings"),
+        (("--source", "sim"), "the simulated world"),
+        (("--source", "dir:/data/photographs"), "the folder photographs"),
+        (("--source", "dir:/data/left/,/data/right"), "the folders left and right"),
+        (("--source", "video:walk.mp4"), "the video walk.mp4"),
+        (("--source", "sbs:both.mp4"), "the video both.mp4"),
+        (("--source", "v4l2:0,2"), "a camera"),
+        (("--source", "rtsp://me:secret@cam/1,rtsp://me:secret@cam/2"), "a camera"),
+    ],
+)
+def test_what_a_run_without_a_rig_learns_from_is_said_in_words(words: tuple[str, ...], origin: str) -> None:
+    assert origin_of(COMMAND.parse(words).process) == origin
 
 
 def test_who_asks_for_the_parts_watches_and_knows_what_is_known(port: int, live: Live) -> None:

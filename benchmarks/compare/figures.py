@@ -13,7 +13,7 @@ from benchmarks.shared.probing import PROBES
 
 NOTES = """Accuracy of the student in percent: the mean over seeds, ± half of its 95 % interval (Student's t). "gain" is the last
 value less that at the random start, "against the first row" is paired by seed. An interval that holds 0 shows no difference; of
-many rows some will seem different by chance."""
+many rows some will seem different by chance. The plot shows the range of two seeds: their interval would cover all curves."""
 COLOURS = ("#1f6f8b", "#d08b2c", "#7a5195", "#4c9f70", "#c8553d", "#666666")
 
 
@@ -55,7 +55,9 @@ def _mean(found: Difference) -> str:
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
-    """Write a PNG of the k-NN accuracies by step, a panel for each labelled set; from three seeds on with the 95 % interval."""
+    """Write a PNG of the k-NN accuracies by step, a panel for each labelled set, with the 95 % interval or the range
+    of two seeds.
+    """
     runs = grouped(lines)
     curve = runs.lines[runs.names[0]][0]["curve"]
     probes = [name for name in curve[0] if name.endswith(" knn")]
@@ -67,7 +69,8 @@ def plot(lines: Sequence[Line], path: Path) -> None:
             mean, half = (np.nan_to_num([getattr(one, part) for one in found]) for part in ("mean", "half"))
             look = {"color": COLOURS[number % len(COLOURS)], "ls": ("-", "--", ":")[number // len(COLOURS) % 3]}
             axis.plot(steps, mean, label=name, marker="o", ms=3, lw=1.4, **look)
-            half *= len(runs.seeds) > 2  # of two seeds the interval is wider than the panel
+            if len(runs.seeds) == 2:  # whose interval is wider than the panel
+                half = np.array([np.ptp(_values(runs.lines[name], probe, at)) / 2 for at in range(len(steps))])
             axis.fill_between(steps, mean - half, mean + half, color=look["color"], alpha=0.12, lw=0)
         axis.set_title(f"{probe.removesuffix(' knn')}, k-NN, %", fontsize=10)
         axis.set_xlabel("step", fontsize=9)

@@ -22,7 +22,7 @@ from starlette.routing import BaseRoute
 from buffer.patience import Patience
 from buffer.store import Store
 from learner.cli.settings import ProcessConfig, TrainSettings
-from learner.cli.sources import OpenSource, source_opener
+from learner.cli.sources import OpenSource, origin_of, source_opener
 from learner.config import PRESETS
 from learner.distributed import collectives
 from learner.distributed.collectives import Process
@@ -35,7 +35,7 @@ from learner.http.server import served
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.page import view
-from learner.page.guide import NOTHING, Guide
+from learner.page.guide import Guide
 from learner.page.live import Live
 from learner.pretrained.start import Start
 from learner.probes.control_sets import ControlSet, load_control
@@ -209,9 +209,9 @@ def _routes(process: ProcessConfig, live: Live, metrics: LearnerMetrics) -> list
 
 
 def _guide(process: ProcessConfig) -> Guide:
-    """Return what the page tells a person to type on a rig; nothing where the pairs come from elsewhere."""
-    if process.replay or process.source:
-        return NOTHING
+    """Return what the page tells a person to type on a rig, or where else the pairs come from."""
+    if process.replay or process.source is not None:
+        return Guide(origin=origin_of(process), is_made_here=process.source is not None)
     security = security_for(process.connect, keys=process.keys, insecure=process.insecure)
     return Guide(process.connect, key=None if security is None else security.public, keys=process.keys)
 

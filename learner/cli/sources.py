@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 
+from device.cameras.open import Origin, camera_kind
 from device.cameras.spec import redacted
 from device.cli.capture_settings import RigSettings
 from device.cli.local import check_local, open_local
@@ -46,6 +48,20 @@ def source_opener(process: ProcessConfig) -> OpenSource:
             ) from error
 
     return open_source
+
+
+def origin_of(process: ProcessConfig) -> str:
+    """Return in words where the pairs come from if no rig sends them; empty if rigs do."""
+    if process.replay:
+        count = len(process.replay)
+        return f"the recording {process.replay[0].name}" if count == 1 else f"{count} recordings"
+    if process.source is None:
+        return ""
+    kind = camera_kind(process.source)
+    if kind.origin is not Origin.RECORDING:
+        return "the simulated world" if kind.origin is Origin.SIMULATION else "a camera"
+    names = [Path(name).resolve().name for name in kind.names(kind.form, process.source)]
+    return f"the {'folder' if kind.word == 'dir' else 'video'}{'s' * (len(names) > 1)} {' and '.join(names)}"
 
 
 def _camera_opener(process: ProcessConfig, camera: str) -> OpenSource:

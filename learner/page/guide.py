@@ -24,6 +24,10 @@ class Guide:
     """The folder of keys that was named; None for the usual one."""
     name: str = "learner"
     """The name under which the rig is to trust this learner."""
+    origin: str = ""
+    """Where the pairs come from if no rig sends them, such as "the folder walk"; empty if rigs send them."""
+    is_made_here: bool = False
+    """Whether the pairs are made in this process, so that their times and numbers are its own."""
 
 
 NOTHING = Guide()

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 
+from learner.page.guide import NOTHING, Guide
 from learner.page.live import Live
 from learner.page.verdict import LEVELS, Level, Phase, RunState, Score, concerns, verdict
 from learner.report.html import escape, number, number_tiles
@@ -21,11 +22,13 @@ SIGNS: dict[Level, str] = dict(zip(LEVELS, ("●", "◌", "▲", "■"), strict=
 """Colours alone would not tell the levels apart for everybody."""
 
 
-def title(live: Live) -> str:
+def title(live: Live, its: Guide = NOTHING) -> str:
     """Return in words what this is."""
     names = [*live.latest()]
     if not names:
         return "<h1>A vision model that waits for the first pair of images</h1>"
+    if its.origin:
+        return f"<h1>A vision model that learns from {escape(its.origin)}</h1>"
     whose = escape(names[0]) if len(names) == 1 else f"{len(names)} rigs"
     return f"<h1>A vision model that learns from what {whose} see{'s' if len(names) == 1 else ''}</h1>"
 

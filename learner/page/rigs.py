@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
 
-from learner.page.guide import Guide, guide
+from learner.page.guide import NOTHING, Guide, guide
 from learner.page.live import MAX_DEVICES as LIVE_DEVICES
 from learner.page.live import Live
 from learner.page.memory import clock_time
@@ -37,32 +37,33 @@ def newest(live: Live, its: Guide) -> str:
     return f'<div class="{"one" if len(latest) == 1 else "many"}">{pairs}</div>'
 
 
-def devices(live: Live, watch: RowWatch) -> str:
-    """Return a card of facts for each rig."""
+def devices(live: Live, watch: RowWatch, its: Guide = NOTHING) -> str:
+    """Return a card of facts for each rig, or for what else the pairs come from."""
     latest = live.latest()
     stats = live.stats.devices if live.stats else {}
     names = list(dict.fromkeys((*stats, *latest)))
     if not names:
-        return missing("No rig is known yet.")
+        return missing("No pair has come yet." if its.origin else "No rig is known yet.")
     cards = "".join(
         f'<article class="device"><h3>{escape(name)}</h3>'
-        f"{_facts(_state(latest.get(name), stats.get(name), live.stats_s) | _rows(latest.get(name), watch))}</article>"
+        f"{_facts(_state(latest.get(name), stats.get(name), live.stats_s, its) | _rows(latest.get(name), watch, its))}</article>"
         for name in names[:MAX_DEVICES]
     )
     rest = f'<p class="note">and {len(names) - MAX_DEVICES} more</p>' if len(names) > MAX_DEVICES else ""
     return f'<div class="devices">{cards}</div>{rest}'
 
 
-def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float) -> dict[str, str]:
+def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float, its: Guide) -> dict[str, str]:
     """Return the state of a device in words. now_s: when `stats` was read."""
     state = {}
     if pair is None:
         state["pair"] = "none was received since this process began"
     else:
         header = pair.header
-        state["pair"] = f"{header.seq} of {header.epoch[:8]}"
-        state["captured"] = f"{format_time(header.left_ns)} by its clock"
-        state["right eye"] = f"{header.skew_ns / 1e6:+.2f} ms"
+        state["pair"] = str(header.seq) if its.is_made_here else f"{header.seq} of {header.epoch[:8]}"
+        if not its.is_made_here:
+            state["captured"] = f"{format_time(header.left_ns)} by its clock"
+            state["right eye"] = f"{header.skew_ns / 1e6:+.2f} ms"
         state["size"] = f"{header.width} x {header.height}, {header.codec}, kept as {header.kept}"
     if stats is not None:
         state["received"] = number(stats.received)
@@ -81,15 +82,17 @@ def _state(pair: EncodedPair | None, stats: DeviceStats | None, now_s: float) ->
     return state
 
 
-def _rows(pair: EncodedPair | None, watch: RowWatch) -> dict[str, str]:
-    """Return how far rows are apart, which the rig can correct; nothing where it is not known."""
+def _rows(pair: EncodedPair | None, watch: RowWatch, its: Guide) -> dict[str, str]:
+    """Return how far rows are apart, which can be corrected; nothing where it is not known, or one camera is both eyes."""
     offset = None
-    if pair is not None:
+    if pair is not None and pair.left != pair.right:
         with suppress(MalformedMessage):
             offset = watch.offset(pair.header.device, partial(_eyes, pair))
     if pair is None or offset is None:
         return {}
-    return {"rows": offset.describe() + ("" if offset.is_level(pair.header.height) else ": see doctor on the rig")}
+    dotted = "rig." if its.is_made_here else ""
+    remedy = f": --{dotted}rectify or --{dotted}row-shift-px corrects it" if its.origin else ": see doctor on the rig"
+    return {"rows": offset.describe() + ("" if offset.is_level(pair.header.height) else remedy)}
 
 
 def _eyes(pair: EncodedPair) -> tuple[Image, Image]:

@@ -73,12 +73,12 @@ def sections_of(live: Live, run: Path, guide: Guide = NOTHING) -> list[Section]:
         return live.clock() // CURVES_EVERY_S
 
     return [
-        Section("title", lambda: tuple(live.latest()), partial(overview.title, live)),
+        Section("title", lambda: tuple(live.latest()), partial(overview.title, live, guide)),
         Section("verdict", object, lambda: overview.verdict_line(state())),
         Section("newest", newest_pairs, partial(rigs.newest, live, guide)),
         Section("proof", curves_period, curves.proof),
         Section("now", object, partial(overview.now, live)),
-        Section("devices", object, partial(rigs.devices, live, watch)),
+        Section("devices", object, partial(rigs.devices, live, watch, guide)),
         Section("views", snapshot_number, partial(memory.views, live)),
         Section("probes", curves_period, curves.probes),
         Section("curves", curves_period, lambda: f"<h3>Training</h3>{curves.steps()}"),

@@ -26,14 +26,14 @@ QUESTIONS = (
         "What do these numbers mean?",
         {
             "training steps": "Changes of the network's weights, each from one batch of pairs.",
-            "pair": "Two images of one moment, one from each camera. The number counts the pairs that the rig kept; the letters "
-            "behind it name one life of the rig's storage.",
+            "pair": "Two images of one moment, one from each camera. The number counts the pairs that were kept; letters "
+            "behind it name one life of a rig's storage.",
             "samples": "Uses of pairs in training. A pair in memory is used several times.",
             "loss": "What training makes small. It depends on the objective, and a falling loss alone proves nothing.",
             "right eye": "How much later the right image was taken than the left one.",
-            "kept as": "Why the rig kept this pair: it shows something new, or it was time for one.",
+            "kept as": "Why this pair was kept: it shows something new, or it was time for one.",
             "clock": "How far the clock of the rig is ahead of this machine's.",
-            "suppressed, junk": "Images that the rig left out: seen before; dark or covered.",
+            "suppressed, junk": "Images that were left out before they came: seen before; dark or covered.",
             "lost, to come": "Pairs that will never arrive; pairs that are still asked for.",
             "rows": "How much lower things stand in the right image. Rigs whose cameras are level learn better.",
             "rollbacks": "How often the network answered the same to every image and went back to an earlier state.",

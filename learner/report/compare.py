@@ -1,6 +1,7 @@
 """Several runs in one HTML file and one CSV: settings, figures and probes side by side, and curves in common figures.
 
-Runs that differ in nothing but the seed have one colour, and their mean is shown with its 95 % interval.
+Runs that differ in nothing but the seed have one colour, and their mean is shown with its 95 % interval, or
+the range of two.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from learner.errors import LearnerError
-from learner.report.compared import AXES, ComparedRun, Group, groups_of, mean_curve, mean_of, read, unlike
+from learner.report.compared import AXES, MIN_SEEDS, ComparedRun, Group, groups_of, mean_curve, mean_of, read, unlike
 from learner.report.figures import MAX_RUNS, evenly, run_curves
 from learner.report.html import axis_choice, grid, legend, missing, number, page, percent, section, table
 from learner.runs.reading import Line, Points, is_number, points
@@ -33,7 +34,7 @@ def write_comparison(folders: Sequence[Path], path: Path) -> tuple[Path, Path]:
     groups = groups_of(runs)
     if len(groups) > MAX_RUNS:
         raise LearnerError(f"one figure can show at most {MAX_RUNS} kinds of runs, got {len(groups)}: compare fewer")
-    colours = _legend(groups)
+    colours, band = _legend(groups), _band(groups)
     sections = [
         section("The runs", "Each kind of runs has its colour on this page.", colours + _notes(runs)),
         section("Figures", "", _figures(runs)),
@@ -46,10 +47,12 @@ def write_comparison(folders: Sequence[Path], path: Path) -> tuple[Path, Path]:
             "seeds has its 95 % interval, by Student's t.",
             _probe_table(runs, groups),
         ),
-        section("Probes over time", colours, axis_choice("probes", {AXES[a]: _probe_curves(groups, a) for a in AXES})),
+        section(
+            "Probes over time", colours + band, axis_choice("probes", {AXES[a]: _probe_curves(groups, a) for a in AXES})
+        ),
         section(
             "Training",
-            colours + " Losses of different objectives cannot be compared.",
+            colours + band + " Losses of different objectives cannot be compared.",
             axis_choice("training", {AXES[a]: _curves(groups, a) for a in AXES}),
         ),
     ]
@@ -77,6 +80,17 @@ def _names(folders: Sequence[Path]) -> list[str]:
 
 def _legend(groups: Sequence[Group]) -> str:
     return "".join(legend(group.name, f"run{index}") for index, group in enumerate(groups))
+
+
+def _band(groups: Sequence[Group]) -> str:
+    """Return what the band around a mean is; empty if every kind has one run."""
+    counts = {len(group.runs) for group in groups if len(group.runs) > 1}
+    interval = (
+        " The band around a mean is its 95 % interval, by Student's t." if max(counts, default=0) >= MIN_SEEDS else ""
+    )
+    if not counts or min(counts) >= MIN_SEEDS:
+        return interval
+    return f"{interval} Of two seeds it is their range: an interval from two values (12.7 standard errors) would cover all."
 
 
 def _missing_files(runs: Sequence[ComparedRun]) -> str:

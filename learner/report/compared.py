@@ -20,6 +20,8 @@ AXES = {"step": "steps", "received": "pairs received", "seconds": "seconds"}
 """What a curve may be drawn over: keys of a line of steps, and their titles."""
 LENGTH_SHARE = 0.05
 """Runs whose lengths are further apart, as a share of the longer one, differ in length."""
+MIN_SEEDS = 3
+"""From so many seeds on a curve has an interval; that of two is 12.7 standard errors wide, and would cover every other curve."""
 GRID = 100
 """Places at which the mean of several runs is computed."""
 
@@ -106,13 +108,18 @@ def mean_of(values: Sequence[float]) -> tuple[float, float]:
 
 
 def mean_curve(lines: Sequence[Points]) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Return x, mean and half of the 95 % interval where all lines are there, between their points along straight lines."""
+    """Return x, mean and half of the 95 % interval where all lines are there, between their points along straight lines.
+
+    Of fewer lines than MIN_SEEDS, half of their range stands in place of that of the interval.
+    """
     lines = [(x, y) for x, y in lines if len(x)]
     low, high = max(x[0] for x, _ in lines), min(x[-1] for x, _ in lines)
     if len(lines) < 2 or high < low:
         return (np.empty(0),) * 3
     places = np.linspace(low, high, GRID if high > low else 1)
     values = np.stack([np.interp(places, x, y) for x, y in lines])
+    if len(lines) < MIN_SEEDS:
+        return places, values.mean(0), np.ptp(values, axis=0) / 2
     error = values.std(0, ddof=1) / math.sqrt(len(lines))
     return places, values.mean(0), stats.t.ppf(0.975, len(lines) - 1) * error
 

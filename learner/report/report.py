@@ -60,7 +60,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         ),
         section("What it sees", views_note(album), _views(album)),
         section(
-            "What the rig sent",
+            "What came in",
             "Received pairs, left and right eye, from the newest to the oldest in memory.",
             _received(album),
         ),
