@@ -124,6 +124,16 @@ def test_ctrl_c_ends_a_live_stream_with_bye_and_exit_code_0(number: signal.Signa
     assert pairs[0].header.codec == "jpeg"
 
 
+def test_the_first_line_has_what_an_operator_needs_and_what_is_not_by_default() -> None:
+    with rig("--camera", "sim", *SMALL, "--fps", "0", "--name", "rig-1", "--spool", "none") as device:
+        line = device.saying(r"camera=.*\n")[0]
+        assert re.fullmatch(
+            r"camera=sim name=rig-1 bind=tcp://127\.0\.0\.1:\d+ spool=none fps=0\.0 size=128x96 places=2 "
+            r"disk_floor_gib=0\.0 \(all else as --help says\)\n",
+            line,
+        )
+
+
 def test_ctrl_c_while_nobody_listens_ends_at_once() -> None:
     with rig("--camera", "sim", *SMALL, "--fps", "0") as device:
         address(device)

@@ -55,12 +55,18 @@ def test_a_wrong_setting_is_one_line_and_leaves_no_file(
 
 
 @pytest.mark.usefixtures("own_signals")
-def test_a_file_that_exists_is_not_touched(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_file_that_exists_is_not_touched_and_the_recording_gets_the_next_number(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     out = tmp_path / "walk.mcap"
     out.write_bytes(b"mine")
-    assert main(["record", *SIM, "--out", str(out)]) == 2
-    assert "choose another --out" in capsys.readouterr().err
+    for name in ("walk-2.mcap", "walk-3.mcap"):
+        assert main(["record", *SIM, "--out", str(out), "--json"]) == 0
+        assert json.loads(capsys.readouterr().out)["file"] == str(tmp_path / name)
+        assert RecordingSource([tmp_path / name]).receive(100, 0.0)
     assert out.read_bytes() == b"mine"
+    assert main(["record", *SIM, "--out", str(tmp_path / "none" / "walk.mcap")]) == 2
+    assert "make the folder first, or choose another --out" in capsys.readouterr().err
 
 
 @pytest.mark.usefixtures("own_signals")

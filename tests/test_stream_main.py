@@ -488,6 +488,18 @@ def test_info_tells_what_a_recording_holds(tmp_path: Path) -> None:
     assert "whole" in text
 
 
+@pytest.mark.parametrize("name", ["info", "replay"])
+@pytest.mark.parametrize(
+    "flags", [("--left", "/eye"), ("--sbs", "/both"), ("--tolerance-ms", "5"), ("--levels", "0", "9")]
+)
+def test_flags_for_recordings_of_other_tools_are_refused_for_ours(
+    name: str, flags: tuple[str, ...], tmp_path: Path
+) -> None:
+    path = recorded(tmp_path / "walk.mcap", some(3))
+    with pytest.raises(StreamError, match=r"walk\.mcap: it was recorded by this project .* leave out --left"):
+        said(name, str(path), *flags)
+
+
 def test_a_cut_recording_is_told_and_recovered_into_a_whole_one(tmp_path: Path) -> None:
     whole = recorded(tmp_path / "walk.mcap", [made(seq, shape=(160, 200, 3)) for seq in range(60)])
     cut, out = tmp_path / "cut.mcap", tmp_path / "out.mcap"

@@ -21,7 +21,7 @@ from stream.errors import EndOfStream, StreamError, reported_as
 from stream.host.command import Command
 from stream.host.program import ExitCode, Result, Stop
 from stream.host.progress import Progress, format_bytes
-from stream.recording.writer import RecordingWriter
+from stream.recording.writer import RecordingWriter, next_file
 
 SYNC_S = 1.0
 """Seconds between two syncs: a power cut costs at most the pairs of this time."""
@@ -35,7 +35,8 @@ DESCRIPTION = """Record the pairs of a camera into an MCAP file, in one process:
   python -m device record --camera dir:LEFT,RIGHT --out drive.mcap          two folders, as fast as they can be read
   python -m device record --camera dir:PHOTOGRAPHS --dedupe off --out album.mcap      one camera: each image is both eyes
 
-Ctrl-C ends it cleanly. `python -m learner --replay`, `python -m stream info` and Foxglove open the file."""
+Ctrl-C ends it cleanly. If the file is there already, walk-2.mcap, walk-3.mcap ... are written, as by `python -m stream record`.
+`python -m learner --replay`, `python -m stream info` and Foxglove open the file."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class RecordSettings(RigSettings):
     """Record the pairs of a camera."""
 
     out: Annotated[Path, tyro.conf.arg(metavar="FILE")]
-    """The recording to write; it must not exist."""
+    """The recording to write; if it exists, FILE-2, FILE-3 ... are."""
     duration: Annotated[float | None, tyro.conf.arg(metavar="S")] = None
     """Stop after so many seconds."""
     json: bool = False
@@ -58,13 +59,14 @@ class RecordSettings(RigSettings):
 def run(settings: RecordSettings, stop: Stop) -> Result:
     """Record until the camera ends, for the duration, or until `stop`. Raises CameraError, StreamError, OSError or ValueError."""
     metrics = DeviceMetrics()
+    path, _ = next_file(settings.out)
     with (
         Progress() as progress,
         closing(open_local(settings, metrics=metrics)) as source,
-        reported_as(StreamError, str(settings.out), ": choose another --out"),
-        RecordingWriter(settings.out) as writer,
+        reported_as(StreamError, str(path), ": choose another --out"),
+        RecordingWriter(path) as writer,
     ):
-        progress.log(f"recording {redacted(settings.camera)} to {settings.out}")
+        progress.log(f"recording {redacted(settings.camera)} to {path}")
         _record(source, writer, settings.duration, stop, progress)
     counts = asdict(metrics.counts())
     if not writer.pairs:

@@ -120,15 +120,13 @@ def _open_publisher(
 
 
 def _format_settings(settings: StreamSettings, endpoint: str, spool: Spool | None) -> str:
+    """Return what an operator needs to know, and what is not as it is by default."""
     folder = "none" if spool is None else spool.folder
-    known = {
-        "camera": redacted(settings.camera),
-        "name": settings.device,
-        "bind": endpoint,
-        "lossless": settings.lossless,
-        "spool": folder,
-    }
-    return " ".join(f"{name}={value}" for name, value in (asdict(settings) | known).items())
+    known = {"camera": redacted(settings.camera), "name": settings.device, "bind": endpoint, "spool": folder}
+    usual = asdict(StreamSettings())
+    chosen = {name: value for name, value in asdict(settings).items() if value != usual[name] and name not in known}
+    words = " ".join(f"{name}={value}" for name, value in (known | chosen).items())
+    return f"{words} (all else as --help says)"
 
 
 def _shots(camera: Camera, settings: StreamSettings, status: Status, stop: Stop) -> Iterator[Shot | BadShot]:

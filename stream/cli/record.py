@@ -24,7 +24,7 @@ from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
 from stream.recording.reader import open_recording
 from stream.recording.receipts import Receipts
-from stream.recording.writer import RecordingWriter
+from stream.recording.writer import RecordingWriter, next_file
 from stream.source import Cursor, Source
 from stream.transport.endpoint import security_for
 
@@ -201,11 +201,9 @@ def _first_free_path(out: Path, progress: Progress, stop: Stop) -> tuple[Path, I
 
     Raises InterruptedError on `stop`.
     """
-    name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
-    with reported_as(StreamError, str(out.parent), ": make the folder first, or choose another --out"):
-        found = {int(match[1] or 1): path for path in out.parent.iterdir() if (match := name.fullmatch(path.name))}
+    free, earlier = next_file(out)
     recorded, receipts = IdentitySet(), Receipts()
-    for _, path in sorted(found.items()):
+    for path in earlier:
         progress.log(f"reading which pairs {path} has")
         with open_recording(path) as recording:
             for pair in recording:
@@ -214,8 +212,7 @@ def _first_free_path(out: Path, progress: Progress, stop: Stop) -> tuple[Path, I
                     raise InterruptedError("interrupted while reading the earlier files, nothing was recorded")
             for receipt in recording.receipts.all():
                 receipts.add(receipt)
-    number = max(found, default=0) + 1
-    return (out if number == 1 else out.with_stem(f"{out.stem}-{number}")), recorded, receipts
+    return free, recorded, receipts
 
 
 def _finish(writer: RecordingWriter) -> str:

@@ -36,12 +36,19 @@ log = logging.getLogger(__name__)
 _TOPIC = re.compile(r"(?P<rig>.*)/stereo/(?P<part>meta|left|right)(/image(_raw)?)?")
 
 
+_NOT_FOR_OURS = (
+    "it was recorded by this project and names its own eyes: leave out --left, --right, --sbs, --tb, --tolerance-ms and "
+    "--levels, which are for recordings of other tools"
+)
+
+
 class RecordingReader:
     """Iterates once over the pairs of a file, in the order in which they were written. It holds one chunk and one pair in memory.
 
     messages: of the file. name: of the file, for messages and, where no device is given, as the device of another tool.
     levels: returns those of another tool's images of more than 8 bits; by default the first of these images decides.
-    Raises StreamError while iterating if its two eyes cannot be distinguished, or if its images have no times.
+    Raises StreamError while iterating if its two eyes cannot be distinguished, if its images have no times, or if `topics` has
+    something to say about a recording of ours.
     """
 
     def __init__(
@@ -61,6 +68,7 @@ class RecordingReader:
         self.receipts = Receipts()
         """What its recorder knew beside the pairs; complete at the end of the iteration."""
         self._ours = _OurPairs()
+        self._is_told = topics is not None and topics != EyeTopics()
         self._foreign = ForeignPairs(name, topics or EyeTopics(), device, levels)
 
     @property
@@ -123,6 +131,8 @@ class RecordingReader:
         ours = _TOPIC.fullmatch(topic.name)
         try:
             if ours is not None and self._has_header(ours["rig"]):
+                if self._is_told:
+                    raise StreamError(_NOT_FOR_OURS)
                 return self._ours.add(message, ours["rig"], ours["part"])
             if topic.schema == RECEIPT.name:
                 self.receipts.add(read_receipt(message.data))

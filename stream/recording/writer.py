@@ -10,11 +10,13 @@ recorder knows beside the pairs (`stream.recording.receipts`).
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 
 from stream.closeable import Closeable
 from stream.codec import decode
+from stream.errors import StreamError, reported_as
 from stream.fsync import sync_path
 from stream.pair import Codec, EncodedPair, Header
 from stream.recording.mcap_writer import Channel, McapWriter
@@ -23,6 +25,18 @@ from stream.recording.receipts import RECEIPT, Receipt, encode_receipt
 
 CHUNK_BYTES = 1 << 20
 """Size of a chunk: a damaged place costs one chunk, and so does the death of the writer."""
+
+
+def next_file(out: Path) -> tuple[Path, list[Path]]:
+    """Return the first free path after the last of FILE, FILE-2, FILE-3 ..., and the files of these names that are there.
+
+    Raises StreamError if the folder cannot be read.
+    """
+    name = re.compile(re.escape(out.stem) + r"(?:-([1-9][0-9]{0,8}))?" + re.escape(out.suffix))
+    with reported_as(StreamError, str(out.parent), ": make the folder first, or choose another --out"):
+        found = {int(match[1] or 1): path for path in out.parent.iterdir() if (match := name.fullmatch(path.name))}
+    number = max(found, default=0) + 1
+    return (out if number == 1 else out.with_stem(f"{out.stem}-{number}")), [path for _, path in sorted(found.items())]
 
 
 class RecordingWriter(Closeable):
