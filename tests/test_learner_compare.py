@@ -164,10 +164,10 @@ def test_a_mean_has_an_interval_from_two_values_on_and_a_curve_where_all_runs_ar
     assert np.allclose(middle, x)
     assert np.allclose(error, 0)
     lower = np.array([2.0, 6.0]), np.array([1.0, 1.0])
-    _, middle, half = mean_curve([other, lower])
-    assert (middle[0], half[0], middle[-1], half[-1]) == (1.5, 0.5, 3.5, 2.5)  # of two seeds: their range
-    _, _, half = mean_curve([other, lower, lower])
-    assert half[-1] == pytest.approx(4.303 * np.std([6, 1, 1], ddof=1) / np.sqrt(3), rel=1e-3)
+    _, middle, error = mean_curve([other, lower])
+    assert (middle[0], error[0], middle[-1], error[-1]) == (1.5, 0.5, 3.5, 2.5)  # of two seeds: their range
+    _, _, error = mean_curve([other, lower, lower])
+    assert error[-1] == pytest.approx(4.303 * np.std([6, 1, 1], ddof=1) / np.sqrt(3), rel=1e-3)
     assert len(mean_curve([one, (np.array([9.0]), np.array([9.0]))])[0]) == 0
 
 
