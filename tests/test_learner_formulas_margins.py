@@ -1,4 +1,4 @@
-"""Objectives with margins and pretexts against their formulas in NumPy, one number after the other."""
+"""Objectives with margins, pretexts and hidden blocks against their formulas in NumPy, one number after the other."""
 
 from __future__ import annotations
 
@@ -15,10 +15,12 @@ from torch import Tensor
 
 from learner.objectives.contract import Outcome, Views
 from learner.objectives.metric.empssl import coding_rate
+from learner.parts.patches import patches_of
 from learner.parts.permutations import far_permutations, ranks
 from learner.views.anywhere import MultiConfig, TwoConfig
 from learner.views.augment import LUMA
 from learner.views.contract import ViewsConfig
+from learner.views.masks import BlockConfig, MaskedViews
 from learner.views.tiles import TiledViews
 
 Array = NDArray[np.float64]
@@ -203,3 +205,80 @@ def test_counting_adds_up_the_tiles_and_differs_from_all_other_pairs() -> None:
         apart = [((count[0][k] - sums[i]) ** 2).sum() for k in range(COUNT)]
         losses.append(apart[i] + np.mean([max(0.0, 10 - apart[k]) for k in range(COUNT) if k != i]))
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
+
+
+def pixels(image: Array, patch: int, side: int = 8) -> Array:
+    """The values of a patch of an image [3, S, S], channel by channel."""
+    row, column = divmod(patch, image.shape[-1] // side)
+    return image[:, row * side : (row + 1) * side, column * side : (column + 1) * side].ravel()
+
+
+@pytest.mark.parametrize("size", [32, 48])
+def test_a_hidden_block_is_a_square_of_a_quarter_of_the_crop_anywhere_in_it(size: int) -> None:
+    start = trainer("ijepa", views=BlockConfig(size=size))
+    views = start.objective.views(some_pairs(64), seeded())
+    assert isinstance(views, MaskedViews)
+    across, side = size // 8, size // 16
+    corners = set()
+    for shown, hidden in zip(views.shown.tolist(), views.hidden.tolist(), strict=True):
+        assert sorted(shown + hidden) == list(range(across**2))
+        rows, columns = zip(*(divmod(patch, across) for patch in hidden), strict=True)
+        assert hidden == [(min(rows) + y) * across + min(columns) + x for y in range(side) for x in range(side)]
+        corners.add((min(rows), min(columns)))
+    assert corners == set(itertools.product(range(across - side + 1), repeat=2))
+
+
+def test_ijepa_guesses_the_scaled_tokens_of_the_copy_in_the_block() -> None:
+    objective, views, outcome = made("ijepa")
+    image = views.large[:, 0]
+    _, tokens = objective.student.encoder.tokens(image, keep=views.shown)
+    guesses = numpy(objective.predictor(tokens, views.shown, views.hidden))
+    whole = numpy(objective.teacher.encoder.tokens(image)[1])
+    for i in range(COUNT):
+        terms = []
+        for guess, patch in zip(guesses[i], views.hidden[i].tolist(), strict=True):
+            target = (whole[i, patch] - whole[i, patch].mean()) / np.sqrt(whole[i, patch].var() + 1e-5)
+            apart = abs(guess - target)
+            terms.append(np.where(apart < 1, apart**2 / 2, apart - 0.5).mean())
+        assert float(outcome.losses[i].detach()) == pytest.approx(np.mean(terms), rel=1e-3)
+
+
+def test_context_guesses_pixels_and_its_discriminator_is_trained_against_the_guesses() -> None:
+    objective, views, outcome = made("context")
+    image = views.large[:, 0]
+    _, tokens = objective.student.encoder.tokens(image, keep=views.shown)
+    guesses = objective.decoder(tokens, views.shown, views.hidden)
+    for i in range(COUNT):
+        true = np.stack([pixels(numpy(image[i]), patch) for patch in views.hidden[i].tolist()])
+        odds = [
+            float(objective.discriminator(one.float()).mean()) for one in (torch.from_numpy(true), guesses[i].detach())
+        ]
+        judged = -math.log(1 / (1 + math.exp(-odds[0]))) - math.log(1 - 1 / (1 + math.exp(-odds[1])))
+        error = ((numpy(guesses[i]) - true) ** 2).mean()
+        assert float(outcome.losses[i].detach()) == pytest.approx(0.999 * error + judged, rel=1e-3)
+
+
+def test_what_lowers_the_loss_of_the_discriminator_raises_that_of_the_guesses() -> None:
+    """The gradient of the guesses is that of the error, less a thousandth of that of being told apart."""
+    objective, views, outcome = made("context")
+    weight = objective.decoder.leave[1].bias
+    (found,) = torch.autograd.grad(outcome.losses.mean(), weight)
+    image = views.large[:, 0]
+    _, tokens = objective.student.encoder.tokens(image, keep=views.shown)
+    guesses = objective.decoder(tokens, views.shown, views.hidden)
+    true = patches_of(image, 8).gather(1, views.hidden[..., None].expand_as(guesses))
+    error = (guesses - true).square().mean((1, 2)).mean()
+    apart = torch.nn.functional.softplus(objective.discriminator(guesses)[..., 0].mean(1)).mean()
+    first, second = (torch.autograd.grad(one, weight, retain_graph=True)[0] for one in (error, apart))
+    assert torch.allclose(found, 0.999 * first - 0.001 * second, rtol=1e-3, atol=1e-7)
+
+
+def test_denoise_guesses_each_pixel_of_the_clean_crop_from_the_noisy_one() -> None:
+    objective, views, outcome = made("denoise")
+    tokens = numpy(objective.student.encoder.tokens(views.large[:, 1])[1])
+    weight, bias = numpy(objective.decoder.weight), numpy(objective.decoder.bias)
+    for i in range(COUNT):
+        errors = [
+            (weight @ tokens[i, patch] + bias - pixels(numpy(views.large[i, 0]), patch)) ** 2 for patch in range(16)
+        ]
+        assert float(outcome.losses[i].detach()) == pytest.approx(np.mean(errors), rel=1e-3)

@@ -18,6 +18,9 @@ from learner.objectives.joint.simsiam import SimSiam
 from learner.objectives.joint.swav import SwAV
 from learner.objectives.joint.vicreg import VICReg
 from learner.objectives.joint.visreg import VISReg
+from learner.objectives.masked.context import Context
+from learner.objectives.masked.denoise import Denoise
+from learner.objectives.masked.ijepa import IJEPA
 from learner.objectives.masked.mae import MAE
 from learner.objectives.metric.empssl import EMP
 from learner.objectives.metric.exemplar import Exemplar
@@ -31,14 +34,15 @@ from learner.objectives.pretext.position import Position
 from learner.objectives.pretext.rotation import Rotation
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
-from learner.views.masks import MasksConfig
+from learner.views.masks import BlockConfig, MasksConfig
 from learner.views.parallax import ParallaxConfig
 from learner.views.several import SEVERAL
 
 _JOINT = (SimCLR, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepCluster, VICReg, LeJEPA, VISReg)
 _METRIC = (Margin, Lifted, NPair, Exemplar, EMP)
 _PRETEXT = (Rotation, Position, Jigsaw, Counting)
-_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, MAE)
+_MASKED = (MAE, IJEPA, Context, Denoise)
+_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
-_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, ParallaxConfig)
+_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, BlockConfig, ParallaxConfig)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

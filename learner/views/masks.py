@@ -1,4 +1,7 @@
-"""A crop of one eye, of which a random part of the patches is hidden (He et al. 2022, MAE, section 3)."""
+"""A crop of one eye, of which some patches are hidden: any ones (He et al. 2022, MAE, section 3), or a square block.
+
+A block is what has to be guessed from its surroundings (Pathak et al. 2016, context encoders; Assran et al. 2023, I-JEPA).
+"""
 
 from __future__ import annotations
 
@@ -72,3 +75,54 @@ class MaskMaker:
         large = self.config.crop(batch, generator)[:, None]
         order = torch.rand(len(large), self.patches, device=large.device, generator=generator).argsort(1)
         return MaskedViews(large, large[:, :0], order[:, : self.shown], order[:, self.shown :])
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockConfig(OneEyeConfig):
+    """Crops anywhere on one of the eyes, of which a square block is hidden."""
+
+    name: ClassVar[str] = "block"
+
+    hidden: Annotated[float, Bound(gt=0, lt=1)] = 0.25
+    """Share of the crop that is hidden, to the nearest whole number of patches along a side."""
+
+    @property
+    def count(self) -> int:
+        """See ViewsConfig."""
+        return 1
+
+    def maker(self, encoder: Encoder) -> BlockMaker:
+        """See ViewsConfig. Raises SettingsError for a backbone that has no tokens to leave out."""
+        encoder.require("some tokens", f"views {self.name}")
+        encoder.require_sizes(self, "size")
+        across = self.size // encoder.patch_size
+        side = round(across * self.hidden**0.5)
+        if not 0 < side < across:
+            raise SettingsError(
+                f"views: a block of {self.hidden} of {across} x {across} patches cannot be hidden: take a larger size"
+            )
+        return BlockMaker(self, across, side)
+
+
+class BlockMaker:
+    """Makes the views. across, side: patches along a side of the crop and of the block."""
+
+    def __init__(self, config: BlockConfig, across: int, side: int) -> None:
+        self.config = config
+        self.across = across
+        self.side = side
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, generator: Generator) -> MaskedViews:
+        """Return a crop of one eye of each pair, chosen by chance; the block lies anywhere in it."""
+        large = self.config.crop(batch, generator)[:, None]
+        room = self.across - self.side + 1
+        corner = (
+            (torch.rand(2, len(large), 1, device=large.device, generator=generator) * room).long().clamp_max(room - 1)
+        )
+        steps = torch.arange(self.across, device=large.device)
+        rows, columns = ((steps >= first) & (steps < first + self.side) for first in corner)
+        is_hidden = (rows[:, :, None] & columns[:, None]).flatten(1)
+        order = is_hidden.long().argsort(1, stable=True)
+        shown = self.across**2 - self.side**2
+        return MaskedViews(large, large[:, :0], order[:, :shown], order[:, shown:])
