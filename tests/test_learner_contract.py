@@ -181,7 +181,10 @@ def test_the_footprint_is_right_within_a_fifth(name: str) -> None:
     assert few + (some - few) / PAIRS * (24 - PAIRS) == pytest.approx(many, rel=0.2)
 
 
-RISES = {"moco": "its queue begins with random keys, which are easier to tell from the own one than those of pairs"}
+RISES = {
+    "moco": "its queue begins with random keys, which are easier to tell from the own one than those of pairs",
+    "context": "its loss is mostly that of the discriminator, which first learns and then is misled by better guesses",
+}
 MORE_PAIRS = {"visreg": 32}
 """How many it needs in a batch, where that is more than 8: the quantiles of so few rows are no shape."""
 

@@ -230,6 +230,7 @@ def test_a_hidden_block_is_a_square_of_a_quarter_of_the_crop_anywhere_in_it(size
 
 def test_ijepa_guesses_the_scaled_tokens_of_the_copy_in_the_block() -> None:
     objective, views, outcome = made("ijepa")
+    assert isinstance(views, MaskedViews)
     image = views.large[:, 0]
     _, tokens = objective.student.encoder.tokens(image, keep=views.shown)
     guesses = numpy(objective.predictor(tokens, views.shown, views.hidden))
@@ -245,13 +246,15 @@ def test_ijepa_guesses_the_scaled_tokens_of_the_copy_in_the_block() -> None:
 
 def test_context_guesses_pixels_and_its_discriminator_is_trained_against_the_guesses() -> None:
     objective, views, outcome = made("context")
+    assert isinstance(views, MaskedViews)
     image = views.large[:, 0]
     _, tokens = objective.student.encoder.tokens(image, keep=views.shown)
     guesses = objective.decoder(tokens, views.shown, views.hidden)
     for i in range(COUNT):
         true = np.stack([pixels(numpy(image[i]), patch) for patch in views.hidden[i].tolist()])
         odds = [
-            float(objective.discriminator(one.float()).mean()) for one in (torch.from_numpy(true), guesses[i].detach())
+            float(objective.discriminator(one.float()).detach().mean())
+            for one in (torch.from_numpy(true), guesses[i].detach())
         ]
         judged = -math.log(1 / (1 + math.exp(-odds[0]))) - math.log(1 - 1 / (1 + math.exp(-odds[1])))
         error = ((numpy(guesses[i]) - true) ** 2).mean()
@@ -261,6 +264,7 @@ def test_context_guesses_pixels_and_its_discriminator_is_trained_against_the_gue
 def test_what_lowers_the_loss_of_the_discriminator_raises_that_of_the_guesses() -> None:
     """The gradient of the guesses is that of the error, less a thousandth of that of being told apart."""
     objective, views, outcome = made("context")
+    assert isinstance(views, MaskedViews)
     weight = objective.decoder.leave[1].bias
     (found,) = torch.autograd.grad(outcome.losses.mean(), weight)
     image = views.large[:, 0]

@@ -15,11 +15,11 @@ class _Reversal(torch.autograd.Function):
         return values.view_as(values)
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
         return -ctx.weight * gradient, None
 
 
 def reversed_gradient(values: Tensor, weight: float) -> Tensor:
     """Return the same values; their gradient is multiplied by minus the weight."""
-    found: Tensor = _Reversal.apply(values, weight)  # type: ignore[no-untyped-call]
+    found: Tensor = _Reversal.apply(values, weight)
     return found

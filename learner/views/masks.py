@@ -123,6 +123,6 @@ class BlockMaker:
         steps = torch.arange(self.across, device=large.device)
         rows, columns = ((steps >= first) & (steps < first + self.side) for first in corner)
         is_hidden = (rows[:, :, None] & columns[:, None]).flatten(1)
-        order = is_hidden.long().argsort(1, stable=True)
+        order = is_hidden.long().argsort(dim=1, stable=True)
         shown = self.across**2 - self.side**2
         return MaskedViews(large, large[:, :0], order[:, :shown], order[:, shown:])

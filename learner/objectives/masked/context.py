@@ -69,12 +69,12 @@ class Context(Objective[ContextConfig]):
         with torch.autocast(tokens.device.type, enabled=False):
             guesses = self.decoder(tokens.float(), views.shown, views.hidden)
             real, made = (self._score(some) for some in (true, reversed_gradient(guesses, self.config.adversarial)))
-        losses = (
-            self.config.reconstruction * (guesses - true).square().mean((1, 2)) + F.softplus(-real) + F.softplus(made)
-        )
+        errors = (guesses - true).square().mean((1, 2))
+        losses = self.config.reconstruction * errors + F.softplus(-real) + F.softplus(made)
         right = ((real > 0).float() + (made < 0).float()).mean() / 2
         return Outcome(losses, features, gauges={"told_apart": right.detach()})
 
     def _score(self, patches: Tensor) -> Tensor:
         """Return the log odds that the patches [B, n, P] of a block are true, [B]."""
-        return self.discriminator(patches)[..., 0].mean(1)
+        odds: Tensor = self.discriminator(patches)[..., 0].mean(1)
+        return odds
