@@ -289,6 +289,7 @@ def test_a_run_without_any_pair_still_concludes(tmp_path: Path, digits: ControlS
     summary = Run(tmp_path, make_pairs(0), [digits]).run()
     write_report(tmp_path)
     assert (summary["pairs_received"], summary["steps"], summary["loss_first"]) == (0, 0, None)
+    assert summary["rotation"] == {}  # of random weights they say nothing
     assert (summary["samples_per_s"], summary["duty_cycle"]) == (0.0, 0.0)
 
 

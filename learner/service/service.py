@@ -193,7 +193,8 @@ class Service:
         def is_over() -> bool:
             return self.stop() or self.clock() >= until_s
 
-        self._pause("rotated images", lambda: rotation.update(self._prober.rotations(is_over)))
+        if learner.steps:
+            self._pause("rotated images", lambda: rotation.update(self._prober.rotations(is_over)))
         if learner.steps and not self._ending.is_over():
             self.observers.screen.log("writing pictures, weights and report")
             self._pause("pictures", lambda: self.optional(lambda: directory.write_album(make_album(learner))))
