@@ -15,11 +15,13 @@ from torch import Tensor
 
 from learner.objectives.contract import Outcome, Views
 from learner.objectives.metric.empssl import coding_rate
+from learner.objectives.pretext.colours import Rarity, colour_classes, softly
+from learner.objectives.pretext.permutations import far_permutations, ranks
 from learner.parts.patches import patches_of
-from learner.parts.permutations import far_permutations, ranks
 from learner.views.anywhere import MultiConfig, TwoConfig
 from learner.views.augment import LUMA
 from learner.views.contract import ViewsConfig
+from learner.views.lab import to_lab
 from learner.views.masks import BlockConfig, MaskedViews
 from learner.views.tiles import TiledViews
 
@@ -205,6 +207,70 @@ def test_counting_adds_up_the_tiles_and_differs_from_all_other_pairs() -> None:
         apart = [((count[0][k] - sums[i]) ** 2).sum() for k in range(COUNT)]
         losses.append(apart[i] + np.mean([max(0.0, 10 - apart[k]) for k in range(COUNT) if k != i]))
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-3)
+
+
+def test_there_is_a_class_for_each_colour_of_a_screen_and_none_that_none_is_near() -> None:
+    classes = colour_classes()
+    assert len(classes) == 259  # the paper's list has 313, some of which are nearest to no colour of a screen
+    ab = to_lab(torch.rand(5000, 3, 1, 1, generator=seeded()))[:, 1:, 0, 0]
+    nearest = torch.cdist(ab, classes).min(1).values
+    assert float(nearest.max()) <= math.hypot(5, 5) + 1e-3
+
+
+def test_a_colour_belongs_to_its_five_nearest_classes_by_a_gaussian() -> None:
+    classes = colour_classes()
+    found = softly(torch.tensor([[12.0, -3.0]]), classes)[0]
+    apart = ((classes - torch.tensor([12.0, -3.0])) ** 2).sum(1)
+    five = apart.argsort()[:5]
+    weights = torch.exp(-apart[five] / 50)
+    assert torch.allclose(found[five], weights / weights.sum())
+    assert int((found > 0).sum()) == 5
+
+
+def test_a_rare_colour_weighs_more_and_the_mean_weight_is_one() -> None:
+    rarity = Rarity(4, mix=0.5, momentum=0.5)
+    rarity.note(torch.tensor([[[1.0, 0.0, 0.0, 0.0]]]))
+    assert rarity.shares.tolist() == [0.25] * 4
+    rarity.after_step()
+    assert rarity.shares.tolist() == [0.625, 0.125, 0.125, 0.125]
+    raw = [1 / (0.5 * share + 0.125) for share in rarity.shares.tolist()]
+    mean = sum(share * weight for share, weight in zip(rarity.shares.tolist(), raw, strict=True))
+    assert rarity.weights().tolist() == pytest.approx([weight / mean for weight in raw])
+
+
+def patch_means(images: Tensor) -> Array:
+    """[B, 16, 3], of patches of 8 pixels."""
+    return numpy(images).reshape(len(images), 3, 4, 8, 4, 8).mean((3, 5)).reshape(len(images), 3, 16).transpose(0, 2, 1)
+
+
+def test_colourise_guesses_the_weighted_colour_of_each_patch() -> None:
+    objective, views, outcome = made("colourise")
+    tokens = numpy(objective.student.encoder.tokens(views.large[:, 0])[1])
+    colours = (patch_means(views.large[:, 1])[..., 1:] - 0.5) * 256
+    weights, layer = numpy(objective.rarity.weights()), objective.classifier
+    for i in range(COUNT):
+        terms = []
+        for patch in range(16):
+            target = numpy(softly(torch.from_numpy(colours[i, patch]).float(), colour_classes()))
+            scores = numpy(layer.weight) @ tokens[i, patch] + numpy(layer.bias)
+            logs = scores - scores.max() - np.log(np.exp(scores - scores.max()).sum())
+            terms.append(-weights[target.argmax()] * (target * logs).sum())
+        assert float(outcome.losses[i].detach()) == pytest.approx(np.mean(terms), rel=1e-3)
+
+
+def test_splitbrain_guesses_colour_from_lightness_and_lightness_from_colour() -> None:
+    objective, views, outcome = made("splitbrain")
+    grey, coloured = (numpy(objective.student.encoder.tokens(view)[1]) for view in views.large.unbind(1))
+    lightness, colours = patch_means(views.large[:, 0])[..., 0], (patch_means(views.large[:, 1])[..., 1:] - 0.5) * 256
+    classes = numpy(colour_classes())
+    for i in range(COUNT):
+        terms = []
+        for patch in range(16):
+            nearest = int(((classes - colours[i, patch]) ** 2).sum(1).argmin())
+            terms.append(cross_entropy(objective.to_colour, grey[i, patch], nearest))
+            level = min(99, int(lightness[i, patch] * 100))
+            terms.append(cross_entropy(objective.to_lightness, coloured[i, patch], level))
+        assert float(outcome.losses[i].detach()) == pytest.approx(np.mean(terms), rel=1e-3)
 
 
 def pixels(image: Array, patch: int, side: int = 8) -> Array:

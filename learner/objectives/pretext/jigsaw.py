@@ -18,9 +18,9 @@ from torch import Generator, Tensor, nn
 
 from learner.bounds import Count
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
+from learner.objectives.pretext.permutations import far_permutations, ranks
 from learner.parts.heads import Classifier
 from learner.parts.network import Network
-from learner.parts.permutations import far_permutations, ranks
 from learner.views.tiles import TiledViews, TilesConfig
 
 
