@@ -240,7 +240,8 @@ def test_a_rare_colour_weighs_more_and_the_mean_weight_is_one() -> None:
 
 def patch_means(images: Tensor) -> Array:
     """[B, 16, 3], of patches of 8 pixels."""
-    return numpy(images).reshape(len(images), 3, 4, 8, 4, 8).mean((3, 5)).reshape(len(images), 3, 16).transpose(0, 2, 1)
+    means = numpy(images).reshape(len(images), 3, 4, 8, 4, 8).mean((3, 5))
+    return np.asarray(means.reshape(len(images), 3, 16).transpose(0, 2, 1))
 
 
 def test_colourise_guesses_the_weighted_colour_of_each_patch() -> None:

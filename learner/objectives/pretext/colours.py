@@ -22,7 +22,8 @@ def colour_classes() -> Tensor:
     levels = torch.linspace(0, 1, 33)
     cube = torch.stack(torch.meshgrid(levels, levels, levels, indexing="ij")).flatten(1).T
     ab = to_lab(cube[:, :, None, None])[:, 1:, 0, 0]
-    return (ab / STEP).round().unique(dim=0) * STEP
+    found: Tensor = torch.unique((ab / STEP).round(), dim=0) * STEP
+    return found
 
 
 def softly(ab: Tensor, classes: Tensor) -> Tensor:
