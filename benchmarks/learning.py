@@ -26,6 +26,7 @@ from benchmarks.shared.pairs import walk_pairs
 from benchmarks.shared.recipes import PRESETS, Preset
 from benchmarks.shared.results import GridSettings, Result, in_processes
 from device.sim.camera import SimConfig
+from learner.config import LearnerConfig
 from learner.loop import Learner, StepReport, learn
 from learner.probes.control_sets import ControlSet
 from stream.pair import EncodedPair
@@ -36,17 +37,23 @@ PROGRESS_S = 30.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class LearningSettings(GridSettings):
-    """Train from a random start on simulated walks, and measure the gain over several seeds."""
+class WalkSettings(GridSettings):
+    """The settings of benches that train on simulated walks with a budget of CPU time."""
 
     control: tuple[str, ...] = ("digits",)
     """Control sets in addition to the places, given as for the learner."""
     cpu_min: Positive = 10.0
-    """Budget of a seed: minutes of the learner's CPU time."""
-    preset: Preset = "cpu"
-    """The learner's settings."""
+    """Budget of a run: minutes of the learner's CPU time."""
     per_place: Count = 100
     """Labelled views of each place, in each half of its control set."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LearningSettings(WalkSettings):
+    """Train from a random start on simulated walks, and measure the gain over several seeds."""
+
+    preset: Preset = "cpu"
+    """The learner's settings."""
 
 
 @dataclass(frozen=True)
@@ -122,15 +129,24 @@ class TimedPairs:
 
 def train_seed(seed: int, settings: LearningSettings) -> Result:
     """Train one learner from its random start until its budget is spent; return its figures."""
-    probing.use_one_thread()
     config = replace(PRESETS[settings.preset], seed=seed)
-    learner = Learner(config, torch.device("cpu"))
     world = SimConfig(seed=seed, textures=settings.textures)
+    return {"seed": seed, "preset": settings.preset} | trained(
+        config, world, walk_pairs(world), settings, f"seed {seed}"
+    )
+
+
+def trained(
+    config: LearnerConfig, world: SimConfig, pairs: Iterable[EncodedPair], settings: WalkSettings, label: str
+) -> Result:
+    """Train one learner on the pairs of a walk until the budget is spent; return its figures. label: begins its progress."""
+    probing.use_one_thread()
+    learner = Learner(config, torch.device("cpu"))
     sets = [probing.control_set(spec, config.crops.probe_size) for spec in settings.control]
     controls = [*sets, probing.places_of(world, per_place=settings.per_place)]
-    rig = TimedPairs(walk_pairs(world))
+    rig = TimedPairs(pairs)
     before = _probe(learner, controls)
-    report_progress(f"seed {seed}  random start  {_percent(before)}")
+    report_progress(f"{label}  random start  {_percent(before)}")
     started_s, budget_s, reported_s = time.process_time(), 60 * settings.cpu_min, 0.0
     last: StepReport | None = None
     for event in learn(learner, IteratorSource(rig), clock=time.monotonic):
@@ -140,14 +156,12 @@ def train_seed(seed: int, settings: LearningSettings) -> Result:
             if used_s - reported_s >= PROGRESS_S:
                 reported_s = used_s
                 state = f"{used_s:.0f}/{budget_s:.0f} CPU-s  step {event.step}  loss {event.loss:.2f}"
-                report_progress(f"seed {seed}  {state}")
+                report_progress(f"{label}  {state}")
         if used_s >= budget_s:
             break
     after = _probe(learner, controls)
-    report_progress(f"seed {seed}  step {learner.steps}  {_percent(after)}")
+    report_progress(f"{label}  step {learner.steps}  {_percent(after)}")
     return {
-        "seed": seed,
-        "preset": settings.preset,
         "before": before,
         "after": after,
         "steps": learner.steps,

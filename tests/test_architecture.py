@@ -74,6 +74,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "floods": {"shared"},
         "gpu": {"shared", "step"},
         "junk": {"shared"},
+        "league": {"shared"},
         "page": {"shared"},
         "regimes": {"shared"},
         "retention": {"shared"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import count, islice
 
 import cv2
 import msgspec
@@ -37,6 +37,20 @@ def kept_pairs(shots: Iterable[Shot], *, seed: int, dedupe: DedupeConfig | None 
 def walk_pairs(world: SimConfig) -> Iterator[EncodedPair]:
     """Yield the pairs that a rig keeps of a simulated walk, without end."""
     return kept_pairs(SimCamera(world), seed=world.seed)
+
+
+class WalkOnce:
+    """The pairs that a rig keeps of a simulated walk, without end. Each is made once and given to every reader."""
+
+    def __init__(self, world: SimConfig) -> None:
+        self._made: list[EncodedPair] = []
+        self._rest = walk_pairs(world)
+
+    def __iter__(self) -> Iterator[EncodedPair]:
+        for number in count():
+            if number == len(self._made):
+                self._made.append(next(self._rest))
+            yield self._made[number]
 
 
 def rendered_eyes(count: int, size: tuple[int, int], *, every: int = 2) -> list[Eyes]:

@@ -1,0 +1,1 @@
+"""What does each objective learn from the same walk in the same time?"""

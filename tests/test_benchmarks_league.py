@@ -1,0 +1,72 @@
+"""The league of objectives: the best first, intervals where there are seeds, and runs that are done once."""
+
+from __future__ import annotations
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.__main__ import main
+from benchmarks.league.figures import plot, tables
+from benchmarks.shared.pairs import WalkOnce
+from device.sim.camera import SimConfig
+
+
+def line(objective: str, seed: int, after: float) -> dict[str, Any]:
+    told = {"cpu_min": 4.0, "steps": 100, "samples_per_s": 50.0, "step_mb": 8.0}
+    before, now = ({"digits k-NN": value, "digits linear": 0.5} for value in (0.25, after))
+    return {"objective": objective, "seed": seed, "before": before, "after": now, **told}
+
+
+LINES = [line("mae", 0, 0.25), line("byol", 0, 0.75), line("mae", 1, 0.5), line("byol", 1, 0.75)]
+
+
+def test_the_objective_that_gained_most_is_first_with_its_interval() -> None:
+    start, best, other = tables(LINES).splitlines()[4:7]
+    assert start.startswith("| random start | 25.0 / 50.0 |")
+    assert best == "| `byol` | 75.0 / 50.0 | +50.0 ± 0.0 | +0.0 ± 0.0 | 100 | 50 | 8 |"
+    assert other == "| `mae` | 37.5 / 50.0 | +12.5 ± 158.8 | +0.0 ± 0.0 | 100 | 50 | 8 |"
+
+
+def test_one_seed_has_no_interval() -> None:
+    assert "| `byol` | 75.0 / 50.0 | +50.0 | +0.0 | 100 | 50 | 8 |" in tables(LINES[:2])
+
+
+def test_the_plot_is_a_picture(tmp_path: Path) -> None:
+    plot(LINES, tmp_path / "deep" / "plot.png")
+    assert (tmp_path / "deep" / "plot.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_walk_is_made_once_and_given_to_each_reader() -> None:
+    walk = WalkOnce(SimConfig(size=(32, 48), seed=3))
+    first, second = list(islice(walk, 2)), list(islice(walk, 3))
+    assert all(one is other for one, other in zip(first, second, strict=False))
+    assert [pair.header.seq for pair in second] == [0, 1, 2]
+
+
+def test_runs_are_done_once_and_a_larger_league_reuses_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [
+        "league",
+        "--control",
+        "--per-place",
+        "1",
+        "--cpu-min",
+        "0.001",
+        "--results",
+        str(tmp_path / "lines.jsonl"),
+        "--json",
+    ]
+    assert main([*words, "--objectives", "rotation"]) == 0
+    (first,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert first["steps"] >= 1
+    assert first["samples_per_s"] > 0
+    assert first["step_mb"] > 1
+    assert main([*words, "--objectives", "rotation", "denoise", "--report", str(tmp_path / "report")]) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out.splitlines()[0]) == first
+    assert "1/1  seed 1  denoise" in said.err
+    assert "| `rotation` |" in (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert (tmp_path / "report.png").is_file()
