@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import tempfile
 
 import pytest
 
 from benchmarks.__main__ import main
 
+ON_DISK = "/var/tmp"
+"""Where files outlive a restart, so that what is written there is counted as written to a disk."""
+
 
 def test_every_store_is_measured_and_damage_to_ours_is_never_silent(capfd: pytest.CaptureFixture[str]) -> None:
-    assert main(["spool", "--rounds", "1", "--pairs", "32", "--damages", "3", "--json"]) == 0
+    with tempfile.TemporaryDirectory(dir=ON_DISK) as folder:
+        assert main(["spool", "--rounds", "1", "--pairs", "32", "--damages", "3", "--json", "--folder", folder]) == 0
     found = json.loads(capfd.readouterr().out)
     ours = found["figures"]["device.spool"]
     assert ours["append MB/s"] > 0

@@ -41,7 +41,7 @@ class ColouriseConfig(ObjectiveConfig):
 class Colourise(Objective[ColouriseConfig]):
     """Encoder and classifier, and how rare each colour is."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Patches whose class was guessed.")}
+    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
     classes: Tensor
 
     def __init__(self, config: ColouriseConfig, kit: Kit) -> None:

@@ -38,7 +38,7 @@ class JigsawConfig(ObjectiveConfig):
 class Jigsaw(Objective[JigsawConfig]):
     """Encoder and classifier, and no other state: the set follows from the settings."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Permutations that were guessed.")}
+    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
 
     def __init__(self, config: JigsawConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -36,7 +36,7 @@ class PositionConfig(ObjectiveConfig):
 class Position(Objective[PositionConfig]):
     """Encoder and classifier, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Offsets that were guessed.")}
+    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
 
     def __init__(self, config: PositionConfig, kit: Kit) -> None:
         super().__init__(config, kit)

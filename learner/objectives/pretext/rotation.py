@@ -36,7 +36,7 @@ class RotationConfig(ObjectiveConfig):
 class Rotation(Objective[RotationConfig]):
     """Encoder and classifier, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Turns that were guessed.")}
+    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
 
     def __init__(self, config: RotationConfig, kit: Kit) -> None:
         super().__init__(config, kit)
