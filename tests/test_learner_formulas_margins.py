@@ -23,7 +23,7 @@ from learner.views.augment import LUMA
 from learner.views.contract import ViewsConfig
 from learner.views.lab import to_lab
 from learner.views.masks import BlockConfig, MaskedViews
-from learner.views.tiles import TiledViews
+from learner.views.tiles import TiledViews, TilesConfig
 
 Array = NDArray[np.float64]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -353,3 +353,58 @@ def test_denoise_guesses_each_pixel_of_the_clean_crop_from_the_noisy_one() -> No
             (weight @ tokens[i, patch] + bias - pixels(numpy(views.large[i, 0]), patch)) ** 2 for patch in range(16)
         ]
         assert float(outcome.losses[i].detach()) == pytest.approx(np.mean(errors), rel=1e-3)
+
+
+def test_cpc_finds_the_tiles_below_from_the_rows_above_among_all_tiles() -> None:
+    start = trainer("cpc", views=TilesConfig(size=48, grid=3, tile_size=16))
+    objective: Any = start.objective
+    views = objective.views(some_pairs(), seeded())
+    see(objective, views)
+    outcome = start.outcome(some_pairs(), seeded())
+    assert isinstance(views, TiledViews)
+    cells = np.zeros((COUNT, 3, 3, objective.config.projection))
+    for tile in range(9):
+        rows = numpy(objective.student(views.small[:, tile]))
+        for i, place in enumerate(views.places[:, tile].tolist()):
+            cells[i, place // 3, place % 3] = rows[i]
+    keys = cells.reshape(-1, cells.shape[-1])
+    for i in range(COUNT):
+        terms = []
+        for column in range(3):
+            means = np.stack([cells[i, : row + 1, column].mean(0) for row in range(3)])
+            read = numpy(objective.context(torch.from_numpy(means).float()))
+            for row, k in ((0, 1), (1, 1), (0, 2)):
+                layer = objective.guesses[k - 1]
+                query = unit(numpy(layer.weight) @ read[row] + numpy(layer.bias))
+                weights = np.exp(keys @ query / 0.1)
+                terms.append(-math.log(weights[i * 9 + (row + k) * 3 + column] / weights.sum()))
+        assert float(outcome.losses[i].detach()) == pytest.approx(np.mean(terms), rel=1e-3)
+
+
+def test_bigan_judges_images_with_their_codes_and_codes_with_their_images() -> None:
+    objective, views, outcome = made("bigan")
+    image = views.large[:, 0]
+    small = torch.nn.functional.interpolate(image, (16, 16), mode="bilinear", antialias=True).flatten(1)
+    codes = torch.randn(COUNT, 50, generator=seeded())
+    generated = objective.generator(codes).sigmoid()
+    real, false = (
+        numpy(objective.discriminator(torch.cat(both, 1)))[:, 0]
+        for both in ((small, objective.student(image)), (generated, codes))
+    )
+    assert np.allclose(numpy(outcome.losses), -np.log(1 / (1 + np.exp(-real))), rtol=1e-3)
+    assert outcome.shared is not None
+    assert float(outcome.shared.detach()) == pytest.approx(np.mean(-np.log(1 - 1 / (1 + np.exp(-false)))), rel=1e-3)
+
+
+def test_encoder_and_generator_of_bigan_learn_what_the_discriminator_does_not_want() -> None:
+    objective, _, outcome = made("bigan")
+    assert outcome.shared is not None
+    total = outcome.losses.mean() + outcome.shared
+    layers = (objective.generator[-1].bias, objective.student.projector.bias, objective.discriminator[-1].bias)
+    found = [float(gradient.norm()) for gradient in torch.autograd.grad(total, layers, retain_graph=True)]
+    assert min(found) > 0
+    with torch.no_grad():  # a step against its gradient makes what the discriminator loses larger
+        for layer, gradient in zip(layers[:2], torch.autograd.grad(total, layers[:2]), strict=True):
+            layer -= 0.05 * gradient
+    after = objective(some_pairs(), seeded())
+    assert float((after.losses.mean() + after.shared).detach()) > float(total.detach())

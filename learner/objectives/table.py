@@ -28,8 +28,10 @@ from learner.objectives.metric.lifted import Lifted
 from learner.objectives.metric.margin import Margin
 from learner.objectives.metric.npair import NPair
 from learner.objectives.ntxent import NTXent
+from learner.objectives.pretext.bigan import BiGAN
 from learner.objectives.pretext.colourise import Colourise
 from learner.objectives.pretext.counting import Counting
+from learner.objectives.pretext.cpc import CPC
 from learner.objectives.pretext.jigsaw import Jigsaw
 from learner.objectives.pretext.position import Position
 from learner.objectives.pretext.rotation import Rotation
@@ -42,7 +44,7 @@ from learner.views.several import SEVERAL
 
 _JOINT = (SimCLR, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepCluster, VICReg, LeJEPA, VISReg)
 _METRIC = (Margin, Lifted, NPair, Exemplar, EMP)
-_PRETEXT = (Rotation, Position, Jigsaw, Counting, Colourise, SplitBrain)
+_PRETEXT = (Rotation, Position, Jigsaw, Counting, Colourise, SplitBrain, CPC, BiGAN)
 _MASKED = (MAE, IJEPA, Context, Denoise)
 _OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}

@@ -49,7 +49,7 @@ class ContextConfig(ObjectiveConfig):
 class Context(Objective[ContextConfig]):
     """Encoder, decoder and discriminator, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"told_apart": Meaning("ratio", "Blocks told from true ones.")}
+    meanings: ClassVar[Mapping[str, Meaning]] = {"told_apart": Meaning("ratio", "Guesses of D that are right.")}
 
     def __init__(self, config: ContextConfig, kit: Kit) -> None:
         super().__init__(config, kit)
