@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from learner.objectives.autoencoders.autoencoder import Autoencoder
 from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contract import Objective
 from learner.objectives.contrastive import Contrastive
@@ -39,6 +40,7 @@ from learner.objectives.pretext.splitbrain import SplitBrain
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
 from learner.views.masks import BlockConfig, MasksConfig
+from learner.views.one_eye import WholeConfig
 from learner.views.parallax import ParallaxConfig
 from learner.views.several import SEVERAL
 
@@ -46,7 +48,8 @@ _JOINT = (SimCLR, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepCluster, VICReg, 
 _METRIC = (Margin, Lifted, NPair, Exemplar, EMP)
 _PRETEXT = (Rotation, Position, Jigsaw, Counting, Colourise, SplitBrain, CPC, BiGAN)
 _MASKED = (MAE, IJEPA, Context, Denoise)
-_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED)
+_AUTOENCODERS = (Autoencoder,)
+_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED, *_AUTOENCODERS)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
-_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, BlockConfig, ParallaxConfig)
+_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, BlockConfig, ParallaxConfig, WholeConfig)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

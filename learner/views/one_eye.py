@@ -1,4 +1,4 @@
-"""A crop anywhere on one of the eyes of each pair: what views begin with that need a single image."""
+"""One eye of each pair: a crop anywhere on it, which other views begin with, or the whole of it."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from torch import Generator, Tensor
 
 from learner.bounds import Count
 from learner.errors import SettingsError
+from learner.networks.encoder import Encoder
 from learner.views.augment import Augmentation, augment
-from learner.views.contract import Batch, ViewsConfig
-from learner.views.crops import crop, to_rgb, windows_anywhere
+from learner.views.contract import Batch, MakeViews, Views, ViewsConfig
+from learner.views.crops import crop, shrink, to_rgb, windows_anywhere
 
 PLAIN = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
 """Mirrored only: the pixels are what is learned."""
@@ -55,3 +56,35 @@ class OneEyeConfig(ViewsConfig):
     def windows(self, batch: Batch, is_left: Tensor, generator: Generator) -> Tensor:
         """Return where the crops lie, float [B, 1, 4]; is_left: bool [B, 1, 1, 1], whether each is one of the left eye."""
         return windows_anywhere(batch.aspect, 1, scale=self.scale, generator=generator)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeConfig(ViewsConfig):
+    """One large view: the left image squeezed onto a square, as the camera gives it, neither cut nor recoloured."""
+
+    name: ClassVar[str] = "whole"
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 32}}
+
+    size: Count = 224
+    """Side of the square, pixels."""
+
+    @property
+    def count(self) -> int:
+        """See ViewsConfig."""
+        return 1
+
+    @property
+    def probe_size(self) -> int:
+        """See ViewsConfig."""
+        return self.size
+
+    def maker(self, encoder: Encoder) -> MakeViews:
+        """See ViewsConfig."""
+        encoder.require_sizes(self, "size")
+        return self._views
+
+    @torch.no_grad()
+    def _views(self, batch: Batch, _generator: Generator) -> Views:
+        with torch.autocast(batch.left.device.type, enabled=False):
+            large = to_rgb(shrink(batch.left, self.size))[:, None]
+        return Views(large, large[:, :0])

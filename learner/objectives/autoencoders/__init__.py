@@ -1,0 +1,1 @@
+"""Autoencoders: a whole picture goes through one embedding and comes out again."""
