@@ -18,6 +18,7 @@ BENCHES = {
     "floods": ("floods.bench", "Do rigs and learners keep their memory and their honest peers while they are flooded?"),
     "gpu": ("gpu.bench", "Is it right on a GPU, how fast is it there, and does it learn? One command, minutes."),
     "junk": ("junk.bench", "Do spoiled pairs score above real ones, and what does memory do with them?"),
+    "feed": ("feed.bench", "How well does an autoencoder give back what the rig sees, and what comes first?"),
     "league": ("league.bench", "What does each objective learn from the same walk in the same time?"),
     "learning": ("learning", "Do the features get better while the rig walks?"),
     "metrics": ("metrics", "Which metrics are there (this writes docs/metrics.md), and what do they cost?"),

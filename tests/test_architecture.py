@@ -74,6 +74,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "floods": {"shared"},
         "gpu": {"shared", "step"},
         "junk": {"shared"},
+        "feed": {"shared"},
         "league": {"shared"},
         "page": {"shared"},
         "regimes": {"shared"},

@@ -60,15 +60,15 @@ class Autoencoder(Objective[AutoencoderConfig]):
         """Return the loss of each pair by the formula of this module."""
         wanted = self.views(batch, generator).large[:, 0]
         features = self.student.encoder(wanted)
-        made, divergence = self._rebuilt(features, generator)
+        made, divergence = self.rebuilt(features, generator)
         losses = (made - wanted).square().mean((1, 2, 3)) + 2 * self.config.beta * divergence / wanted[0].numel()
         return Outcome(losses, features, gauges=explained(wanted, made.detach()))
 
-    def _rebuilt(self, features: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+    def rebuilt(self, features: Tensor, generator: Generator) -> tuple[Tensor, Tensor]:
+        """Return what the decoder makes of features [B, D], pictures [B, 3, S, S], and the divergence of each embedding, [B]."""
         numbers = self.student.project(features)
-        embedding, divergence = (
-            drawn(numbers, generator) if self.config.beta else (numbers, numbers.new_zeros(len(numbers)))
-        )
+        none = numbers.new_zeros(len(numbers))
+        embedding, divergence = drawn(numbers, generator) if self.config.beta else (numbers, none)
         with autocast(numbers.device.type, enabled=False):
             return self.decoder(embedding), divergence
 
@@ -76,5 +76,5 @@ class Autoencoder(Objective[AutoencoderConfig]):
     def pictures(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Return the picture, and what came out."""
         views = self.views(batch, generator)
-        made, _ = self._rebuilt(self.student.encoder(views.large[:, 0]), generator)
+        made, _ = self.rebuilt(self.student.encoder(views.large[:, 0]), generator)
         return views.pictures() | {"guessed": made.clamp(0, 1)}

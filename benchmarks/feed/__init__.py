@@ -1,0 +1,1 @@
+"""The live feed of the original experiment: autoencoders that learn from a camera while it looks."""
