@@ -46,10 +46,8 @@ class OneEyeConfig(ViewsConfig):
     @torch.no_grad()
     def crop(self, batch: Batch, generator: Generator) -> Tensor:
         """Return an augmented crop of one eye of each pair, chosen by chance: float RGB [B, 3, size, size] in [0, 1]."""
-        count, device = len(batch), batch.left.device
-        with torch.autocast(device.type, enabled=False):
-            is_left = torch.rand(count, 1, 1, 1, device=device, generator=generator) < 0.5
-            eye = torch.where(is_left, batch.left, batch.right)
+        with torch.autocast(batch.left.device.type, enabled=False):
+            eye, is_left = one_eye(batch, generator)
             windows = self.windows(batch, is_left, generator)
             return augment(to_rgb(crop(eye, windows, self.size)), self.augmentation, generator)
 
@@ -60,7 +58,7 @@ class OneEyeConfig(ViewsConfig):
 
 @dataclass(frozen=True, kw_only=True)
 class WholeConfig(ViewsConfig):
-    """One large view: the left image squeezed onto a square, as the camera gives it, neither cut nor recoloured."""
+    """One large view: the image of one eye squeezed onto a square, as the camera gives it, neither cut nor recoloured."""
 
     name: ClassVar[str] = "whole"
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 32}}
@@ -84,7 +82,13 @@ class WholeConfig(ViewsConfig):
         return self._views
 
     @torch.no_grad()
-    def _views(self, batch: Batch, _generator: Generator) -> Views:
+    def _views(self, batch: Batch, generator: Generator) -> Views:
         with torch.autocast(batch.left.device.type, enabled=False):
-            large = to_rgb(shrink(batch.left, self.size))[:, None]
+            large = to_rgb(shrink(one_eye(batch, generator)[0], self.size))[:, None]
         return Views(large, large[:, :0])
+
+
+def one_eye(batch: Batch, generator: Generator) -> tuple[Tensor, Tensor]:
+    """Return one eye of each pair, chosen by chance, [B, H, W, 3], and whether it is the left one, bool [B, 1, 1, 1]."""
+    is_left = torch.rand(len(batch), 1, 1, 1, device=batch.left.device, generator=generator) < 0.5
+    return torch.where(is_left, batch.left, batch.right), is_left
