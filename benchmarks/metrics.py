@@ -22,6 +22,7 @@ from device.dedupe import Verdict
 from device.metrics import DeviceMetrics
 from device.spool.consumers.consumers import Refusal
 from device.spool.rules import SpoolLimits, SpoolStats
+from learner.adapt.anchor import ANCHOR_MEANINGS
 from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objectives.table import OBJECTIVES
@@ -172,7 +173,7 @@ def _device() -> DeviceMetrics:
 def _learner() -> LearnerMetrics:
     learner = Learner(PRESETS["cpu"], torch.device("cpu"))
     shipped = chain.from_iterable(kind.meanings.items() for kind in reversed(OBJECTIVES.values()))
-    metrics = LearnerMetrics(meanings={**dict(shipped), **COMMON_MEANINGS})
+    metrics = LearnerMetrics(meanings={**dict(shipped), **COMMON_MEANINGS, **ANCHOR_MEANINGS})
     metrics.probed(0, "digits", "student", {"knn": 0.0}, 1.0)
     metrics.registry.register(MemoryMetrics(learner))
     return metrics

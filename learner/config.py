@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
+from learner.adapt.config import AdaptConfig
 from learner.errors import SettingsError
 from learner.guard import GuardConfig
 from learner.memory.config import MemoryConfig
@@ -29,6 +30,7 @@ class LearnerConfig:
     pacing: PacingConfig = field(default_factory=PacingConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
+    adapt: AdaptConfig = field(default_factory=AdaptConfig)
     fork: str | None = None
     """A run directory: start from its newest weights and memory. Settings that are not given are those of that run."""
     seed: int = 0

@@ -55,7 +55,7 @@ def kept_bytes(trainer: Trainer, pairs: int) -> int:
     height, width = trainer.config.memory.canvas
     image = torch.zeros(pairs, height, width, 3, dtype=torch.uint8, device=trainer.device)
     batch = Batch(image, image.clone(), torch.full((pairs,), width / height, device=trainer.device))
-    kept = {weight.untyped_storage().data_ptr(): 0 for weight in trainer.objective.trained()}
+    kept = {weight.untyped_storage().data_ptr(): 0 for weight in trainer.objective.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

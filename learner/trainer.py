@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from buffer.priority import PRIORITY_LIMIT
+from learner.adapt.adaptation import Adaptation
 from learner.config import LearnerConfig
 from learner.distributed import collectives
 from learner.errors import Collapsed, NonFiniteLoss, SettingsError
@@ -86,10 +87,10 @@ class Trainer:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             self.objective = config.objective.build(config.encoder, config.crops).to(device)
-        self.meanings = {**COMMON_MEANINGS, **self.objective.meanings}
-        self.optimizer = torch.optim.AdamW(
-            self.objective.groups(), lr=0.0, weight_decay=config.schedule.weight_decay, fused=True
-        )
+            self.adaptation = Adaptation(config.adapt, self.objective, config.crops.probe_size, config.schedule)
+        self.meanings = {**COMMON_MEANINGS, **self.objective.meanings, **self.adaptation.meanings}
+        groups = self.objective.groups(self.adaptation.rates)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.schedule.weight_decay, fused=True)
         self.guard = CollapseGuard(config.guard)
         self._snapshots = [self._snapshot()]  # at most two, the older one first: a collapse goes back to it
         self.generator = torch.Generator(device).manual_seed(_seed_of_views(config.seed, 0))
@@ -97,6 +98,7 @@ class Trainer:
     def begin(self, change: Callable[[Objective[Any]], T]) -> T:
         """Let `change` give the networks other weights before the first step, and return what it returns."""
         found = change(self.objective)
+        self.adaptation.begin()
         self._snapshots = [self._snapshot()]
         return found
 
@@ -129,14 +131,14 @@ class Trainer:
     def outcome(self, batch: Batch, generator: torch.Generator) -> Outcome:
         """Return the losses of a batch, in the precision of the settings; nothing changes."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            outcome: Outcome = self.objective(batch, generator)
-        return outcome
+            return self.adaptation.outcome(self.objective, batch, generator)
 
     def _set_rate(self, factor: float) -> float:
         schedule, guard = self.config.schedule, self.guard
         rate = learning_rate(schedule, self.steps - guard.since) * guard.rate_factor * factor
+        ramp = self.adaptation.ramp(self.steps)
         for group in self.optimizer.param_groups:
-            group["lr"] = rate * group.get("rate_factor", 1.0)
+            group["lr"] = rate * group.get("rate_factor", 1.0) * (ramp if group.get("is_adapted") else 1.0)
         return rate
 
     def _backward(self, batch: Batch) -> tuple[Outcome, Tensor]:
@@ -157,6 +159,7 @@ class Trainer:
 
     def _update(self, samples: int) -> None:
         self.optimizer.step()
+        self.adaptation.after_step()
         self.objective.after_step()
         self.samples += samples
         self.refused_in_a_row = 0
@@ -214,13 +217,14 @@ class Trainer:
             "guard": self.guard.state_dict(),
             "snapshots": self._snapshots,
             "counts": {name: getattr(self, name) for name in _COUNTS},
-        }
+        } | self.adaptation.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any], generator: Tensor | None) -> None:
         """Continue from `state_dict()` and the state of this process's generator; None begins a new one at this step."""
         self.objective.load_state_dict(state["objective"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.guard.load_state_dict(state["guard"])
+        self.adaptation.load_state_dict(state)
         self._snapshots = state["snapshots"]
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])

@@ -60,6 +60,7 @@ UNSET: Mapping[str, Any] = {
     "weights": "dinov2_vits14_pretrain.pth",
     "pool": "token",
     "fork": "runs/last",
+    "learning_rate": 1e-4,
 }
 """A possible value of what has none by default."""
 

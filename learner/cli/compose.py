@@ -91,7 +91,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Stop) -> Summary:
         screen.show("reading the last commit")
         latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
         source, committer = _resume(stack, learner, directory, open_source, latest_weights, metrics, begun)
-        latest_weights.start = _told_start(screen, directory)
+        latest_weights.start = _told_start(screen, directory, learner)
         supervisor = stack.enter_context(closing(Supervisor(os.environ, clock)))
         service = Service(
             learner=learner,
@@ -136,11 +136,16 @@ def _introduce(screen: Screen, learner: Learner, directory: RunDirectory) -> Non
         )
 
 
-def _told_start(screen: Screen, directory: RunDirectory) -> Start:
-    """Return what the run started from; say it where that is not random."""
+def _told_start(screen: Screen, directory: RunDirectory, learner: Learner) -> Start:
+    """Return what the run started from; say it where that is not random, and warn where it may soon be forgotten."""
     start = read_start(directory.path)
     for note in start_notes(start) if start != RANDOM else ():
         screen.log(note)
+    if start.get("from") == "weights" and learner.config.adapt.changes_nothing:
+        screen.log(
+            f"warning: all its weights train at a rate of {learner.config.schedule.learning_rate:g}, which may destroy what they "
+            "know: --adapt lora, last or full, in another --run-dir, holds them (docs/adapting.md)"
+        )
     return start
 
 

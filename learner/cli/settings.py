@@ -13,6 +13,7 @@ import tyro
 
 from device.cli.capture_settings import CaptureSettings, DedupeChoice, Repeat
 from learner import legacy
+from learner.adapt.config import MOMENTUM, PLANS, planned
 from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
@@ -118,12 +119,29 @@ def begin(given: Mapping[str, str]) -> TrainSettings:
     if (run / "config.json").is_file():
         learner = settings_of(run)
         asked = size if "preset" in given else None
-        require_made_with(run, learner, asked, None if kind is None else kind.settings, views)
+        require_made_with(run, learner, asked, None if kind is None else kind.settings, views, given.get("adapt"))
     elif "fork" in given:
-        learner = _forked(given, size, kind, views)
+        learner = _adapting(given, size, _forked(given, size, kind, views))
     else:
-        learner = _starting(given, preset(size, kind or BabyAgent, views))
+        learner = _adapting(given, size, _starting(given, preset(size, kind or BabyAgent, views)))
     return TrainSettings(process=process, learner=learner)
+
+
+def _adapting(given: Mapping[str, str], size: str, learner: LearnerConfig) -> LearnerConfig:
+    """Return the settings with those of the plan that was asked for, and a teacher that follows slowly enough for it."""
+    plan = given.get("adapt")
+    if plan is None:
+        return learner
+    if plan not in PLANS:
+        raise SettingsError(f"--adapt must be one of {', '.join(PLANS)}, got {plan!r}")
+    if "encoder.weights" not in given and "fork" not in given:
+        raise SettingsError(f"--adapt {plan} adapts weights: add --encoder.weights FILE, or --fork RUN")
+    slow = {
+        name: max(MOMENTUM[size], getattr(learner.objective, name))
+        for name in ("teacher_momentum", "momentum")
+        if hasattr(learner.objective, name)
+    }
+    return replace(learner, adapt=planned(plan, size), objective=replace(learner.objective, **slow))
 
 
 def _forked(
@@ -175,6 +193,7 @@ def require_made_with(
     size: str | None,
     kind: type[ObjectiveConfig] | None,
     views: type[ViewsConfig] | None,
+    plan: str | None = None,
 ) -> None:
     """Raise SettingsError if what was chosen is not what the run in a folder was made with; None: it was not chosen."""
     others = [name for name, config in PRESETS.items() if name != size and config.encoder == then.encoder]
@@ -182,6 +201,7 @@ def require_made_with(
         (size is not None and bool(others), f"--preset {' or '.join(others)}"),
         (kind is not None and not isinstance(then.objective, kind), f"--objective {then.objective.name}"),
         (views is not None and then.views_name != views.name, f"--views {then.views_name}"),
+        (plan is not None and then.adapt.plan != plan, f"--adapt {then.adapt.plan}"),
     ]
     for is_wrong, right in wrong:
         if is_wrong:
@@ -212,7 +232,7 @@ EVERYDAY = (
 FROM_WORDS: Mapping[str, Any] = {
     "settings": TrainSettings,
     "config_file": True,
-    "choices": {"preset": list(PRESETS), "objective": list(OBJECTIVES), "views": list(VIEWS)},
+    "choices": {"preset": list(PRESETS), "objective": list(OBJECTIVES), "views": list(VIEWS), "adapt": list(PLANS)},
     "told": ("run_dir", "encoder.backbone", "encoder.weights", "fork"),
     "begin": begin,
     "inline": ("process", "learner", "limits", "topics"),

@@ -21,6 +21,8 @@ from learner.parts.meaning import Meaning
 from learner.parts.network import Network
 from learner.views.contract import Batch, MakeViews, Views, ViewsConfig
 
+NONE: Mapping[nn.Parameter, float] = {}
+
 __all__ = ["Batch", "Kit", "Meaning", "Objective", "ObjectiveConfig", "Outcome", "Views"]
 
 
@@ -130,16 +132,24 @@ class Objective(nn.Module, ABC, Generic[ConfigT]):
         """Return the parts whose learning rate is not that of the others, with its factor."""
         return {}
 
-    def groups(self) -> list[dict[str, Any]]:
-        """Return the groups of parameters for the optimiser, each with the factor of its learning rate."""
+    def groups(self, adapted: Mapping[nn.Parameter, float] = NONE) -> list[dict[str, Any]]:
+        """Return the groups of parameters for the optimiser, each with the factor of its learning rate.
+
+        adapted: another factor for some of them (`learner.adapt`), whose groups are marked by `is_adapted`.
+        """
         factors = {weight: factor for part, factor in self.rate_factors().items() for weight in part.parameters()}
-        groups: dict[tuple[float, bool], list[nn.Parameter]] = {}
+        groups: dict[tuple[float, bool, bool], list[nn.Parameter]] = {}
         for name, weight in self.named_parameters():
             is_spared = not self.config.decay_biases and (weight.ndim < 2 or name.endswith(("token", "pos_embed")))
             if weight.requires_grad:
-                groups.setdefault((factors.get(weight, 1.0), is_spared), []).append(weight)
+                factor = factors.get(weight, 1.0) * adapted.get(weight, 1.0)
+                groups.setdefault((factor, is_spared, weight in adapted), []).append(weight)
         spared: dict[bool, dict[str, Any]] = {True: {"weight_decay": 0.0}, False: {}}
-        return [{"params": some, "rate_factor": key[0]} | spared[key[1]] for key, some in groups.items()]
+        marked: dict[bool, dict[str, Any]] = {True: {"is_adapted": True}, False: {}}
+        return [
+            {"params": some, "rate_factor": factor} | spared[is_spared] | marked[is_adapted]
+            for (factor, is_spared, is_adapted), some in groups.items()
+        ]
 
     @torch.no_grad()
     def after_step(self) -> None:

@@ -13,6 +13,7 @@ import numpy as np
 from torch import Tensor
 
 from buffer.store_reader import StoreReader
+from learner.adapt.adaptation import LORA
 from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.memory.ranking import reservoir_for
@@ -84,9 +85,12 @@ class Fork:
 
 def _take_networks(state: Mapping[str, Tensor], objective: Objective[Any]) -> None:
     """Load the networks of the old run: all of them where they fit, else the encoders, by their names."""
-    own = objective.state_dict()
+    state = {
+        name: value for name, value in state.items() if not name.startswith(f"{LORA}.")
+    }  # the encoder has their sum
+    own = {name: value for name, value in objective.state_dict().items() if not name.startswith(f"{LORA}.")}
     if {name: value.shape for name, value in own.items()} == {name: value.shape for name, value in state.items()}:
-        objective.load_state_dict(state)
+        objective.load_state_dict(state, strict=False)
         return
     for name, encoder in objective.encoders().items():
         prefixes = (f"{one}.encoder.backbone." for one in (name, "student"))
