@@ -10,7 +10,7 @@ hides libjpeg's warnings). `stream.image` detects a missing end, a missing scan,
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import cv2
@@ -23,23 +23,27 @@ from stream.errors import MalformedMessage
 from stream.image import MAX_EYE_BYTES, Image, Shape, check_sides, jpeg_shape
 from stream.pair import (
     CHECKSUM_BYTES,
-    WIRE_VERSION,
+    WIRE_VERSIONS,
     Codec,
     EncodedPair,
     Header,
+    HeaderWithTelemetry,
     Kept,
     StereoPair,
     checksum,
     encode_header,
 )
+from stream.signals import wire
+from stream.signals.signal import MAX_BYTES, NOTHING, BadSignal, Telemetry
 
 TOPIC = b"pair"
-MAX_HEADER_BYTES = 512
-"""A header with the longest device name and the largest numbers takes less than 256."""
+MAX_HEADER_BYTES = 512 + MAX_BYTES
+"""A header with the longest names and the largest numbers takes less than 512, its signals at most MAX_BYTES."""
 LZ4_MAX_RATIO = 255
 """No LZ4 block expands further. A larger declared size is therefore refused before memory is taken for it."""
 
 _decoder = msgspec.msgpack.Decoder(Header)
+_telemetry_decoder = msgspec.msgpack.Decoder(HeaderWithTelemetry)
 
 
 class _AnyVersion(msgspec.Struct, array_like=True):
@@ -67,12 +71,13 @@ def encode_pair(
     junk: int = 0,
     clock_offset_ns: int = 0,
     clock_error_ns: int | None = None,
+    telemetry: Telemetry = NOTHING,
 ) -> EncodedPair:
     """Encode two images of one moment and give them their header.
 
     left, right: uint8 [H, W] or [H, W, 3] BGR; or a camera's own JPEG as bytes, which is forwarded unchanged.
-    quality: of the JPEG, 1 to 100; not used for lz4 or a camera's own JPEG.
-    Raises ValueError for images or header fields that cannot be sent.
+    quality: of the JPEG, 1 to 100; not used for lz4 or a camera's own JPEG. telemetry: what the rig knows beside the images.
+    Raises ValueError for images, header fields or signals that cannot be sent.
     """
     (left_data, left_shape), (right_data, right_shape) = (_encode_eye(eye, codec, quality) for eye in (left, right))
     if left_shape != right_shape:
@@ -96,9 +101,10 @@ def encode_pair(
         crc=images_crc(left_data, right_data),
     )
     try:  # msgspec validates only what it decodes: a bad header is refused here, not by every receiver
-        part = encode_header(header)
-        return EncodedPair(_decoder.decode(part[:-CHECKSUM_BYTES]), left_data, right_data, part)
-    except (msgspec.MsgspecError, OverflowError) as error:
+        part = encode_header(header, telemetry)
+        sent, _ = _decode_fields(part[:-CHECKSUM_BYTES])
+        return EncodedPair(sent, left_data, right_data, part, telemetry)
+    except (msgspec.MsgspecError, OverflowError, BadSignal) as error:
         raise ValueError(f"the header of pair {seq} of {device!r} cannot be sent: {error}") from error
 
 
@@ -111,7 +117,7 @@ def decode(pair: EncodedPair) -> StereoPair:
     shape = (header.height, header.width, header.channels)
     decode_eye = _decode_jpeg if header.codec == "jpeg" else _decode_lz4
     try:
-        return StereoPair(header, decode_eye(pair.left, shape), decode_eye(pair.right, shape))
+        return StereoPair(header, decode_eye(pair.left, shape), decode_eye(pair.right, shape), pair.telemetry)
     except ValueError as error:
         raise MalformedMessage("image", f"{header.name}: {error}") from error
 
@@ -124,9 +130,16 @@ def to_parts(pair: EncodedPair) -> list[bytes]:
     return [TOPIC, pair.header_part, pair.left, pair.right]
 
 
-def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
+def _pass_over(error: MalformedMessage) -> None:
+    """Do nothing: whoever received the message first has counted it."""
+
+
+def from_parts(
+    parts: Sequence[bytes | memoryview], refuse: Callable[[MalformedMessage], None] = _pass_over
+) -> EncodedPair:
     """Return the pair in a message. Images are checked by size and checksum, but not decoded.
 
+    refuse: called for each signal that is not valid; the pair comes without it. Its reasons are `stream.pair.SIGNAL_REASONS`.
     Raises MalformedMessage with a reason of `stream.pair.REASONS`, and nothing else.
     """
     if len(parts) != 4 or bytes(parts[0][: len(TOPIC) + 1]) != TOPIC:
@@ -134,12 +147,11 @@ def from_parts(parts: Sequence[bytes | memoryview]) -> EncodedPair:
     sizes = [len(part) for part in parts]
     if sizes[1] > MAX_HEADER_BYTES or not all(1 <= size <= MAX_EYE_BYTES for size in sizes[2:]):
         raise MalformedMessage("size", f"header {sizes[1]}, left {sizes[2]}, right {sizes[3]} bytes are out of bounds")
-    header = _decode_header(parts[1])
     part, left, right = map(bytes, parts[1:])  # no copy if it is bytes already
-    pair = EncodedPair(header, left, right, part)
-    if images_crc(pair.left, pair.right) != header.crc:
+    header, beside = _decode_header(part)
+    if images_crc(left, right) != header.crc:
         raise MalformedMessage("crc", f"{header.name} was damaged on its way")
-    return pair
+    return EncodedPair(header, left, right, part, NOTHING if beside is None else _telemetry(beside, refuse))
 
 
 def _encode_eye(eye: Image | bytes, codec: Codec, quality: int) -> tuple[bytes, Shape]:
@@ -192,25 +204,44 @@ def _decode_lz4(data: bytes, shape: Shape) -> Image:
     return np.frombuffer(raw, np.uint8).reshape(_array_shape(shape))
 
 
-def _decode_header(part: bytes | memoryview) -> Header:
+def _decode_header(part: bytes) -> tuple[Header, HeaderWithTelemetry | None]:
     """Decode the header. Its checksum is verified first, so that a flipped bit is never taken for another header."""
     data = part[:-CHECKSUM_BYTES]
     if part[-CHECKSUM_BYTES:] != checksum(data):
         _check_version(part)  # the first wire version had no checksum
         raise MalformedMessage("crc", "a header was damaged on its way")
     try:
-        return _decoder.decode(data)
+        return _decode_fields(data)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
         _check_version(data)
         raise MalformedMessage("header", str(error)) from error
 
 
-def _check_version(header: bytes | memoryview) -> None:
-    """Raise MalformedMessage if a header is of another wire version."""
+def _decode_fields(data: bytes) -> tuple[Header, HeaderWithTelemetry | None]:
+    if _any_version_decoder.decode(data).version == WIRE_VERSIONS[1]:
+        beside = _telemetry_decoder.decode(data)
+        return beside.header, beside
+    return _decoder.decode(data), None
+
+
+def _telemetry(beside: HeaderWithTelemetry, refuse: Callable[[MalformedMessage], None]) -> Telemetry:
+    """Return what a message of wire version 3 has beside its images, without the signals that are not valid."""
+    header = beside.header
+
+    def refuse_signal(error: BadSignal) -> None:
+        refuse(MalformedMessage(f"signal_{error.reason}", f"{header.name}: {error}"))
+
+    signals = wire.unpack(beside.signals, header.left_ns, refuse_signal)
+    return Telemetry(signals, beside.episode, beside.subject)
+
+
+def _check_version(header: bytes) -> None:
+    """Raise MalformedMessage if a header is of a wire version that is not read."""
     with suppress(msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         version = _any_version_decoder.decode(header).version
-        if version != WIRE_VERSION:
-            detail = f"the message has wire version {version}, this side reads {WIRE_VERSION}: update one of the two"
+        if version not in WIRE_VERSIONS:
+            known = " and ".join(map(str, WIRE_VERSIONS))
+            detail = f"the message has wire version {version}, this side reads {known}: update one of the two"
             raise MalformedMessage("version", detail)
 
 

@@ -15,14 +15,19 @@ import msgspec
 from zlib_ng import zlib_ng
 
 from stream.image import MAX_SIDE, Image
+from stream.signals import signal, wire
+from stream.signals.signal import NOTHING, Telemetry
 
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 """Pattern of the name of a rig or a consumer; it has to match the whole name."""
-WIRE_VERSION = 2
+WIRE_VERSIONS = (2, 3)
+"""Those that are read. A pair with nothing beside its images is sent in the first one, which older learners read too."""
 CHECKSUM_BYTES = 4
-REASONS = ("parts", "size", "header", "version", "crc", "image")
+SIGNAL_REASONS = tuple(f"signal_{reason}" for reason in signal.REASONS)
+"""The reasons for which a signal is left out of a message, which is received all the same (`stream.signals.signal.REASONS`)."""
+REASONS = ("parts", "size", "header", "version", "crc", "image", *SIGNAL_REASONS)
 """The reasons for which a message is refused: wrong number of parts, too many bytes, a header that does not decode, another
-wire version, a wrong checksum, an image that is not what its header declares.
+wire version, a wrong checksum, an image that is not what its header declares; and those for a signal alone.
 """
 
 _encoder = msgspec.msgpack.Encoder()
@@ -80,6 +85,17 @@ class Header(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields
         return f"{self.device}/{self.epoch[:8]}/{self.seq}"
 
 
+class HeaderWithTelemetry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True, kw_only=True):
+    """The description in wire version 3: the header of version 2, and what the rig knows beside the images."""
+
+    version: Literal[3] = 3
+    header: Header
+    episode: wire.Name
+    subject: wire.Name
+    signals: list[msgspec.Raw]
+    """Each is a `stream.signals.wire.SignalParts`; they are decoded one by one, so that a bad one costs no other."""
+
+
 @dataclass(frozen=True, slots=True)
 class StereoPair:
     """Two images taken at one moment: uint8 [H, W] or [H, W, 3] BGR, both of the same shape."""
@@ -87,6 +103,7 @@ class StereoPair:
     header: Header
     left: Image
     right: Image
+    telemetry: Telemetry = NOTHING
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +112,7 @@ class EncodedPair:
 
     Spool, recording and store keep these bytes as they are.
 
-    Two pairs are equal if their headers and images are.
+    Two pairs are equal if their headers, images and telemetry are. Raises BadSignal for telemetry that cannot be sent.
     """
 
     header: Header
@@ -103,18 +120,33 @@ class EncodedPair:
     right: bytes
     header_part: bytes = field(default=b"", compare=False, repr=False)
     """The header as it was received or first encoded (see `encode_header`); encoded here if it is not given."""
+    telemetry: Telemetry = field(default=NOTHING, repr=False)
+    """The signals since the pair before, and to which episode and subject the pair belongs."""
 
     def __post_init__(self) -> None:
         if not self.header_part:
-            object.__setattr__(self, "header_part", encode_header(self.header))
+            object.__setattr__(self, "header_part", encode_header(self.header, self.telemetry))
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of header and images."""
+        return len(self.header_part) + len(self.left) + len(self.right)
 
 
-def encode_header(header: Header) -> bytes:
+def encode_header(header: Header, telemetry: Telemetry = NOTHING) -> bytes:
     """Encode the header as a part of a message: msgpack, then the CRC-32 of these bytes (CHECKSUM_BYTES bytes, big-endian).
 
-    The header holds the checksum of the images, so this one covers the whole pair.
+    The header holds the checksum of the images, so this one covers the whole pair. With telemetry it has wire version 3, else 2.
+    Raises BadSignal for telemetry that cannot be sent.
     """
-    data = _encoder.encode(header)
+    if telemetry:
+        signals = wire.pack(telemetry.signals, header.left_ns)
+        whole = HeaderWithTelemetry(
+            header=header, episode=telemetry.episode, subject=telemetry.subject, signals=signals
+        )
+        data = _encoder.encode(whole)
+    else:
+        data = _encoder.encode(header)
     return data + checksum(data)
 
 

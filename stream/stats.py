@@ -55,7 +55,7 @@ class SourceStats:
     pending: int = 0
     repeated: int = 0
     malformed: Mapping[str, int] = field(default_factory=dict)
-    """Number of dropped messages, by reason of `stream.pair.REASONS`."""
+    """Number of dropped messages and of dropped signals, by reason of `stream.pair.REASONS`."""
     failed_handshakes: Mapping[str, int] = field(default_factory=dict)
     """Number of failed handshakes, by reason of `stream.transport.handshake.REASONS`."""
     devices: Mapping[str, DeviceStats] = field(default_factory=dict)

@@ -24,7 +24,8 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "calibration": {"recording"},
         "host": {"calibration"},
         "live": {"transport"},
-        "recording": set(),
+        "recording": {"signals"},
+        "signals": set(),
         "cli": {"host", "live", "recording", "transport"},
     },
     "device": {

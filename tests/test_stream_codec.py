@@ -191,7 +191,7 @@ def test_a_message_is_refused_under_the_reason_that_is_counted() -> None:
     assert _reason([b"pear", header, left, right]) == "parts"
     assert _reason([topic, header, left, b""]) == "size"
     assert _reason([topic, header, bytes(MAX_EYE_BYTES + 1), right]) == "size"
-    assert _reason([topic, bytes(10_000), left, right]) == "size"
+    assert _reason([topic, bytes(200_000), left, right]) == "size"
     assert _reason([topic, sealed(b"\x91" * 500), left, right]) == "header"
     assert _reason([topic, sealed(msgspec.msgpack.encode([9, "of", {"the": "future"}])), left, right]) == "version"
     assert (

@@ -27,7 +27,7 @@ def test_skew_is_right_minus_left_and_the_name_tells_device_epoch_and_number() -
 
 
 def test_the_wire_form_of_a_header_is_these_bytes() -> None:
-    """A change here breaks every device in the field: it needs a new WIRE_VERSION."""
+    """A change here breaks every device in the field: it needs a new one of WIRE_VERSIONS."""
     golden = (
         b"\xdc\x00\x10\x02\xa4baby\xd9\x20"
         + EPOCH.encode()

@@ -22,7 +22,7 @@ class NotNow(Exception):
 class Reply:
     """A reply that grows: every number in [first, next) is either among its rows or in its lost ranges.
 
-    credit_bytes: limit of the image bytes that it carries; the first row may exceed it.
+    credit_bytes: limit of the bytes of pairs that it carries; the first row may exceed it.
     """
 
     def __init__(self, device: str, epoch: str, first: int, credit_bytes: int) -> None:
@@ -92,7 +92,7 @@ class Reply:
 
     def _add(self, row: PairParts) -> bool:
         """Add a row; return False if the credit is too small for it. The first row is always added."""
-        size_bytes = len(row[1]) + len(row[2])
+        size_bytes = sum(map(len, row))
         fits = not self._rows or size_bytes <= self._credit_bytes
         if fits:
             self._rows.append(row)

@@ -92,4 +92,5 @@ def aligned_pair(pair: EncodedPair, align: Align) -> EncodedPair:
         junk=header.junk,
         clock_offset_ns=header.clock_offset_ns,
         clock_error_ns=header.clock_error_ns,
+        telemetry=pair.telemetry,
     )

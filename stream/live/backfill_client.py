@@ -48,7 +48,7 @@ class BackfillClient:
     def receive(self, refuse: Callable[[MalformedMessage], None]) -> tuple[Reply, list[EncodedPair]] | None:
         """Return one reply and its valid pairs, or None if no reply has arrived. Raises MalformedMessage for a malformed reply.
 
-        refuse: called for each pair that is not valid.
+        refuse: called for each pair that is not valid, and for each signal.
         """
         try:
             parts = self._dialer.receive(max_parts=MAX_PARTS, max_bytes=self._max_reply_bytes)
@@ -59,14 +59,14 @@ class BackfillClient:
         if isinstance(reply, PairsReply):
             for row in rows:
                 try:
-                    pairs.append(_verified(row, reply))
+                    pairs.append(_verified(row, reply, refuse))
                 except MalformedMessage as error:
                     refuse(error)
         return reply, pairs
 
 
-def _verified(row: PairParts, reply: PairsReply) -> EncodedPair:
-    pair = codec.from_parts([codec.TOPIC, *row])
+def _verified(row: PairParts, reply: PairsReply, refuse: Callable[[MalformedMessage], None]) -> EncodedPair:
+    pair = codec.from_parts([codec.TOPIC, *row], refuse)
     header = pair.header
     if (header.device, header.epoch) != (reply.device, reply.epoch) or not reply.first <= header.seq < reply.next:
         raise MalformedMessage("header", f"{header.name} was not requested")

@@ -171,7 +171,7 @@ class BackfillPlan:
         if reply.next > reply.first:
             self._pairs_due_s = float("-inf")
         for pair in pairs:
-            self._pair_bytes += (len(pair.left) + len(pair.right) - self._pair_bytes) / 8
+            self._pair_bytes += (pair.size_bytes - self._pair_bytes) / 8
         return new
 
     def _update_ack(self, ledger: Ledger) -> None:

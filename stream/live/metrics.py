@@ -53,7 +53,9 @@ class StreamMetrics(Collector):
         yield CounterMetricFamily(f"{_PREFIX}_received_bytes", "Encoded images of the pairs received.", stats.bytes)
         malformed = {reason: stats.malformed.get(reason, 0) for reason in MESSAGE_REASONS}
         failed = {reason: stats.failed_handshakes.get(reason, 0) for reason in HANDSHAKE_REASONS}
-        yield by_reason(f"{_PREFIX}_malformed_messages", "Messages refused, by reason.", malformed)
+        yield by_reason(
+            f"{_PREFIX}_malformed_messages", "Messages refused, and signals (signal_*), by reason.", malformed
+        )
         text = "Failed handshakes with devices, and connections that were cut off, by reason."
         yield by_reason(f"{_PREFIX}_failed_handshakes", text, failed)
         hidden = max(0, len(stats.devices) - MAX_DEVICES_SHOWN)

@@ -32,18 +32,14 @@ class PairQueue:
         """Append pairs."""
         for pair in pairs:
             self._pairs.append(pair)
-            self._bytes += _size(pair)
+            self._bytes += pair.size_bytes
 
     def pop(self, limit: int) -> list[EncodedPair]:
         """Remove the oldest pairs, at most `limit`, and return them."""
         pairs = [self._pairs.popleft() for _ in range(min(limit, len(self._pairs)))]
-        self._bytes -= sum(map(_size, pairs))
+        self._bytes -= sum(pair.size_bytes for pair in pairs)
         return pairs
 
     def clear(self) -> None:
         """Remove all pairs."""
         self.pop(len(self))
-
-
-def _size(pair: EncodedPair) -> int:
-    return len(pair.left) + len(pair.right)

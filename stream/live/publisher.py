@@ -229,7 +229,7 @@ class Publisher(Closeable):
             self._owes_hello = not self._announce(Hello, self._hello_seq, 0.0)
 
     def _send(self, pair: EncodedPair) -> bool:
-        size_bytes = len(pair.left) + len(pair.right)
+        size_bytes = pair.size_bytes
         if not self._queued.has_room(size_bytes, self._wait_s if self._waits else None, self._gate.cut_stuck):
             return False
         *parts, right = codec.to_parts(pair)

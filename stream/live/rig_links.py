@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 import zmq
 
 from stream import codec
+from stream.errors import MalformedMessage
 from stream.failures import Failures
 from stream.image import MAX_EYE_BYTES
 from stream.live import announcements
@@ -88,10 +89,10 @@ class RigLinks:
         """Wait until a message has arrived or the time is over."""
         self._poller.poll(int(1000 * timeout_s))
 
-    def receive_live(self) -> tuple[EncodedPair | Announcement, int] | None:
+    def receive_live(self, refuse: Callable[[MalformedMessage], None]) -> tuple[EncodedPair | Announcement, int] | None:
         """Return one message of the live streams, its checksum verified, and the number of its address; None if there is none.
 
-        The streams take turns. Raises MalformedMessage.
+        The streams take turns. refuse: called for each signal that is not valid. Raises MalformedMessage.
         """
         for _ in self._live:
             number = self._next
@@ -101,7 +102,7 @@ class RigLinks:
             except zmq.Again:
                 continue
             is_pair = parts[0] not in announcements.TOPICS
-            return (codec.from_parts(parts) if is_pair else announcements.from_parts(parts)), number
+            return (codec.from_parts(parts, refuse) if is_pair else announcements.from_parts(parts)), number
         return None
 
     def confirm(self, bye: Bye, number: int) -> None:

@@ -27,7 +27,7 @@ from stream.live.inbox import Inbox
 from stream.live.ledger import Ledger
 from stream.live.pair_queue import PairQueue
 from stream.live.rig_links import RigLinks
-from stream.pair import EncodedPair, Header
+from stream.pair import SIGNAL_REASONS, EncodedPair, Header
 from stream.source import Cursor
 from stream.stats import SourceStats
 from stream.transport.endpoint import connect_address, unknown_host
@@ -153,7 +153,9 @@ class Subscriber(Closeable):
     def _receive_live(self) -> None:
         for _ in range(LIVE_AT_ONCE):
             try:
-                received = self._links.receive_live()  # outside the lock of the inbox: the checksum takes time
+                received = self._links.receive_live(
+                    self._refuse
+                )  # outside the lock of the inbox: the checksum takes time
                 if received is None:
                     return
                 message, endpoint = received
@@ -198,8 +200,9 @@ class Subscriber(Closeable):
             time.sleep(POLL_S / 10)
 
     def _refuse(self, error: MalformedMessage) -> None:
-        """Count and log a malformed message, which is dropped."""
-        self._malformed.add(error.reason, f"message dropped: {error}")
+        """Count and log a malformed message, or a signal of one, which is dropped."""
+        what = "signal" if error.reason in SIGNAL_REASONS else "message"
+        self._malformed.add(error.reason, f"{what} dropped: {error}")
 
 
 def _warn_of_unknown_hosts(addresses: Sequence[str]) -> None:
