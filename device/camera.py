@@ -13,6 +13,7 @@ import numpy as np
 
 from stream.errors import ReportedError
 from stream.image import Image, Shape, TooCostly, check_file, jpeg_shape
+from stream.signals.signal import NOTHING, Telemetry
 
 HARDWARE_SIZE = (720, 1280)
 HARDWARE_FPS = 30.0
@@ -78,6 +79,8 @@ class Shot:
     left: EyeImage
     right: EyeImage
     labels: SimLabels | None = None
+    telemetry: Telemetry = NOTHING
+    """What the camera measured since its last shot, and the episode and subject to which the shot belongs."""
 
 
 def decode_image(data: bytes, flags: int, name: str = "the JPEG") -> Image:

@@ -13,6 +13,7 @@ import cv2
 from device.camera import BadShot, EyeImage, Shot, decode_image, with_equal_channels
 from device.dedupe import Dedupe, Verdict, luma_of
 from device.metrics import DeviceMetrics
+from device.signals import ReadSignals, RigTelemetry
 from device.spool.spool import Spool
 from stream.codec import encode_pair
 from stream.image import Image
@@ -31,20 +32,24 @@ def capture(
     quality: int = 92,
     spool: Spool | None = None,
     metrics: DeviceMetrics | None = None,
+    signals: ReadSignals | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Iterator[EncodedPair]:
     """Yield the kept pairs of a camera (or of any shots), encoded, and numbered from 0 without holes.
 
     With codec "jpeg" a camera's own JPEG is forwarded untouched. Shots that cannot be read are counted and left out. So are
     suppressed pairs and junk, whose counts are sent in the next header.
-    spool: of this device and epoch; it holds each pair before the pair is yielded. clock: seconds, to measure the encoding.
+    spool: of this device and epoch; it holds each pair before the pair is yielded. signals: called after each shot with its
+    capture time; what it measured goes with the next kept pair (`device.signals`). clock: seconds, to measure the encoding.
     Raises ValueError for a device, epoch, codec or quality that cannot be sent.
     """
     metrics = DeviceMetrics() if metrics is None else metrics
     encode: Callable[..., EncodedPair] = partial(encode_pair, device=device, epoch=epoch, codec=codec, quality=quality)
+    telemetry = RigTelemetry(metrics, signals)
     seq, left_out = 0, Counter(suppressed=0, junk=0)
     for shot in shots:
         metrics.captured.inc()
+        telemetry.add(shot)
         try:
             shot, verdict = _judge(shot, dedupe)
             if verdict.kept is None:
@@ -58,7 +63,7 @@ def capture(
             _log(bad, metrics.counts().bad)
             continue
         times_ns = {"left_ns": shot.left.captured_ns, "right_ns": shot.right.captured_ns}
-        pair = encode(left, right, seq=seq, kept=verdict.kept, **times_ns, **left_out)
+        pair = encode(left, right, seq=seq, kept=verdict.kept, telemetry=telemetry.take(shot), **times_ns, **left_out)
         metrics.encoded(pair.header.skew_ns, clock() - started_s)
         metrics.count(verdict)
         seq, left_out = seq + 1, Counter(suppressed=0, junk=0)

@@ -19,6 +19,7 @@ from stream.errors import EndpointError
 from stream.live.backfill_messages import Vitals
 from stream.live.metrics import by_reason
 from stream.pair import Kept
+from stream.signals.signal import REASONS
 
 ENCODE_BUCKETS_S = (0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.033, 0.066, 0.133)
 """Upper bounds of the buckets: up to four frames at 30 Hz; a slower rig does not keep up."""
@@ -27,6 +28,8 @@ SKEW_BUCKETS_S = (0.00001, 0.0001, 0.001, 0.002, 0.005, 0.01, 0.0167, 0.033, 0.0
 SYNC_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Upper bounds of the buckets: from a good SSD to a card that is about to fail."""
 PREFIX = "babyagent_device"
+SIGNAL_REASONS = (*REASONS, "failed")
+"""Those of `stream.signals.signal`, and that the function which reads signals has raised an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,14 @@ class DeviceMetrics:
             self.junk.labels(reason)
         self.bad = self._counter("bad_pairs", "Shots left out because an eye could not be read.")
         self.blurred = self._counter("blurred_pairs", "Kept pairs that are blurred.")
+        self.refused_signals = self._counter(
+            "refused_signals", "Times that something of a signal was left out because it is not valid.", "reason"
+        )
+        for reason in SIGNAL_REASONS:
+            self.refused_signals.labels(reason)
+        self.thinned_rows = self._counter(
+            "thinned_signal_rows", "Valid rows of signals that were left out because a pair cannot have so many."
+        )
         self.sent = self._counter("sent_pairs", "Kept pairs that the queue of at least one subscriber took.")
         self.encode_seconds = self._histogram("encode_seconds", "Time to encode a kept pair.", ENCODE_BUCKETS_S)
         self.skew_seconds = self._histogram(

@@ -39,6 +39,7 @@ UNSET: Mapping[str, Any] = {
     "levels": (0.0, 4095.0),
     "row_shift_px": 3,
     "count": 1000,
+    "signals": "lab:read",
     "size": "1280x720",
     "textures": Path("/srv/photographs"),
     "target_per_hour": 600.0,

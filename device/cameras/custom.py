@@ -1,4 +1,6 @@
-"""A camera class of one's own, for example `package.module:Class` or `package.module:Class?key=value&other=value`."""
+"""A camera class of one's own, for example `package.module:Class` or `package.module:Class?key=value&other=value`, or a
+function that reads signals.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 from device.camera import DEFAULTS, BadShot, Camera, CameraError, CameraMissing, CameraSettings, Shot
+from device.cameras import spec
+from device.signals import ReadSignals
 from stream.errors import ReportedError
 
 
@@ -21,7 +25,7 @@ class CustomCamera:
     def __init__(self, name: str, settings: CameraSettings = DEFAULTS, **options: str) -> None:
         self._name = name
         try:
-            self._camera: Camera = _load(name)(settings, **options)
+            self._camera: Camera = _load(name, "class")(settings, **options)
         except ReportedError:
             raise
         except Exception as error:
@@ -50,8 +54,32 @@ class CustomCamera:
         self._camera.close()
 
 
-def _load(name: str) -> Any:
-    """Import a class. Raises CameraError if there is none."""
+def open_signals(text: str) -> ReadSignals:
+    """Return the function that reads signals: `package.module:function`, or what `package.module:Class?key=value` makes.
+
+    A class is called with its options, which are texts. Raises CameraError if there is no such thing, or if it fails.
+    """
+    name, options = spec.options(text)
+    if not spec.CLASS.fullmatch(text):
+        raise CameraError(f"--signals {name!r}: expected package.module:function or package.module:Class")
+    found: Any = _load(name, "function or class")
+    if options and not isinstance(found, type):
+        raise CameraError(f"--signals {name} is a function: options are for a class")
+    if not isinstance(found, type):
+        return found  # type: ignore[no-any-return]
+    try:
+        reader: Any = found(**options)
+    except ReportedError:
+        raise
+    except Exception as error:
+        raise CameraError(f"--signals {name} cannot be opened: {_where(error)}") from error
+    if not callable(reader):
+        raise CameraError(f"--signals {name}: what the class makes cannot be called: it needs __call__")
+    return reader  # type: ignore[no-any-return]
+
+
+def _load(name: str, what: str) -> Any:
+    """Import something that can be called. what: it is, in the CameraError that is raised if there is none."""
     module, _, attribute = name.partition(":")
     try:
         found = getattr(importlib.import_module(module), attribute, None)
@@ -59,7 +87,7 @@ def _load(name: str) -> Any:
         hint = "start in its folder, or put that into PYTHONPATH"
         raise CameraError(f"{name}: there is no module {error.name}: {hint}") from error
     if not callable(found):
-        raise CameraError(f"{name}: the module {module} has no class {attribute}")
+        raise CameraError(f"{name}: the module {module} has no {what} {attribute}")
     return found
 
 

@@ -80,7 +80,7 @@ class CameraKind:
         return self.open(*names, settings)
 
 
-def open_sim(settings: CameraSettings) -> SimCamera:
+def open_sim(settings: CameraSettings, *, reward: bool = False) -> SimCamera:
     """Open the simulated camera. Raises CameraError if the folder of textures holds no photograph, ValueError for a setting."""
     return SimCamera(
         SimConfig(
@@ -91,8 +91,15 @@ def open_sim(settings: CameraSettings) -> SimCamera:
             places=settings.places,
             fps=settings.fps or SimConfig.fps,
             start_ns=time.time_ns() if settings.start_ns is None else settings.start_ns,
+            reward=reward,
         )
     )
+
+
+def _open_sim(name: str, settings: CameraSettings, *, reward: str = "") -> Camera:
+    if reward not in ("", "room"):
+        raise CameraError(f"sim?reward={reward}: there is a reward for a new room alone, sim?reward=room")
+    return open_sim(settings, reward=bool(reward))
 
 
 def _open_dir(*names_and_settings: Any) -> Camera:
@@ -111,7 +118,13 @@ def _open_video(*names_and_settings: Any) -> Camera:
 
 _RECORDED, _LIVE = Origin.RECORDING, Origin.HARDWARE
 _KINDS = (
-    CameraKind("sim", "a walk through a simulated world", Origin.SIMULATION, open_sim),
+    CameraKind(
+        "sim",
+        "a walk through a simulated world (sim?reward=room: a reward in each new room)",
+        Origin.SIMULATION,
+        _open_sim,
+        options=("reward",),
+    ),
     CameraKind(
         "dir:LEFT,RIGHT",
         "two folders of images, dir:ROOT of EuRoC, TUM-VI or KITTI, or dir:FOLDER of one camera",

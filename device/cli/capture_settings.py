@@ -13,10 +13,13 @@ from typing import Annotated, Literal
 from tyro.constructors import PrimitiveConstructorSpec
 
 from device.camera import CameraSettings
+from device.cameras.custom import open_signals
 from device.cameras.open import Origin, camera_kind
 from device.dedupe import DedupeConfig
+from device.signals import ReadSignals, labelled
 from stream.image import MAX_SIDE
 from stream.pair import NAME, Codec
+from stream.signals.signal import Telemetry, is_label
 
 MAX_LATE_MS = 86_400_000
 MAX_SHIFT_PX = 1000
@@ -91,6 +94,13 @@ class CaptureSettings:
     """Keep this share of the suppressed pairs at random, to measure what suppression loses."""
     ring: int = _DEDUPE.ring
     """Number of earlier pairs that are remembered, so that a return to a place is not new."""
+    signals: str | None = None
+    """What the rig measures beside its images: package.module:function, or package.module:Class?key=value. It is called after
+    each shot and returns a Telemetry (stream/signals/signal.py)."""
+    episode: str = ""
+    """Name of the trial to which the pairs belong, if what reads signals names none."""
+    subject: str = ""
+    """Name of who or what wears the rig, if what reads signals names none."""
 
     def check(self) -> None:
         """Raise ValueError, with a message of one line, for a setting that cannot be used.
@@ -104,6 +114,11 @@ class CaptureSettings:
         for flag, value, low, high, hint in self.bounds():
             if value is not None and not low <= value <= high:
                 raise ValueError(f"{flag} must be {low} to {high}{hint}, got {value}")
+        for flag, text in (("--episode", self.episode), ("--subject", self.subject)):
+            if not is_label(text):
+                raise ValueError(
+                    f"{flag} is 1 to 64 of A-Z a-z 0-9 . _ - and begins with a letter or digit, got {text!r}"
+                )
         if self.rectify and self.row_shift_px is not None:
             raise ValueError("--rectify and --row-shift-px both make rows equal: give one of them")
         if self.levels is not None and not -math.inf < self.levels[0] < self.levels[1] < math.inf:
@@ -170,6 +185,13 @@ class RigSettings(CaptureSettings):
             textures=self.textures,
             places=self.places,
         )
+
+    def open_signals(self) -> ReadSignals | None:
+        """Return what reads signals, None if nothing does. Raises CameraError."""
+        labels = Telemetry(episode=self.episode, subject=self.subject)
+        if self.signals is None:
+            return (lambda captured_ns: labels) if labels else None
+        return labelled(open_signals(self.signals), labels)
 
     @property
     def dedupe_config(self) -> DedupeConfig:

@@ -57,6 +57,7 @@ def open_local(
     device = settings.name or camera_kind(settings.camera).word
     epoch = uuid.uuid4().hex if is_live else _epoch(settings, device, cursor, now_ns)
     start_ns = None if is_live else int(epoch[_DIGITS:], 16)
+    signals = settings.open_signals()
     camera = open_camera(settings.camera, replace(settings.camera_settings, start_ns=start_ns))
     dedupe = Dedupe(settings.dedupe_config, seed=settings.seed)
 
@@ -70,6 +71,7 @@ def open_local(
             codec=settings.codec,
             quality=settings.quality,
             metrics=metrics,
+            signals=signals,
         )
 
     return CameraSource(pairs, cursor=cursor, is_live=is_live, close=camera.close)
@@ -88,7 +90,9 @@ def _epoch(settings: RigSettings, device: str, cursor: Cursor | None, now_ns: Ca
     It names what decides the pairs, and when it began.
     """
     camera = replace(settings.camera_settings, repeat=False)  # to play it more often, or further, is to go on
-    decisive = (settings.camera, camera, settings.dedupe_config, settings.codec, settings.quality)
+    decisive: tuple[object, ...] = (settings.camera, camera, settings.dedupe_config, settings.codec, settings.quality)
+    if beside := tuple(text for text in (settings.signals, settings.episode, settings.subject) if text):
+        decisive += beside  # without them the epochs are those of earlier versions
     begun = hashlib.blake2b(repr(decisive).encode(), digest_size=_DIGITS // 2).hexdigest()
     known = (cursor or {}).get("devices", {})
     epochs = known.get(device, {}) if isinstance(known, dict) else {}

@@ -61,7 +61,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
     Raises CameraError, SpoolError, StreamError, OSError or ValueError.
     """
     configure_opencv()
-    metrics, sensors = DeviceMetrics(), Sensors()
+    metrics, sensors, signals = DeviceMetrics(), Sensors(), settings.open_signals()
     dedupe = Dedupe(settings.dedupe_config, seed=settings.seed)
     metrics.threshold.set_function(lambda: dedupe.threshold)
     metrics.watch_sensors(sensors.read)
@@ -91,6 +91,7 @@ def run(settings: StreamSettings, stop: Stop) -> Result:
             quality=settings.quality,
             spool=spool,
             metrics=metrics,
+            signals=signals,
         )
         for pair in pairs:
             metrics.sent.inc(_send(pair, publisher, settings.lossless, status, stop))

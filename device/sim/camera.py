@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from device.camera import EyeImage, Shot, SimLabels
+from device.sim.experience import Experience
 from device.sim.furnish import build_world
 from device.sim.render import Ids, Pose, Renderer
 from device.sim.textures import Photographs
@@ -52,6 +53,8 @@ class SimConfig:
     """Distance of the right eye from the left one."""
     view_deg: float = 70.0
     """Horizontal field of view."""
+    reward: bool = False
+    """Whether each shot has a reward: 1 in a room that was not visited before, else 0."""
 
     def __post_init__(self) -> None:
         limits: tuple[tuple[str, float, float, float], ...] = (
@@ -149,8 +152,11 @@ class SimCamera:
         return generate_poses(self.world, self.config.walk, self.config.fps)
 
     def __iter__(self) -> Iterator[Shot]:
-        """Yield all shots from the first on."""
-        return (self.shot(index, pose) for index, pose in enumerate(self.poses()))
+        """Yield all shots from the first on, with what the wearer did since the one before."""
+        seen = Experience(self.config.fps, reward=self.config.reward)
+        for index, pose in enumerate(self.poses()):
+            shot = self.shot(index, pose)
+            yield replace(shot, telemetry=seen.telemetry(pose, shot.left.captured_ns))
 
     def shot(self, index: int, pose: Pose) -> Shot:
         """Take frame `index` from a pose."""

@@ -1,0 +1,91 @@
+"""What a rig measures beside its images, shot by shot, until the next kept pair takes it along.
+
+A function reads the sensors: it is called after each shot with the capture time of the left eye, and returns
+`Telemetry` with the rows since its last call. A camera may also put telemetry into its shots, as the simulator does.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from device.camera import BadShot, Shot
+from device.metrics import DeviceMetrics
+from stream.failures import Failures
+from stream.signals.gather import Gathering
+from stream.signals.signal import MAX_NAME, BadSignal, Telemetry, is_label
+
+ReadSignals = Callable[[int], Telemetry]
+"""Returns what was measured since the last call. It gets the capture time of a shot, nanoseconds since 1970."""
+LOG_INTERVAL_S = 60.0
+log = logging.getLogger(__name__)
+
+
+def labelled(read: ReadSignals, labels: Telemetry) -> ReadSignals:
+    """Return a function whose telemetry has the episode and the subject of `labels`, where it names none itself."""
+
+    def read_labelled(captured_ns: int) -> Telemetry:
+        telemetry: Any = read(captured_ns)  # whoever wrote the function may have given anything
+        if not isinstance(telemetry, Telemetry):
+            return telemetry  # type: ignore[no-any-return]
+        return Telemetry(telemetry.signals, telemetry.episode or labels.episode, telemetry.subject or labels.subject)
+
+    return read_labelled
+
+
+class RigTelemetry:
+    """Gathers the telemetry of shots and of a function between two kept pairs.
+
+    What is not valid is left out, counted in `metrics` and logged at a limited rate; so is an error of the function. Nothing
+    else is lost with it. clock: seconds, for the log.
+    """
+
+    def __init__(
+        self, metrics: DeviceMetrics, read: ReadSignals | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._metrics = metrics
+        self._read = read
+        self._rows = Gathering(self._refuse)
+        self._failures = Failures(log, LOG_INTERVAL_S, clock=clock)
+        self._episode = self._subject = ""
+
+    def add(self, shot: Shot | BadShot) -> None:
+        """Add what was measured up to a shot, kept or not."""
+        if isinstance(shot, BadShot):
+            return
+        for telemetry in (shot.telemetry, self._call(shot.left.captured_ns)):
+            self._rows.add(telemetry.signals)
+            self._episode = self._label("episode", telemetry.episode) or self._episode
+            self._subject = self._label("subject", telemetry.subject) or self._subject
+
+    def take(self, shot: Shot) -> Telemetry:
+        """Return what goes with a kept shot, and begin again. Episode and subject hold until others are said."""
+        before = self._rows.thinned
+        signals = self._rows.take(shot.left.captured_ns)
+        self._metrics.thinned_rows.inc(self._rows.thinned - before)
+        return Telemetry(signals, self._episode, self._subject)
+
+    def _call(self, captured_ns: int) -> Telemetry:
+        if self._read is None:
+            return Telemetry()
+        try:
+            telemetry = self._read(captured_ns)
+            if not isinstance(telemetry, Telemetry) or not isinstance(telemetry.signals, Mapping):
+                raise TypeError(f"it gives a {type(telemetry).__name__}, not stream.signals.signal.Telemetry")
+        except Exception as error:
+            text = f"the function that reads signals failed: {type(error).__name__}: {' '.join(str(error).split())}"
+            self._refuse(BadSignal("failed", text))
+            return Telemetry()
+        return telemetry
+
+    def _label(self, what: str, text: str) -> str:
+        if is_label(text):
+            return text
+        self._refuse(BadSignal("form", f"{text!r:.{MAX_NAME}} is no name for {what}: A-Z a-z 0-9 . _ -"))
+        return ""
+
+    def _refuse(self, error: BadSignal) -> None:
+        self._metrics.refused_signals.labels(error.reason).inc()
+        self._failures.add(error.reason, f"signals: {error}")
