@@ -188,6 +188,11 @@ class Moments:
         self._bytes = 0
         self._by_stamp: bool | None = None
 
+    @property
+    def by_stamp(self) -> bool:
+        """Whether images have the time of their headers; False also as long as it is not decided."""
+        return bool(self._by_stamp)
+
     def add(self, eye: EyeName, seen: Seen) -> list[tuple[EyeName, TimedImage]]:
         """Add an image, and return those whose time is decided. Raises StreamError if the images have no times.
 

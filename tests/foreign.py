@@ -128,6 +128,22 @@ class Bag:
         write = self._store.serialize_ros1 if self._kind == "ros1" else self._store.serialize_cdr
         self._writer.write(connection, log_ns, write(message, name))
 
+    def message(self, topic: str, log_ns: int, name: str, content: Any) -> None:
+        """name: of the type, such as sensor_msgs/msg/Imu. content: returns the message, given the types and a function that
+        makes a header with a stamp in nanoseconds.
+        """
+        types = self._store.types
+        if topic not in self._topics:
+            self._topics[topic] = self._writer.add_connection(topic, name, typestore=self._store)
+
+        def header(stamp_ns: int) -> Any:
+            time = types["builtin_interfaces/msg/Time"](stamp_ns // 10**9, stamp_ns % 10**9)
+            fields = {"frame_id": "base", "stamp": time} | ({"seq": 0} if self._kind == "ros1" else {})
+            return types["std_msgs/msg/Header"](**fields)
+
+        write = self._store.serialize_ros1 if self._kind == "ros1" else self._store.serialize_cdr
+        self._writer.write(self._topics[topic], log_ns, write(content(types, header), name))
+
 
 BagKind = Literal["db3", "mcap", "db3-zstd", "ros1", "ros1-bz2", "ros1-lz4"]
 BAGS: tuple[BagKind, ...] = ("db3", "mcap", "db3-zstd", "ros1", "ros1-bz2", "ros1-lz4")

@@ -151,10 +151,10 @@ def test_a_public_reader_decodes_every_message_at_the_first_try(tmp_path: Path) 
 )
 def test_any_header_comes_back_also_from_the_json_of_earlier_versions(changed: dict[str, Any]) -> None:
     header = msgspec.structs.replace(made(5).header, **changed)
-    assert read_header(memoryview(header_data(header))) == header
+    assert read_header(memoryview(header_data(header))).header == header
     values = {name: value for name, value in msgspec.structs.asdict(header).items() if value is not None}
     values.pop("version")
-    assert read_header(memoryview(msgspec.json.encode(values))) == header
+    assert read_header(memoryview(msgspec.json.encode(values))).header == header
 
 
 def test_a_header_with_a_number_that_no_clock_has_is_refused() -> None:

@@ -25,6 +25,8 @@ from stream.recording.levels import Levels
 from stream.recording.mcap_reader import Message, Topic
 from stream.recording.messages import is_video, read_image
 from stream.recording.pixels import Pixels, halves, with_equal_channels
+from stream.recording.signals.ros import RosSignals
+from stream.signals.signal import Telemetry
 
 MAX_BEHIND = 2048
 """How many images of one eye may come before those of the other one: some tools write the eyes one after the other."""
@@ -90,6 +92,7 @@ class ForeignPairs:
         self._moments = Moments(("left",) if self._both else ("left", "right"))
         self._first_ns: int | None = None
         tolerance_ns = None if topics.tolerance_ms is None else round(1e6 * topics.tolerance_ms)
+        self._signals = RosSignals(self._refuse)
         self._pairing = Pairing[TimedImage](tolerance_ns, max_waiting=MAX_BEHIND, on_unpaired=self._leave)
 
     def add(self, message: Message) -> list[EncodedPair]:
@@ -107,16 +110,28 @@ class ForeignPairs:
         try:
             stamp_ns, content = read_image(message)
             seen = Seen(stamp_ns or 0, message.time_ns, self._pixels.read(content))
+            self._signals.see_image(seen.stamp_ns, seen.log_ns)
         except ValueError as error:
             self._refuse(topic, error)
             return []
         return self._pair(self._moments.add(eye, seen))
 
+    def add_signal(self, message: Message) -> None:
+        """Add a message with signals, which go with the next pair. Raises StreamError without `rosbags`."""
+        self._signals.add(message)
+
+    @property
+    def rows_left_out(self) -> int:
+        """Valid rows of signals that no pair has, known at the end."""
+        return self._signals.left_out
+
     def end(self) -> list[EncodedPair]:
         """Return the pairs that were waiting for a nearer partner. Raises StreamError if the topics of the eyes are unclear."""
         if self._image_topics and not self._both and len(self.found) < 2:
             raise StreamError(self._which_topics())
-        return self.rest()
+        pairs = self.rest()
+        self._signals.end(by_stamp=self._moments.by_stamp)
+        return pairs
 
     def rest(self) -> list[EncodedPair]:
         """Return the pairs that were waiting for a nearer partner. Raises StreamError if the images have no times."""
@@ -126,7 +141,7 @@ class ForeignPairs:
         """Return why there is no pair, with a remedy. topics: all that the file has."""
         if self._both and not self.found:
             return self._which_topics()
-        if self.reasons:
+        if self.reasons and self._image_topics:
             return f"no pair can be read: {'; '.join(self.reasons)}"
         if self.found:
             return f"no two images are near enough in time ({self.unpaired.describe()}): widen --tolerance-ms"
@@ -207,6 +222,7 @@ class ForeignPairs:
                     left_ns=left.captured_ns,
                     right_ns=right.captured_ns,
                     codec="jpeg" if isinstance(one, bytes) or isinstance(other, bytes) else "lz4",
+                    telemetry=Telemetry(self._signals.take(left.captured_ns, by_stamp=self._moments.by_stamp)),
                 )
             except ValueError as error:  # two sizes, a damaged JPEG
                 self._refuse(self.found.get("left", ""), error)

@@ -7,7 +7,7 @@ field, since Foxglove shows nothing else; a field that is None is left out. In r
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
@@ -18,7 +18,8 @@ from google.protobuf.message import DecodeError
 from stream.errors import MalformedMessage
 from stream.image import Image
 from stream.pair import Header
-from stream.recording.protobuf import bytes_field, fields_of, message_class
+from stream.recording.protobuf import Kind, bytes_field, fields_of, message_class
+from stream.signals.signal import is_label
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +41,26 @@ _HeaderObject = msgspec.defstruct(
     forbid_unknown_fields=True,
 )
 _decoder = msgspec.json.Decoder(_HeaderObject)
-_Header = message_class("babyagent.Header", {one.name: "string" if one.name in _TEXTS else "int64" for one in _FIELDS})
+_BESIDE: dict[str, Kind] = {"episode": "string", "subject": "string", "signal_rows": "int64"}
+"""Fields beside those of the header; each is there only if it says something."""
+_Header = message_class(
+    "babyagent.Header", {one.name: "string" if one.name in _TEXTS else "int64" for one in _FIELDS} | _BESIDE
+)
 
 
-def header_data(header: Header) -> bytes:
+class HeaderMessage(NamedTuple):
+    """A header as it is recorded, with what belongs to the pair beside its images. signal_rows: of all its signals."""
+
+    header: Header
+    episode: str = ""
+    subject: str = ""
+    signal_rows: int = 0
+
+
+def header_data(header: Header, *, episode: str = "", subject: str = "", signal_rows: int = 0) -> bytes:
     """Return the header as a message. Raises MalformedMessage for a number that has no place in 64 bits."""
-    message = _Header()
+    beside = {"episode": episode, "subject": subject, "signal_rows": signal_rows}
+    message = _Header(**{name: value for name, value in beside.items() if value})
     for field in _FIELDS:
         if (value := getattr(header, field.name)) is not None:
             try:
@@ -55,14 +70,19 @@ def header_data(header: Header) -> bytes:
     return _bytes(message)
 
 
-def read_header(data: memoryview) -> Header:
+def read_header(data: memoryview) -> HeaderMessage:
     """Decode the header in a message. Raises ValueError for anything else."""
+    beside = {}
     try:
         if is_json(data):
             found = _decoder.decode(data)
         else:
-            found = msgspec.convert(fields_of(_Header.FromString(bytes(data))), _HeaderObject)
-        return Header(**msgspec.structs.asdict(found))
+            fields = fields_of(_Header.FromString(bytes(data)))
+            beside = {name: fields.pop(name) for name in _BESIDE if name in fields}
+            if not all(is_label(beside.get(name, "")) for name in ("episode", "subject")):
+                raise ValueError("the episode or the subject has no plain name")
+            found = msgspec.convert(fields, _HeaderObject)
+        return HeaderMessage(Header(**msgspec.structs.asdict(found)), **beside)
     except (msgspec.MsgspecError, DecodeError, RecursionError) as error:
         raise ValueError(f"the header does not decode: {error}") from error
 

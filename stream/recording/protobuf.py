@@ -89,8 +89,8 @@ def _varint(data: memoryview, at: int) -> tuple[int, int]:
     raise ValueError("a number has more than 64 bits")
 
 
-Kind = Literal["string", "int64", "bool", "int64s"]
-"""The type of a field; the last one is a list of numbers."""
+Kind = Literal["string", "int64", "bool", "int64s", "doubles"]
+"""The type of a field; the last two are lists of numbers."""
 
 
 def message_class(name: str, fields: Mapping[str, Kind]) -> Any:
@@ -101,7 +101,9 @@ def message_class(name: str, fields: Mapping[str, Kind]) -> Any:
     for number, (field, kind) in enumerate(fields.items(), start=1):
         one = message.field.add(name=field, number=number)
         one.type = getattr(one, f"TYPE_{kind.removesuffix('s').upper()}")
-        one.label = one.LABEL_REPEATED if kind == "int64s" else one.LABEL_OPTIONAL
+        one.label = one.LABEL_REPEATED if kind.endswith("s") else one.LABEL_OPTIONAL
+        if kind == "doubles":
+            one.options.packed = True
     pool = descriptor_pool.DescriptorPool()
     pool.Add(file)
     return message_factory.GetMessageClass(pool.FindMessageTypeByName(name))

@@ -27,9 +27,13 @@ from stream.recording.foreign import EyeTopics, ForeignPairs
 from stream.recording.levels import AHEAD, Levels, Sample
 from stream.recording.mcap_reader import Message
 from stream.recording.messages import image_reader, read_image
-from stream.recording.payload import HEADER, read_header
+from stream.recording.payload import HEADER, HeaderMessage, read_header
 from stream.recording.pixels import Pixels, deep_image
 from stream.recording.receipts import RECEIPT, Receipts, read_receipt
+from stream.recording.signals.ros import signal_reader
+from stream.recording.signals.rows import SIGNAL, RowsOfPairs
+from stream.recording.signals.rows import TOPIC as SIGNAL_TOPIC
+from stream.signals.signal import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +74,7 @@ class RecordingReader:
         self._ours = _OurPairs()
         self._is_told = topics is not None and topics != EyeTopics()
         self._foreign = ForeignPairs(name, topics or EyeTopics(), device, levels)
+        self._without_signals = False
 
     @property
     def unpaired(self) -> Unpaired:
@@ -94,6 +99,9 @@ class RecordingReader:
         self.unreadable += self._ours.incomplete + self._foreign.unreadable
         if self.pairs and (wrong := self.damage()):  # without a pair it is an error, which says the same
             log.warning("%s is not whole, the rest was read: %s%s", self.name, ", ".join(wrong), self.hint())
+        if rows := self._foreign.rows_left_out:
+            why = "there are more than pairs can have, or they stand behind all images of their time"
+            log.warning("%s: %d rows of signals are left out: %s", self.name, rows, why)
         if without := self.unpaired.describe():
             log.warning("%s: images without a partner in time are left out: %s", self.name, without)
 
@@ -134,6 +142,8 @@ class RecordingReader:
                 if self._is_told:
                     raise StreamError(_NOT_FOR_OURS)
                 return self._ours.add(message, ours["rig"], ours["part"])
+            if topic.schema == SIGNAL.name and (row := SIGNAL_TOPIC.fullmatch(topic.name)) is not None:
+                self._ours.add_row(message, row["rig"], row["name"])
             if topic.schema == RECEIPT.name:
                 self.receipts.add(read_receipt(message.data))
         except ValueError:
@@ -141,7 +151,16 @@ class RecordingReader:
         else:
             if image_reader(topic) is not None:
                 return self._foreign.add(message)
+            if signal_reader(topic) is not None and not self._without_signals:
+                self._add_signal(message)
         return []
+
+    def _add_signal(self, message: Message) -> None:
+        try:
+            self._foreign.add_signal(message)
+        except StreamError as error:  # images may be readable all the same
+            self._without_signals = True
+            log.warning("%s: its signals are left out: %s", self.name, error)
 
     def _counted(self, pairs: list[EncodedPair]) -> Iterator[EncodedPair]:
         for pair in pairs:
@@ -160,7 +179,8 @@ class _OurPairs:
     def __init__(self) -> None:
         self.incomplete = 0
         self._key: tuple[str, int, int] | None = None
-        self._header: Header | None = None
+        self._header: HeaderMessage | None = None
+        self._rows = RowsOfPairs()
         self._eyes: dict[str, bytes | Image] = {}
         self._pixels = Pixels(as_sent=True)
 
@@ -177,22 +197,30 @@ class _OurPairs:
         if self._header is None or len(self._eyes) < 2:
             return []
         self._key = None
-        return [_restored(self._header, self._eyes["left"], self._eyes["right"])]
+        header, *labels, rows = self._header
+        signals, wrong = self._rows.take(rig, message.sequence, header.left_ns, rows)
+        self.incomplete += wrong
+        return [_restored(header, self._eyes["left"], self._eyes["right"], Telemetry(signals, *labels))]
+
+    def add_row(self, message: Message, rig: str, name: str) -> None:
+        """Keep a row of a signal for its pair. Raises ValueError for one that does not decode."""
+        self._rows.add(message, rig, name)
 
     def end(self) -> None:
-        """Count the last pair, if it is incomplete."""
+        """Count the last pair, if it is incomplete. So is a pair whose signals are not as they were recorded."""
         self.incomplete += self._key is not None
         self._key = None
 
 
-def _restored(header: Header, left: bytes | Image, right: bytes | Image) -> EncodedPair:
+def _restored(header: Header, left: bytes | Image, right: bytes | Image, telemetry: Telemetry) -> EncodedPair:
     """Return one of our pairs as it was sent. Raises ValueError if header and images do not belong together."""
     if isinstance(left, bytes) and isinstance(right, bytes):
         if header.codec != "jpeg" or images_crc(left, right) != header.crc:
             raise ValueError(f"{header.name} is not the pair that its header describes")
-        return EncodedPair(header, left, right)
+        return EncodedPair(header, left, right, telemetry=telemetry)
     # Another version of lz4 may compress to other bytes, which then have another checksum.
-    pair = encode_pair(left, right, codec="lz4", **{name: getattr(header, name) for name in _PASSED_ON})
+    passed_on: dict[str, Any] = {name: getattr(header, name) for name in _PASSED_ON}
+    pair = encode_pair(left, right, codec="lz4", telemetry=telemetry, **passed_on)
     if msgspec.structs.replace(pair.header, crc=header.crc) != header:
         raise ValueError(f"{header.name} is not the pair that its header describes")
     return pair

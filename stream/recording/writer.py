@@ -1,7 +1,8 @@
 """Writes a stream of pairs into an MCAP file that Foxglove, Rerun and other tools open as it is.
 
 Topics: `/stereo/meta` (the header as JSON), `/stereo/left/image` and `/stereo/right/image` (foxglove.CompressedImage), in this
-order for each pair, all three at the left eye's capture time; pairs in the order of arrival. Pixels of lz4 pairs go to
+order for each pair, all three at the left eye's capture time; pairs in the order of arrival. Each row of a signal is a message of
+`/signals/NAME` at its own time, between header and images (`stream.recording.signals.rows`). Pixels of lz4 pairs go to
 `.../image_raw` (foxglove.RawImage), because a topic has one schema. The first rig of a file has these names, so that a recording
 of one rig always looks the same to other tools; the topics of further rigs begin with /DEVICE. `/stereo/receipt` has what the
 recorder knows beside the pairs (`stream.recording.receipts`).
@@ -9,6 +10,7 @@ recorder knows beside the pairs (`stream.recording.receipts`).
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import time
@@ -22,6 +24,9 @@ from stream.pair import Codec, EncodedPair, Header
 from stream.recording.mcap_writer import Channel, McapWriter
 from stream.recording.payload import COMPRESSED, HEADER, RAW, eye_data, header_data
 from stream.recording.receipts import RECEIPT, Receipt, encode_receipt
+from stream.recording.signals.rows import MAX_TOPICS, SIGNAL, row_messages
+
+log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 """Size of a chunk: a damaged place costs one chunk, and so does the death of the writer."""
@@ -50,10 +55,13 @@ class RecordingWriter(Closeable):
         self.path = path
         self._rigs: dict[str, tuple[str, Channel]] = {}  # the prefix of its topics, and the topic of its headers
         self._eyes: dict[tuple[str, Codec], tuple[Channel, Channel]] = {}
+        self._signals: dict[tuple[str, str], Channel] = {}
         self._receipts: Channel | None = None
         self._newest_ns = 0
         self.lost = 0
         """Lost pairs that its receipts name."""
+        self.unrecorded_signals = 0
+        """Signals of pairs that have no topic, because there are too many names."""
         self._file = path.open("xb", buffering=0)
         try:
             self._mcap = McapWriter(self._file)
@@ -83,7 +91,18 @@ class RecordingWriter(Closeable):
         left = eye_data(images.left, header.left_ns, f"{header.device}/left")
         right = eye_data(images.right, header.right_ns, f"{header.device}/right")
         meta, left_eye, right_eye = self._channels(header)
-        for channel, parts in ((meta, (header_data(header),)), (left_eye, left), (right_eye, right)):
+        signals = [
+            (channel, one) for name, one in pair.telemetry.signals.items() if (channel := self._topic(header, name))
+        ]
+        rows = sum(len(one) for _, one in signals)
+        described = header_data(
+            header, episode=pair.telemetry.episode, subject=pair.telemetry.subject, signal_rows=rows
+        )
+        self._mcap.add(meta, header.seq, header.left_ns, described)
+        for channel, one in signals:
+            for time_ns, row in row_messages(one):
+                self._mcap.add(channel, header.seq, time_ns, row)
+        for channel, parts in ((left_eye, left), (right_eye, right)):
             self._mcap.add(channel, header.seq, header.left_ns, *parts)
         self._newest_ns = header.left_ns
         self._mcap.flush(CHUNK_BYTES)
@@ -109,6 +128,19 @@ class RecordingWriter(Closeable):
             os.fsync(self._file.fileno())
         finally:
             self._file.close()
+
+    def _topic(self, header: Header, name: str) -> Channel | None:
+        """Return the topic of a signal; None if there are too many of them."""
+        key = (header.device, name)
+        if key not in self._signals:
+            if len(self._signals) >= MAX_TOPICS:
+                self.unrecorded_signals += 1
+                if self.unrecorded_signals == 1:
+                    log.warning("%s: %s has no topic: a recording has at most %d signals", self.path, name, MAX_TOPICS)
+                return None
+            rig = self._rigs[header.device][0].removesuffix("/stereo")
+            self._signals[key] = self._mcap.channel(f"{rig}/signals/{name}", SIGNAL, compressed=False)
+        return self._signals[key]
 
     def _channels(self, header: Header) -> tuple[Channel, Channel, Channel]:
         """Return the topics of a pair: header, left, right."""
