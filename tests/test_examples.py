@@ -189,6 +189,21 @@ def test_own_camera_publishes_what_a_subscriber_receives(tmp_path: Path) -> None
     assert printed.count("sent True") == 6
 
 
+def test_own_signals_publishes_an_imu_with_every_pair() -> None:
+    with start("own_signals", "--count", "30", "--bind", "tcp://127.0.0.1:0") as process:
+        assert process.stdout is not None
+        endpoint = process.stdout.readline().split()[-1]
+        with Subscriber([endpoint], end_on_bye=True) as subscriber:
+            pairs = to_the_end(subscriber)
+        assert process.wait(WAIT_S) == 0
+    for pair in pairs:
+        imu = pair.telemetry.signals["acceleration"]
+        assert imu.width == 3
+        assert np.diff(imu.times_ns).min() >= 5_000_000
+    assert len(pairs) >= 2
+    assert "action" in pairs[1].telemetry.signals  # the simulator's own
+
+
 def test_read_recording_lists_the_topics_and_saves_the_first_pair(
     output: Output, recording: Path, tmp_path: Path
 ) -> None:
