@@ -26,7 +26,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "live": {"transport"},
         "recording": {"signals"},
         "signals": set(),
-        "cli": {"host", "live", "recording", "transport"},
+        "cli": {"host", "live", "recording", "signals", "transport"},
     },
     "device": {
         "board": set(),

@@ -5,10 +5,15 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
+from painted_cameras import cameras
 from test_device_source import album, black
 
 from device.__main__ import main
+from stream.calibration.camera_info import recorded_calibration
+from stream.calibration.file import write_calibration
+from stream.calibration.rectify import rectified
 from stream.recording.source import RecordingSource
 
 SIM = ("--camera", "sim", "--size", "64x48", "--places", "2", "--count", "20", "--dedupe-threshold", "5")
@@ -25,6 +30,22 @@ def test_what_a_camera_shows_is_in_the_file_and_its_counts_are_told(
     assert figures["file"] == str(out)
     assert [pair.header.seq for pair in pairs] == list(range(figures["pairs"]))
     assert figures["captured"] == 20 == figures["pairs"] + figures["suppressed"] + figures["junk"]
+
+
+@pytest.mark.usefixtures("own_signals")
+def test_the_calibration_of_rectified_images_is_in_the_file(tmp_path: Path) -> None:
+    known, out = cameras(), tmp_path / "walk.mcap"
+    assert known.size is not None
+    height, width = known.size
+    write_calibration(tmp_path / "rig.json", known, {})
+    words = ["--size", f"{width}x{height}", "--count", "2", "--rectify", str(tmp_path / "rig.json")]
+    assert main(["record", "--camera", "sim", *words, "--out", str(out)]) == 0
+    found, expected = recorded_calibration(out), rectified(known, known.size)
+    np.testing.assert_allclose(found.left.matrix, expected.left.matrix)
+    np.testing.assert_allclose(found.translation, expected.translation, atol=1e-9)
+    np.testing.assert_allclose(found.rotation, np.eye(3), atol=1e-9)
+    assert found.size == known.size
+    assert len(RecordingSource([out]).receive(100, 0.0)) >= 1
 
 
 @pytest.mark.usefixtures("own_signals")

@@ -76,6 +76,11 @@ def test_the_public_tools_draw_each_row_at_its_time(tmp_path: Path) -> None:
     ]
 
 
+def test_info_counts_the_rows_of_each_signal(tmp_path: Path) -> None:
+    told = PROGRAM.run(["info", str(recorded(tmp_path / "walk.mcap", walk(3)))], Stop())
+    assert "signals: imu 60 rows, reward 3 rows" in told.text
+
+
 def test_each_rig_has_topics_of_its_own(tmp_path: Path) -> None:
     pairs = [paired(Telemetry({"imu": IMU}), seq=seq, device=device) for seq in range(2) for device in ("one", "two")]
     path = recorded(tmp_path / "walk.mcap", pairs)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,10 +17,14 @@ from device.cli.local import open_local
 from device.cli.settings import format_counts
 from device.metrics import DeviceMetrics
 from device.source import CameraSource
+from stream.calibration.align import calibration_in
+from stream.calibration.camera_info import rectified_messages
+from stream.calibration.rectify import rectified
 from stream.errors import EndOfStream, StreamError, reported_as
 from stream.host.command import Command
 from stream.host.program import ExitCode, Result, Stop
 from stream.host.progress import Progress, format_bytes
+from stream.pair import Header
 from stream.recording.writer import RecordingWriter, next_file
 
 SYNC_S = 1.0
@@ -67,7 +71,7 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
         RecordingWriter(path) as writer,
     ):
         progress.log(f"recording {redacted(settings.camera)} to {path}")
-        _record(source, writer, settings.duration, stop, progress)
+        _record(source, writer, settings, stop, progress)
     counts = asdict(metrics.counts())
     if not writer.pairs:
         with suppress(OSError):
@@ -79,18 +83,28 @@ def run(settings: RecordSettings, stop: Stop) -> Result:
 
 
 def _record(
-    source: CameraSource, writer: RecordingWriter, duration_s: float | None, stop: Stop, progress: Progress
+    source: CameraSource, writer: RecordingWriter, settings: RecordSettings, stop: Stop, progress: Progress
 ) -> None:
+    duration_s, calibrated = settings.duration, not settings.rectify
     synced_s = started_s = time.monotonic()
     with suppress(EndOfStream):
         while not stop.is_set() and (duration_s is None or time.monotonic() - started_s < duration_s):
             for pair in source.receive(RECEIVE_PAIRS, RECEIVE_S):
                 writer.write(pair)
+                if not calibrated:
+                    _write_calibration(writer, settings.rectify, pair.header)
+                    calibrated = True
             if time.monotonic() - synced_s >= SYNC_S:
                 writer.sync()
                 synced_s = time.monotonic()
             progress.update(lambda: f"{writer.pairs} pairs, {format_bytes(writer.file_bytes)}")
     stop.hold()  # the file is being closed
+
+
+def _write_calibration(writer: RecordingWriter, rectify: Sequence[Path], header: Header) -> None:
+    """Add the calibration that the images have once they are rectified."""
+    known = rectified(calibration_in(rectify), (header.height, header.width))
+    writer.write_calibration(header, *rectified_messages(known, header))
 
 
 COMMAND = Command(run=run, settings=RecordSettings, description=DESCRIPTION, check=RecordSettings.check)

@@ -45,13 +45,16 @@ def aligner(rectify: Sequence[Path], rows: int | None) -> Align | None:
     """
     if not rectify:
         return Shift(rows) if rows else None
-    calibration = (
-        _recorded(rectify[0]) if len(rectify) == 1 and _is_recording(rectify[0]) else read_calibration(rectify)
-    )
+    calibration = calibration_in(rectify)
     if not calibration.rectified:
         return Rectifier(calibration)
     log.warning("%s says that rows agree already: nothing is done", ", ".join(map(str, rectify)))
     return None
+
+
+def calibration_in(rectify: Sequence[Path]) -> StereoCalibration:
+    """Return the calibration in its files, or in a recording. Raises StreamError."""
+    return _recorded(rectify[0]) if len(rectify) == 1 and _is_recording(rectify[0]) else read_calibration(rectify)
 
 
 def _is_recording(path: Path) -> bool:

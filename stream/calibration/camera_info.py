@@ -1,4 +1,4 @@
-"""The calibration that a recording of another tool holds: ROS's camera_info, or Foxglove's CameraCalibration."""
+"""The calibration in a recording: ROS's camera_info, or Foxglove's CameraCalibration, which our own recordings have too."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
 from google.protobuf.message import DecodeError
 
 from stream.calibration.formats import from_two
 from stream.calibration.stereo import CalibrationError, StereoCalibration
 from stream.errors import reported_as
+from stream.pair import Header
 from stream.recording.bags import open_messages
 from stream.recording.mcap_reader import Message
 from stream.recording.messages import read_ros
@@ -59,6 +61,30 @@ def recorded_calibration(path: Path) -> StereoCalibration:
     raise CalibrationError(
         f"{path} has no calibration of a left and a right camera (camera_info); topics with one: {topics}"
     )
+
+
+def rectified_messages(calibration: StereoCalibration, header: Header) -> tuple[bytes, bytes]:
+    """Return foxglove.CameraCalibration of the left and of the right eye for images that are rectified.
+
+    header: of the first pair with it, whose size the images have. Translations are passed on in the calibration's unit.
+    """
+    messages = []
+    baseline = float(calibration.translation[0])
+    for side, eye, shift in (("left", calibration.left, 0.0), ("right", calibration.right, baseline)):
+        projection = np.column_stack([eye.matrix, [eye.matrix[0, 0] * shift, 0.0, 0.0]])
+        message = CameraCalibration(
+            frame_id=f"{header.device}/{side}",
+            width=header.width,
+            height=header.height,
+            distortion_model="plumb_bob",
+            K=eye.matrix.ravel(),
+            D=eye.distortion if len(eye.distortion) else np.zeros(5),
+            R=np.eye(3).ravel(),
+            P=projection.ravel(),
+        )
+        message.timestamp.FromNanoseconds(header.left_ns)
+        messages.append(bytes(message.SerializeToString()))
+    return messages[0], messages[1]
 
 
 def _eye_of(topic: str) -> str | None:

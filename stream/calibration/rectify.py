@@ -110,6 +110,15 @@ def geometry_of(calibration: StereoCalibration, size: tuple[int, int]) -> Geomet
     return Geometry(turns, matrix)
 
 
+def rectified(calibration: StereoCalibration, size: tuple[int, int]) -> StereoCalibration:
+    """Return the calibration of the images that a `Rectifier` makes of those of a height and width. Raises CalibrationError."""
+    if calibration.rectified or size == calibration.rectified_size:
+        return calibration
+    eye = Intrinsics(geometry_of(calibration, size).matrix, np.zeros(0))
+    baseline = floats([-np.linalg.norm(calibration.translation), 0.0, 0.0])
+    return StereoCalibration(eye, eye, np.eye(3), baseline, size, rectified=True)
+
+
 def row_errors(calibration: StereoCalibration, left: Floats, right: Floats) -> Floats:
     """Return by how many pixels the right point is lower than the left one after rectification: float64 [n].
 

@@ -21,6 +21,7 @@ from stream.ranges import Ranges
 from stream.recording.foreign import EyeTopics
 from stream.recording.reader import RecordingReader, open_recording
 from stream.recording.receipts import Receipts
+from stream.signals.signal import MAX_SIGNALS
 
 DESCRIPTION = """Describe recordings. Every byte of them is read and checked. Of several files it also says what they hold
 together. Lost pairs are those of which the recorder learned that it will never have them.
@@ -62,6 +63,8 @@ class EpochInfo:
     """Seconds between start_ns and end_ns."""
     kinds: dict[str, int] = field(default_factory=dict)
     """Pairs by codec and size."""
+    signal_rows: dict[str, int] = field(default_factory=dict)
+    """Rows of each of its first MAX_SIGNALS signals."""
 
 
 @dataclass(slots=True)
@@ -189,6 +192,9 @@ def _count(pair: EncodedPair, epoch: EpochInfo, seqs: Ranges) -> None:
     epoch.start_ns, epoch.end_ns = min(epoch.start_ns, header.left_ns), max(epoch.end_ns, header.left_ns)
     kind = f"{header.codec} {header.width}x{header.height} {'colour' if header.channels == 3 else 'grey'}"
     epoch.kinds[kind] = epoch.kinds.get(kind, 0) + 1
+    for name, signal in pair.telemetry.signals.items():
+        if name in epoch.signal_rows or len(epoch.signal_rows) < MAX_SIGNALS:
+            epoch.signal_rows[name] = epoch.signal_rows.get(name, 0) + len(signal)
 
 
 def _describe(info: FileInfo, recording: RecordingReader) -> str:
@@ -205,6 +211,8 @@ def _describe(info: FileInfo, recording: RecordingReader) -> str:
             f"{name}: pairs {epoch.first_seq} to {epoch.last_seq}, {epoch.missing} missing, {lost}, "
             f"{epoch.seconds:.1f} s from {start:%Y-%m-%d %H:%M:%S} UTC, {', '.join(epoch.kinds)}"
         )
+        if epoch.signal_rows:
+            lines.append(f"    signals: {', '.join(f'{name} {rows} rows' for name, rows in epoch.signal_rows.items())}")
     if without := recording.unpaired.describe():
         lines.append(f"  images without a partner in time: {without}")
     if info.problem:

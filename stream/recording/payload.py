@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import msgspec
+from foxglove_schemas_protobuf.CameraCalibration_pb2 import CameraCalibration
 from foxglove_schemas_protobuf.CompressedImage_pb2 import CompressedImage
 from foxglove_schemas_protobuf.RawImage_pb2 import RawImage
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
@@ -126,6 +127,7 @@ def protobuf_schema(message: Any) -> Schema:
     return Schema(message.DESCRIPTOR.full_name, "protobuf", "protobuf", _bytes(files))
 
 
+CALIBRATION = protobuf_schema(CameraCalibration)
 COMPRESSED = protobuf_schema(CompressedImage)
 RAW = protobuf_schema(RawImage)
 HEADER = protobuf_schema(_Header)

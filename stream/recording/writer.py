@@ -2,7 +2,8 @@
 
 Topics: `/stereo/meta` (the header as JSON), `/stereo/left/image` and `/stereo/right/image` (foxglove.CompressedImage), in this
 order for each pair, all three at the left eye's capture time; pairs in the order of arrival. Each row of a signal is a message of
-`/signals/NAME` at its own time, between header and images (`stream.recording.signals.rows`). Pixels of lz4 pairs go to
+`/signals/NAME` at its own time, between header and images (`stream.recording.signals.rows`). A known calibration is in
+`/stereo/left/calibration` and `/stereo/right/calibration` (foxglove.CameraCalibration). Pixels of lz4 pairs go to
 `.../image_raw` (foxglove.RawImage), because a topic has one schema. The first rig of a file has these names, so that a recording
 of one rig always looks the same to other tools; the topics of further rigs begin with /DEVICE. `/stereo/receipt` has what the
 recorder knows beside the pairs (`stream.recording.receipts`).
@@ -22,7 +23,7 @@ from stream.errors import StreamError, reported_as
 from stream.fsync import sync_path
 from stream.pair import Codec, EncodedPair, Header
 from stream.recording.mcap_writer import Channel, McapWriter
-from stream.recording.payload import COMPRESSED, HEADER, RAW, eye_data, header_data
+from stream.recording.payload import CALIBRATION, COMPRESSED, HEADER, RAW, eye_data, header_data
 from stream.recording.receipts import RECEIPT, Receipt, encode_receipt
 from stream.recording.signals.rows import MAX_TOPICS, SIGNAL, row_messages
 
@@ -106,6 +107,13 @@ class RecordingWriter(Closeable):
             self._mcap.add(channel, header.seq, header.left_ns, *parts)
         self._newest_ns = header.left_ns
         self._mcap.flush(CHUNK_BYTES)
+
+    def write_calibration(self, header: Header, left: bytes, right: bytes) -> None:
+        """Add what is known of the cameras of a pair that was written: a foxglove.CameraCalibration of each eye."""
+        prefix, _ = self._rigs[header.device]
+        for eye, message in (("left", left), ("right", right)):
+            channel = self._mcap.channel(f"{prefix}/{eye}/calibration", CALIBRATION, compressed=False)
+            self._mcap.add(channel, header.seq, header.left_ns, message)
 
     def write_receipt(self, receipt: Receipt) -> None:
         """Add a receipt at the time of the newest pair; it is in the file when that pair is."""
