@@ -42,6 +42,7 @@ def test_telemetry_comes_back_bit_for_bit(beside: Telemetry) -> None:
     received = from_parts(to_parts(sent), unexpected)
     assert received == sent
     assert received.telemetry == beside
+    assert hash(received) == hash(sent)
     assert to_parts(received) == to_parts(sent)
     again = EncodedPair(received.header, received.left, received.right, telemetry=received.telemetry)
     assert to_parts(again) == to_parts(sent)

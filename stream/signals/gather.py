@@ -54,7 +54,7 @@ class _Rows:
 
 
 class Gathering:
-    """Takes telemetry of signals as they come, and gives what a pair may have.
+    """Takes signals as they come, and gives what a pair may have.
 
     refuse: called for each signal of which something is left out because it is not valid; everything else is kept.
     max_rows: that are held of each signal.

@@ -125,6 +125,9 @@ class Telemetry:
     def __bool__(self) -> bool:
         return bool(self.signals or self.episode or self.subject)
 
+    def __hash__(self) -> int:
+        return hash((frozenset(self.signals.items()), self.episode, self.subject))
+
 
 NOTHING = Telemetry()
 

@@ -19,6 +19,8 @@ from stream.signals.signal import MAX_ROWS, MAX_SIGNALS, MAX_WIDTH, NAME, BadSig
 TOPIC = re.compile(rf"(?P<rig>.*)/signals/(?P<name>{NAME.pattern})")
 MAX_TOPICS = 1024
 """Signals of one file. A stream whose names change with every pair would otherwise need a topic for each."""
+HELD_PAIRS = 8
+"""Rows of so many pairs wait for the rest of their pairs: another tool may have sorted the messages of several rigs by time."""
 _MAX_BYTES = 8 * MAX_WIDTH + 256
 _Row = message_class("babyagent.Signal", {"values": "doubles", "unit": "string"})
 SIGNAL = protobuf_schema(_Row)
@@ -31,7 +33,7 @@ def row_messages(signal: Signal) -> Iterator[tuple[int, bytes]]:
 
 
 class RowsOfPairs:
-    """Collects the rows of pairs until these are complete. Two pairs at most are held at a time."""
+    """Collects the rows of pairs until these are complete."""
 
     def __init__(self) -> None:
         self._pairs: dict[tuple[str, int], dict[str, list[tuple[int, list[float], str]]]] = {}
@@ -45,14 +47,12 @@ class RowsOfPairs:
         except DecodeError as error:
             raise ValueError(f"the row does not decode: {error}") from error
         key = (rig, message.sequence)
-        if key not in self._pairs:
-            for old in [*self._pairs][:-1]:
-                del self._pairs[old]
+        if key not in self._pairs and len(self._pairs) >= HELD_PAIRS:
+            del self._pairs[next(iter(self._pairs))]
         signals = self._pairs.setdefault(key, {})
-        rows = signals.setdefault(name, [])
-        if len(signals) > MAX_SIGNALS or len(rows) >= MAX_ROWS:
+        if (name not in signals and len(signals) >= MAX_SIGNALS) or len(signals.get(name, ())) >= MAX_ROWS:
             raise ValueError("a pair has too many signals or rows")
-        rows.append((message.time_ns, list(row.values), row.unit))
+        signals.setdefault(name, []).append((message.time_ns, list(row.values), row.unit))
 
     def take(self, rig: str, sequence: int, pair_ns: int, expected: int) -> tuple[dict[str, Signal], int]:
         """Return the signals of a pair, and how many of them are not as they were recorded.
