@@ -1,6 +1,6 @@
 """Publish an IMU beside the images: a function is called after each shot and returns the rows since its last call.
 
-Here they are made up. Run it with: python examples/own_signals.py; or in its folder: python -m device --signals own_signals:Imu
+Here they are made up. Run it with: python examples/own_signals.py or, in its folder, python -m device --signals own_signals:Imu
 """
 
 import time

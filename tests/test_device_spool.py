@@ -75,8 +75,7 @@ def test_a_captured_pair_lies_in_the_spool_before_it_is_published(spool: Spool) 
 
 def test_an_answer_keeps_within_its_credit_but_gives_one_pair_at_least(spool: Spool) -> None:
     fill(spool, 8)
-    _, left, right = row_of(0, A)
-    pair_bytes = len(left) + len(right)
+    pair_bytes = sum(map(len, row_of(0, A)))
     for credit_bytes, pairs in ((1, 1), (2 * pair_bytes - 1, 1), (2 * pair_bytes, 2), (1 << 30, 5)):
         reading = spool.read(A, 3, 8, credit_bytes)
         check(reading, A, 3, 8)

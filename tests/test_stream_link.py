@@ -191,7 +191,7 @@ def test_malformed_messages_are_dropped_and_counted_by_reason_and_the_good_ones_
             [topic, header, left, right, b"more"],
             [topic] * 1000,
         ],
-        "size": [[topic, header, b"", right], [topic, bytes(4096), left, right], [b"bye", bytes(4096)]],
+        "size": [[topic, header, b"", right], [topic, bytes(1 << 18), left, right], [b"bye", bytes(4096)]],
         "header": [[topic, sealed({}), left, right], [b"hello", b"\x93\x01\x02\x03"], [b"bye", b""]],
         "version": [[topic, msgspec.msgpack.encode([9]), left, right], [topic, sealed([9]), left, right]],
         "crc": [[topic, header, left, right[:-1] + b"?"], [topic, header[:-1] + b"?", left, right]],

@@ -115,7 +115,7 @@ def rectified(calibration: StereoCalibration, size: tuple[int, int]) -> StereoCa
     if calibration.rectified or size == calibration.rectified_size:
         return calibration
     eye = Intrinsics(geometry_of(calibration, size).matrix, np.zeros(0))
-    baseline = floats([-np.linalg.norm(calibration.translation), 0.0, 0.0])
+    baseline = floats([-float(np.linalg.norm(calibration.translation)), 0.0, 0.0])
     return StereoCalibration(eye, eye, np.eye(3), baseline, size, rectified=True)
 
 
