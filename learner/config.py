@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from learner.adapt.config import AdaptConfig
+from learner.adapt.forgetting import ForgettingConfig
 from learner.errors import SettingsError
 from learner.guard import GuardConfig
 from learner.memory.config import MemoryConfig
@@ -31,6 +32,7 @@ class LearnerConfig:
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     guard: GuardConfig = field(default_factory=GuardConfig)
     adapt: AdaptConfig = field(default_factory=AdaptConfig)
+    forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
     fork: str | None = None
     """A run directory: start from its newest weights and memory. Settings that are not given are those of that run."""
     seed: int = 0

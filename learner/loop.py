@@ -24,7 +24,7 @@ from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
 from learner.pacing import Pacing
 from learner.pretrained.start import Start, begin
-from learner.trainer import StepReport
+from learner.trainer import Answers, Judgement, StepReport
 from stream.errors import EndOfStream
 from stream.pair import EncodedPair, StereoPair
 from stream.source import Source
@@ -234,6 +234,10 @@ class Learner:
         report = replace(self.team.step(rate_factor), received=self.received)
         self.trainer.require_progress(report)
         return report
+
+    def judge(self, answers: Answers, *, may_go_back: bool = True) -> Judgement | None:
+        """Compare a probe of the present networks with that of the start; in all processes they may go back (`Trainer.judge`)."""
+        return self.team.judge(answers, may_go_back=may_go_back)
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that the next step depends on, in all processes, except the pairs in memory."""

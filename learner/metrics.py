@@ -10,6 +10,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metr
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
+from learner.adapt.forgetting import Judgement
 from learner.loop import Learner
 from learner.objectives.contract import Meaning
 from learner.trainer import StepReport
@@ -43,6 +44,9 @@ class LearnerMetrics:
         self.steps = self._counter("steps", "Training steps taken.")
         self.refused = self._counter("refused_steps", "Steps refused because a loss or gradient was not finite.")
         self.rollbacks = self._counter("rollbacks", "Times the networks went back to a snapshot after a collapse.")
+        self.forgotten = self._counter(
+            "forgetting_rollbacks", "Times the networks went back because control sets were below the start."
+        )
         self.samples = self._counter("samples", "Pairs trained on, with repetition.")
         self.busy = self._counter("busy_seconds", "Time spent decoding and training.")
         self.waited = self._counter("waited_seconds", "Time spent waiting for pairs, the budget being spent.")
@@ -73,6 +77,9 @@ class LearnerMetrics:
         )
         self.probe_rank = self._gauge(
             "probe_effective_rank", "RankMe of the last probe's features, 1 to their width.", "control", "encoder"
+        )
+        self.lost = self._gauge(
+            "forgotten_ratio", "Accuracy that the worst encoder's control sets lost since the start, below 0 gained."
         )
         self.probe_step = self._gauge("probe_step", "The step of the last probe.")
         self.probe = self._gauge(
@@ -116,6 +123,11 @@ class LearnerMetrics:
         self.probe_rank.labels(control, encoder).set(rank)
         for probe, accuracy in accuracies.items():
             self.probe.labels(control, encoder, probe).set(accuracy)
+
+    def judged(self, found: Judgement) -> None:
+        """Record how the networks compare with the start."""
+        self.lost.set(found.loss)
+        self.forgotten.inc(found.goes_back)
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"babyagent_learner_{name}", text, registry=self.registry)

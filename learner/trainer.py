@@ -18,6 +18,7 @@ from torch import Tensor
 
 from buffer.priority import PRIORITY_LIMIT
 from learner.adapt.adaptation import Adaptation
+from learner.adapt.forgetting import Answers, ForgettingGuard, Judgement
 from learner.config import LearnerConfig
 from learner.distributed import collectives
 from learner.errors import Collapsed, NonFiniteLoss, SettingsError
@@ -25,6 +26,8 @@ from learner.guard import CollapseGuard
 from learner.objectives.contract import Batch, Objective, Outcome
 from learner.probes.spectrum import COMMON_MEANINGS, feature_gauges
 from learner.schedule import learning_rate
+
+__all__ = ["Answers", "Judgement", "Step", "StepReport", "Trainer"]
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -91,7 +94,9 @@ class Trainer:
         self.meanings = {**COMMON_MEANINGS, **self.objective.meanings, **self.adaptation.meanings}
         groups = self.objective.groups(self.adaptation.rates)
         self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.schedule.weight_decay, fused=True)
-        self.guard = CollapseGuard(config.guard)
+        self.guard, self.forgetting = CollapseGuard(config.guard), ForgettingGuard(config.forgetting)
+        self.fine: dict[str, Any] | None = None
+        """The networks at the last probe that was not below the start, as a snapshot; None: there was none, or nobody watches."""
         self._snapshots = [self._snapshot()]  # at most two, the older one first: a collapse goes back to it
         self.generator = torch.Generator(device).manual_seed(_seed_of_views(config.seed, 0))
 
@@ -134,8 +139,9 @@ class Trainer:
             return self.adaptation.outcome(self.objective, batch, generator)
 
     def _set_rate(self, factor: float) -> float:
-        schedule, guard = self.config.schedule, self.guard
-        rate = learning_rate(schedule, self.steps - guard.since) * guard.rate_factor * factor
+        since = max(self.guard.since, self.forgetting.since)
+        factor *= self.guard.rate_factor * self.forgetting.rate_factor
+        rate = learning_rate(self.config.schedule, self.steps - since) * factor
         ramp = self.adaptation.ramp(self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group.get("rate_factor", 1.0) * (ramp if group.get("is_adapted") else 1.0)
@@ -173,13 +179,34 @@ class Trainer:
         """
         why = self.guard.observe(self.steps, gauges)
         if why:
-            del self._snapshots[1:]
-            self.objective.load_state_dict(self._snapshots[0]["objective"])
-            self.optimizer.state.clear()
+            self.go_back(self._snapshots[0])
             self.guard.rolled_back(self.steps)
         elif self.guard.wants_snapshot(self.steps):
             self._snapshots = [self._snapshots[-1], self._snapshot()]
         return why
+
+    def judge(self, answers: Answers, *, may_go_back: bool = True) -> Judgement | None:
+        """Compare a probe of the present networks with that of the start, where the settings ask for it.
+
+        Networks that are not worse are kept; those that are worse too often in a row go back to the ones kept last, if they may.
+        """
+        found = self.forgetting.observe(self.steps, answers) if self.forgetting.watches else None
+        if found is None:
+            return None
+        if not found.is_worse:
+            self.fine = self._snapshot()
+        elif found.goes_back and may_go_back and self.fine is not None:
+            self.go_back(self.fine)
+            self._snapshots = [self._snapshot() | {"step": self.fine["step"]}]  # no tensor stands twice in a checkpoint
+            self.forgetting.rolled_back(self.steps)
+            return found
+        return found._replace(goes_back=False)
+
+    def go_back(self, snapshot: dict[str, Any]) -> None:
+        """Give the networks the weights of a snapshot, and begin without moments: they belong to what went wrong."""
+        self.objective.load_state_dict(snapshot["objective"])
+        self.optimizer.state.clear()
+        self._snapshots = [snapshot]
 
     def require_progress(self, report: StepReport) -> None:
         """Log what went wrong in the last step. Raises Diverged if steps were refused or rolled back too often in a row."""
@@ -211,13 +238,16 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """Return what is the same in all processes: everything except the generator of views."""
+        watched = {"forgetting": self.forgetting.state_dict(), "fine": self.fine} if self.forgetting.watches else {}
         return {
             "objective": self.objective.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "guard": self.guard.state_dict(),
             "snapshots": self._snapshots,
             "counts": {name: getattr(self, name) for name in _COUNTS},
-        } | self.adaptation.state_dict()
+            **self.adaptation.state_dict(),
+            **watched,
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], generator: Tensor | None) -> None:
         """Continue from `state_dict()` and the state of this process's generator; None begins a new one at this step."""
@@ -225,6 +255,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.guard.load_state_dict(state["guard"])
         self.adaptation.load_state_dict(state)
+        if self.forgetting.watches:
+            self.forgetting.load_state_dict(state["forgetting"])
+            self.fine = state["fine"]
         self._snapshots = state["snapshots"]
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])

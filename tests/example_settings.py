@@ -53,6 +53,7 @@ UNSET: Mapping[str, Any] = {
     "control_limit": 1000,
     "train_s": 3600.0,
     "max_steps": 100_000,
+    "probe_every_steps": 500,
     "image_size": 224,
     "patch_size": 16,
     "embed_dim": 384,

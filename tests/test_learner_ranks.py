@@ -333,3 +333,27 @@ def test_a_setting_that_is_refused_ends_all_processes_and_is_said_once(nursery: 
         assert codes[0] == 2, said
         assert len(re.findall(f"^error: .*{message}", said, re.MULTILINE)) == len(said.splitlines()) == 1
     assert not run.exists()
+
+
+def test_processes_go_back_together_where_control_sets_are_forgotten(nursery: Nursery, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    watched = (
+        *(
+            "--control",
+            "digits",
+            "--control-limit",
+            "40",
+            "--probe-every-steps",
+            "2",
+            "--forgetting.patience-probes",
+            "1",
+        ),
+        *("--forgetting.max-errors", "0", "--forgetting.max-loss", "0", "--adapt.plan", "lora", "--adapt.rank", "4"),
+        *("--adapt.heads-alone-steps", "3", "--adapt.anchor-patches", "1", "--adapt.learning-rate", "0.1"),
+    )
+    for processes, steps in ((2, 8), (1, 12)):
+        codes, said = nursery.run(run, processes, *watched, "--max-steps", str(steps))
+        assert codes == [0] * processes, said
+    assert json.loads((run / "summary.json").read_text())["forgetting"]["rollbacks"] >= 1
+    lora = outcome(run).state["objective"]
+    assert {"lora.up.0", "lora.down.0"} <= lora.keys()

@@ -76,6 +76,8 @@ _SIZES: Mapping[str, Mapping[str, Any]] = {
     "cpu": {"heads_alone_steps": 100, "anchor_pairs": 16},
     "gpu": {"heads_alone_steps": 1000, "anchor_pairs": 32},
 }
+PATIENCE_PROBES = 2
+"""Probes below the start, in a row, after which a run with a plan goes back (`learner.adapt.forgetting`)."""
 MOMENTUM = {"cpu": 0.996, "gpu": 0.999}
 """The EMA of a teacher, by preset; one that follows faster than its preset's number is slowed down to it."""
 

@@ -89,7 +89,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Stop) -> Summary:
         if address := page_address(access.host, access.port):
             screen.log(f"page: {address}{'' if is_served else ', once the port is free'}")
         screen.show("reading the last commit")
-        latest_weights = LatestWeights(learner, directory.export, metrics=metrics)
+        latest_weights = LatestWeights(learner, directory.export, metrics=metrics, hands_out_worse=process.export_worse)
         source, committer = _resume(stack, learner, directory, open_source, latest_weights, metrics, begun)
         latest_weights.start = _told_start(screen, directory, learner)
         supervisor = stack.enter_context(closing(Supervisor(os.environ, clock)))

@@ -13,7 +13,7 @@ import tyro
 
 from device.cli.capture_settings import CaptureSettings, DedupeChoice, Repeat
 from learner import legacy
-from learner.adapt.config import MOMENTUM, PLANS, planned
+from learner.adapt.config import MOMENTUM, PATIENCE_PROBES, PLANS, planned
 from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
@@ -84,6 +84,8 @@ class ProcessConfig:
     """Address of that port; 0.0.0.0 means every address of this machine and needs --http-token."""
     http_token: Path | None = None
     """File with the token that the page asks for and that a program sends as `Authorization: Bearer`; it is not encrypted."""
+    export_worse: bool = False
+    """Export the weights of each commit, also where a guard against forgetting says that they are worse than the start."""
     tensorboard: bool = False
     """Write steps and probes as TensorBoard event files too, into events/ of the run directory."""
     json: bool = False
@@ -141,7 +143,8 @@ def _adapting(given: Mapping[str, str], size: str, learner: LearnerConfig) -> Le
         for name in ("teacher_momentum", "momentum")
         if hasattr(learner.objective, name)
     }
-    return replace(learner, adapt=planned(plan, size), objective=replace(learner.objective, **slow))
+    guard = replace(learner.forgetting, patience_probes=PATIENCE_PROBES)
+    return replace(learner, adapt=planned(plan, size), forgetting=guard, objective=replace(learner.objective, **slow))
 
 
 def _forked(

@@ -13,13 +13,13 @@ from typing import Any, Literal, NamedTuple
 
 from learner.distributed import collectives
 from learner.member import Member, PairCounts, Part, State
-from learner.trainer import StepReport
+from learner.trainer import Answers, Judgement, StepReport
 from stream.pair import EncodedPair, Header
 
 _DEALT_AT_ONCE = 64
 """Pairs on their way to the other members while a commit is read back."""
 
-Verb = Literal["add", "step", "save", "load", "end"]
+Verb = Literal["add", "step", "judge", "save", "load", "end"]
 
 
 class Order(NamedTuple):
@@ -72,6 +72,13 @@ class Team:
         report = self.member.train(rate_factor)
         self._gather_counts()
         return report
+
+    def judge(self, answers: Answers, *, may_go_back: bool) -> Judgement | None:
+        """Let all members judge their networks, which are the same, by a probe of the leader's."""
+        self._order("judge", [(answers, may_go_back)] * self.size)
+        found = self.member.trainer.judge(answers, may_go_back=may_go_back)
+        self._gather_counts()
+        return found
 
     def counts(self) -> list[PairCounts]:
         """Return the counts of each member: the leader's of now, the others' of their last order."""
@@ -132,6 +139,9 @@ def follow(member: Member) -> None:
         match order.verb:
             case "step":
                 member.train(order.part)
+            case "judge":
+                answers, may_go_back = order.part
+                member.trainer.judge(answers, may_go_back=may_go_back)
             case "save":
                 collectives.gather(member.part())
             case "load":

@@ -73,7 +73,7 @@ def now(live: Live) -> str:
 
 def state_of(live: Live, scores: Mapping[str, Score], run: Path) -> RunState:
     """Return the state of a run for its verdict. run: the run directory, which may not exist yet."""
-    learner, guard = live.learner, live.learner.trainer.guard
+    learner, guard, forgetting = live.learner, live.learner.trainer.guard, live.learner.trainer.forgetting
     stats = live.stats or SourceStats()
     free_bytes = float("inf")
     with suppress(OSError):
@@ -101,6 +101,8 @@ def state_of(live: Live, scores: Mapping[str, Score], run: Path) -> RunState:
         untrusted=sum(stats.failed_handshakes.get(reason, 0) for reason in KEY_REASONS),
         rollbacks=guard.rollbacks,
         rolled_back_at=guard.since if guard.setbacks else None,
+        below=str(forgetting.last) if forgetting.last is not None and forgetting.last.is_worse else "",
+        forgot=forgetting.rollbacks,
         doubt=min(1.0, guard.doubt / guard.config.patience_steps),
         refused=learner.trainer.refused_in_a_row,
         free_bytes=free_bytes,

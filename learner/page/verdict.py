@@ -87,6 +87,10 @@ class RunState:
     rollbacks: int = 0
     rolled_back_at: int | None = None
     """The step of the last rollback, until the guard forgives it."""
+    below: str = ""
+    """By how much the control sets are below the start, in words, where a guard watches and the last probe was worse."""
+    forgot: int = 0
+    """How often the networks went back because of that."""
     doubt: float = 0.0
     """How near a collapse is: 0 without a sign, 1 when the networks go back."""
     refused: int = 0
@@ -150,6 +154,16 @@ def _of_training(state: RunState) -> Iterator[Concern]:
             f"All images got nearly the same output, so the networks went back at step {number(state.rolled_back_at)} to an "
             f"earlier snapshot ({number(state.rollbacks)} times in this run). They go on at a lower rate.",
             "Are all pairs alike? Else try other temperatures or Sinkhorn centring. After three times in a row training stops.",
+        )
+    if state.below or state.forgot:
+        often = f"The networks went back {number(state.forgot)} times to those of the last good probe, and go on at a lower rate."
+        yield Concern(
+            "wait" if not state.below else "bad" if state.forgot else "warn",
+            "forgetting" if state.below else "had forgotten",
+            " ".join(
+                [f"{state.below[:1].upper()}{state.below[1:]}."] * bool(state.below) + [often] * bool(state.forgot)
+            ),
+            "Weights of before are handed out. If it goes on, fork the run with --adapt lora or a lower --adapt.learning-rate.",
         )
     if state.refused:
         yield Concern(

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from sklearn.linear_model import RidgeClassifierCV
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -47,6 +48,12 @@ class ProbeResult:
     linear: float
     rankme: float
     alpha: float
+    knn_right: NDArray[np.bool_] = field(compare=False, repr=False)
+    """Whether k-NN was right about each test image, [M]."""
+
+    def figures(self) -> dict[str, float]:
+        """Return the numbers by their names."""
+        return {name: value for name, value in vars(self).items() if name != "knn_right"}
 
 
 def run_probe(
@@ -65,12 +72,14 @@ def run_probe(
     test = extract(encoder, rotate(control.test_images, degrees), device=device)
     labels, truth = control.train_labels, control.test_labels
     bank = stratified(labels, BANK_SHARE, np.random.default_rng(seed))
+    right = knn_right(train, labels, test, truth)
     return ProbeResult(
-        knn=knn_accuracy(train, labels, test, truth),
+        knn=float(np.mean(right)),
         knn_10pct=knn_accuracy(train[torch.from_numpy(bank)], labels[bank], test, truth),
         linear=linear_accuracy(train, labels, test, truth),
         rankme=rankme(train),
         alpha=alpha_req(train),
+        knn_right=right,
     )
 
 
@@ -131,7 +140,21 @@ def knn_accuracy(
     k: int = 20,
     temperature: float = 0.07,
 ) -> float:
-    """Return the share of test features whose `k` most similar train features vote for their label.
+    """Return the share of test features about which k-NN is right; arguments as in `knn_right`."""
+    right = knn_right(train_features, train_labels, test_features, test_labels, k=k, temperature=temperature)
+    return float(np.mean(right))
+
+
+def knn_right(
+    train_features: Tensor,
+    train_labels: Labels,
+    test_features: Tensor,
+    test_labels: Labels,
+    *,
+    k: int = 20,
+    temperature: float = 0.07,
+) -> NDArray[np.bool_]:
+    """Return for each test feature whether its `k` most similar train features vote for its label, [M].
 
     Features are float [N, D] (train) and [M, D] (test), labels int64 [N] and [M]. If N < k, all of them vote; a tie goes to the
     lower label.
@@ -140,7 +163,8 @@ def knn_accuracy(
     query = nn.functional.normalize(test_features.float(), dim=1)
     labels = torch.from_numpy(train_labels).to(bank.device)
     chunks = [_vote(query[i : i + _CHUNK], bank, labels, k, temperature) for i in range(0, len(query), _CHUNK)]
-    return float(np.mean(torch.cat(chunks).cpu().numpy() == test_labels))
+    right: NDArray[np.bool_] = torch.cat(chunks).cpu().numpy() == test_labels
+    return right
 
 
 def linear_accuracy(train_features: Tensor, train_labels: Labels, test_features: Tensor, test_labels: Labels) -> float:

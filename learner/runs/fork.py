@@ -57,18 +57,20 @@ class Fork:
             raise SettingsError(f"--fork {run}: it has no commit to start from; give another run")
         sums = run / "checkpoints" / found.note.folder / "SHA256SUMS"
         digest = hashlib.sha256(sums.read_bytes()).hexdigest()
+        fine = old.state.get("fine")  # the networks of the commit may be worse than the start
+        self._networks: Mapping[str, Tensor] = (fine or old.state)["objective"]
         self._about = {
             "from": "run",
             "name": str(run),
             "commit": found.note.folder,
             "sha256": digest,
-            "step": old.steps,
+            "step": old.steps if fine is None else fine["step"],
         }
         self._old = old
 
     def networks(self, learner: Learner) -> None:
         """Give a new learner the networks; of another objective only the encoders. Raises SettingsError if they do not fit."""
-        learner.trainer.begin(partial(_take_networks, self._old.state["objective"]))
+        learner.trainer.begin(partial(_take_networks, self._networks))
 
     def memory(self, learner: Learner, keep: Keep) -> Start:
         """Give a learner that has the networks the memory too, in all its processes, and return what was taken over.

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from learner.loop import StepReport, Waiting
+from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
 from learner.page.live import Live
 from learner.runs.titles import ACCURACIES
 from learner.service.screen import Screen
 from learner.service.status import RunStatus
+from learner.trainer import Judgement
 from stream.host.systemd import Supervisor
 from stream.source import Source
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +63,20 @@ class Observers:
         if report.fresh and status.stats is not None:
             self.metrics.fresh_trained(report.fresh, status.stats.devices)
         self.screen.step(report, batch_size, str(status))
+
+    def judged(self, found: Judgement | None, learner: Learner) -> None:
+        """Report how the networks compare with the start, and that they went back."""
+        if found is None:
+            return
+        self.metrics.judged(found)
+        if found.goes_back:
+            guard, good = learner.trainer.forgetting, learner.trainer.fine or {}
+            log.error(
+                "forgot step=%d to=%s rollbacks=%d: %s; the learning rate is now %g of that of the schedule",
+                *(learner.steps, good.get("step"), guard.rollbacks, found, guard.rate_factor),
+            )
+        elif found.is_worse:
+            log.warning("worse step=%d: %s", learner.steps, found)
 
     def probed(self, step: int, control: str, encoder: str, result: Mapping[str, Any]) -> None:
         """Report the result of a probe."""

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
 
 from learner.loop import Learner
 from learner.networks.encoder import Encoder
@@ -40,6 +42,8 @@ class Prober:
     elapsed_s: Callable[[], float]
     """Returns the seconds of the run so far."""
     _first_and_last: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
+    _answers: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
+    """Of the probes of the present networks, for the guard against forgetting."""
 
     def resume(self) -> None:
         """Go on from the probes in the run directory, and probe on the control sets that are new to the run."""
@@ -47,10 +51,14 @@ class Prober:
         self._update_cards(lines)
         known = {line["set"] for line in lines}
         self._each([control for control in self.controls if control.name not in known], self._probe)
+        if not self.learner.steps:
+            self._judge()
 
     def probe(self) -> None:
-        """Measure every encoder on every control set, now."""
-        self._each(self.controls, self._probe)
+        """Measure every encoder on every control set, now, and let the learner judge by it whether it has forgotten."""
+        self._answers.clear()
+        if self._each(self.controls, self._probe):
+            self._judge()
 
     def conclude(self) -> None:
         """Measure for the last time, unless the last measurement was of the same weights, or there was no step."""
@@ -58,8 +66,16 @@ class Prober:
             return
         steps = {name: {line["step"] for line in lines} for (name, _), lines in self._first_and_last.items()}
         changed = [control for control in self.controls if self.learner.steps not in steps.get(control.name, ())]
+        self._answers.clear()
         if not self._each(changed, self._probe, stop=self.hurry):
             self.observers.screen.log("the rest of the last probe is left out")
+        elif len(changed) == len(self.controls):
+            self._judge(may_go_back=False)  # the last commit is made
+
+    def _judge(self, *, may_go_back: bool = True) -> None:
+        if self.learner.config.forgetting.patience_probes and self._answers:
+            found = self.learner.judge(self._answers, may_go_back=may_go_back)
+            self.observers.judged(found, self.learner)
 
     def rotations(self, stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
         """Return accuracies on rotated images, by set and encoder; those that `stop` prevents are left out."""
@@ -99,7 +115,8 @@ class Prober:
 
     def _probe(self, control: ControlSet, name: str, encoder: Encoder) -> None:
         step = self.learner.steps
-        result = dataclasses.asdict(run_probe(encoder, control, device=self.learner.device))
+        probed = run_probe(encoder, control, device=self.learner.device)
+        result, self._answers[control.name, name] = probed.figures(), probed.knn_right
         line = {"step": step, "seconds": self.elapsed_s(), "set": control.name, "encoder": name}
         line["captured_ns"] = self.learner.memory.newest_ns()  # how far the stream had come, by its devices' clocks
         self.directory.append("probes", line | result)

@@ -108,7 +108,8 @@ class Service:
 
     def _train(self) -> None:
         learner = self.learner
-        probing = Rhythm(self.limits.probe_every_s, step=learner.steps, now_s=self.clock())
+        steps = self.limits.probe_every_steps
+        probing = Rhythm(self.limits.probe_every_s, step=learner.steps, now_s=self.clock(), every_steps=steps)
         committing = Rhythm(self.limits.commit_every_s, step=learner.steps, now_s=self.clock())
         events = learn(learner, self.source, clock=self.clock, keep=self._keep)
         while not self.stop() and not self.limits.are_reached(learner.steps, self._times.trained_s(self.clock())):

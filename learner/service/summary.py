@@ -47,6 +47,7 @@ def summarise(
         "undecodable": counts.undecodable,
         "steps": learner.steps,
         "rollbacks": learner.trainer.guard.rollbacks,
+        **learner.trainer.forgetting.figures(),
         "samples": learner.samples,
         "replay_ratio": round(learner.samples / learner.received, 3) if learner.received else 0.0,
         "loss_first": first.get("loss"),

@@ -28,6 +28,9 @@ class Limits:
     probes and commits do not. None trains until it is stopped."""
     max_steps: int | None = None
     """Stop at this step; None sets no last step."""
+    probe_every_steps: int | None = None
+    """Probe at each multiple of so many steps, whatever time it takes, in place of by the clock: then a guard against forgetting
+    goes back at the same steps in every repetition of a run. None: by the clock."""
     probe_every_s: float = 60.0
     """Shortest time between two probes, in seconds. Probes take at most 5 % of the time; one runs at the start and one at the
     end in any case."""
@@ -49,16 +52,19 @@ class Limits:
 class Rhythm:
     """Decides when training is interrupted again.
 
-    This happens at most every `every_s`, only after new steps, and takes at most PAUSE_SHARE of the time.
+    This happens at most every `every_s`, only after new steps, and takes at most PAUSE_SHARE of the time; with `every_steps` at
+    each multiple of so many steps instead.
     """
 
-    def __init__(self, every_s: float, *, step: int, now_s: float) -> None:
-        self._every_s = every_s
+    def __init__(self, every_s: float, *, step: int, now_s: float, every_steps: int | None = None) -> None:
+        self._every_s, self._every_steps = every_s, every_steps
         self._step = step
         self._next_s = now_s + every_s
 
     def is_due(self, step: int, now_s: float) -> bool:
         """Return whether the time has come and there were steps since the last interruption."""
+        if self._every_steps:
+            return step != self._step and step % self._every_steps == 0
         return step != self._step and now_s >= self._next_s
 
     def interrupted(self, step: int, began_s: float, ended_s: float) -> None:

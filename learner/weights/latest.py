@@ -2,6 +2,9 @@
 
 Each commit whose networks have no sign of collapse (`learner.guard`) exports new ones, in the thread of the commit, beside
 training. A commit in doubt keeps the earlier ones. An export that the disk refuses is logged, and the next commit tries again.
+
+Where a guard watches for forgetting (`learner.adapt.forgetting`), the weights of the last probe that was not below the start are
+exported in place of the commit's, so that nobody is handed weights that were not measured, or that are worse than the start.
 """
 
 from __future__ import annotations
@@ -29,9 +32,15 @@ NAMED_DEVICES = 64
 
 
 class LatestWeights:
-    """Exports the encoders of a learner into a folder. One call at a time is allowed; `set_probes` may run beside another."""
+    """Exports the encoders of a learner into a folder. One call at a time is allowed; `set_probes` may run beside another.
 
-    def __init__(self, learner: Learner, folder: Path, *, metrics: LearnerMetrics) -> None:
+    hands_out_worse: export each commit's weights, even those that control sets call worse than the start.
+    """
+
+    def __init__(
+        self, learner: Learner, folder: Path, *, metrics: LearnerMetrics, hands_out_worse: bool = False
+    ) -> None:
+        self._hands_out_worse = hands_out_worse
         self._learner = learner
         self._folder = folder
         self._metrics = metrics
@@ -56,24 +65,41 @@ class LatestWeights:
         if state["guard"]["doubt"]:
             return
         figures = {name: counts[name] for name in ("steps", "samples")} | {"pairs_received": counts["received"]}
-        figures |= {"rollbacks": state["guard"]["rollbacks"]} | self._probes | self._stream()
-        try:
-            self._write(state["objective"], figures)
-        except OSError as error:
-            log.warning("weights of step %d could not be exported: %s", counts["steps"], error)
+        figures |= {"rollbacks": state["guard"]["rollbacks"]}
+        fine = self._fine(state.get("fine"))
+        if fine is not None and fine["step"] == self._step:
             return
-        self._step = counts["steps"]
+        if fine is not None and fine["step"] != counts["steps"]:
+            figures = {"steps": fine["step"]}  # the other counts are those of later weights
+        try:
+            self._write((fine or state)["objective"], figures | self._probes | self._stream())
+        except OSError as error:
+            log.warning("weights of step %d could not be exported: %s", figures["steps"], error)
+            return
+        self._step = figures["steps"]
         self._metrics.exported_step.set(self._step)
+
+    def _fine(self, fine: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+        """Return the networks to export in place of the present ones; None: there are none."""
+        return None if self._hands_out_worse else fine
 
     def conclude(self, summary: Mapping[str, Any]) -> str:
         """Give the cards the figures of the whole run, after the last export; return a warning, empty if there is none.
 
         If no networks were ever good, the last ones are exported, and their card warns. Raises OSError.
         """
+        fine = self._fine(self._learner.trainer.fine)
+        if fine is not None and fine["step"] != self._step:
+            self._write(fine["objective"], {"steps": fine["step"], **self._probes, **self._stream()})
+            self._step = fine["step"]
         if self._step == self._learner.steps:
             for name, card in self._cards.items():
                 write_card(self._path(name), card | {"figures": {**summary, **self._stream()}})
             return ""
+        if fine is not None:
+            last = self._learner.trainer.forgetting.last
+            why = f"{last}" if last is not None and last.is_worse else "no later ones were measured"
+            return f"export/ has the weights of step {self._step}: {why}; --export-worse hands out those of each commit"
         if all(self._path(name).is_file() for name in self._encoders):
             return f"export/ keeps earlier weights: those of step {self._learner.steps} are in doubt or could not be written"
         self._write(self._learner.objective.state_dict(), {**summary, **self._stream(), "in_doubt": True})
