@@ -12,8 +12,8 @@ from learner.errors import SettingsError
 from learner.guard import GuardConfig
 from learner.memory.config import MemoryConfig
 from learner.networks.encoder import EncoderConfig
-from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.objectives.contract import Objective, ObjectiveConfig
+from learner.objectives.ntxent import NTXent, NTXentConfig
 from learner.pacing import PacingConfig
 from learner.schedule import ScheduleConfig
 from learner.views.contract import ViewsConfig
@@ -25,7 +25,7 @@ class LearnerConfig:
     """The settings that decide the weights: the same recording, settings and seed give the same ones."""
 
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
-    objective: ObjectiveConfig = field(default_factory=BabyAgentConfig)
+    objective: ObjectiveConfig = field(default_factory=NTXentConfig)
     views: ViewsConfig = field(default_factory=DefaultViews)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     pacing: PacingConfig = field(default_factory=PacingConfig)
@@ -81,10 +81,13 @@ nightly cosine. Each objective and each kind of views has its own numbers for bo
 
 
 def preset(
-    size: str, objective: type[Objective[Any]] = BabyAgent, views: type[ViewsConfig] | None = None
+    size: str, objective: type[Objective[Any]] | None = None, views: type[ViewsConfig] | None = None
 ) -> LearnerConfig:
-    """Return the settings of a size, an objective and its views, each with their numbers for this size."""
-    settings = objective.settings.for_preset(size)
+    """Return the settings of a size, an objective and its views, each with their numbers for this size.
+
+    None takes the objective that learns most on a stream (`docs/learning.md`), and the views that an objective takes by itself.
+    """
+    settings = (objective or NTXent).settings.for_preset(size)
     if views is None or isinstance(settings, views):
         own = isinstance(settings, ViewsConfig)
         chosen = DefaultViews() if own else settings.takes[0].for_preset(size)

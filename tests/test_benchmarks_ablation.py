@@ -39,8 +39,8 @@ def pairs() -> list[EncodedPair]:
 
 @pytest.mark.parametrize("name", RECIPE)
 def test_each_row_of_the_recipe_differs_from_the_preset_and_can_be_built(name: str) -> None:
-    config = RECIPE[name].settings(PRESETS["cpu"])
-    assert differences(config, PRESETS["cpu"])
+    config = RECIPE[name].settings(PRESETS["babyagent"])
+    assert differences(config, PRESETS["babyagent"])
     config.objective.build(config.encoder)
     assert RECIPE[name].dedupe
 
@@ -48,14 +48,14 @@ def test_each_row_of_the_recipe_differs_from_the_preset_and_can_be_built(name: s
 def test_every_row_of_a_seed_begins_with_the_same_backbone() -> None:
     starts = []
     for row in ROWS.values():
-        config = row.settings(replace(PRESETS["cpu"], seed=9))
+        config = row.settings(replace(PRESETS["babyagent"], seed=9))
         student = Learner(config, torch.device("cpu")).objective.encoders()["student"]
         starts.append(torch.cat([weight.flatten() for weight in student.parameters()]))
     assert all(torch.equal(start, starts[0]) for start in starts)
 
 
 def test_a_setting_is_changed_by_its_dotted_name_and_nothing_else_is() -> None:
-    preset = PRESETS["cpu"]
+    preset = PRESETS["babyagent"]
     config = changed(preset, {"objective.crops": 3, "schedule.learning_rate": 0.5, "seed": 7})
     names = {text.split(":")[0] for text in differences(config, preset)}
     assert names == {"objective.crops", "schedule.learning_rate", "seed"}
@@ -64,12 +64,12 @@ def test_a_setting_is_changed_by_its_dotted_name_and_nothing_else_is() -> None:
 
 
 def test_the_original_numbers_are_those_of_the_original_experiment() -> None:
-    config = with_original_numbers(PRESETS["cpu"])
+    config = with_original_numbers(PRESETS["babyagent"])
     objective = config.objective
     assert isinstance(objective, BabyAgentConfig)
     assert (objective.student_temperature, objective.repulsion, objective.centring) == (0.05, 0.1, "ema")
     assert config.schedule.learning_rate == 5e-4
-    assert config.encoder == PRESETS["cpu"].encoder
+    assert config.encoder == PRESETS["babyagent"].encoder
 
 
 def test_without_the_right_eye_both_images_are_the_left_one(pairs: list[EncodedPair]) -> None:
@@ -102,7 +102,7 @@ def test_without_dedupe_the_rig_sends_every_frame_of_as_long_a_walk() -> None:
 
 
 def test_crops_anywhere_are_as_large_but_do_not_follow_the_attention() -> None:
-    preset = changed(PRESETS["cpu"], {"encoder.embed_dim": 16, "encoder.depth": 1, "encoder.heads": 2})
+    preset = changed(PRESETS["babyagent"], {"encoder.embed_dim": 16, "encoder.depth": 1, "encoder.heads": 2})
     stray = STREAM["crops anywhere"].settings(preset).objective.build(preset.encoder)
     makers = [one.views for one in (preset.objective.build(preset.encoder), stray)]
     maps = torch.zeros(400, 2, 6, 6)
@@ -160,10 +160,12 @@ def test_the_bench_runs_each_row_once_and_gives_its_lines(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     small: LearnerConfig = changed(
-        PRESETS["cpu"],
+        PRESETS["babyagent"],
         {"encoder.embed_dim": 16, "encoder.depth": 1, "encoder.heads": 2, "objective.crops": 2, "pacing.batch_size": 8},
     )
-    monkeypatch.setitem(PRESETS, "cpu", replace(small, memory=replace(small.memory, capacity=32, fresh_capacity=16)))
+    monkeypatch.setitem(
+        PRESETS, "babyagent", replace(small, memory=replace(small.memory, capacity=32, fresh_capacity=16))
+    )
     words = ["--rows", "left eye only", "--seeds", "0", "--pairs", "20", "--steps", "4", "--json"]
     words += ["--place-size", "16", "--per-place", "2"]
     words += ["--results", str(tmp_path / "lines.jsonl"), "--report", str(tmp_path / "docs" / "table.md")]
@@ -190,4 +192,4 @@ def test_a_row_that_took_no_measurable_time_has_no_ratio_of_times() -> None:
 def test_every_row_has_one_name() -> None:
     assert set(ROWS) == {PRESET, *RECIPE, *STREAM}
     assert len(ROWS) == 1 + len(RECIPE) + len(STREAM)
-    assert to_plain(ROWS[PRESET].settings(PRESETS["cpu"])) == to_plain(PRESETS["cpu"])
+    assert to_plain(ROWS[PRESET].settings(PRESETS["babyagent"])) == to_plain(PRESETS["babyagent"])

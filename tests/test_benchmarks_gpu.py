@@ -214,7 +214,7 @@ def test_it_learns_from_the_images_with_both_objectives(
 ) -> None:
     monkeypatch.setattr(Task, "left_s", lambda _: 0.0)  # enough to begin with each, and for no second step
     results = rehearsed("learning", folder, tmp_path)
-    for name in ("default", "original"):
+    for name in ("babyagent", "original"):
         assert results[name]["steps"] == 1
         assert results[name]["knn_gain"].keys() == {
             f"{set_} {who}" for set_ in ("digits", "places") for who in ("student", "teacher")

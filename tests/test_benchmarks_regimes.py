@@ -47,7 +47,7 @@ def recorded(tmp_path_factory: pytest.TempPathFactory) -> RecordedDays:
 
 
 def config() -> LearnerConfig:
-    preset = PRESETS["cpu"]
+    preset = PRESETS["babyagent"]
     assert isinstance(preset.objective, BabyAgentConfig)
     return replace(
         preset,

@@ -11,7 +11,7 @@ from tiny_learner import TINY
 from learner.config import PRESETS, LearnerConfig, differences, preset
 from learner.errors import SettingsError
 from learner.loop import Learner
-from learner.objectives.babyagent import BabyAgentConfig
+from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.objectives.contrastive import Contrastive, ContrastiveConfig
 from learner.objectives.table import OBJECTIVES
 from learner.pacing import PacingConfig
@@ -23,14 +23,19 @@ def test_the_small_preset_builds_a_learner_whose_images_have_the_sizes_it_says()
     assert learner.memory.slots.left.shape[1:3] == PRESETS["cpu"].memory.canvas
 
 
+def test_by_default_it_learns_with_the_objective_that_learns_most_on_a_stream() -> None:
+    for config in (LearnerConfig(), *PRESETS.values()):
+        assert (config.objective.name, config.views_name) == ("ntxent", "guided")
+
+
 def test_the_large_preset_has_the_numbers_of_the_seed_and_the_small_ones_centring_and_second_term() -> None:
     """DeiT-S, batch 128, learning rate 5e-4; built only where there is a GPU."""
-    config = PRESETS["gpu"]
+    config = preset("gpu", BabyAgent)
     assert config.encoder.timm_arguments() == {"num_classes": 0}
     assert config.encoder.backbone == "deit_small_patch16_224"
     assert config.pacing.batch_size == 128
     assert config.schedule.learning_rate == 5e-4
-    small, seeds = PRESETS["cpu"].objective, BabyAgentConfig()
+    small, seeds = preset("cpu", BabyAgent).objective, BabyAgentConfig()
     assert isinstance(small, BabyAgentConfig)
     measured = {
         name: getattr(small, name) for name in ("centring", "repulsion", "repelled_by", "repulsion_temperature")
@@ -54,12 +59,13 @@ def test_a_difference_is_named_by_its_flag_with_both_values() -> None:
 
 
 def test_of_two_objectives_the_names_differ_and_what_both_have() -> None:
-    other = replace(PRESETS["cpu"], objective=ContrastiveConfig(hidden=7))
-    assert differences(other, PRESETS["cpu"])[:2] == [
+    babyagent = preset("cpu", BabyAgent)
+    other = replace(babyagent, objective=ContrastiveConfig(hidden=7))
+    assert differences(other, babyagent)[:2] == [
         "objective.name: 'contrastive', 'babyagent'",
         "objective.crops: 8, 4",
     ]
-    assert differences(preset("cpu", Contrastive), PRESETS["cpu"]) == ["objective.name: 'contrastive', 'babyagent'"]
+    assert differences(preset("cpu", Contrastive), babyagent) == ["objective.name: 'contrastive', 'babyagent'"]
 
 
 def test_every_objective_is_found_by_its_name_and_builds_what_it_says() -> None:

@@ -22,6 +22,7 @@ from learner.errors import SettingsError
 from learner.runs.settings import settings_of
 
 SMALL = (
+    *("--objective", "babyagent"),
     *("--objective.attention-size", "24", "--objective.teacher-size", "16", "--objective.student-size", "16"),
     *("--objective.prototypes", "16", "--objective.hidden", "32", "--objective.crops", "2"),
     *("--pacing.batch-size", "8", "--pacing.replay-ratio", "2", "--control-limit", "40", "--threads", "1"),

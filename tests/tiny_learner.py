@@ -45,6 +45,7 @@ TINY = LearnerConfig(
 )
 """A step takes some milliseconds on one core."""
 FLAGS = (
+    *("--objective", "babyagent"),
     *("--encoder.image-size", "16", "--encoder.embed-dim", "32", "--encoder.depth", "2", "--encoder.heads", "2"),
     *("--objective.attention-size", "24", "--objective.teacher-size", "16", "--objective.student-size", "16"),
     *("--objective.prototypes", "16", "--objective.hidden", "32", "--objective.crops", "2"),

@@ -51,7 +51,7 @@ class AblationSettings(GridSettings):
     """Pairs that dedupe keeps of a walk; `without dedupe` has all pairs of an equally long walk."""
     steps: Count = 300
     """Gradient steps of a run."""
-    preset: BabyAgentPreset = "cpu"
+    preset: BabyAgentPreset = "babyagent"
     """The learner's settings, with the objective `babyagent`."""
     control: tuple[str, ...] = ("digits",)
     """Control sets beside the places, as for the learner; the features of the first one give rank and spectrum."""

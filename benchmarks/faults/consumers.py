@@ -26,7 +26,8 @@ CAPACITY = 100_000
 READ_S = 1.0
 """The files of a consumer are read again after this time."""
 TINY = (
-    *("--preset", "cpu", "--encoder.image-size", "16", "--encoder.embed-dim", "32", "--encoder.depth", "1"),
+    *("--preset", "cpu", "--objective", "babyagent"),
+    *("--encoder.image-size", "16", "--encoder.embed-dim", "32", "--encoder.depth", "1"),
     *("--encoder.heads", "2", "--objective.attention-size", "16", "--objective.teacher-size", "16"),
     *("--objective.student-size", "16", "--objective.prototypes", "16", "--objective.hidden", "32"),
     *("--objective.crops", "2", "--pacing.batch-size", "32", "--pacing.replay-ratio", "1", "--control"),

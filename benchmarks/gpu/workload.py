@@ -20,9 +20,10 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu.parts import Task
-from benchmarks.shared.recipes import PRESETS, with_original_numbers
+from benchmarks.shared.recipes import with_original_numbers
 from benchmarks.step.bare import bare_step
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, preset
+from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contract import Batch, ObjectiveConfig
 from learner.objectives.contrastive import ContrastiveConfig
 from learner.trainer import Trainer
@@ -53,10 +54,10 @@ class Workload:
 
         The limits of the GPU are those that the part `step` has measured.
         """
-        preset, sizes = (PRESETS["gpu"], (128, 256, 512)) if task.is_full else (PRESETS["cpu"], (8, 16))
+        size, sizes = ("gpu", (128, 256, 512)) if task.is_full else ("cpu", (8, 16))
         known = task.results("step")
         return cls(
-            config=dataclasses.replace(preset, precision="bfloat16"),
+            config=dataclasses.replace(preset(size, BabyAgent), precision="bfloat16"),
             device=torch.device(task.device),
             sizes=sizes,
             round_s=0.3 if task.is_full else 0.02,
@@ -74,9 +75,9 @@ class Workload:
 
     @property
     def objectives(self) -> dict[str, ObjectiveConfig]:
-        """The settings of each objective: the preset's, the original experiment's, InfoNCE."""
+        """The settings of each objective: `babyagent` with the preset's and with the original numbers, and InfoNCE."""
         original = with_original_numbers(self.config).objective
-        return {"default": self.config.objective, "original": original, "contrastive": self._contrastive()}
+        return {"babyagent": self.config.objective, "original": original, "contrastive": self._contrastive()}
 
     def with_two_views(self) -> Self:
         """Return the workload with an objective that learns from one large view of each eye."""

@@ -32,7 +32,7 @@ from learner.config import LearnerConfig
 from learner.errors import SettingsError
 from learner.objectives.babyagent import BabyAgentConfig
 
-PRESETS_COMPARED = ("cpu", "contrastive")
+PRESETS_COMPARED = ("ntxent", "babyagent")
 """The original experiment's objective and InfoNCE, each with a small network and without repulsion: both minimise
 cross-entropies."""
 MEMORY_ROWS = {

@@ -29,7 +29,6 @@ from benchmarks.shared.recipes import PRESETS, SMALL_NETWORK, changed
 from benchmarks.shared.results import GridSettings, Result, completed, fingerprint, rendered
 from learner.config import LearnerConfig
 from learner.networks.encoder import Encoder
-from learner.objectives.babyagent import BabyAgentConfig
 from learner.probes.control_sets import ControlSet, stratified
 from learner.probes.probe import BANK_SHARE, extract, knn_accuracy, rotate
 from learner.probes.spectrum import alpha_req, rankme
@@ -177,9 +176,7 @@ def run_regime(run: RegimeRun, settings: RegimesSettings) -> Result:
 
 
 def _config(scale: Scale, seed: int) -> LearnerConfig:
-    preset = PRESETS[scale.preset]
-    assert isinstance(preset.objective, BabyAgentConfig)
-    return changed(replace(preset, seed=seed), scale.settings)
+    return changed(replace(PRESETS[scale.preset], seed=seed), scale.settings)
 
 
 def _controls(settings: RegimesSettings, recorded: RecordedDays, size: int) -> list[ControlSet]:

@@ -55,7 +55,7 @@ class RetentionSettings(GridSettings):
     """Pairs in memory."""
     steps: Count = 250
     """Gradient steps of a run, each on 128 samples."""
-    preset: GuidedPreset = "cpu"
+    preset: GuidedPreset = "ntxent"
     """The learner's settings, with a smaller network."""
     control: str = "digits"
     """Labelled set: half of its train half is streamed (`classes`), the other half is the bank of the probe."""
@@ -132,7 +132,7 @@ def _config(run: PolicyRun, stream: LabelledStream) -> LearnerConfig:
     fresh = max(1, round(count / run.steps))
     settings = {
         **SMALL_NETWORK,
-        **{f"objective.{name}": value for name, value in whole.items()},
+        **{f"crops.{name}": value for name, value in whole.items()},
         "memory.capacity": {IID: count, NONE: fresh}.get(run.policy, run.capacity),
         "memory.canvas": stream.canvas,
         "schedule.learning_rate": 2e-3,

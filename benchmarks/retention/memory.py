@@ -29,8 +29,8 @@ class PolicyMemory(Memory):
     def __init__(self, config: LearnerConfig, policy: Callable[[Situation], Reservoir], stream: LabelledStream) -> None:
         situation = Situation(config.memory.capacity, config.seed, self._embed, self._priorities)
         super().__init__(config.memory, seed=config.seed, ranking=Ranking(policy(situation)))
-        assert isinstance(config.objective, GuidedConfig)  # other presets are refused with the settings
-        self._view_size = config.objective.teacher_size
+        assert isinstance(config.crops, GuidedConfig)  # other presets are refused with the settings
+        self._view_size = config.crops.teacher_size
         self._stream = stream
         self._batch = config.pacing.batch_size
         self._replayed = self._replayed_junk = 0

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, replace
 from typing import Annotated, Any
 
 from benchmarks.shared.bounds import SomeOf
 from learner.config import PRESETS as SIZES
 from learner.config import LearnerConfig, preset
-from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
+from learner.objectives.babyagent import BabyAgentConfig
 from learner.objectives.table import OBJECTIVES
+from learner.views.default import DefaultViews
 from learner.views.guided import GuidedConfig
 
-PRESETS = SIZES | {name: preset("cpu", kind) for name, kind in OBJECTIVES.items() if kind is not BabyAgent}
-"""The presets of the learner, whose objective is `babyagent`, and the other objectives at the size of `cpu`, by their names."""
+PRESETS = SIZES | {name: preset("cpu", kind) for name, kind in OBJECTIVES.items()}
+"""The presets of the learner, and each objective at the size of `cpu`, by its name."""
 _NUMBERS = (
     "student_temperature",
     "teacher_temperature",
@@ -26,17 +27,18 @@ _NUMBERS = (
 )
 
 
-def _presets(objective: type[object]) -> SomeOf:
-    return SomeOf([name for name, config in PRESETS.items() if isinstance(config.objective, objective)])
+def _presets(suits: Callable[[LearnerConfig], bool]) -> SomeOf:
+    return SomeOf([name for name, config in PRESETS.items() if suits(config)])
 
 
-Preset = Annotated[str, _presets(object)]
-GuidedPreset = Annotated[str, _presets(GuidedConfig)]
-BabyAgentPreset = Annotated[str, _presets(BabyAgentConfig)]
+Preset = Annotated[str, _presets(lambda config: True)]
+GuidedPreset = Annotated[str, _presets(lambda config: isinstance(config.crops, GuidedConfig))]
+"""The name of a preset whose views are guided by attention."""
+BabyAgentPreset = Annotated[str, _presets(lambda config: isinstance(config.objective, BabyAgentConfig))]
 """The name of a preset whose objective is `babyagent`."""
 
 
-SMALL_NETWORK = {"encoder.embed_dim": 64, "encoder.depth": 2, "encoder.heads": 2, "objective.crops": 2}
+SMALL_NETWORK = {"encoder.embed_dim": 64, "encoder.depth": 2, "encoder.heads": 2, "crops.crops": 2}
 """Settings of a network that is small enough for benches that train many times."""
 
 
@@ -46,12 +48,14 @@ def unchanged(config: LearnerConfig) -> LearnerConfig:
 
 
 def changed(config: LearnerConfig, settings: Mapping[str, Any]) -> LearnerConfig:
-    """Return the configuration with some settings replaced, by their dotted names: `{"objective.crops": 2}`.
+    """Return the configuration with some settings replaced, by their dotted names: `{"crops.crops": 2}`.
 
-    A setting whose new value is None is not replaced.
+    `crops` are the views, whose settings some objectives have in their own. A setting whose new value is None is not replaced.
     """
+    views = "objective" if isinstance(config.views, DefaultViews) else "views"
     for name, value in settings.items():
-        config = config if value is None else _replaced(config, name.split("."), value)
+        first, *rest = name.split(".")
+        config = config if value is None else _replaced(config, [views if first == "crops" else first, *rest], value)
     return config
 
 
@@ -68,10 +72,13 @@ def _replaced(config: Any, path: Sequence[str], value: Any) -> Any:
 
 
 def with_original_numbers(config: LearnerConfig) -> LearnerConfig:
-    """Return the configuration with the numbers of the original experiment; views and network stay.
+    """Return the configuration with the objective of the original experiment and its numbers; views and network stay.
 
-    They are the temperatures, centring, repulsion, EMA rate and learning rate.
+    The numbers are the temperatures, centring, repulsion, EMA rate and learning rate.
     """
-    original = BabyAgentConfig()
+    original, views = BabyAgentConfig(), config.crops
+    if not isinstance(config.objective, BabyAgentConfig):
+        own = {f"objective.{one.name}": getattr(views, one.name) for one in fields(GuidedConfig)}
+        config = changed(replace(config, objective=PRESETS["babyagent"].objective, views=DefaultViews()), own)
     numbers = {f"objective.{name}": getattr(original, name) for name in _NUMBERS}
     return changed(config, numbers | {"schedule.learning_rate": 5e-4})

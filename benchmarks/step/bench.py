@@ -32,12 +32,13 @@ from benchmarks.shared.bounds import Count, Positive, Within
 from benchmarks.shared.machine import not_installed
 from benchmarks.shared.probing import Device, compute_device
 from benchmarks.shared.processes import in_own_process
-from benchmarks.shared.recipes import PRESETS, changed
+from benchmarks.shared.recipes import changed
 from benchmarks.step.bare import timed
 from benchmarks.step.live import LiveLearner
 from benchmarks.step.peers import PEERS
 from benchmarks.step.rows import BARE, FROM_VIEWS, WITH_VIEWS, peak_mib, resting_steps
-from learner.config import LearnerConfig
+from learner.config import LearnerConfig, preset
+from learner.objectives.babyagent import BabyAgent
 
 MAX_OVERHEAD = 0.02
 MIN_SPEEDUP = {"cpu": 1.3, "cuda": 2.0}
@@ -68,8 +69,8 @@ class StepSettings(RoundsSettings):
 
     @property
     def config(self) -> LearnerConfig:
-        """The preset, with the batch size of the settings."""
-        return changed(PRESETS[self.preset], {"pacing.batch_size": self.batch_size})
+        """The preset with the batch size of the settings, and with the objective that the peers compute too."""
+        return changed(preset(self.preset, BabyAgent), {"pacing.batch_size": self.batch_size})
 
 
 def measure(settings: StepSettings) -> dict[str, Any]:

@@ -17,7 +17,6 @@ from learner.adapt.config import MOMENTUM, PATIENCE_PROBES, PLANS, planned
 from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
-from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.objectives.foreign import objective_named, views_named
 from learner.objectives.table import OBJECTIVES, VIEWS
@@ -125,7 +124,7 @@ def begin(given: Mapping[str, str]) -> TrainSettings:
     elif "fork" in given:
         learner = _adapting(given, size, _forked(given, size, kind, views))
     else:
-        learner = _adapting(given, size, _starting(given, preset(size, kind or BabyAgent, views)))
+        learner = _adapting(given, size, _starting(given, preset(size, kind, views)))
     return TrainSettings(process=process, learner=learner)
 
 
