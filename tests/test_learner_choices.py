@@ -19,6 +19,7 @@ from waiting import until
 from learner.cli.train import COMMAND
 from learner.config import PRESETS, LearnerConfig, preset, to_plain
 from learner.errors import SettingsError
+from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contrastive import Contrastive
 from learner.objectives.joint.simclr import SimCLR, SimCLRConfig
 from learner.runs.folder import RunDirectory
@@ -74,9 +75,9 @@ def test_a_file_chooses_them_too(tmp_path: Path) -> None:
 
 
 def test_what_is_not_given_comes_from_the_run_so_that_an_upgrade_stops_none(tmp_path: Path) -> None:
-    before = dataclasses.replace(
-        PRESETS["cpu"], seed=7, schedule=dataclasses.replace(PRESETS["cpu"].schedule, warmup_steps=9)
-    )
+    """Not even where the default objective has become another one."""
+    then = preset("cpu", BabyAgent)
+    before = dataclasses.replace(then, seed=7, schedule=dataclasses.replace(then.schedule, warmup_steps=9))
     RunDirectory(tmp_path / "run", before)
     for words in ((), ("--preset", "cpu"), ("--objective", "babyagent"), ("--seed", "7")):
         found = settings("--run-dir", str(tmp_path / "run"), *words)
@@ -171,7 +172,10 @@ def test_views_and_backbones_that_do_not_fit_are_refused_in_one_line() -> None:
         SettingsError,
         match=r"^objective: crops must be at least 2 to repel each other, got 1: repelled_by pairs needs one$",
     ):
-        Trainer(settings("--views", "two", "--objective.repelled-by", "crops"), torch.device("cpu"))
+        Trainer(
+            settings("--objective", "babyagent", "--views", "two", "--objective.repelled-by", "crops"),
+            torch.device("cpu"),
+        )
     assert refusal("--views", "everywhere").startswith("--views must be one of")
     assert settings("--encoder.backbone", "resnet18").encoder.timm_arguments() == {"num_classes": 0}
 

@@ -82,9 +82,7 @@ def test_other_settings_are_refused_by_name_and_nothing_is_written(tmp_path: Pat
 
 def test_a_run_of_another_objective_is_refused_by_its_name(tmp_path: Path) -> None:
     RunDirectory(tmp_path, PRESETS["cpu"])
-    with pytest.raises(
-        SettingsError, match=r"objective\.name: 'contrastive', 'babyagent'\): choose another"
-    ) as refused:
+    with pytest.raises(SettingsError, match=r"objective\.name: 'contrastive', 'ntxent'.*: choose another") as refused:
         RunDirectory(tmp_path, preset("cpu", Contrastive))
     assert "\n" not in str(refused.value)
 

@@ -31,8 +31,8 @@ def test_runs_are_listed_with_step_pairs_accuracy_and_who_is_at_work(tmp_path: P
     with running.locked():
         text = PROGRAM.run(["runs", str(tmp_path)], Stop()).text
         assert text.count("at work") == 1
-    assert f"{tmp_path}/days/b  step 7, 70 pairs, babyagent, seed 0, at work  digits k-NN 57.0 %" in text
-    assert f"{tmp_path}/a  step 5, 50 pairs, babyagent, seed 0, last step " in text
+    assert f"{tmp_path}/days/b  step 7, 70 pairs, ntxent, seed 0, at work  digits k-NN 57.0 %" in text
+    assert f"{tmp_path}/a  step 5, 50 pairs, ntxent, seed 0, last step " in text
     listed = json.loads(PROGRAM.run(["runs", str(tmp_path), "--json"], Stop()).text)
     assert sorted((one["step"], one["at_work"]) for one in listed) == [(5, False), (7, False)]
 

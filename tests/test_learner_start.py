@@ -116,7 +116,7 @@ def test_sizes_of_the_preset_do_not_apply_to_weights_and_views_fit_their_patches
     found = begin({"encoder.weights": str(tmp_path / "dinov2.pth")}).learner
     assert (found.encoder.backbone, found.encoder.embed_dim) == ("vit_small_patch14_dinov2", 128)
     assert found.encoder.patch_size is None
-    sizes = {name: value for name, value in vars(found.objective).items() if name.endswith("_size")}
+    sizes = {name: value for name, value in vars(found.views).items() if name.endswith("_size")}
     assert sizes == {"attention_size": 56, "teacher_size": 42, "student_size": 28}
     found = begin({"encoder.weights": "timm:vit_small_patch14_dinov2.lvd142m", "objective": "simclr"}).learner
     assert (found.encoder.backbone, found.encoder.depth) == ("vit_small_patch14_dinov2.lvd142m", None)
