@@ -35,6 +35,8 @@ STATE = {
 }
 """Keys in the state of a checkpoint of 0.1.0, and their names today."""
 
+OBJECTIVE = {"name": "babyagent"}
+"""The objective of a run whose settings name none."""
 PRESETS = {"babyagent": ("gpu", "babyagent"), "contrastive": ("cpu", "contrastive")}
 """Presets of 0.1.0, and the size and objective that they are today."""
 

@@ -137,17 +137,17 @@ def outcome(run: Path) -> dict[str, Any]:
     return found
 
 
-def learned(name: str, run: Path) -> dict[str, Any]:
+def learned(name: str, run: Path, *more: str) -> dict[str, Any]:
     """What a run of these settings comes to at the end of the recording, from its newest commit or from nothing."""
-    words = [*EXPECTED["runs"][name]["words"], "--replay", str(DATA / "recording.mcap"), "--run-dir", str(run)]
+    words = [*EXPECTED["runs"][name]["words"], *more, "--replay", str(DATA / "recording.mcap"), "--run-dir", str(run)]
     PROGRAM.run(words, Stop())
     return outcome(run)
 
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Any]:
-    """What the settings of `run` come to here where nobody stops it."""
-    return learned("run", tmp_path_factory.mktemp("straight") / "run")
+    """What the settings of `run` come to here where nobody stops it. Its objective was the default then."""
+    return learned("run", tmp_path_factory.mktemp("straight") / "run", "--objective", "babyagent")
 
 
 @pytest.fixture(scope="module")

@@ -19,9 +19,8 @@ def from_plain(plain: object) -> LearnerConfig:
     """Convert JSON values that `learner.config.to_plain` made. Raises ValueError or SettingsError for anything else."""
     settings = msgspec.convert(legacy.renamed(plain, legacy.SETTINGS), dict[str, Any])
     chosen: dict[str, Any] = {}
-    if "objective" in settings:
-        objective = settings.pop("objective")
-        chosen["objective"] = msgspec.convert(objective, objective_named(_name(objective)).settings)
+    objective = settings.pop("objective", legacy.OBJECTIVE)
+    chosen["objective"] = msgspec.convert(objective, objective_named(_name(objective)).settings)
     if "views" in settings:
         views = settings.pop("views")
         chosen["views"] = msgspec.convert(views, views_named(_name(views)))
