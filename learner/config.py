@@ -88,11 +88,10 @@ def preset(
     None takes the objective that learns most on a stream (`docs/learning.md`), and the views that an objective takes by itself.
     """
     settings = (objective or NTXent).settings.for_preset(size)
-    if views is None or isinstance(settings, views):
-        own = isinstance(settings, ViewsConfig)
-        chosen = DefaultViews() if own else settings.takes[0].for_preset(size)
+    if isinstance(settings, ViewsConfig) and (views is None or isinstance(settings, views)):
+        chosen: ViewsConfig = DefaultViews()
     else:
-        chosen = views.for_preset(size)
+        chosen = settings.default_views(size) if views in (None, settings.takes[0]) else views.for_preset(size)
     return replace(SIZES[size], objective=settings, views=chosen)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, NamedTuple, get_args
 
 import torch
@@ -74,13 +74,17 @@ class ObjectiveConfig(Choice):
     """The kinds of views that it can take; the default is the first one, or the one that the settings inherit from."""
     objective: ClassVar[type[Objective[Any]]]
     """The class that these settings build."""
+    view_presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
+    """For a preset, the values of the default views that differ from those of the views themselves."""
 
     decay_biases: bool = False
     """Whether weight decay also applies to biases, norms and tokens."""
 
     def default_views(self, preset: str = "") -> ViewsConfig:
         """Return the views that it takes where no others were chosen."""
-        return self if isinstance(self, ViewsConfig) else self.takes[0].for_preset(preset)
+        if isinstance(self, ViewsConfig):
+            return self
+        return replace(self.takes[0].for_preset(preset), **self.view_presets.get(preset, {}))
 
     @property
     def views_name(self) -> str:

@@ -21,6 +21,7 @@ from learner.objectives.contract import Batch, Kit, Meaning, Objective, Objectiv
 from learner.parts.heads import BatchNorm, mlp
 from learner.parts.losses import nt_xent
 from learner.parts.network import Ema, Network
+from learner.views.augment import SOFT_AUGMENTATION
 from learner.views.several import GUIDED_FIRST
 
 
@@ -32,6 +33,9 @@ class NTXentConfig(ObjectiveConfig):
     takes = GUIDED_FIRST
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
         "cpu": {"hidden": 256, "projection": 64, "teacher_momentum": 0.99}
+    }
+    view_presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+        "cpu": {"teacher_augmentation": SOFT_AUGMENTATION, "student_augmentation": SOFT_AUGMENTATION}
     }
 
     teacher_momentum: Momentum = 0.996

@@ -46,6 +46,8 @@ TEACHER_AUGMENTATION = Augmentation(blur=1.0, solarise=0.0)
 """BYOL's first view."""
 STUDENT_AUGMENTATION = Augmentation(blur=0.1, solarise=0.2)
 """BYOL's second view."""
+SOFT_AUGMENTATION = Augmentation(brightness=0.3, contrast=0.3, hue=0.05, grey=0.1, blur=0.0)
+"""Less colour jitter than BYOL's, for small images: what it is worth is in `docs/log.md` (2026-11-30)."""
 
 LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the grey of a pixel."""
