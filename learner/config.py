@@ -88,10 +88,11 @@ def preset(
     None takes the objective that learns most on a stream (`docs/learning.md`), and the views that an objective takes by itself.
     """
     settings = (objective or NTXent).settings.for_preset(size)
-    if isinstance(settings, ViewsConfig) and (views is None or isinstance(settings, views)):
-        chosen: ViewsConfig = DefaultViews()
+    own = isinstance(settings, ViewsConfig)
+    if views is None or (isinstance(settings, views) if own else views is settings.takes[0]):
+        chosen = DefaultViews() if own else settings.default_views(size)
     else:
-        chosen = settings.default_views(size) if views in (None, settings.takes[0]) else views.for_preset(size)
+        chosen = views.for_preset(size)
     return replace(SIZES[size], objective=settings, views=chosen)
 
 
