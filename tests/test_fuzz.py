@@ -51,8 +51,9 @@ from stream.live.backfill_messages import (
     encode_message,
 )
 from stream.live.ledger import Ledger
-from stream.pair import REASONS, EncodedPair, Header
+from stream.pair import REASONS, EncodedPair, Header, checksum
 from stream.recording.writer import RecordingWriter
+from stream.signals.signal import Signal, Telemetry
 from stream.source import Cursor
 from stream.transport.endpoint import bind_address, connect_address
 from stream.transport.keys import KeysError, make_keys, own_keys, parse_key, trust, trusted_keys
@@ -80,6 +81,12 @@ PAIRS = [
     ),
     encode_pair(image(1, 3), image(1, 4), device="baby", epoch=EPOCHS[0], seq=5, left_ns=7, right_ns=8, codec="lz4"),
 ]
+SIGNALLED = EncodedPair(
+    PAIRS[0].header,
+    PAIRS[0].left,
+    PAIRS[0].right,
+    telemetry=Telemetry({"imu": Signal([[1.0, 2.0], [3.0, 4.0]], [4, 5], "g"), "reward": Signal(1.0, 5)}, "e", "s"),
+)
 PROGRESSIVE = cv2.imencode(".jpg", image(3, 5), [cv2.IMWRITE_JPEG_PROGRESSIVE, 1])[1].tobytes()
 
 
@@ -186,7 +193,7 @@ def recording(*, checked: bool) -> bytes:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "recording.mcap"
         with RecordingWriter(path) as writer:
-            for pair in PAIRS:
+            for pair in (*PAIRS, SIGNALLED):
                 writer.write(pair)
         data = bytearray(path.read_bytes())
     at = 8
@@ -209,11 +216,12 @@ class Target:
 
 GAVE_ROWS = [codec.to_parts(pair)[1:] for pair in (PAIRS[0], PAIRS[2])]
 TARGETS = {
-    "pair": Target(take_pair, [codec.to_parts(pair) for pair in PAIRS]),
+    "pair": Target(take_pair, [codec.to_parts(pair) for pair in (*PAIRS, SIGNALLED)]),
     "header": Target(
         take_sealed_header,
         [
             [msgspec.msgpack.encode(PAIRS[0].header)],
+            [SIGNALLED.header_part[: -len(checksum(b""))]],
             [msgspec.msgpack.encode(msgspec.structs.replace(PAIRS[0].header, seq=TOP - 1, junk=TOP, clock_error_ns=1))],
         ],
     ),
