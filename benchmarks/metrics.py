@@ -26,6 +26,7 @@ from learner.adapt.anchor import ANCHOR_MEANINGS
 from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objectives.table import OBJECTIVES
+from learner.objectives.weighted_sum import Sum
 from learner.probes.spectrum import COMMON_MEANINGS
 from stream.live.backfill_messages import Vitals
 from stream.live.metrics import MAX_DEVICES_SHOWN, StreamMetrics
@@ -173,7 +174,8 @@ def _device() -> DeviceMetrics:
 def _learner() -> LearnerMetrics:
     learner = Learner(PRESETS["cpu"], torch.device("cpu"))
     shipped = chain.from_iterable(kind.meanings.items() for kind in reversed(OBJECTIVES.values()))
-    metrics = LearnerMetrics(meanings={**dict(shipped), **COMMON_MEANINGS, **ANCHOR_MEANINGS})
+    known = {**Sum.meanings, **dict(shipped), **COMMON_MEANINGS, **ANCHOR_MEANINGS}
+    metrics = LearnerMetrics(meanings=known)
     metrics.probed(0, "digits", "student", {"knn": 0.0}, 1.0)
     metrics.registry.register(MemoryMetrics(learner))
     return metrics

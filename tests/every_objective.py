@@ -1,11 +1,11 @@
-"""Every objective of the table, small, with batches and views for it: nothing here knows one of them by name."""
+"""Every objective of the table and some sums, small, with batches and views for it: nothing here knows one of them alone."""
 
 from __future__ import annotations
 
 import dataclasses
 import os
 import sys
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import torch
@@ -16,12 +16,15 @@ from learner.distributed import collectives
 from learner.memory.config import MemoryConfig
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.contract import Batch, Objective, Outcome, Views
+from learner.objectives.foreign import objective_named
 from learner.objectives.table import OBJECTIVES
 from learner.pacing import PacingConfig
 from learner.schedule import ScheduleConfig
 from learner.trainer import Trainer
 
 ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_size=8, embed_dim=32, depth=2, heads=2)
+NAMES = (*OBJECTIVES, "ntxent+byol", "ijepa+mae")
+"""Sums keep to the contract too: of two momentum copies, and of two that hide patches."""
 COUNT = 6
 CPU = torch.device("cpu")
 
@@ -31,16 +34,17 @@ def seeded(seed: int = 0) -> torch.Generator:
 
 
 def some_pairs(count: int = COUNT, seed: int = 0) -> Batch:
-    """Smooth random pairs, the right eye the left one moved."""
+    """Smooth random pairs of two devices in turn, the right eye the left one moved."""
     coarse = torch.rand(count, 3, 4, 5, generator=seeded(seed))
     left = (nn.functional.interpolate(coarse, (24, 32), mode="bilinear").permute(0, 2, 3, 1) * 255).to(torch.uint8)
-    return Batch(left, left.roll(2, dims=2), torch.full((count,), 4 / 3))
+    keys = torch.arange(count)
+    return Batch(left, left.roll(2, dims=2), torch.full((count,), 4 / 3), seed * count + keys, keys % 2)
 
 
 def small(name: str, **changes: Any) -> LearnerConfig:
     """The settings of an objective at the size `cpu`, with a tiny encoder."""
     return dataclasses.replace(
-        preset("cpu", OBJECTIVES[name]),
+        preset("cpu", objective_named(name)),
         encoder=ENCODER,
         memory=MemoryConfig(capacity=24, fresh_capacity=16, canvas=(24, 32)),
         pacing=PacingConfig(replay_ratio=4.0, batch_size=COUNT),
@@ -64,9 +68,12 @@ def total(outcome: Outcome) -> Tensor:
     return outcome.losses.mean() + (0.0 if outcome.shared is None else outcome.shared)
 
 
-def selected(views: Views, rows: Tensor) -> Views:
-    """The views of some pairs of a batch."""
-    return type(views)(*(getattr(views, field.name)[rows] for field in dataclasses.fields(views)))
+Rows = TypeVar("Rows", Views, Batch)
+
+
+def selected(some: Rows, rows: Tensor) -> Rows:
+    """Some pairs of a batch, or their views."""
+    return type(some)(*(getattr(some, field.name)[rows] for field in dataclasses.fields(some)))
 
 
 def see(objective: Objective[Any], views: Views) -> None:
@@ -96,7 +103,7 @@ def part_of_a_step(name: str) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]
     made.objective.double()
     see(made.objective, exact(views))
     with mock.patch.object(Tensor, "float", as_double):
-        outcome = made.outcome(Batch(batch.left[rows], batch.right[rows], batch.aspect[rows]), seeded())
+        outcome = made.outcome(selected(batch, rows), seeded())
     torch.autograd.backward(total(outcome))
     gradients = [weight.grad for weight in made.objective.trained() if weight.grad is not None]
     collectives.average_([*gradients, *outcome.gauges.values()])
@@ -112,7 +119,7 @@ def born(number: int, count: int, folder: str) -> int:
     code = 1
     try:
         torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=number, world_size=count)
-        torch.save({name: part_of_a_step(name) for name in OBJECTIVES}, f"{folder}/{number}")
+        torch.save({name: part_of_a_step(name) for name in NAMES}, f"{folder}/{number}")
         code = 0
     finally:
         os._exit(code)

@@ -37,7 +37,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     },
     "learner": {
         "networks": {"distributed"},
-        "views": {"networks"},
+        "views": {"distributed", "networks"},
         "parts": {"distributed", "networks"},
         "distributed": set(),
         "memory": {"views"},

@@ -14,6 +14,7 @@ import tyro
 from device.cli.capture_settings import CaptureSettings, DedupeChoice, Repeat
 from learner import legacy
 from learner.adapt.config import MOMENTUM, PATIENCE_PROBES, PLANS, planned
+from learner.bounds import Choice
 from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
@@ -137,13 +138,22 @@ def _adapting(given: Mapping[str, str], size: str, learner: LearnerConfig) -> Le
         raise SettingsError(f"--adapt must be one of {', '.join(PLANS)}, got {plan!r}")
     if "encoder.weights" not in given and "fork" not in given:
         raise SettingsError(f"--adapt {plan} adapts weights: add --encoder.weights FILE, or --fork RUN")
+    guard, objective = (
+        replace(learner.forgetting, patience_probes=PATIENCE_PROBES),
+        _slowed(learner.objective, MOMENTUM[size]),
+    )
+    return replace(learner, adapt=planned(plan, size), forgetting=guard, objective=objective)
+
+
+def _slowed(settings: Any, least: float) -> Any:
+    """Return settings of an objective, or of a sum of two, with at least this momentum of teachers."""
     slow = {
-        name: max(MOMENTUM[size], getattr(learner.objective, name))
+        name: max(least, getattr(settings, name))
         for name in ("teacher_momentum", "momentum")
-        if hasattr(learner.objective, name)
+        if hasattr(settings, name)
     }
-    guard = replace(learner.forgetting, patience_probes=PATIENCE_PROBES)
-    return replace(learner, adapt=planned(plan, size), forgetting=guard, objective=replace(learner.objective, **slow))
+    parts = {name: _slowed(getattr(settings, name), least) for name in ("first", "second") if hasattr(settings, name)}
+    return replace(settings, **slow, **parts)
 
 
 def _forked(
@@ -179,14 +189,14 @@ def _starting(given: Mapping[str, str], learner: LearnerConfig) -> LearnerConfig
 
 def _in_patches(settings: Any, patch: int) -> Any:
     """Return settings whose sizes of views are the next multiples of the patch size."""
-    sizes = {
-        one.name: getattr(settings, one.name)
-        for one in fields(settings)
-        if one.name == "size" or one.name.endswith("_size")
-    }
-    return replace(
-        settings, **{name: -(-size // patch) * patch for name, size in sizes.items() if isinstance(size, int)}
-    )
+    changed = {}
+    for one in fields(settings):
+        value = getattr(settings, one.name)
+        if isinstance(value, int) and (one.name == "size" or one.name.endswith("_size")):
+            changed[one.name] = -(-value // patch) * patch
+        elif isinstance(value, Choice):
+            changed[one.name] = _in_patches(value, patch)
+    return replace(settings, **changed)
 
 
 def require_made_with(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
@@ -23,14 +24,16 @@ SlotNumbers = NDArray[np.intp]
 class Slots:
     """Holds `count` pairs under their keys.
 
-    left, right: uint8 [count, H, W, 3] BGR on the canvas; aspect: float [count], width / height before squeezing; priority:
-    float64 [count], the last one measured, nan before; names: identities; captured: device and capture time, nanoseconds
-    since 1970 by the clock of the device, ("", 0) before the first pair. Raises SettingsError if they do not fit into RAM.
+    left, right: uint8 [count, H, W, 3] BGR on the canvas; aspect: float [count], width / height before squeezing; numbers,
+    subjects: int64 [count], the key and a number of the device; priority: float64 [count], the last one measured, nan before;
+    names: identities; captured: device and capture time, nanoseconds since 1970 by the clock of the device, ("", 0) before the
+    first pair. Raises SettingsError if they do not fit into RAM.
     """
 
     def __init__(self, count: int, canvas: tuple[int, int]) -> None:
         self.left, self.right = _images(count, canvas), _images(count, canvas)
         self.aspect = torch.ones(count)
+        self.numbers, self.subjects = torch.zeros(2, count, dtype=torch.int64)
         self.priority = np.full(count, np.nan)
         self.names = [""] * count
         self.captured: list[tuple[str, int]] = [("", 0)] * count
@@ -61,6 +64,7 @@ class Slots:
             self.right[slot] = torch.from_numpy(pair.right)
             self.aspect[slot] = pair.header.width / pair.header.height
             self.names[slot] = pair.header.name
+            self.numbers[slot], self.subjects[slot] = key, zlib.crc32(pair.header.device.encode())
             self.captured[slot] = pair.header.device, pair.header.left_ns
 
     def release(self, keys: Iterable[int]) -> None:
@@ -79,7 +83,7 @@ class Slots:
             torch.index_select(rows, 0, index, out=found)
             return found.to(device, non_blocking=True).view(len(index), *items.shape[1:])
 
-        return Batch(gathered(self.left), gathered(self.right), gathered(self.aspect))
+        return Batch(*map(gathered, (self.left, self.right, self.aspect, self.numbers, self.subjects)))
 
 
 def _images(count: int, canvas: tuple[int, int]) -> Tensor:

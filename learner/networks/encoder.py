@@ -9,6 +9,7 @@ here; later layers are not computed. The only cost is that this one layer runs u
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -65,6 +66,7 @@ class EncoderConfig:
 NEEDS = {
     "attention": "the attention of a [CLS] token in the last block",
     "some tokens": "a backbone that can see some of its patches only",
+    "masked attention": "a transformer whose attention can be masked",
 }
 EXAMPLES = ("deit_small_patch16_224", "vit_small_patch14_reg4_dinov2", "eva02_tiny_patch14_224")
 
@@ -103,13 +105,15 @@ class Encoder(nn.Module):
         maps = to_patches.reshape(*to_patches.shape[:2], height, width)
         return maps / maps.sum((-2, -1), keepdim=True)
 
-    def tokens(self, rgb: Tensor, keep: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    def tokens(self, rgb: Tensor, keep: Tensor | None = None, mask: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Return the features, [B, D], and the tokens of the patches, [B, T, D], in the order of lines of text.
 
-        keep: int [B, n], the numbers of the patches that the backbone sees (`require("some", ...)`); the tokens are then theirs.
+        keep: int [B, n], the numbers of the patches that the backbone sees (`require("some tokens", ...)`); the tokens are then
+        theirs. mask: bool [N, N], which tokens each of them all sees (`require("masked attention", ...)`).
         """
+        masked = {} if mask is None else {"attn_mask": mask}
         with self._only(keep):
-            found = self.backbone.forward_features((rgb - self.mean) / self.std)
+            found = self.backbone.forward_features((rgb - self.mean) / self.std, **masked)
         features: Tensor = self.backbone.forward_head(found, pre_logits=True)
         if found.ndim == 3:
             return features, found[:, self.prefix :]
@@ -147,6 +151,7 @@ class Encoder(nn.Module):
         has = {
             "attention": has_attention and self.prefix > 0 and getattr(self.backbone, "cls_token", None) is not None,
             "some tokens": hasattr(self.backbone, "patch_drop"),
+            "masked attention": "attn_mask" in inspect.signature(self.backbone.forward_features).parameters,
         }
         if not has[need]:
             raise SettingsError(

@@ -15,6 +15,9 @@ class SharedBatchNorm(nn.BatchNorm2d):
     a trace.
     """
 
+    _seen: tuple[Tensor, Tensor] | None = None
+    """Mean and variance of the last forward pass, until the running ones have moved."""
+
     def forward(self, input: Tensor) -> Tensor:
         """Normalise [B, C, H, W]; by the running statistics outside of training."""
         values = input.float()
@@ -34,10 +37,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
 
     @torch.no_grad()
     def after_step(self) -> None:
-        """Move the running statistics; those of a frozen copy are copied instead."""
-        if self.weight.requires_grad and self.running_mean is not None and self.running_var is not None:
-            for running, seen in zip((self.running_mean, self.running_var), self._seen, strict=True):
-                running.lerp_(seen, self.momentum or 0.1)
+        """Move the running statistics; those of a frozen copy are copied instead. Two that share it move it once."""
+        seen, self._seen = self._seen, None
+        if self.weight.requires_grad and seen and self.running_mean is not None and self.running_var is not None:
+            self.running_mean.lerp_(seen[0], self.momentum or 0.1)
+            self.running_var.lerp_(seen[1], self.momentum or 0.1)
 
 
 def share_statistics(network: nn.Module) -> bool:

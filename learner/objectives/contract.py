@@ -52,10 +52,12 @@ class Kit(NamedTuple):
 
     encoder_config: EncoderConfig
     views_config: ViewsConfig
+    given: Encoder | None = None
+    """The encoder of two objectives that share it."""
 
     def encoder(self) -> Encoder:
-        """Return a new encoder at its random start. Raises SettingsError."""
-        return Encoder(self.encoder_config)
+        """Return the given encoder, or a new one at its random start. Raises SettingsError."""
+        return Encoder(self.encoder_config) if self.given is None else self.given
 
     def views(self, encoder: Encoder) -> MakeViews:
         """Return the function that makes the views; encoder: the one whose attention may place them. Raises SettingsError."""

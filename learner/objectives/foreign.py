@@ -1,4 +1,4 @@
-"""Find an objective by its name: one of the table, of an installed package, or `package.module:Class`."""
+"""Find an objective by its name: one of the table, of an installed package, `package.module:Class`, or a sum of two."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any, get_type_hints
 
 from learner.errors import SettingsError
 from learner.objectives.contract import Objective, ObjectiveConfig
+from learner.objectives.sums import sum_of
 from learner.objectives.table import OBJECTIVES, VIEWS
 from learner.views.contract import ViewsConfig
 
@@ -28,11 +29,16 @@ def objective_named(name: str) -> type[Objective[Any]]:
     """Return the objective of this name. Raises SettingsError in one line for one that is not there or cannot be used."""
     if name in OBJECTIVES:
         return OBJECTIVES[name]
+    first, plus, second = name.rpartition("+")
+    if plus:
+        return sum_of(objective_named(first), objective_named(second))
     installed = {point.name: point.value for point in entry_points(group=GROUP)}
     module, colon, attribute = installed.get(name, name).partition(":")
     if not colon:
         known = ", ".join([*OBJECTIVES, *installed])
-        raise SettingsError(f"--objective must be one of {known}, or package.module:Class of yours, got {name!r}")
+        raise SettingsError(
+            f"--objective must be one of {known}, package.module:Class of yours, or two with a + between, got {name!r}"
+        )
     try:
         kind = getattr(importlib.import_module(module), attribute)
     except Exception as error:  # of any kind: it is the code of somebody else

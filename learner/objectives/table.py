@@ -10,21 +10,28 @@ from learner.objectives.contract import Objective
 from learner.objectives.contrastive import Contrastive
 from learner.objectives.joint.byol import BYOL
 from learner.objectives.joint.deepcluster import DeepCluster
+from learner.objectives.joint.deepclusterv1 import DeepClusterV1
 from learner.objectives.joint.dino import DINO
 from learner.objectives.joint.lejepa import LeJEPA
 from learner.objectives.joint.moco import MoCo
+from learner.objectives.joint.mocov1 import MoCoV1
 from learner.objectives.joint.mocov3 import MoCoV3
 from learner.objectives.joint.simclr import SimCLR
 from learner.objectives.joint.simsiam import SimSiam
 from learner.objectives.joint.swav import SwAV
 from learner.objectives.joint.vicreg import VICReg
 from learner.objectives.joint.visreg import VISReg
+from learner.objectives.masked.aim import AIM
 from learner.objectives.masked.context import Context
 from learner.objectives.masked.denoise import Denoise
+from learner.objectives.masked.franca import Franca
 from learner.objectives.masked.ijepa import IJEPA
 from learner.objectives.masked.mae import MAE
+from learner.objectives.masked.stacked import Stacked
 from learner.objectives.metric.empssl import EMP
 from learner.objectives.metric.exemplar import Exemplar
+from learner.objectives.metric.fairvicreg import FairVICReg
+from learner.objectives.metric.instance import Instance
 from learner.objectives.metric.lifted import Lifted
 from learner.objectives.metric.margin import Margin
 from learner.objectives.metric.npair import NPair
@@ -44,10 +51,10 @@ from learner.views.one_eye import WholeConfig
 from learner.views.parallax import ParallaxConfig
 from learner.views.several import SEVERAL
 
-_JOINT = (SimCLR, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepCluster, VICReg, LeJEPA, VISReg)
-_METRIC = (Margin, Lifted, NPair, Exemplar, EMP)
+_JOINT = (SimCLR, MoCoV1, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepClusterV1, DeepCluster, VICReg, LeJEPA, VISReg)
+_METRIC = (Margin, Lifted, NPair, Exemplar, EMP, Instance, FairVICReg)
 _PRETEXT = (Rotation, Position, Jigsaw, Counting, Colourise, SplitBrain, CPC, BiGAN)
-_MASKED = (MAE, IJEPA, Context, Denoise)
+_MASKED = (MAE, IJEPA, Context, Denoise, Stacked, AIM, Franca)
 _AUTOENCODERS = (Autoencoder,)
 _OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED, *_AUTOENCODERS)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}

@@ -29,7 +29,11 @@ class Clusters(nn.Module):
         """Find the centres again where it is time and the queue is full. The queue moves by itself."""
         self.steps += 1
         if self.steps % self.every_steps == 0 and self.queue.taken >= len(self.queue.rows):
-            self.centres.copy_(k_means(self.queue.rows, self.centres, ROUNDS))
+            self.search()
+
+    def search(self) -> None:
+        """Find the centres in the queue, beginning with those of the last time."""
+        self.centres.copy_(k_means(self.queue.rows, self.centres, ROUNDS))
 
 
 def k_means(rows: Tensor, centres: Tensor, rounds: int) -> Tensor:
@@ -47,3 +51,48 @@ def k_means(rows: Tensor, centres: Tensor, rounds: int) -> Tensor:
         sums[empty] = rows[worst]
         centres = F.normalize(sums, dim=-1)
     return centres
+
+
+class Pseudolabels(Clusters):
+    """Clusters of features that are whitened first, and a linear classifier that begins again with each search.
+
+    (Caron et al. 2018, DeepCluster, section 3.) dim: width of the features; components: columns that PCA keeps. weights: float
+    [K], inverse to the number of recent rows in each cluster, 1 for an even share.
+    """
+
+    mean: Tensor
+    whitening: Tensor
+    weights: Tensor
+
+    def __init__(self, dim: int, count: int, components: int, *, recent: int, every_steps: int) -> None:
+        super().__init__(count, components, recent=recent, every_steps=every_steps)
+        self.queue = Queue(recent, dim)
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("whitening", torch.eye(dim)[:, :components].contiguous())
+        self.register_buffer("weights", torch.ones(count))
+        self.classifier = nn.Linear(dim, count)
+
+    def of(self, features: Tensor) -> Tensor:
+        """Return the cluster of each row of features [B, dim]: int [B]."""
+        with torch.autocast(features.device.type, enabled=False):
+            return (self._whitened(features) @ self.centres.T).argmax(-1)
+
+    def _whitened(self, features: Tensor) -> Tensor:
+        return F.normalize((features - self.mean) @ self.whitening, dim=-1)
+
+    @torch.no_grad()
+    def search(self) -> None:
+        """Find the clusters in the queue, and let a classifier begin whose weights depend on the number of steps only."""
+        rows, count = self.queue.rows, len(self.centres)
+        self.mean.copy_(rows.mean(0))
+        values, columns = torch.linalg.eigh(torch.cov(rows.T, correction=0))
+        kept = slice(-self.whitening.shape[1], None)
+        self.whitening.copy_(columns[:, kept] * torch.rsqrt(values[kept].clamp_min(0) + 1e-5))
+        rows = self._whitened(rows)
+        evenly = torch.arange(count, device=rows.device) * len(rows) // count
+        self.centres.copy_(k_means(rows, rows[evenly], ROUNDS))
+        sizes = torch.bincount((rows @ self.centres.T).argmax(-1), minlength=count)
+        self.weights.copy_(len(rows) / (count * sizes.clamp_min(1)))
+        drawn = torch.randn(self.classifier.weight.shape, generator=torch.Generator().manual_seed(int(self.steps)))
+        self.classifier.weight.copy_(0.01 * drawn)
+        self.classifier.bias.zero_()

@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812 - the name every torch reader know
 from timm.models.vision_transformer import Block
 from torch import Tensor, nn
 
-from learner.bounds import Bound, Count
+from learner.bounds import Bound, Count, NotNegative
 from learner.distributed import collectives
 
 
@@ -59,12 +59,39 @@ class PrototypeProjector(nn.Module):
         return projections @ F.normalize(self.prototypes, dim=-1).T
 
 
-class UnitProjector(nn.Module):
-    """Maps features by two layers to a unit vector (SimCLR, section 2.1)."""
+class NestedProjector(nn.Module):
+    """Maps the first half, quarter, ... of the features, and all of them, each to its own prototypes, fewer for fewer columns.
 
-    def __init__(self, dim: int, hidden: int, projection: int) -> None:
+    (Venkataramanan et al. 2025, Franca, section 3, after Kusupati et al. 2022, Matryoshka representations.)
+    """
+
+    def __init__(self, dim: int, levels: int, config: PrototypeConfig) -> None:
         super().__init__()
-        self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, projection))
+        shares = [2 ** (levels - 1 - level) for level in range(levels)]
+        self.widths = [dim // share for share in shares]
+        sizes = (
+            [max(2, size // share) for size in (config.hidden, config.bottleneck, config.prototypes)]
+            for share in shares
+        )
+        self.levels = nn.ModuleList(
+            PrototypeProjector(*each) for each in zip(self.widths, *zip(*sizes, strict=True), strict=True)
+        )
+
+    def forward(self, features: Tensor) -> list[Tensor]:
+        """Map features, float [..., dim], to the cosines with the prototypes of each level, the coarsest first: [..., K]."""
+        pairs = zip(self.levels, self.widths, strict=True)
+        return [projector(features[..., :width])[1] for projector, width in pairs]
+
+
+class UnitProjector(nn.Module):
+    """Maps features by two layers to a unit vector (SimCLR, section 2.1), or by one layer where `hidden` is None."""
+
+    def __init__(self, dim: int, hidden: int | None, projection: int) -> None:
+        super().__init__()
+        if hidden is None:
+            self.mlp = nn.Sequential(nn.Linear(dim, projection))
+        else:
+            self.mlp = nn.Sequential(nn.Linear(dim, hidden), nn.GELU(), nn.Linear(hidden, projection))
 
     def forward(self, features: Tensor) -> Tensor:
         """Map features, float [B, dim], to projections [B, D]."""
@@ -80,6 +107,26 @@ def mlp(dim: int, *widths: int, norm: Callable[[int], nn.Module] = nn.LayerNorm)
     for before, width in zip((dim, *widths), widths, strict=False):
         layers += [nn.Linear(before, width), norm(width), nn.GELU()]
     return nn.Sequential(*layers[:-2])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpanderConfig:
+    """The settings of the terms of VICReg and of the network before them, for an objective to inherit from."""
+
+    hidden: Count = 2048
+    """Width of the hidden layers of the projector."""
+    projection: Count = 2048
+    """D, the width of a projection."""
+    invariance: NotNegative = 25.0
+    """Weight of the distance between the views of a pair."""
+    variance: NotNegative = 25.0
+    """Weight of the hinge on the standard deviation of each column."""
+    covariance: NotNegative = 1.0
+    """Weight of the squared covariances between columns."""
+
+    def expander(self, dim: int) -> nn.Sequential:
+        """Return the network for features of this width."""
+        return mlp(dim, self.hidden, self.hidden, self.projection)
 
 
 class BatchNorm(nn.Module):

@@ -25,6 +25,12 @@ def sinkhorn(scores: Tensor, rounds: int = 3) -> Tensor:
     return scores.exp()
 
 
+def even_codes(scores: Tensor, temperature: float) -> Tensor:
+    """Return Sinkhorn's codes of rows [B, n, K], which the rows of all processes share evenly: [B, n, K], without gradient."""
+    everyones = collectives.all_rows(scores.detach()) / temperature
+    return collectives.own_rows(sinkhorn(everyones.flatten(0, 1)).view_as(everyones))
+
+
 def info_nce(queries: Tensor, keys: Tensor, own: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
     """Return -log softmax_j(cos(q_i, k_j) / temperature) at the own key of each query, [M], and the cosines, without gradient.
 
@@ -102,6 +108,16 @@ def nt_xent(own: Tensor, everyones: Tensor, first: int, temperature: float) -> T
     found = compared(own, everyones, first)
     logits = (found.cosines / temperature).masked_fill(~(found.same | found.others), -torch.inf)
     return mean_where(-F.log_softmax(logits, -1), found.same).mean(1)
+
+
+def apart_in_pairs(rows: Tensor) -> Tensor:
+    """Return the mean squared distance of two different rows, divided by D: [B, V, D] to [B] (VICReg, equation 5).
+
+    One row has no distance: 0.
+    """
+    views = rows.shape[1]
+    distances = (rows[:, :, None] - rows[:, None]).square().mean(-1)
+    return distances.sum((1, 2)) / max(views * (views - 1), 1)
 
 
 def variance_hinge(rows: Tensor, target: float = 1.0) -> Tensor:

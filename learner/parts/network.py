@@ -56,3 +56,21 @@ class Ema(Network):
         torch._foreach_lerp_(own, theirs, 1 - self.momentum)
         for mine, other in zip(self.buffers(), self._source[0].buffers(), strict=True):
             mine.copy_(other)
+
+
+def keep_once(module: nn.Module) -> None:
+    """Let the state of a module name once what several of its parts share, by the first name; it is loaded into all of them."""
+    names: dict[int, str] = {}
+    whole = module.state_dict(keep_vars=True).items()
+    twins = {name: first for name, value in whole if (first := names.setdefault(id(value), name)) != name}
+
+    def without(_module: nn.Module, state: dict[str, Any], prefix: str, _metadata: object) -> None:
+        for name in twins:
+            del state[prefix + name]
+
+    def complete(_module: nn.Module, state: dict[str, Any], prefix: str, *_: object) -> None:
+        state |= {prefix + name: state[prefix + first] for name, first in twins.items() if prefix + first in state}
+
+    untyped: Any = module
+    untyped.register_state_dict_post_hook(without)
+    untyped.register_load_state_dict_pre_hook(complete)

@@ -11,22 +11,35 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from torch import Generator, Tensor, cat
+import torch
+from torch import Generator, Tensor
 
 from learner.bounds import Choice
+from learner.distributed import collectives
 from learner.networks.encoder import Encoder
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Pairs on the compute device. left, right: uint8 [B, H, W, 3] BGR; aspect: float [B], width / height before squeezing."""
+    """Pairs on the compute device. left, right: uint8 [B, H, W, 3] BGR; aspect: float [B], width / height before squeezing.
+
+    keys: int64 [B] >= 0, the key of each pair in memory, the same whenever it is drawn. subjects: int64 [B], equal for pairs of
+    one device. Both are None where pairs come from no memory.
+    """
 
     left: Tensor
     right: Tensor
     aspect: Tensor
+    keys: Tensor | None = None
+    subjects: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.left)
+
+    def numbers(self) -> Tensor:
+        """Return the keys; of pairs without any their places in the batch of all processes."""
+        first = collectives.number() * len(self)
+        return torch.arange(first, first + len(self), device=self.left.device) if self.keys is None else self.keys
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +53,7 @@ class Views:
         """Return what a network says of each view, the large ones first: [B, G + N, D]."""
         sizes = [views for views in (self.large, self.small) if views.shape[1]]
         found = [network(views.flatten(0, 1)).view(*views.shape[:2], -1) for views in sizes]
-        return found[0] if len(found) == 1 else cat(found, 1)
+        return found[0] if len(found) == 1 else torch.cat(found, 1)
 
     @property
     def rest(self) -> Views:

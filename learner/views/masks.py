@@ -25,10 +25,14 @@ class MaskedViews(Views):
     shown: Tensor
     hidden: Tensor
 
+    @property
+    def patches_across(self) -> int:
+        """Patches along a side of the view."""
+        return round((self.shown.shape[1] + self.hidden.shape[1]) ** 0.5)
+
     def pictures(self) -> dict[str, Tensor]:
         """Return the view, and beside it what is left of it."""
-        count, size = len(self.large), self.large.shape[-1]
-        side = round((self.shown.shape[1] + self.hidden.shape[1]) ** 0.5)
+        count, size, side = len(self.large), self.large.shape[-1], self.patches_across
         mask = torch.zeros(count, side * side, device=self.large.device).scatter_(1, self.shown, 1.0)
         mask = mask.view(count, 1, side, side).repeat_interleave(size // side, 2).repeat_interleave(size // side, 3)
         return {"large": torch.stack([self.large[:, 0], self.large[:, 0] * mask], 1)}

@@ -15,18 +15,18 @@ from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
-from torch import Generator
+from torch import Generator, nn
 
-from learner.bounds import Count, Momentum, Positive
+from learner.bounds import Count
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
 from learner.parts.heads import UnitProjector
 from learner.parts.network import Ema, Network
-from learner.parts.queue import Queue
+from learner.parts.queue import KeysConfig, Queue
 from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
-class MoCoConfig(ObjectiveConfig):
+class MoCoConfig(KeysConfig, ObjectiveConfig):
     """The numbers of MoCo v2, with a shorter queue, because a stream changes."""
 
     name: ClassVar[str] = "moco"
@@ -37,14 +37,10 @@ class MoCoConfig(ObjectiveConfig):
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
-    projection: Count = 256
-    """Width of a projection."""
-    queue: Count = 4096
-    """K, the keys of earlier pairs."""
-    momentum: Momentum = 0.996
-    """Of the copy that makes the keys, after each step."""
-    temperature: Positive = 0.2
-    """Temperature of the softmax over the own key and the queue."""
+
+    def projector(self, dim: int) -> nn.Module:
+        """Return the network behind an encoder with features of this width."""
+        return UnitProjector(dim, self.hidden, self.projection)
 
 
 class MoCo(Objective[MoCoConfig]):
@@ -55,7 +51,7 @@ class MoCo(Objective[MoCoConfig]):
     def __init__(self, config: MoCoConfig, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder = kit.encoder()
-        self.student = Network(encoder, UnitProjector(encoder.dim, config.hidden, config.projection))
+        self.student = Network(encoder, config.projector(encoder.dim))
         self.teacher = Ema(self.student, config.momentum)
         self.queue = Queue(config.queue, config.projection)
         self.views = kit.views(self.teacher.encoder)

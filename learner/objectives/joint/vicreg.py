@@ -15,33 +15,21 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator
 
-from learner.bounds import Count, NotNegative
 from learner.distributed import collectives
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
-from learner.parts.heads import mlp
-from learner.parts.losses import covariance, variance_hinge
+from learner.parts.heads import ExpanderConfig
+from learner.parts.losses import apart_in_pairs, covariance, variance_hinge
 from learner.parts.network import Network
 from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
-class VICRegConfig(ObjectiveConfig):
+class VICRegConfig(ExpanderConfig, ObjectiveConfig):
     """The published weights."""
 
     name: ClassVar[str] = "vicreg"
     takes = SEVERAL
     presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 256}}
-
-    hidden: Count = 2048
-    """Width of the hidden layers of the projector."""
-    projection: Count = 2048
-    """D, the width of a projection."""
-    invariance: NotNegative = 25.0
-    """Weight of the distance between the views of a pair."""
-    variance: NotNegative = 25.0
-    """Weight of the hinge on the standard deviation of each column."""
-    covariance: NotNegative = 1.0
-    """Weight of the squared covariances between columns."""
 
 
 class VICReg(Objective[VICRegConfig]):
@@ -55,16 +43,13 @@ class VICReg(Objective[VICRegConfig]):
     def __init__(self, config: VICRegConfig, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder = kit.encoder()
-        self.student = Network(encoder, mlp(encoder.dim, config.hidden, config.hidden, config.projection))
-        self.views = kit.views(encoder)
+        self.student, self.views = Network(encoder, config.expander(encoder.dim)), kit.views(encoder)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the invariance of each pair, and the two terms of the batch as the shared one."""
         features = self.views(batch, generator).through(self.student.encoder)
         projections, weights = self.student.project(features), self.config
-        views = projections.shape[1]
-        distances = (projections[:, :, None] - projections[:, None]).square().mean(-1)
-        losses = weights.invariance * distances.sum((1, 2)) / (views * (views - 1))
+        losses = weights.invariance * apart_in_pairs(projections)
         everyones = collectives.everyone(projections).unbind(1)
         variance = torch.stack([variance_hinge(rows) for rows in everyones]).mean()
         repeated = 2 * torch.stack([covariance(rows) for rows in everyones]).mean()

@@ -1,0 +1,60 @@
+"""Make the class of a weighted sum, with its settings, of two classes of objectives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, make_dataclass
+from functools import cache
+from typing import Any, Self
+
+from learner.bounds import Choice, Positive
+from learner.errors import SettingsError
+from learner.objectives.contract import Objective, ObjectiveConfig
+from learner.objectives.weighted_sum import Sum
+from learner.parts.meaning import in_both
+
+
+@dataclass(frozen=True, kw_only=True)
+class SumConfig(ObjectiveConfig):
+    """The settings of both objectives are tables in it: `first`, `second` and, where they share no views, `second_views`."""
+
+    weight: Positive = 1.0
+    """Weight of the second objective; that of the first one is 1."""
+
+    @classmethod
+    def for_preset(cls, preset: str) -> Self:
+        """Return the settings of both that belong to a preset."""
+        tables = {name: kind for name, kind in cls.__annotations__.items() if issubclass(kind, Choice)}
+        return cls(**{name: kind.for_preset(preset) for name, kind in tables.items()})
+
+
+@cache
+def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Objective[Any]]:
+    """Return the sum; the same two give the same class. Raises SettingsError for an objective beside itself."""
+    if first is second:
+        raise SettingsError(f"--objective {first.settings.name} is not added to itself: name two different ones")
+    default = first.settings().views_name
+    shared = [kind for kind in first.settings.takes if kind in second.settings.takes]
+    takes = sorted(shared or first.settings.takes, key=lambda kind: kind.name != default)
+    tables: dict[str, type[Choice]] = {"first": first.settings, "second": second.settings}
+    if not shared:
+        tables["second_views"] = second.settings.takes[0]
+    name = f"{first.settings.name}+{second.settings.name}"
+    settings: Any = make_dataclass(
+        "SumSettings",
+        [(table, kind, field(default_factory=kind)) for table, kind in tables.items()],
+        bases=(SumConfig,),
+        namespace={"name": name, "takes": tuple(takes), "__doc__": SumConfig.__doc__},
+        frozen=True,
+        kw_only=True,
+    )
+    made = type(
+        "SumOfTwo",
+        (Sum,),
+        {
+            "settings": settings,
+            "meanings": {**in_both(first.meanings, second.meanings), **Sum.meanings},
+            "shared_statistics": first.shared_statistics or second.shared_statistics,
+        },
+    )
+    settings.objective = made
+    return made
