@@ -39,7 +39,7 @@ class InstanceConfig(ObjectiveConfig):
     """Width of a projection."""
     rows: Count = 65536
     """n, the rows of the bank."""
-    momentum: Momentum = 0.5
+    row_momentum: Momentum = 0.5
     """Of the row of a pair that is seen again."""
     temperature: Positive = 0.07
     """Temperature of the softmax over the bank."""
@@ -59,7 +59,7 @@ class Instance(Objective[InstanceConfig]):
         super().__init__(config, kit)
         encoder = kit.encoder()
         self.student = Network(encoder, UnitProjector(encoder.dim, None, config.projection))
-        self.bank, self.views = Bank(config.rows, config.projection, config.momentum), kit.views(encoder)
+        self.bank, self.views = Bank(config.rows, config.projection, config.row_momentum), kit.views(encoder)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the cross-entropy of each pair's own row, with the proximal term."""
