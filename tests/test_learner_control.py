@@ -219,6 +219,69 @@ def test_unlabelled_images_beside_train_are_no_class(tmp_path: Path) -> None:
     assert load_control(str(tmp_path / "zoo" / "train"), size=8).classes == CLASSES
 
 
+def write_named(folder: Path, classes: dict[str, int]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, count in classes.items():
+        for number in range(count):
+            cv2.imwrite(str(folder / f"{name}.{number}.jpg"), np.full((8, 8, 3), BLUE, np.uint8))
+
+
+@pytest.mark.parametrize("inside", ["train", ".", "dogs-vs-cats/train"])
+def test_dogs_and_cats_have_their_class_in_their_names_and_test1_has_no_labels(tmp_path: Path, inside: str) -> None:
+    write_named(tmp_path / inside, {"dog": 8, "cat": 4})
+    if inside != ".":
+        write_images((tmp_path / inside).parent / "test1", 3)
+    found = load_control(f"pets={tmp_path}", size=8)
+    assert found.classes == ("cat", "dog")
+    assert Counter(found.train_labels.tolist()) == {0: 3, 1: 6}
+    assert Counter(found.test_labels.tolist()) == {0: 1, 1: 2}
+
+
+def test_named_images_in_both_halves_keep_them(tmp_path: Path) -> None:
+    write_named(tmp_path / "train", {"dog": 3, "cat": 2})
+    write_named(tmp_path / "test", {"dog": 1, "cat": 1})
+    found = load_control(f"pets={tmp_path}", size=8)
+    assert (len(found.train_labels), found.test_labels.tolist()) == (5, [0, 1])
+
+
+def test_folders_of_classes_win_over_the_names_of_images(tmp_path: Path) -> None:
+    write_named(tmp_path, {"left": 1, "right": 1})
+    for name in ("ant", "bee"):
+        write_named(tmp_path / name, {"left": 4, "right": 4})
+    assert load_control(f"set={tmp_path}", size=8).classes == ("ant", "bee")
+
+
+def test_a_known_set_is_found_by_its_name_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ControlError, match=r"^control set dogs-vs-cats: .*control/dogs-vs-cats is no folder; lay it out as .+$"
+    ):
+        load_control("dogs-vs-cats", size=8)
+    write_named(tmp_path / "data" / "babyagent" / "control" / "dogs-vs-cats" / "train", {"dog": 4, "cat": 4})
+    found = load_control("dogs-vs-cats", size=8)
+    assert (found.name, found.classes) == ("dogs-vs-cats", ("cat", "dog"))
+    write_named(tmp_path / "dogs-vs-cats", {"dog": 4, "cat": 4, "cow": 4})  # one that lies here wins
+    with pytest.raises(
+        ControlError, match=r"^control set dogs-vs-cats: has 3 classes in dogs-vs-cats, expected 2: write NAME=PATH"
+    ):
+        load_control("dogs-vs-cats", size=8)
+    assert load_control("pets=dogs-vs-cats", size=8).name == "pets"
+
+
+def test_cifar_100_and_imagenet_have_their_usual_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
+    folder = tmp_path / "babyagent" / "control"
+    for half, count in (("train", 2), ("test", 1)):
+        path = folder / "cifar100" / "cifar-100-python" / half
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(python_batch(list(range(100)) * count, b"fine_labels"))
+    for number in range(1000):
+        write_images(folder / "imagenet" / f"n{number:08}", 2, side=1)
+    assert len(load_control("cifar100", size=4).train_labels) == 200
+    assert len(load_control("imagenet", size=1).classes) == 1000
+
+
 @pytest.mark.parametrize("around", ["MNIST/raw", "raw"])
 def test_the_only_set_in_the_folders_below_is_found(tmp_path: Path, around: str) -> None:
     folder = tmp_path / "root" / around

@@ -65,8 +65,9 @@ class ProcessConfig:
     """Threads of torch on the CPU. None takes all cores except one, divided among the processes of this machine; the last core
     receives pairs, because two busy thread pools on one core slow each other down five times."""
     control: tuple[str, ...] = ("digits",)
-    """Control sets to probe on: digits, a folder with a folder per class, or the files of MNIST or CIFAR. NAME=PATH gives
-    a set a name; PATH@SIZE sets the side of its images in pixels (otherwise the size of the teacher's crop)."""
+    """Control sets to probe on: digits, a folder with a folder per class, the files of MNIST or CIFAR, or a name such as
+    cifar100, dogs-vs-cats or imagenet for what lies in the usual folder (docs/control-sets.md). NAME=PATH gives a set a name;
+    PATH@SIZE sets the side of its images in pixels (otherwise the size of the teacher's crop)."""
     keys: Path | None = None
     """Folder of the keys, which `python -m stream keys` makes. A connection over the network needs keys, from the usual
     folder if none is given; a connection on this machine uses them only if a folder is given."""

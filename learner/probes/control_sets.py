@@ -1,14 +1,16 @@
 """Control sets: labelled images on which features are measured, and which are never trained on.
 
-A set is `digits` (that of scikit-learn, always available) or a folder in one of the LAYOUTS, which is recognised by its files.
-The classes of packed files are named by their numbers. When a set is loaded, its images are cut to their centre square and
-resized to the side that the probe needs.
+A set is `digits` (that of scikit-learn, always available), a folder in one of the LAYOUTS, which is recognised by its files, or
+one of the KNOWN names, whose folder lies where `usual_folder` says. The classes of packed files are named by their numbers. When
+a set is loaded, its images are cut to their centre square and resized to the side that the probe needs.
 """
 
 from __future__ import annotations
 
 import logging
+import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -26,6 +28,8 @@ from stream.image import MAX_EYE_BYTES, Image, TooCostly, check_file
 
 DIGITS_TRAIN_SHARE = 0.7
 FOLDER_TRAIN_SHARE = 0.75
+KNOWN = {"cifar10": 10, "cifar100": 100, "dogs-vs-cats": 2, "imagenet": 1000, "mnist": 10}
+"""Sets that can be asked for by their names, and how many classes each has (docs/control-sets.md)."""
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _log = logging.getLogger(__name__)
 
@@ -53,7 +57,7 @@ _Halves = tuple[Half, Half, tuple[str, ...]]
 def load_control(
     spec: str, *, size: int, limit_train: int | None = None, limit_test: int | None = None, seed: int = 0
 ) -> ControlSet:
-    """Load a set. spec: `digits`, PATH or NAME=PATH. size: side S of its images, pixels.
+    """Load a set. spec: `digits`, PATH, NAME=PATH, or a name of KNOWN. size: side S of its images, pixels.
 
     A limit keeps a class-balanced subset of that many images, drawn by `seed`. A set without its own split is always split in
     the same way, whatever the seed, so that figures of different runs can be compared.
@@ -61,7 +65,10 @@ def load_control(
     Raises ControlError for fewer than two classes, a missing half, and a class without a readable image.
     """
     name, path = _name_and_path(spec)
-    train, test, classes = _digits() if path == "digits" else _opened(expanded(Path(path)))
+    train, test, classes = _digits() if path == "digits" else _opened(_found(path))
+    if spec in KNOWN and len(classes) != KNOWN[spec]:
+        said = f"has {len(classes)} classes in {_found(path)}, expected {KNOWN[spec]}: write NAME=PATH for another"
+        raise ControlError(f"control set {spec}: {said}")
     if len(classes) < 2:
         raise ControlError(f"control set {path}: has {len(classes)} classes; expected at least 2, as {LAYOUTS}")
     train_images, train_labels, train_skipped = _read(train, limit_train, size, [seed, 0], f"{path} train", classes)
@@ -107,6 +114,25 @@ def _name_and_path(spec: str) -> tuple[str, str]:
             f"control set {spec!r}: has no usable name; write NAME=PATH with a name of letters and digits"
         )
     return name, path
+
+
+def usual_folder(environ: Mapping[str, str]) -> Path:
+    """Return where the folders of the KNOWN sets lie, by their names: ~/.local/share/babyagent/control, or as XDG says."""
+    data = environ.get("XDG_DATA_HOME", "")
+    return Path(data if data.startswith("/") else expanded(Path("~/.local/share")), "babyagent", "control")
+
+
+def _found(path: str) -> Path:
+    """Return the folder of a set; a name of KNOWN that is no path here is looked for in the usual folder."""
+    here = expanded(Path(path))
+    if path not in KNOWN or here.exists():
+        return here
+    usual = usual_folder(os.environ) / path
+    if not usual.is_dir():
+        raise ControlError(
+            f"control set {path}: {usual} is no folder; lay it out as docs/control-sets.md says, or write NAME=PATH"
+        )
+    return usual
 
 
 def _digits() -> _Halves:

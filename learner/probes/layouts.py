@@ -19,7 +19,7 @@ from learner.errors import ControlError
 from learner.probes.packed_files import Labels, pair_idx, parse_cifar_binary, parse_cifar_python, parse_idx, read_file
 from stream.image import Image
 
-LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, MNIST's idx files, CIFAR's batches"
+LAYOUTS = "CLASS/*.jpg, train|test/CLASS/*.jpg, train|val/CLASS/*.jpg, CLASS.0.jpg, MNIST's idx files, CIFAR's batches"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".ppm", ".pgm", ".tif", ".tiff"})
 TRAIN = ("train", "training")
 TEST = ("test", "testing", "val", "valid", "validation", "eval")
@@ -28,6 +28,8 @@ MAX_DOWN = 5
 """So many folders may lie around a set, as in ILSVRC/Data/CLS-LOC/train, and so many between a class and its images."""
 MAX_SETS = 100
 """So many subfolders are looked at for packed files."""
+_NAMED = re.compile(r"([A-Za-z][A-Za-z_-]*)\.[0-9]+\.[A-Za-z]+")
+"""An image whose name begins with its class, as in Dogs vs. Cats: cat.0.jpg."""
 _log = logging.getLogger(__name__)
 
 
@@ -77,6 +79,8 @@ def open_folder(root: Path) -> Found:
         folder, layout = packed[0]
         return _mnist(folder) if layout is None else _cifar(folder, layout)
     root = _descended(root)
+    if named := _by_their_names(root):
+        return named
     if _has_halves(root):
         return _split_folders(root)
     classes = _with_images(root, _folders(root))
@@ -207,9 +211,36 @@ def _say_empty(root: Path, empty: set[str], kept: list[str]) -> None:
 
 def _labelled(folders: list[Path]) -> Half:
     """Return the images of a folder for each class, in the order of their names."""
-    images = [_image_paths(folder) for folder in folders]
-    labels = np.repeat(np.arange(len(folders)), [len(paths) for paths in images])
+    return _half([_image_paths(folder) for folder in folders])
+
+
+def _half(images: list[list[Path]]) -> Half:
+    labels = np.repeat(np.arange(len(images)), [len(paths) for paths in images])
     return Half(np.array(list(chain(*images)), object), labels)
+
+
+def _by_their_names(root: Path) -> Found | None:
+    """Return the set of images in one folder, or in train/, whose names begin with their classes; None if there is none."""
+    trains, tests = ([folder for folder in _folders(root) if _is_named(folder, names)] for names in (TRAIN, TEST))
+    train = next(filter(None, map(_named_images, [root, *trains])), None)
+    if train is None:
+        return None
+    test = next((found for found in map(_named_images, tests) if found.keys() == train.keys()), None)
+    halves = [None if found is None else _half(list(found.values())) for found in (train, test)]
+    assert halves[0] is not None
+    return halves[0], halves[1], tuple(train)
+
+
+def _named_images(folder: Path) -> dict[str, list[Path]]:
+    """Return the images by class, of a folder whose images all are so named and belong to several classes; else nothing."""
+    found: dict[str, list[Path]] = {}
+    for path in _images(folder, 0):
+        match = _NAMED.fullmatch(path.name)
+        if match is None:
+            return {}
+        found.setdefault(match[1], []).append(path)
+    is_set = len(found) > 1 and not any(map(_has_images, _folders(folder)))
+    return {name: sorted(found[name]) for name in sorted(found)} if is_set else {}
 
 
 def _image_paths(folder: Path, down: int = MAX_DOWN) -> list[Path]:
