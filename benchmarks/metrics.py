@@ -25,7 +25,7 @@ from device.spool.rules import SpoolLimits, SpoolStats
 from learner.adapt.anchor import ANCHOR_MEANINGS
 from learner.loop import Learner, StepReport
 from learner.metrics import LearnerMetrics, MemoryMetrics
-from learner.objectives.table import OBJECTIVES
+from learner.objectives.table import BESIDE, OBJECTIVES
 from learner.objectives.weighted_sum import Sum
 from learner.probes.spectrum import COMMON_MEANINGS
 from stream.live.backfill_messages import Vitals
@@ -173,7 +173,7 @@ def _device() -> DeviceMetrics:
 
 def _learner() -> LearnerMetrics:
     learner = Learner(PRESETS["cpu"], torch.device("cpu"))
-    shipped = chain.from_iterable(kind.meanings.items() for kind in reversed(OBJECTIVES.values()))
+    shipped = chain.from_iterable(kind.meanings.items() for kind in (*BESIDE.values(), *reversed(OBJECTIVES.values())))
     known = {**Sum.meanings, **dict(shipped), **COMMON_MEANINGS, **ANCHOR_MEANINGS}
     metrics = LearnerMetrics(meanings=known)
     metrics.probed(0, "digits", "student", {"knn": 0.0}, 1.0)

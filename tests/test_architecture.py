@@ -42,7 +42,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
         "distributed": set(),
         "memory": {"views"},
         "probes": {"parts"},
-        "objectives": {"distributed", "networks", "parts", "views"},
+        "objectives": {"distributed", "networks", "parts", "probes", "views"},
         "pretrained": {"networks"},
         "adapt": {"distributed", "networks", "objectives", "parts", "views"},
         "runs": {"adapt", "memory", "objectives", "pretrained", "views"},

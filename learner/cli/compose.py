@@ -34,11 +34,14 @@ from learner.http.app import app_for
 from learner.http.server import served
 from learner.loop import Learner
 from learner.metrics import LearnerMetrics, MemoryMetrics
+from learner.objectives.labels import LabelsConfig
+from learner.objectives.sums import parts_of
 from learner.page import view
 from learner.page.guide import Guide
 from learner.page.live import Live
 from learner.pretrained.start import Start
 from learner.probes.control_sets import ControlSet, load_control
+from learner.probes.unseen import unseen
 from learner.report.report import write_report
 from learner.runs.checkpoint import CheckpointFolder
 from learner.runs.commit import Committer, pack
@@ -276,6 +279,8 @@ def _load_controls(process: ProcessConfig, learner: Learner, stop: Callable[[], 
                 f"--control {word}: the side of its images must be a multiple of the patch size {patch}"
             )
         control = load_control(spec, size=int(size), limit_train=limit, limit_test=limit, seed=config.seed)
+        for labels in (part for part in parts_of(config.objective) if isinstance(part, LabelsConfig)):
+            control = unseen(control, load_control(labels.images, size=int(size), **labels.limits).train_images)
         if control.name in {other.name for other in sets}:
             raise SettingsError(f"--control {word}: another set has the name {control.name}: write NAME=PATH")
         sets.append(control)

@@ -11,7 +11,7 @@ from typing import Any, get_type_hints
 from learner.errors import SettingsError
 from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.objectives.sums import sum_of
-from learner.objectives.table import OBJECTIVES, VIEWS
+from learner.objectives.table import BESIDE, OBJECTIVES, VIEWS
 from learner.views.contract import ViewsConfig
 
 GROUP = "babyagent.objectives"
@@ -31,7 +31,11 @@ def objective_named(name: str) -> type[Objective[Any]]:
         return OBJECTIVES[name]
     first, plus, second = name.rpartition("+")
     if plus:
-        return sum_of(objective_named(first), objective_named(second))
+        return sum_of(objective_named(first), BESIDE[second] if second in BESIDE else objective_named(second))
+    if name in BESIDE:
+        raise SettingsError(
+            f"--objective {name} says nothing of pairs: write it behind another one, as in ntxent+{name}"
+        )
     installed = {point.name: point.value for point in entry_points(group=GROUP)}
     module, colon, attribute = installed.get(name, name).partition(":")
     if not colon:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, make_dataclass
 from functools import cache
 from typing import Any, Self
@@ -58,3 +59,12 @@ def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Ob
     )
     settings.objective = made
     return made
+
+
+def parts_of(settings: ObjectiveConfig) -> Iterator[ObjectiveConfig]:
+    """Yield the settings of the objectives that a sum is made of, or those of the only one."""
+    if isinstance(settings, SumConfig):
+        for part in ("first", "second"):
+            yield from parts_of(getattr(settings, part))
+    else:
+        yield settings

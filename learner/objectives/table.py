@@ -21,6 +21,7 @@ from learner.objectives.joint.simsiam import SimSiam
 from learner.objectives.joint.swav import SwAV
 from learner.objectives.joint.vicreg import VICReg
 from learner.objectives.joint.visreg import VISReg
+from learner.objectives.labels import Labels
 from learner.objectives.masked.aim import AIM
 from learner.objectives.masked.context import Context
 from learner.objectives.masked.denoise import Denoise
@@ -58,5 +59,7 @@ _MASKED = (MAE, IJEPA, Context, Denoise, Stacked, AIM, Franca)
 _AUTOENCODERS = (Autoencoder,)
 _OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED, *_AUTOENCODERS)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
+BESIDE: dict[str, type[Objective[Any]]] = {Labels.settings.name: Labels}
+"""Those that say nothing of pairs, and stand only behind another one and a +."""
 _VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, BlockConfig, ParallaxConfig, WholeConfig)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}
