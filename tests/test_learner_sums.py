@@ -165,6 +165,11 @@ def test_sizes_of_views_fit_the_patches_of_other_weights() -> None:
     assert _in_patches(learner.objective, 14).second_views.size == 42
 
 
+def test_biases_decay_as_those_of_the_first_one_do() -> None:
+    assert settings("--objective", "babyagent+simclr").objective.decay_biases
+    assert not settings("--objective", "simclr+babyagent").objective.decay_biases
+
+
 def test_one_class_for_the_same_two() -> None:
     kind: type[Objective[Any]] = objective_named("ntxent+mae")
     assert objective_named("ntxent+mae") is kind is not objective_named("mae+ntxent")

@@ -42,7 +42,10 @@ def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Ob
     name = f"{first.settings.name}+{second.settings.name}"
     settings: Any = make_dataclass(
         "SumSettings",
-        [(table, kind, field(default_factory=kind)) for table, kind in tables.items()],
+        [
+            ("decay_biases", bool, field(default=first.settings().decay_biases)),
+            *((table, kind, field(default_factory=kind)) for table, kind in tables.items()),
+        ],
         bases=(SumConfig,),
         namespace={"name": name, "takes": tuple(takes), "__doc__": SumConfig.__doc__},
         frozen=True,
