@@ -49,6 +49,7 @@ class PlaceRemoval(nn.Module):
         with torch.autocast(tokens.device.type, enabled=False):
             tokens = tokens.float()
             for layer in self.layers:
+                assert isinstance(layer, nn.Linear)
                 guesses = layer(tokens.detach()).sigmoid()
                 errors.append((guesses - places).square().mean((1, 2)))
                 directions = torch.linalg.qr(layer.weight.detach().T)[0]

@@ -5,6 +5,7 @@ A block is what has to be guessed from its surroundings (Pathak et al. 2016, con
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -28,7 +29,7 @@ class MaskedViews(Views):
     @property
     def patches_across(self) -> int:
         """Patches along a side of the view."""
-        return round((self.shown.shape[1] + self.hidden.shape[1]) ** 0.5)
+        return math.isqrt(self.shown.shape[1] + self.hidden.shape[1])
 
     def pictures(self) -> dict[str, Tensor]:
         """Return the view, and beside it what is left of it."""

@@ -52,12 +52,10 @@ class Stacked(Objective[StackedConfig]):
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the mean of the squared errors of all blocks for each pair."""
         views, encoder = self.views(batch, generator), self.student.encoder
-        clean: list[Tensor] = []
         with torch.no_grad():
-            features, _ = self._through(views.large[:, 0], lambda _number, given: clean.append(given) or given)
-        chance = torch.rand(len(clean), clean[0].shape[-1], device=features.device, generator=generator)
-        kept = chance >= self.config.destroyed
-        _, made = self._through(views.large[:, 1], lambda n, given: clean[n] * kept[n] if n else given)
+            features, clean, _ = self._through(views.large[:, 0], lambda _number, given: given)
+        kept = torch.rand(len(clean), encoder.dim, device=features.device, generator=generator) >= self.config.destroyed
+        _, _, made = self._through(views.large[:, 1], lambda n, given: clean[n] * kept[n] if n else given)
         wanted = [F.layer_norm(given.float(), given.shape[-1:])[:, encoder.prefix :] for given in clean]
         wanted[0] = patches_of(views.large[:, 0], encoder.patch_size)
         with torch.autocast(features.device.type, enabled=False):
@@ -65,15 +63,16 @@ class Stacked(Objective[StackedConfig]):
         errors = [(one - other).square().mean((1, 2)) for one, other in zip(guesses, wanted, strict=True)]
         return Outcome(torch.stack(errors).mean(0), features)
 
-    def _through(self, rgb: Tensor, change: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, list[Tensor]]:
-        """Return the features, and what each block makes of its input after `change`, of the patches alone."""
-        encoder, made = self.student.encoder, []
+    def _through(self, rgb: Tensor, change: Callable[[int, Tensor], Tensor]) -> tuple[Tensor, list[Any], list[Any]]:
+        """Return the features, the inputs of the blocks after `change`, and what they make of them, of the patches alone."""
+        encoder, given, made = self.student.encoder, [], []
         with ExitStack() as hooks:
             for number, block in enumerate(encoder.backbone.blocks):
                 hooks.enter_context(block.register_forward_pre_hook(partial(_changed, partial(change, number))))
-                hooks.enter_context(block.register_forward_hook(lambda _block, _given, found: made.append(found)))
+                hooks.enter_context(block.register_forward_hook(lambda _, args, found: given.append(args[0])))
+                hooks.enter_context(block.register_forward_hook(lambda _, args, found: made.append(found)))
             features, tokens = encoder.tokens(rgb)
-        return features, [*(found[:, encoder.prefix :] for found in made[:-1]), tokens]
+        return features, given, [*(found[:, encoder.prefix :] for found in made[:-1]), tokens]
 
 
 def _changed(change: Callable[[Tensor], Tensor], _block: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:

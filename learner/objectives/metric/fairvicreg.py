@@ -61,7 +61,7 @@ class FairVICReg(Objective[FairVICRegConfig]):
         projections, weights = self.student.project(features), self.config
         everyones = collectives.everyone(projections)
         who = collectives.all_rows(torch.zeros_like(batch.numbers()) if batch.subjects is None else batch.subjects)
-        groups = [everyones[who == one] for one in who.unique()]
+        groups = [everyones[who == one] for one in sorted(set(who.tolist()))]
         hinges = [variance_hinge(rows) for some in groups if len(some) > 1 for rows in some.unbind(1)]
         variance = torch.stack(hinges or [projections.new_zeros(())]).mean()
         repeated = 2 * torch.stack([covariance(rows) for rows in everyones.unbind(1)]).mean()
