@@ -170,6 +170,13 @@ def test_biases_decay_as_those_of_the_first_one_do() -> None:
     assert not settings("--objective", "simclr+babyagent").objective.decay_biases
 
 
+def test_views_are_those_that_the_first_one_and_on_its_own_the_second_one_has_by_itself() -> None:
+    alone = settings("--objective", "ntxent").views
+    assert settings("--objective", "ntxent+byol").views == alone
+    assert settings("--objective", "mae+ntxent").objective.second_views == alone
+    assert settings("--objective", "babyagent+ntxent").views_name == "guided"
+
+
 def test_one_class_for_the_same_two() -> None:
     kind: type[Objective[Any]] = objective_named("ntxent+mae")
     assert objective_named("ntxent+mae") is kind is not objective_named("mae+ntxent")

@@ -12,6 +12,7 @@ from learner.errors import SettingsError
 from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.objectives.weighted_sum import Sum
 from learner.parts.meaning import in_both
+from learner.views.contract import ViewsConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +26,10 @@ class SumConfig(ObjectiveConfig):
     def for_preset(cls, preset: str) -> Self:
         """Return the settings of both that belong to a preset."""
         tables = {name: kind for name, kind in cls.__annotations__.items() if issubclass(kind, Choice)}
-        return cls(**{name: kind.for_preset(preset) for name, kind in tables.items()})
+        made: dict[str, Any] = {name: kind.for_preset(preset) for name, kind in tables.items()}
+        if "second_views" in made and not isinstance(made["second"], ViewsConfig):
+            made["second_views"] = made["second"].default_views(preset)
+        return cls(**made)
 
 
 @cache
@@ -39,6 +43,7 @@ def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Ob
     tables: dict[str, type[Choice]] = {"first": first.settings, "second": second.settings}
     if not shared:
         tables["second_views"] = second.settings.takes[0]
+    view_presets = first.settings.view_presets if takes[0] is first.settings.takes[0] else {}
     name = f"{first.settings.name}+{second.settings.name}"
     settings: Any = make_dataclass(
         "SumSettings",
@@ -47,7 +52,7 @@ def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Ob
             *((table, kind, field(default_factory=kind)) for table, kind in tables.items()),
         ],
         bases=(SumConfig,),
-        namespace={"name": name, "takes": tuple(takes), "__doc__": SumConfig.__doc__},
+        namespace={"name": name, "takes": tuple(takes), "view_presets": view_presets, "__doc__": SumConfig.__doc__},
         frozen=True,
         kw_only=True,
     )
