@@ -13,6 +13,7 @@ from tiny_learner import TINY, make_pairs, tiny_learner
 
 from buffer.patience import Patience
 from buffer.store import Store
+from learner.config import LearnerConfig
 from learner.loop import Learner, learn
 from learner.metrics import LearnerMetrics
 from learner.runs.checkpoint import CheckpointFolder
@@ -57,9 +58,14 @@ class Run:
 
 
 @contextmanager
-def run(path: Path, pairs: Sequence[EncodedPair] | None = None, patience_s: float | None = None) -> Iterator[Run]:
+def run(
+    path: Path,
+    pairs: Sequence[EncodedPair] | None = None,
+    patience_s: float | None = None,
+    config: LearnerConfig = TINY,
+) -> Iterator[Run]:
     """Opened, and where its last commit stood."""
-    directory, learner, metrics = RunDirectory(path, TINY), tiny_learner(), LearnerMetrics()
+    directory, learner, metrics = RunDirectory(path, config), tiny_learner(config), LearnerMetrics()
     patience = Patience(patience_s)
     checkpoints = CheckpointFolder(directory.checkpoints, patience)
     with Store(directory.store, patience=patience) as store, ThreadPoolExecutor(1) as writer:

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committing import run as training
 from hypothesis import given
 from hypothesis import strategies as st
 from learner_state import digest
@@ -31,12 +32,15 @@ from learner.page.live import Live
 from learner.page.overview import state_of, wrong
 from learner.page.verdict import RunState, concerns
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
+from learner.runs.fork import Fork
 from learner.service.timing import Rhythm
+from learner.weights.cooldown import branch
 from learner.weights.latest import LatestWeights
 
 pytestmark = pytest.mark.usefixtures("own_signals", "one_thread")
 
 GUARDED = ForgettingConfig(patience_probes=2)
+CPU = torch.device("cpu")
 Right = NDArray[np.bool_]
 
 
@@ -224,6 +228,25 @@ def test_weights_that_are_worse_or_were_not_measured_are_not_handed_out_unless_a
     probed(learner, 0)
     assert usual.conclude({"steps": 3}) == ""
     assert has("usual", networks(learner))
+
+
+def test_a_cool_down_and_a_fork_of_a_run_that_is_worse_begin_at_its_last_good_probe(tmp_path: Path) -> None:
+    config = dataclasses.replace(TINY, forgetting=GUARDED)
+    goods = {}
+    for name, misses in (("worse", 30), ("fine", 0)):
+        with training(tmp_path / name, config=config) as run:
+            probed(run.learner, 0)
+            run.train(3)
+            probed(run.learner, 0)
+            goods[name] = networks(run.learner)
+            run.train(2)
+            probed(run.learner, misses)
+            run.committer.finish()
+        cooled, _ = branch(tmp_path / name, CPU)
+        assert same(networks(cooled), goods[name]) is (name == "worse")
+        forked = Learner(dataclasses.replace(config, fork=str(tmp_path / name)), CPU, begins=False)
+        Fork(tmp_path / name).networks(forked)
+        assert same(networks(forked), goods[name] if name == "worse" else networks(cooled))
 
 
 def test_a_rollback_is_seen_on_the_page_and_by_prometheus(tmp_path: Path) -> None:

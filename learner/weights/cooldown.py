@@ -2,7 +2,8 @@
 
 At a constant learning rate the weights keep moving around a minimum; a falling rate brings them closer to it. The run itself is
 not changed, and a learner may work on it at the same time: the branch trains on the pairs of the commit, receives no others, and
-writes only `export/cooldown-*`. Where a guard watches for forgetting, it begins at the weights of the last good probe.
+writes only `export/cooldown-*`. Where the last probe was below the start (`learner.adapt.forgetting`), it begins at the weights
+of the last good one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ def branch(run: Path, device: torch.device) -> tuple[Learner, RunDirectory]:
         raise SettingsError(f"{run} has no commit yet: wait for the first one, or give another run")
     if not len(learner.memory):
         raise SettingsError(f"{run} has no pair in memory to cool down on: let it receive some first")
-    if learner.trainer.fine is not None:  # those of the commit may be worse than the start
+    if learner.trainer.fine is not None and learner.trainer.forgetting.worse_in_a_row:
         learner.trainer.go_back(learner.trainer.fine)
     return learner, directory
 
