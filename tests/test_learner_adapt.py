@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from every_objective import COUNT, CPU, some_pairs, trainer
+from every_objective import COUNT, CPU, NAMES, some_pairs, trainer
 from learner_state import digest, gone_on, leaves, trained
 from safetensors.torch import load_file
 from tiny_learner import TINY, make_pairs, tiny_learner
@@ -25,7 +25,6 @@ from learner.errors import SettingsError
 from learner.footprint import kept_bytes
 from learner.loop import Learner
 from learner.networks.encoder import Encoder, EncoderConfig
-from learner.objectives.table import OBJECTIVES
 from learner.parts.network import Ema
 from learner.runs.fork import _take_networks
 from learner.trainer import Trainer
@@ -67,7 +66,7 @@ def heads(made: Trainer) -> dict[str, Tensor]:
     }
 
 
-@pytest.mark.parametrize("name", OBJECTIVES)
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("plan", PLANS)
 def test_of_every_objective_those_weights_of_the_encoder_train_that_the_plan_names(name: str, plan: Any) -> None:
     made = adapted(name, plan=plan, rank=2, heads_alone_steps=1, anchor_features=1.0, anchor_patches=1.0)

@@ -280,6 +280,7 @@ def test_probes_by_steps_come_at_each_multiple_whatever_time_it_is() -> None:
 
 
 WORDS = (
+    *("--objective", "babyagent"),
     *("--objective.attention-size", "24", "--objective.teacher-size", "16", "--objective.student-size", "16"),
     *("--objective.prototypes", "16", "--objective.hidden", "32", "--objective.crops", "2", "--threads", "1"),
     *("--pacing.batch-size", "8", "--pacing.replay-ratio", "2", "--control-limit", "200", "--http-port", "0"),

@@ -126,7 +126,9 @@ class Adaptation:
         if self._lora is None:
             return self._anchored(objective, batch, generator)
         sums = {f"objective.{self._prefix}{name}": value for name, value in self._lora.sums().items()}
-        found: Outcome = functional_call(_Step(objective, self._anchored), sums, (batch, generator))
+        step = _Step(objective, self._anchored)
+        # Objectives that share the encoder have the same modules: a tensor that is replaced twice is not put back.
+        found: Outcome = functional_call(step, sums, (batch, generator), tie_weights=False)
         return found
 
     def _anchored(self, objective: Objective[Any], batch: Batch, generator: Generator) -> Outcome:
