@@ -38,8 +38,9 @@ LABELS = {
     "control": "a labelled set that `--control` names",
     "device": f"the name of a rig, of the first {MAX_DEVICES_SHOWN} that sent anything; "
     "those beyond are in the totals and in `babyagent_stream_untold_devices`",
-    "encoder": "student or teacher",
+    "encoder": "student or teacher; of the stream's probe also start",
     "probe": "how the features were measured: knn, knn_10pct, linear",
+    "query": "what a held-out pair looks for: right (its right image), neighbour (in time), visit (of the same place)",
     "reason": "one of a fixed list, each there from the start with 0",
     "tier": "where a pair waits: fresh (for its first step), reservoir",
 }

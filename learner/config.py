@@ -11,6 +11,7 @@ from learner.adapt.forgetting import ForgettingConfig
 from learner.errors import SettingsError
 from learner.guard import GuardConfig
 from learner.memory.config import MemoryConfig
+from learner.memory.holdout import MAX_SHARE
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.objectives.ntxent import NTXent, NTXentConfig
@@ -35,8 +36,10 @@ class LearnerConfig:
     forgetting: ForgettingConfig = field(default_factory=ForgettingConfig)
     fork: str | None = None
     """A run directory: start from its newest weights and memory. Settings that are not given are those of that run."""
+    holdout: float = 0.0
+    """Share of the pairs that are never trained on, 0 to 0.5, for the probe of the stream: whole stretches, gaps included."""
     seed: int = 0
-    """Seed of the weights, the views and the reservoir."""
+    """Seed of the weights, the views, the reservoir and the stretches that are held out."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Arithmetic of the backbone; bfloat16 pays on a GPU only."""
     max_refused_steps: int = 3
@@ -48,6 +51,8 @@ class LearnerConfig:
             raise SettingsError(
                 f"objective {self.objective.name} cannot take views {self.views_name}: choose --views {' or '.join(takes)}"
             )
+        if not 0 <= self.holdout <= MAX_SHARE:
+            raise SettingsError(f"holdout must be 0 to {MAX_SHARE}, got {self.holdout}")
         if self.memory.fresh_capacity < self.pacing.batch_size:
             raise SettingsError(
                 f"memory.fresh_capacity {self.memory.fresh_capacity} must hold at least one batch of {self.pacing.batch_size}"

@@ -20,6 +20,7 @@ from learner.distributed.team import Team
 from learner.errors import SettingsError
 from learner.member import Member, PairCounts
 from learner.memory.decoding import decode_or_none
+from learner.memory.holdout import NOTHING, HeldOut, Rule
 from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
 from learner.pacing import Pacing
@@ -144,8 +145,8 @@ class Learner:
 
     memory: of this process, instead of the one that the settings describe. Where torchrun started several processes, this is
     the one that leads them. begins: whether the run begins here, with the weights that its settings name; False, where `start`
-    or a state follows. trainer, objective, memory: of this process. received: pairs received; suppressed, junk: shots that the
-    rigs left out.
+    or a state follows. trainer, objective, memory: of this process. held_out: pairs that are never trained on. received: pairs
+    received, those held out too; suppressed, junk: shots that the rigs left out.
     """
 
     def __init__(
@@ -158,6 +159,7 @@ class Learner:
         self.trainer, self.memory = member.trainer, member.memory
         self.objective = self.trainer.objective
         self.pacing = Pacing(config.pacing)
+        self.held_out = HeldOut(Rule(config.holdout, config.seed), config.memory.canvas)
         self.received = self.suppressed = self.junk = 0
         if begins:
             self.start()
@@ -204,14 +206,16 @@ class Learner:
         return decode_or_none(self.config.memory.canvas, pair)
 
     def add(self, pair: EncodedPair, decoded: StereoPair | None = None) -> int | None:
-        """Put a received pair into memory and return its key there. One that does not decode is counted and dropped: None.
+        """Put a received pair into memory, or with those held out, and return its key there.
 
-        decoded: the result of `decode`, if it was called before. A pair that belongs to another process is only dealt;
-        `deliver` brings it there.
+        None: it does not decode and is dropped, or is held out and not kept; both are counted. decoded: the result of `decode`,
+        if it was called before. A pair that belongs to another process is only dealt; `deliver` brings it there.
         """
         self.received += 1
         self.suppressed += pair.header.suppressed
         self.junk += pair.header.junk
+        if self.held_out.rule.holds(pair.header):
+            return self._hold_out(pair, decoded)
         key = self.memory.arrived
         if self.team.deal(key, pair):
             self.memory.skip_key()
@@ -219,6 +223,17 @@ class Learner:
             self.pacing.received(1)
         else:
             return None
+        return key
+
+    def _hold_out(self, pair: EncodedPair, decoded: StereoPair | None) -> int | None:
+        """Count a pair as held out; keep it for the probe where it is wanted, and return its key. It pays for no step."""
+        if not self.held_out.wants(pair.header):
+            self.held_out.count += 1
+            return None
+        key = self.memory.arrived
+        if not self.team.member.add(key, pair, decoded, to=self.held_out):
+            return None
+        self.memory.skip_key()
         return key
 
     def deliver(self) -> None:
@@ -246,6 +261,7 @@ class Learner:
         counts = {name: getattr(self, name) for name in _COUNTS} | {"undecodable": self.counts().undecodable}
         return state | {
             "memory": {"keys": np.sort(np.concatenate([shard["keys"] for shard in shards])), "shards": list(shards)},
+            "holdout": self.held_out.state_dict(),
             "pacing": self.pacing.state_dict(),
             "generators": list(generators),
             "counts": state["counts"] | counts,
@@ -254,11 +270,13 @@ class Learner:
     def load_state_dict(self, state: dict[str, Any], pairs: Iterable[EncodedPair | None]) -> None:
         """Continue from `state_dict()` of a learner with the same settings, in any number of processes.
 
-        pairs: those of the keys in `state["memory"]`, in their order; None for one that cannot be read any more. Raises
-        LookupError, ValueError or RuntimeError if the state does not fit the settings.
+        pairs: those of `learner.memory.holdout.stored_keys(state)`, in their order; None for one that cannot be read any more.
+        Raises LookupError, ValueError or RuntimeError if the state does not fit the settings.
         """
         shards = resharded(state["memory"]["shards"], self.team.size)
-        self.team.load(state, list(zip_longest(shards, state["generators"][: self.team.size])), pairs)
+        self.held_out.load_state_dict(state.get("holdout", NOTHING))
+        others = self.held_out.sifted(state, pairs, self.decode)
+        self.team.load(state, list(zip_longest(shards, state["generators"][: self.team.size])), others)
         self.pacing.load_state_dict(state["pacing"])
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])

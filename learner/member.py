@@ -15,6 +15,7 @@ from learner.config import LearnerConfig
 from learner.distributed import collectives
 from learner.errors import SettingsError
 from learner.memory.decoding import decode_all, decode_onto
+from learner.memory.holdout import HeldOut
 from learner.memory.memory import Memory
 from learner.trainer import StepReport, Trainer
 from stream.errors import MalformedMessage
@@ -65,10 +66,12 @@ class Member:
         spoiled, self._spoiled = self._spoiled, []
         return spoiled
 
-    def add(self, key: int, pair: EncodedPair, decoded: StereoPair | None = None) -> bool:
+    def add(
+        self, key: int, pair: EncodedPair, decoded: StereoPair | None = None, *, to: Memory | HeldOut | None = None
+    ) -> bool:
         """Put a pair into memory under its key. Returns False if it does not decode, which is counted and logged.
 
-        decoded: the same pair on the canvas, where it has been decoded before.
+        decoded: the same pair on the canvas, where it has been decoded before. to: where it goes in place of memory.
         """
         try:
             decoded = decoded or decode_onto(self.config.memory.canvas, pair)
@@ -78,7 +81,7 @@ class Member:
             if self.undecodable & (self.undecodable - 1) == 0:  # the 1st, 2nd, 4th, ...: a device could fill the disk
                 log.warning("dropped pair=%s count=%d %s", pair.header.name, self.undecodable, error)
             return False
-        self.memory.add(decoded, key)
+        (self.memory if to is None else to).add(decoded, key)
         return True
 
     def train(self, rate_factor: float) -> StepReport:

@@ -86,6 +86,13 @@ class LearnerMetrics:
             "probe_accuracy_ratio", "Accuracy of the last probe, 0 to 1.", "control", "encoder", "probe"
         )
 
+        self.stream_recall = self._gauge(
+            "stream_recall_ratio",
+            "Share of the held-out pairs that find the right picture, by the features of an encoder or of the start.",
+            "encoder",
+            "query",
+        )
+
     def step(self, report: StepReport, samples: int) -> None:
         """Record a step that drew so many samples."""
         self.busy.inc(report.busy_s)
@@ -129,6 +136,12 @@ class LearnerMetrics:
         self.lost.set(found.loss)
         self.forgotten.inc(found.goes_back)
 
+    def probed_stream(self, encoder: str, recalls: Mapping[str, float | None]) -> None:
+        """Record the recalls of an encoder, or of the start, by query, 0 to 1; None: not enough pairs yet."""
+        for query, recall in recalls.items():
+            if recall is not None:
+                self.stream_recall.labels(encoder, query).set(recall)
+
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"babyagent_learner_{name}", text, registry=self.registry)
 
@@ -161,6 +174,7 @@ class MemoryMetrics(Collector):
         self._learner = learner
         self._before = learner.counts()
         self._forgone_before = learner.pacing.forgone
+        self._held_out_before = learner.held_out.count
 
     def collect(self) -> Iterator[Metric]:
         """Yield the present values."""
@@ -174,6 +188,8 @@ class MemoryMetrics(Collector):
         )
         for field, (name, text) in _DROPPED.items():
             yield _count(name, text, getattr(counts, field) - getattr(before, field))
+        held_out = self._learner.held_out.count - self._held_out_before
+        yield _count("buffer_held_out_pairs", "Pairs received that are never trained on.", held_out)
         yield GaugeMetricFamily(
             "babyagent_learner_step", "Steps of the run, those before a restart included.", self._learner.steps
         )

@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from learner.loop import Learner, StepReport, learn
+from learner.memory.holdout import stored_keys
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
@@ -55,7 +56,7 @@ def gone_on(make: Callable[[], Learner], pairs: list[EncodedPair], cut: int, pat
     trained(before, pairs[:cut])
     save_checkpoint(path, before.state_dict())
     state = load_checkpoint(path)
-    after.load_state_dict(state, [pairs[key] for key in state["memory"]["keys"]])
+    after.load_state_dict(state, [pairs[key] for key in stored_keys(state)])
     assert digest(after) == digest(before)
     for learner, rest in ((after, pairs[cut:]), (whole, pairs)):
         trained(learner, rest)

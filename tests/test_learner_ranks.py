@@ -49,7 +49,7 @@ SMALL = (
     *("--encoder.heads", "2", "--objective.attention-size", "24", "--objective.teacher-size", "16"),
     *("--objective.student-size", "16", "--objective.hidden", "32", "--objective.crops", "2", "--threads", "1"),
     *("--pacing.batch-size", "8", "--pacing.replay-ratio", "4", "--memory.canvas", *map(str, CANVAS)),
-    *("--memory.capacity", "96", "--memory.fresh-capacity", "96", "--http-port", "0"),
+    *("--memory.capacity", "96", "--memory.fresh-capacity", "96", "--http-port", "0", "--holdout", "0"),
 )
 """Memory for every pair, so that one that is missing at the end was lost."""
 ALL_FRESH = ("--pacing.replay-ratio", "1")

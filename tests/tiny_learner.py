@@ -50,6 +50,7 @@ FLAGS = (
     *("--objective.attention-size", "24", "--objective.teacher-size", "16", "--objective.student-size", "16"),
     *("--objective.prototypes", "16", "--objective.hidden", "32", "--objective.crops", "2"),
     *("--pacing.batch-size", "8", "--pacing.replay-ratio", "4", "--control-limit", "40", "--threads", "1"),
+    *("--holdout", "0"),
 )
 """Much the same for `python -m learner`; what its memory holds is left to each test."""
 

@@ -49,11 +49,12 @@ from learner.runs.events import EventFiles
 from learner.runs.folder import EXPORT, RunDirectory, name_of
 from learner.runs.fork import Fork, Keep
 from learner.runs.restore import restore
-from learner.runs.start import RANDOM, read_start, start_notes, write_start
+from learner.runs.start import RANDOM, START_WEIGHTS, read_start, start_notes, write_start
 from learner.service.observers import Observers
 from learner.service.screen import Screen, log_to
 from learner.service.service import Service
 from learner.service.summary import Summary
+from learner.weights.export import write_weights
 from learner.weights.latest import LatestWeights
 from stream.host.program import Stop
 from stream.host.systemd import Supervisor
@@ -89,6 +90,7 @@ def train(settings: TrainSettings, learner: Learner, stop: Stop) -> Summary:
         directory = _run_directory(stack, settings, metrics)
         screen = stack.enter_context(Screen(console, quiet=process.json, clock=clock))
         _introduce(screen, learner, directory)
+        _warn_of_repeats(screen, settings)
         if address := page_address(access.host, access.port):
             screen.log(f"page: {address}{'' if is_served else ', once the port is free'}")
         screen.show("reading the last commit")
@@ -139,6 +141,16 @@ def _introduce(screen: Screen, learner: Learner, directory: RunDirectory) -> Non
         )
 
 
+def _warn_of_repeats(screen: Screen, settings: TrainSettings) -> None:
+    """Say that the stream's probe flatters where pictures come again."""
+    its = settings.process
+    if settings.learner.holdout and (its.repeat is True or its.repeat > 1):
+        screen.log(
+            "warning: pairs that are held out come again with --repeat and are trained on then: the figures of the stream's "
+            "probe are too good; --holdout 0 leaves it out"
+        )
+
+
 def _told_start(screen: Screen, directory: RunDirectory, learner: Learner) -> Start:
     """Return what the run started from; say it where that is not random, and warn where it may soon be forgotten."""
     start = read_start(directory.path)
@@ -172,6 +184,9 @@ def _resume(
     if cursor is None:
         begin = begun or _begin(learner)
         write_start(directory.path, begin(lambda key, pair: store.put(key, pack(pair))))
+        if learner.config.holdout:
+            student = learner.objective.encoders()["student"]
+            write_weights(directory.path / START_WEIGHTS, student.backbone.state_dict())
     source = stack.enter_context(closing(open_source(store.identity, cursor)))
     metrics.registry.register(MemoryMetrics(learner))
     metrics.registry.register(StreamMetrics(source.stats, source.backlog))

@@ -28,6 +28,9 @@ from learner.views.contract import ViewsConfig
 from stream.host.standins import is_stand_in
 from stream.recording.foreign import EyeTopics
 
+HOLDOUT = 0.04
+"""Share of the stream that a new run of this command holds out; `preset` holds nothing out, as only the service probes it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ProcessConfig:
@@ -126,7 +129,8 @@ def begin(given: Mapping[str, str]) -> TrainSettings:
     elif "fork" in given:
         learner = _adapting(given, size, _forked(given, size, kind, views))
     else:
-        learner = _adapting(given, size, _starting(given, preset(size, kind, views)))
+        new = replace(preset(size, kind, views), holdout=HOLDOUT)
+        learner = _adapting(given, size, _starting(given, new))
     return TrainSettings(process=process, learner=learner)
 
 
@@ -171,7 +175,7 @@ def _forked(
         new = replace(new, objective=old.objective, views=old.views)
     if "preset" not in given:
         new = replace(old, objective=new.objective, views=new.views)
-    return replace(new, encoder=old.encoder, fork=given["fork"])
+    return replace(new, encoder=old.encoder, holdout=old.holdout, fork=given["fork"])
 
 
 def _starting(given: Mapping[str, str], learner: LearnerConfig) -> LearnerConfig:
@@ -239,7 +243,7 @@ EVERYDAY = (
     ),
     *("train_s", "max_steps", "probe_every_s", "commit_every_s", "http_port", "http_host", "http_token", "json"),
     *("pacing.replay_ratio", "pacing.batch_size", "memory.capacity", "memory.policy", "seed"),
-    *("schedule.learning_rate", "encoder.backbone", "encoder.weights", "fork"),
+    *("schedule.learning_rate", "encoder.backbone", "encoder.weights", "fork", "holdout"),
 )
 """The flags that --help shows, beside --preset, --objective and --views; --help-all shows all."""
 FROM_WORDS: Mapping[str, Any] = {

@@ -9,9 +9,9 @@ from learner.page.history import Column, Tail
 from learner.page.sparklines import curve, encoder_curves
 from learner.page.verdict import Score
 from learner.report.figures import MAX_RUNS
-from learner.report.html import ENCODER_LEGEND, grid, legend, missing
+from learner.report.html import ENCODER_LEGEND, escape, grid, legend, missing
 from learner.runs.reading import is_number
-from learner.runs.titles import ACCURACIES, curve_names, curve_title
+from learner.runs.titles import ACCURACIES, KINDS, curve_names, curve_title, stream_words
 
 PROVEN_BY = "student"
 """The encoder of the proof of learning: the one that is trained."""
@@ -26,6 +26,9 @@ class Curves:
         self._probes: dict[tuple[str, str], dict[str, Column]] = {}
         self._step_lines = Tail(run / "steps.jsonl", self._steps.clear)
         self._probe_lines = Tail(run / "probes.jsonl", self._probes.clear)
+        self._held: dict[str, dict[str, Column]] = {}
+        self._held_words: dict[str, str] = {}
+        self._held_lines = Tail(run / "holdout.jsonl", self._held.clear)
 
     def steps(self) -> str:
         """Return a figure for each number of a step."""
@@ -41,6 +44,21 @@ class Curves:
         self._read_probes()
         figures = [_probe(name, kind, columns) for (name, kind), columns in self._probes.items()]
         return f"<p>{ENCODER_LEGEND}</p>{grid(figures)}" if figures else missing("No probe has run yet.")
+
+    def stream(self) -> str:
+        """Return a figure for each question to the held-out pairs of the stream, and the last answers in words."""
+        for line in self._held_lines.lines():
+            encoder = str(line.get("encoder"))
+            self._held_words[encoder] = stream_words(line)
+            for kind in KINDS:
+                columns = self._held.setdefault(kind, {})
+                columns.setdefault("start", Column()).add(line.get("step"), line.get(f"{kind}_start"))
+                columns.setdefault(encoder, Column()).add(line.get("step"), line.get(kind))
+        figures = [_found(f"{KINDS[kind]} found, %", columns) for kind, columns in self._held.items()]
+        if not self._held_words:
+            return missing("No pair of the stream has been held out and measured yet; --holdout 0 measures none.")
+        said = "".join(f"<p>{escape(encoder)} {escape(words)}</p>" for encoder, words in self._held_words.items())
+        return f"<h3>On the stream itself, without labels</h3>{said}{grid(filter(None, figures))}"
 
     def scores(self) -> dict[str, Score]:
         """Return the first and the newest k-NN accuracy of the student on each control set."""
@@ -78,6 +96,12 @@ class Curves:
             for kind in (*ACCURACIES, "rankme"):
                 lines = self._probes.setdefault((str(line.get("set")), kind), {})
                 lines.setdefault(str(line.get("encoder")), Column()).add(line.get("step"), line.get(kind))
+
+
+def _found(title: str, columns: Mapping[str, Column]) -> str:
+    lines = {"trace" if name == "start" else name: column.points for name, column in columns.items()}
+    drawn = {role: points for role, points in lines.items() if len(points[0])}
+    return encoder_curves(title, drawn, scale=100.0) if drawn else ""
 
 
 def _probe(name: str, kind: str, columns: Mapping[str, Column]) -> str:

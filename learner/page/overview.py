@@ -63,6 +63,7 @@ def now(live: Live) -> str:
         "loss of the last step": report.loss if report else None,
         f"pairs in the reservoir, of {number(capacity)}": counts.kept,
         "pairs that wait for their first step": counts.fresh,
+        "pairs held out, never trained on": learner.held_out.count,
         "pairs suppressed or left out before they came": learner.suppressed + learner.junk,
         "rollbacks after a collapse": learner.trainer.guard.rollbacks,
     }

@@ -81,6 +81,7 @@ def sections_of(live: Live, run: Path, guide: Guide = NOTHING) -> list[Section]:
         Section("devices", object, partial(rigs.devices, live, watch, guide)),
         Section("views", snapshot_number, partial(memory.views, live)),
         Section("probes", curves_period, curves.probes),
+        Section("stream", curves_period, curves.stream),
         Section("curves", curves_period, lambda: f"<h3>Training</h3>{curves.steps()}"),
         Section("memory", snapshot_number, partial(memory.memory, live)),
         Section("wrong", object, lambda: overview.wrong(state())),

@@ -55,7 +55,7 @@ QUESTIONS = (
     ),
     Question(
         "Is it getting better?",
-        ("probes", "curves"),
+        ("probes", "stream", "curves"),
         "Measured on labelled images that are never trained on. The dashed line is the value at the start.",
         "How is that measured?",
         {
@@ -63,6 +63,9 @@ QUESTIONS = (
             "right answers says how well its features tell things apart.",
             "linear": "The same question to a linear classifier on the frozen features.",
             "10 % bank": "k-NN with a tenth of the labelled images.",
+            "on the stream itself": "Some stretches of the stream are never trained on. Each left image of them looks for its "
+            "right image, for the picture a moment later, and for the same place at another time; the grey line is the network "
+            "as it was at the start.",
             "effective rank": "How many independent directions the features use. A collapse makes it small.",
             "values": "Touch a curve, point at it, or give it the focus and use the arrow keys. Each curve is the mean over some "
             "steps, in a band from their lowest to their highest value.",

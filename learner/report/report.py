@@ -20,7 +20,7 @@ from learner.report.html import ENCODER_LEGEND, escape, format_time, grid, missi
 from learner.report.layout import Layout, layout_of
 from learner.report.panels import view_panels, views_note
 from learner.report.pictures import photo, shades
-from learner.report.tables import by_day, by_rotation
+from learner.report.tables import by_day, by_rotation, of_stream
 from learner.runs.reading import Album, Line, by_encoder, is_number, points, read_album, read_lines, read_object
 from learner.runs.start import start_words
 from learner.runs.titles import ACCURACIES, FIGURES, curve_names, curve_title
@@ -51,6 +51,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
             _probe_table(summary),
         ),
         section("Probes over time", _PROBE_CURVES, _probe_curves(probes)),
+        section("On the stream itself", _STREAM, of_stream(read_lines(run / "holdout.jsonl"))),
         section("Day by day", _DAYS, by_day(probes)),
         section("Rotated images", _ROTATED, by_rotation(summary.get("rotation"))),
         section(
@@ -83,6 +84,10 @@ def write_report(run: Path, path: Path | None = None) -> Path:
 
 
 _PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
+_STREAM = (
+    "Pairs of stretches that are never trained on look for a picture by their features, without labels; beside it the network "
+    "that the run started from, on the same pairs, and what chance reaches."
+)
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
 _ROTATED = (
     "Accuracy after the run with upright training images and test images rotated counter-clockwise; at most 2000 and 500 "

@@ -7,10 +7,10 @@ from datetime import UTC, date, datetime
 
 import numpy as np
 
-from learner.report.figures import evenly
-from learner.report.html import missing, percent, table
-from learner.runs.reading import Line, by_encoder, is_number
-from learner.runs.titles import ACCURACIES
+from learner.report.figures import encoder_curves, evenly
+from learner.report.html import grid, missing, percent, table
+from learner.runs.reading import Line, by_encoder, is_number, points
+from learner.runs.titles import ACCURACIES, KINDS
 
 MAX_DAYS = 40
 """Largest number of rows: of a longer stream the days are evenly spread, with the first and the last among them."""
@@ -62,6 +62,31 @@ def _day(captured_ns: object) -> date | None:
 
 def _label(day: date | None, first: date | None) -> str:
     return START if day is None or first is None else f"{(day - first).days + 1}: {day.isoformat()}"
+
+
+def of_stream(lines: Sequence[Line] | None) -> str:
+    """Return a table of the newest recalls on the held-out pairs, and a curve of each over the run."""
+    newest = {str(line.get("encoder")): line for line in lines or ()}
+    rows = [
+        [f"{encoder}: {words}", *(percent(line.get(f"{kind}{what}")) for what in ("_chance", "_start", ""))]
+        for encoder, line in newest.items()
+        for kind, words in KINDS.items()
+        if is_number(line.get(kind))
+    ]
+    if not rows:
+        return missing("Not measured: no pairs were held out (--holdout), or not enough yet.")
+    drawn = {
+        kind: {
+            encoder: points([line for line in lines or () if line.get("encoder") == encoder], kind)
+            for encoder in newest
+        }
+        for kind in KINDS
+    }
+    figures = [
+        encoder_curves(f"{KINDS[kind]} found, %", {name: found for name, found in curves.items() if len(found[0])})
+        for kind, curves in drawn.items()
+    ]
+    return table(["found, %", "by chance", "at the start", "at the end"], rows) + grid(figures)
 
 
 def by_rotation(rotation: Mapping[str, Mapping[str, Line]] | None) -> str:

@@ -25,6 +25,7 @@ from torch import Tensor
 from buffer.patience import Patience
 from buffer.store_reader import Commit, StoreError
 from learner.loop import Learner
+from learner.memory.holdout import stored_keys
 from learner.runs.checkpoint import order_of
 from learner.runs.note import COMMIT, Note, checksum_of, decode_note
 from stream import codec
@@ -222,7 +223,7 @@ class Committer:
     def _write(self, folder: str, cursor: Cursor, state: dict[str, Any]) -> Note:
         """In the writer: make the pairs durable, then the checkpoint, then the commit; read it back, remove what it replaces."""
         self.store.flush().result()  # a whole checkpoint can then be continued from, whatever ends the process now
-        keys = state["memory"]["keys"]
+        keys = stored_keys(state)
         checksums = self.store.checksums(keys)
         pairs = checksum_of(keys, checksums)
         note = Note(folder, cursor, self.store.identity, pairs, tuple(sorted(self._mine)))

@@ -43,13 +43,14 @@ class EventFiles:
         self._missing = 0
 
     def write(self, name: str, line: Line) -> None:
-        """Write the finite numbers of a line of `name`.jsonl, as `step/loss` or `digits/student/knn`."""
-        prefix = f"{line['set']}/{line['encoder']}" if name == "probes" else "step"
+        """Write the finite numbers of a line of `name`.jsonl, as `step/loss`, `digits/student/knn` or `stream/student/right`."""
+        prefix = {"steps": "step", "holdout": "stream"}.get(name) or line["set"]
+        prefix += f"/{line['encoder']}" * (name != "steps")
         numbers = {key: value for key, value in line.items() if key != "step" and is_number(value)}
         summary = b"".join(_scalar(f"{prefix}/{key}", value) for key, value in numbers.items())
         try:
             if self._path is None:
-                self._path = self._begin(line["step"] + (name == "probes"))
+                self._path = self._begin(line["step"] + (name != "steps"))
             self._append(self._path, self._event(line["step"], _field(5, summary)))
         except OSError as error:
             self._missing += 1

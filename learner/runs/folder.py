@@ -3,6 +3,7 @@
 config.json    every setting that decides the weights; a run goes on only with the same ones
 start.json     what it started from: random weights, a file, or another run
 steps.jsonl    one line a training step, late in a long run one of 2, 4, ...      probes.jsonl   one line a probe
+holdout.jsonl  one line a probe of the held-out pairs        start.safetensors   the start's backbone, for that probe
 pairs.sqlite   the pairs in memory and the list of commits, see `buffer.store`
 checkpoints/   the rest of each commit, see `learner.runs.checkpoint`                  export/        weights for timm
 events/        the lines as TensorBoard reads them, with --tensorboard
@@ -32,6 +33,8 @@ from stream.fsync import replace_file, sync_path
 
 EXPORT = "export"
 """The folder of a run with the weights for others."""
+LINES = ("steps", "probes", "holdout")
+"""The files of lines, without .jsonl."""
 _DRAFT = ".config.json"
 """`stream.fsync.replace_file` writes it first: a kill or a full disk at the very start of a run leaves only this file."""
 
@@ -78,7 +81,7 @@ class RunDirectory:
 
     def require_new(self) -> None:
         """Raise SettingsError if the run has left anything that it writes only after its first commit."""
-        files = [self.path / f"{name}.jsonl" for name in ("steps", "probes")]
+        files = [self.path / f"{name}.jsonl" for name in LINES]
         files += [self.path / name for name in ("album.npz", "summary.json")]
         written = [path for path in files if path.is_file() and path.stat().st_size]
         if self.export.is_dir():
@@ -105,7 +108,9 @@ class RunDirectory:
 
     def rewind(self, step: int) -> None:
         """Remove the lines written after `step`, and a torn last one: the run goes on from there."""
-        for name in ("steps", "probes"):
+        for name in LINES:
+            if name == "holdout" and not (self.path / "holdout.jsonl").is_file():
+                continue  # nothing is held out
             kept = [line for line in self.lines(name) if line["step"] <= step]
             text = "".join(json.dumps(line) + "\n" for line in kept)
             replace_file(self.path / f"{name}.jsonl", text.encode())

@@ -16,6 +16,7 @@ from buffer.store_reader import StoreReader
 from learner.adapt.adaptation import LORA
 from learner.errors import SettingsError
 from learner.loop import Learner
+from learner.memory.holdout import Rule, stored_keys
 from learner.memory.ranking import reservoir_for
 from learner.memory.reshard import merged, split
 from learner.objectives.contract import Objective
@@ -77,11 +78,11 @@ class Fork:
 
         keep: called with each pair and its key, as by `learner.loop.learn`. Steps and optimiser begin anew. Call it once.
         """
-        old = self._old.state["memory"]
-        whole = _ranked(merged(old["shards"]), learner)
-        keys, kept = old["keys"].tolist(), set(whole["keys"].tolist())
+        whole = _ranked(merged(self._old.state["memory"]["shards"]), learner)
+        keys, kept = stored_keys(self._old.state).tolist(), set(whole["keys"].tolist())
         memory = {"keys": whole["keys"], "shards": split(whole, learner.team.size)}
-        learner.load_state_dict({**learner.state_dict(), "memory": memory}, _kept(keys, self._old.pairs, kept, keep))
+        pairs = _trainable(_kept(keys, self._old.pairs, kept, keep), learner.held_out.rule)
+        learner.load_state_dict({**learner.state_dict(), "memory": memory}, pairs)
         return self._about | {"pairs": len(memory["keys"])}
 
 
@@ -133,3 +134,9 @@ def _kept(keys: list[int], pairs: Pairs, kept: set[int], keep: Keep) -> Iterator
             if pair is not None:
                 keep(key, pair)
             yield pair
+
+
+def _trainable(pairs: Pairs, rule: Rule) -> Iterator[EncodedPair | None]:
+    """Yield the pairs, and None in place of those that the new run holds out: memory puts them in quarantine."""
+    for pair in pairs:
+        yield None if pair is None or rule.holds(pair.header) else pair

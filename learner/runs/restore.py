@@ -17,6 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from buffer.store_reader import Commit, StoreError
 from learner.errors import LearnerError
 from learner.loop import Learner
+from learner.memory.holdout import stored_keys
 from learner.runs.checkpoint import order_of
 from learner.runs.commit import Checkpoints, PairStore, StoredPairs, unpack
 from learner.runs.note import COMMIT, Note, checksum_of, decode_note
@@ -122,11 +123,7 @@ def _load(
     """Load this checkpoint with its pairs. Raises LearnerError if it is damaged, foreign, or lacks pairs."""
     state, mine = checkpoints.load(name), listed.get(name)
     try:
-        keys = (
-            mine.commit.keys
-            if mine is not None and COMMIT not in state
-            else np.asarray(state["memory"]["keys"], np.int64)
-        )
+        keys = mine.commit.keys if mine is not None and COMMIT not in state else stored_keys(state)
         found = _found(name, keys, state.pop(COMMIT, None), listed, store)
         learner.load_state_dict(state, _stored_pairs(store, keys.tolist()))
     except UNFIT as error:

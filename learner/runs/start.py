@@ -11,6 +11,8 @@ from learner.runs.reading import Line, read_object
 from stream.fsync import replace_file
 
 START = "start.json"
+START_WEIGHTS = "start.safetensors"
+"""The backbone that a run started from, for the probe of the stream; only where pairs are held out."""
 RANDOM: Line = {"from": "random"}
 _NAMED = 6
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from typing import Any
 
 ACCURACIES = {"knn": "k-NN", "knn_10pct": "k-NN, 10 % bank", "linear": "linear"}
 """Accuracies of a probe, the keys of a line of probes.jsonl."""
+KINDS = {"right": "the right image", "neighbour": "the neighbour in time", "visit": "another visit"}
+"""What the held-out pairs of a stream look for (`learner.probes.stream_probe`), the keys of a line of holdout.jsonl."""
 CURVES = {
     "loss": "Loss",
     "priority": "Priority: what the reservoir ranks by",
@@ -19,6 +22,7 @@ FIGURES = {
     "pairs_suppressed": "pairs suppressed by the rig: seen before",
     "pairs_junk": "pairs left out by the rig: dark or covered",
     "pairs_lost": "pairs lost on the way",
+    "pairs_held_out": "pairs held out, never trained on",
     "steps": "training steps",
     "rollbacks": "rollbacks after a collapse",
     "samples_per_s": "samples a second, waiting included",
@@ -45,3 +49,16 @@ def curve_title(name: str, units: Mapping[str, str]) -> str:
     """Return the title of a curve; units: of the gauges, as the objective describes them."""
     words = CURVES.get(name, name.replace("_", " ").capitalize() if name != "kl" else "KL")
     return f"{words}, {units[name]}" if units.get(name) else words
+
+
+def stream_words(line: Mapping[str, Any]) -> str:
+    """Return in words what a line of holdout.jsonl says: how many find the right picture, and how many did at the start."""
+    found = [f"{words} {_recalled(line, kind)}" for kind, words in KINDS.items() if line.get(kind) is not None]
+    few = f"{line.get('pairs')} pairs held out so far, not enough yet"
+    return f"finds {', '.join(found)}" if found else few
+
+
+def _recalled(line: Mapping[str, Any], kind: str) -> str:
+    start, chance, queries = (line.get(f"{kind}_{what}") for what in ("start", "chance", "queries"))
+    before = "" if start is None else f"start {start:.0%}, "
+    return f"{line[kind]:.0%} ({before}chance {chance:.1%}, {queries} tries)"

@@ -10,7 +10,7 @@ from typing import Any
 from learner.loop import Learner, StepReport, Waiting
 from learner.metrics import LearnerMetrics
 from learner.page.live import Live
-from learner.runs.titles import ACCURACIES
+from learner.runs.titles import ACCURACIES, KINDS, stream_words
 from learner.service.screen import Screen
 from learner.service.status import RunStatus
 from learner.trainer import Judgement
@@ -83,3 +83,9 @@ class Observers:
         accuracies = {kind: result[kind] for kind in ACCURACIES}
         self.metrics.probed(step, control, encoder, accuracies, result["rankme"])
         self.screen.probed(step, control, encoder, result)
+
+    def probed_stream(self, line: Mapping[str, Any]) -> None:
+        """Report a line of the stream's probe."""
+        self.metrics.probed_stream(line["encoder"], {kind: line[kind] for kind in KINDS})
+        self.metrics.probed_stream("start", {kind: line[f"{kind}_start"] for kind in KINDS})
+        self.screen.log(f"probe  step {line['step']}  the stream  {line['encoder']}  {stream_words(line)}")

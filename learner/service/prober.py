@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,15 +18,27 @@ from learner.probes.probe import run_probe, run_rotations
 from learner.runs.folder import RunDirectory
 from learner.runs.reading import Line
 from learner.service.observers import Observers
+from learner.service.stream_probe import StreamProbe
 from learner.service.summary import probe_figures
 from learner.weights.latest import LatestWeights
 
 log = logging.getLogger(__name__)
 
 
+class _Named(Protocol):
+    @property
+    def name(self) -> str:
+        """What is probed, for people."""
+
+
+_T = TypeVar("_T", bound=_Named)
+
+
 @dataclass(eq=False, kw_only=True)
 class Prober:
-    """Measures the encoders of a learner, writes a line for each result, and hands the figures to the model cards.
+    """Measures the encoders of a learner on control sets and on the held-out pairs of its stream.
+
+    It writes a line for each result, and hands the figures to the model cards.
 
     A probe that fails is logged and counted, since training does not depend on it. `stop` ends one between two batches, `hurry`
     also the last one of the run.
@@ -35,12 +47,14 @@ class Prober:
     learner: Learner
     directory: RunDirectory
     controls: Sequence[ControlSet]
+    stream: StreamProbe
     observers: Observers
     latest_weights: LatestWeights
     stop: Callable[[], bool]
     hurry: Callable[[], bool]
     elapsed_s: Callable[[], float]
     """Returns the seconds of the run so far."""
+    _streamed: dict[str, int] = field(default_factory=dict)
     _first_and_last: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
     _answers: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
     """Of the probes of the present networks, for the guard against forgetting."""
@@ -55,9 +69,11 @@ class Prober:
             self._judge()
 
     def probe(self) -> None:
-        """Measure every encoder on every control set, now, and let the learner judge by it whether it has forgotten."""
+        """Measure every encoder on every control set and on the stream, now; then judge whether it has forgotten."""
         self._answers.clear()
-        if self._each(self.controls, self._probe):
+        is_whole = self._each(self.controls, self._probe)
+        self._each(self._streams(), self._probe_stream)
+        if is_whole:
             self._judge()
 
     def conclude(self) -> None:
@@ -67,7 +83,8 @@ class Prober:
         steps = {name: {line["step"] for line in lines} for (name, _), lines in self._first_and_last.items()}
         changed = [control for control in self.controls if self.learner.steps not in steps.get(control.name, ())]
         self._answers.clear()
-        if not self._each(changed, self._probe, stop=self.hurry):
+        is_whole = self._each(changed, self._probe, stop=self.hurry)
+        if not (is_whole and self._each(self._streams(), self._probe_stream, stop=self.hurry)):
             self.observers.screen.log("the rest of the last probe is left out")
         elif len(changed) == len(self.controls):
             self._judge(may_go_back=False)  # the last commit is made
@@ -90,8 +107,8 @@ class Prober:
 
     def _each(
         self,
-        controls: Sequence[ControlSet],
-        measure: Callable[[ControlSet, str, Encoder], None],
+        controls: Sequence[_T],
+        measure: Callable[[_T, str, Encoder], None],
         *,
         stop: Callable[[], bool] | None = None,
         doing: str = "probing",
@@ -122,6 +139,21 @@ class Prober:
         self.directory.append("probes", line | result)
         self._update_cards([line | result])
         self.observers.probed(step, control.name, name, result)
+
+    def _streams(self) -> list[StreamProbe]:
+        """Return what to probe of the stream: nothing where no pair is held out, or the last probe was of the same weights."""
+        names, step = self.learner.objective.encoders(), self.learner.steps
+        is_due = any(self._streamed.get(name) != step for name in names)
+        return [self.stream] if is_due and self.learner.held_out.kept else []
+
+    def _probe_stream(self, stream: StreamProbe, name: str, encoder: Encoder) -> None:
+        step = self.learner.steps
+        figures = stream.measure(encoder)
+        self._streamed[name] = step
+        line = {"step": step, "seconds": self.elapsed_s(), "encoder": name} | figures
+        line["captured_ns"] = self.learner.memory.newest_ns()
+        self.directory.append("holdout", line)
+        self.observers.probed_stream(line)
 
     def _update_cards(self, lines: Sequence[Line]) -> None:
         """Give the model cards the first and the last line of each set and encoder."""

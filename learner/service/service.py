@@ -18,11 +18,12 @@ from learner.probes.control_sets import ControlSet
 from learner.report.album import make_album
 from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
-from learner.runs.start import read_start
+from learner.runs.start import START_WEIGHTS, read_start
 from learner.service.observers import Observers
 from learner.service.prober import Prober
 from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
+from learner.service.stream_probe import StreamProbe
 from learner.service.summary import Summary, pace, streams_of, summarise, too_little, why_no_step
 from learner.service.timing import ROTATED_S, Ending, Limits, Rhythm, Times
 from learner.weights.latest import LatestWeights
@@ -65,6 +66,7 @@ class Service:
             learner=self.learner,
             directory=self.directory,
             controls=self.controls,
+            stream=StreamProbe(learner=self.learner, start=self.directory.path / START_WEIGHTS),
             observers=self.observers,
             latest_weights=self.latest_weights,
             stop=self.stop,
@@ -205,6 +207,7 @@ class Service:
             directory.lines("probes"),
             self.source.stats(),
             read_start(directory.path),
+            directory.lines("holdout"),
         )
         summary |= pace(self._times, learner.samples - self._samples_before, self.clock())
         summary["rotation"] = rotation

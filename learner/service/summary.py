@@ -11,7 +11,7 @@ from learner.memory.pictures import different
 from learner.report.html import number
 from learner.runs.reading import Line
 from learner.runs.start import start_words
-from learner.runs.titles import ACCURACIES, units_of
+from learner.runs.titles import ACCURACIES, stream_words, units_of
 from learner.service.timing import Times
 from stream.host.printing import printable
 from stream.host.typed import here
@@ -27,21 +27,28 @@ Summary = dict[str, Any]
 
 
 def summarise(
-    learner: Learner, steps: Sequence[Line], probes: Sequence[Line], stats: SourceStats | None, start: Line
+    learner: Learner,
+    steps: Sequence[Line],
+    probes: Sequence[Line],
+    stats: SourceStats | None,
+    start: Line,
+    held: Sequence[Line] = (),
 ) -> Summary:
-    """Return the figures of a run. steps, probes: its lines; stats: of a live stream, None for another source.
+    """Return the figures of a run. steps, probes, held: its lines; stats: of a live stream, None for another source.
 
     start: what it started from (`learner.runs.start`); the first probe of each control set, at step 0, is that of the start.
     """
     trained = [line for line in steps if not line["refused"]]
     first, last = (trained[0], trained[-1]) if trained else ({}, {})
-    counts = learner.counts()
+    counts, held_out = learner.counts(), learner.held_out.count
+    trainable = learner.received - held_out
     return {
         "start": start,
         "pairs_received": learner.received,
         "pairs_suppressed": learner.suppressed,
         "pairs_junk": learner.junk,
         "pairs_lost": stats.lost if stats else 0,
+        "pairs_held_out": held_out,
         "pairs_repeated": stats.repeated if stats else 0,
         "malformed": dict(stats.malformed) if stats else {},
         "undecodable": counts.undecodable,
@@ -49,7 +56,7 @@ def summarise(
         "rollbacks": learner.trainer.guard.rollbacks,
         **learner.trainer.forgetting.figures(),
         "samples": learner.samples,
-        "replay_ratio": round(learner.samples / learner.received, 3) if learner.received else 0.0,
+        "replay_ratio": round(learner.samples / trainable, 3) if trainable else 0.0,
         "loss_first": first.get("loss"),
         "loss_last": last.get("loss"),
         "gauges_last": {name: last[name] for name in learner.trainer.meanings if name in last},
@@ -61,6 +68,7 @@ def summarise(
             "dropped_fresh": counts.dropped_fresh,
             "quarantined": counts.quarantined,
         },
+        "stream_probe": {line["encoder"]: line for line in held},
     } | probe_figures(probes)
 
 
@@ -79,7 +87,7 @@ def too_little(learner: Learner) -> str:
     if not learner.steps:
         return ""
     looked, few = different(learner.memory, LOOKED)
-    has_all, repeats = looked >= learner.received, 2 * few <= looked
+    has_all, repeats = looked >= learner.received - learner.held_out.count, 2 * few <= looked
     if few >= FEW or not (has_all or repeats):
         return ""
     what = f"{looked} pairs show only {few} different pictures"
@@ -142,6 +150,8 @@ def describe(summary: Summary, run_dir: Path, page: str = "", *, reported: bool 
         for kind, before in row["before"].items():
             after = f"{row['after'][kind]:.3f}" if kind in row["after"] else "not measured again"
             lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {after}")
+    for encoder, line in summary["stream_probe"].items():
+        lines.append(f"{'the stream':18} {encoder:18} {stream_words(line)}")
     lines += [f"warning: {summary['warning']}"] * bool(summary["warning"])
     if page:
         lines.append(f"page: {page} while the learner runs")
@@ -155,6 +165,7 @@ _DESCRIBED = (
     "pairs_received",
     "pairs_suppressed",
     "pairs_lost",
+    "pairs_held_out",
     "steps",
     "rollbacks",
     "samples_per_s",

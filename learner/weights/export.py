@@ -31,12 +31,17 @@ def export_encoder(
     figures, settings: as in `card_of`. The sha256 in the card identifies the weights. Raises OSError.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    tensors = encoder.backbone.state_dict() if weights is None else weights
-    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, {"format": "pt"})
-    replace_file(path, data)
+    data = write_weights(path, encoder.backbone.state_dict() if weights is None else weights)
     card = card_of(path.stem, encoder, data, figures=figures, settings=settings)
     write_card(path, card)
     return card
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> bytes:
+    """Write the weights of a backbone (.safetensors), and return the bytes of the file. Raises OSError."""
+    data = save({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, {"format": "pt"})
+    replace_file(path, data)
+    return data
 
 
 def write_card(path: Path, card: Card) -> None:
