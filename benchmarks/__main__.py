@@ -17,6 +17,7 @@ BENCHES = {
     "fleet": ("fleet.bench", "How many rigs can one learner receive, and what does receiving cost?"),
     "floods": ("floods.bench", "Do rigs and learners keep their memory and their honest peers while they are flooded?"),
     "gpu": ("gpu.bench", "Is it right on a GPU, how fast is it there, and does it learn? One command, minutes."),
+    "holdout": ("holdout", "Does the stream's own probe foretell how well places are told apart?"),
     "junk": ("junk.bench", "Do spoiled pairs score above real ones, and what does memory do with them?"),
     "feed": ("feed.bench", "How well does an autoencoder give back what the rig sees, and what comes first?"),
     "league": ("league.bench", "What does each objective learn from the same walk in the same time?"),

@@ -26,7 +26,7 @@ CAPACITY = 100_000
 READ_S = 1.0
 """The files of a consumer are read again after this time."""
 TINY = (
-    *("--preset", "cpu", "--objective", "babyagent"),
+    *("--preset", "cpu", "--objective", "babyagent", "--holdout", "0"),
     *("--encoder.image-size", "16", "--encoder.embed-dim", "32", "--encoder.depth", "1"),
     *("--encoder.heads", "2", "--objective.attention-size", "16", "--objective.teacher-size", "16"),
     *("--objective.student-size", "16", "--objective.prototypes", "16", "--objective.hidden", "32"),
