@@ -32,6 +32,7 @@ from learner.distributed import collectives
 from learner.distributed.collectives import Process, process_of
 from learner.errors import SettingsError
 from learner.loop import Learner
+from learner.memory.holdout import GAP, STRETCH
 from learner.memory.memory import Memory
 from learner.networks.encoder import Encoder
 from learner.runs.checkpoint import load_checkpoint
@@ -243,6 +244,29 @@ def undecodable(seq: int) -> EncodedPair:
     pair, left = make_pair(seq, codec="jpeg"), b"\xff\xd8\xffno image"
     crc = zlib.crc32(pair.right, zlib.crc32(left))
     return EncodedPair(msgspec.structs.replace(pair.header, crc=crc), left, pair.right)
+
+
+def test_two_processes_hold_out_what_one_does_and_nothing_is_lost_between_them(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    held = []
+    for processes in (1, 2):
+        run = tmp_path / str(processes)
+        codes, said = nursery.run(run, processes, "--holdout", "0.5", *ALL_FRESH)
+        assert codes == [0] * processes, said
+        summary, left = json.loads((run / "summary.json").read_text()), outcome(run)
+        reservoir = summary["reservoir"]
+        assert summary["pairs_held_out"] == PAIRS // 2
+        assert reservoir["kept"] + reservoir["fresh"] + summary["pairs_held_out"] == summary["pairs_received"] == PAIRS
+        held.append(sorted(set(left.seqs) - set(trained_seqs(run, left))))
+    assert held[0] == held[1]
+    assert len(held[0]) == PAIRS // 2 // STRETCH * (STRETCH - 2 * GAP)
+
+
+def trained_seqs(run: Path, left: Outcome) -> list[int]:
+    """The seqs of the pairs in memory."""
+    with Store(run / "pairs.sqlite") as store:
+        return [unpack(item).header.seq for item in store.items(left.state["memory"]["keys"])]
 
 
 def test_what_one_process_cannot_use_is_counted_and_named_by_the_first(nursery: Nursery, tmp_path: Path) -> None:

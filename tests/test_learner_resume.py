@@ -207,6 +207,24 @@ def test_a_learner_that_rolls_back_ends_the_same_however_often_it_is_killed(nurs
     assert summary["rollbacks"] == PAIRS * 4 // 8 // 7
 
 
+def test_a_learner_that_holds_pairs_out_ends_the_same_however_often_it_is_killed(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    flags = ("--holdout", "0.4", "--memory.capacity", "128", "--memory.fresh-capacity", "128", "--probe-every-s", "0")
+    assert nursery.learner(tmp_path / "whole", *flags)[0] == 0
+    for count in (2, 0, 1):
+        code, said = nursery.learner(tmp_path / "killed", *flags, fault=("before the transaction", count))
+        assert code == -signal.SIGKILL, said
+    code, said = nursery.learner(tmp_path / "killed", *flags)
+    assert code == 0, said
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    summary = json.loads((tmp_path / "killed" / "summary.json").read_text())
+    reservoir = summary["reservoir"]
+    assert summary["pairs_held_out"] == PAIRS * 4 // 10
+    assert reservoir["kept"] + reservoir["fresh"] + summary["pairs_held_out"] == summary["pairs_received"] == PAIRS
+    assert summary["stream_probe"]["student"]["right_start"] is not None
+
+
 def test_a_learner_that_collapses_again_and_again_ends_with_one_line_and_exit_code_1(
     nursery: Nursery, tmp_path: Path
 ) -> None:

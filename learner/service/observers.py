@@ -88,4 +88,5 @@ class Observers:
         """Report a line of the stream's probe."""
         self.metrics.probed_stream(line["encoder"], {kind: line[kind] for kind in KINDS})
         self.metrics.probed_stream("start", {kind: line[f"{kind}_start"] for kind in KINDS})
-        self.screen.log(f"probe  step {line['step']}  the stream  {line['encoder']}  {stream_words(line)}")
+        if any(line[kind] is not None for kind in KINDS):
+            self.screen.log(f"probe  step {line['step']}  the stream  {line['encoder']}  {stream_words(line)}")

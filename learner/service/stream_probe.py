@@ -72,15 +72,14 @@ class StreamProbe:
 
     def _features(self, encoder: FeatureFunction, slots: SlotNumbers) -> Features:
         """Return the features of both eyes of these pairs, from the central square of the scene."""
+        if not len(slots):
+            return torch.zeros(0, 1), torch.zeros(0, 1)
         held, side = self.learner.held_out.slots, self.learner.config.crops.probe_size
-        empty = np.zeros((0, side, side, 3), np.uint8)
         squares = (
-            [centre_square(images[slot].numpy(), float(held.aspect[slot]), side) for slot in slots]
+            np.stack([centre_square(images[slot].numpy(), float(held.aspect[slot]), side) for slot in slots])
             for images in (held.left, held.right)
         )
-        left, right = (
-            extract(encoder, np.stack(some) if some else empty, device=self.learner.device) for some in squares
-        )
+        left, right = (extract(encoder, images, device=self.learner.device) for images in squares)
         return left, right
 
     def _of_start(self, keys: list[int], slots: SlotNumbers) -> Features | None:
