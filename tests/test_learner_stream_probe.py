@@ -94,8 +94,9 @@ def test_features_that_are_all_alike_find_nothing_and_good_ones_everything() -> 
     assert recalls(own, own, its, same)["right"] == Recall(1.0, pytest.approx(1 / 48), 48)
     seeing = recalls(place, place, its, same)
     assert seeing["visit"] == Recall(1.0, pytest.approx(12 / 36), 48)
-    moments = recalls(torch.cat([place, own], 1), own, its, same)
-    assert moments["neighbour"].chance == pytest.approx(1 / 37)
+    assert recalls(place, place, its, same)["neighbour"].recall == 0  # as near as the pictures of another stretch
+    stretch = torch.nn.functional.one_hot(torch.from_numpy(its.stretch)).float()
+    assert recalls(stretch, stretch, its, same)["neighbour"] == Recall(1.0, pytest.approx(1 / 37), 32)
 
 
 def test_too_few_pairs_give_no_number() -> None:
