@@ -178,6 +178,7 @@ def _learner() -> LearnerMetrics:
     known = {**Sum.meanings, **dict(shipped), **COMMON_MEANINGS, **ANCHOR_MEANINGS}
     metrics = LearnerMetrics(meanings=known)
     metrics.probed(0, "digits", "student", {"knn": 0.0}, 1.0)
+    metrics.probed_stream("start", {"right": 0.0})
     metrics.registry.register(MemoryMetrics(learner))
     return metrics
 

@@ -38,7 +38,20 @@ from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.stats import DeviceStats, SourceStats
 
-SECTIONS = ["title", "verdict", "newest", "proof", "now", "devices", "views", "probes", "curves", "memory", "wrong"]
+SECTIONS = [
+    "title",
+    "verdict",
+    "newest",
+    "proof",
+    "now",
+    "devices",
+    "views",
+    "probes",
+    "stream",
+    "curves",
+    "memory",
+    "wrong",
+]
 PICTURE = re.compile(r'href="data:image/jpeg;base64,([^"]+)"')
 
 
@@ -183,7 +196,7 @@ def test_a_newest_pair_that_does_not_decode_is_said(run: Path) -> None:
 def test_a_run_that_has_nothing_yet_says_so_everywhere(tmp_path: Path) -> None:
     parts = drawn(Live(tiny_learner(), Clock()), tmp_path / "not-there-yet")
     empty = [name for name, markup in parts.items() if 'class="missing"' in markup]
-    assert empty == ["newest", "proof", "devices", "views", "probes", "curves", "memory"]
+    assert empty == ["newest", "proof", "devices", "views", "probes", "stream", "curves", "memory"]
     assert "starting" in parts["now"] + parts["verdict"]
     assert "waits for the first pair" in parts["title"]
     assert "\N{EN DASH}" in parts["now"]  # no loss yet; 0 would look perfect

@@ -143,7 +143,7 @@ def test_a_flag_wins_over_the_file_and_the_file_over_the_preset(tmp_path: Path) 
     settings = COMMAND.parse(["--config", str(path), "--seed", "5"])
     cpu = PRESETS["cpu"]
     pacing = dataclasses.replace(cpu.pacing, batch_size=64)
-    assert settings.learner == dataclasses.replace(cpu, seed=5, pacing=pacing)
+    assert settings.learner == dataclasses.replace(cpu, seed=5, pacing=pacing, holdout=HOLDOUT)
     assert (settings.process.limits.max_steps, settings.process.connect) == (7, ("tcp://127.0.0.1:1",))
     assert COMMAND.parse(["--config", str(path), "--preset", "gpu"]).learner.encoder == PRESETS["gpu"].encoder
 

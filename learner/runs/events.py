@@ -44,8 +44,9 @@ class EventFiles:
 
     def write(self, name: str, line: Line) -> None:
         """Write the finite numbers of a line of `name`.jsonl, as `step/loss`, `digits/student/knn` or `stream/student/right`."""
-        prefix = {"steps": "step", "holdout": "stream"}.get(name) or line["set"]
-        prefix += f"/{line['encoder']}" * (name != "steps")
+        prefix = "step"
+        if name != "steps":
+            prefix = f"{line['set'] if name == 'probes' else 'stream'}/{line['encoder']}"
         numbers = {key: value for key, value in line.items() if key != "step" and is_number(value)}
         summary = b"".join(_scalar(f"{prefix}/{key}", value) for key, value in numbers.items())
         try:
