@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from device.__main__ import main as device_main
 from device.cli.settings import StreamSettings
-from learner.cli.settings import TrainSettings
+from learner.cli.settings import HOLDOUT, TrainSettings
 from learner.cli.train import COMMAND
 from learner.config import PRESETS
 from learner.errors import SettingsError
