@@ -92,7 +92,16 @@ def run(tmp_path: Path) -> Path:
         for name in ("digits", "<places>")
         for who in ("student", "teacher")
     ]
-    for name, lines in (("steps", steps), ("probes", probes)):
+    found = {
+        "right": 0.5,
+        "right_start": 0.25,
+        "right_chance": 0.03,
+        "right_queries": 32,
+        "neighbour": None,
+        "visit": None,
+    }
+    held = [{"step": step, "encoder": who, "pairs": 32} | found for step in (5, 11) for who in ("student", "teacher")]
+    for name, lines in (("steps", steps), ("probes", probes), ("holdout", held)):
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
     return tmp_path
 
