@@ -87,11 +87,11 @@ def test_pictures_appear_numbers_move_and_the_console_stays_empty(tab: Tab, tmp_
     address = f"http://127.0.0.1:{access.port}/"
     with served(app_for(access, view.routes(watched.live, tmp_path / "run")), access):
         tab.open(address)
-        tab.until("document.querySelectorAll('.missing').length === 7")  # there is nothing yet
+        tab.until("document.querySelectorAll('.missing').length === 8")  # there is nothing yet
         assert tab.value(PICTURES) == []
         watched.step()
         tab.until("document.querySelectorAll('.panel').length === 2")
-        tab.until("document.querySelectorAll('.missing').length === 2")  # nothing was probed
+        tab.until("document.querySelectorAll('.missing').length === 3")  # nothing was probed
         shown = tab.value(PICTURES)
         assert len(shown) == 2 + 2 * (2 + 2 + 1 + 2) + 4 * 8
         assert min(shown) > 0
@@ -160,7 +160,7 @@ def test_a_learner_that_went_away_is_said_on_the_page(tab: Tab, tmp_path: Path) 
     app = app_for(access, view.routes(watched.live, tmp_path / "run"))
     with served(app, access):
         tab.open(f"http://127.0.0.1:{access.port}/")
-        tab.until("document.querySelectorAll('.missing').length === 7")
+        tab.until("document.querySelectorAll('.missing').length === 8")
     tab.until("!document.getElementById('silence').hidden")
     assert "does not answer" in tab.value("document.getElementById('silence').innerText")
     with served(app, access):
@@ -173,5 +173,5 @@ def test_a_token_typed_into_the_form_opens_the_page(tab: Tab, tmp_path: Path) ->
         tab.open(f"http://127.0.0.1:{access.port}/")
         tab.until("document.querySelector('input[name=token]') !== null")
         tab.value(f"document.querySelector('input').value = '{TOKEN}'; document.querySelector('button').click()")
-        tab.until("document.querySelectorAll('.missing').length === 7")
+        tab.until("document.querySelectorAll('.missing').length === 8")
         assert TOKEN not in tab.value("location.href + document.cookie")
