@@ -59,7 +59,7 @@ def script_of(door: str) -> str:
         ("learner", "babyagent-learner --preset c", ["cpu"]),
         ("learner", "babyagent-learner doctor --device |", ["auto", "cpu", "cuda"]),
         ("learner", "babyagent-learner --pacing.b", ["--pacing.batch-size"]),
-        ("learner", "babyagent-learner --probe", ["--probe-every-s"]),
+        ("learner", "babyagent-learner --probe-every-st", ["--probe-every-steps"]),
         ("learner", "babyagent-learner cool", ["cooldown"]),
         ("learner", "babyagent-learner export runs/a --si", ["--size"]),
         ("learner", "babyagent-learner cooldown runs/a --st", ["--steps"]),
