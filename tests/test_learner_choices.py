@@ -16,6 +16,7 @@ from recorded import recorded
 from tiny_learner import FLAGS, make_pairs
 from waiting import until
 
+from learner.cli.settings import HOLDOUT
 from learner.cli.train import COMMAND
 from learner.config import PRESETS, LearnerConfig, preset, to_plain
 from learner.errors import SettingsError
@@ -35,6 +36,11 @@ def settings(*words: str) -> LearnerConfig:
     return learner
 
 
+def new(config: LearnerConfig) -> LearnerConfig:
+    """The settings of a new run of the command, which holds out a share of the stream."""
+    return dataclasses.replace(config, holdout=HOLDOUT)
+
+
 def refusal(*words: str) -> str:
     with pytest.raises(ReportedError) as refused:
         settings(*words)
@@ -43,10 +49,10 @@ def refusal(*words: str) -> str:
 
 
 def test_size_objective_and_views_are_chosen_apart() -> None:
-    assert settings() == PRESETS["cpu"]
-    assert settings("--preset", "gpu") == PRESETS["gpu"]
-    assert settings("--objective=simclr") == preset("cpu", SimCLR)
-    assert settings("--objective", "simclr", "--views", "multi") == preset("cpu", SimCLR, MultiConfig)
+    assert settings() == new(PRESETS["cpu"])
+    assert settings("--preset", "gpu") == new(PRESETS["gpu"])
+    assert settings("--objective=simclr") == new(preset("cpu", SimCLR))
+    assert settings("--objective", "simclr", "--views", "multi") == new(preset("cpu", SimCLR, MultiConfig))
     changed = settings("--objective", "simclr", "--objective.temperature", "0.5", "--views.size", "40")
     assert isinstance(changed.objective, SimCLRConfig)
     assert isinstance(changed.views, TwoConfig)
@@ -68,7 +74,7 @@ def test_a_file_chooses_them_too(tmp_path: Path) -> None:
     path = tmp_path / "learner.toml"
     path.write_text('preset = "cpu"\nviews = "multi"\n[objective]\nname = "simclr"\ntemperature = 0.5\n')
     found = settings("--config", str(path))
-    assert found == dataclasses.replace(preset("cpu", SimCLR, MultiConfig), objective=found.objective)
+    assert found == dataclasses.replace(new(preset("cpu", SimCLR, MultiConfig)), objective=found.objective)
     assert isinstance(found.objective, SimCLRConfig)
     assert found.objective.temperature == 0.5
     assert settings("--config", str(path), "--views", "two").views == TwoConfig.for_preset("cpu")

@@ -74,7 +74,8 @@ class Nursery:
         recording: Path | None = None,
     ) -> tuple[list[int], str]:
         """One life of a run: the exit codes of its processes, and what all of them said. dies: (rank, step)."""
-        command = [*SMALL, "--replay", str(recording or self.recording), "--run-dir", str(run), *words]
+        objective = () if "--preset" in words else ("--objective", "babyagent")
+        command = [*SMALL, *objective, "--replay", str(recording or self.recording), "--run-dir", str(run), *words]
         task = {"processes": processes, "words": command, "look": look, "dies": dies, "said": str(run)}
         assert self.process.stdin is not None
         assert self.process.stdout is not None

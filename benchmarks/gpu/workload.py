@@ -106,7 +106,8 @@ def random_batch(config: LearnerConfig, count: int, device: torch.device, seed: 
 
 def moved(what: Any, device: torch.device) -> Any:
     """Copy a Batch, or its views, to another compute device."""
-    return type(what)(*(getattr(what, field.name).to(device) for field in dataclasses.fields(what)))
+    own = (getattr(what, field.name) for field in dataclasses.fields(what))
+    return type(what)(*(None if one is None else one.to(device) for one in own))
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
