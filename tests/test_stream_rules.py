@@ -25,16 +25,12 @@ from stream.pair import EncodedPair
 PAIRS = make_pairs(40)
 
 
-def size(pair: EncodedPair) -> int:
-    return len(pair.left) + len(pair.right)
-
-
-@pytest.mark.parametrize("max_bytes", [1, 3 * size(PAIRS[0]), 1 << 30])
+@pytest.mark.parametrize("max_bytes", [1, 3 * PAIRS[0].size_bytes, 1 << 30])
 def test_a_queue_has_room_until_a_bound_is_reached_and_gives_pairs_in_order(max_bytes: int) -> None:
     queue, pairs = PairQueue(5, max_bytes), iter(PAIRS)
     while queue.has_room():
         queue.extend([next(pairs)])
-    assert len(queue) == min(5, -(-max_bytes // size(PAIRS[0])))
+    assert len(queue) == min(5, -(-max_bytes // PAIRS[0].size_bytes))
     assert queue.pop(1) == PAIRS[:1]
     assert queue.has_room()
     queue.clear()

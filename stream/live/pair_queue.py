@@ -9,7 +9,7 @@ from stream.pair import EncodedPair
 
 
 class PairQueue:
-    """A queue (first in, first out) that is bounded by the number of pairs and by the bytes of their encoded images.
+    """A queue (first in, first out) that is bounded by the number of pairs and by the bytes of their headers and images.
 
     The owner checks `has_room` before it receives. What it then receives always enters, even if this exceeds a bound.
     """
