@@ -85,7 +85,6 @@ class LearnerMetrics:
         self.probe = self._gauge(
             "probe_accuracy_ratio", "Accuracy of the last probe, 0 to 1.", "control", "encoder", "probe"
         )
-
         self.stream_recall = self._gauge(
             "stream_recall_ratio",
             "Share of the held-out pairs that find the right picture, by the features of an encoder or of the start.",

@@ -128,7 +128,7 @@ class FaultyWorld(World):
         self.kill_rig()
 
     def set_clock(self) -> None:
-        """The machine of the rig starts again: its monotonic clock begins anew."""
+        """The machine of the rig starts again: its monotonic clock begins at another value."""
         self.rig.now_s = self.random.uniform(0.0, 100.0)
         self.kill_rig()
 

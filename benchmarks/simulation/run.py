@@ -87,7 +87,7 @@ class Folder:
         return _done(None)
 
     def commit(self, keys: Any, note: bytes) -> Future[None]:
-        """See `PairStore`. Items that no commit names are removed, but for newer ones."""
+        """See `PairStore`. Items that no commit names are removed, except newer ones."""
         self._die("commit")
         number = 1 + max((commit.number for commit in self.made), default=0)
         self.made = [*self.made, Commit(number, note, np.array(keys))][-RESTORABLE:]
