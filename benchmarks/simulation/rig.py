@@ -109,7 +109,7 @@ class SimulatedRig:
         return self._acknowledge(consumer, {}, peer)
 
     def knows(self, consumer: str) -> bool:
-        """Return whether pairs are kept for a consumer, under any of the keys that used its name."""
+        """Return whether pairs are kept for a consumer, no matter which peer used its name."""
         return consumer in self.rules.consumers.heard_since(-inf)
 
     def kept_from(self, consumer: str) -> dict[str, int] | None:
