@@ -76,6 +76,10 @@ class ObjectiveConfig(Choice):
     """The kinds of views that it can take; the default is the first one, or the one that the settings inherit from."""
     objective: ClassVar[type[Objective[Any]]]
     """The class that these settings build."""
+    clip: ClassVar[int] = 1
+    """Consecutive pairs in an item of memory: the number in its presets, and the least that it needs."""
+    signals: ClassVar[tuple[str, ...]] = ()
+    """Names of the signals that it needs."""
     view_presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {}
     """For a preset, the values of the default views that differ from those of the views themselves."""
 

@@ -7,8 +7,8 @@ which kinds it can take, and does not know where on a pair they lie.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
@@ -24,7 +24,10 @@ class Batch:
     """Pairs on the compute device. left, right: uint8 [B, H, W, 3] BGR; aspect: float [B], width / height before squeezing.
 
     keys: int64 [B] >= 0, the key of each pair in memory, the same whenever it is drawn. subjects: int64 [B], equal for pairs of
-    one device. Both are None where pairs come from no memory.
+    one device. clips: int64 [B], equal for the pairs of one clip, which are consecutive rows in the order of time. epochs: int64
+    [B], equal for pairs of one start of a rig. times_s: float64 [B], when each was captured, in seconds since the first pair of
+    its epoch in this batch. All five are None where pairs come from no memory. signals: by name, float [B, width], what the rig
+    measured since the pair before, the mean of its rows; nan for a pair without it.
     """
 
     left: Tensor
@@ -32,6 +35,10 @@ class Batch:
     aspect: Tensor
     keys: Tensor | None = None
     subjects: Tensor | None = None
+    clips: Tensor | None = None
+    epochs: Tensor | None = None
+    times_s: Tensor | None = None
+    signals: Mapping[str, Tensor] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.left)
@@ -40,6 +47,17 @@ class Batch:
         """Return the keys; of pairs without any their places in the batch of all processes."""
         first = collectives.number() * len(self)
         return torch.arange(first, first + len(self), device=self.left.device) if self.keys is None else self.keys
+
+    def windows(self, count: int) -> Tensor:
+        """Return all runs of `count` consecutive pairs within one clip, overlapping ones too: rows, int64 [W, count].
+
+        A pair outside of any clip is a clip of its own.
+        """
+        clips = self.numbers() if self.clips is None else self.clips
+        rows = torch.arange(len(self), device=clips.device).unfold(0, count, 1) if count <= len(self) else None
+        if rows is None:
+            return torch.empty(0, count, dtype=torch.int64, device=clips.device)
+        return rows[clips[rows[:, 0]] == clips[rows[:, -1]]]
 
 
 @dataclass(frozen=True, slots=True)
