@@ -11,6 +11,7 @@ from learner.memory.memory import Memory
 from learner.objectives.contract import Batch
 from learner.trainer import Trainer
 from stream.host.memory import available_bytes
+from stream.signals.signal import MAX_WIDTH
 
 PAIRS = 2
 """The smallest batch, and what a larger one has more."""
@@ -54,7 +55,18 @@ def kept_bytes(trainer: Trainer, pairs: int) -> int:
     """Return the bytes that a step on so many pairs keeps from forward to backward, weights apart."""
     height, width = trainer.config.memory.canvas
     image = torch.zeros(pairs, height, width, 3, dtype=torch.uint8, device=trainer.device)
-    batch = Batch(image, image.clone(), torch.full((pairs,), width / height, device=trainer.device))
+    one_clip, times_s = torch.zeros(pairs, dtype=torch.int64), torch.arange(pairs, dtype=torch.float64)
+    batch = Batch(
+        image,
+        image.clone(),
+        torch.full((pairs,), width / height, device=trainer.device),
+        clips=one_clip.to(trainer.device),
+        epochs=one_clip.to(trainer.device),
+        times_s=times_s.to(trainer.device),
+        signals={
+            name: torch.zeros(pairs, MAX_WIDTH, device=trainer.device) for name in trainer.config.objective.signals
+        },
+    )
     kept = {weight.untyped_storage().data_ptr(): 0 for weight in trainer.objective.parameters()}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -81,6 +93,6 @@ def _fixed_bytes(trainer: Trainer, memory: Memory) -> int:
     The slots are not filled yet, so they do not count as used memory.
     """
     trained = sum(weight.nbytes for weight in trainer.objective.trained())
-    slots = memory.slots.left.nbytes + memory.slots.right.nbytes if trainer.device.type == "cpu" else 0
+    slots = memory.slots.nbytes if trainer.device.type == "cpu" else 0
     whole = 2 * kept_bytes(trainer, PAIRS) - kept_bytes(trainer, 2 * PAIRS)
     return MOMENTS_AND_GRADIENT * trained + slots + max(0, whole)

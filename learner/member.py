@@ -18,6 +18,7 @@ from learner.memory.decoding import decode_all, decode_onto
 from learner.memory.holdout import HeldOut
 from learner.memory.memory import Memory
 from learner.trainer import StepReport, Trainer
+from learner.views.contract import Batch
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair, Header, StereoPair
 
@@ -56,7 +57,8 @@ class Member:
         self.trainer = Trainer(config, device)
         if memory is None:
             shard, pool = collectives.number(), collectives.all_values
-            memory = Memory(config.memory, seed=config.seed, shard=shard, shards=processes, pool=pool)
+            signals = config.objective.signals
+            memory = Memory(config.memory, seed=config.seed, shard=shard, shards=processes, pool=pool, signals=signals)
         self.memory = memory
         self.undecodable = 0
         self._spoiled: list[Header] = []
@@ -87,7 +89,10 @@ class Member:
     def train(self, rate_factor: float) -> StepReport:
         """Train on this process's part of the next batch. All members do this together."""
         draw = self.memory.draw(self.config.pacing.batch_size // collectives.count())
-        step = self.trainer.step(self.memory.batch(draw, self.trainer.device), rate_factor)
+        batch = self.memory.batch(draw, self.trainer.device)
+        if not self.trainer.steps:
+            _require_signals(batch, self.config.objective.name)
+        step = self.trainer.step(batch, rate_factor)
         if step.is_refused:
             names = collectives.gather(list(itertools.compress(self.memory.names_of(draw), step.is_bad)))
             self.memory.refuse(draw, step.is_bad)
@@ -116,3 +121,16 @@ class Member:
         self.memory.load_state_dict(memory, decode_all(self.config.memory.canvas, pairs))
         # The leader's count includes that of the processes before.
         self.undecodable = 0 if collectives.number() else state["counts"]["undecodable"]
+
+
+def _require_signals(batch: Batch, objective: str) -> None:
+    """Raise SettingsError, with the remedy, for a signal that no pair of a batch has, in all processes. All call it together.
+
+    objective: the name of the one that needs the signals of the batch.
+    """
+    for name, values in batch.signals.items():
+        if not collectives.all_values(values.isfinite().any(1).cpu().numpy()).any():
+            raise SettingsError(
+                f"objective {objective} needs the signal {name}, and no pair of the first batch has it: start the rig with "
+                f"--signals, or learn from --source 'sim?reward=room' or a recording with the topic /signals/{name}"
+            )

@@ -20,7 +20,8 @@ DECODED_AT_ONCE = 64
 def decode_onto(canvas: tuple[int, int], pair: EncodedPair) -> StereoPair:
     """Decode a pair and squeeze both images onto the canvas. Raises MalformedMessage where it does not decode."""
     decoded = decode(pair)
-    return StereoPair(pair.header, on_canvas(decoded.left, canvas), on_canvas(decoded.right, canvas))
+    left, right = (on_canvas(image, canvas) for image in (decoded.left, decoded.right))
+    return StereoPair(pair.header, left, right, decoded.telemetry)
 
 
 def decode_or_none(canvas: tuple[int, int], pair: EncodedPair | None) -> StereoPair | None:

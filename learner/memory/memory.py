@@ -8,7 +8,7 @@ Nothing is ever scored for its own sake. Pure: no thread, no file, no clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +42,8 @@ class Memory:
     """The fresh queue and the reservoir over one set of slots. The key of a pair is its arrival number.
 
     It may be number `shard` of `shards` over parts of one stream, each with its part of the capacities. pool: see `Ranking`.
-    ranking: instead of the one that the settings describe. arrived: the next key; dropped_fresh: pairs dropped before their first
-    step; quarantined: pairs that were put in quarantine.
+    ranking: instead of the one that the settings describe. signals: names of those that batches have. arrived: the next key;
+    dropped_fresh: pairs dropped before their first step; quarantined: pairs that were put in quarantine.
     """
 
     def __init__(
@@ -55,10 +55,11 @@ class Memory:
         shards: int = 1,
         pool: Pool | None = None,
         ranking: Ranking | None = None,
+        signals: Sequence[str] = (),
     ) -> None:
         config.check(shards)
         self.config = config
-        self.slots = Slots((config.capacity + config.fresh_capacity) // shards, config.canvas)
+        self.slots = Slots((config.capacity + config.fresh_capacity) // shards, config.canvas, signals)
         reservoir = reservoir_for(config, seed=seed, shard=shard, shards=shards)
         self.ranking = ranking or Ranking(reservoir, pool=pool)
         self.fresh_capacity = config.fresh_capacity // shards
@@ -138,12 +139,15 @@ class Memory:
     def state_dict(self) -> dict[str, Any]:
         """Return everything except the pairs themselves: their bytes are kept elsewhere, and come back with the state."""
         keys = self.slots.keys()
+        measured = {"signals": self.slots.signals.state_dict()} if self.slots.signals.names else {}
         return {
             "keys": keys,
             "priority": self.slots.priority[self.slots.of(keys)],
             "fresh": np.array(self._fresh, np.int64),
             "counts": {name: getattr(self, name) for name in _COUNTS},
-        } | self.ranking.state_dict()
+            **measured,
+            **self.ranking.state_dict(),
+        }
 
     def load_state_dict(self, state: Mapping[str, Any], pairs: Iterable[StereoPair | None]) -> None:
         """Continue from `state_dict()` of a memory with the same settings.
@@ -156,6 +160,7 @@ class Memory:
             setattr(self, name, state["counts"][name])
         self._fresh = deque(state["fresh"].tolist())
         self.slots.clear()
+        self.slots.signals.load_state_dict(state.get("signals", {}))
         unreadable = set()
         for key, priority, pair in zip(state["keys"].tolist(), state["priority"], pairs, strict=True):
             self.slots.put(key, pair, priority)

@@ -30,7 +30,11 @@ def merged(states: Sequence[State]) -> State:
     order, records = np.argsort(keys), [state["stubborn"] for state in states]
     parts = [_reservoir(state["reservoir"]) for state in states]
     whole = sharding.merged(parts, sum(part.settings.capacity for part in parts))
+    measured: dict[str, int] = {}
+    for state in reversed(states):
+        measured |= state.get("signals", {})
     return {
+        **({"signals": measured} if "signals" in states[0] else {}),
         "keys": keys[order],
         "priority": priority[order],
         "fresh": np.sort(np.concatenate([state["fresh"] for state in states])),
@@ -60,7 +64,9 @@ def _part(whole: State, reservoir: Reservoir, fresh: NDArray[np.int64]) -> State
     record = whole["stubborn"]
     recorded = np.isin(record["keys"], reservoir.keys())
     is_first = reservoir.settings.shard == 0
+    measured = {"signals": dict(whole["signals"])} if "signals" in whole else {}
     return {
+        **measured,
         "keys": whole["keys"][mine],
         "priority": whole["priority"][mine],
         "fresh": fresh,

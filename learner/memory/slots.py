@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from buffer.index import Keys
 from learner.errors import SettingsError
+from learner.memory.measured import Measured
 from learner.views.contract import Batch
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
@@ -27,15 +28,17 @@ class Slots:
     left, right: uint8 [count, H, W, 3] BGR on the canvas; aspect: float [count], width / height before squeezing; numbers,
     subjects: int64 [count], the key and a number of the device; priority: float64 [count], the last one measured, nan before;
     names: identities; captured: device and capture time, nanoseconds since 1970 by the clock of the device, ("", 0) before the
-    first pair. Raises SettingsError if they do not fit into RAM.
+    first pair; signals: what was measured beside the images, of the names that are given. Raises SettingsError if they do not fit
+    into RAM.
     """
 
-    def __init__(self, count: int, canvas: tuple[int, int]) -> None:
+    def __init__(self, count: int, canvas: tuple[int, int], signals: Sequence[str] = ()) -> None:
         self.left, self.right = _images(count, canvas), _images(count, canvas)
         self.aspect = torch.ones(count)
         self.numbers, self.subjects = torch.zeros(2, count, dtype=torch.int64)
         self.priority = np.full(count, np.nan)
         self.names = [""] * count
+        self.signals = Measured(count, signals)
         self.captured: list[tuple[str, int]] = [("", 0)] * count
         self.clear()
 
@@ -46,6 +49,11 @@ class Slots:
 
     def __len__(self) -> int:
         return len(self._slot)
+
+    @property
+    def nbytes(self) -> int:
+        """The bytes that images and signals take once all slots are filled."""
+        return self.left.nbytes + self.right.nbytes + self.signals.nbytes
 
     def keys(self) -> Keys:
         """Return the keys of all pairs, rising: int64 [n]."""
@@ -66,6 +74,7 @@ class Slots:
             self.names[slot] = pair.header.name
             self.numbers[slot], self.subjects[slot] = key, zlib.crc32(pair.header.device.encode())
             self.captured[slot] = pair.header.device, pair.header.left_ns
+            self.signals.put(slot, pair.telemetry.signals)
 
     def release(self, keys: Iterable[int]) -> None:
         """Free the slots of these keys. Raises KeyError."""
@@ -83,7 +92,14 @@ class Slots:
             torch.index_select(rows, 0, index, out=found)
             return found.to(device, non_blocking=True).view(len(index), *items.shape[1:])
 
-        return Batch(*map(gathered, (self.left, self.right, self.aspect, self.numbers, self.subjects)))
+        return Batch(
+            gathered(self.left),
+            gathered(self.right),
+            gathered(self.aspect),
+            keys=gathered(self.numbers),
+            subjects=gathered(self.subjects),
+            signals={name: values.to(device) for name, values in self.signals.of(index).items()},
+        )
 
 
 def _images(count: int, canvas: tuple[int, int]) -> Tensor:

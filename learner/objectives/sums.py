@@ -45,6 +45,10 @@ def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Ob
         tables["second_views"] = second.settings.takes[0]
     view_presets = first.settings.view_presets if takes[0] is first.settings.takes[0] else {}
     name = f"{first.settings.name}+{second.settings.name}"
+    needs = {
+        "clip": max(first.settings.clip, second.settings.clip),
+        "signals": tuple(dict.fromkeys((*first.settings.signals, *second.settings.signals))),
+    }
     settings: Any = make_dataclass(
         "SumSettings",
         [
@@ -52,7 +56,13 @@ def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Ob
             *((table, kind, field(default_factory=kind)) for table, kind in tables.items()),
         ],
         bases=(SumConfig,),
-        namespace={"name": name, "takes": tuple(takes), "view_presets": view_presets, "__doc__": SumConfig.__doc__},
+        namespace={
+            "name": name,
+            "takes": tuple(takes),
+            "view_presets": view_presets,
+            "__doc__": SumConfig.__doc__,
+            **needs,
+        },
         frozen=True,
         kw_only=True,
     )
