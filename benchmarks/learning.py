@@ -177,7 +177,7 @@ def trained(
 def _probe(learner: Learner, controls: Sequence[ControlSet]) -> dict[str, float]:
     student, found = probing.student_of(learner), {}
     for control in controls:
-        for probe, accuracy in probing.accuracies(control, *probing.features_of(student, control)).items():
+        for probe, accuracy in probing.measured(student, control).items():
             found[f"{control.name} {probing.PROBES[probe]}"] = accuracy
     return found
 

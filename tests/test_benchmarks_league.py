@@ -8,11 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks.__main__ import main
 from benchmarks.league.figures import plot, tables
+from benchmarks.shared import probing
 from benchmarks.shared.pairs import WalkOnce
 from device.sim.camera import SimConfig
+from learner.config import preset
+from learner.networks.encoder import Encoder
 
 
 def line(objective: str, seed: int, after: float) -> dict[str, Any]:
@@ -45,6 +49,22 @@ def test_a_walk_is_made_once_and_given_to_each_reader() -> None:
     first, second = list(islice(walk, 2)), list(islice(walk, 3))
     assert all(one is other for one, other in zip(first, second, strict=False))
     assert [pair.header.seq for pair in second] == [0, 1, 2]
+
+
+def test_equal_weights_are_measured_once_and_changed_ones_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(0)
+    encoder, twin = (Encoder(preset("cpu").encoder) for _ in range(2))
+    twin.load_state_dict(encoder.state_dict())
+    digits = probing.control_set("digits", 32, 100, 100)
+    first = probing.measured(encoder, digits)
+    with monkeypatch.context() as patch, torch.no_grad():
+        patch.setattr(probing, "features_of", None)
+        assert probing.measured(twin, digits) == first
+    with torch.no_grad():
+        for weight in twin.parameters():
+            weight.zero_()
+    changed = probing.measured(twin, digits)
+    assert changed == probing.accuracies(digits, *probing.features_of(twin, digits)) != first
 
 
 def test_runs_are_done_once_and_a_larger_league_reuses_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

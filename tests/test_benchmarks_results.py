@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -35,6 +36,11 @@ class Runner:
 
 def squared(cell: Cell) -> Result:
     return {"value": cell.seed**2}
+
+
+def failing(cell: Cell, folder: Path) -> Result:
+    (folder / str(cell.seed)).touch()
+    raise KeyError(cell.seed)
 
 
 def test_each_cell_is_run_once_and_its_line_comes_back_in_order(tmp_path: Path) -> None:
@@ -73,6 +79,13 @@ def test_the_line_after_one_that_was_cut_short_is_not_lost(tmp_path: Path) -> No
 def test_several_jobs_give_the_lines_of_one(tmp_path: Path) -> None:
     one = completed(CELLS, tmp_path / "one.jsonl", squared)
     assert completed(CELLS, tmp_path / "two.jsonl", squared, jobs=2) == one
+
+
+def test_a_run_that_fails_stops_the_bench_before_the_others_begin(tmp_path: Path) -> None:
+    cells = [Cell("a", seed, 0.1) for seed in range(2000)]
+    with pytest.raises(KeyError):
+        completed(cells, tmp_path / "results.jsonl", partial(failing, folder=tmp_path), jobs=2)
+    assert len(list(tmp_path.iterdir())) < 1000
 
 
 def test_progress_reports_how_many_are_done_and_how_long_the_rest_may_take(

@@ -8,13 +8,19 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.__main__ import main
+from benchmarks.shared.pairs import rendered_pairs
+from benchmarks.shared.recipes import changed
 from benchmarks.streams.bench import goals
 from benchmarks.streams.figures import plot, tables
+from benchmarks.streams.memory import OrderedMemory
 from benchmarks.streams.orders import Order, blocks, comb, likeness, shuffled, window
+from learner.config import preset
+from learner.memory.decoding import decode_onto
 
 ORDERS: dict[str, Order] = {"window": window, "blocks": blocks, "comb": comb, "shuffled": shuffled}
 
@@ -30,6 +36,20 @@ def test_an_order_has_a_batch_of_frames_that_exist_for_each_step(
     assert order.min() >= 0
     assert order.max() < batch + more
     assert (order == ORDERS[name](batch + more, steps, batch, seed)).all()
+
+
+def test_a_memory_with_an_order_gives_each_pair_however_many_have_arrived() -> None:
+    pairs = rendered_pairs(40, (32, 48))
+    config = changed(preset("cpu"), {"pacing.batch_size": 4, "memory.fresh_capacity": 4, "memory.canvas": (32, 48)})
+    memory = OrderedMemory(config, pairs, shuffled(40, 10, 4, 0))
+    for step in range(10):
+        for pair in pairs[4 * step : 4 * step + 4]:
+            memory.add(decode_onto((32, 48), pair))
+        draw = memory.draw(4)
+        images = memory.batch(draw, torch.device("cpu")).left.numpy()
+        for key, image in zip(draw.keys, images, strict=True):
+            assert (image == decode_onto((32, 48), pairs[key]).left).all()
+    assert memory.arrived == 40
 
 
 def test_a_window_goes_from_the_first_frames_to_the_last_ones_in_order() -> None:

@@ -117,12 +117,18 @@ def _identity(fields: Result) -> str:
 
 
 def in_processes(run: Callable[[Item], Found], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Found]]:
-    """Run each item, `jobs` at a time in processes of their own, and yield each result when its run ends."""
+    """Run each item, `jobs` at a time in processes of their own, and yield each result when its run ends.
+
+    If a run fails or the caller stops, those that have not begun are left out.
+    """
     if jobs == 1:
         yield from ((item, run(item)) for item in items)
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         running = {pool.submit(run, item): item for item in items}
-        for future in as_completed(running):
-            yield running[future], future.result()
+        try:
+            for future in as_completed(running):
+                yield running[future], future.result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)

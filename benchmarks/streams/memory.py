@@ -11,7 +11,7 @@ from benchmarks.shared.paired import Floats, Keys
 from learner.config import LearnerConfig
 from learner.memory.decoding import decode_onto
 from learner.memory.memory import Draw, Memory
-from stream.pair import EncodedPair
+from stream.pair import EncodedPair, StereoPair
 
 
 class NotingMemory(Memory):
@@ -36,6 +36,12 @@ class OrderedMemory(NotingMemory):
         for number, pair in enumerate(pairs):
             self.slots.put(number, decode_onto(config.memory.canvas, pair))
         self._order = iter(order)
+
+    def add(self, pair: StereoPair, key: int | None = None) -> int:
+        """Count a pair that arrives: it is held already."""
+        key = self.arrived if key is None else key
+        self.arrived = key + 1
+        return key
 
     def draw(self, count: int) -> Draw:
         """Give the next batch of the order."""
