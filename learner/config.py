@@ -57,6 +57,16 @@ class LearnerConfig:
             raise SettingsError(
                 f"memory.fresh_capacity {self.memory.fresh_capacity} must hold at least one batch of {self.pacing.batch_size}"
             )
+        if self.memory.clip < self.objective.clip:
+            raise SettingsError(
+                f"objective {self.objective.name} learns from {self.objective.clip} consecutive pairs, and memory keeps "
+                f"{self.memory.clip} together: --memory.clip {self.objective.clip}"
+            )
+        if self.pacing.batch_size < self.memory.clip:
+            raise SettingsError(
+                f"pacing.batch_size {self.pacing.batch_size} must hold at least one clip of {self.memory.clip} pairs: raise it, "
+                "or lower --memory.clip"
+            )
 
     @property
     def crops(self) -> ViewsConfig:
@@ -98,7 +108,8 @@ def preset(
         chosen = DefaultViews() if own else settings.default_views(size)
     else:
         chosen = views.for_preset(size)
-    return replace(SIZES[size], objective=settings, views=chosen)
+    memory = replace(SIZES[size].memory, clip=settings.clip)
+    return replace(SIZES[size], objective=settings, views=chosen, memory=memory)
 
 
 PRESETS = {size: preset(size) for size in SIZES}

@@ -48,21 +48,23 @@ def pair_bytes(trainer: Trainer) -> int:
     height, width = trainer.config.memory.canvas
     as_bytes = height * width * 3
     as_floats = 4 * as_bytes  # of one eye at a time
-    return (kept_bytes(trainer, 2 * PAIRS) - kept_bytes(trainer, PAIRS)) // PAIRS + 2 * as_bytes + as_floats
+    few = _few(trainer)
+    return (kept_bytes(trainer, 2 * few) - kept_bytes(trainer, few)) // few + 2 * as_bytes + as_floats
 
 
 def kept_bytes(trainer: Trainer, pairs: int) -> int:
-    """Return the bytes that a step on so many pairs keeps from forward to backward, weights apart."""
-    height, width = trainer.config.memory.canvas
+    """Return the bytes that a step on so many pairs, in whole clips, keeps from forward to backward, weights apart."""
+    memory = trainer.config.memory
+    height, width = memory.canvas
     image = torch.zeros(pairs, height, width, 3, dtype=torch.uint8, device=trainer.device)
-    one_clip, times_s = torch.zeros(pairs, dtype=torch.int64), torch.arange(pairs, dtype=torch.float64)
+    rows = torch.arange(pairs, device=trainer.device)
     batch = Batch(
         image,
         image.clone(),
         torch.full((pairs,), width / height, device=trainer.device),
-        clips=one_clip.to(trainer.device),
-        epochs=one_clip.to(trainer.device),
-        times_s=times_s.to(trainer.device),
+        clips=rows // memory.clip,
+        epochs=torch.zeros_like(rows),
+        times_s=rows.double(),
         signals={
             name: torch.zeros(pairs, MAX_WIDTH, device=trainer.device) for name in trainer.config.objective.signals
         },
@@ -77,6 +79,11 @@ def kept_bytes(trainer: Trainer, pairs: int) -> int:
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         trainer.outcome(batch, torch.Generator(trainer.device).manual_seed(0))
     return sum(kept.values())
+
+
+def _few(trainer: Trainer) -> int:
+    """Return the pairs of the smallest batch that is measured, in whole clips."""
+    return max(PAIRS, trainer.config.memory.clip)
 
 
 def free_bytes(device: torch.device) -> int:
@@ -94,5 +101,6 @@ def _fixed_bytes(trainer: Trainer, memory: Memory) -> int:
     """
     trained = sum(weight.nbytes for weight in trainer.objective.trained())
     slots = memory.slots.nbytes if trainer.device.type == "cpu" else 0
-    whole = 2 * kept_bytes(trainer, PAIRS) - kept_bytes(trainer, 2 * PAIRS)
+    few = _few(trainer)
+    whole = 2 * kept_bytes(trainer, few) - kept_bytes(trainer, 2 * few)
     return MOMENTS_AND_GRADIENT * trained + slots + max(0, whole)

@@ -19,6 +19,7 @@ from learner.config import LearnerConfig
 from learner.distributed.team import Team
 from learner.errors import SettingsError
 from learner.member import Member, PairCounts
+from learner.memory.assembler import ALL_CLOSED, Assembler, Clip
 from learner.memory.decoding import decode_or_none
 from learner.memory.holdout import NOTHING, HeldOut, Rule
 from learner.memory.memory import Memory
@@ -85,7 +86,9 @@ def learn(
             try:
                 pairs = source.receive(limit, POLL_S) if limit else []
             except EndOfStream:
-                return
+                if not learner.close_clips():
+                    return
+                pairs = []
             received_s = clock()
             waited_s += received_s - asked_s
             for pair in pairs:
@@ -159,6 +162,7 @@ class Learner:
         self.trainer, self.memory = member.trainer, member.memory
         self.objective = self.trainer.objective
         self.pacing = Pacing(config.pacing)
+        self.assembler = Assembler(config.memory, self.team.size)
         self.held_out = HeldOut(Rule(config.holdout, config.seed), config.memory.canvas)
         self.received = self.suppressed = self.junk = 0
         if begins:
@@ -194,12 +198,17 @@ class Learner:
 
     def room(self) -> int:
         """Return how many pairs can be added before one is dropped without a training step."""
-        fullest = max(counts.fresh for counts in self.team.counts())
-        return (self.memory.fresh_capacity - fullest) * self.team.size
+        reserved = self.assembler.reserved
+        fullest = max(counts.fresh + reserved(number) for number, counts in enumerate(self.team.counts()))
+        length = (
+            self.config.memory.clip
+        )  # the fullest may get a whole clip where the others get one of a single pair each
+        return (self.memory.fresh_capacity - fullest) // length * (length + self.team.size - 1)
 
     def counts(self) -> PairCounts:
-        """Count the pairs of all processes together."""
-        return PairCounts(*map(sum, zip(*self.team.counts(), strict=True)))
+        """Count the pairs of all processes together; those in open clips are fresh too."""
+        found = PairCounts(*map(sum, zip(*self.team.counts(), strict=True)))
+        return found._replace(fresh=found.fresh + self.assembler.waiting)
 
     def decode(self, pair: EncodedPair) -> StereoPair | None:
         """Decode a pair for `add`; None if it does not decode. Changes nothing, so it may run beside a step."""
@@ -209,20 +218,23 @@ class Learner:
         """Put a received pair into memory, or with those held out, and return its key there.
 
         None: it does not decode and is dropped, or is held out and not kept; both are counted. decoded: the result of `decode`,
-        if it was called before. A pair that belongs to another process is only dealt; `deliver` brings it there.
+        if it was called before. It waits until its clip closes; what belongs to another process is brought there by `deliver`.
         """
         self.received += 1
         self.suppressed += pair.header.suppressed
         self.junk += pair.header.junk
-        if self.held_out.rule.holds(pair.header):
+        is_used = not self.held_out.rule.holds(pair.header)
+        self._deal(self.assembler.interrupted(pair.header, is_used=is_used))
+        if not is_used:
             return self._hold_out(pair, decoded)
         key = self.memory.arrived
-        if self.team.deal(key, pair):
-            self.memory.skip_key()
-        elif self.team.member.add(key, pair, decoded):
-            self.pacing.received(1)
-        else:
+        is_own = self.assembler.owner(key, pair.header) == 0
+        found = self.team.member.decoded(decoded or pair) if is_own else pair
+        if found is None:
+            self._deal(self.assembler.interrupted(pair.header, is_used=False))
             return None
+        self.memory.skip_key()
+        self._deal(self.assembler.add(key, found))
         return key
 
     def _hold_out(self, pair: EncodedPair, decoded: StereoPair | None) -> int | None:
@@ -230,14 +242,25 @@ class Learner:
         if not self.held_out.wants(pair.header):
             self.held_out.count += 1
             return None
-        key = self.memory.arrived
-        if not self.team.member.add(key, pair, decoded, to=self.held_out):
+        found = self.team.member.decoded(decoded or pair)
+        if found is None:
             return None
+        key = self.memory.arrived
+        self.held_out.add(found, key)
         self.memory.skip_key()
         return key
 
+    def _deal(self, clips: Iterable[Clip]) -> None:
+        self.pacing.received(sum(map(self.team.deal, clips)))
+
+    def close_clips(self) -> bool:
+        """Close the open clips, because the source has ended, and return whether there was one."""
+        clips = self.assembler.ended()
+        self._deal(clips)
+        return bool(clips)
+
     def deliver(self) -> None:
-        """Bring the pairs that were dealt to their processes, which decode them."""
+        """Bring the clips that were dealt to their processes, which decode them."""
         self.pacing.received(self.team.deliver(is_waiting=self.wanted() > 0))
 
     def step(self, rate_factor: float = 1.0) -> StepReport:
@@ -259,13 +282,21 @@ class Learner:
         shards, generators = zip(*self.team.save(), strict=True)
         state = self.trainer.state_dict()
         counts = {name: getattr(self, name) for name in _COUNTS} | {"undecodable": self.counts().undecodable}
-        return state | {
-            "memory": {"keys": np.sort(np.concatenate([shard["keys"] for shard in shards])), "shards": list(shards)},
-            "holdout": self.held_out.state_dict(),
-            "pacing": self.pacing.state_dict(),
-            "generators": list(generators),
-            "counts": state["counts"] | counts,
-        }
+        clips = {} if self.config.memory.clip == 1 else {"clips": self.assembler.state_dict()}
+        return (
+            state
+            | clips
+            | {
+                "memory": {
+                    "keys": np.sort(np.concatenate([shard["keys"] for shard in shards])),
+                    "shards": list(shards),
+                },
+                "holdout": self.held_out.state_dict(),
+                "pacing": self.pacing.state_dict(),
+                "generators": list(generators),
+                "counts": state["counts"] | counts,
+            }
+        )
 
     def load_state_dict(self, state: dict[str, Any], pairs: Iterable[EncodedPair | None]) -> None:
         """Continue from `state_dict()` of a learner with the same settings, in any number of processes.
@@ -275,7 +306,8 @@ class Learner:
         """
         shards = resharded(state["memory"]["shards"], self.team.size)
         self.held_out.load_state_dict(state.get("holdout", NOTHING))
-        others = self.held_out.sifted(state, pairs, self.decode)
+        self.assembler.load_state_dict(state.get("clips", ALL_CLOSED))
+        others = self.assembler.sifted(state, self.held_out.sifted(state, pairs, self.decode))
         self.team.load(state, list(zip_longest(shards, state["generators"][: self.team.size])), others)
         self.pacing.load_state_dict(state["pacing"])
         for name in _COUNTS:

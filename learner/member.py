@@ -14,13 +14,15 @@ from torch import Tensor
 from learner.config import LearnerConfig
 from learner.distributed import collectives
 from learner.errors import SettingsError
+from learner.memory.assembler import Clip
 from learner.memory.decoding import decode_all, decode_onto
-from learner.memory.holdout import HeldOut
 from learner.memory.memory import Memory
 from learner.trainer import StepReport, Trainer
 from learner.views.contract import Batch
 from stream.errors import MalformedMessage
 from stream.pair import EncodedPair, Header, StereoPair
+
+__all__ = ["Clip", "Member", "PairCounts", "Part", "State"]
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +55,11 @@ class Member:
             raise SettingsError(
                 f"pacing.batch_size {config.pacing.batch_size} must be a multiple of the {processes} processes"
             )
+        if config.pacing.batch_size // processes < config.memory.clip:
+            raise SettingsError(
+                f"pacing.batch_size {config.pacing.batch_size} must hold a clip of {config.memory.clip} pairs for each of the "
+                f"{processes} processes: raise it, or lower --memory.clip"
+            )
         self.config = config
         self.trainer = Trainer(config, device)
         if memory is None:
@@ -68,23 +75,32 @@ class Member:
         spoiled, self._spoiled = self._spoiled, []
         return spoiled
 
-    def add(
-        self, key: int, pair: EncodedPair, decoded: StereoPair | None = None, *, to: Memory | HeldOut | None = None
-    ) -> bool:
-        """Put a pair into memory under its key. Returns False if it does not decode, which is counted and logged.
+    def add(self, clip: Clip) -> int:
+        """Put a clip into memory, in pieces where one of its pairs cannot be used. Returns how many pairs entered."""
+        entered = 0
+        rows = zip(clip.keys, map(self.decoded, clip.pairs), strict=True)
+        for is_piece, piece in itertools.groupby(rows, lambda row: row[1] is not None):
+            if is_piece:
+                keys, pairs = zip(*piece, strict=True)
+                self.memory.add_clip(keys, pairs)
+                entered += len(keys)
+        return entered
 
-        decoded: the same pair on the canvas, where it has been decoded before. to: where it goes in place of memory.
-        """
+    def decoded(self, pair: EncodedPair | StereoPair | None) -> StereoPair | None:
+        """Return a pair on the canvas, decoded if it is not yet; None if it cannot be decoded or read, which is counted."""
+        if isinstance(pair, StereoPair):
+            return pair
+        if pair is None:
+            self.memory.quarantined += 1
+            return None
         try:
-            decoded = decoded or decode_onto(self.config.memory.canvas, pair)
+            return decode_onto(self.config.memory.canvas, pair)
         except MalformedMessage as error:
             self.undecodable += 1
             self._spoiled.append(pair.header)
             if self.undecodable & (self.undecodable - 1) == 0:  # the 1st, 2nd, 4th, ...: a device could fill the disk
                 log.warning("dropped pair=%s count=%d %s", pair.header.name, self.undecodable, error)
-            return False
-        (self.memory if to is None else to).add(decoded, key)
-        return True
+            return None
 
     def train(self, rate_factor: float) -> StepReport:
         """Train on this process's part of the next batch. All members do this together."""
@@ -103,9 +119,9 @@ class Member:
 
     def counts(self) -> PairCounts:
         """Count the pairs of this process."""
-        memory, reservoir = self.memory, self.memory.ranking.reservoir
+        memory = self.memory
         dropped = memory.dropped_fresh, memory.quarantined, self.undecodable
-        return PairCounts(len(memory), memory.fresh, len(reservoir), *dropped)
+        return PairCounts(len(memory), memory.fresh, memory.kept, *dropped)
 
     def part(self) -> Part:
         """Return this member's part of a state."""

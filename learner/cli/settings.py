@@ -174,7 +174,8 @@ def _forked(
     if kind is None and views is None:
         new = replace(new, objective=old.objective, views=old.views)
     if "preset" not in given:
-        new = replace(old, objective=new.objective, views=new.views)
+        memory = old.memory if kind is None else replace(old.memory, clip=new.memory.clip)
+        new = replace(old, objective=new.objective, views=new.views, memory=memory)
     return replace(new, encoder=old.encoder, holdout=old.holdout, fork=given["fork"])
 
 

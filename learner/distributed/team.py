@@ -1,7 +1,7 @@
 """The team of a run: one process or several, of which the leader alone has the source, the store and the screen.
 
-Each process is a member, with the networks and a shard of the memory. The leader deals new pairs to the shards in turn, by their
-keys, and orders what all members do next. In one process the leader is the only member, and nothing is sent.
+Each process is a member, with the networks and a shard of the memory. The leader deals new clips to the shards in turn, and
+orders what all members do next. In one process the leader is the only member, and nothing is sent.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import chain, islice
 from typing import Any, Literal, NamedTuple
 
 from learner.distributed import collectives
-from learner.member import Member, PairCounts, Part, State
+from learner.member import Clip, Member, PairCounts, Part, State
 from learner.trainer import Answers, Judgement, StepReport
 from stream.pair import EncodedPair, Header
 
@@ -23,10 +23,10 @@ Verb = Literal["add", "step", "judge", "save", "load", "end"]
 
 
 class Order(NamedTuple):
-    """An order to one member, with the new pairs for it under their keys, and its part of what the order needs."""
+    """An order to one member, with the new clips for it, and its part of what the order needs."""
 
     verb: Verb
-    pairs: Sequence[tuple[int, EncodedPair]] = ()
+    clips: Sequence[Clip] = ()
     part: Any = None
 
 
@@ -37,7 +37,7 @@ class Team:
         self.member = member
         self.size = collectives.count()
         self._others = [PairCounts(*(0 for _ in PairCounts._fields))] * (self.size - 1)
-        self._dealt: list[list[tuple[int, EncodedPair]]] = [[] for _ in range(self.size)]
+        self._dealt: list[list[Clip]] = [[] for _ in range(self.size)]
         self._are_listening = True
         self._spoiled: list[Header] = []
 
@@ -46,25 +46,25 @@ class Team:
         spoiled, self._spoiled = [*self._spoiled, *self.member.take_spoiled()], []
         return spoiled
 
-    def deal(self, key: int, pair: EncodedPair) -> bool:
-        """Put a new pair aside for the member that it belongs to; False if that is the leader, who adds it himself."""
-        number = key % self.size
-        if number:
-            self._dealt[number].append((key, pair))
-        return number != 0
+    def deal(self, clip: Clip) -> int:
+        """Give a clip to its member, and return how many pairs entered memory: none yet if that is not the leader."""
+        if clip.owner == 0:
+            return self.member.add(clip)
+        self._dealt[clip.owner].append(clip)
+        return 0
 
     def deliver(self, *, is_waiting: bool) -> int:
-        """Bring the dealt pairs to the other members, and return how many entered their memories.
+        """Bring the dealt clips to the other members, and return how many pairs entered their memories.
 
-        is_waiting: no step is due now. The others are then called also without pairs, so that they do not wait too long.
+        is_waiting: no step is due now. The others are then called also without clips, so that they do not wait too long.
         """
-        dealt = sum(map(len, self._dealt))
+        dealt = sum(len(clip.keys) for clips in self._dealt for clip in clips)
         if not dealt and not is_waiting:
             return 0
-        before = self._undecodable()
+        before = self._unusable()
         self._order("add")
         self._gather_counts()
-        return dealt - (self._undecodable() - before)
+        return dealt - (self._unusable() - before)
 
     def step(self, rate_factor: float) -> StepReport:
         """Let all members train on their parts of one batch."""
@@ -113,11 +113,11 @@ class Team:
             collectives.scatter([Order("end")] * self.size)
 
     def _order(self, verb: Verb, parts: Sequence[Any] | None = None) -> None:
-        """Tell each member what to do, with the pairs that were dealt to it and its part of `parts` [size]."""
+        """Tell each member what to do, with the clips that were dealt to it and its part of `parts` [size]."""
         dealt, self._dealt = self._dealt, [[] for _ in self._dealt]
         self._are_listening = False  # an error leaves them inside an order: they cannot be told to end
         orders = zip(dealt, parts or [None] * self.size, strict=True)
-        collectives.scatter([Order(verb, pairs, part) for pairs, part in orders])
+        collectives.scatter([Order(verb, clips, part) for clips, part in orders])
 
     def _gather_counts(self) -> None:
         """Wait until every member has carried out its order, and take what it tells."""
@@ -126,16 +126,16 @@ class Team:
         self._spoiled += chain.from_iterable(spoiled for _, spoiled in gathered)
         self._are_listening = True
 
-    def _undecodable(self) -> int:
-        return sum(counts.undecodable for counts in self.counts())
+    def _unusable(self) -> int:
+        return sum(counts.undecodable + counts.quarantined for counts in self.counts())
 
 
 def follow(member: Member) -> None:
     """Carry out the orders of the leader until it says to end. Raises ConnectionError if it has gone."""
     order: Order
     while (order := collectives.receive()).verb != "end":
-        for key, pair in order.pairs:
-            member.add(key, pair)
+        for clip in order.clips:
+            member.add(clip)
         match order.verb:
             case "step":
                 member.train(order.part)

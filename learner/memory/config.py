@@ -6,6 +6,7 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 from typing import Any, Literal
 
+from learner.bounds import Count, NotNegative, check_bounds
 from learner.errors import SettingsError
 from stream.image import MAX_SIDE
 
@@ -42,6 +43,10 @@ class MemoryConfig:
     """Pairs in the reservoir."""
     fresh_capacity: int = 512
     """Pairs that may wait for their first training step. Beyond it the oldest one is dropped without a step and counted."""
+    clip: Count = 1
+    """Consecutive pairs of one rig that stay, are drawn and leave together. Objectives that learn from time set it themselves."""
+    max_gap_s: NotNegative = 10.0
+    """Longest time in seconds between two pairs of a clip."""
     canvas: tuple[int, int] = (288, 384)
     """Height and width in pixels that images are squeezed onto; windows are square on the scene whatever the canvas."""
     policy: PolicyName = "loss"
@@ -57,6 +62,19 @@ class MemoryConfig:
     stalest_share: float = 0.05
     """Share of each batch, to the nearest pair, for the pairs whose priority was measured longest ago. Where fresh pairs leave
     room for them, the priority of none of n pairs in memory gets older than n / (share * batch) steps."""
+
+    def __post_init__(self) -> None:
+        check_bounds(self, "memory")
+        if self.clip > 1 and self.clip > min(self.capacity, self.fresh_capacity):
+            raise SettingsError(
+                f"memory: a clip of {self.clip} pairs is longer than capacity {self.capacity} or fresh_capacity "
+                f"{self.fresh_capacity}: lower --memory.clip, or raise these"
+            )
+
+    @property
+    def clips(self) -> int:
+        """Clips in the reservoir, each with room for all of its pairs."""
+        return self.capacity // self.clip
 
     @property
     def numbers(self) -> Policy:
@@ -81,6 +99,12 @@ class MemoryConfig:
             raise SettingsError(
                 f"memory: capacity {self.capacity} and fresh_capacity {self.fresh_capacity} must be multiples of the "
                 f"{shards} processes that share them"
+            )
+        if self.clips % shards or self.fresh_capacity // shards < self.clip:
+            raise SettingsError(
+                f"memory: capacity {self.capacity} has {self.clips} clips of {self.clip} pairs, which must be a multiple of "
+                f"the {shards} processes that share them, and fresh_capacity {self.fresh_capacity} must hold one for each: "
+                "change --memory.capacity, --memory.fresh-capacity or --memory.clip"
             )
         if not 0 <= self.stalest_share <= 1:
             raise SettingsError(f"memory: stalest_share must be in [0, 1], got {self.stalest_share}")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from buffer.index import Keys
+from learner.memory.assembler import open_keys
 from learner.memory.slots import Slots
 
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
@@ -115,7 +116,7 @@ class HeldOut:
         pairs: Iterable[EncodedPair | None],
         decode: Callable[[EncodedPair], StereoPair | None],
     ) -> Iterator[EncodedPair | None]:
-        """Take the held-out ones of the pairs of `stored_keys(state)`, and yield the others, which belong to memory.
+        """Take the held-out ones of the pairs of `stored_keys(state)`, and yield the others, which are in memory or open clips.
 
         None stands for a pair that cannot be read any more: the probe goes on without it.
         """
@@ -140,9 +141,9 @@ _STRETCHES = CAPACITY // (STRETCH - 2 * GAP) - 1
 
 
 def stored_keys(state: Mapping[str, Any]) -> Keys:
-    """Return the keys of all pairs of a learner's state, those in memory and those held out, rising: int64 [n]."""
+    """Return the keys of all pairs of a learner's state: in memory, in open clips and held out, rising, int64 [n]."""
     held = np.asarray(state.get("holdout", NOTHING)["keys"], np.int64)
-    return np.sort(np.concatenate([np.asarray(state["memory"]["keys"], np.int64), held]))
+    return np.sort(np.concatenate([np.asarray(state["memory"]["keys"], np.int64), open_keys(state), held]))
 
 
 @lru_cache(maxsize=256)

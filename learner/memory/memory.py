@@ -1,15 +1,17 @@
 """What the learner remembers, in two tiers: every pair is trained on once, then the reservoir decides how long it stays.
 
-A received pair waits in the fresh queue, first in, first out. The next batch takes all fresh pairs and fills up from the
-reservoir, so that a pair's first training step also measures its first priority, with which it is offered to the reservoir.
-Nothing is ever scored for its own sake. Pure: no thread, no file, no clock.
+An item of memory is a clip: consecutive pairs that are drawn together and leave together, by default a single pair. A new clip
+waits in the fresh queue, first in, first out. The next batch takes all fresh clips and fills up from the reservoir, so that a
+clip's first training step also measures its first priority, with which it is offered to the reservoir. Nothing is ever scored
+for its own sake. Capacities count pairs. Pure: no thread, no file, no clock.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain, groupby
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,18 +33,24 @@ _COUNTS = ("arrived", "dropped_fresh", "quarantined")
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """The pairs of one step: keys and slots [n]. The first `fresh` are fresh; a pair of the reservoir may be drawn twice."""
+    """The pairs of one step: keys and slots [n]. The first `fresh` are fresh; a clip of the reservoir may be drawn twice.
+
+    clips: int64 [n], numbers that are equal for the pairs of one drawn clip, and for no others in any process; None: each pair is
+    a clip of its own.
+    """
 
     keys: Keys
     slots: SlotNumbers
     fresh: int
+    clips: Keys | None = None
 
 
 class Memory:
-    """The fresh queue and the reservoir over one set of slots. The key of a pair is its arrival number.
+    """The fresh queue and the reservoir over one set of slots. The key of a pair is its arrival number, that of a clip its first.
 
     It may be number `shard` of `shards` over parts of one stream, each with its part of the capacities. pool: see `Ranking`.
     ranking: instead of the one that the settings describe. signals: names of those that batches have. arrived: the next key;
+    kept: pairs that the reservoir kept;
     dropped_fresh: pairs dropped before their first step; quarantined: pairs that were put in quarantine.
     """
 
@@ -59,47 +67,73 @@ class Memory:
     ) -> None:
         config.check(shards)
         self.config = config
-        self.slots = Slots((config.capacity + config.fresh_capacity) // shards, config.canvas, signals)
+        # A memory that was dealt out anew may hold almost a clip too much in its fresh queue.
+        count = (config.capacity + config.fresh_capacity) // shards + config.clip - 1
+        self.slots = Slots(count, config.canvas, signals)
         reservoir = reservoir_for(config, seed=seed, shard=shard, shards=shards)
         self.ranking = ranking or Ranking(reservoir, pool=pool)
         self.fresh_capacity = config.fresh_capacity // shards
+        self._shard = shard
         self._fresh: deque[int] = deque()
-        self.arrived = self.dropped_fresh = self.quarantined = 0
+        self._pairs: dict[int, list[int]] = {}  # the keys of the pairs of a clip, where it has more than one
+        self.arrived = self.kept = self.dropped_fresh = self.quarantined = 0
 
     def __len__(self) -> int:
         """Return how many pairs can be drawn: fresh or kept, and not in quarantine."""
-        return len(self.slots) - len(self.ranking.quarantine)
+        return len(self.slots) - self._count(self.ranking.quarantine)
 
     @property
     def fresh(self) -> int:
         """Number of pairs that wait for their first training step."""
-        return len(self._fresh)
+        return self._count(self._fresh)
 
     def add(self, pair: StereoPair, key: int | None = None) -> int:
         """Put a pair, its images on the canvas, into the fresh queue. Returns its key, by default the next one."""
-        if len(self._fresh) == self.fresh_capacity:
-            self.slots.release([self._fresh.popleft()])
-            self.dropped_fresh += 1
         key = self.arrived if key is None else key
-        self.slots.put(key, pair)
-        self._fresh.append(key)
-        self.arrived = key + 1
+        self.add_clip([key], [pair])
         return key
+
+    def add_clip(self, keys: Sequence[int], pairs: Sequence[StereoPair]) -> None:
+        """Put a clip of consecutive pairs, on the canvas, into the fresh queue; rising keys, at most `config.clip`."""
+        while self._fresh and self.fresh + len(keys) > self.fresh_capacity:
+            self.dropped_fresh += self._release([self._fresh.popleft()])
+        for key, pair in zip(keys, pairs, strict=True):
+            self.slots.put(key, pair)
+        self._queue(keys)
+        self.arrived = max(self.arrived, keys[-1] + 1)
 
     def skip_key(self) -> None:
         """Leave out the next key: its pair belongs to another shard."""
         self.arrived += 1
 
     def draw(self, count: int) -> Draw:
-        """Draw `count` pairs to train on: all fresh ones, then the ones scored longest ago, then by chance."""
-        fresh = [self._fresh.popleft() for _ in range(min(count, len(self._fresh)))]
-        stalest = min(round(self.config.stalest_share * count), count - len(fresh))
-        keys = np.concatenate([np.asarray(fresh, np.int64), self.ranking.draw(count - len(fresh), stalest)])
-        return Draw(keys, self.slots.of(keys), len(fresh))
+        """Draw `count` pairs, in clips: the fresh ones that fit, then the ones scored longest ago, then by chance.
+
+        The last clip is cut where it does not fit, but never a fresh one: while the reservoir is empty, fresh ones of this draw
+        are shown again to fill it.
+        """
+        clips: list[int] = []
+        room = count
+        while self._fresh and (length := len(self._keys(self._fresh[0]))) <= room:
+            clips.append(self._fresh.popleft())
+            room -= length
+        fresh, fresh_pairs = clips[:], count - room
+        stalest = -(-round(self.config.stalest_share * count) // self.config.clip)
+        while room > 0:
+            few = max(1, room // self.config.clip)  # so many fit, whatever their lengths; the last one alone may not
+            drawn = self.ranking.draw(few, min(stalest, few)).tolist() or (fresh[:few] if self._fresh else [])
+            if not drawn:
+                break
+            clips += drawn
+            room, stalest = room - self._count(drawn), 0
+        rows = [self._keys(clip) for clip in clips]
+        keys = np.array([key for row in rows for key in row][:count], np.int64)
+        numbers = np.repeat(np.arange(len(rows)), list(map(len, rows)))[:count] + self._shard * count
+        return Draw(keys, self.slots.of(keys), fresh_pairs, numbers)
 
     def batch(self, draw: Draw, device: torch.device) -> Batch:
         """Copy the images of a draw to the compute device."""
-        return self.slots.batch(draw.slots, device)
+        return self.slots.batch(draw.slots, device, draw.clips)
 
     def names_of(self, draw: Draw) -> list[str]:
         """Return the identities of the drawn pairs, as a person reads them."""
@@ -114,7 +148,7 @@ class Memory:
         return max((time_ns for device, time_ns in self.slots.captured if device), default=None)
 
     def score(self, draw: Draw, priority: Floats) -> None:
-        """Score the pairs of a finished step by their priorities [n], and let the reservoir decide on the fresh ones.
+        """Score the clips of a finished step by the mean of the priorities of their pairs, [n], and offer the fresh ones.
 
         Raises ValueError, and changes nothing, if a priority is not finite or below 0.
         """
@@ -122,29 +156,34 @@ class Memory:
             raise ValueError(
                 f"{len(draw.keys)} pairs need as many finite priorities of at least 0, got {priority[:8].tolist()}"
             )
-        keys, first, which = np.unique(draw.keys, return_index=True, return_inverse=True)
-        mean = np.bincount(which, priority) / np.bincount(which)  # a pair drawn twice has one score, by the mean
-        self.slots.priority[draw.slots[first]] = mean
-        self.slots.release(self.ranking.score(keys, mean, first < draw.fresh).tolist())
+        clips, first, which = np.unique(self.slots.clips[draw.slots], return_index=True, return_inverse=True)
+        mean = np.bincount(which, priority) / np.bincount(which)  # a clip drawn twice has one score, by the mean
+        rows = [self._keys(clip) for clip in clips.tolist()]
+        self.slots.priority[self.slots.of(chain.from_iterable(rows))] = np.repeat(mean, list(map(len, rows)))
+        gone = self.ranking.score(clips, mean, first < draw.fresh)
+        self.kept += draw.fresh - self._release(gone.tolist())
 
     def refuse(self, draw: Draw, is_bad: NDArray[np.bool_]) -> None:
-        """Undo a draw whose step was refused: the bad pairs, bool [n], are never drawn again, other fresh ones wait again."""
-        fresh, fresh_bad = draw.keys[: draw.fresh], is_bad[: draw.fresh]
-        self._fresh.extendleft(reversed(fresh[~fresh_bad].tolist()))
-        self.slots.release(fresh[fresh_bad].tolist())
-        kept = set(draw.keys[draw.fresh :][is_bad[draw.fresh :]].tolist())
-        self.ranking.put_in_quarantine(kept)
-        self.quarantined += int(fresh_bad.sum()) + len(kept)
+        """Undo a draw whose step was refused: clips with a bad pair, bool [n], are never drawn again, other fresh ones wait."""
+        clips = self.slots.clips[draw.slots]
+        fresh, bad = dict.fromkeys(clips[: draw.fresh].tolist()), dict.fromkeys(clips[is_bad].tolist())
+        self._fresh.extendleft(clip for clip in reversed(fresh) if clip not in bad)
+        self.quarantined += self._count(bad)
+        self.ranking.put_in_quarantine(clip for clip in bad if clip not in fresh)
+        self._release(clip for clip in bad if clip in fresh)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything except the pairs themselves: their bytes are kept elsewhere, and come back with the state."""
         keys = self.slots.keys()
+        slots = self.slots.of(keys)
+        clips = {} if self.config.clip == 1 else {"clips": self.slots.clips[slots]}
         measured = {"signals": self.slots.signals.state_dict()} if self.slots.signals.names else {}
         return {
             "keys": keys,
-            "priority": self.slots.priority[self.slots.of(keys)],
+            "priority": self.slots.priority[slots],
             "fresh": np.array(self._fresh, np.int64),
             "counts": {name: getattr(self, name) for name in _COUNTS},
+            **clips,
             **measured,
             **self.ranking.state_dict(),
         }
@@ -152,28 +191,54 @@ class Memory:
     def load_state_dict(self, state: Mapping[str, Any], pairs: Iterable[StereoPair | None]) -> None:
         """Continue from `state_dict()` of a memory with the same settings.
 
-        pairs: those of the state's keys, in their order, on the canvas. None stands for a pair that cannot be read any more; it
-        is put in quarantine. Raises ValueError, and changes nothing, if the settings differ.
+        pairs: those of the state's keys, in their order, on the canvas. None stands for a pair that cannot be read any more:
+        its clip is put in quarantine; a fresh one is cut there. Raises ValueError, and changes nothing, if the settings differ.
         """
         self.ranking.load_state_dict(state)
         for name in _COUNTS:
             setattr(self, name, state["counts"][name])
-        self._fresh = deque(state["fresh"].tolist())
         self.slots.clear()
         self.slots.signals.load_state_dict(state.get("signals", {}))
-        unreadable = set()
-        for key, priority, pair in zip(state["keys"].tolist(), state["priority"], pairs, strict=True):
-            self.slots.put(key, pair, priority)
+        unreadable, clips = set(), state.get("clips", state["keys"]).tolist()
+        members: dict[int, list[int]] = {}
+        for key, clip, priority, pair in zip(state["keys"].tolist(), clips, state["priority"], pairs, strict=True):
+            self.slots.put(key, pair, priority, clip)
+            members.setdefault(clip, []).append(key)
             if pair is None:
                 unreadable.add(key)
+        self._pairs = {clip: keys for clip, keys in members.items() if len(keys) > 1}
+        self._fresh = deque(state["fresh"].tolist())
         self._drop(unreadable)
+        self.kept = len(self.slots) - self.fresh
 
     def _drop(self, unreadable: set[int]) -> None:
-        """Forget the fresh ones of these pairs, and put the kept ones in quarantine."""
-        fresh = unreadable.intersection(self._fresh)
-        self._fresh = deque(key for key in self._fresh if key not in fresh)
-        self.slots.release(fresh)
-        kept = unreadable - fresh - self.ranking.quarantine
+        """Cut the fresh clips of these pairs, and put the kept ones in quarantine."""
+        bad, before = set(self.slots.clips[self.slots.of(unreadable)].tolist()), len(self.slots)
+        waiting, self._fresh = self._fresh, deque()
+        for clip in waiting:
+            for is_lost, piece in groupby(self._pairs.pop(clip, [clip]), unreadable.__contains__):
+                (self.slots.release if is_lost else self._queue)(list(piece))
+        kept = bad.difference(waiting) - self.ranking.quarantine
         if kept:
             self.ranking.put_in_quarantine(kept)
-        self.quarantined += len(fresh) + len(kept)
+        self.quarantined += before - len(self.slots) + self._count(kept)
+
+    def _queue(self, keys: Sequence[int]) -> None:
+        """Let the pairs of these keys wait as one clip."""
+        self.slots.clips[self.slots.of(keys)] = keys[0]
+        if len(keys) > 1:
+            self._pairs[keys[0]] = list(keys)
+        self._fresh.append(keys[0])
+
+    def _keys(self, clip: int) -> list[int]:
+        return self._pairs.get(clip, [clip])
+
+    def _count(self, clips: Collection[int]) -> int:
+        """Count the pairs of clips, which another thread may change meanwhile."""
+        return sum(len(self._keys(clip)) for clip in tuple(clips)) if self._pairs else len(clips)
+
+    def _release(self, clips: Iterable[int]) -> int:
+        """Free the slots of these clips, and return how many pairs they had."""
+        keys = [key for clip in clips for key in self._pairs.pop(clip, [clip])]
+        self.slots.release(keys)
+        return len(keys)

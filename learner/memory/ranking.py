@@ -1,9 +1,12 @@
-"""Which trained pairs stay and which are drawn: priorities become phi, and the reservoir keeps the largest scores."""
+"""Which trained clips stay and which are drawn: priorities become phi, and the reservoir keeps the largest scores.
+
+The key of a clip is that of its first pair; a clip of one pair is that pair.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -20,10 +23,11 @@ Pool = Callable[[Floats], Floats]
 
 
 def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: int = 1) -> Reservoir:
-    """Return the reservoir of one of `shards` processes, with its part of the capacity."""
+    """Return the reservoir of one of `shards` processes, with its part of the clips; its arrivals are clips too."""
+    numbers = config.numbers
     return Reservoir(
-        config.capacity // shards,
-        **asdict(config.numbers),
+        config.clips // shards,
+        **asdict(replace(numbers, half_life=numbers.half_life / config.clip)),
         seed=seed,
         shard=shard,
         shards=shards,
@@ -31,7 +35,7 @@ def reservoir_for(config: MemoryConfig, *, seed: int, shard: int = 0, shards: in
 
 
 class Ranking:
-    """The reservoir with its priorities, and the kept pairs in quarantine, which are never drawn again.
+    """The reservoir with its priorities, and the kept clips in quarantine, which are never drawn again.
 
     pool: returns the values of all shards, in their order, for the values of this one; None if there is one shard. All
     shards score in step, and standardise their priorities against the distribution of all.
@@ -45,9 +49,9 @@ class Ranking:
         self._pool = pool
 
     def draw(self, count: int, stalest: int) -> Keys:
-        """Draw `count` kept pairs, `stalest` of them the ones scored longest ago: int64 [count], or [0] if there is none.
+        """Draw `count` kept clips, `stalest` of them the ones scored longest ago: int64 [count], or [0] if there is none.
 
-        None is in quarantine: the pairs scored longest ago are drawn instead of those.
+        None is in quarantine: the clips scored longest ago are drawn instead of those.
         """
         quarantined = np.fromiter(self.quarantine, np.int64, len(self.quarantine))
         oldest = self.reservoir.stalest(count + len(quarantined))
@@ -63,7 +67,7 @@ class Ranking:
         return keys
 
     def score(self, keys: Keys, priority: Floats, is_fresh: NDArray[np.bool_]) -> Keys:
-        """Score distinct trained pairs, all [k], and offer the fresh ones to the reservoir. Returns the keys that leave."""
+        """Score distinct trained clips, all [k], and offer the fresh ones to the reservoir. Returns the keys that leave."""
         self.scale.observe(self._pool(priority) if self._pool else priority)
         phi = self.stubborn.damped(keys, priority, self.scale.phi(priority))
         known = keys[~is_fresh]
@@ -76,7 +80,7 @@ class Ranking:
         return gone
 
     def put_in_quarantine(self, keys: Iterable[int]) -> None:
-        """Never draw these kept pairs again, and let them leave as soon as others come."""
+        """Never draw these kept clips again, and let them leave as soon as others come."""
         kept = np.array(sorted(keys), np.int64)
         self.reservoir.update(kept, np.full(len(kept), -PHI_LIMIT))
         self.quarantine.update(kept.tolist())

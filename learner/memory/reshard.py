@@ -1,7 +1,7 @@
 """The memory of a run in another number of processes: its shards are merged, and the whole is dealt out again. Pure.
 
-States are those of `Memory.state_dict`, one for each process. No pair is lost, and none is scored again. All shards have the
-same priority scale.
+States are those of `Memory.state_dict`, one for each process. No pair is lost, none is scored again, and no clip is divided. All
+shards have the same priority scale.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ def merged(states: Sequence[State]) -> State:
         **({"signals": measured} if "signals" in states[0] else {}),
         "keys": keys[order],
         "priority": priority[order],
+        "clips": np.concatenate([clips_of(state) for state in states])[order],
         "fresh": np.sort(np.concatenate([state["fresh"] for state in states])),
         "quarantine": np.sort(np.concatenate([state["quarantine"] for state in states])),
         "counts": {
@@ -53,14 +54,43 @@ def merged(states: Sequence[State]) -> State:
 
 
 def split(whole: State, shards: int) -> list[State]:
-    """Deal a memory out over `shards`, each with its part of the capacity; the counts stay with the first."""
-    fresh = whole["fresh"]
+    """Deal a memory out over `shards`, each with its part of the capacity; the counts stay with the first.
+
+    Each fresh clip goes where the fewest fresh pairs are.
+    """
+    lengths = dict(zip(*(found.tolist() for found in np.unique(clips_of(whole), return_counts=True)), strict=True))
+    fresh: list[list[int]] = [[] for _ in range(shards)]
+    loads = [0] * shards
+    for clip in whole["fresh"].tolist():
+        number = loads.index(min(loads))
+        fresh[number].append(clip)
+        loads[number] += lengths[clip]
     reservoirs = sharding.split(_reservoir(whole["reservoir"]), shards)
-    return [_part(whole, reservoir, fresh[number::shards]) for number, reservoir in enumerate(reservoirs)]
+    return [_part(whole, *one) for one in zip(reservoirs, map(_vector, fresh), strict=True)]
+
+
+def clips_of(state: State) -> NDArray[np.int64]:
+    """Return the clip of each pair of a state, which in one of single pairs is the pair itself."""
+    found: NDArray[np.int64] = state["clips"] if "clips" in state else state["keys"]
+    return found
+
+
+def pieces(whole: State, length: int) -> NDArray[np.int64]:
+    """Return the clip of each pair of a memory after longer ones were cut into pieces of `length` pairs."""
+    clips, order = clips_of(whole), np.argsort(clips_of(whole), kind="stable")
+    place = np.arange(len(order)) - np.searchsorted(clips[order], clips[order])
+    cut = np.empty_like(clips)
+    cut[order] = whole["keys"][order][np.arange(len(order)) - place % length]
+    return cut
+
+
+def _vector(keys: list[int]) -> NDArray[np.int64]:
+    return np.array(keys, np.int64)
 
 
 def _part(whole: State, reservoir: Reservoir, fresh: NDArray[np.int64]) -> State:
-    mine = np.isin(whole["keys"], np.concatenate([reservoir.keys(), fresh]))
+    clips = clips_of(whole)
+    mine = np.isin(clips, np.concatenate([reservoir.keys(), fresh]))
     record = whole["stubborn"]
     recorded = np.isin(record["keys"], reservoir.keys())
     is_first = reservoir.settings.shard == 0
@@ -69,6 +99,7 @@ def _part(whole: State, reservoir: Reservoir, fresh: NDArray[np.int64]) -> State
         **measured,
         "keys": whole["keys"][mine],
         "priority": whole["priority"][mine],
+        "clips": clips[mine],
         "fresh": fresh,
         "quarantine": whole["quarantine"][np.isin(whole["quarantine"], reservoir.keys())],
         "counts": {name: count if is_first or name == "arrived" else 0 for name, count in whole["counts"].items()},

@@ -26,16 +26,17 @@ class Slots:
     """Holds `count` pairs under their keys.
 
     left, right: uint8 [count, H, W, 3] BGR on the canvas; aspect: float [count], width / height before squeezing; numbers,
-    subjects: int64 [count], the key and a number of the device; priority: float64 [count], the last one measured, nan before;
-    names: identities; captured: device and capture time, nanoseconds since 1970 by the clock of the device, ("", 0) before the
-    first pair; signals: what was measured beside the images, of the names that are given. Raises SettingsError if they do not fit
-    into RAM.
+    subjects, epochs: int64 [count], the key, and a number of the device and of the epoch; clips: int64 [count], the key of the
+    first pair of the clip; priority: float64 [count], the last one measured, nan before; names: identities; captured: device and
+    capture time, nanoseconds since 1970 by the clock of the device, ("", 0) before the first pair; signals: what was measured
+    beside the images, of the names that are given. Raises SettingsError if they do not fit into RAM.
     """
 
     def __init__(self, count: int, canvas: tuple[int, int], signals: Sequence[str] = ()) -> None:
         self.left, self.right = _images(count, canvas), _images(count, canvas)
         self.aspect = torch.ones(count)
-        self.numbers, self.subjects = torch.zeros(2, count, dtype=torch.int64)
+        self.numbers, self.subjects, self.epochs = torch.zeros(3, count, dtype=torch.int64)
+        self.clips = np.zeros(count, np.int64)
         self.priority = np.full(count, np.nan)
         self.names = [""] * count
         self.signals = Measured(count, signals)
@@ -63,16 +64,19 @@ class Slots:
         """Return the slots of these keys: intp [n]. Raises KeyError."""
         return np.array([self._slot[int(key)] for key in keys], np.intp)
 
-    def put(self, key: int, pair: StereoPair | None, priority: float = np.nan) -> None:
-        """Give a new key a free slot. pair: on the canvas; None leaves the slot without images."""
+    def put(self, key: int, pair: StereoPair | None, priority: float = np.nan, clip: int | None = None) -> None:
+        """Give a new key a free slot. pair: on the canvas; None leaves the slot without images. clip: by default the key."""
         slot = self._slot[key] = self._free.pop()
         self.priority[slot] = priority
+        self.clips[slot] = key if clip is None else clip
         if pair is not None:
             self.left[slot] = torch.from_numpy(pair.left)
             self.right[slot] = torch.from_numpy(pair.right)
             self.aspect[slot] = pair.header.width / pair.header.height
             self.names[slot] = pair.header.name
-            self.numbers[slot], self.subjects[slot] = key, zlib.crc32(pair.header.device.encode())
+            device = zlib.crc32(pair.header.device.encode())
+            self.numbers[slot], self.subjects[slot] = key, device
+            self.epochs[slot] = int(pair.header.epoch[:7], 16) << 32 | device
             self.captured[slot] = pair.header.device, pair.header.left_ns
             self.signals.put(slot, pair.telemetry.signals)
 
@@ -80,9 +84,13 @@ class Slots:
         """Free the slots of these keys. Raises KeyError."""
         self._free.extend(self._slot.pop(key) for key in keys)
 
-    def batch(self, slots: SlotNumbers, device: torch.device) -> Batch:
-        """Copy the images of these slots to the compute device."""
+    def batch(self, slots: SlotNumbers, device: torch.device, clips: Keys | None = None) -> Batch:
+        """Copy the images of these slots, and what is known of them, to the compute device.
+
+        clips: int64 [n], see `Batch`; by default each pair is a clip of its own.
+        """
         index = torch.from_numpy(slots)
+        own = np.arange(len(slots)) if clips is None else clips
 
         def gathered(items: Tensor) -> Tensor:
             # As rows of bytes they are copied twenty times faster than as images of three dimensions.
@@ -98,8 +106,20 @@ class Slots:
             gathered(self.aspect),
             keys=gathered(self.numbers),
             subjects=gathered(self.subjects),
+            clips=torch.from_numpy(own).to(device),
+            epochs=gathered(self.epochs),
+            times_s=torch.from_numpy(self._times_s(slots)).to(device),
             signals={name: values.to(device) for name, values in self.signals.of(index).items()},
         )
+
+    def _times_s(self, slots: SlotNumbers) -> NDArray[np.float64]:
+        """Return the seconds from the earliest pair of its epoch among these slots to each of them: [n]."""
+        captured_ns = np.array([self.captured[slot][1] for slot in slots], np.int64)
+        _, which = np.unique(self.epochs.numpy()[slots], return_inverse=True)
+        first_ns = np.full(len(slots), np.iinfo(np.int64).max)
+        np.minimum.at(first_ns, which, captured_ns)
+        seconds: NDArray[np.float64] = (captured_ns - first_ns[which]) / 1e9
+        return seconds
 
 
 def _images(count: int, canvas: tuple[int, int]) -> Tensor:

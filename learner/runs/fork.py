@@ -16,9 +16,10 @@ from buffer.store_reader import StoreReader
 from learner.adapt.adaptation import LORA
 from learner.errors import SettingsError
 from learner.loop import Learner
+from learner.memory.assembler import ALL_CLOSED
 from learner.memory.holdout import Rule, stored_keys
 from learner.memory.ranking import reservoir_for
-from learner.memory.reshard import merged, split
+from learner.memory.reshard import merged, pieces, split
 from learner.objectives.contract import Objective
 from learner.pretrained.fit import fitted
 from learner.pretrained.names import Named
@@ -78,7 +79,7 @@ class Fork:
 
         keep: called with each pair and its key, as by `learner.loop.learn`. Steps and optimiser begin anew. Call it once.
         """
-        whole = _ranked(merged(self._old.state["memory"]["shards"]), learner)
+        whole = _ranked(_with_open(merged(self._old.state["memory"]["shards"]), self._old.state), learner)
         keys, kept = stored_keys(self._old.state).tolist(), set(whole["keys"].tolist())
         memory = {"keys": whole["keys"], "shards": split(whole, learner.team.size)}
         pairs = _trainable(_kept(keys, self._old.pairs, kept, keep), learner.held_out.rule)
@@ -107,24 +108,44 @@ def _take_networks(state: Mapping[str, Tensor], objective: Objective[Any]) -> No
             ) from error
 
 
+def _with_open(whole: State, state: State) -> State:
+    """Return the whole memory of the old run with its open clips, closed as they are, in its fresh queue."""
+    found = [keys for *_, keys in state.get("clips", ALL_CLOSED)["open"]]
+    keys = np.array([key for clip in found for key in clip], np.int64)
+    more = {
+        "keys": keys,
+        "priority": np.full(len(keys), np.nan),
+        "clips": np.array([clip[0] for clip in found for _ in clip], np.int64),
+    }
+    rows = {name: np.concatenate([whole[name], values]) for name, values in more.items()}
+    order = np.argsort(rows["keys"])
+    fresh = np.sort(np.concatenate([whole["fresh"], np.array([clip[0] for clip in found], np.int64)]))
+    return whole | {name: values[order] for name, values in rows.items()} | {"fresh": fresh}
+
+
 def _ranked(whole: State, learner: Learner) -> State:
     """Return the whole memory of the old run under the settings of the new one.
 
-    Of a reservoir with other numbers the pairs are offered anew, the oldest first, by their last phi.
+    Of a reservoir with other numbers the clips are offered anew, the oldest first, by their last phi. Longer clips are cut.
     """
     memory = learner.config.memory
     old, new = whole["reservoir"], reservoir_for(memory, seed=learner.config.seed)
     settings = asdict(new.settings)
-    if {**old["settings"], "seed": settings["seed"]} == settings:
+    clips, before = pieces(whole, memory.clip), whole["clips"]
+    if {**old["settings"], "seed": settings["seed"]} == settings and np.array_equal(clips, before):
         state = {**old, "settings": settings}
     else:
-        order = np.argsort(old["keys"])
-        new.offer(old["keys"][order], old["phi"][order])
+        phi = dict(zip(old["keys"].tolist(), old["phi"].tolist(), strict=True))
+        kept, first = np.unique(clips[np.isin(before, old["keys"])], return_index=True)
+        new.offer(kept, [phi[clip] for clip in before[np.isin(before, old["keys"])][first].tolist()])
         state = new.state_dict()
-    fresh = whole["fresh"][-memory.fresh_capacity :]
-    stays = np.isin(whole["keys"], np.concatenate([state["keys"], fresh]))
-    ranked = {name: whole[name][stays] for name in ("keys", "priority")} | {"fresh": fresh, "reservoir": state}
-    return whole | ranked
+    fresh, lengths = np.unique(clips[np.isin(before, whole["fresh"])], return_counts=True)
+    fresh = fresh[np.cumsum(lengths[::-1])[::-1] <= memory.fresh_capacity]
+    stays = np.isin(clips, np.concatenate([state["keys"], fresh]))
+    rows = whole | {"clips": clips}
+    quarantine = np.unique(clips[np.isin(before, whole["quarantine"])])
+    ranked = {name: rows[name][stays] for name in ("keys", "priority", "clips")}
+    return whole | ranked | {"fresh": fresh, "quarantine": quarantine, "reservoir": state}
 
 
 def _kept(keys: list[int], pairs: Pairs, kept: set[int], keep: Keep) -> Iterator[EncodedPair | None]:

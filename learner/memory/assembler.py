@@ -1,0 +1,148 @@
+"""Consecutive pairs become clips, before they enter memory. Pure.
+
+A pair joins the open clip that ends with the pair before it: the same device and epoch, the next seq, and a capture time that
+is not earlier and at most `max_gap_s` later. Otherwise it opens a clip. Pairs that a rig sends late arrive between others, so
+several clips of one epoch may be open. A clip closes
+
+- when it has `clip` pairs;
+- shorter, before a pair that cannot follow: held out, not decodable, or too far away in time;
+- shorter, when as many pairs as the fresh queue holds have arrived since its last one, or too many clips are open;
+- shorter, when the source ends.
+
+So each pair is in exactly one clip, whatever is missing around it. Which process a clip belongs to is decided when it opens, in
+turn. With `clip` 1 each pair is closed at once, and belongs to process `key % shards`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from buffer.index import Keys
+from learner.memory.config import MemoryConfig
+
+if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
+    from stream.pair import EncodedPair, Header, StereoPair
+
+ALL_CLOSED: Mapping[str, Any] = {"joined": 0, "open": ()}
+"""The state of a run whose clips have one pair: none is ever open."""
+
+
+@dataclass(eq=False, slots=True)
+class Clip:
+    """Consecutive pairs under rising keys. owner: the process that it belongs to.
+
+    pairs: those that are decoded lie on the canvas; None stands for one that cannot be read any more.
+    """
+
+    owner: int
+    keys: list[int] = field(default_factory=list)
+    pairs: list[EncodedPair | StereoPair | None] = field(default_factory=list)
+
+
+class _Next(NamedTuple):
+    """The pair that an open clip waits for."""
+
+    device: str
+    epoch: str
+    seq: int
+
+
+class Assembler:
+    """The open clips of a run, in its leader. shards: processes that clips are dealt to; joined: pairs that opened no clip."""
+
+    def __init__(self, config: MemoryConfig, shards: int) -> None:
+        self._length, self._shards = config.clip, shards
+        self._max_gap_ns = config.max_gap_s * 1e9
+        self._patience = config.fresh_capacity
+        self._max_open = max(1, config.fresh_capacity // (2 * config.clip))
+        self._open: dict[_Next, tuple[Clip, int]] = {}  # with the last capture time; the one that grew last stands last
+        self.joined = 0
+
+    @property
+    def waiting(self) -> int:
+        """Number of pairs in open clips."""
+        return sum(len(clip.keys) for clip, _ in tuple(self._open.values()))
+
+    def reserved(self, owner: int) -> int:
+        """Return the pairs that the open clips of a process may still bring it, those they have included."""
+        return self._length * sum(clip.owner == owner for clip, _ in tuple(self._open.values()))
+
+    def owner(self, key: int, header: Header) -> int:
+        """Return the process that the pair with the next key belongs to. `interrupted` was called with its header before."""
+        joined = self._open.get(_Next(header.device, header.epoch, header.seq))
+        return (key - self.joined) % self._shards if joined is None else joined[0].owner
+
+    def interrupted(self, header: Header, *, is_used: bool = True) -> list[Clip]:
+        """Close the clip that waits for this pair, if the pair cannot join it, and return it.
+
+        is_used: False for a pair that enters no clip.
+        """
+        place = _Next(header.device, header.epoch, header.seq)
+        found = self._open.get(place)
+        if found is None or (is_used and 0 <= header.left_ns - found[1] <= self._max_gap_ns):
+            return []
+        return [self._open.pop(place)[0]]
+
+    def add(self, key: int, pair: EncodedPair | StereoPair) -> list[Clip]:
+        """Put a new pair into its clip, and return the clips that are closed now, the one that grew longest ago first."""
+        header = pair.header
+        place = _Next(header.device, header.epoch, header.seq)
+        clip = self._open.pop(place)[0] if place in self._open else Clip((key - self.joined) % self._shards)
+        self.joined += bool(clip.keys)
+        clip.keys.append(key)
+        clip.pairs.append(pair)
+        if len(clip.keys) == self._length:
+            return [*self._given_up(key), clip]
+        following = place._replace(seq=header.seq + 1)
+        repeated = self._open.pop(following, None)  # the source gave the same pairs twice
+        self._open[following] = clip, header.left_ns
+        return [*([] if repeated is None else [repeated[0]]), *self._given_up(key)]
+
+    def ended(self) -> list[Clip]:
+        """Close all clips, and return them."""
+        closed = [clip for clip, _ in self._open.values()]
+        self._open.clear()
+        return closed
+
+    def _given_up(self, key: int) -> list[Clip]:
+        """Close the clips that have waited for too long, or are too many, and return them. key: the newest one."""
+        closed = []
+        for place, (clip, _) in list(self._open.items()):
+            if len(self._open) <= self._max_open and clip.keys[-1] + self._patience > key:
+                break
+            closed.append(clip)
+            del self._open[place]
+        return closed
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state for a checkpoint, without the pairs themselves."""
+        rows = [[*place, last_ns, clip.owner, list(clip.keys)] for place, (clip, last_ns) in self._open.items()]
+        return {"joined": self.joined, "open": rows}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue from a state; `sifted` brings its pairs back."""
+        self.joined = int(state["joined"])
+        self._open = {
+            _Next(device, epoch, seq): (Clip(owner % self._shards, list(keys), [None] * len(keys)), last_ns)
+            for device, epoch, seq, last_ns, owner, keys in state["open"]
+        }
+
+    def sifted(self, state: Mapping[str, Any], pairs: Iterable[EncodedPair | None]) -> Iterator[EncodedPair | None]:
+        """Take those in open clips out of the pairs of a learner's state that are not held out, and yield those in memory."""
+        keys = np.sort(np.concatenate([np.asarray(state["memory"]["keys"], np.int64), open_keys(state)]))
+        places = {key: (clip, row) for clip, _ in self._open.values() for row, key in enumerate(clip.keys)}
+        for key, pair in zip(keys.tolist(), pairs, strict=True):
+            if key in places:
+                clip, row = places[key]
+                clip.pairs[row] = pair
+            else:
+                yield pair
+
+
+def open_keys(state: Mapping[str, Any]) -> Keys:
+    """Return the keys of the pairs in open clips of a learner's state: int64 [n]."""
+    return np.array([key for *_, keys in state.get("clips", ALL_CLOSED)["open"] for key in keys], np.int64)
