@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from stream.host.program import Program
 
 BENCHES = {
+    "adapt": ("adapt.bench", "What do weights that somebody has gain on a stream, and what do they forget?"),
     "ablation": ("ablation.bench", "What is each choice of the recipe worth, and each thing that the rig adds?"),
     "backfill": ("backfill", "How much of a slow link does the backfill use, and how much later are live pairs?"),
     "buffer": ("buffer.bench", "What does a key cost in a prioritised buffer, ours, TorchRL's, cpprb's and LARS?"),

@@ -22,7 +22,7 @@ from rich.table import Table
 from benchmarks.shared import probing
 from benchmarks.shared.bench import Bench, Goal, figure_table, report_progress
 from benchmarks.shared.bounds import Count, Positive
-from benchmarks.shared.pairs import walk_pairs
+from benchmarks.shared.pairs import TimedPairs, walk_pairs
 from benchmarks.shared.recipes import PRESETS, Preset
 from benchmarks.shared.results import GridSettings, Result, in_processes
 from device.sim.camera import SimConfig
@@ -107,24 +107,6 @@ def summarise(results: Sequence[Mapping[str, Any]]) -> dict[str, Gain]:
         error = float(gain.std(ddof=1) / math.sqrt(len(gain))) if len(gain) > 1 else math.nan
         gains[name] = Gain(float(before.mean()), float(after.mean()), float(gain.mean()), error)
     return gains
-
-
-class TimedPairs:
-    """Pairs of an iterator, with the CPU time that making them took, so that it can be left out of the budget."""
-
-    def __init__(self, pairs: Iterable[EncodedPair]) -> None:
-        self._pairs = iter(pairs)
-        self.cpu_s = 0.0
-
-    def __iter__(self) -> Iterator[EncodedPair]:
-        return self
-
-    def __next__(self) -> EncodedPair:
-        started_s = time.process_time()
-        try:
-            return next(self._pairs)
-        finally:
-            self.cpu_s += time.process_time() - started_s
 
 
 def train_seed(seed: int, settings: LearningSettings) -> Result:

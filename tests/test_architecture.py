@@ -69,6 +69,7 @@ ROOMS: dict[str, dict[str, set[str]]] = {
     },
     "benchmarks": {
         "shared": set(),
+        "adapt": {"shared"},
         "ablation": {"shared"},
         "buffer": {"shared"},
         "compare": {"shared"},

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from benchmarks.shared.pairs import TimedPairs
 from device.sim.camera import SimConfig
 from device.sim.control_set import write_control_set
 from learner.errors import Failed
@@ -167,6 +168,25 @@ def train_to(
                 observe(event)
         cpu_s += time.process_time() - resumed_s
         yield cpu_s
+
+
+def train_for(learner: Learner, pairs: Iterable[EncodedPair], due_s: Sequence[float]) -> Iterator[float]:
+    """Train, and yield the CPU seconds so far each time that so many are used, without those of the caller between two yields.
+
+    Receiving, decoding and training count; making the pairs is the rig's work and does not.
+    """
+    rig = TimedPairs(pairs)
+    events = learn(learner, IteratorSource(rig), clock=time.monotonic)
+    used_s = 0.0
+    for due in due_s:
+        resumed_s = time.process_time() - rig.cpu_s - used_s
+        while used_s < due:
+            if next(events, None) is None:
+                raise Failed(
+                    f"the stream has ended at step {learner.steps}, after {used_s:.0f} of {due:.0f} CPU seconds"
+                )
+            used_s = time.process_time() - rig.cpu_s - resumed_s
+        yield used_s
 
 
 def curve(
