@@ -258,8 +258,11 @@ def test_a_rollback_is_seen_on_the_page_and_by_prometheus(tmp_path: Path) -> Non
     for _ in range(2):
         metrics.judged(probed(learner, 30))
     page = wrong(state_of(live, {}, tmp_path))
-    assert "The control sets of the student are 30.0 points below the start (standard error 4.6)." in page
-    assert "The networks went back 1 times to those of the last good probe" in page
+    assert (
+        "At the last probe the control sets of the student are 30.0 points below the start (standard error 4.6)."
+        in page
+    )
+    assert "The networks went back once to those of the last good probe" in page
     text = generate_latest(metrics.registry).decode()
     assert "babyagent_learner_forgetting_rollbacks_total 1.0" in text
     assert "babyagent_learner_forgotten_ratio 0.3" in text

@@ -75,12 +75,13 @@ class Curves:
         points = {name: column.points for name, column in columns.items()}
         title, is_gain = "Labelled images told apart, %", len(points) > 1
         if is_gain:  # accuracies that lie far apart would make flat lines of all gains
-            title = "Labelled images told apart, points above the start"
+            title = "Points above the start"  # with a value for each set beside it
             points = {name: (steps, values - values[0]) for name, (steps, values) in points.items()}
         lines = {f"run{index}": drawn for index, drawn in enumerate(points.values())}
         names = "".join(legend(name, f"run{index}") for index, name in enumerate(points))
         figure = encoder_curves(title, lines, scale=100.0, is_gain=is_gain)
-        return f'<figure class="proof">{figure}<figcaption>{names} (k-NN; dashed: at the start)</figcaption></figure>'
+        names += " (k-NN on labelled images; dashed: at the start)"
+        return f'<figure class="proof">{figure}<figcaption>{names}</figcaption></figure>'
 
     def _proof(self) -> dict[str, Column]:
         self._read_probes()

@@ -156,13 +156,15 @@ def _of_training(state: RunState) -> Iterator[Concern]:
             "Are all pairs alike? Else try other temperatures or Sinkhorn centring. After three times in a row training stops.",
         )
     if state.below or state.forgot:
-        often = f"The networks went back {number(state.forgot)} times to those of the last good probe, and go on at a lower rate."
+        times = "once" if state.forgot == 1 else f"{number(state.forgot)} times"
+        said = [f"At the last probe {state.below}."] * bool(state.below)
+        said += [f"The networks went back {times} to those of the last good probe, and go on at a lower rate."] * bool(
+            state.forgot
+        )
         yield Concern(
             "wait" if not state.below else "bad" if state.forgot else "warn",
             "forgetting" if state.below else "had forgotten",
-            " ".join(
-                [f"{state.below[:1].upper()}{state.below[1:]}."] * bool(state.below) + [often] * bool(state.forgot)
-            ),
+            " ".join(said),
             "Weights of before are handed out. If it goes on, fork the run with --adapt lora or a lower --adapt.learning-rate.",
         )
     if state.refused:
