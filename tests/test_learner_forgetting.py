@@ -33,6 +33,7 @@ from learner.page.overview import state_of, wrong
 from learner.page.verdict import RunState, concerns
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from learner.runs.fork import Fork
+from learner.service.summary import describe
 from learner.service.timing import Rhythm
 from learner.weights.cooldown import branch
 from learner.weights.latest import LatestWeights
@@ -331,6 +332,7 @@ def test_a_run_with_a_huge_rate_goes_back_says_so_and_hands_out_its_start_repeat
         summary = learned(capsys, *words, "--run-dir", str(run))
         assert summary["steps"] == 14
         assert summary["forgetting"]["rollbacks"] >= 1
+        assert re.search(r"went back +(once|\d+ times) after forgetting", describe(summary, run))
         said = (
             r"forgot step=4 to=0 rollbacks=1: .* points below the start \(.*\); the learning rate is now 0\.5 of that"
         )

@@ -94,7 +94,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
     """Write a PNG of the curves: panels for each objective, a curve for each arm, from three seeds on with intervals."""
     groups, panels = by_objective(lines), [CONTROL, *([PLACES] if PLACES in lines[0]["start"] else []), STREAM]
     figure = Figure(figsize=(1 + 3.4 * len(panels), 0.8 + 2.8 * len(groups)), layout="constrained")
-    axes = figure.subplots(len(groups), len(panels), squeeze=False)
+    axes = figure.subplots(len(groups), len(panels), squeeze=False, sharex=True)
     for (objective, runs), row in zip(groups.items(), axes, strict=True):
         for what, axis in zip(panels, row, strict=True):
             _curves(axis, runs, what)

@@ -142,8 +142,9 @@ def describe(summary: Summary, run_dir: Path, page: str = "", *, reported: bool 
     """
     lines = [f"{'started from':18} {printable(start_words(summary['start']))}"]
     lines += [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
-    if summary.get("forgetting"):
-        lines.append(f"{'went back':18} {number(summary['forgetting']['rollbacks'])} times after forgetting")
+    if "forgetting" in summary:
+        times = summary["forgetting"]["rollbacks"]
+        lines.append(f"{'went back':18} {'once' if times == 1 else f'{number(times)} times'} after forgetting")
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["spent_s"].items())
     lines.append(f"{'time':18} {spent}")
     if summary["probe"]:
