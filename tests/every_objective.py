@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import sys
+from collections.abc import Mapping
 from typing import Any, TypeVar
 from unittest import mock
 
@@ -26,6 +27,10 @@ ENCODER = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=32, patch_si
 NAMES = (*OBJECTIVES, "ntxent+byol", "ijepa+mae")
 """Sums keep to the contract too: of two momentum copies, and of two that hide patches."""
 COUNT = 6
+CLIPS, LENGTH = 6, 6
+"""Of the batches for objectives that learn from time: clips, and pairs in each."""
+NUMBERS: dict[str, dict[str, Any]] = {"tct": {"near": 2.0, "far": 3.0}}
+"""Numbers that suit so short clips."""
 CPU = torch.device("cpu")
 
 
@@ -41,10 +46,44 @@ def some_pairs(count: int = COUNT, seed: int = 0) -> Batch:
     return Batch(left, left.roll(2, dims=2), torch.full((count,), 4 / 3), seed * count + keys, keys % 2)
 
 
+def some_clips(count: int = CLIPS * LENGTH, seed: int = 0) -> Batch:
+    """Pairs of clips, each of an epoch of its own, in which one smooth random picture moves down and becomes brighter."""
+    pairs = some_pairs(1 + count // LENGTH, seed)
+    rows = torch.arange(count)
+    clips, steps = rows // LENGTH, rows % LENGTH
+    left = torch.stack(
+        [pairs.left[clip].roll(step, 0) // 2 + 8 * step for clip, step in zip(clips, steps.tolist(), strict=True)]
+    )
+    return Batch(
+        left,
+        left.roll(2, dims=2),
+        torch.full((count,), 4 / 3),
+        seed * count + rows,
+        rows % 2,
+        clips,
+        clips,
+        steps.double(),
+    )
+
+
+def is_timed(name: str) -> bool:
+    """Whether an objective learns from clips."""
+    return objective_named(name).settings.clip > 1
+
+
+def pairs_for(name: str, seed: int = 0, count: int | None = None) -> Batch:
+    """A batch that the objective can use."""
+    if is_timed(name):
+        return some_clips(count or CLIPS * LENGTH, seed)
+    return some_pairs(count or COUNT, seed)
+
+
 def small(name: str, **changes: Any) -> LearnerConfig:
     """The settings of an objective at the size `cpu`, with a tiny encoder."""
+    chosen = preset("cpu", objective_named(name))
     return dataclasses.replace(
-        preset("cpu", objective_named(name)),
+        chosen,
+        objective=dataclasses.replace(chosen.objective, **NUMBERS.get(name, {})),
         encoder=ENCODER,
         memory=MemoryConfig(capacity=24, fresh_capacity=16, canvas=(24, 32)),
         pacing=PacingConfig(replay_ratio=4.0, batch_size=COUNT),
@@ -73,7 +112,13 @@ Rows = TypeVar("Rows", Views, Batch)
 
 def selected(some: Rows, rows: Tensor) -> Rows:
     """Some pairs of a batch, or their views."""
-    return type(some)(*(getattr(some, field.name)[rows] for field in dataclasses.fields(some)))
+    return type(some)(*(_rows_of(getattr(some, field.name), rows) for field in dataclasses.fields(some)))
+
+
+def _rows_of(value: Any, rows: Tensor) -> Any:
+    if isinstance(value, Mapping):
+        return {name: one[rows] for name, one in value.items()}
+    return None if value is None else value[rows]
 
 
 def see(objective: Objective[Any], views: Views) -> None:
@@ -97,8 +142,8 @@ def part_of_a_step(name: str) -> tuple[Tensor, Tensor, Tensor, dict[str, float]]
 
     They are computed in float64: where an objective sorts, the rounding of float32 may decide the order, and so the gradient.
     """
-    made, batch = trainer(name), some_pairs()
-    rows = collectives.own_rows(torch.arange(COUNT))
+    made, batch = trainer(name), pairs_for(name)
+    rows = collectives.own_rows(torch.arange(len(batch)))
     views = selected(made.objective.views(batch, seeded()), rows)
     made.objective.double()
     see(made.objective, exact(views))

@@ -45,6 +45,16 @@ from learner.objectives.pretext.jigsaw import Jigsaw
 from learner.objectives.pretext.position import Position
 from learner.objectives.pretext.rotation import Rotation
 from learner.objectives.pretext.splitbrain import SplitBrain
+from learner.objectives.temporal.arrow import Arrow
+from learner.objectives.temporal.mftcn import MultiFrame
+from learner.objectives.temporal.oddone import OddOne
+from learner.objectives.temporal.pointing import Pointing
+from learner.objectives.temporal.shuffle import Shuffle
+from learner.objectives.temporal.tct import TCT
+from learner.objectives.temporal.timecpc import TimeCPC
+from learner.objectives.temporal.tracking import Tracking
+from learner.views.clips.steady import EyesConfig, SteadyConfig
+from learner.views.clips.tracked import TrackedConfig
 from learner.views.contract import ViewsConfig
 from learner.views.default import DefaultViews
 from learner.views.masks import BlockConfig, MasksConfig
@@ -57,9 +67,12 @@ _METRIC = (Margin, Lifted, NPair, Exemplar, EMP, Instance, FairVICReg)
 _PRETEXT = (Rotation, Position, Jigsaw, Counting, Colourise, SplitBrain, CPC, BiGAN)
 _MASKED = (MAE, IJEPA, Context, Denoise, Stacked, AIM, Franca)
 _AUTOENCODERS = (Autoencoder,)
-_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED, *_AUTOENCODERS)
+_TEMPORAL = (TCT, MultiFrame, TimeCPC, Shuffle, OddOne, Arrow, Tracking, Pointing)
+_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED, *_AUTOENCODERS, *_TEMPORAL)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
 BESIDE: dict[str, type[Objective[Any]]] = {Labels.settings.name: Labels}
 """Those that say nothing of pairs, and stand only behind another one and a +."""
-_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, MasksConfig, BlockConfig, ParallaxConfig, WholeConfig)
+_ONE: tuple[type[ViewsConfig], ...] = (MasksConfig, BlockConfig, ParallaxConfig, WholeConfig)
+_CLIPS: tuple[type[ViewsConfig], ...] = (EyesConfig, SteadyConfig, TrackedConfig)
+_VIEWS: tuple[type[ViewsConfig], ...] = (DefaultViews, *SEVERAL, *_ONE, *_CLIPS)
 VIEWS: dict[str, type[ViewsConfig]] = {kind.name: kind for kind in _VIEWS}

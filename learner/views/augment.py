@@ -53,19 +53,20 @@ LUMA = (0.299, 0.587, 0.114)
 """Weights of red, green and blue in the grey of a pixel."""
 
 
-def augment(rgb: Tensor, settings: Augmentation, generator: Generator) -> Tensor:
+def augment(rgb: Tensor, settings: Augmentation, generator: Generator, *, as_in: Tensor | None = None) -> Tensor:
     """Augment each image of float [B, 3, S, S] in [0, 1] independently; the result is in [0, 1] again.
 
     Every amount is drawn for every image. An image that skips an operation gets the amount that changes nothing: shapes stay the
-    same, and most operations become one product.
+    same, and most operations become one product. as_in: int [B], the image whose amounts each one takes instead of its own.
     """
     count = len(rgb)
+    own = slice(None) if as_in is None else as_in
 
     def chance(probability: float) -> Tensor:
-        return torch.rand(count, 1, 1, 1, device=rgb.device, generator=generator) < probability
+        return (torch.rand(count, 1, 1, 1, device=rgb.device, generator=generator) < probability)[own]
 
     def factor(low: float, high: float) -> Tensor:
-        return torch.empty(count, 1, 1, 1, device=rgb.device).uniform_(low, high, generator=generator)
+        return torch.empty(count, 1, 1, 1, device=rgb.device).uniform_(low, high, generator=generator)[own]
 
     rgb = torch.where(chance(settings.flip), rgb.flip(-1), rgb)
     rgb = _jitter(rgb, settings, chance(settings.jitter), factor)

@@ -48,12 +48,13 @@ class Batch:
         first = collectives.number() * len(self)
         return torch.arange(first, first + len(self), device=self.left.device) if self.keys is None else self.keys
 
-    def windows(self, count: int) -> Tensor:
-        """Return all runs of `count` consecutive pairs within one clip, overlapping ones too: rows, int64 [W, count].
+    def clip_numbers(self) -> Tensor:
+        """Return the clip of each pair, int64 [B]; a pair outside of any clip is a clip of its own."""
+        return self.numbers() if self.clips is None else self.clips
 
-        A pair outside of any clip is a clip of its own.
-        """
-        clips = self.numbers() if self.clips is None else self.clips
+    def windows(self, count: int) -> Tensor:
+        """Return all runs of `count` consecutive pairs within one clip, overlapping ones too: rows, int64 [W, count]."""
+        clips = self.clip_numbers()
         rows = torch.arange(len(self), device=clips.device).unfold(0, count, 1) if count <= len(self) else None
         if rows is None:
             return torch.empty(0, count, dtype=torch.int64, device=clips.device)

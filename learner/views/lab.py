@@ -47,12 +47,16 @@ class LabMaker:
     @torch.no_grad()
     def __call__(self, batch: Batch, generator: Generator) -> Views:
         """Return the lightness, and behind it the colours."""
-        rgb = self.config.crop(batch, generator)
-        with torch.autocast(rgb.device.type, enabled=False):
-            lab = to_lab(rgb)
-        lightness, middle = (lab[:, :1] / 100).expand_as(lab), torch.full_like(lab[:, :1], 0.5)
-        large = torch.stack([lightness, torch.cat([middle, lab[:, 1:] / 256 + 0.5], 1)], 1)
-        return Views(large.clamp_(0, 1), large[:, :0])
+        large = torch.stack(light_and_colours(self.config.crop(batch, generator)), 1)
+        return Views(large, large[:, :0])
+
+
+def light_and_colours(rgb: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the two views of `LabConfig` of images, float RGB [B, 3, S, S] in [0, 1]; each of the same shape and range."""
+    with torch.autocast(rgb.device.type, enabled=False):
+        lab = to_lab(rgb)
+    lightness, middle = (lab[:, :1] / 100).expand_as(lab), torch.full_like(lab[:, :1], 0.5)
+    return lightness.clamp(0, 1), torch.cat([middle, lab[:, 1:] / 256 + 0.5], 1).clamp(0, 1)
 
 
 def to_lab(rgb: Tensor) -> Tensor:

@@ -1,0 +1,80 @@
+"""Multi-frame TCN: what the left eye has just seen finds what the right one has seen (Dwibedi et al. 2018, section III).
+
+The features of `frames` pictures in a row, of one eye, are joined to one projection f, which so can know velocities. It extends
+TCN (Sermanet et al. 2018) with the n-pairs loss (Sohn 2016). Over all windows j of the batch:
+
+    loss_i = -log( exp(f_i left . f_i right) / sum_j exp(f_i left . f_j right) ) + weight * mean over both eyes of |f_i|^2
+
+Windows of the same clip that end fewer than `apart` pictures from i are no negatives. The paper joins maps by convolutions over
+time, with a stride between the frames, and takes negatives from two stretches that lie far apart; TCN's code has a width of 32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
+from torch import Generator
+
+from learner.bounds import Count, NotNegative
+from learner.distributed import collectives
+from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
+from learner.parts.heads import mlp
+from learner.parts.network import Network
+from learner.parts.windows import USABLE, mean_of, spread
+from learner.views.clips.steady import EyesConfig, SteadyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class MultiFrameConfig(ObjectiveConfig):
+    """The width of the authors' code, and the weight of the n-pairs loss there."""
+
+    name: ClassVar[str] = "mftcn"
+    takes = (EyesConfig, SteadyConfig)
+    clip: ClassVar[int] = 8
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+
+    hidden: Count = 2048
+    """Width of the hidden layer that joins the frames."""
+    projection: Count = 32
+    """Width of a projection."""
+    frames: Count = 4
+    """Pictures in a row that are seen at once."""
+    apart: Count = 4
+    """Pictures between two windows of a clip from which on they are told apart."""
+    weight: NotNegative = 0.002
+    """Of the squared lengths, which keep the products small."""
+
+
+class MultiFrame(Objective[MultiFrameConfig]):
+    """One network and no other state."""
+
+    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Windows that were found."), **USABLE}
+
+    def __init__(self, config: MultiFrameConfig, kit: Kit) -> None:
+        super().__init__(config, kit)
+        encoder = kit.encoder()
+        self.student = Network(encoder, mlp(config.frames * encoder.dim, config.hidden, config.projection))
+        self.views = kit.views(encoder)
+
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        """Return the loss of each pair by the windows that it is in."""
+        windows, clips = batch.windows(self.config.frames), batch.clip_numbers()
+        features = self.views(batch, generator).through(self.student.encoder)
+        left, right = self.student.project(features[windows].transpose(1, 2).flatten(2)).unbind(1)
+        last, rows = windows[:, -1:], torch.arange(len(batch), device=clips.device)
+        ends = left.new_full((len(batch), left.shape[1]), torch.nan).index_copy(0, last[:, 0], right)
+        keys = collectives.everyone(ends)
+        first = collectives.number() * len(batch)
+        is_left_out = (~keys.isfinite().all(-1)).repeat(len(last), 1)
+        near = (clips[last] == clips) & ((last - rows).abs() < self.config.apart) & (last != rows)
+        is_left_out[:, first : first + len(batch)] |= near
+        with torch.autocast(left.device.type, enabled=False):
+            products = (left @ keys.nan_to_num(0.0, 0.0, 0.0).T).masked_fill(is_left_out, -torch.inf)
+        squares, own = (left.square().sum(-1) + right.square().sum(-1)) / 2, first + last[:, 0]
+        terms = F.cross_entropy(products, own, reduction="none") + self.config.weight * squares
+        losses, gauges = spread(terms, windows, features[:, 0])
+        return Outcome(losses, features[:, 0], gauges={"right": mean_of(products.argmax(1) == own), **gauges})

@@ -1,0 +1,72 @@
+"""Shuffle and learn: do three pictures follow each other in time? (Misra et al. 2016, section 3)
+
+Of five pictures a < b < c < d < e, (b, c, d) is in order, and (b, a, d) and (b, e, d) are not. Forwards and backwards both count
+as in order, so each is turned round by chance. The windows of a clip are drawn in proportion to how much moves in them.
+
+    loss = mean over the three of the cross-entropy of: in order, or not
+
+The paper measures motion by optical flow, here it is the difference of small pictures; it takes b and d up to 60 frames apart, a
+and e 15 frames from them, and three wrong triples to a right one. It has one linear layer behind the three features, which
+cannot compare them; here a hidden layer lies between.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, nn
+
+from learner.bounds import Count
+from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
+from learner.objectives.temporal.order import Judge, lively, motion_of
+from learner.parts.network import Network
+from learner.parts.windows import USABLE, mean_of, spread
+from learner.views.clips.steady import ClipViews, SteadyConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShuffleConfig(ObjectiveConfig):
+    """Neighbours, because a stream behind dedupe has a picture only where something has moved."""
+
+    name: ClassVar[str] = "shuffle"
+    takes = (SteadyConfig,)
+    clip: ClassVar[int] = 8
+    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+
+    hidden: Count = 1024
+    """Width of the hidden layer that judges three pictures."""
+    stride: Count = 1
+    """Pairs from one of the five pictures to the next."""
+
+
+class Shuffle(Objective[ShuffleConfig]):
+    """Encoder and judge, and no other state."""
+
+    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
+
+    def __init__(self, config: ShuffleConfig, kit: Kit) -> None:
+        super().__init__(config, kit)
+        encoder = kit.encoder()
+        self.student = Network(encoder, nn.Identity())
+        self.judge = Judge(encoder.dim, config.hidden, pictures=3, answers=2)
+        self.views = kit.views(encoder)
+
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        """Return the mean cross-entropy of three triples of each clip."""
+        views = self.views(batch, generator)
+        assert isinstance(views, ClipViews)
+        pictures = views.large[:, 0]
+        rows = batch.windows(4 * self.config.stride + 1)[:, :: self.config.stride]
+        clips, chances = batch.clip_numbers()[rows[:, 0]], views.chances[rows[:, 0], 0]
+        rows = rows[lively(clips, motion_of(pictures, rows), chances)]
+        features = self.student.encoder(pictures)
+        a, b, c, d, e = rows.unbind(1)
+        triples = torch.stack([torch.stack(some, 1) for some in ((b, c, d), (b, a, d), (b, e, d))], 1)
+        turned = torch.where(views.chances[a, 1, None, None] < 0.5, triples, triples.flip(-1))
+        labels = torch.tensor([0, 1, 1], device=rows.device).repeat(len(rows))
+        terms, is_right = self.judge(features[turned].flatten(0, 1), labels)
+        losses, gauges = spread(terms.view(-1, 3).mean(1), rows, features)
+        return Outcome(losses, features, gauges={"right": mean_of(is_right), **gauges})
