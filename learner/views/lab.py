@@ -62,7 +62,7 @@ def light_and_colours(rgb: Tensor) -> tuple[Tensor, Tensor]:
 def to_lab(rgb: Tensor) -> Tensor:
     """Map sRGB, float [B, 3, H, W] in [0, 1], to CIE Lab (CIE 1976, D65): L in 0 to 100, a and b within -128 to 128."""
     linear = torch.where(rgb > 0.04045, ((rgb + 0.055) / 1.055).clamp_min(0).pow(2.4), rgb / 12.92)
-    matrix = torch.tensor(_XYZ, device=rgb.device) / torch.tensor(_WHITE, device=rgb.device)[:, None]
+    matrix = rgb.new_tensor(_XYZ) / rgb.new_tensor(_WHITE)[:, None]
     xyz = torch.einsum("ij,bjhw->bihw", matrix, linear)
     x, y, z = torch.where(xyz > (6 / 29) ** 3, xyz.clamp_min(0).pow(1 / 3), xyz * (29 / 6) ** 2 / 3 + 4 / 29).unbind(1)
     return torch.stack([116 * y - 16, 500 * (x - y), 200 * (y - z)], 1)
