@@ -86,7 +86,7 @@ def small(name: str, **changes: Any) -> LearnerConfig:
         objective=dataclasses.replace(chosen.objective, **NUMBERS.get(name, {})),
         encoder=ENCODER,
         memory=MemoryConfig(capacity=24, fresh_capacity=16, canvas=(24, 32), clip=chosen.memory.clip),
-        pacing=PacingConfig(replay_ratio=4.0, batch_size=COUNT),
+        pacing=PacingConfig(replay_ratio=4.0, batch_size=max(COUNT, chosen.memory.clip)),
         schedule=ScheduleConfig(learning_rate=1e-3, warmup_steps=2),
         **changes,
     )
