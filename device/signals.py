@@ -15,7 +15,7 @@ from device.camera import BadShot, Shot
 from device.metrics import DeviceMetrics
 from stream.failures import Failures
 from stream.signals.gather import Gathering
-from stream.signals.signal import MAX_NAME, BadSignal, Telemetry, is_label
+from stream.signals.signal import BadSignal, Telemetry, check_label
 
 ReadSignals = Callable[[int], Telemetry]
 """Returns what was measured since the last call. It gets the capture time of a shot, nanoseconds since 1970."""
@@ -55,10 +55,10 @@ class RigTelemetry:
         """Add what was measured up to a shot, kept or not."""
         if isinstance(shot, BadShot):
             return
-        for telemetry in (shot.telemetry, self._call(shot.left.captured_ns)):
-            self._rows.add(telemetry.signals)
-            self._episode = self._label("episode", telemetry.episode) or self._episode
-            self._subject = self._label("subject", telemetry.subject) or self._subject
+        now_ns, read = shot.left.captured_ns, self._read
+        self._gather("the telemetry of the camera", lambda: shot.telemetry, now_ns)
+        if read is not None:
+            self._gather("the function that reads signals", lambda: read(now_ns), now_ns)
 
     def take(self, shot: Shot) -> Telemetry:
         """Return what goes with a kept shot, and begin again. Episode and subject hold until others are said."""
@@ -67,24 +67,30 @@ class RigTelemetry:
         self._metrics.thinned_rows.inc(self._rows.thinned - before)
         return Telemetry(signals, self._episode, self._subject)
 
-    def _call(self, captured_ns: int) -> Telemetry:
-        if self._read is None:
-            return Telemetry()
+    def _gather(self, what: str, read: Callable[[], Any], now_ns: int) -> None:
+        """Add what somebody's code gives, which may be anything, and may fail."""
         try:
-            telemetry = self._read(captured_ns)
-            if not isinstance(telemetry, Telemetry) or not isinstance(telemetry.signals, Mapping):
-                raise TypeError(f"it gives a {type(telemetry).__name__}, not stream.signals.signal.Telemetry")
+            telemetry = read()
+            if not isinstance(telemetry, Telemetry):
+                raise TypeError(f"it is a {type(telemetry).__name__}, not a stream.signals.signal.Telemetry")
+            if not isinstance(telemetry.signals, Mapping):
+                raise TypeError(f"its signals are a {type(telemetry.signals).__name__}, not a dict")
+            signals = dict(telemetry.signals)  # a thread that reads sensors may add to its own one
         except Exception as error:
-            text = f"the function that reads signals failed: {type(error).__name__}: {' '.join(str(error).split())}"
+            text = f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())}"
             self._refuse(BadSignal("failed", text))
-            return Telemetry()
-        return telemetry
+            return
+        self._rows.add(signals, now_ns)
+        self._episode = self._label("episode", telemetry.episode) or self._episode
+        self._subject = self._label("subject", telemetry.subject) or self._subject
 
     def _label(self, what: str, text: str) -> str:
-        if is_label(text):
-            return text
-        self._refuse(BadSignal("form", f"{text!r:.{MAX_NAME}} is no name for {what}: A-Z a-z 0-9 . _ -"))
-        return ""
+        try:
+            check_label(what, text)
+        except BadSignal as error:
+            self._refuse(error)
+            return ""
+        return text
 
     def _refuse(self, error: BadSignal) -> None:
         self._metrics.refused_signals.labels(error.reason).inc()

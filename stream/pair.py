@@ -140,6 +140,8 @@ def encode_header(header: Header, telemetry: Telemetry = NOTHING) -> bytes:
     Raises BadSignal for telemetry that cannot be sent.
     """
     if telemetry:
+        signal.check_label("episode", telemetry.episode)
+        signal.check_label("subject", telemetry.subject)
         signals = wire.pack(telemetry.signals, header.left_ns)
         whole = HeaderWithTelemetry(
             header=header, episode=telemetry.episode, subject=telemetry.subject, signals=signals

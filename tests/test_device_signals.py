@@ -10,6 +10,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -28,6 +29,7 @@ from device.cli.capture_settings import RigSettings
 from device.cli.local import _epoch, open_local
 from device.dedupe import Dedupe, DedupeConfig
 from device.metrics import DeviceMetrics
+from device.signals import RigTelemetry
 from device.sim.camera import SimCamera
 from device.sim.experience import motion
 from learner.runs.commit import pack, unpack
@@ -114,6 +116,31 @@ def test_a_function_that_fails_costs_only_its_signals_and_is_one_line(caplog: py
     ]
 
 
+class Changing(dict[str, Signal]):
+    """As a dictionary is to which a thread adds while it is read."""
+
+    def keys(self) -> Any:
+        raise RuntimeError("dictionary changed size during iteration")
+
+    __iter__ = items = keys
+
+
+@pytest.mark.parametrize("wrong", [None, 5, Telemetry(5), Telemetry([1]), Telemetry(Changing(a=Signal(1.0, 5)))])  # type: ignore[arg-type]
+@pytest.mark.parametrize("whose", ["the function that reads signals", "the telemetry of the camera"])
+def test_whatever_a_function_or_a_camera_gives_images_go_on(
+    whose: str, wrong: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    metrics = DeviceMetrics()
+    telemetry = RigTelemetry(metrics, (lambda _captured_ns: wrong) if "function" in whose else None)
+    (shot,) = shots("n")
+    assert isinstance(shot, Shot)
+    telemetry.add(shot if "function" in whose else replace(shot, telemetry=wrong))
+    assert telemetry.take(shot) == Telemetry()
+    assert total(metrics, "refused_signals", reason="failed") == 1
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith(f"signals: {whose} failed: ")
+
+
 def test_bad_signals_are_counted_by_reason_and_all_else_is_sent(caplog: pytest.LogCaptureFixture) -> None:
     def odd(captured_ns: int) -> Telemetry:
         first = captured_ns == at(0)
@@ -183,6 +210,8 @@ def test_signals_are_named_as_a_function_or_a_class_with_options(
             raise OSError("no bus")
     """
     (tmp_path / "sensors_of_a_test.py").write_text("\n".join(line[4:] for line in code.splitlines()))
+    (tmp_path / "sensors_of_a_test_with_an_error.py").write_text("def read(:")
+    (tmp_path / "sensors_of_a_test_that_ends.py").write_text("import sys\nsys.exit(3)\n")
     monkeypatch.syspath_prepend(tmp_path)
     rig = RigSettings(signals="sensors_of_a_test:read", episode="e1", subject="s1").open_signals()
     own = RigSettings(signals="sensors_of_a_test:Imu?gain=3", episode="e1").open_signals()
@@ -196,6 +225,8 @@ def test_signals_are_named_as_a_function_or_a_class_with_options(
     assert RigSettings().open_signals() is None
     for text, why in (
         ("sensors_of_a_test:nothing", "no function or class nothing"),
+        ("sensors_of_a_test_with_an_error:read", "cannot be imported: SyntaxError"),
+        ("sensors_of_a_test_that_ends:read", "cannot be imported: SystemExit: 3"),
         ("nowhere_at_all:read", "no module nowhere_at_all: start in its folder"),
         ("sensors_of_a_test:read?gain=3", "options are for a class"),
         ("sensors_of_a_test:Imu?volume=3", "cannot be opened: TypeError"),

@@ -214,11 +214,11 @@ def counted(count: int, *, first: int = 0, width: int = 1) -> Signal:
 
 def test_rows_of_several_calls_come_to_the_next_pair_and_to_no_other() -> None:
     rows, refused = gathering()
-    rows.add({"imu": counted(3), "reward": Signal(1.0, PAIR_NS)})
-    rows.add({"imu": counted(2, first=3)})
+    rows.add({"imu": counted(3), "reward": Signal(1.0, PAIR_NS)}, PAIR_NS)
+    rows.add({"imu": counted(2, first=3)}, PAIR_NS)
     assert rows.take(PAIR_NS) == {"imu": counted(5), "reward": Signal(1.0, PAIR_NS)}
     assert rows.take(PAIR_NS) == {}
-    rows.add({"imu": counted(1, first=9)})
+    rows.add({"imu": counted(1, first=9)}, PAIR_NS)
     assert rows.take(PAIR_NS) == {"imu": counted(1, first=9)}
     assert (refused, rows.thinned) == ([], 0)
 
@@ -227,7 +227,7 @@ def test_rows_of_several_calls_come_to_the_next_pair_and_to_no_other() -> None:
 def test_too_many_rows_are_thinned_evenly_and_every_one_is_counted(counts: list[int], max_rows: int) -> None:
     rows, refused = gathering(max_rows=max_rows)
     for first, count in zip(np.cumsum([0, *counts]), counts, strict=False):
-        rows.add({"imu": counted(count, first=int(first))})
+        rows.add({"imu": counted(count, first=int(first))}, PAIR_NS)
     total, taken = sum(counts), rows.take(PAIR_NS)
     numbers = taken["imu"].values[:, 0] if total else np.zeros(0)
     assert len(numbers) <= MAX_ROWS
@@ -246,7 +246,7 @@ def test_too_many_rows_are_thinned_evenly_and_every_one_is_counted(counts: list[
 def test_rows_of_a_later_time_wait_for_the_pair_they_belong_to(counts: list[int], upto: int) -> None:
     rows, refused = gathering()
     for first, count in zip(np.cumsum([0, *counts]), counts, strict=False):
-        rows.add({"imu": counted(count, first=int(first))})
+        rows.add({"imu": counted(count, first=int(first))}, PAIR_NS)
     at_ns = PAIR_NS + upto * 5_000_000
     now, later = rows.take(PAIR_NS, upto_ns=at_ns).get("imu"), rows.take(PAIR_NS).get("imu")
     assert now is None or now.times_ns.max() <= at_ns
@@ -258,12 +258,12 @@ def test_rows_of_a_later_time_wait_for_the_pair_they_belong_to(counts: list[int]
 def test_what_is_not_valid_is_left_out_with_one_line_and_all_else_is_kept() -> None:
     rows, refused = gathering()
     good = Signal(1.0, PAIR_NS)
-    rows.add({"imu": counted(2), "good": good})
-    rows.add({"imu": counted(2, first=2, width=3)})
-    rows.add({"imu": Signal([[7.0]], [PAIR_NS + 10**9], "g")})
-    rows.add({"imu": Signal([[2.0], [np.inf], [3.0]], PAIR_NS + 10**7 * np.array([1, 2, 3]), "m")})
-    rows.add({"imu": Signal([[4.0], [5.0]], PAIR_NS + 10**7 * np.array([1, 4]), "m")})
-    rows.add({"a b": good, "wide": Signal(np.ones((1, 65)), [PAIR_NS])})
+    rows.add({"imu": counted(2), "good": good}, PAIR_NS)
+    rows.add({"imu": counted(2, first=2, width=3)}, PAIR_NS)
+    rows.add({"imu": Signal([[7.0]], [PAIR_NS + 10**9], "g")}, PAIR_NS)
+    rows.add({"imu": Signal([[2.0], [np.inf], [3.0]], PAIR_NS + 10**7 * np.array([1, 2, 3]), "m")}, PAIR_NS)
+    rows.add({"imu": Signal([[4.0], [5.0]], PAIR_NS + 10**7 * np.array([1, 4]), "m")}, PAIR_NS)
+    rows.add({"a b": good, "wide": Signal(np.ones((1, 65)), [PAIR_NS])}, PAIR_NS)
     taken = rows.take(PAIR_NS)
     assert taken["imu"].values[:, 0].tolist() == [0, 1, 2, 3, 5]
     assert taken["good"] == good
@@ -274,7 +274,7 @@ def test_what_is_not_valid_is_left_out_with_one_line_and_all_else_is_kept() -> N
 
 def test_ten_thousand_names_give_one_line_and_the_first_signals() -> None:
     rows, refused = gathering()
-    rows.add({f"n{number}": Signal(1.0, PAIR_NS) for number in range(10_000)})
+    rows.add({f"n{number}": Signal(1.0, PAIR_NS) for number in range(10_000)}, PAIR_NS)
     assert list(rows.take(PAIR_NS)) == [f"n{number}" for number in range(MAX_SIGNALS)]
     assert [str(error) for error in refused] == [
         "9968 signals are beyond the 32 that a rig can have: they are left out"
@@ -283,19 +283,48 @@ def test_ten_thousand_names_give_one_line_and_the_first_signals() -> None:
 
 def test_a_clock_that_was_set_back_costs_the_rows_up_to_the_next_pair_only() -> None:
     rows, refused = gathering()
-    rows.add({"imu": Signal(1.0, PAIR_NS)})
-    rows.add({"imu": Signal(2.0, PAIR_NS - 10**9)})
+    rows.add({"imu": Signal(1.0, PAIR_NS)}, PAIR_NS)
+    rows.add({"imu": Signal(2.0, PAIR_NS - 10**9)}, PAIR_NS)
     assert rows.take(PAIR_NS)["imu"].values.tolist() == [[1.0]]
-    rows.add({"imu": Signal(3.0, PAIR_NS - 10**9)})
+    rows.add({"imu": Signal(3.0, PAIR_NS - 10**9)}, PAIR_NS)
     assert rows.take(PAIR_NS)["imu"].values.tolist() == [[3.0]]
     assert [error.reason for error in refused] == ["times"]
 
 
 def test_rows_of_another_clock_are_left_out() -> None:
     rows, refused = gathering()
-    rows.add({"uptime": Signal([[1.0]] * 3, [5, 6, 7]), "good": Signal(1.0, PAIR_NS)})
+    rows.add({"uptime": Signal([[1.0]] * 3, [5, 6, 7]), "good": Signal(1.0, PAIR_NS)}, PAIR_NS)
     assert list(rows.take(PAIR_NS)) == ["good"]
     assert [error.reason for error in refused] == ["times"]
+
+
+def test_one_time_far_ahead_costs_no_row_after_it() -> None:
+    """Neither in its own call, nor in later ones, nor where rows of a later time wait for their pair, as in a bag."""
+    rows, refused = gathering()
+    end_ns = np.iinfo(np.int64).max
+    rows.add({"imu": Signal([[1.0], [2.0], [3.0]], [PAIR_NS, end_ns, PAIR_NS + 1])}, PAIR_NS)
+    rows.add({"imu": Signal(4.0, PAIR_NS + 2)}, PAIR_NS)
+    assert rows.take(PAIR_NS, upto_ns=PAIR_NS + 1)["imu"].values[:, 0].tolist() == [1, 3]
+    rows.add({"imu": Signal(5.0, PAIR_NS + 3)}, PAIR_NS)
+    assert rows.take(PAIR_NS, upto_ns=PAIR_NS + 9)["imu"].values[:, 0].tolist() == [4, 5]
+    assert [error.reason for error in refused] == ["times"]
+
+
+def test_what_is_said_of_a_signal_is_short_whatever_it_has_become() -> None:
+    rows, refused = gathering()
+    rows.add({"imu": counted(1)}, PAIR_NS)
+    rows.add({"imu": Signal(1.0, PAIR_NS, "m" * 10**6)}, PAIR_NS)
+    rows.add({"imu": Signal(1.0, PAIR_NS, "m\n")}, PAIR_NS)
+    assert [error.reason for error in refused] == ["form", "form"]
+    assert all(len(str(error)) < 200 and "\n" not in str(error) for error in refused)
+
+
+@pytest.mark.parametrize("label", ["a b", "x" * 65, 5, "a\n"])
+def test_a_label_that_no_receiver_takes_is_refused_by_whoever_makes_the_pair(label: Any) -> None:
+    pair = paired()
+    for said in (Telemetry(episode=label), Telemetry(subject=label)):
+        with pytest.raises(BadSignal, match="is no name for"):
+            EncodedPair(pair.header, pair.left, pair.right, telemetry=said)
 
 
 @settings(max_examples=25)
@@ -303,7 +332,8 @@ def test_rows_of_another_clock_are_left_out() -> None:
 def test_what_is_gathered_can_always_be_sent(shapes: list[tuple[int, int]]) -> None:
     rows, _ = gathering()
     rows.add(
-        {f"n{n}": Signal(np.ones((count, width)), np.full(count, PAIR_NS)) for n, (width, count) in enumerate(shapes)}
+        {f"n{n}": Signal(np.ones((count, width)), np.full(count, PAIR_NS)) for n, (width, count) in enumerate(shapes)},
+        PAIR_NS,
     )
     taken = rows.take(PAIR_NS)
     assert sum(size_bytes(len(one), one.width) for one in taken.values()) <= MAX_BYTES

@@ -86,12 +86,14 @@ def _load(name: str, what: str) -> Any:
     except ModuleNotFoundError as error:
         hint = "start in its folder, or put that into PYTHONPATH"
         raise CameraError(f"{name}: there is no module {error.name}: {hint}") from error
+    except (Exception, SystemExit) as error:  # of any kind: it is the code of somebody else
+        raise CameraError(f"{name} cannot be imported: {_where(error)}") from error
     if not callable(found):
         raise CameraError(f"{name}: the module {module} has no {what} {attribute}")
     return found
 
 
-def _where(error: Exception) -> str:
+def _where(error: BaseException) -> str:
     """Return an error in one line, with the file and line where it was raised."""
     frames = traceback.extract_tb(error.__traceback__)
     place = f" ({frames[-1].filename}:{frames[-1].lineno})" if frames else ""

@@ -67,8 +67,11 @@ class Gathering:
         self.thinned = 0
         """Valid rows that were left out so far, because a pair cannot have so many."""
 
-    def add(self, signals: Mapping[str, Signal]) -> None:
-        """Add what was measured since the last call."""
+    def add(self, signals: Mapping[str, Signal], now_ns: int) -> None:
+        """Add what was measured since the last call.
+
+        now_ns: about the time of the newest rows; one that is a day away from it has another clock, and holds up no row after it.
+        """
         beyond = 0
         for name, signal in signals.items():
             try:
@@ -76,13 +79,13 @@ class Gathering:
                     raise BadSignal("form", f"{name!r:.64} is no Signal")
                 if not len(signal):
                     continue
+                check_form(name, signal)
                 if name not in self._rows:
-                    check_form(name, signal)
                     if len(self._rows) >= MAX_SIGNALS:
                         beyond += 1
                         continue
                     self._rows[name] = _Rows(signal.unit, signal.width)
-                self._add(name, self._rows[name], signal)
+                self._add(name, self._rows[name], signal, now_ns)
             except BadSignal as error:
                 self._refuse(error)
         if beyond:
@@ -103,19 +106,23 @@ class Gathering:
         self.thinned += sum(seen - len(thin[name]) for name, (seen, _) in given.items())
         return thin
 
-    def _add(self, name: str, rows: _Rows, signal: Signal) -> None:
+    def _add(self, name: str, rows: _Rows, signal: Signal, now_ns: int) -> None:
         """Add the valid rows of a signal. Raises BadSignal if some are not, after the others were added."""
         if (signal.width, signal.unit) != (rows.width, rows.unit):
             now, before = f"{signal.width} {signal.unit}".strip(), f"{rows.width} {rows.unit}".strip()
             raise BadSignal("changed", f"{name} is {now} now and was {before}: its new rows are left out")
         finite = np.isfinite(signal.values).all(axis=1)
-        times_ns = np.where(finite, signal.times_ns, 0)
+        near = in_window(signal, now_ns)
+        usable = finite & near
+        times_ns = np.where(usable, signal.times_ns, 0)
         forward = times_ns >= np.maximum.accumulate(np.maximum(times_ns, rows.newest_ns))
-        valid = finite & forward
+        valid = usable & forward
         if valid.any():
             rows.add(signal[valid], self._max_rows)
         if not finite.all():
             raise BadSignal("finite", f"{name} has {int((~finite).sum())} rows that are not finite")
+        if not near.all():
+            raise _far(name, near)
         if not valid.all():
             raise BadSignal("times", f"{name} has {int((~valid).sum())} rows whose times run back")
 
@@ -131,10 +138,15 @@ class Gathering:
         now = every[:end]
         near = in_window(now, pair_ns)
         if not near.all():
-            far = int((~near).sum())
-            text = f"{name} has {far} rows that are more than {WINDOW_NS // (3600 * 10**9)} hours away from their pair"
-            self._refuse(BadSignal("times", text))
+            self._refuse(_far(name, near))
         return seen - int((~near).sum()), now[near]
+
+
+def _far(name: str, near: NDArray[np.bool_]) -> BadSignal:
+    hours = WINDOW_NS // (3600 * 10**9)
+    return BadSignal(
+        "times", f"{name} has {int((~near).sum())} rows that are more than {hours} hours away from their pair"
+    )
 
 
 def _evenly(count: int, most: int) -> NDArray[np.intp]:

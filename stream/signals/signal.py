@@ -155,6 +155,12 @@ def is_label(text: str) -> bool:
     return isinstance(text, str) and (not text or NAME.fullmatch(text) is not None)
 
 
+def check_label(what: str, text: str) -> None:
+    """Raise BadSignal if a text cannot be the name of an episode or a subject. what: it is."""
+    if not is_label(text):
+        raise BadSignal("form", f"{text!r:.{MAX_NAME}} is no name for {what}: 1 to {MAX_NAME} of A-Z a-z 0-9 . _ -")
+
+
 def check_form(name: str, signal: Signal) -> None:
     """Raise BadSignal if a name, a unit or a width cannot be sent."""
     if not isinstance(name, str) or not NAME.fullmatch(name):

@@ -88,7 +88,7 @@ class RosSignals:
         self._pair_ns = pair_ns
         for (name, unit), (times_ns, values) in rows.items():
             try:
-                self._gathering.add({name: Signal(values, times_ns, unit)})
+                self._gathering.add({name: Signal(values, times_ns, unit)}, pair_ns)
             except BadSignal as error:
                 self._refuse(name, error)
         return self._gathering.take(pair_ns, upto_ns=pair_ns)
