@@ -149,7 +149,9 @@ def test_a_sum_may_be_the_first_one_of_another_sum() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("ntxent+ntxent", "--objective ntxent is not added to itself: name two different ones"),
+        ("ntxent+ntxent", "--objective ntxent is not added to itself: name each one once"),
+        ("ntxent+byol+ntxent", "--objective ntxent is not added to itself: name each one once"),
+        ("ntxent+labels+labels", "--objective labels is not added to itself: name each one once"),
         ("ntxent+simcrl", "--objective must be one of babyagent"),
         ("+mae", "--objective must be one of babyagent"),
     ],
@@ -157,6 +159,22 @@ def test_a_sum_may_be_the_first_one_of_another_sum() -> None:
 def test_a_sum_that_is_none_is_refused_in_one_line(name: str, said: str) -> None:
     with pytest.raises(SettingsError, match=rf"^{re.escape(said)}.*$"):
         objective_named(name)
+
+
+@pytest.mark.parametrize("name", ["ntxent+vicreg", "mae+ntxent", "ntxent+labels", "ntxent+byol+vicreg"])
+@pytest.mark.parametrize("flag", ["--help", "--help-all"])
+def test_help_explains_the_settings_of_a_sum(name: str, flag: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        COMMAND.parse(["--objective", name, flag])
+    assert ended.value.code == 0
+    text = " ".join(capsys.readouterr().out.replace("│", "").split())
+    assert "--objective.weight FLOAT Weight of the second objective; that of the first one is 1." in text
+    assert "Whether weight decay also applies to biases, norms and tokens." in text
+
+
+def test_a_near_name_is_proposed() -> None:
+    with pytest.raises(SettingsError, match=r"got 'simcrl': did you mean simclr\?$"):
+        objective_named("ntxent+simcrl")
 
 
 def test_sizes_of_views_fit_the_patches_of_other_weights() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import difflib
 import importlib
 import inspect
 from importlib.metadata import entry_points
@@ -39,9 +40,11 @@ def objective_named(name: str) -> type[Objective[Any]]:
     installed = {point.name: point.value for point in entry_points(group=GROUP)}
     module, colon, attribute = installed.get(name, name).partition(":")
     if not colon:
-        known = ", ".join([*OBJECTIVES, *installed])
+        known = [*OBJECTIVES, *installed]
+        near = "".join(f": did you mean {one}?" for one in difflib.get_close_matches(name, known, 1))
         raise SettingsError(
-            f"--objective must be one of {known}, package.module:Class of yours, or two with a + between, got {name!r}"
+            f"--objective must be one of {', '.join(known)}, package.module:Class of yours, or two with a + between, "
+            f"got {name!r}{near}"
         )
     try:
         kind = getattr(importlib.import_module(module), attribute)

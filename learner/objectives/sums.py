@@ -34,9 +34,10 @@ class SumConfig(ObjectiveConfig):
 
 @cache
 def sum_of(first: type[Objective[Any]], second: type[Objective[Any]]) -> type[Objective[Any]]:
-    """Return the sum; the same two give the same class. Raises SettingsError for an objective beside itself."""
-    if first is second:
-        raise SettingsError(f"--objective {first.settings.name} is not added to itself: name two different ones")
+    """Return the sum; the same two give the same class. Raises SettingsError for an objective that is in both."""
+    names, others = ([part.name for part in parts_of(kind.settings())] for kind in (first, second))
+    if twice := next((name for name in names if name in others), None):
+        raise SettingsError(f"--objective {twice} is not added to itself: name each one once")
     default = first.settings().views_name
     shared = [kind for kind in first.settings.takes if kind in second.settings.takes]
     takes = sorted(shared or first.settings.takes, key=lambda kind: kind.name != default)

@@ -8,6 +8,7 @@ import inspect
 import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 
@@ -59,12 +60,14 @@ def some_of(settings: Any, shown: Callable[[str], bool]) -> type:
 
 def _text(flag: Flag) -> str:
     """Return the text below a field of a dataclass, which explains it."""
-    owner = next(kind for kind in flag.owner.__mro__ if flag.field in vars(kind).get("__annotations__", {}))
-    (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
-    assert isinstance(body, ast.ClassDef)
-    for at, node in enumerate(body.body[:-1]):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == flag.field:
-            below = body.body[at + 1]
-            if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant):
-                return " ".join(str(below.value.value).split())
+    for owner in flag.owner.__mro__:
+        try:
+            (body,) = ast.parse(textwrap.dedent(inspect.getsource(owner))).body
+        except (OSError, TypeError, SyntaxError):  # a class without a text, as that of a sum
+            continue
+        assert isinstance(body, ast.ClassDef)
+        for pair in pairwise(body.body):
+            match pair:
+                case ast.AnnAssign(target=ast.Name(id=flag.field)), ast.Expr(value=ast.Constant(value=str(text))):
+                    return " ".join(text.split())
     return ""
