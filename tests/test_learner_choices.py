@@ -48,6 +48,26 @@ def refusal(*words: str) -> str:
     return str(refused.value)
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[objective]\nstudent_temperature = 0.1", '"babyagent" in [objective]'),
+        ("[objective]\nfirst = {temperature = 1.0}", '"A+B" in [objective]'),
+        ("[views]\nhidden = 0.5", '"masks" in [views]'),
+        ("[objective]\ntemprature = 0.5", "did you mean temperature?"),
+        ("[objective]\nnowhere = 1", "decay_biases, "),
+    ],
+)
+def test_a_file_with_numbers_of_another_objective_or_views_says_whose_they_are(
+    text: str, said: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "learner.toml"
+    path.write_text(text)
+    refused = refusal("--config", str(path), "--run-dir", str(tmp_path / "run"))
+    assert refused.startswith(f"{path}:2: there is no setting '")
+    assert said in refused
+
+
 def test_size_objective_and_views_are_chosen_apart() -> None:
     assert settings() == new(PRESETS["cpu"])
     assert settings("--preset", "gpu") == new(PRESETS["gpu"])

@@ -20,6 +20,9 @@ from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.objectives.foreign import objective_named, views_named
+from learner.objectives.labels import Labels
+from learner.objectives.ntxent import NTXent
+from learner.objectives.sums import sum_of
 from learner.objectives.table import OBJECTIVES, VIEWS
 from learner.pretrained.start import encoder_of, refuse_tag
 from learner.runs.settings import settings_of
@@ -228,6 +231,21 @@ def require_made_with(
             )
 
 
+def elsewhere(key: tuple[str, ...]) -> str:
+    """Return which objectives or views have a setting that the chosen ones do not have, and what to write; "" if none has it.
+
+    key: its path in a settings file.
+    """
+    objectives = {name: kind.settings for name, kind in OBJECTIVES.items()} | {"A+B": sum_of(NTXent, Labels).settings}
+    tables: Mapping[str, Mapping[str, type[Choice]]] = {"objective": objectives, "views": VIEWS}
+    kinds = tables.get(key[0], {}) if len(key) == 2 else {}
+    names = [name for name, kind in kinds.items() if key[1] in {one.name for one in fields(kind)}]
+    if not names:
+        return ""
+    few = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
+    return f'it is a setting of {key[0]} {few}: choose one with name = "{names[0]}" in [{key[0]}], or leave it out'
+
+
 EVERYDAY = (
     *(
         "config",
@@ -253,6 +271,7 @@ FROM_WORDS: Mapping[str, Any] = {
     "choices": {"preset": list(PRESETS), "objective": list(OBJECTIVES), "views": list(VIEWS), "adapt": list(PLANS)},
     "told": ("run_dir", "encoder.backbone", "encoder.weights", "fork"),
     "begin": begin,
+    "elsewhere": elsewhere,
     "inline": ("process", "learner", "limits", "topics"),
     "old_names": legacy.SETTINGS,
     "everyday": EVERYDAY,

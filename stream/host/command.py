@@ -14,7 +14,7 @@ from stream.host import completion
 from stream.host.flags import some_of
 from stream.host.home import expanded, with_home
 from stream.host.program import HELP, HELP_ALL, Result, Stop
-from stream.host.settings_file import SettingsFile, SettingsFileError, config_of, present_name
+from stream.host.settings_file import Elsewhere, SettingsFile, SettingsFileError, config_of, present_name
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,6 +38,8 @@ class Command:
     """Other settings of which `begin` is told if they are given, dotted."""
     begin: Callable[[Mapping[str, str]], Any] | None = None
     """Returns the settings to begin from, of the choices that are given; without it there are no choices."""
+    elsewhere: Elsewhere = lambda _key: ""
+    """Says of a setting in a file that is not there which other choice has it (`SettingsFile`)."""
     check: Callable[[Any], object] = lambda _settings: None
     """Raises ValueError for settings that cannot be used."""
     inline: Collection[str] = ()
@@ -81,7 +83,7 @@ class Command:
             return tyro.cli(self.settings, prog=prog, args=words, description=self.description, default=kinds[0]())
         path = config_of(words) if self.config_file else None
         path = None if path is None else expanded(path)
-        file = None if path is None else SettingsFile.read(path, self.old_names)
+        file = None if path is None else SettingsFile.read(path, self.old_names, self.elsewhere)
         given, words = self._given(words)
         default = self._default({} if file is None else file.words((*self.choices, *self.told)), given, file)
         if self.everyday and HELP.intersection(words):

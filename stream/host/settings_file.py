@@ -14,7 +14,7 @@ import re
 import sys
 import tomllib
 import types
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
@@ -40,6 +40,8 @@ _HEADER = re.compile(r"\s*\[(?P<table>[A-Za-z0-9_. -]+)\]")
 _KEY = re.compile(r"\s*(?P<key>[A-Za-z0-9_. -]+?)\s*=")
 
 Settings = TypeVar("Settings")
+Elsewhere = Callable[[tuple[str, ...]], str]
+"""Says of the key of a setting that is not there which choice would bring it; "" if none would."""
 
 
 class SettingsFileError(StreamError):
@@ -64,9 +66,10 @@ class SettingsFile:
     path: Path
     text: str
     table: dict[str, Any]
+    elsewhere: Elsewhere = lambda _key: ""
 
     @classmethod
-    def read(cls, path: Path, old_names: Mapping[str, str] | None = None) -> Self:
+    def read(cls, path: Path, old_names: Mapping[str, str] | None = None, elsewhere: Elsewhere = elsewhere) -> Self:
         """Read a file, and translate old names of settings into the present ones.
 
         Raises SettingsFileError for a file that cannot be read, is larger than MAX_BYTES, or is not TOML.
@@ -77,7 +80,7 @@ class SettingsFile:
             raise SettingsFileError(f"{path} is larger than {MAX_BYTES} bytes: no file of settings")
         try:
             text = data.removeprefix(codecs.BOM_UTF8).decode()  # editors of Windows write the mark first
-            return cls(path, text, _translated(tomllib.loads(text), (), old_names or {}))
+            return cls(path, text, _translated(tomllib.loads(text), (), old_names or {}), elsewhere)
         except UnicodeDecodeError as error:
             raise SettingsFileError(f"{path} is not UTF-8 text (at byte {error.start})") from error
         except (ValueError, RecursionError) as error:  # errors of tomllib name line and column
@@ -133,7 +136,8 @@ class SettingsFile:
             if name not in known:
                 near = difflib.get_close_matches(name, known, 1)
                 some = ", ".join(known[:8]) + ", ..." * (len(known) > 8)
-                hint = f"did you mean {near[0]}?" if near else f"{'' if within else '--help lists them; '}{some}"
+                close = f"did you mean {near[0]}?" if near else f"{'' if within else '--help lists them; '}{some}"
+                hint = self.elsewhere((*within, name)) or close
                 raise self._error((*within, name), f"there is no setting {'.'.join((*within, name))!r}: {hint}")
 
     def _value(self, value: Any, kind: Any, key: tuple[str, ...]) -> Any:
