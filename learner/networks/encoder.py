@@ -22,6 +22,9 @@ from torch import Tensor, nn
 from learner.errors import SettingsError
 from learner.networks.norm import share_statistics
 
+MAX_SIZES = {"image_size": 4096, "patch_size": 1024, "embed_dim": 16384, "depth": 256, "heads": 1024}
+"""A file may claim any sizes, and each block takes memory before its tensors are seen. DINOv3 7B is 4096 wide, 40 deep."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
@@ -46,9 +49,9 @@ class EncoderConfig:
     """Features of a transformer: its [CLS] token, or the mean of its patches; None keeps the backbone's own."""
 
     def __post_init__(self) -> None:
-        sizes = (self.image_size, self.patch_size, self.embed_dim, self.depth, self.heads)
-        if any(size is not None and size < 1 for size in sizes):
-            raise SettingsError(f"encoder: sizes, depth and heads must be at least 1, got {self}")
+        for name, most in MAX_SIZES.items():
+            if (size := getattr(self, name)) is not None and not 1 <= size <= most:
+                raise SettingsError(f"encoder: {name} must be 1 to {most}, got {size}")
 
     def timm_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for `timm.create_model`, which the model card of an export has too."""
