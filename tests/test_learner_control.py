@@ -226,7 +226,7 @@ def write_named(folder: Path, classes: dict[str, int]) -> None:
             cv2.imwrite(str(folder / f"{name}.{number}.jpg"), np.full((8, 8, 3), BLUE, np.uint8))
 
 
-@pytest.mark.parametrize("inside", ["train", ".", "dogs-vs-cats/train"])
+@pytest.mark.parametrize("inside", ["train", ".", "dogs-vs-cats/train", "train/train"])
 def test_dogs_and_cats_have_their_class_in_their_names_and_test1_has_no_labels(tmp_path: Path, inside: str) -> None:
     write_named(tmp_path / inside, {"dog": 8, "cat": 4})
     if inside != ".":
@@ -347,6 +347,19 @@ def broken_set_beside_pictures(root: Path) -> None:
     write_images(root / "docs", 2)
 
 
+def broken_bare_halves(root: Path) -> None:
+    """As Kaggle's dogs and cats with another picture among them: halves, not the two classes test1 and train."""
+    write_named(root / "train", {"dog": 4, "cat": 4})
+    write_images(root / "train", 1)
+    write_images(root / "test1", 4)
+
+
+def broken_flat_half(root: Path) -> None:
+    """As the archive of ImageNet's validation images."""
+    write_classes(root / "train", (1, 1, 1))
+    write_images(root / "val", 3)
+
+
 def broken_mnist_without_labels(root: Path) -> None:
     root.mkdir()
     (root / "train-images-idx3-ubyte").write_bytes(idx(np.zeros((2, 4, 4), np.uint8)))
@@ -369,6 +382,11 @@ def broken_cifar_without_test(root: Path) -> None:
         (broken_unreadable_class, "class 'bee' has no readable image"),
         (broken_parent_of_sets, "each of its folders (farm, zoo) has folders named ant and bee"),
         (broken_set_beside_pictures, "zoo/ in it is a set of its own: name "),
+        (broken_bare_halves, "test1/ and train/ have no folder for each class, and not all their images are called"),
+        (
+            broken_flat_half,
+            "has only train/; expected train/ beside test/, val/ or valid/ (val/ has no folder for each",
+        ),
         (broken_mnist_without_labels, "has no file train-labels"),
         (broken_cifar_without_test, "has no file test_batch"),
     ],

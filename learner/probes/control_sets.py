@@ -109,9 +109,9 @@ def stratified(labels: Labels, share: float, rng: np.random.Generator) -> NDArra
 def _name_and_path(spec: str) -> tuple[str, str]:
     given, equals, path = spec.partition("=")
     name, path = (given, path) if equals and "/" not in given else (Path(spec).name, spec)
-    if not _NAME.fullmatch(name):
+    if not path or not _NAME.fullmatch(name):
         raise ControlError(
-            f"control set {spec!r}: has no usable name; write NAME=PATH with a name of letters and digits"
+            f"control set {spec[:100]!r}: has no usable name; write NAME=PATH with a name of letters and digits"
         )
     return name, path
 

@@ -85,6 +85,7 @@ def open_folder(root: Path) -> Found:
         return _split_folders(root)
     classes = _with_images(root, _folders(root))
     _refuse_several_sets(root, classes)
+    _refuse_bare_halves(root, classes)
     return _in_halves(classes) or (_labelled(classes), None, tuple(folder.name for folder in classes))
 
 
@@ -149,7 +150,9 @@ def _split_folders(root: Path) -> Found:
     )
     if not trains or not tests:
         only = (trains + tests)[0]
-        hint = f"; or name {only} alone, which is then divided here"
+        bare = [f.name for f in _folders(root) if f != only and _is_named(f, TRAIN + TEST) and _has_images(f)]
+        hint = f" ({bare[0]}/ has no folder for each class)" if bare else ""
+        hint += f"; or name {only} alone, which is then divided here"
         raise ControlError(
             f"control set {root}: has only {only.name}/; expected train/ beside test/, val/ or valid/{hint}"
         )
@@ -193,6 +196,15 @@ def _refuse_several_sets(root: Path, folders: list[Path]) -> None:
         raise ControlError(f"control set {root}: {what}: if these are the classes, name one of the folders")
 
 
+def _refuse_bare_halves(root: Path, folders: list[Path]) -> None:
+    """Raise ControlError if all folders are called as halves of a split, which a class may be, but not every one."""
+    if len(folders) > 1 and all(_is_named(folder, TRAIN + TEST) for folder in folders):
+        names = " and ".join(f"{folder.name}/" for folder in folders[:4])
+        raise ControlError(
+            f"control set {root}: {names} have no folder for each class, and not all their images are called CLASS.0.jpg"
+        )
+
+
 def _with_images(root: Path, folders: list[Path]) -> list[Path]:
     """Return the classes that hold images, and name the others in the log. Raises ControlError if none does."""
     kept = [folder for folder in folders if _image_paths(folder)]
@@ -221,7 +233,10 @@ def _half(images: list[list[Path]]) -> Half:
 
 def _by_their_names(root: Path) -> Found | None:
     """Return the set of images in one folder, or in train/, whose names begin with their classes; None if there is none."""
-    trains, tests = ([folder for folder in _folders(root) if _is_named(folder, names)] for names in (TRAIN, TEST))
+    trains, tests = (
+        [each for folder in _folders(root) if _is_named(folder, names) for each in (folder, *_folders(folder))]
+        for names in (TRAIN, TEST)
+    )
     train = next(filter(None, map(_named_images, [root, *trains])), None)
     if train is None:
         return None
