@@ -143,7 +143,7 @@ def test_a_graph_that_differs_from_pytorch_is_not_handed_out(
             "cannot be read as weights of vit_",
         ),
         (lambda run: (run / "export").rename(run / "gone"), [], "has no weights yet: wait for a commit"),
-        (lambda run: (run / "config.json").unlink(), [], "cannot be read as a run's settings"),
+        (lambda run: (run / "config.json").unlink(), [], "is no run, it has no config.json"),
     ],
 )
 def test_what_cannot_be_exported_is_said_in_one_line(

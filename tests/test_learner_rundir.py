@@ -17,6 +17,7 @@ from learner.config import PRESETS, LearnerConfig, preset
 from learner.errors import Failed, SettingsError
 from learner.objectives.contrastive import Contrastive
 from learner.runs.folder import RunDirectory, name_of
+from learner.runs.settings import settings_of
 from stream.fsync import replace_file
 from stream.pair import NAME
 
@@ -126,6 +127,13 @@ def test_settings_that_cannot_be_read_are_refused_in_one_line(text: str, tmp_pat
     with pytest.raises(SettingsError, match="cannot be read as a run's settings") as refused:
         RunDirectory(tmp_path, TINY)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["nowhere", "a_file"])
+def test_what_is_no_run_is_said_to_be_none(name: str, tmp_path: Path) -> None:
+    (tmp_path / "a_file").write_text("")
+    with pytest.raises(SettingsError, match=rf"{name} is no run, it has no config\.json: .*learner runs FOLDER"):
+        settings_of(tmp_path / name)
 
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ def _name(plain: Any) -> str:
 def settings_of(run: Path) -> LearnerConfig:
     """Return the settings that the run in this folder was made with. Raises SettingsError."""
     path = run / "config.json"
+    if not path.is_file():
+        raise SettingsError(
+            f"{run} is no run, it has no config.json: `python -m learner runs FOLDER` lists those in a folder"
+        )
     try:
         return from_plain(json.loads(path.read_bytes()))
     except (OSError, ValueError, RecursionError, SettingsError) as error:
