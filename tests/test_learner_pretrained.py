@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -267,6 +268,45 @@ def test_a_hostile_file_is_refused_in_one_line(
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "was-run").exists()
+
+
+@pytest.mark.parametrize("shape", [(), (1,)])
+@pytest.mark.parametrize("published", [True, False])
+@pytest.mark.parametrize("kind", KINDS)
+def test_whichever_tensor_has_another_shape_there_is_an_encoder_or_one_line(
+    kind: str, published: bool, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    weights = official(kind)
+    tensors, beside = (weights, {}) if published else hugging_face(kind, weights)
+    path = tmp_path / "model.safetensors"
+    (tmp_path / "config.json").write_text(json.dumps(beside))
+    refused = []
+    for name in (one for one in tensors if not re.search(r"mask_token|decoder|[a-z]\.1\.", one)):
+        save_file(tensors | {name: torch.ones(shape)}, path)
+        try:
+            encoder_of(str(path))
+        except SettingsError as error:
+            refused.append(str(error))
+    assert len(refused) > 12
+    assert all(re.fullmatch(r"--encoder\.weights .+", text) for text in refused)
+
+
+def test_a_card_that_asks_for_endless_blocks_takes_no_memory(tmp_path: Path) -> None:
+    own = Encoder(SMALL)
+    export_encoder(own, tmp_path / "student.safetensors", figures={}, settings={})
+    card = json.loads((tmp_path / "student.json").read_text())
+    card["arguments"]["depth"] = 10**9
+    (tmp_path / "student.json").write_text(json.dumps(card))
+    with pytest.raises(SettingsError, match=r"depth must be 1 to 256, got 1000000000$"):
+        encoder_of(str(tmp_path / "student.safetensors"))
+
+
+@pytest.mark.parametrize("heads", [True, 0, -3, "1"])
+def test_heads_that_are_no_count_are_not_taken(heads: object, tmp_path: Path) -> None:
+    tensors, beside = hugging_face("dino", official("dino"))
+    save_file(tensors, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(json.dumps(beside | {"num_attention_heads": heads}))
+    assert encoder_of(str(tmp_path)).heads == WIDTH // 64
 
 
 def test_a_name_that_leads_to_no_weights_says_what_to_give(tmp_path: Path) -> None:

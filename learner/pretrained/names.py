@@ -98,6 +98,8 @@ def _fused(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         biases = [tensors.get(f"{start}{one}.bias") for one in "qkv"]
         if any(weight is None or weight.ndim != 2 for weight in weights):
             continue
+        if any(bias is not None and bias.ndim != 1 for bias in biases):
+            continue
         found = [weight for weight in weights if weight is not None]
         tensors[f"{start}qkv.weight"] = torch.cat(found) if len({w.shape[1] for w in found}) == 1 else found[0]
         if any(bias is not None for bias in biases):

@@ -85,7 +85,7 @@ def _by_shapes(tensors: Mapping[str, Tensor], beside: Mapping[str, Any]) -> Enco
     side = tensors["patch_embed.proj.weight"].shape[-1]
     base, pool = _family(tensors, _SIZES.get(size, "small"), side)
     stated = beside.get("num_attention_heads")
-    heads = stated if isinstance(stated, int) and stated > 0 else width // _HEAD_WIDTH
+    heads = stated if type(stated) is int and stated > 0 else width // _HEAD_WIDTH
     if not heads or width % heads:
         raise SettingsError(
             f"{looks(tensors)}, whose attention heads cannot be told: give --encoder.backbone and its sizes"
@@ -103,8 +103,8 @@ def _family(tensors: Mapping[str, Tensor], size: str, side: int) -> tuple[str, P
     """Return timm's name of the family, and how its features are pooled where timm does it differently."""
     if "pos_embed" not in tensors:
         plus = "_plus" if "blocks.0.mlp.w1.weight" in tensors else ""
-        biases = [tensor.chunk(3) for name, tensor in tensors.items() if name.endswith("qkv.bias")]
-        has_biases = any(bool(part.any()) for query, _, value in biases for part in (query, value))
+        biases = [tensor.chunk(3) for name, tensor in tensors.items() if name.endswith("qkv.bias") and tensor.ndim]
+        has_biases = any(bool(part.any()) for parts in biases for part in (parts[0], parts[-1]))
         return _known(f"vit_{size}{plus}_patch16_dinov3", "_qkvb" if has_biases else ""), "token"
     if "blocks.0.ls1.gamma" in tensors:
         registers = "_reg4" if {"register_tokens", "reg_token"} & tensors.keys() else ""
