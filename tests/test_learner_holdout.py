@@ -27,6 +27,7 @@ from learner.runs.commit import Committer, unpack
 from learner.runs.fork import Fork
 from learner.runs.restore import restore
 from learner.runs.settings import from_plain
+from learner.service.summary import why_no_step
 from stream.pair import EncodedPair, Header
 from stream.source import IteratorSource
 
@@ -49,6 +50,17 @@ def held(rule: Rule, count: int, device: str = "baby", epoch: str = EPOCH) -> li
 
 def pairs_of(keys: object, pairs: list[EncodedPair]) -> list[EncodedPair]:
     return [pairs[key] for key in keys]  # type: ignore[attr-defined]
+
+
+def test_a_stream_too_short_for_a_step_says_how_many_of_its_pairs_are_held_out() -> None:
+    seed = next(seed for seed in range(99) if Rule(SHARE, seed).holds(numbered(0)))
+    learner = tiny_learner(dataclasses.replace(CONFIG, seed=seed))
+    for pair in make_pairs(5):
+        learner.add(pair)
+    assert why_no_step(learner) == (
+        "nothing was learned: 5 pairs came, of which 5 are held out, and the first step needs 8 more. "
+        "Record more, or lower --holdout and --pacing.batch-size in another --run-dir"
+    )
 
 
 # Which pairs

@@ -78,8 +78,11 @@ def why_no_step(learner: Learner) -> str:
         return ""
     if not learner.received:
         return "nothing was learned: the source ended before its first pair; look at its camera and its log"
-    came = f"{learner.received} pairs came, and the first step needs {max(1, learner.wanted())} more"
-    return f"nothing was learned: {came}. Record more, or lower --pacing.batch-size in another --run-dir"
+    held = learner.held_out.count
+    came = f"{learner.received} pairs came" + (f", of which {held} are held out" if held else "")
+    lower = "--holdout and --pacing.batch-size" if held else "--pacing.batch-size"
+    needs = f"the first step needs {max(1, learner.wanted())} more"
+    return f"nothing was learned: {came}, and {needs}. Record more, or lower {lower} in another --run-dir"
 
 
 def too_little(learner: Learner) -> str:
