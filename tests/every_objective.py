@@ -29,8 +29,8 @@ NAMES = (*OBJECTIVES, "ntxent+byol", "ijepa+mae")
 COUNT = 6
 CLIPS, LENGTH = 6, 6
 """Of the batches for objectives that learn from time: clips, and pairs in each."""
-NUMBERS: dict[str, dict[str, Any]] = {"tct": {"near": 2.0, "far": 3.0}}
-"""Numbers that suit so short clips."""
+NUMBERS: dict[str, dict[str, Any]] = {"tct": {"near": 2.0, "far": 3.0}, "ccvae": {"beta": 0.0}}
+"""Numbers that suit so short clips; and no embedding that is drawn, because what is drawn goes by the place in the batch."""
 CPU = torch.device("cpu")
 
 
@@ -63,6 +63,7 @@ def some_clips(count: int = CLIPS * LENGTH, seed: int = 0) -> Batch:
         clips,
         clips,
         steps.double(),
+        {"action": torch.randn(count, 3, generator=seeded(seed)), "reward": steps[:, None] / LENGTH},
     )
 
 
@@ -81,12 +82,13 @@ def pairs_for(name: str, seed: int = 0, count: int | None = None) -> Batch:
 def small(name: str, **changes: Any) -> LearnerConfig:
     """The settings of an objective at the size `cpu`, with a tiny encoder."""
     chosen = preset("cpu", objective_named(name))
+    clip = chosen.memory.clip
+    changes = {"objective": dataclasses.replace(chosen.objective, **NUMBERS.get(name, {})), **changes}
     return dataclasses.replace(
         chosen,
-        objective=dataclasses.replace(chosen.objective, **NUMBERS.get(name, {})),
         encoder=ENCODER,
-        memory=MemoryConfig(capacity=24, fresh_capacity=16, canvas=(24, 32), clip=chosen.memory.clip),
-        pacing=PacingConfig(replay_ratio=4.0, batch_size=max(COUNT, chosen.memory.clip)),
+        memory=MemoryConfig(capacity=24, fresh_capacity=16, canvas=(24, 32), clip=clip),
+        pacing=PacingConfig(replay_ratio=4.0, batch_size=max(COUNT, clip)),
         schedule=ScheduleConfig(learning_rate=1e-3, warmup_steps=2),
         **changes,
     )

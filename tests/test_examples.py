@@ -171,6 +171,20 @@ def test_use_weights_compares_images_with_each_other(
     assert np.allclose(table, table.T)
 
 
+def test_goal_picture_gives_the_highest_reward_to_the_goal_itself(
+    output: Output, learned: tuple[str, Path], folders: tuple[Path, Path]
+) -> None:
+    images = [str(path) for path in sorted(folders[0].iterdir())[:3]]
+    rows = [
+        line.split()
+        for line in output("goal_picture", str(learned[1]), images[1], *images, "--side", "32").splitlines()
+    ]
+    assert [row[0] for row in rows] == ["00.png", "01.png", "02.png"]
+    for column in (2, 4):
+        rewards = [float(row[column]) for row in rows]
+        assert max(rewards) == rewards[1] > min(rewards)
+
+
 def test_own_camera_publishes_what_a_subscriber_receives(tmp_path: Path) -> None:
     film = str(tmp_path / "both.avi")
     video = cv2.VideoWriter(film, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (128, 48))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
@@ -13,9 +14,11 @@ from torch import Tensor
 
 from learner.errors import SettingsError
 from learner.objectives.autoencoders.autoencoder import AutoencoderConfig
+from learner.objectives.autoencoders.ccvae import CCVAEConfig
 from learner.objectives.autoencoders.decoders import DECODERS
 from learner.objectives.autoencoders.explained import explained
 from learner.objectives.contract import Batch
+from learner.trainer import Trainer
 from learner.views.one_eye import WholeConfig
 
 Array = NDArray[np.float64]
@@ -101,3 +104,54 @@ def test_it_learns_to_give_a_few_pictures_again(kind: Any) -> None:
     made = type(trainer("autoencoder"))(config, torch.device("cpu"))
     losses = [made.step(some_pairs()).report.loss for _ in range(60)]
     assert losses[-1] < losses[0] / 3
+
+
+def in_clips(clips: list[int]) -> Batch:
+    return dataclasses.replace(some_pairs(len(clips)), clips=torch.tensor(clips))
+
+
+@pytest.mark.parametrize("beta", [0.0, 3.0])
+def test_in_a_clip_the_decoder_also_sees_the_first_picture(beta: float) -> None:
+    batch = in_clips([0, 0, 1, 2, 2, 2])
+    made = trainer("ccvae", objective=CCVAEConfig(embedding=8, context=4, width=16, beta=beta))
+    objective: Any = made.objective
+    views = objective.views(batch, seeded())
+    see(objective, views)
+    outcome = made.outcome(batch, seeded(7))
+    pictures = views.large[:, 0]
+    features = numpy(objective.student.encoder(pictures))
+    weight, bias = numpy(objective.context.weight), numpy(objective.context.bias)
+    noise = numpy(torch.randn(COUNT, 8, generator=seeded(7)))
+    for row, first in enumerate([0, 0, 2, 3, 3, 3]):
+        context = features[first] @ weight.T + bias
+        both = torch.from_numpy(np.concatenate([features[row], context]))[None].float()
+        numbers = numpy(objective.student.project(both))[0]
+        mean, log_variance = (numbers[:8], numbers[8:]) if beta else (numbers, np.full(8, -np.inf))
+        z = mean + np.exp(log_variance / 2) * noise[row]
+        seen = torch.from_numpy(np.concatenate([z, context]))[None].float()
+        expected = ((numpy(objective.decoder(seen)) - numpy(pictures[row])) ** 2).mean()
+        if beta:
+            apart = (mean**2 + np.exp(log_variance) - 1 - log_variance).sum() / 2
+            expected += 2 * beta * apart / (3 * 32 * 32)
+        assert float(outcome.losses[row].detach()) == pytest.approx(expected, rel=1e-3)
+
+
+def test_what_a_clip_shows_all_the_time_comes_from_its_first_picture() -> None:
+    """A decoder that was trained so gives back the place of another clip when it is told of that clip's first picture."""
+    made = Trainer(
+        small("ccvae", objective=CCVAEConfig(embedding=2, context=16, width=32, beta=1e-3)), torch.device("cpu")
+    )
+    pairs = some_pairs(4)
+    places = [0, 0, 0, 1, 1, 1, 2, 2, 2, 3, 3, 3]
+    batch = Batch(pairs.left[places], pairs.left[places], torch.ones(12), clips=torch.tensor(places))
+    for _ in range(80):
+        made.step(batch)
+    objective: Any = made.objective
+    pictures = objective.views(batch, seeded()).large[:, 0]
+    with torch.no_grad():
+        features = objective.student.encoder(pictures)
+        other = torch.cat([features[3:6], features[1:3]])
+        swapped = Batch(batch.left[:5], batch.left[:5], torch.ones(5), clips=torch.zeros(5, dtype=torch.int64))
+        shown, _ = objective.rebuilt(other, swapped, seeded())
+    errors = [float((shown[3:] - pictures[place]).square().mean()) for place in (3, 0)]
+    assert errors[0] < errors[1]

@@ -12,7 +12,7 @@ from torch import Tensor
 from learner.networks.encoder import Encoder
 from learner.objectives.contract import Batch
 from learner.views.augment import STUDENT_AUGMENTATION, Augmentation, augment
-from learner.views.clips.steady import ClipViews, EyesConfig, SteadyConfig, first_rows
+from learner.views.clips.steady import ClipViews, EyesConfig, SteadyConfig
 from learner.views.clips.tracked import TrackedConfig, TrackedViews, drawn_places, followed
 from learner.views.contract import ViewsConfig
 
@@ -50,7 +50,7 @@ def test_without_clips_each_pair_has_its_own_crop() -> None:
 
 def test_a_clip_that_is_drawn_twice_is_two_clips() -> None:
     batch = dataclasses.replace(some_pairs(), clips=torch.tensor([0, 0, 1, 1, 1, 7]))
-    assert first_rows(batch).tolist() == [0, 0, 2, 2, 2, 5]
+    assert batch.starts().tolist() == [0, 0, 2, 2, 2, 5]
 
 
 def test_both_eyes_whole_are_their_pixels_and_the_colours_of_each_change_alone() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import ClassVar
 import numpy as np
 import pytest
 import torch
+from every_objective import small
 from numpy.typing import ArrayLike
 from tiny_learner import TINY, make_pair, make_pairs
 
@@ -17,6 +19,7 @@ from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.memory.config import MemoryConfig
 from learner.memory.decoding import decode_onto
+from learner.memory.holdout import stored_keys
 from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
 from learner.objectives.babyagent import BabyAgentConfig
@@ -168,3 +171,19 @@ def test_a_learner_goes_on_where_some_pairs_have_the_signals_and_where_none_is_n
         learner.add(pair)
         other.add(pair)
     assert learner.step().loss == other.step().loss
+
+
+def test_a_learner_that_was_killed_learns_on_from_the_actions_of_the_stored_pairs_bit_for_bit() -> None:
+    learner, other = Learner(small("dynamics"), CPU), Learner(small("dynamics"), CPU)
+    pairs = [measured(seq, action=[[seq % 3, -1.0]]) for seq in range(28)]
+    for pair in pairs[:16]:
+        learner.add(pair)
+    for _ in range(3):
+        assert learner.step().gauges["usable"] > 0
+    state = copy.deepcopy(learner.state_dict())
+    assert state["memory"]["shards"][0]["signals"] == {"action": 2}
+    other.load_state_dict(state, [from_parts(to_parts(pairs[key])) for key in stored_keys(state)])
+    for pair in pairs[16:]:
+        assert learner.add(pair) == other.add(pair)
+    losses = [[one.step().loss for _ in range(4)] for one in (learner, other)]
+    assert losses[0] == losses[1]

@@ -153,7 +153,8 @@ def _pictures(pairs: Sequence[EncodedPair], size: int) -> Tensor:
 @torch.no_grad()
 def _given_back(learner: Learner, pictures: Tensor) -> Tensor:
     objective: Any = learner.objective
-    found: Tensor = objective.rebuilt(objective.student.encoder(pictures), torch.Generator().manual_seed(0))[0]
+    numbers = objective.student(pictures)
+    found: Tensor = objective.decoder(objective.embedded(numbers, torch.Generator().manual_seed(0))[0])
     return found
 
 

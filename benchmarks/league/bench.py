@@ -84,7 +84,7 @@ COMMAND = Bench(LeagueSettings, measure, render, json_lines=list)
 def run_one(run: LeagueRun, settings: LeagueSettings, configs: Mapping[LeagueRun, LearnerConfig]) -> Result:
     """Train one run until its budget is spent; return what its result line has beside the fields of the run."""
     config = configs[run]
-    world = SimConfig(seed=run.seed, textures=settings.textures)
+    world = SimConfig(seed=run.seed, textures=settings.textures, reward=True)  # for the objectives that need one
     found = trained(config, world, _walk(world), settings, f"seed {run.seed}  {run.objective}")
     batch = config.pacing.batch_size
     kept = kept_bytes(Trainer(config, torch.device("cpu")), batch)

@@ -5,9 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from learner.objectives.autoencoders.autoencoder import Autoencoder
+from learner.objectives.autoencoders.ccvae import CCVAE
 from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contract import Objective
 from learner.objectives.contrastive import Contrastive
+from learner.objectives.control.dbc import DBC
+from learner.objectives.control.deepmdp import DeepMDP
+from learner.objectives.control.dynamics import Dynamics
 from learner.objectives.joint.byol import BYOL
 from learner.objectives.joint.deepcluster import DeepCluster
 from learner.objectives.joint.deepclusterv1 import DeepClusterV1
@@ -66,9 +70,11 @@ _JOINT = (SimCLR, MoCoV1, MoCo, MoCoV3, BYOL, SimSiam, DINO, SwAV, DeepClusterV1
 _METRIC = (Margin, Lifted, NPair, Exemplar, EMP, Instance, FairVICReg)
 _PRETEXT = (Rotation, Position, Jigsaw, Counting, Colourise, SplitBrain, CPC, BiGAN)
 _MASKED = (MAE, IJEPA, Context, Denoise, Stacked, AIM, Franca)
-_AUTOENCODERS = (Autoencoder,)
+_AUTOENCODERS = (Autoencoder, CCVAE)
 _TEMPORAL = (TCT, MultiFrame, TimeCPC, Shuffle, OddOne, Arrow, Tracking, Pointing)
-_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_MASKED, *_AUTOENCODERS, *_TEMPORAL)
+_CONTROL = (Dynamics, DeepMDP, DBC)
+_ONE_EYE = (*_MASKED, *_AUTOENCODERS)
+_OBJECTIVES = (BabyAgent, Contrastive, NTXent, *_JOINT, *_METRIC, *_PRETEXT, *_ONE_EYE, *_TEMPORAL, *_CONTROL)
 OBJECTIVES: dict[str, type[Objective[Any]]] = {kind.settings.name: kind for kind in _OBJECTIVES}
 BESIDE: dict[str, type[Objective[Any]]] = {Labels.settings.name: Labels}
 """Those that say nothing of pairs, and stand only behind another one and a +."""

@@ -60,6 +60,15 @@ class Batch:
             return torch.empty(0, count, dtype=torch.int64, device=clips.device)
         return rows[clips[rows[:, 0]] == clips[rows[:, -1]]]
 
+    def starts(self) -> Tensor:
+        """Return the row of the first pair of the clip of each pair, int64 [B]; a pair outside of any clip is one by itself."""
+        rows = torch.arange(len(self), device=self.left.device)
+        if self.clips is None:
+            return rows
+        is_later = self.clips == self.clips.roll(1)
+        is_later[:1] = False
+        return torch.where(is_later, 0, rows).cummax(0).values
+
 
 @dataclass(frozen=True, slots=True)
 class Views:

@@ -89,6 +89,9 @@ class WholeConfig(ViewsConfig):
 
 
 def one_eye(batch: Batch, generator: Generator) -> tuple[Tensor, Tensor]:
-    """Return one eye of each pair, chosen by chance, [B, H, W, 3], and whether it is the left one, bool [B, 1, 1, 1]."""
-    is_left = torch.rand(len(batch), 1, 1, 1, device=batch.left.device, generator=generator) < 0.5
+    """Return one eye of each pair, chosen by chance, [B, H, W, 3], and whether it is the left one, bool [B, 1, 1, 1].
+
+    All pairs of a clip have the same one.
+    """
+    is_left = (torch.rand(len(batch), 1, 1, 1, device=batch.left.device, generator=generator) < 0.5)[batch.starts()]
     return torch.where(is_left, batch.left, batch.right), is_left

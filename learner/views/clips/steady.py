@@ -83,7 +83,7 @@ class SteadyConfig(OneEyeConfig):
 
     @torch.no_grad()
     def _views(self, batch: Batch, generator: Generator) -> ClipViews:
-        first = first_rows(batch)
+        first = batch.starts()
         with torch.autocast(batch.left.device.type, enabled=False):
             windows = windows_anywhere(batch.aspect, 1, scale=self.scale, generator=generator)[first]
             rgb = torch.cat([to_rgb(crop(eye, windows, self.size)) for eye in (batch.left, batch.right)])
@@ -94,11 +94,3 @@ class SteadyConfig(OneEyeConfig):
 def _with_chances(eyes: tuple[Tensor, ...], generator: Generator) -> ClipViews:
     large = torch.stack(eyes, 1)
     return ClipViews(large, large[:, :0], torch.rand(len(large), CHANCES, device=large.device, generator=generator))
-
-
-def first_rows(batch: Batch) -> Tensor:
-    """Return the first row of the clip of each pair, int64 [B]; a pair outside of any clip is a clip of its own."""
-    clips = batch.clip_numbers()
-    rows = torch.arange(len(clips), device=clips.device)
-    begins = torch.cat([clips[:1] == clips[:1], clips[1:] != clips[:-1]])
-    return torch.where(begins, rows, 0).cummax(0).values

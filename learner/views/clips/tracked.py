@@ -18,7 +18,6 @@ from torch import Generator, Tensor
 from learner.bounds import Bound, Count
 from learner.networks.encoder import Encoder
 from learner.views.augment import Augmentation, augment
-from learner.views.clips.steady import first_rows
 from learner.views.contract import Batch, MakeViews, Views, ViewsConfig
 from learner.views.crops import crop, shrink, to_rgb
 from learner.views.one_eye import PLAIN
@@ -74,7 +73,7 @@ class TrackedConfig(ViewsConfig):
     @torch.no_grad()
     def _views(self, batch: Batch, generator: Generator) -> TrackedViews:
         tracks = batch.windows(self.span + 1)
-        tracks = tracks[first_rows(batch)[tracks[:, 0]] == tracks[:, 0]]
+        tracks = tracks[batch.starts()[tracks[:, 0]] == tracks[:, 0]]
         first, last = tracks[:, 0], torch.arange(len(batch), device=tracks.device)
         with torch.autocast(batch.left.device.type, enabled=False):
             small = to_rgb(shrink(batch.left, SIDE)).mean(1)
