@@ -7,7 +7,6 @@ from torch import Tensor
 
 from learner.distributed import collectives
 from learner.errors import SettingsError
-from learner.memory.memory import Memory
 from learner.objectives.contract import Batch
 from learner.trainer import Trainer
 from stream.host.memory import available_bytes
@@ -21,14 +20,15 @@ MOMENTS_AND_GRADIENT = 3
 """Copies of the trained weights that AdamW and the backward pass make."""
 
 
-def require_room(trainer: Trainer, memory: Memory, free_bytes: int) -> None:
+def require_room(trainer: Trainer, slot_bytes: int, free_bytes: int) -> None:
     """Raise SettingsError, naming the largest batch that fits, where a step does not fit into `free_bytes`.
 
-    Call it before the first step, while neither the slots of memory nor the optimiser take any room. Several processes call it
+    slot_bytes: of the slots of memory and of those held out once they are filled; they are in RAM whatever the device is.
+    Call it before the first step, while neither they nor the optimiser take any room. Several processes call it
     together, each for its part of the batch and with its own `free_bytes`.
     """
     batch_size = trainer.config.pacing.batch_size
-    left_bytes = free_bytes - _fixed_bytes(trainer, memory)
+    left_bytes = free_bytes - _fixed_bytes(trainer, slot_bytes)
     fits = collectives.count() * int(left_bytes // (PEAK_PER_SAVED * pair_bytes(trainer)))
     if batch_size <= fits:
         return
@@ -94,13 +94,10 @@ def free_bytes(device: torch.device) -> int:
     return available_bytes()
 
 
-def _fixed_bytes(trainer: Trainer, memory: Memory) -> int:
-    """Return the bytes that a learner needs for any batch size: moments and gradient, terms of the batch and, on the CPU, slots.
-
-    The slots are not filled yet, so they do not count as used memory.
-    """
+def _fixed_bytes(trainer: Trainer, slot_bytes: int) -> int:
+    """Return what a learner needs for any batch size: moments and gradient, terms of the batch and, on the CPU, slots."""
     trained = sum(weight.nbytes for weight in trainer.objective.trained())
-    slots = memory.slots.nbytes if trainer.device.type == "cpu" else 0
+    slots = slot_bytes if trainer.device.type == "cpu" else 0
     few = _few(trainer)
     whole = 2 * kept_bytes(trainer, few) - kept_bytes(trainer, 2 * few)
     return MOMENTS_AND_GRADIENT * trained + slots + max(0, whole)

@@ -15,9 +15,12 @@ from tiny_learner import FLAGS, TINY, tiny_learner
 
 from learner.__main__ import PROGRAM
 from learner.cli import compose
+from learner.cli.settings import ProcessConfig, TrainSettings
+from learner.distributed.collectives import process_of
 from learner.errors import SettingsError
 from learner.footprint import free_bytes, pair_bytes, require_room
 from learner.loop import Learner
+from learner.memory.holdout import CAPACITY
 from learner.objectives.babyagent import BabyAgentConfig
 from stream.host.program import Stop
 
@@ -38,7 +41,7 @@ GREEDY = learner_of(4096)
 
 def refusal(learner: Learner, room_bytes: int) -> str:
     with pytest.raises(SettingsError) as caught:
-        require_room(learner.trainer, learner.memory, room_bytes)
+        require_room(learner.trainer, learner.memory.slots.nbytes, room_bytes)
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -54,7 +57,20 @@ def test_the_size_that_is_named_takes_most_of_the_room_and_not_more(mib: int) ->
 
 def test_a_batch_that_fits_is_not_refused() -> None:
     learner = learner_of(8)
-    require_room(learner.trainer, learner.memory, 64 * MIB)
+    require_room(learner.trainer, learner.memory.slots.nbytes, 64 * MIB)
+
+
+def test_held_out_pairs_take_room_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    process, settings = process_of({}), TrainSettings(process=ProcessConfig(threads=1), learner=TINY)
+    room_bytes: list[int] = []
+    monkeypatch.setattr(
+        compose, "require_room", lambda _trainer, slot_bytes, _free_bytes: room_bytes.append(slot_bytes)
+    )
+    for share in (0.0, 0.04):
+        made = dataclasses.replace(settings, learner=dataclasses.replace(TINY, holdout=share))
+        compose.make_learner(made, torch.device("cpu"), process)
+    height, width = TINY.memory.canvas
+    assert room_bytes[1] - room_bytes[0] >= 2 * CAPACITY * height * width * 3
 
 
 def test_where_not_even_two_pairs_fit_no_size_is_named() -> None:
