@@ -6,6 +6,7 @@ import json
 import random
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,9 +24,12 @@ from buffer.store import Store
 from stream.codec import to_parts
 from stream.recording.receipts import Receipt
 from stream.recording.writer import RecordingWriter
+from stream.signals.signal import Signal, Telemetry
 
 EPOCHS = "a" * 32, "b" * 32
 PAIRS = [make_pair(f"rig{number}", epoch, seq, 1000 + seq) for number, epoch in enumerate(EPOCHS) for seq in range(4)]
+BESIDE = Telemetry({"action": Signal([[1.0, 2.0]], [1000])}, episode="7")
+PAIRS[2::3] = [replace(pair, header_part=b"", telemetry=BESIDE) for pair in PAIRS[2::3]]
 ENTERED = [Entered(one.header.device, one.header.epoch, one.header.seq, one.header.crc, 0) for one in PAIRS]
 
 

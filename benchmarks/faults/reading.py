@@ -24,6 +24,8 @@ from google.protobuf.message_factory import GetMessageClass
 from benchmarks.faults.check import Cursor, Entered, Ranges
 
 CHECKSUM_BYTES = 4
+WITH_SIGNALS = 3
+"""The wire version of a pair with something beside its images."""
 MAGIC_BYTES = 8
 SCHEMA_RECORD, CHANNEL_RECORD, MESSAGE_RECORD, CHUNK_RECORD = 3, 4, 5, 6
 _ARRIVAL = struct.Struct("<Iq")
@@ -151,7 +153,10 @@ def _rows(store: Path, query: str) -> list[Any]:
 
 
 def _entered(header_part: bytes, crc: int, at_ns: int) -> Entered:
-    _, device, epoch, seq, *_ = msgspec.msgpack.decode(header_part[:-CHECKSUM_BYTES])
+    version, *fields = msgspec.msgpack.decode(header_part[:-CHECKSUM_BYTES])
+    if version == WITH_SIGNALS:  # around the header of version 2
+        _, *fields = fields[0]
+    device, epoch, seq, *_ = fields
     return Entered(device, epoch, seq, crc, at_ns)
 
 
