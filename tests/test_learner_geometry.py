@@ -13,6 +13,7 @@ from test_learner_service import Run
 from tiny_learner import TINY, make_pairs, tiny_learner
 
 from learner.errors import LearnerError
+from learner.memory.holdout import GAP, STRETCH
 from learner.report.layout import MIN_PAIRS, cosine_distances, layout_of, tsne
 from learner.report.report import write_report
 
@@ -58,6 +59,20 @@ def test_the_layout_is_that_of_the_newest_pairs_by_the_exported_weights(run: Pat
     assert np.array_equal(layout.positions, layout_of(run).positions)
     html = write_report(run).read_text()
     assert "20 pairs, captured from 1970-01-01 00:00:00 to" in html
+    assert "Not drawn" not in html
+    assert "No pairs were held out" in html
+
+
+def test_the_pairs_that_are_held_out_have_a_layout_of_their_own(tmp_path: Path) -> None:
+    Run(tmp_path, make_pairs(4 * STRETCH), [], learner=tiny_learner(replace(TINY, holdout=0.5))).run()
+    layout = layout_of(tmp_path, held_out=True)
+    assert len(layout.captured_ns) == 2 * (STRETCH - 2 * GAP)
+    blocks = {ns // STRETCH for ns in layout.captured_ns}
+    assert len(blocks) == 2
+    assert all(GAP <= ns % STRETCH < STRETCH - GAP for ns in layout.captured_ns)
+    html = write_report(tmp_path).read_text()
+    assert f"{len(layout.captured_ns)} pairs, captured from" in html
+    assert "a near one in time before a far one" in html
     assert "Not drawn" not in html
 
 

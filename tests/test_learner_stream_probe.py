@@ -26,7 +26,7 @@ from learner.memory.holdout import STRETCH
 from learner.metrics import LearnerMetrics
 from learner.page.curves import Curves
 from learner.probes import visits as visits_of_pictures
-from learner.probes.stream_probe import LAG, MIN_QUERIES, Recall, Where, recalls
+from learner.probes.stream_probe import FAR, LAG, MIN_QUERIES, NEAR, Recall, Triplets, Where, recalls, triplets
 from learner.probes.visits import Visits, local_features, show_same
 from learner.runs.folder import RunDirectory
 from learner.runs.start import START_WEIGHTS
@@ -82,6 +82,31 @@ def test_recall_is_how_often_the_most_similar_picture_is_a_right_one(stretches: 
         assert found[kind].queries == len(answers)
         enough = len(answers) >= MIN_QUERIES
         assert found[kind].recall == (pytest.approx(np.mean(answers)) if enough else None)
+
+
+@settings(max_examples=10)
+@given(st.integers(4, 6), st.integers(8, 16), st.integers(0, 2**16))
+def test_triplets_are_right_where_what_is_near_in_time_is_nearer_than_what_is_far(
+    stretches: int, pairs: int, seed: int
+) -> None:
+    its = where(stretches, pairs)
+    left = np.random.default_rng(seed).normal(size=(stretches * pairs, 3)) + its.stretch[:, None]
+    scaled = 10 * left / np.linalg.norm(left, axis=1, keepdims=True)
+    right, by_margin = [], []
+    for a in range(len(left)):
+        apart, inside = np.abs(its.seq - its.seq[a]), its.stretch == its.stretch[a]
+        gaps = [
+            ((scaled[a] - scaled[n]) ** 2).sum() - ((scaled[a] - scaled[p]) ** 2).sum()
+            for p in np.flatnonzero(inside & (apart > 0) & (apart <= NEAR))
+            for n in np.flatnonzero(~inside & (apart > FAR))
+        ]
+        if gaps:
+            right.append(np.mean([gap > 0 for gap in gaps]))
+            by_margin.append(np.mean([gap > 2 for gap in gaps]))
+    found = triplets(torch.from_numpy(left), its)
+    assert found == pytest.approx((np.mean(right), np.mean(by_margin)), abs=1e-9)
+    assert found.right is not None and found.by_margin is not None and found.right > found.by_margin  # noqa: PT018
+    assert triplets(torch.from_numpy(left[:20]), Where(its.stretch[:20], its.seq[:20])) == Triplets(None, None)
 
 
 def test_features_that_are_all_alike_find_nothing_and_good_ones_everything() -> None:
@@ -208,6 +233,7 @@ def test_at_the_start_the_start_and_the_student_find_the_same(tmp_path: Path) ->
     assert line["right"] is not None
     assert line["right"] == line["right_start"]
     assert line["neighbour"] == line["neighbour_start"]
+    assert 0 < line["triplets_by_margin"] <= line["triplets_right"] == line["triplets_right_start"] < 1
     assert line["visit"] is line["visit_start"] is None
     assert line["right_queries"] == line["pairs"] == len(probe.learner.held_out.slots)
 
@@ -219,7 +245,7 @@ def test_without_the_file_of_the_start_the_figures_stand_alone(
     (tmp_path / START_WEIGHTS).unlink()
     line = probe.measure(probe.learner.objective.encoders()["student"])
     assert line["right"] is not None
-    assert line["right_start"] is None
+    assert line["right_start"] is line["triplets_right_start"] is None
     assert "no figures of the start" in caplog.text
 
 

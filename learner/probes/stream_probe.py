@@ -22,6 +22,11 @@ LAG = 4
 MIN_QUERIES = 24
 """Fewer queries give no number: with 24 the standard error is still 10 points at worst."""
 
+NEAR, FAR = 10, 30
+"""A picture of the same stretch at most NEAR pairs away is near in time, one of another stretch more than FAR away is far."""
+NORM, MARGIN = 10.0, 2.0
+"""Length of a feature in a triplet, and by how much its squared distances have to differ (as of the objective `tct`)."""
+
 Bools = NDArray[np.bool_]
 Ints = NDArray[np.int64]
 
@@ -39,6 +44,32 @@ class Where(NamedTuple):
 
     stretch: Ints
     seq: Ints
+
+
+class Triplets(NamedTuple):
+    """The shares of triplets in which what is near in time is nearer than what is far, 0 to 1; None: too few anchors.
+
+    right: nearer at all, half of them by chance; by_margin: by MARGIN.
+    """
+
+    right: float | None
+    by_margin: float | None
+
+
+def triplets(left: Tensor, where: Where) -> Triplets:
+    """Return how many of all triplets of left images are right, the mean over the anchors; left: float [N, D].
+
+    Distances are the squares of those of features of length NORM ("Self-supervised learning from snaps", section IV).
+    """
+    unit = F.normalize(left.double(), dim=1).numpy()
+    squares = NORM**2 * np.maximum(2 - 2 * unit @ unit.T, 0)
+    is_same, between = where.stretch[:, None] == where.stretch, np.abs(where.seq[:, None] - where.seq)
+    near, far = is_same & (between > 0) & (between <= NEAR), ~is_same & (between > FAR)
+    anchors = np.flatnonzero(near.any(1) & far.any(1))
+    if len(anchors) < MIN_QUERIES:
+        return Triplets(None, None)
+    gaps = [squares[a, far[a]] - squares[a, near[a]][:, None] for a in anchors]
+    return Triplets(*(float(np.mean([np.mean(gap > least) for gap in gaps])) for least in (0.0, MARGIN)))
 
 
 def recalls(left: Tensor, right: Tensor, where: Where, same_place: Bools) -> dict[str, Recall]:

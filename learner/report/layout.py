@@ -13,7 +13,7 @@ from sklearn.manifold import TSNE
 from buffer.store_reader import StoreError
 from learner.errors import LearnerError
 from learner.probes.probe import extract
-from learner.report.recent_pairs import recent_pairs
+from learner.report.recent_pairs import held_out_pairs, recent_pairs
 from learner.runs.folder import RunDirectory
 from learner.runs.settings import settings_of
 from learner.weights.export import load_encoder
@@ -37,8 +37,8 @@ class Layout:
     positions: Matrix
 
 
-def layout_of(run: Path) -> Layout:
-    """Return the layout of the left images of the newest pairs in a run's memory, by the exported student.
+def layout_of(run: Path, *, held_out: bool = False) -> Layout:
+    """Return the layout of the left images of the newest pairs in a run's memory, or of those held out, by the exported student.
 
     Raises LearnerError if a file of the run is missing or damaged.
     """
@@ -46,11 +46,16 @@ def layout_of(run: Path) -> Layout:
     directory = RunDirectory(run, config)
     encoder = load_encoder(config.encoder, directory.export / "student.safetensors")
     try:
-        images, captured_ns = recent_pairs(directory.store, MAX_PAIRS, size=config.crops.probe_size)
+        size = config.crops.probe_size
+        if held_out:
+            images, captured_ns = held_out_pairs(directory.store, directory.checkpoints, MAX_PAIRS, size=size)
+        else:
+            images, captured_ns = recent_pairs(directory.store, MAX_PAIRS, size=size)
     except StoreError as error:
         raise LearnerError(str(error)) from error
     if len(images) < MIN_PAIRS:
-        raise LearnerError(f"the memory of the run has {len(images)} pairs, a map needs {MIN_PAIRS}")
+        who = "run has held out" if held_out else "memory of the run has"
+        raise LearnerError(f"the {who} {len(images)} pairs, a map needs {MIN_PAIRS}")
     features = extract(encoder, images, device=torch.device("cpu"))
     if not features.isfinite().all():
         raise LearnerError("the exported student gives features that are not finite")

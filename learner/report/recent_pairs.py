@@ -10,7 +10,9 @@ import numpy as np
 
 from buffer.store_reader import StoreError, StoreReader
 from learner.memory.canvas import on_canvas
+from learner.runs.checkpoint import load_checkpoint
 from learner.runs.commit import unpack
+from learner.runs.note import decode_note
 from stream.codec import decode
 from stream.errors import MalformedMessage
 from stream.image import Image
@@ -27,9 +29,24 @@ def recent_pairs(store: Path, count: int, *, size: int) -> tuple[Image, list[int
     reader = StoreReader(store)
     commits = reader.commits()
     keys = commits[0].keys[-count:].tolist() if commits else []
-    pairs = sorted(_decoded(reader, keys), key=lambda pair: pair.header.left_ns)
-    images = np.array([on_canvas(pair.left, (size, size)) for pair in pairs], np.uint8).reshape(-1, size, size, 3)
-    return images, [pair.header.left_ns for pair in pairs]
+    return _in_order(_decoded(reader, keys), size)
+
+
+def held_out_pairs(store: Path, checkpoints: Path, count: int, *, size: int) -> tuple[Image, list[int]]:
+    """Return `count` of the pairs that are held out and kept for the probe, in the order of their capture, as `recent_pairs`.
+
+    Raises LearnerError if the checkpoint of the newest commit is damaged, StoreError as above.
+    """
+    reader = StoreReader(store)
+    commits = reader.commits()
+    keys = load_checkpoint(checkpoints / decode_note(commits[0].note).folder)["holdout"]["keys"] if commits else ()
+    return _in_order(_decoded(reader, np.sort(np.asarray(keys, np.int64))[-count:].tolist()), size)
+
+
+def _in_order(pairs: Iterator[StereoPair], size: int) -> tuple[Image, list[int]]:
+    in_order = sorted(pairs, key=lambda pair: pair.header.left_ns)
+    images = np.array([on_canvas(pair.left, (size, size)) for pair in in_order], np.uint8).reshape(-1, size, size, 3)
+    return images, [pair.header.left_ns for pair in in_order]
 
 
 def _decoded(reader: StoreReader, keys: list[int]) -> Iterator[StereoPair]:

@@ -76,6 +76,7 @@ def write_report(run: Path, path: Path | None = None) -> Path:
             _extremes(album, "low"),
         ),
         section("The newest pairs", _NEWEST, _layout(run)),
+        section("Held-out pairs", _HELD_OUT, _held_out(run, config)),
         section("All figures and settings", "", _details("Summary", summary) + _details("Settings", config)),
     ]
     path = run / "report.html" if path is None else path
@@ -86,7 +87,8 @@ def write_report(run: Path, path: Path | None = None) -> Path:
 _PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
 _STREAM = (
     "Pairs of stretches that are never trained on look for a picture by their features, without labels; beside it the network "
-    "that the run started from, on the same pairs, and what chance reaches."
+    "that the run started from, on the same pairs, and what chance reaches. A triplet compares a picture at most 10 pairs away "
+    "with one of another stretch: is the former nearer, at all or by 2 in the squares of features of length 10?"
 )
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
 _ROTATED = (
@@ -97,6 +99,12 @@ _NEWEST = (
     "The newest pairs in memory in the order of their capture, by the student's features of their left images. Matrix: the "
     "cosine of any two pairs, in the order of time, bright where they are similar. Map: the same distances by t-SNE, from "
     "violet (first) to yellow (last)."
+)
+
+
+_HELD_OUT = (
+    "The same of the pairs of stretches that are never trained on: a thread through the map where what follows in time is near. "
+    "How many triplets in time are right stands in the table above."
 )
 
 
@@ -175,13 +183,19 @@ def _views(album: Album) -> str:
     return view_panels(album) or missing("album.npz has no views: the run stopped before it received a pair.")
 
 
-def _layout(run: Path) -> str:
+def _held_out(run: Path, config: Line | None) -> str:
+    if not (config or {}).get("holdout"):
+        return missing("No pairs were held out (--holdout).")
+    return _layout(run, held_out=True)
+
+
+def _layout(run: Path, *, held_out: bool = False) -> str:
     try:
-        layout = layout_of(run)
+        layout = layout_of(run, held_out=held_out)
     except LearnerError as error:
         return missing(f"Not drawn: {error}.")
     images = layout.images
-    strip = grid([photo(images[i], f"recent pair {i}, left") for i in evenly(len(images), STRIP)], "strip")
+    strip = grid([photo(images[i], f"pair {i}, left") for i in evenly(len(images), STRIP)], "strip")
     return f'<p class="note">{_span(layout)}</p>{strip}{grid([_matrix(layout), time_map("t-SNE", layout.positions)], "layout")}'
 
 

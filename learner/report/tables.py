@@ -64,6 +64,13 @@ def _label(day: date | None, first: date | None) -> str:
     return START if day is None or first is None else f"{(day - first).days + 1}: {day.isoformat()}"
 
 
+_TRIPLETS = {
+    "triplets_right": ("a near one in time before a far one", 0.5),
+    "triplets_by_margin": ("the same by a margin", None),
+}
+"""What a row of triplets is called, and what chance reaches."""
+
+
 def of_stream(lines: Sequence[Line] | None) -> str:
     """Return a table of the newest recalls on the held-out pairs, and a curve of each over the run."""
     newest = {str(line.get("encoder")): line for line in lines or ()}
@@ -71,6 +78,12 @@ def of_stream(lines: Sequence[Line] | None) -> str:
         [f"{encoder}: {words}", *(percent(line.get(f"{kind}{what}")) for what in ("_chance", "_start", ""))]
         for encoder, line in newest.items()
         for kind, words in KINDS.items()
+        if is_number(line.get(kind))
+    ]
+    rows += [
+        [f"{encoder}: {words}", percent(chance), *(percent(line.get(f"{kind}{what}")) for what in ("_start", ""))]
+        for encoder, line in newest.items()
+        for kind, (words, chance) in _TRIPLETS.items()
         if is_number(line.get(kind))
     ]
     if not rows:

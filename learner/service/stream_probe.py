@@ -16,7 +16,7 @@ from learner.memory.canvas import centre_square
 from learner.memory.slots import SlotNumbers
 from learner.networks.encoder import Encoder
 from learner.probes.probe import FeatureFunction, extract
-from learner.probes.stream_probe import Where, recalls
+from learner.probes.stream_probe import Where, recalls, triplets
 from learner.probes.visits import Visits
 from learner.runs.reading import Line
 from learner.weights.export import load_encoder
@@ -48,12 +48,14 @@ class StreamProbe:
         line: Line = {"pairs": len(keys), "stretches": len(np.unique(where.stretch))}
         slots = self.learner.held_out.slots.of(keys)
         same = self._visits.same_place(keys, where, lambda number: self._eyes(slots[number]))
-        found = recalls(*self._features(encoder, slots), where, same)
+        features = self._features(encoder, slots)
+        found = recalls(*features, where, same)
         started = self._of_start(keys, slots) if any(one.recall is not None for one in found.values()) else None
         before = recalls(*started, where, same) if started else {}
         for kind, one in found.items():
             line |= {kind: one.recall, f"{kind}_chance": one.chance, f"{kind}_queries": one.queries}
             line[f"{kind}_start"] = before[kind].recall if before else None
+        line |= _of_triplets("", features, where) | _of_triplets("_start", started, where)
         return line
 
     def _held(self) -> tuple[list[int], Where]:
@@ -97,3 +99,8 @@ class StreamProbe:
         self._started = {key: self._started[key] for key in keys}
         left, right = (torch.stack(some) for some in zip(*self._started.values(), strict=True))
         return left, right
+
+
+def _of_triplets(suffix: str, features: Features | None, where: Where) -> Line:
+    shares = triplets(features[0], where)._asdict() if features else {"right": None, "by_margin": None}
+    return {f"triplets_{name}{suffix}": share for name, share in shares.items()}
