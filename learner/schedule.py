@@ -6,14 +6,20 @@ A cool-down, a branch whose rate falls to 0, gives better weights to export (Hu 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
+import torch
+
+from learner.bounds import check_bounds
 from learner.errors import SettingsError
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScheduleConfig:
-    """The settings of AdamW over time."""
+    """The settings of the optimiser over time."""
 
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    """AdamW, or SGD with a momentum of 0.9, which needs a larger rate and adds the weight decay to the gradient."""
     learning_rate: float = 5e-4
     """Constant rate after the warm-up (the original experiment: 5e-4)."""
     warmup_steps: int = 100
@@ -24,12 +30,24 @@ class ScheduleConfig:
     """Largest norm of the gradient (as DINO clips)."""
 
     def __post_init__(self) -> None:
+        check_bounds(self, "schedule")
         if not (
             self.learning_rate > 0 and self.warmup_steps >= 0 and self.weight_decay >= 0 and self.clip_grad_norm > 0
         ):
             raise SettingsError(
                 f"schedule needs learning_rate > 0, warmup_steps >= 0, weight_decay >= 0 and clip_grad_norm > 0, got {self}"
             )
+
+
+MOMENTUM = 0.9
+"""Of SGD."""
+
+
+def optimiser(config: ScheduleConfig, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+    """Return the optimiser of these groups of parameters; their learning rate is 0 until it is set."""
+    if config.optimiser == "sgd":
+        return torch.optim.SGD(groups, lr=0.0, momentum=MOMENTUM, weight_decay=config.weight_decay)
+    return torch.optim.AdamW(groups, lr=0.0, weight_decay=config.weight_decay, fused=True)
 
 
 def learning_rate(config: ScheduleConfig, step: int) -> float:

@@ -25,7 +25,7 @@ from learner.errors import Collapsed, NonFiniteLoss, SettingsError
 from learner.guard import CollapseGuard
 from learner.objectives.contract import Batch, Objective, Outcome
 from learner.probes.spectrum import COMMON_MEANINGS, feature_gauges
-from learner.schedule import learning_rate
+from learner.schedule import learning_rate, optimiser
 
 __all__ = ["Answers", "Judgement", "Step", "StepReport", "Trainer"]
 
@@ -92,8 +92,7 @@ class Trainer:
             self.objective = config.objective.build(config.encoder, config.crops).to(device)
             self.adaptation = Adaptation(config.adapt, self.objective, config.crops.probe_size, config.schedule)
         self.meanings = {**COMMON_MEANINGS, **self.objective.meanings, **self.adaptation.meanings}
-        groups = self.objective.groups(self.adaptation.rates)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, weight_decay=config.schedule.weight_decay, fused=True)
+        self.optimizer = optimiser(config.schedule, self.objective.groups(self.adaptation.rates))
         self.guard, self.forgetting = CollapseGuard(config.guard), ForgettingGuard(config.forgetting)
         self.fine: dict[str, Any] | None = None
         """The networks at the last probe that was not below the start, as a snapshot; None: there was none, or nobody watches."""
@@ -175,7 +174,7 @@ class Trainer:
 
         Only the networks go back. Pairs, scores, budget and generator stay, so that no pair is lost or received twice, and the
         next steps differ from those that led here. Snapshots are taken by steps and not with commits, which are taken by the
-        clock, so that a replay rolls back at the same steps. The moments of AdamW belong to the collapse and are reset.
+        clock, so that a replay rolls back at the same steps. The moments of the optimiser belong to the collapse and are reset.
         """
         why = self.guard.observe(self.steps, gauges)
         if why:

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from learner_state import gone_on
+from tiny_learner import TINY, make_pairs, tiny_learner
 
 from learner.errors import SettingsError
-from learner.schedule import ScheduleConfig, learning_rate
+from learner.schedule import ScheduleConfig, learning_rate, optimiser
 
 
 def test_the_rate_rises_along_a_line_from_the_first_step_and_then_stays() -> None:
@@ -40,3 +47,28 @@ def test_settings_that_cannot_train_are_refused_in_one_line(wrong: dict[str, flo
 def test_a_negative_warmup_is_refused() -> None:
     with pytest.raises(SettingsError, match="warmup_steps >= 0"):
         ScheduleConfig(warmup_steps=-1)
+
+
+def test_sgd_moves_by_the_sum_of_its_gradients_each_nine_tenths_of_the_last() -> None:
+    weight = torch.nn.Parameter(torch.tensor([1.0, -2.0]))
+    stepper = optimiser(ScheduleConfig(optimiser="sgd", weight_decay=0.5), [{"params": [weight]}])
+    (group,) = stepper.param_groups
+    assert group["lr"] == 0
+    group["lr"] = 0.1
+    at, velocity = np.array([1.0, -2.0]), np.zeros(2)
+    for gradient in ([3.0, 1.0], [-1.0, 4.0], [0.0, 2.0]):
+        weight.grad = torch.tensor(gradient)
+        stepper.step()
+        velocity = 0.9 * velocity + np.array(gradient) + 0.5 * at
+        at = at - 0.1 * velocity
+    assert weight.tolist() == pytest.approx(at.tolist(), rel=1e-5)
+
+
+def test_a_run_with_sgd_goes_on_bit_for_bit(tmp_path: Path, one_thread: None) -> None:
+    schedule = replace(TINY.schedule, optimiser="sgd", learning_rate=0.05)
+    gone_on(lambda: tiny_learner(replace(TINY, schedule=schedule)), make_pairs(32), 16, tmp_path / "commit")
+
+
+def test_another_optimiser_is_refused_in_one_line() -> None:
+    with pytest.raises(SettingsError, match=r"^schedule: optimiser must be adamw or sgd, got 'lars'$"):
+        ScheduleConfig(optimiser="lars")  # type: ignore[arg-type]
