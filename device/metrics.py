@@ -28,7 +28,8 @@ SKEW_BUCKETS_S = (0.00001, 0.0001, 0.001, 0.002, 0.005, 0.01, 0.0167, 0.033, 0.0
 SYNC_BUCKETS_S = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
 """Upper bounds of the buckets: from a good SSD to a card that is about to fail."""
 PREFIX = "babyagent_device"
-SIGNAL_REASONS = (*REASONS, "failed")
+FAILED = "failed"
+SIGNAL_REASONS = (*REASONS, FAILED)
 """Those of `stream.signals.signal`, and that the function which reads signals has raised an error."""
 
 

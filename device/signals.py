@@ -12,13 +12,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from device.camera import BadShot, Shot
-from device.metrics import DeviceMetrics
+from device.metrics import FAILED, DeviceMetrics
 from stream.failures import Failures
 from stream.signals.gather import Gathering
 from stream.signals.signal import BadSignal, Telemetry, check_label
 
 ReadSignals = Callable[[int], Telemetry]
 """Returns what was measured since the last call. It gets the capture time of a shot, nanoseconds since 1970."""
+FUNCTION = "the function that reads signals"
 LOG_INTERVAL_S = 60.0
 log = logging.getLogger(__name__)
 
@@ -33,6 +34,24 @@ def labelled(read: ReadSignals, labels: Telemetry) -> ReadSignals:
         return Telemetry(telemetry.signals, telemetry.episode or labels.episode, telemetry.subject or labels.subject)
 
     return read_labelled
+
+
+def told(what: str, read: Callable[[], Any]) -> Telemetry:
+    """Return what somebody's code gives, which may be anything, and may fail. Raises BadSignal with the reason FAILED then.
+
+    what: reads, in words.
+    """
+    try:
+        telemetry = read()
+        if not isinstance(telemetry, Telemetry):
+            raise TypeError(f"it is a {type(telemetry).__name__}, not a stream.signals.signal.Telemetry")
+        if not isinstance(telemetry.signals, Mapping):
+            raise TypeError(f"its signals are a {type(telemetry.signals).__name__}, not a dict")
+        # A thread that reads sensors may add to its own dictionary.
+        return Telemetry(dict(telemetry.signals), telemetry.episode, telemetry.subject)
+    except Exception as error:
+        text = f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())}"
+        raise BadSignal(FAILED, text) from error
 
 
 class RigTelemetry:
@@ -58,7 +77,7 @@ class RigTelemetry:
         now_ns, read = shot.left.captured_ns, self._read
         self._gather("the telemetry of the camera", lambda: shot.telemetry, now_ns)
         if read is not None:
-            self._gather("the function that reads signals", lambda: read(now_ns), now_ns)
+            self._gather(FUNCTION, lambda: read(now_ns), now_ns)
 
     def take(self, shot: Shot) -> Telemetry:
         """Return what goes with a kept shot, and begin again. Episode and subject hold until others are said."""
@@ -68,19 +87,12 @@ class RigTelemetry:
         return Telemetry(signals, self._episode, self._subject)
 
     def _gather(self, what: str, read: Callable[[], Any], now_ns: int) -> None:
-        """Add what somebody's code gives, which may be anything, and may fail."""
         try:
-            telemetry = read()
-            if not isinstance(telemetry, Telemetry):
-                raise TypeError(f"it is a {type(telemetry).__name__}, not a stream.signals.signal.Telemetry")
-            if not isinstance(telemetry.signals, Mapping):
-                raise TypeError(f"its signals are a {type(telemetry.signals).__name__}, not a dict")
-            signals = dict(telemetry.signals)  # a thread that reads sensors may add to its own one
-        except Exception as error:
-            text = f"{what} failed: {type(error).__name__}: {' '.join(str(error).split())}"
-            self._refuse(BadSignal("failed", text))
+            telemetry = told(what, read)
+        except BadSignal as error:
+            self._refuse(error)
             return
-        self._rows.add(signals, now_ns)
+        self._rows.add(telemetry.signals, now_ns)
         self._episode = self._label("episode", telemetry.episode) or self._episode
         self._subject = self._label("subject", telemetry.subject) or self._subject
 

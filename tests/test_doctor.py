@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import socket
+import textwrap
 import threading
 from pathlib import Path
 
@@ -14,6 +15,8 @@ import pytest
 from device.__main__ import main as device_main
 from device.camera import BadShot, EyeImage, Shot
 from device.cli.doctor import check_images, check_skew
+from device.cli.doctor import examine as examine_rig
+from device.cli.settings import StreamSettings
 from learner.cli.doctor import check_compute_device, check_recording, examine, rig_finding
 from learner.cli.train import COMMAND
 from stream.errors import EndpointError
@@ -176,6 +179,37 @@ def test_a_rig_without_camera_keys_or_its_port_has_problems(tmp_path: Path, capf
     trust(tmp_path, "learner", make_keys(tmp_path / "other"))
     _, levels = found(capfd, *SIM, "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path))
     assert (levels["keys"], levels["port"]) == (["ok"], ["ok"])
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "says"),
+    [
+        ("read", "ok", "imu (3 wide)"),
+        ("silent", "ok", "nothing at this moment"),
+        ("spoiled", "problem", "imu has 1 rows that are not finite"),
+        ("broken", "problem", "the function that reads signals failed: OSError: no bus"),
+        ("nothing", "problem", "no function or class nothing"),
+    ],
+)
+def test_what_reads_the_signals_is_asked_once(
+    name: str, level: str, says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = """
+    from stream.signals.signal import Signal, Telemetry
+    def read(captured_ns):
+        return Telemetry({"imu": Signal([1.0, 2.0, 3.0], captured_ns)})
+    def silent(captured_ns):
+        return Telemetry()
+    def spoiled(captured_ns):
+        return Telemetry({"imu": Signal(float("nan"), captured_ns)})
+    def broken(captured_ns):
+        raise OSError("no bus")
+    """
+    (tmp_path / "sensors_of_a_doctor.py").write_text(textwrap.dedent(code))
+    monkeypatch.syspath_prepend(tmp_path)
+    settings = StreamSettings(bind="tcp://127.0.0.1:0", spool="none", signals=f"sensors_of_a_doctor:{name}")
+    found = next(one for one in examine_rig(settings, lambda: pytest.fail("not yet")) if one.what == "signals")
+    assert (found.level, says in found.text) == (level, True), found.text
 
 
 def test_wrong_flags_of_a_doctor_are_exit_code_2(capfd: pytest.CaptureFixture[str]) -> None:

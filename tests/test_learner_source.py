@@ -62,6 +62,8 @@ def test_a_folder_is_learned_and_a_learner_that_was_stopped_in_it_has_the_same_w
         (["--source", "sim", "--connect", "tcp://127.0.0.1:1"], "--connect and --source are two sources"),
         (["--source", "sim", "--rig.size", "big"], "--size is WIDTHxHEIGHT"),
         (["--source", "sim", "--rig.row-shift-px", "5000"], "--row-shift-px must be"),
+        (["--source", "sim", "--rig.signals", "nowhere_at_all:read"], "there is no module nowhere_at_all"),
+        (["--source", "sim", "--rig.signals", "os:nothing"], "the module os has no function or class nothing"),
     ],
 )
 def test_a_source_that_cannot_be_opened_is_one_line_and_leaves_nothing(

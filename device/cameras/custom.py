@@ -54,17 +54,24 @@ class CustomCamera:
         self._camera.close()
 
 
+def find_signals(text: str) -> Any:
+    """Return the function or class that a name of what reads signals leads to, not yet called. Raises CameraError."""
+    name, options = spec.options(text)
+    if not spec.CLASS.fullmatch(text):
+        raise CameraError(f"--signals {name!r}: expected package.module:function or package.module:Class")
+    found = _load(name, "function or class")
+    if options and not isinstance(found, type):
+        raise CameraError(f"--signals {name} is a function: options are for a class")
+    return found
+
+
 def open_signals(text: str) -> ReadSignals:
     """Return the function that reads signals: `package.module:function`, or what `package.module:Class?key=value` makes.
 
     A class is called with its options, which are texts. Raises CameraError if there is no such thing, or if it fails.
     """
     name, options = spec.options(text)
-    if not spec.CLASS.fullmatch(text):
-        raise CameraError(f"--signals {name!r}: expected package.module:function or package.module:Class")
-    found: Any = _load(name, "function or class")
-    if options and not isinstance(found, type):
-        raise CameraError(f"--signals {name} is a function: options are for a class")
+    found = find_signals(text)
     if not isinstance(found, type):
         return found  # type: ignore[no-any-return]
     try:

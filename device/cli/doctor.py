@@ -16,6 +16,7 @@ from device.cameras.open import Origin, camera_kind, open_camera
 from device.cameras.spec import redacted
 from device.cli.settings import StreamSettings
 from device.cli.spool_location import parent_of, spool_bytes
+from device.signals import FUNCTION, told
 from stream.errors import ReportedError
 from stream.host import findings
 from stream.host.command import Command
@@ -24,6 +25,8 @@ from stream.host.program import Result, Stop
 from stream.host.typed import there
 from stream.image import Image
 from stream.live.publisher import Publisher
+from stream.signals.gather import Gathering
+from stream.signals.signal import BadSignal
 from stream.transport.endpoint import backfill_endpoint, security_for
 
 SHOTS = 30
@@ -58,6 +61,8 @@ def examine(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator
     for endpoint in (settings.bind,) if any_port else (settings.bind, backfill_endpoint(settings.bind)):
         yield findings.run_check("port", partial(_check_port, settings, endpoint))
     yield findings.run_check("disk", lambda: _check_disk(settings))
+    if settings.signals is not None:
+        yield findings.run_check("signals", lambda: _check_signals(settings, time.time_ns()))
     yield from _check_camera(settings, open_it)
 
 
@@ -94,6 +99,21 @@ def _check_disk(settings: StreamSettings) -> Finding:
         floor_bytes=int(settings.disk_floor_gib * findings.GIB),
         wanted_bytes=spool_bytes(settings),
     )
+
+
+def _check_signals(settings: StreamSettings, now_ns: int) -> Finding:
+    """Ask what reads the signals once. Raises CameraError if there is no such thing."""
+    read, refused = settings.open_signals(), list[str]()
+    assert read is not None
+    rows = Gathering(lambda error: refused.append(str(error)))
+    try:
+        rows.add(told(FUNCTION, lambda: read(now_ns)).signals, now_ns)
+    except BadSignal as error:
+        refused.append(str(error))
+    found = ", ".join(f"{name} ({one.width} wide)" for name, one in rows.take(now_ns).items())
+    if refused:
+        return Finding("signals", "problem", f"{settings.signals}: {'; '.join(refused[:4])}")
+    return Finding("signals", "ok", f"{settings.signals}: {found or 'nothing at this moment'}")
 
 
 def _check_camera(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator[Finding]:

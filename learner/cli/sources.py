@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
+
+from device.cameras.custom import find_signals
 from device.cameras.open import Origin, camera_kind
 from device.cameras.spec import redacted
 from device.cli.capture_settings import RigSettings
@@ -13,6 +16,7 @@ from learner.cli.settings import ProcessConfig
 from learner.errors import SettingsError
 from stream.calibration.align import aligner
 from stream.calibration.source import AlignedSource
+from stream.host.standins import is_stand_in
 from stream.live.subscriber import Subscriber
 from stream.recording.source import RecordingSource
 from stream.source import Cursor, Source
@@ -72,6 +76,8 @@ def _camera_opener(process: ProcessConfig, camera: str) -> OpenSource:
     settings = rig_settings(process, camera)
     try:
         check_local(settings)
+        if settings.signals is not None and not is_stand_in(torch):  # the code of somebody else may need the real one
+            find_signals(settings.signals)
     except ValueError as error:
         raise SettingsError(f"--source {redacted(camera)}: {error}") from error
     return lambda _name, cursor: open_local(settings, cursor)
