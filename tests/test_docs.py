@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import pytest
 from running import ROOT, environment
 
 from device.cameras.open import CAMERAS
+from learner.objectives.table import OBJECTIVES
 
 FOLDERS = ("stream", "device", "buffer", "learner", "benchmarks", "examples", "tests", "deploy", "docs")
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
@@ -101,6 +103,8 @@ def test_every_flag_that_a_page_names_is_a_flag() -> None:
         [sys.executable, "-m", *one] for one in (*asked, ["learner", "--objective", "babyagent", "--help-all"])
     ):
         known |= set(FLAG.findall(subprocess.check_output(words, cwd=ROOT, env=environment(), text=True)))
+    for kind in OBJECTIVES.values():
+        known |= {f"--objective.{one.name.replace('_', '-')}" for one in dataclasses.fields(kind.settings)}
     for path in (ROOT / "benchmarks").rglob("*.py"):  # their fields, since each of their helps loads torch
         text = path.read_text(encoding="utf-8")
         fields = re.findall(r"^    (\w+): ", text, re.MULTILINE)
