@@ -68,6 +68,25 @@ def test_a_file_with_numbers_of_another_objective_or_views_says_whose_they_are(
     assert said in refused
 
 
+@pytest.mark.parametrize(
+    ("flag", "choice"),
+    [("--objective.student-temperature", "--objective babyagent"), ("--views.hidden", "--views masks")],
+)
+def test_a_flag_of_another_objective_or_other_views_says_whose_it_is(flag: str, choice: str) -> None:
+    for words in ([flag, "0.5"], [f"{flag}=0.5"]):
+        refused = refusal(*words)
+        assert refused.startswith(f"there is no {flag}: it is a setting of ")
+        assert refused.endswith(f"choose one with {choice}, or leave it out")
+    table, name = choice.split()
+    settings("--objective", "mae" if name == "masks" else name, table, name, flag, "0.5")
+
+
+def test_a_flag_that_nobody_has_is_refused_as_before(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        settings("--objective.temprature", "0.5")
+    assert "Unrecognized options" in capsys.readouterr().err
+
+
 def test_size_objective_and_views_are_chosen_apart() -> None:
     assert settings() == new(PRESETS["cpu"])
     assert settings("--preset", "gpu") == new(PRESETS["gpu"])

@@ -231,19 +231,12 @@ def require_made_with(
             )
 
 
-def elsewhere(key: tuple[str, ...]) -> str:
-    """Return which objectives or views have a setting that the chosen ones do not have, and what to write; "" if none has it.
-
-    key: its path in a settings file.
-    """
+def elsewhere(key: tuple[str, ...]) -> list[str]:
+    """Return the objectives or the views that have a setting. key: its path in a settings file."""
     objectives = {name: kind.settings for name, kind in OBJECTIVES.items()} | {"A+B": sum_of(NTXent, Labels).settings}
     tables: Mapping[str, Mapping[str, type[Choice]]] = {"objective": objectives, "views": VIEWS}
     kinds = tables.get(key[0], {}) if len(key) == 2 else {}
-    names = [name for name, kind in kinds.items() if key[1] in {one.name for one in fields(kind)}]
-    if not names:
-        return ""
-    few = ", ".join(names[:4]) + ", ..." * (len(names) > 4)
-    return f'it is a setting of {key[0]} {few}: choose one with name = "{names[0]}" in [{key[0]}], or leave it out'
+    return [name for name, kind in kinds.items() if key[1] in {one.name for one in fields(kind)}]
 
 
 EVERYDAY = (

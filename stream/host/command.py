@@ -11,10 +11,10 @@ import tyro
 
 from stream.errors import ReportedError
 from stream.host import completion
-from stream.host.flags import some_of
+from stream.host.flags import flags_of, some_of
 from stream.host.home import expanded, with_home
 from stream.host.program import HELP, HELP_ALL, Result, Stop
-from stream.host.settings_file import Elsewhere, SettingsFile, SettingsFileError, config_of, present_name
+from stream.host.settings_file import Elsewhere, SettingsFile, SettingsFileError, config_of, present_name, whose
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +38,8 @@ class Command:
     """Other settings of which `begin` is told if they are given, dotted."""
     begin: Callable[[Mapping[str, str]], Any] | None = None
     """Returns the settings to begin from, of the choices that are given; without it there are no choices."""
-    elsewhere: Elsewhere = lambda _key: ""
-    """Says of a setting in a file that is not there which other choice has it (`SettingsFile`)."""
+    elsewhere: Elsewhere = lambda _key: ()
+    """Returns the values of a choice that have a setting, where the chosen one does not have it."""
     check: Callable[[Any], object] = lambda _settings: None
     """Raises ValueError for settings that cannot be used."""
     inline: Collection[str] = ()
@@ -88,9 +88,20 @@ class Command:
         default = self._default({} if file is None else file.words((*self.choices, *self.told)), given, file)
         if self.everyday and HELP.intersection(words):
             self._show_help(words, prog, default, bool(given.keys() & self.choices.keys()))
+        self._refuse_those_of_others(words, default)
         settings = tyro.cli(self.settings, prog=prog, args=words, description=self._help(), default=default)
         self.check(settings)
         return settings
+
+    def _refuse_those_of_others(self, words: Sequence[str], default: Any) -> None:
+        """Raise ReportedError for a flag that another choice would have; tyro only says that there is none."""
+        flags = [word.partition("=")[0].removeprefix("--") for word in words if word.startswith("--")]
+        if below := [flag for flag in flags if "." in flag and flag.partition(".")[0] in self.choices]:
+            known = {flag.name for flag in flags_of(default)}
+            for flag in (one for one in below if one not in known):
+                table, *names = flag.replace("-", "_").split(".")
+                if hint := whose([table], self.elsewhere((table, *names)), f"--{table} {{}}"):
+                    raise ReportedError(f"there is no --{flag}: {hint}")
 
     def options(self, name: str) -> completion.Options:
         """Return the flags and choices that the shell completes. name: of this command."""

@@ -40,8 +40,8 @@ _HEADER = re.compile(r"\s*\[(?P<table>[A-Za-z0-9_. -]+)\]")
 _KEY = re.compile(r"\s*(?P<key>[A-Za-z0-9_. -]+?)\s*=")
 
 Settings = TypeVar("Settings")
-Elsewhere = Callable[[tuple[str, ...]], str]
-"""Says of the key of a setting that is not there which choice would bring it; "" if none would."""
+Elsewhere = Callable[[tuple[str, ...]], Sequence[str]]
+"""Returns, for the key of a setting that is not there, the values of the choice in front of it that have the setting."""
 
 
 class SettingsFileError(StreamError):
@@ -66,7 +66,7 @@ class SettingsFile:
     path: Path
     text: str
     table: dict[str, Any]
-    elsewhere: Elsewhere = lambda _key: ""
+    elsewhere: Elsewhere = lambda _key: ()
 
     @classmethod
     def read(cls, path: Path, old_names: Mapping[str, str] | None = None, elsewhere: Elsewhere = elsewhere) -> Self:
@@ -137,7 +137,7 @@ class SettingsFile:
                 near = difflib.get_close_matches(name, known, 1)
                 some = ", ".join(known[:8]) + ", ..." * (len(known) > 8)
                 close = f"did you mean {near[0]}?" if near else f"{'' if within else '--help lists them; '}{some}"
-                hint = self.elsewhere((*within, name)) or close
+                hint = whose(within, self.elsewhere((*within, name)), f'name = "{{}}" in [{".".join(within)}]') or close
                 raise self._error((*within, name), f"there is no setting {'.'.join((*within, name))!r}: {hint}")
 
     def _value(self, value: Any, kind: Any, key: tuple[str, ...]) -> Any:
@@ -161,6 +161,14 @@ def present_name(name: str, old_names: Mapping[str, str]) -> str:
     if now != name and os.environ.get("RANK", "0") == "0":  # of the processes of torchrun, the first one warns
         sys.stderr.write(f"the setting {printable(name)} is called {printable(now)} now\n")
     return now
+
+
+def whose(table: Sequence[str], choices: Sequence[str], choose: str) -> str:
+    """Return which choices have a setting, and what to do; "" if none has it. choose: how to choose one, {} for its name."""
+    if not choices:
+        return ""
+    few = ", ".join(choices[:4]) + ", ..." * (len(choices) > 4)
+    return f"it is a setting of {'.'.join(table)} {few}: choose one with {choose.format(choices[0])}, or leave it out"
 
 
 def _translated(table: dict[str, Any], within: tuple[str, ...], old_names: Mapping[str, str]) -> dict[str, Any]:
