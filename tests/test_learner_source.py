@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -52,6 +55,20 @@ def test_a_folder_is_learned_and_a_learner_that_was_stopped_in_it_has_the_same_w
     ours = stopped.objective.encoders()["student"].state_dict()
     theirs = load_file(run / "export" / "student.safetensors")
     assert all(torch.equal(ours[f"backbone.{name}"], tensor) for name, tensor in theirs.items())
+
+
+def test_the_pairs_of_a_camera_can_be_sent_to_other_processes(camera: str, tmp_path: Path) -> None:
+    words = ["--run-dir", str(tmp_path / "run"), *SMALL, "--source", camera, "--max-steps", "1"]
+    code = "from learner.__main__ import main; main(%r); import device.capture, stream.pair; print(%s)"
+    same = "device.capture.EncodedPair is stream.pair.EncodedPair"
+    done = subprocess.run(
+        [sys.executable, "-c", code % (words, same)],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},
+        check=True,
+    )
+    assert done.stdout.splitlines()[-1] == "True"
 
 
 @pytest.mark.parametrize(

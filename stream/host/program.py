@@ -200,7 +200,7 @@ class Program:
         """Run a command until it is done or `stop` is set. Raises the errors of the command."""
         if len(words) in (1, 2) and words[-1] == "--version":
             return Result(versions())
-        with standing_in(self.heavy, (self.package, "stream", "buffer")) as replaced:
+        with standing_in(self.heavy, (self.package, "stream", "buffer", "device")) as replaced:
             from stream.host import completion
 
             if (shell := completion.shell_of(words)) is not None:
