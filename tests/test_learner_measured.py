@@ -111,7 +111,7 @@ def test_values_beyond_float32_stay_finite() -> None:
 def test_a_rig_with_ten_thousand_names_still_brings_its_action() -> None:
     refused: list[BadSignal] = []
     gathered = Gathering(refused.append)
-    gathered.add({f"s{number}" if number else "action": Signal([[number + 7.0]], [0]) for number in range(10_000)})
+    gathered.add({f"s{number}" if number else "action": Signal([[number + 7.0]], [0]) for number in range(10_000)}, 0)
     pair = make_pair(0)
     memory = remembered(EncodedPair(pair.header, pair.left, pair.right, telemetry=Telemetry(gathered.take(0))))
     assert signals_of(memory, 1)["action"] == [[7]]
