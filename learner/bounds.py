@@ -58,7 +58,7 @@ def check_bounds(settings: Any, label: str) -> None:
             raise SettingsError(f"{label}: {name} must be {' or '.join(map(str, get_args(hint)))}, got {value!r}")
         for meta in get_args(hint)[1:]:
             if isinstance(meta, Bound) and not (
-                math.isfinite(value) and all(_holds(value, *rule) for rule in _rules(meta))
+                (isinstance(value, int) or math.isfinite(value)) and all(_holds(value, *rule) for rule in _rules(meta))
             ):
                 words = " and ".join(f"{_WORDS[how]} {limit:g}" for how, limit in _rules(meta))
                 raise SettingsError(f"{label}: {name} must be {words}, got {value!r}")

@@ -51,6 +51,10 @@ class LearnerConfig:
             raise SettingsError(
                 f"objective {self.objective.name} cannot take views {self.views_name}: choose --views {' or '.join(takes)}"
             )
+        if not 0 <= self.seed < 1 << 64:
+            raise SettingsError(f"seed must be a whole number within [0, 2**64), got {self.seed}")
+        if self.max_refused_steps < 1:
+            raise SettingsError(f"max_refused_steps must be at least 1, got {self.max_refused_steps}")
         if not 0 <= self.holdout <= MAX_SHARE:
             raise SettingsError(f"holdout must be 0 to {MAX_SHARE}, got {self.holdout}")
         if self.memory.fresh_capacity < self.pacing.batch_size:

@@ -6,11 +6,11 @@ A cool-down, a branch whose rate falls to 0, gives better weights to export (Hu 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 
-from learner.bounds import check_bounds
+from learner.bounds import Bound, NotNegative, Positive, check_bounds
 from learner.errors import SettingsError
 
 
@@ -20,22 +20,20 @@ class ScheduleConfig:
 
     optimiser: Literal["adamw", "sgd"] = "adamw"
     """AdamW, or SGD with a momentum of 0.9, which needs a larger rate and adds the weight decay to the gradient."""
-    learning_rate: float = 5e-4
+    learning_rate: Positive = 5e-4
     """Constant rate after the warm-up (the original experiment: 5e-4)."""
-    warmup_steps: int = 100
+    warmup_steps: Annotated[int, Bound(ge=0)] = 100
     """Steps over which the rate rises linearly."""
-    weight_decay: float = 0.04
+    weight_decay: NotNegative = 0.04
     """Constant: the ramp of the original experiment, 0.001 to 0.2, needs an end that a stream does not have."""
     clip_grad_norm: float = 3.0
     """Largest norm of the gradient (as DINO clips)."""
 
     def __post_init__(self) -> None:
         check_bounds(self, "schedule")
-        if not (
-            self.learning_rate > 0 and self.warmup_steps >= 0 and self.weight_decay >= 0 and self.clip_grad_norm > 0
-        ):
+        if not self.clip_grad_norm > 0:
             raise SettingsError(
-                f"schedule needs learning_rate > 0, warmup_steps >= 0, weight_decay >= 0 and clip_grad_norm > 0, got {self}"
+                f"schedule: clip_grad_norm must be above 0 (inf: nothing is clipped), got {self.clip_grad_norm}"
             )
 
 

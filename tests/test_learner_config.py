@@ -13,6 +13,7 @@ from learner.errors import SettingsError
 from learner.loop import Learner
 from learner.objectives.babyagent import BabyAgent, BabyAgentConfig
 from learner.objectives.contrastive import Contrastive, ContrastiveConfig
+from learner.objectives.ntxent import NTXentConfig
 from learner.objectives.table import OBJECTIVES
 from learner.pacing import PacingConfig
 
@@ -46,6 +47,20 @@ def test_the_large_preset_has_the_numbers_of_the_seed_and_the_small_ones_centrin
 def test_a_batch_larger_than_the_queue_of_fresh_pairs_is_refused() -> None:
     with pytest.raises(SettingsError, match=r"fresh_capacity 16 must hold at least one batch of 17"):
         replace(TINY, pacing=PacingConfig(batch_size=17))
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"seed": -1}, {"seed": 1 << 64}, {"seed": 10**400}, {"max_refused_steps": 0}, {"max_refused_steps": -1}]
+)
+def test_a_number_out_of_bounds_is_refused_by_its_name(wrong: dict[str, int]) -> None:
+    (name,) = wrong
+    with pytest.raises(SettingsError, match=rf"^{name} must be .*, got -?\d+$"):
+        LearnerConfig(**wrong)  # type: ignore[arg-type]
+
+
+def test_a_whole_number_larger_than_any_float_is_refused_in_one_line() -> None:
+    with pytest.raises(SettingsError, match=r"^objective: temperature must be above 0, got -1"):
+        NTXentConfig(temperature=-(10**400))
 
 
 def test_equal_settings_have_no_differences() -> None:
