@@ -103,8 +103,8 @@ _NEWEST = (
 
 
 _HELD_OUT = (
-    "The same of the pairs of stretches that are never trained on: a thread through the map where what follows in time is near. "
-    "How many triplets in time are right stands in the table above."
+    "The same of pairs that are never trained on: where what follows in time is near, the map is a thread for each stretch. The "
+    'table "On the stream itself" says how many triplets in time are right.'
 )
 
 
