@@ -92,6 +92,10 @@ def options(text: str) -> tuple[str, dict[str, str]]:
     """Return what stands before a question mark, and the options behind it. Raises CameraError if they cannot be read."""
     name, mark, query = text.partition("?")
     try:
-        return name, dict(parse_qsl(query, keep_blank_values=True, strict_parsing=True)) if mark else {}
+        pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True) if mark else []
     except ValueError:
         raise CameraError(f"{redacted(text)!r}: options are ?key=value&key=value") from None
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise CameraError(f"{redacted(text)!r}: an option stands there twice")
+    return name, found
