@@ -113,7 +113,7 @@ def test_what_is_secret_in_a_name_is_never_shown(text: str, shown: str) -> None:
 def test_options_are_texts() -> None:
     assert options("a:B?x=1&y=a%20b&z=") == ("a:B", {"x": "1", "y": "a b", "z": ""})
     assert options("a:B") == ("a:B", {})
-    with pytest.raises(CameraError, match=r"^'a:B\?x=1&x=2': an option stands there twice$"):
+    with pytest.raises(CameraError, match=r"^'a:B\?\*+': an option stands there twice$"):
         options("a:B?x=1&x=2")
 
 
