@@ -41,6 +41,8 @@ class PairCounts(NamedTuple):
     dropped_fresh: int
     quarantined: int
     undecodable: int
+    clips: int = 0
+    """Clips that the kept pairs are in; a single pair is one too."""
 
 
 class Member:
@@ -121,7 +123,7 @@ class Member:
         """Count the pairs of this process."""
         memory = self.memory
         dropped = memory.dropped_fresh, memory.quarantined, self.undecodable
-        return PairCounts(len(memory), memory.fresh, memory.kept, *dropped)
+        return PairCounts(len(memory), memory.fresh, memory.kept, *dropped, clips=len(memory.ranking.reservoir))
 
     def part(self) -> Part:
         """Return this member's part of a state."""

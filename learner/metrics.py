@@ -185,6 +185,9 @@ class MemoryMetrics(Collector):
         yield GaugeMetricFamily(
             "babyagent_buffer_capacity_pairs", "Pairs that the reservoir holds.", self._learner.config.memory.capacity
         )
+        yield GaugeMetricFamily(
+            "babyagent_buffer_clips", "Clips that the kept pairs are in; a single pair is one too.", counts.clips
+        )
         for field, (name, text) in _DROPPED.items():
             yield _count(name, text, getattr(counts, field) - getattr(before, field))
         held_out = self._learner.held_out.count - self._held_out_before

@@ -240,6 +240,40 @@ def test_a_run_in_two_processes_that_was_killed_ends_as_one_that_never_was(nurse
     assert outcome(killed).sums == outcome(straight).sums
 
 
+IN_CLIPS = ("--memory.clip", "4")
+ROOMY = ("--memory.capacity", "192")
+"""Memory for every pair, also where a hole cuts clips."""
+
+
+def test_a_run_of_clips_in_two_processes_that_was_killed_ends_as_one_that_never_was(
+    nursery: Nursery, tmp_path: Path
+) -> None:
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    codes, said = nursery.run(straight, 2, *IN_CLIPS)
+    assert codes == [0, 0], said
+    assert nursery.run(killed, 2, *IN_CLIPS, *COMMITTING, dies=(1, 21))[0] == [1, -signal.SIGKILL]
+    codes, said = nursery.run(killed, 2, *IN_CLIPS)
+    assert codes == [0, 0], said
+    assert "resumed at step" in said
+    assert outcome(killed).sums == outcome(straight).sums
+    for shard in outcome(killed).state["memory"]["shards"]:
+        clips, lengths = np.unique(shard["clips"], return_counts=True)
+        assert set(lengths.tolist()) == {4}
+        assert np.array_equal(shard["keys"] - shard["clips"], np.tile(np.arange(4), len(clips)))
+
+
+def test_a_run_of_clips_goes_on_in_another_number_of_processes_without_a_loss(nursery: Nursery, tmp_path: Path) -> None:
+    run, pairs = tmp_path / "run", make_pairs(PAIRS)
+    pairs[3] = undecodable(3)
+    recording = recorded(tmp_path / "walk.mcap", [pair for pair in pairs if pair.header.seq != 30])
+    for processes, words in ((2, ("--max-steps", "9")), (1, ("--max-steps", "20")), (2, ())):
+        codes, said = nursery.run(run, processes, *IN_CLIPS, *ROOMY, *words, recording=recording)
+        assert codes == [0] * processes, said
+    result = outcome(run)
+    assert result.seqs == [seq for seq in range(PAIRS) if seq not in (3, 30)]
+    assert json.loads((run / "summary.json").read_text())["undecodable"] == 1
+
+
 def undecodable(seq: int) -> EncodedPair:
     """A pair that travels well, but whose left image is none."""
     pair, left = make_pair(seq, codec="jpeg"), b"\xff\xd8\xffno image"

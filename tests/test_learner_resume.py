@@ -225,6 +225,22 @@ def test_a_learner_that_holds_pairs_out_ends_the_same_however_often_it_is_killed
     assert summary["stream_probe"]["student"]["right_start"] is not None
 
 
+def test_a_learner_of_clips_ends_the_same_however_often_it_is_killed(nursery: Nursery, tmp_path: Path) -> None:
+    flags = ("--memory.clip", "5", "--holdout", "0.2")
+    assert nursery.learner(tmp_path / "whole", *flags)[0] == 0
+    draw, killed = random.Random(2), 0
+    for life in range(1, 5):
+        code, said = nursery.learner(tmp_path / "killed", *flags, dies_after_cpu_s=draw.uniform(0.01, 0.1 * life))
+        killed += code == -signal.SIGPROF
+        assert code in (0, -signal.SIGPROF), said
+    code, said = nursery.learner(tmp_path / "killed", *flags)
+    assert code == 0, said
+    assert killed
+    assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
+    reservoir = json.loads((tmp_path / "killed" / "summary.json").read_text())["reservoir"]
+    assert reservoir["kept"] > 3 * reservoir["clips"]
+
+
 def test_a_learner_that_collapses_again_and_again_ends_with_one_line_and_exit_code_1(
     nursery: Nursery, tmp_path: Path
 ) -> None:

@@ -131,6 +131,9 @@ def old_run(walk: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return run
 
 
+QUIET = ("--http-port", "0", "--control", "--json")
+
+
 def files_of(run: Path) -> dict[str, bytes]:
     return {str(path.relative_to(run)): path.read_bytes() for path in run.rglob("*") if path.is_file()}
 
@@ -187,6 +190,20 @@ def test_a_fork_may_have_a_smaller_memory_and_another_objective(
     assert {*new.memory.slots.keys().tolist()} < {*old.memory.slots.keys().tolist()}
     weights = (one.objective.encoders()["student"].parameters() for one in (old, new))
     assert all(torch.equal(a, b) for a, b in zip(*weights, strict=True))
+
+
+@pytest.mark.parametrize("clip", [1, 2, 4])
+def test_a_fork_of_a_run_of_clips_has_its_pairs_in_clips_of_its_own_length(
+    clip: int, walk: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    old, run = tmp_path / "old", tmp_path / "run"
+    memory = ("--memory.canvas", "24", "32", "--memory.capacity", "16", "--memory.fresh-capacity", "16")
+    learn(capsys, "--run-dir", str(old), *FLAGS, *memory, "--memory.clip", "4", *QUIET, "--replay", walk)
+    learn(capsys, *fork_words(old, run, "--memory.clip", str(clip), "--replay", walk, "--max-steps", "0"))
+    before, after = (committed(one, settings_of(one)).memory.slots for one in (old, run))
+    assert np.array_equal(before.keys(), after.keys())
+    lengths = np.unique(after.clips[after.of(after.keys())], return_counts=True)[1]
+    assert set(lengths.tolist()) == {clip}
 
 
 def test_a_fork_that_cannot_be_says_why_in_one_line(

@@ -9,9 +9,9 @@ for its own sake. Capacities count pairs. Pure: no thread, no file, no clock.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import chain, groupby
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -75,17 +75,21 @@ class Memory:
         self.fresh_capacity = config.fresh_capacity // shards
         self._shard = shard
         self._fresh: deque[int] = deque()
-        self._pairs: dict[int, list[int]] = {}  # the keys of the pairs of a clip, where it has more than one
         self.arrived = self.kept = self.dropped_fresh = self.quarantined = 0
 
     def __len__(self) -> int:
         """Return how many pairs can be drawn: fresh or kept, and not in quarantine."""
-        return len(self.slots) - self._count(self.ranking.quarantine)
+        return len(self.slots) - self.slots.count(self.ranking.quarantine)
 
     @property
     def fresh(self) -> int:
         """Number of pairs that wait for their first training step."""
-        return self._count(self._fresh)
+        return self.slots.count(self._fresh)
+
+    def kept_keys(self) -> Keys:
+        """Return the keys of all kept pairs: int64 [kept], clip after clip."""
+        clips = self.ranking.reservoir.keys().tolist()
+        return np.array([key for clip in clips for key in self.slots.keys_of(clip)], np.int64)
 
     def add(self, pair: StereoPair, key: int | None = None) -> int:
         """Put a pair, its images on the canvas, into the fresh queue. Returns its key, by default the next one."""
@@ -96,10 +100,10 @@ class Memory:
     def add_clip(self, keys: Sequence[int], pairs: Sequence[StereoPair]) -> None:
         """Put a clip of consecutive pairs, on the canvas, into the fresh queue; rising keys, at most `config.clip`."""
         while self._fresh and self.fresh + len(keys) > self.fresh_capacity:
-            self.dropped_fresh += self._release([self._fresh.popleft()])
+            self.dropped_fresh += self.slots.release_clips([self._fresh.popleft()])
         for key, pair in zip(keys, pairs, strict=True):
-            self.slots.put(key, pair)
-        self._queue(keys)
+            self.slots.put(key, pair, clip=keys[0])
+        self._fresh.append(keys[0])
         self.arrived = max(self.arrived, keys[-1] + 1)
 
     def skip_key(self) -> None:
@@ -114,7 +118,7 @@ class Memory:
         """
         clips: list[int] = []
         room = count
-        while self._fresh and (length := len(self._keys(self._fresh[0]))) <= room:
+        while self._fresh and (length := len(self.slots.keys_of(self._fresh[0]))) <= room:
             clips.append(self._fresh.popleft())
             room -= length
         fresh, fresh_pairs = clips[:], count - room
@@ -125,8 +129,8 @@ class Memory:
             if not drawn:
                 break
             clips += drawn
-            room, stalest = room - self._count(drawn), 0
-        rows = [self._keys(clip) for clip in clips]
+            room, stalest = room - self.slots.count(drawn), 0
+        rows = [self.slots.keys_of(clip) for clip in clips]
         keys = np.array([key for row in rows for key in row][:count], np.int64)
         numbers = np.repeat(np.arange(len(rows)), list(map(len, rows)))[:count] + self._shard * count
         return Draw(keys, self.slots.of(keys), fresh_pairs, numbers)
@@ -158,19 +162,19 @@ class Memory:
             )
         clips, first, which = np.unique(self.slots.clips[draw.slots], return_index=True, return_inverse=True)
         mean = np.bincount(which, priority) / np.bincount(which)  # a clip drawn twice has one score, by the mean
-        rows = [self._keys(clip) for clip in clips.tolist()]
+        rows = [self.slots.keys_of(clip) for clip in clips.tolist()]
         self.slots.priority[self.slots.of(chain.from_iterable(rows))] = np.repeat(mean, list(map(len, rows)))
         gone = self.ranking.score(clips, mean, first < draw.fresh)
-        self.kept += draw.fresh - self._release(gone.tolist())
+        self.kept += draw.fresh - self.slots.release_clips(gone.tolist())
 
     def refuse(self, draw: Draw, is_bad: NDArray[np.bool_]) -> None:
         """Undo a draw whose step was refused: clips with a bad pair, bool [n], are never drawn again, other fresh ones wait."""
         clips = self.slots.clips[draw.slots]
         fresh, bad = dict.fromkeys(clips[: draw.fresh].tolist()), dict.fromkeys(clips[is_bad].tolist())
         self._fresh.extendleft(clip for clip in reversed(fresh) if clip not in bad)
-        self.quarantined += self._count(bad)
+        self.quarantined += self.slots.count(bad)
         self.ranking.put_in_quarantine(clip for clip in bad if clip not in fresh)
-        self._release(clip for clip in bad if clip in fresh)
+        self.slots.release_clips(clip for clip in bad if clip in fresh)
 
     def state_dict(self) -> dict[str, Any]:
         """Return everything except the pairs themselves: their bytes are kept elsewhere, and come back with the state."""
@@ -200,13 +204,10 @@ class Memory:
         self.slots.clear()
         self.slots.signals.load_state_dict(state.get("signals", {}))
         unreadable, clips = set(), state.get("clips", state["keys"]).tolist()
-        members: dict[int, list[int]] = {}
         for key, clip, priority, pair in zip(state["keys"].tolist(), clips, state["priority"], pairs, strict=True):
             self.slots.put(key, pair, priority, clip)
-            members.setdefault(clip, []).append(key)
             if pair is None:
                 unreadable.add(key)
-        self._pairs = {clip: keys for clip, keys in members.items() if len(keys) > 1}
         self._fresh = deque(state["fresh"].tolist())
         self._drop(unreadable)
         self.kept = len(self.slots) - self.fresh
@@ -216,29 +217,8 @@ class Memory:
         bad, before = set(self.slots.clips[self.slots.of(unreadable)].tolist()), len(self.slots)
         waiting, self._fresh = self._fresh, deque()
         for clip in waiting:
-            for is_lost, piece in groupby(self._pairs.pop(clip, [clip]), unreadable.__contains__):
-                (self.slots.release if is_lost else self._queue)(list(piece))
+            self._fresh.extend(self.slots.cut(clip, unreadable))
         kept = bad.difference(waiting) - self.ranking.quarantine
         if kept:
             self.ranking.put_in_quarantine(kept)
-        self.quarantined += before - len(self.slots) + self._count(kept)
-
-    def _queue(self, keys: Sequence[int]) -> None:
-        """Let the pairs of these keys wait as one clip."""
-        self.slots.clips[self.slots.of(keys)] = keys[0]
-        if len(keys) > 1:
-            self._pairs[keys[0]] = list(keys)
-        self._fresh.append(keys[0])
-
-    def _keys(self, clip: int) -> list[int]:
-        return self._pairs.get(clip, [clip])
-
-    def _count(self, clips: Collection[int]) -> int:
-        """Count the pairs of clips, which another thread may change meanwhile."""
-        return sum(len(self._keys(clip)) for clip in tuple(clips)) if self._pairs else len(clips)
-
-    def _release(self, clips: Iterable[int]) -> int:
-        """Free the slots of these clips, and return how many pairs they had."""
-        keys = [key for clip in clips for key in self._pairs.pop(clip, [clip])]
-        self.slots.release(keys)
-        return len(keys)
+        self.quarantined += before - len(self.slots) + self.slots.count(kept)

@@ -1,10 +1,14 @@
-"""Which pairs of memory to show: the slots of extremes, of the newest and oldest, and of pairs spread over time."""
+"""Which pairs of memory to show: the slots of extremes, of the newest and oldest, and of pairs spread over time.
+
+Of a kept clip the extremes and the ends show the first pair.
+"""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
+from buffer.index import Keys
 from learner.memory.memory import Memory
 from learner.memory.slots import SlotNumbers
 
@@ -28,9 +32,23 @@ def ends(memory: Memory, count: int) -> tuple[SlotNumbers, SlotNumbers]:
 
 def over_time(memory: Memory, count: int) -> SlotNumbers:
     """Return the slots of at most `count` pairs, spread evenly over all arrivals in memory, newest first: intp [n]."""
-    keys = memory.slots.keys()[::-1]
-    chosen = [keys[index * len(keys) // count] for index in range(count)] if len(keys) > count else keys
-    return memory.slots.of(chosen)
+    return memory.slots.of(_spread(memory.slots.keys(), count))
+
+
+def clips_over_time(memory: Memory, count: int) -> SlotNumbers:
+    """Return the slots of at most `count` pairs, in clips that are spread evenly over all arrivals, newest first: intp [n].
+
+    The pairs of a clip are in their order; of single pairs these are the slots of `over_time`.
+    """
+    clips = np.unique(memory.slots.clips[memory.slots.of(memory.slots.keys())])
+    chosen = _spread(clips, max(1, count // memory.config.clip))
+    return memory.slots.of([key for clip in chosen.tolist() for key in memory.slots.keys_of(clip)][:count])
+
+
+def _spread(keys: Keys, count: int) -> Keys:
+    """Return at most `count` of rising keys, evenly spread, the last one first."""
+    places = np.arange(count) * len(keys) // count if len(keys) > count else np.arange(len(keys))
+    return keys[::-1][places]
 
 
 def different(memory: Memory, count: int) -> tuple[int, int]:

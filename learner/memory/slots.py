@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -46,6 +47,7 @@ class Slots:
     def clear(self) -> None:
         """Free all slots."""
         self._slot: dict[int, int] = {}
+        self._pairs: dict[int, list[int]] = {}  # the keys of a clip, where it has more than one pair
         self._free = list(range(len(self.names)))[::-1]
 
     def __len__(self) -> int:
@@ -65,10 +67,14 @@ class Slots:
         return np.array([self._slot[int(key)] for key in keys], np.intp)
 
     def put(self, key: int, pair: StereoPair | None, priority: float = np.nan, clip: int | None = None) -> None:
-        """Give a new key a free slot. pair: on the canvas; None leaves the slot without images. clip: by default the key."""
+        """Give a new key a free slot. pair: on the canvas; None leaves the slot without images. clip: by default the key;
+        the pairs of a clip come in their order.
+        """
         slot = self._slot[key] = self._free.pop()
         self.priority[slot] = priority
-        self.clips[slot] = key if clip is None else clip
+        self.clips[slot] = clip = key if clip is None else clip
+        if clip != key:
+            self._pairs.setdefault(clip, [clip]).append(key)
         if pair is not None:
             self.left[slot] = torch.from_numpy(pair.left)
             self.right[slot] = torch.from_numpy(pair.right)
@@ -83,6 +89,33 @@ class Slots:
     def release(self, keys: Iterable[int]) -> None:
         """Free the slots of these keys. Raises KeyError."""
         self._free.extend(self._slot.pop(key) for key in keys)
+
+    def keys_of(self, clip: int) -> list[int]:
+        """Return the keys of the pairs of a clip."""
+        return self._pairs.get(clip, [clip])
+
+    def count(self, clips: Collection[int]) -> int:
+        """Count the pairs of clips, which another thread may change meanwhile."""
+        return sum(len(self.keys_of(clip)) for clip in tuple(clips)) if self._pairs else len(clips)
+
+    def release_clips(self, clips: Iterable[int]) -> int:
+        """Free the slots of these clips, and return how many pairs they had. Raises KeyError."""
+        keys = [key for clip in clips for key in self._pairs.pop(clip, [clip])]
+        self.release(keys)
+        return len(keys)
+
+    def cut(self, clip: int, lost: Container[int]) -> list[int]:
+        """Free the slots of the lost pairs of a clip, and return the clips that the pairs between them are then."""
+        found = []
+        for is_lost, piece in groupby(self._pairs.pop(clip, [clip]), lost.__contains__):
+            keys = list(piece)
+            if is_lost:
+                self.release(keys)
+            else:
+                found.append(keys[0])
+                self.clips[self.of(keys)] = keys[0]
+                self._pairs |= {keys[0]: keys} if len(keys) > 1 else {}
+        return found
 
     def batch(self, slots: SlotNumbers, device: torch.device, clips: Keys | None = None) -> Batch:
         """Copy the images of these slots, and what is known of them, to the compute device.

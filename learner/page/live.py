@@ -89,7 +89,7 @@ def copy_snapshot(learner: Learner, number: int) -> Snapshot:
         step=learner.steps,
         views=tuple(views_of(learner, slots) for slots in pictures.over_time(memory, VIEWED_PAIRS).reshape(-1, 1)),
         rows={name: [_copy_pair(memory.slots, slot) for slot in chosen] for name, chosen in slots.items()},
-        kept=memory.ranking.reservoir.keys(),
+        kept=memory.kept_keys(),
         arrived=memory.arrived,
         processes=collectives.count(),
     )

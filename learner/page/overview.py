@@ -67,6 +67,8 @@ def now(live: Live) -> str:
         "pairs suppressed or left out before they came": learner.suppressed + learner.junk,
         "rollbacks after a collapse": learner.trainer.guard.rollbacks,
     }
+    if learner.config.memory.clip > 1:
+        tiles |= {f"pairs in a clip on average, of {learner.config.memory.clip}": counts.kept / max(1, counts.clips)}
     if stats is not None:
         tiles |= {"pairs lost on the way": stats.lost, "pairs still to come": stats.pending}
     return f'<p class="lead">{escape(live.status).replace("  ", " · ")}</p>{number_tiles(tiles)}'

@@ -34,7 +34,7 @@ def make_album(learner: Learner, *, received: int = 8, viewed: int = 6, extremes
         return album
     album["received_left"] = _unsqueezed(learner, memory.slots.left, seen)
     album["received_right"] = _unsqueezed(learner, memory.slots.right, seen)
-    album |= views_of(learner, pictures.over_time(memory, viewed))
+    album |= views_of(learner, pictures.clips_over_time(memory, viewed))
     high, low = pictures.extremes(memory, extremes)
     for name, slots in (("high", high), ("low", low)):
         album[f"{name}_left"] = _unsqueezed(learner, memory.slots.left, slots)
@@ -47,7 +47,7 @@ def views_of(learner: Learner, slots: NDArray[np.intp]) -> Album:
 
     Keys: viewed_left, viewed_right [n, H, W, 3], and those of `Objective.pictures`, images as uint8 [..., S, S, 3].
     """
-    draw = Draw(np.zeros(len(slots), np.int64), slots, 0)
+    draw = Draw(np.zeros(len(slots), np.int64), slots, 0, learner.memory.slots.clips[slots])
     generator = torch.Generator(learner.device).manual_seed(learner.config.seed)
     return pictures_of(learner.objective, learner.memory.batch(draw, learner.device), generator) | {
         "viewed_left": _unsqueezed(learner, learner.memory.slots.left, slots),

@@ -24,7 +24,7 @@ from learner.service.prober import Prober
 from learner.service.status import RunStatus
 from learner.service.step_log import StepLog
 from learner.service.stream_probe import StreamProbe
-from learner.service.summary import Summary, pace, streams_of, summarise, too_little, why_no_step
+from learner.service.summary import Summary, pace, streams_of, summarise, too_little, too_short, why_no_step
 from learner.service.timing import ROTATED_S, Ending, Limits, Rhythm, Times
 from learner.weights.latest import LatestWeights
 from stream.errors import StreamError
@@ -213,7 +213,7 @@ class Service:
         summary["rotation"] = rotation
         asked = self.stop() or self.limits.max_steps == 0
         summary["problem"] = "" if asked else why_no_step(learner)
-        summary["warning"] = too_little(learner)
+        summary["warning"] = too_little(learner) or too_short(learner)
         summary["streams"] = self._streams
         if warning := self.latest_weights.conclude(summary):
             self.observers.screen.log(warning)

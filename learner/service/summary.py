@@ -67,6 +67,7 @@ def summarise(
             "fresh": counts.fresh,
             "dropped_fresh": counts.dropped_fresh,
             "quarantined": counts.quarantined,
+            **({"clips": counts.clips} if learner.config.memory.clip > 1 else {}),
         },
         "stream_probe": {line["encoder"]: line for line in held},
     } | probe_figures(probes)
@@ -95,6 +96,18 @@ def too_little(learner: Learner) -> str:
         return ""
     what = f"{looked} pairs show only {few} different pictures"
     return f"too little to learn from: {what}. Record at least some hundred different ones"
+
+
+def too_short(learner: Learner) -> str:
+    """Return a sentence if the clips in memory have less than half of the pairs that they should have on average; else ""."""
+    counts, memory = learner.counts(), learner.config.memory
+    if not counts.clips or 2 * counts.kept >= memory.clip * counts.clips:
+        return ""
+    return (
+        f"clips have {counts.kept / counts.clips:.1f} pairs on average instead of {memory.clip}: pairs are missing, more than "
+        f"--memory.max-gap-s {memory.max_gap_s:g} apart, or from more rigs than --memory.fresh-capacity {memory.fresh_capacity} "
+        "has room for"
+    )
 
 
 def streams_of(cursor: Cursor) -> list[str]:
