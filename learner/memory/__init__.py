@@ -1,1 +1,1 @@
-"""The memory of a learner: slots with images, the fresh queue, and the ranking that decides which pairs stay."""
+"""The memory of a learner: consecutive pairs become clips; slots with images, the fresh queue, and the ranking."""
