@@ -96,6 +96,7 @@ def _learner_row(settings: SpeedSettings) -> Callable[[], float]:
     batch = learner.config.pacing.batch_size
     for pair in rendered_pairs(2 * batch, CANVAS):
         learner.add(pair)
+    learner.close_clips()
     return lambda: settings.steps * batch / seconds_of(lambda: [learner.step() for _ in range(settings.steps)])
 
 

@@ -23,7 +23,8 @@ MOMENTS_AND_GRADIENT = 3
 def require_room(trainer: Trainer, slot_bytes: int, free_bytes: int) -> None:
     """Raise SettingsError, naming the largest batch that fits, where a step does not fit into `free_bytes`.
 
-    slot_bytes: of the slots of memory and of those held out once they are filled; they are in RAM whatever the device is.
+    slot_bytes: of open clips, of the slots of memory and of those held out once they are filled; all are in RAM whatever the
+    device is.
     Call it before the first step, while neither they nor the optimiser take any room. Several processes call it
     together, each for its part of the batch and with its own `free_bytes`.
     """

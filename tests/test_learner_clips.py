@@ -179,6 +179,12 @@ def test_a_clip_whose_rig_is_silent_closes_after_as_many_pairs_as_the_fresh_queu
     assert closed[-1][0].keys == [0]
 
 
+def test_open_clips_are_counted_before_a_run_begins_with_the_room_that_they_may_take() -> None:
+    ten_open_with_two_pairs = 10 * 2 * (2 * 8 * 8 * 3)
+    assert Assembler(replace(SMALL, fresh_capacity=60), 1).max_bytes == ten_open_with_two_pairs
+    assert Assembler(MemoryConfig(), 1).max_bytes == 0
+
+
 def test_more_rigs_than_there_is_room_for_get_shorter_clips_and_nothing_is_lost() -> None:
     assembler = Assembler(replace(SMALL, fresh_capacity=12), 1)  # two clips may be open
     pairs = [pair_at(seq, seq / 10, f"rig{rig}") for seq in range(3) for rig in range(3)]

@@ -29,6 +29,7 @@ def resting_steps(
     learner = Learner(config, device)
     for pair in islice(cycle(rendered_pairs(VIEWS, size)), config.pacing.batch_size):
         learner.add(pair)
+    learner.close_clips()
     batch = learner.memory.batch(learner.memory.draw(config.pacing.batch_size), device)
     seen = learner.objective.views(batch, learner.trainer.generator)
     steps: dict[str, Step] = {

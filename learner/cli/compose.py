@@ -255,7 +255,7 @@ def make_learner(settings: TrainSettings, device: torch.device, process: Process
         raise SettingsError(str(error)) from error
     sharers = process.local_count if device.type == "cpu" else 1
     # One number for all, so that all refuse or none.
-    slot_bytes = learner.memory.slots.nbytes + learner.held_out.slots.nbytes
+    slot_bytes = learner.memory.slots.nbytes + learner.held_out.slots.nbytes + learner.assembler.max_bytes
     require_room(learner.trainer, slot_bytes, collectives.broadcast(free_bytes(device) // sharers))
     return learner
 

@@ -52,7 +52,10 @@ class _Next(NamedTuple):
 
 
 class Assembler:
-    """The open clips of a run, in its leader. shards: processes that clips are dealt to; joined: pairs that opened no clip."""
+    """The open clips of a run, in its leader.
+
+    shards: processes that clips are dealt to. joined: pairs that opened no clip; max_bytes: of all open pairs on the canvas.
+    """
 
     def __init__(self, config: MemoryConfig, shards: int) -> None:
         self._length, self._shards = config.clip, shards
@@ -61,6 +64,8 @@ class Assembler:
         self._max_open = max(1, config.fresh_capacity // (2 * config.clip))
         self._open: dict[_Next, tuple[Clip, int]] = {}  # with the last capture time; the one that grew last stands last
         self.joined = 0
+        height, width = config.canvas
+        self.max_bytes = self._max_open * (config.clip - 1) * 2 * height * width * 3
 
     @property
     def waiting(self) -> int:

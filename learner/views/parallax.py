@@ -1,8 +1,8 @@
 """Masked crops that prefer places where the two images of a pair differ, as crops that follow motion do.
 
 On a stream, masked images with crops where something moves came close to shuffled ones (2609.40333, "I Have a Stream", 2026; its
-code was not to be had, so the choice below is our own). Memory holds single pairs and no clips. But the eyes see what one camera
-would see before and after a step to the side: behind the shift that most of the image has, near things are what is left.
+code was not to be had, so the choice below is our own). A single pair shows no motion. But its eyes see what one camera would
+see before and after a step to the side: behind the shift that most of the image has, near things are what is left.
 """
 
 from __future__ import annotations
