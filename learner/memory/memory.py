@@ -49,9 +49,10 @@ class Memory:
     """The fresh queue and the reservoir over one set of slots. The key of a pair is its arrival number, that of a clip its first.
 
     It may be number `shard` of `shards` over parts of one stream, each with its part of the capacities. pool: see `Ranking`.
-    ranking: instead of the one that the settings describe. signals: names of those that batches have. arrived: the next key;
-    kept: pairs that the reservoir kept;
-    dropped_fresh: pairs dropped before their first step; quarantined: pairs that were put in quarantine.
+    ranking: instead of the one that the settings describe. signals: names of those that batches have.
+
+    arrived: the next key; kept: pairs that the reservoir has; dropped_fresh: pairs dropped before their first step; quarantined:
+    pairs that were put in quarantine.
     """
 
     def __init__(
