@@ -255,7 +255,9 @@ def test_every_kind_of_backbone_learns_and_what_it_lacks_is_refused_before(backb
                 SettingsError, match=rf"^[a-z: ]+ needs .+, which backbone '{backbone}' lacks: take one"
             ):
                 Trainer(config, torch.device("cpu"))
-    if not has:  # other views need no attention
+    if not has:  # other views need no attention, as the message says
+        with pytest.raises(SettingsError, match=r", or --views multi$"):
+            Trainer(dataclasses.replace(small("contrastive"), encoder=sizes), torch.device("cpu"))
         config = dataclasses.replace(small("contrastive"), encoder=sizes, views=TwoConfig.for_preset("cpu"))
         made = Trainer(config, torch.device("cpu"))
         assert not made.step(some_pairs()).is_refused

@@ -332,7 +332,9 @@ def test_a_run_with_a_huge_rate_goes_back_says_so_and_hands_out_its_start_repeat
         summary = learned(capsys, *words, "--run-dir", str(run))
         assert summary["steps"] == 14
         assert summary["forgetting"]["rollbacks"] >= 1
-        assert re.search(r"went back +(once|\d+ times) after forgetting", describe(summary, run))
+        assert re.search(r"forgetting +the networks went back (once|\d+ times)", describe(summary, run))
+        report = (run / "report.html").read_text(encoding="utf-8")
+        assert "compared with those of the start: the networks went back" in report
         said = (
             r"forgot step=4 to=0 rollbacks=1: .* points below the start \(.*\); the learning rate is now 0\.5 of that"
         )

@@ -23,6 +23,7 @@ from learner.report.figures import BINS, binned, curve, encoder_curves
 from learner.report.html import number
 from learner.report.pictures import gaussian, heat, photo, window
 from learner.report.report import write_report
+from learner.report.tables import of_stream
 
 HEIGHT, WIDTH, HEADS, CROPS = 40, 60, 3, 4
 VOID = {"meta", "br", "img", "link", "input"}
@@ -318,6 +319,17 @@ def test_values_that_are_not_finite_leave_no_trace_in_a_curve() -> None:
     y = np.array([1.0, np.nan, 3.0, np.inf])
     assert binned(np.arange(4.0), y)[1].tolist() == [1.0, 3.0]
     assert "nan" not in curve("title", (np.arange(4.0), y)).lower()
+
+
+def test_recalls_on_held_out_pairs_are_drawn_beside_the_start_and_not_where_there_are_none() -> None:
+    told = {"right_start": 0.5, "right_chance": 0.1, "visit": None, "visit_start": None}
+    lines = [{"step": step, "encoder": "student", "right": step / 8, **told} for step in (1, 2)]
+    text = of_stream(lines)
+    assert "the right image found, %" in text
+    assert "another visit found, %" not in text
+    assert text.count("<svg") == 1
+    assert "var(--trace)" in text
+    assert "stroke-dasharray" not in text
 
 
 def test_a_curve_takes_its_colours_from_the_page() -> None:

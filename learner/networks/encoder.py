@@ -144,8 +144,11 @@ class Encoder(nn.Module):
             finally:
                 self.backbone.patch_drop = None
 
-    def require(self, need: str, who: str) -> None:
-        """Raise SettingsError if the backbone lacks what somebody needs, a key of NEEDS; who: begins the message."""
+    def require(self, need: str, who: str, instead: str = "") -> None:
+        """Raise SettingsError if the backbone lacks what somebody needs, a key of NEEDS.
+
+        who: begins the message. instead: flags that do without it.
+        """
         layer = getattr(getattr(self.backbone, "blocks", [None])[-1], "attn", None)
         # One with a temperature is XCiT's, between channels.
         has_attention = (
@@ -159,7 +162,7 @@ class Encoder(nn.Module):
         if not has[need]:
             raise SettingsError(
                 f"{who} needs {NEEDS[need]}, which backbone {self.config.backbone!r} lacks: "
-                f"take one such as {', '.join(EXAMPLES)}"
+                f"take one such as {', '.join(EXAMPLES)}{f', or {instead}' if instead else ''}"
             )
 
     def require_sizes(self, settings: Any, *names: str) -> None:

@@ -49,15 +49,16 @@ def curve(title: str, points: Points, *, level: tuple[str, float] | None = None)
     return _svg(figure)
 
 
-def encoder_curves(title: str, lines: Mapping[str, Points]) -> str:
-    """Draw accuracies, 0 to 1, in percent over steps: a line for each encoder, and a dashed one at its first value.
+def encoder_curves(title: str, lines: Mapping[str, Points], *, dashed: bool = True) -> str:
+    """Draw accuracies, 0 to 1, in percent over steps: a line for each encoder, and if asked a dashed one at its first value.
 
     At most BINS points are drawn, evenly spread, with the first and the last among them.
     """
     figure, axes = _canvas(title)
     for encoder, (steps, accuracy) in lines.items():
         role = encoder if encoder in ROLES else "trace"
-        _dashed(axes, 100 * accuracy[0], role)
+        if dashed:
+            _dashed(axes, 100 * accuracy[0], role)
         drawn = evenly(len(steps), BINS)
         axes.plot(steps[drawn], 100 * accuracy[drawn], color=ROLES[role], linewidth=1.8, marker="o", markersize=3.5)
     return _svg(figure)

@@ -16,14 +16,25 @@ import numpy as np
 
 from learner.errors import LearnerError
 from learner.report.figures import curve, encoder_curves, evenly, time_map
-from learner.report.html import ENCODER_LEGEND, escape, format_time, grid, missing, number, number_tiles, page, section
+from learner.report.html import (
+    ENCODER_LEGEND,
+    escape,
+    format_time,
+    grid,
+    legend,
+    missing,
+    number,
+    number_tiles,
+    page,
+    section,
+)
 from learner.report.layout import Layout, layout_of
 from learner.report.panels import view_panels, views_note
 from learner.report.pictures import photo, shades
 from learner.report.tables import by_day, by_rotation, of_stream
 from learner.runs.reading import Album, Line, by_encoder, is_number, points, read_album, read_lines, read_object
 from learner.runs.start import start_words
-from learner.runs.titles import ACCURACIES, FIGURES, curve_names, curve_title
+from learner.runs.titles import ACCURACIES, FIGURES, curve_names, curve_title, forgetting_words
 from stream.fsync import replace_file
 
 STRIP = 12
@@ -89,6 +100,8 @@ _STREAM = (
     "Pairs of stretches that are never trained on look for a picture by their features, without labels; beside it the network "
     "that the run started from, on the same pairs, and what chance reaches. A triplet compares a picture at most 10 pairs away "
     "with one of another stretch: is the former nearer, at all or by 2 in the squares of features of length 10?"
+    + ENCODER_LEGEND
+    + legend("the start", "trace")
 )
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
 _ROTATED = (
@@ -112,6 +125,8 @@ def _headline(summary: Line) -> str:
     loss = f"loss {number(summary.get('loss_first'))} → {number(summary.get('loss_last'))}"
     lead = f"<p class=lead>{number(summary.get('seconds'))} s, {number(summary.get('samples'))} training samples, {loss}</p>"
     lead += f"<p>Started from {escape(start_words(summary.get('start')))}.</p>"
+    if went_back := forgetting_words(summary):
+        lead += f"<p>Control sets are compared with those of the start: {escape(went_back)}.</p>"
     return f"<section>{lead}{number_tiles({words: summary.get(key) for key, words in FIGURES.items()})}</section>"
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from learner.report.figures import encoder_curves, evenly
 from learner.report.html import grid, missing, percent, table
-from learner.runs.reading import Line, by_encoder, is_number, points
+from learner.runs.reading import Line, Points, by_encoder, is_number, points
 from learner.runs.titles import ACCURACIES, KINDS
 
 MAX_DAYS = 40
@@ -88,18 +88,21 @@ def of_stream(lines: Sequence[Line] | None) -> str:
     ]
     if not rows:
         return missing("Not measured: no pairs were held out (--holdout), or not enough yet.")
-    drawn = {
-        kind: {
-            encoder: points([line for line in lines or () if line.get("encoder") == encoder], kind)
-            for encoder in newest
-        }
-        for kind in KINDS
-    }
     figures = [
-        encoder_curves(f"{KINDS[kind]} found, %", {name: found for name, found in curves.items() if len(found[0])})
-        for kind, curves in drawn.items()
+        encoder_curves(f"{words} found, %", curves, dashed=False)
+        for kind, words in KINDS.items()
+        if (curves := _recalls(lines or (), kind))
     ]
     return table(["found, %", "by chance", "at the start", "at the end"], rows) + grid(figures)
+
+
+def _recalls(lines: Sequence[Line], kind: str) -> dict[str, Points]:
+    """Return the recalls over the run of each encoder and of the start, where there are any."""
+    curves: dict[str, Points] = {}
+    for encoder in dict.fromkeys(str(line.get("encoder")) for line in lines):
+        mine = [line for line in lines if line.get("encoder") == encoder]
+        curves |= {"start": points(mine, f"{kind}_start"), encoder: points(mine, kind)}
+    return {name: found for name, found in curves.items() if len(found[0])}
 
 
 def by_rotation(rotation: Mapping[str, Mapping[str, Line]] | None) -> str:

@@ -51,6 +51,16 @@ def curve_title(name: str, units: Mapping[str, str]) -> str:
     return f"{words}, {units[name]}" if units.get(name) else words
 
 
+def forgetting_words(summary: Mapping[str, Any]) -> str:
+    """Return how often the networks of a run went back because of forgetting; empty where no guard watched."""
+    watched = summary.get("forgetting")
+    if not isinstance(watched, Mapping):
+        return ""
+    times = watched.get("rollbacks") or 0
+    often = "once" if times == 1 else f"{times} times"
+    return f"the networks went back {often}" if times else "the networks never went back"
+
+
 def stream_words(line: Mapping[str, Any]) -> str:
     """Return in words what a line of holdout.jsonl says: how many find the right picture, and how many did at the start."""
     found = [f"{words} {_recalled(line, kind)}" for kind, words in KINDS.items() if line.get(kind) is not None]

@@ -11,7 +11,7 @@ from learner.memory.pictures import different
 from learner.report.html import number
 from learner.runs.reading import Line
 from learner.runs.start import start_words
-from learner.runs.titles import ACCURACIES, stream_words, units_of
+from learner.runs.titles import ACCURACIES, forgetting_words, stream_words, units_of
 from learner.service.timing import Times
 from stream.host.printing import printable
 from stream.host.typed import here
@@ -158,9 +158,8 @@ def describe(summary: Summary, run_dir: Path, page: str = "", *, reported: bool 
     """
     lines = [f"{'started from':18} {printable(start_words(summary['start']))}"]
     lines += [f"{name.replace('_', ' '):18} {number(summary[name])}" for name in _DESCRIBED]
-    if "forgetting" in summary:
-        times = summary["forgetting"]["rollbacks"]
-        lines.append(f"{'went back':18} {'once' if times == 1 else f'{number(times)} times'} after forgetting")
+    if went_back := forgetting_words(summary):
+        lines.append(f"{'forgetting':18} {went_back}")
     spent = ", ".join(f"{name} {seconds:.0f} s" for name, seconds in summary["spent_s"].items())
     lines.append(f"{'time':18} {spent}")
     if summary["probe"]:

@@ -107,7 +107,7 @@ class GuidedMaker:
     def __init__(self, config: GuidedConfig, encoder: Encoder) -> None:
         self.config = config
         self.encoder = encoder
-        encoder.require("attention", f"{config.label}: views guided by attention")
+        encoder.require("attention", f"{config.label}: views guided by attention", "--views multi")
         encoder.require_sizes(config, "attention_size", "teacher_size", "student_size")
 
     @torch.no_grad()
