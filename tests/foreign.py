@@ -18,6 +18,11 @@ from recorded import START_NS
 from rosbags import rosbag1, rosbag2
 from rosbags.typesys import Stores, get_typestore
 
+from stream.pair import EncodedPair
+from stream.recording.foreign import EyeTopics
+from stream.recording.mcap_reader import McapReader
+from stream.recording.reader import RecordingReader
+
 MS = 1_000_000
 FRAME_NS = 100 * MS
 EYES = ("left", "right")
@@ -172,3 +177,9 @@ def in_pairs(write: Callable[[str, int, int], None], count: int, *, skew_ns: int
     for pair in range(count):
         for odd, eye in enumerate(EYES):
             write(eye, START_NS + pair * FRAME_NS + odd * skew_ns, 2 * pair + odd)
+
+
+def read(data: bytes, topics: EyeTopics | None = None) -> tuple[RecordingReader, list[EncodedPair]]:
+    """The pairs of an MCAP file, and its reader."""
+    reader = RecordingReader(McapReader(io.BytesIO(data)), "day", topics)
+    return reader, list(reader)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_learner_service import Run
+from service_run import Run
 from tiny_learner import TINY, make_pairs, tiny_learner
 
 from learner.errors import LearnerError

@@ -278,7 +278,7 @@ def test_a_kill_around_the_instant_of_a_commit_changes_nothing(
 def test_a_disk_that_fills_up_ends_it_with_one_line_and_it_goes_on_when_there_is_room(
     nursery: Nursery, straight: dict[str, Any], tmp_path: Path
 ) -> None:
-    """Too small for the weights. `tests/test_buffer_store.py` has one that is too small for the pairs."""
+    """Too small for the weights. `tests/test_buffer_store_killed.py` has one that is too small for the pairs."""
     run = tmp_path / "run"
     code, said = nursery.learner(run, fault=("disk full", 300_000))
     assert code == 1, said

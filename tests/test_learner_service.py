@@ -2,51 +2,36 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import json
 import re
 import resource
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from committing import Acknowledging
 from learner_state import digest, trained
 from poison import Poisonable, poisonable, white_pair
-from rich.console import Console
+from service_run import Run
 from tiny_learner import EPOCH, TINY, committed, make_pairs, tiny_learner
 from waiting import until
 
-from buffer.store import Store
 from learner.errors import NonFiniteLoss, SettingsError
 from learner.guard import GuardConfig
-from learner.loop import Learner, StepReport, Waiting
-from learner.metrics import LearnerMetrics
-from learner.page.live import Live
 from learner.probes.control_sets import ControlSet, load_control
 from learner.report.report import write_report
-from learner.runs.checkpoint import CheckpointFolder
-from learner.runs.commit import Committer
 from learner.runs.folder import RunDirectory
-from learner.runs.restore import restore
-from learner.service.observers import Observers
-from learner.service.screen import Screen
-from learner.service.service import Service
-from learner.service.summary import describe, probe_table
-from learner.service.timing import AFTER_STOP_S, ROTATED_S, Limits, Rhythm, Times, is_logged
-from learner.weights.latest import LatestWeights
+from learner.service.summary import describe
+from learner.service.timing import AFTER_STOP_S, ROTATED_S, Times, is_logged
 from stream.errors import EndOfStream
-from stream.host.systemd import Supervisor
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
 from stream.pair import EncodedPair
-from stream.source import Cursor, Source
+from stream.source import Cursor
 
 SETTINGS = replace(TINY, max_refused_steps=1)
 
@@ -54,65 +39,6 @@ SETTINGS = replace(TINY, max_refused_steps=1)
 @pytest.fixture(scope="module")
 def digits() -> ControlSet:
     return load_control("digits", size=16, limit_train=40, limit_test=30)
-
-
-class Run:
-    """A service over the folder `path`, with what it needs, behind what the last one committed there."""
-
-    def __init__(
-        self,
-        path: Path,
-        pairs: list[EncodedPair] | Source,
-        controls: list[ControlSet],
-        *,
-        learner: Learner | None = None,
-        stop: Callable[[], bool] = lambda: False,
-        clock: Callable[[], float] = time.monotonic,
-        hurry: Callable[[], bool] = lambda: False,
-        **limits: Any,
-    ) -> None:
-        self.pairs = pairs
-        self.controls = controls
-        self.learner = tiny_learner() if learner is None else learner
-        self.limits = Limits(**limits)
-        self.stop = stop
-        self.hurry = hurry
-        self.clock = clock
-        self.text = io.StringIO()
-        self.directory = RunDirectory(path, self.learner.config)
-        self.live = Live(self.learner, clock)
-
-    def run(self) -> dict[str, Any]:
-        metrics = LearnerMetrics()
-        with Store(self.directory.store) as store:
-            checkpoints = CheckpointFolder(self.directory.checkpoints)
-            cursor = restore(self.learner, store, checkpoints, self.directory.require_new)
-            source = Acknowledging(self.pairs, cursor) if isinstance(self.pairs, list) else self.pairs
-            clock = self.clock
-            latest_weights = LatestWeights(self.learner, self.directory.export, metrics=metrics)
-            with closing(
-                Committer(self.learner, source, store, checkpoints, clock=clock, publish=latest_weights.export)
-            ) as committer:
-                service = Service(
-                    learner=self.learner,
-                    source=source,
-                    directory=self.directory,
-                    controls=self.controls,
-                    committer=committer,
-                    latest_weights=latest_weights,
-                    limits=self.limits,
-                    observers=Observers(
-                        source=source,
-                        screen=Screen(Console(file=self.text), clock=clock),
-                        live=self.live,
-                        supervisor=Supervisor({}, clock),
-                        metrics=metrics,
-                    ),
-                    clock=clock,
-                    stop=self.stop,
-                    hurry=self.hurry,
-                )
-                return service.run()
 
 
 def test_a_run_leaves_everything_in_its_folder(tmp_path: Path, digits: ControlSet) -> None:
@@ -482,84 +408,6 @@ def test_a_commit_that_fails_ends_the_run_with_its_reason(tmp_path: Path) -> Non
     run.directory.checkpoints.write_text("in the way")
     with pytest.raises(OSError, match=r"checkpoints"):
         run.run()
-
-
-def a_step(**changed: Any) -> StepReport:
-    figures: dict[str, Any] = {"step": 7, "samples": 56, "received": 9, "loss": 1.25, "grad_norm": 1.0}
-    return StepReport(**(figures | {"learning_rate": 1e-3, "busy_s": 0.5, "gauges": {"kl": 0.5}} | changed))
-
-
-def test_in_a_log_a_line_comes_every_few_seconds_and_short_waits_are_not_worth_one() -> None:
-    now, text = [0.0], io.StringIO()
-    with Screen(Console(file=text, width=200), clock=lambda: now[0]) as screen:
-        for tenth in range(120):
-            now[0] = tenth / 10
-            screen.waiting(Waiting(0, 5, waited_s=0.4), "5 more pairs")
-            screen.step(a_step(step=tenth), 8, "3/9 s  pairs 9")
-    assert text.getvalue().splitlines() == [
-        f"3/9 s  pairs 9  step {step}  16 samples/s  loss 1.250  kl 0.5" for step in (50, 100)
-    ]
-
-
-def test_the_students_last_probe_stays_in_sight_beside_the_loss() -> None:
-    now, text = itertools.count(step=10), io.StringIO()
-    with Screen(Console(file=text, width=120), clock=lambda: next(now)) as screen:
-        screen.probed(7, "digits", "student", {"knn": 0.5, "linear": 0.75})
-        screen.probed(7, "digits", "teacher", {"knn": 0.25, "linear": 0.5})
-        screen.step(a_step(), 8, "3 s  pairs 9")
-    assert text.getvalue().splitlines() == [
-        "probe  step 7  digits  student  k-NN 0.500  linear 0.750",
-        "probe  step 7  digits  teacher  k-NN 0.250  linear 0.500",
-        "3 s  pairs 9  step 7  16 samples/s  loss 1.250  digits k-NN 0.500  kl 0.5",
-    ]
-
-
-def test_on_a_terminal_events_stand_above_one_live_line_that_never_wraps() -> None:
-    now, text = itertools.count(step=10), io.StringIO()
-    console = Console(file=text, force_terminal=True, width=40, height=20)
-    with Screen(console, clock=lambda: next(now)) as screen:
-        screen.show("probing the student")
-        screen.step(a_step(gauges={f"gauge_{i}": 0.5 for i in range(9)}), 8, "3 s  pairs 9 (2 lost)")
-        screen.waiting(Waiting(0, 5, waited_s=3.0), "a device at tcp://127.0.0.1:5555 [not markup]")
-        screen.log("an event [0]")
-        screen.waiting(Waiting(0, 5, waited_s=0.1), "")
-    shown = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", text.getvalue()).split("\n") if line.strip()]
-    assert "an event [0]" in shown
-    assert max(len(line) for line in shown) <= 40
-    assert shown[-1].startswith("3 s  pairs 9 (2 lost)  step 7")
-
-
-def test_under_json_the_screen_is_silent() -> None:
-    now, text = itertools.count(step=10), io.StringIO()
-    with Screen(Console(file=text, force_terminal=True), quiet=True, clock=lambda: next(now)) as screen:
-        screen.log("an event")
-        screen.show("something")
-        screen.step(a_step(refused=("baby/1",)), 8, "")
-        screen.waiting(Waiting(0, 5, waited_s=9.0), "a device")
-    assert text.getvalue() == ""
-
-
-def lines_of(steps: Iterator[tuple[str, str, float]]) -> list[dict[str, Any]]:
-    return [{"set": s, "encoder": w, "knn": v, "knn_10pct": v, "linear": v} for s, w, v in steps]
-
-
-def test_the_probe_table_is_the_first_and_the_last_of_each() -> None:
-    lines = lines_of(iter([("a", "student", 0.1), ("a", "teacher", 0.2), ("a", "student", 0.3), ("a", "student", 0.4)]))
-    table = probe_table(lines)
-    assert (table["a"]["before"]["knn_student"], table["a"]["after"]["knn_student"]) == (0.1, 0.4)
-    assert table["a"]["before"]["linear_teacher"] == 0.2
-    assert "linear_teacher" not in table["a"]["after"]  # measured but once: nothing came after
-
-
-def test_what_interrupts_training_comes_again_only_after_a_step_and_takes_a_twentieth_of_the_time_at_most() -> None:
-    rhythm = Rhythm(60.0, step=0, now_s=0.0)
-    assert not rhythm.is_due(1, now_s=59.0)
-    assert not rhythm.is_due(0, now_s=60.0)
-    assert rhythm.is_due(1, now_s=60.0)
-    rhythm.interrupted(1, began_s=60.0, ended_s=66.0)
-    assert not rhythm.is_due(2, now_s=185.0)
-    assert rhythm.is_due(2, now_s=186.0)
-    assert not rhythm.is_due(1, now_s=186.0)
 
 
 def test_a_source_that_ends_before_the_first_step_is_a_problem_with_a_remedy(tmp_path: Path) -> None:
