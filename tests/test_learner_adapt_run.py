@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 import timm
 import torch
+from learner_command import SMALL, learn, refusal
 from published_weights import official
 from recorded import recorded
 from safetensors.torch import load_file
@@ -20,14 +20,6 @@ from learner.cli.settings import TrainSettings, begin
 from learner.cli.train import COMMAND
 from learner.runs.settings import settings_of
 
-SMALL = (
-    *("--objective", "babyagent"),
-    *("--objective.attention-size", "24", "--objective.teacher-size", "16", "--objective.student-size", "16"),
-    *("--objective.prototypes", "16", "--objective.hidden", "32", "--objective.crops", "2"),
-    *("--pacing.batch-size", "8", "--pacing.replay-ratio", "2", "--control-limit", "40", "--threads", "1"),
-    *("--memory.canvas", "24", "32", "--memory.capacity", "16", "--memory.fresh-capacity", "16"),
-    *("--http-port", "0", "--json"),
-)
 ADAPT = ("--adapt", "lora", "--adapt.rank", "4", "--adapt.heads-alone-steps", "2", "--adapt.anchor-pairs", "4")
 
 pytestmark = pytest.mark.usefixtures("own_signals", "one_thread")
@@ -44,23 +36,6 @@ def weights(tmp_path: Path) -> Path:
     return tmp_path / "dino.pth"
 
 
-def learn(capsys: pytest.CaptureFixture[str], *words: str) -> tuple[dict[str, Any], str]:
-    """Run `python -m learner`; return its summary, and what it said."""
-    capsys.readouterr()
-    assert main([*words]) == 0, capsys.readouterr()
-    said = capsys.readouterr()
-    summary: dict[str, Any] = json.loads(said.out)
-    return summary, said.err
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    capsys.readouterr()
-    assert main([*words]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1, said
-    return said
-
-
 def settings(*words: str) -> TrainSettings:
     made: TrainSettings = COMMAND.parse(words)
     return made
@@ -71,12 +46,12 @@ def test_weights_are_adapted_by_lora_exported_whole_and_gone_on_with(
 ) -> None:
     run, given = tmp_path / "run", torch.load(weights, weights_only=True)
     asked = ("--run-dir", str(run), "--encoder.weights", str(weights), *ADAPT, *SMALL, "--replay", walk)
-    summary, said = learn(capsys, *asked, "--max-steps", "2")
-    assert "may destroy" not in said
+    assert main([*asked, "--max-steps", "2"]) == 0
+    assert "may destroy" not in capsys.readouterr().err
     exported = load_file(run / "export" / "student.safetensors")
     assert all(torch.equal(tensor, given[name]) for name, tensor in exported.items())
     weights.unlink()
-    summary, _ = learn(capsys, *asked)
+    summary = learn(capsys, *asked)
     assert summary["steps"] == 8
     assert summary["gauges_last"]["start_cosine"] == pytest.approx(1, abs=0.01)
     exported = load_file(run / "export" / "student.safetensors")

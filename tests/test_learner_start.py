@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from learner_command import SMALL, learn, refusal
 from published_weights import official
 from recorded import recorded
 from safetensors.torch import load_file
@@ -20,15 +21,6 @@ from learner.__main__ import main
 from learner.cli.settings import begin
 from learner.errors import SettingsError
 from learner.runs.settings import settings_of
-
-SMALL = (
-    *("--objective", "babyagent"),
-    *("--objective.attention-size", "24", "--objective.teacher-size", "16", "--objective.student-size", "16"),
-    *("--objective.prototypes", "16", "--objective.hidden", "32", "--objective.crops", "2"),
-    *("--pacing.batch-size", "8", "--pacing.replay-ratio", "2", "--control-limit", "40", "--threads", "1"),
-    *("--memory.canvas", "24", "32", "--memory.capacity", "16", "--memory.fresh-capacity", "16"),
-    *("--http-port", "0", "--json"),
-)
 
 pytestmark = pytest.mark.usefixtures("own_signals", "one_thread")
 
@@ -42,22 +34,6 @@ def walk(tmp_path_factory: pytest.TempPathFactory) -> str:
 def weights(tmp_path: Path) -> Path:
     torch.save(official("dino", patch=8), tmp_path / "dino.pth")
     return tmp_path / "dino.pth"
-
-
-def learn(capsys: pytest.CaptureFixture[str], *words: str) -> dict[str, Any]:
-    """Run `python -m learner`, and return its summary."""
-    capsys.readouterr()
-    assert main([*words]) == 0, capsys.readouterr()
-    summary: dict[str, Any] = json.loads(capsys.readouterr().out)
-    return summary
-
-
-def refusal(capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    capsys.readouterr()
-    assert main([*words]) == 2
-    said = capsys.readouterr().err
-    assert said.count("\n") == 1, said
-    return said
 
 
 def test_a_run_starts_from_weights_says_so_and_goes_on_without_the_file(
