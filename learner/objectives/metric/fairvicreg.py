@@ -15,45 +15,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator
 
 from learner.bounds import NotNegative
 from learner.distributed import collectives
-from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
-from learner.parts.heads import ExpanderConfig
+from learner.objectives.contract import Batch, Meaning, Objective, Outcome
+from learner.objectives.joint.vicreg import VICReg, VICRegConfig
 from learner.parts.losses import apart_in_pairs, covariance, variance_hinge
-from learner.parts.network import Network
-from learner.views.several import SEVERAL
 
 
 @dataclass(frozen=True, kw_only=True)
-class FairVICRegConfig(ExpanderConfig, ObjectiveConfig):
+class FairVICRegConfig(VICRegConfig):
     """The weights of VICReg, and one for the subjects."""
 
     name: ClassVar[str] = "fairvicreg"
-    takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 256}}
 
     subjects: NotNegative = 25.0
     """Weight of the distance between the means of two subjects."""
 
 
-class FairVICReg(Objective[FairVICRegConfig]):
+class FairVICReg(VICReg, Objective[FairVICRegConfig]):
     """One network and no other state."""
 
     meanings: ClassVar[Mapping[str, Meaning]] = {
-        "variance": Meaning("", "What the standard deviations of the projections lack to 1, 0 where nothing."),
-        "covariance": Meaning("", "Squared covariances between the columns of the projections."),
+        **VICReg.meanings,
         "subjects": Meaning("", "Mean squared distance between the means of two subjects, 0 where there is one."),
     }
-
-    def __init__(self, config: FairVICRegConfig, kit: Kit) -> None:
-        super().__init__(config, kit)
-        encoder = kit.encoder()
-        self.student, self.views = Network(encoder, config.expander(encoder.dim)), kit.views(encoder)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the invariance of each pair, and the terms of the batch as the shared one."""
