@@ -315,6 +315,16 @@ def test_a_long_curve_is_drawn_in_few_bins_whose_band_loses_no_extreme(y: NDArra
         assert (least.min(), greatest.max()) == (y.min(), y.max())
 
 
+def test_the_power_of_ten_of_small_values_stands_opposite_the_title() -> None:
+    drawn = curve("Start gram", (np.arange(4.0), np.arange(4.0) * 1e-5))
+    places = {
+        text: (anchor, float(x)) for anchor, x, text in re.findall(r'anchor: (\w+)[^>]* x="([^"]+)[^>]*>([^<]+)', drawn)
+    }
+    (title, left), (power, right) = places["Start gram"], places["1e\N{MINUS SIGN}5"]
+    assert (title, power) == ("start", "end")
+    assert right > 5 * left
+
+
 def test_values_that_are_not_finite_leave_no_trace_in_a_curve() -> None:
     y = np.array([1.0, np.nan, 3.0, np.inf])
     assert binned(np.arange(4.0), y)[1].tolist() == [1.0, 3.0]

@@ -141,6 +141,7 @@ def _canvas(title: str) -> tuple[Figure, Axes]:
     axes.tick_params(colors=ROLES["ink"], length=0)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5, integer=True))
     axes.yaxis.set_major_locator(MaxNLocator(nbins=4))
+    axes.yaxis.get_offset_text().set(x=1, ha="right")  # such as 1e-5: on the left it would lie on the title
     axes.set_xlabel("step", color=ROLES["ink"])
     return figure, axes
 
