@@ -44,9 +44,6 @@ class LearnerMetrics:
         self.steps = self._counter("steps", "Training steps taken.")
         self.refused = self._counter("refused_steps", "Steps refused because a loss or gradient was not finite.")
         self.rollbacks = self._counter("rollbacks", "Times the networks went back to a snapshot after a collapse.")
-        self.forgotten = self._counter(
-            "forgetting_rollbacks", "Times the networks went back because control sets were below the start."
-        )
         self.samples = self._counter("samples", "Pairs trained on, with repetition.")
         self.busy = self._counter("busy_seconds", "Time spent decoding and training.")
         self.waited = self._counter("waited_seconds", "Time spent waiting for pairs, the budget being spent.")
@@ -56,7 +53,6 @@ class LearnerMetrics:
         self.commit_seconds = self._histogram(
             "commit_seconds", "A commit from the copy of the state until it was durable.", _COMMIT_SECONDS
         )
-        self.failed_probes = self._counter("failed_probes", "Probes that ended with an error; training goes on.")
         self.loss = self._gauge("loss", "Mean loss of the last step's pairs.")
         self.grad_norm = self._gauge("gradient_norm", "Norm of the last step's gradient before clipping.")
         self.rate = self._gauge("learning_rate", "Learning rate of the last step.")
@@ -75,22 +71,7 @@ class LearnerMetrics:
         self.exported_step = self._gauge(
             "exported_step", "The step of the newest good weights in the run's export folder."
         )
-        self.probe_rank = self._gauge(
-            "probe_effective_rank", "RankMe of the last probe's features, 1 to their width.", "control", "encoder"
-        )
-        self.lost = self._gauge(
-            "forgotten_ratio", "Accuracy that the worst encoder's control sets lost since the start, below 0 gained."
-        )
-        self.probe_step = self._gauge("probe_step", "The step of the last probe.")
-        self.probe = self._gauge(
-            "probe_accuracy_ratio", "Accuracy of the last probe, 0 to 1.", "control", "encoder", "probe"
-        )
-        self.stream_recall = self._gauge(
-            "stream_recall_ratio",
-            "Share of the held-out pairs that find the right picture, by the features of an encoder or of the start.",
-            "encoder",
-            "query",
-        )
+        self._define_probes()
 
     def step(self, report: StepReport, samples: int) -> None:
         """Record a step that drew so many samples."""
@@ -140,6 +121,29 @@ class LearnerMetrics:
         for query, recall in recalls.items():
             if recall is not None:
                 self.stream_recall.labels(encoder, query).set(recall)
+
+    def _define_probes(self) -> None:
+        """Define the metrics of probes, and of the guard against forgetting that acts on them."""
+        self.failed_probes = self._counter("failed_probes", "Probes that ended with an error; training goes on.")
+        self.forgotten = self._counter(
+            "forgetting_rollbacks", "Times the networks went back because control sets were below the start."
+        )
+        self.probe_rank = self._gauge(
+            "probe_effective_rank", "RankMe of the last probe's features, 1 to their width.", "control", "encoder"
+        )
+        self.lost = self._gauge(
+            "forgotten_ratio", "Accuracy that the worst encoder's control sets lost since the start, below 0 gained."
+        )
+        self.probe_step = self._gauge("probe_step", "The step of the last probe.")
+        self.probe = self._gauge(
+            "probe_accuracy_ratio", "Accuracy of the last probe, 0 to 1.", "control", "encoder", "probe"
+        )
+        self.stream_recall = self._gauge(
+            "stream_recall_ratio",
+            "Share of the held-out pairs that find the right picture, by the features of an encoder or of the start.",
+            "encoder",
+            "query",
+        )
 
     def _counter(self, name: str, text: str) -> Counter:
         return Counter(f"babyagent_learner_{name}", text, registry=self.registry)

@@ -100,12 +100,8 @@ def encode_pair(
         junk=junk,
         crc=images_crc(left_data, right_data),
     )
-    try:  # msgspec validates only what it decodes: a bad header is refused here, not by every receiver
-        part = encode_header(header, telemetry)
-        sent, _ = _decode_fields(part[:-CHECKSUM_BYTES])
-        return EncodedPair(sent, left_data, right_data, part, telemetry)
-    except (msgspec.MsgspecError, OverflowError, BadSignal) as error:
-        raise ValueError(f"the header of pair {seq} of {device!r} cannot be sent: {error}") from error
+    sent, part = _encode_header(header, telemetry)
+    return EncodedPair(sent, left_data, right_data, part, telemetry)
 
 
 def decode(pair: EncodedPair) -> StereoPair:
@@ -152,6 +148,15 @@ def from_parts(
     if images_crc(left, right) != header.crc:
         raise MalformedMessage("crc", f"{header.name} was damaged on its way")
     return EncodedPair(header, left, right, part, NOTHING if beside is None else _telemetry(beside, refuse))
+
+
+def _encode_header(header: Header, telemetry: Telemetry) -> tuple[Header, bytes]:
+    """Return the header as a receiver will decode it, and its part of the message."""
+    try:  # msgspec validates only what it decodes: a bad header is refused here, not by every receiver
+        part = encode_header(header, telemetry)
+        return _decode_fields(part[:-CHECKSUM_BYTES])[0], part
+    except (msgspec.MsgspecError, OverflowError, BadSignal) as error:
+        raise ValueError(f"the header of pair {header.seq} of {header.device!r} cannot be sent: {error}") from error
 
 
 def _encode_eye(eye: Image | bytes, codec: Codec, quality: int) -> tuple[bytes, Shape]:

@@ -51,10 +51,40 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         raise LearnerError(f"there is no run directory {run}")
     if summary is None:
         raise LearnerError(f"{run / 'summary.json'} is missing or damaged: give the folder of a run that has ended")
+    path = run / "report.html" if path is None else path
+    replace_file(path, page(run.resolve().name, _sections(run, summary)).encode())
+    return path
+
+
+_PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
+_STREAM = (
+    "Pairs of stretches that are never trained on look for a picture by their features, without labels; beside it the network "
+    "that the run started from, on the same pairs, and what chance reaches. A triplet compares a picture at most 10 pairs away "
+    "with one of another stretch: is the former nearer, at all or by 2 in the squares of features of length 10?"
+    + ENCODER_LEGEND
+    + legend("the start", "trace")
+)
+_DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
+_ROTATED = (
+    "Accuracy after the run with upright training images and test images rotated counter-clockwise; at most 2000 and 500 "
+    "images of a set. The last column is the standard deviation of the accuracies (0 to 1) over the angles."
+)
+_NEWEST = (
+    "The newest pairs in memory in the order of their capture, by the student's features of their left images. Matrix: the "
+    "cosine of any two pairs, in the order of time, bright where they are similar. Map: the same distances by t-SNE, from "
+    "violet (first) to yellow (last)."
+)
+_HELD_OUT = (
+    "The same of pairs that are never trained on: where what follows in time is near, the map is a thread for each stretch. The "
+    'table "On the stream itself" says how many triplets in time are right.'
+)
+
+
+def _sections(run: Path, summary: Line) -> list[str]:
     config = read_object(run / "config.json")
     steps, probes = read_lines(run / "steps.jsonl"), read_lines(run / "probes.jsonl")
     album = read_album(run / "album.npz")
-    sections = [
+    return [
         _headline(summary),
         section(
             "What it learned",
@@ -90,35 +120,6 @@ def write_report(run: Path, path: Path | None = None) -> Path:
         section("Held-out pairs", _HELD_OUT, _held_out(run, config)),
         section("All figures and settings", "", _details("Summary", summary) + _details("Settings", config)),
     ]
-    path = run / "report.html" if path is None else path
-    replace_file(path, page(run.resolve().name, sections).encode())
-    return path
-
-
-_PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
-_STREAM = (
-    "Pairs of stretches that are never trained on look for a picture by their features, without labels; beside it the network "
-    "that the run started from, on the same pairs, and what chance reaches. A triplet compares a picture at most 10 pairs away "
-    "with one of another stretch: is the former nearer, at all or by 2 in the squares of features of length 10?"
-    + ENCODER_LEGEND
-    + legend("the start", "trace")
-)
-_DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
-_ROTATED = (
-    "Accuracy after the run with upright training images and test images rotated counter-clockwise; at most 2000 and 500 "
-    "images of a set. The last column is the standard deviation of the accuracies (0 to 1) over the angles."
-)
-_NEWEST = (
-    "The newest pairs in memory in the order of their capture, by the student's features of their left images. Matrix: the "
-    "cosine of any two pairs, in the order of time, bright where they are similar. Map: the same distances by t-SNE, from "
-    "violet (first) to yellow (last)."
-)
-
-
-_HELD_OUT = (
-    "The same of pairs that are never trained on: where what follows in time is near, the map is a thread for each stretch. The "
-    'table "On the stream itself" says how many triplets in time are right.'
-)
 
 
 def _headline(summary: Line) -> str:
