@@ -191,7 +191,9 @@ def test_a_fork_that_cannot_be_says_why_in_one_line(
     wide = refusal(capsys, *words, "--encoder.embed-dim", "64", "--encoder.heads", "2")
     assert "the student of the old run does not fit backbone vit_tiny_patch16_224" in wide
     assert not (tmp_path / "run").exists()
-    assert "config.json cannot be read" in refusal(capsys, *fork_words(tmp_path, tmp_path / "run", "--replay", walk))
+    assert "is no run, it has no config.json" in refusal(
+        capsys, *fork_words(tmp_path, tmp_path / "run", "--replay", walk)
+    )
     with pytest.raises(SettingsError, match=r"is begun by `learner\.runs\.fork\.Fork`"):
         tiny_learner(settings_of_fork(old_run))
 
