@@ -283,20 +283,15 @@ class Learner:
         state = self.trainer.state_dict()
         counts = {name: getattr(self, name) for name in _COUNTS} | {"undecodable": self.counts().undecodable}
         clips = {} if self.config.memory.clip == 1 else {"clips": self.assembler.state_dict()}
-        return (
-            state
-            | clips
-            | {
-                "memory": {
-                    "keys": np.sort(np.concatenate([shard["keys"] for shard in shards])),
-                    "shards": list(shards),
-                },
-                "holdout": self.held_out.state_dict(),
-                "pacing": self.pacing.state_dict(),
-                "generators": list(generators),
-                "counts": state["counts"] | counts,
-            }
-        )
+        keys = np.sort(np.concatenate([shard["keys"] for shard in shards]))
+        parts = {
+            "memory": {"keys": keys, "shards": list(shards)},
+            "holdout": self.held_out.state_dict(),
+            "pacing": self.pacing.state_dict(),
+            "generators": list(generators),
+            "counts": state["counts"] | counts,
+        }
+        return state | clips | parts
 
     def load_state_dict(self, state: dict[str, Any], pairs: Iterable[EncodedPair | None]) -> None:
         """Continue from `state_dict()` of a learner with the same settings, in any number of processes.

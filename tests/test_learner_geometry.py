@@ -72,7 +72,7 @@ def test_the_pairs_that_are_held_out_have_a_layout_of_their_own(tmp_path: Path) 
     assert all(GAP <= ns % STRETCH < STRETCH - GAP for ns in layout.captured_ns)
     html = write_report(tmp_path).read_text()
     assert f"{len(layout.captured_ns)} pairs, captured from" in html
-    assert "a near one in time before a far one" in html
+    assert "triplets that are right by the margin" in html
     assert "Not drawn" not in html
 
 

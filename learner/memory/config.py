@@ -44,7 +44,7 @@ class MemoryConfig:
     fresh_capacity: int = 512
     """Pairs that may wait for their first training step. Beyond it the oldest one is dropped without a step and counted."""
     clip: Count = 1
-    """Consecutive pairs of one rig that stay, are drawn and leave together. Objectives that learn from time set it themselves."""
+    """Largest number of consecutive pairs that are kept, drawn and dropped together. Objectives that learn from time set it."""
     max_gap_s: NotNegative = 10.0
     """Longest time in seconds between two pairs of a clip."""
     canvas: tuple[int, int] = (288, 384)

@@ -78,7 +78,5 @@ def tsne(distances: Matrix, *, seed: int = 0) -> Matrix:
     """
     perplexity = min(PERPLEXITY, (len(distances) - 1) / 3)
     solver = TSNE(metric="precomputed", init="random", method="exact", perplexity=perplexity, random_state=seed)
-    positions: Matrix = solver.fit_transform(distances.copy()).astype(
-        np.float64
-    )  # a copy: it squares its input in place
-    return positions
+    positions: Matrix = solver.fit_transform(distances.copy())  # a copy: it squares its input in place
+    return positions.astype(np.float64)

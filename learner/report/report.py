@@ -58,11 +58,10 @@ def write_report(run: Path, path: Path | None = None) -> Path:
 
 _PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
 _STREAM = (
-    "Pairs of stretches that are never trained on look for a picture by their features, without labels; beside it the network "
-    "that the run started from, on the same pairs, and what chance reaches. A triplet compares a picture at most 10 pairs away "
-    "with one of another stretch: is the former nearer, at all or by 2 in the squares of features of length 10?"
-    + ENCODER_LEGEND
-    + legend("the start", "trace")
+    "Pairs of stretches that are never trained on look for a picture by their features, without labels. Beside this stands what "
+    "the start of the run finds on the same pairs, and what chance finds. A triplet is right where a picture is nearer to one of "
+    "its stretch, at most 10 pairs away, than to one of another stretch. The margin is 2, between squared distances of features "
+    "that have length 10." + ENCODER_LEGEND + legend("the start", "trace")
 )
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
 _ROTATED = (
@@ -75,8 +74,8 @@ _NEWEST = (
     "violet (first) to yellow (last)."
 )
 _HELD_OUT = (
-    "The same of pairs that are never trained on: where what follows in time is near, the map is a thread for each stretch. The "
-    'table "On the stream itself" says how many triplets in time are right.'
+    "The same for pairs that are never trained on. Where pairs that follow each other are near, the map shows a thread for each "
+    'stretch. The table "On the stream itself" says how many triplets are right.'
 )
 
 

@@ -65,8 +65,8 @@ def _label(day: date | None, first: date | None) -> str:
 
 
 _TRIPLETS = {
-    "triplets_right": ("a near one in time before a far one", 0.5),
-    "triplets_by_margin": ("the same by a margin", None),
+    "triplets_right": ("triplets that are right", 0.5),
+    "triplets_by_margin": ("triplets that are right by the margin", None),
 }
 """What a row of triplets is called, and what chance reaches."""
 

@@ -34,7 +34,7 @@ class CCVAEConfig(RebuiltConfig):
     beta: NotNegative = 1.0
     """Weight of the divergence from a standard normal distribution; at 0 nothing is drawn."""
     context: Count = 256
-    """Numbers of c."""
+    """Width of c, the embedding of the first picture."""
 
 
 class CCVAE(Rebuilt[CCVAEConfig]):

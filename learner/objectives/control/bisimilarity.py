@@ -1,4 +1,4 @@
-"""How far two states of a robot are apart by what will come of them, against how far apart their embeddings are."""
+"""How far apart two embeddings are, compared with how far apart the rewards and embeddings that follow are."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ def disagreement(move: Moves, embeddings: Tensor, mean: Tensor, deviation: Tenso
     """
     before, width = move.rows[:, 0], embeddings.shape[1]
     own = torch.cat([embeddings[before], mean.detach(), deviation.detach(), move.reward[:, None]], 1)
-    table = own.new_full((len(embeddings), own.shape[1]), torch.nan).index_copy(
-        0, before, own
-    )  # as many in each process
+    # A row for each pair: processes have different numbers of moves, and gather as many rows each.
+    table = own.new_full((len(embeddings), own.shape[1]), torch.nan).index_copy(0, before, own)
     everyones = collectives.everyone(table)
     itself = collectives.number() * len(embeddings) + before[:, None]
     others = everyones.isfinite().all(1) & (torch.arange(len(everyones), device=own.device) != itself)

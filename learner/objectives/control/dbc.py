@@ -44,17 +44,17 @@ class DBCConfig(ObjectiveConfig):
     hidden: Count = 512
     """Width of the hidden layers of the models."""
     discount: Share = 0.99
-    """What the future counts for."""
+    """Weight of how far apart the next embeddings are; gamma in the paper."""
     weight: NotNegative = 0.5
-    """Weight of the first term."""
+    """Weight of the first term of the loss."""
 
 
 class DBC(Objective[DBCConfig]):
     """One network with its models, and no other state."""
 
     meanings: ClassVar[Mapping[str, Meaning]] = {
-        "bisimulation": Meaning("", "Mean squared error of how far two pairs are apart by what will come."),
-        "reward_error": Meaning("", "Mean error of the reward that is guessed, of symlog of the reward."),
+        "bisimulation": Meaning("", "Mean squared difference of two distances: of embeddings, and of what follows."),
+        "reward_error": Meaning("", "Mean error of the guessed reward, after symlog."),
         **USABLE,
     }
 

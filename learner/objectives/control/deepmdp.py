@@ -41,17 +41,17 @@ class DeepMDPConfig(ObjectiveConfig):
     hidden: Count = 512
     """Width of the hidden layers of R and P."""
     reward: NotNegative = 1.0
-    """Weight of the error of the reward; that of the next embedding has 1."""
+    """Weight of the error of the reward; the error of the next embedding has the weight 1."""
 
 
 class DeepMDP(Objective[DeepMDPConfig]):
     """One network with its models, and no other state."""
 
     meanings: ClassVar[Mapping[str, Meaning]] = {
-        "reward_error": Meaning("", "Mean error of the reward that is guessed, of symlog of the reward."),
-        "next_error": Meaning("", "Mean distance of the next embedding from the guess."),
+        "reward_error": Meaning("", "Mean error of the guessed reward, after symlog."),
+        "next_error": Meaning("", "Mean distance between the guess and the next embedding."),
         "moved": Meaning(
-            "", "Mean distance of the next embedding from this one, which a guess that nothing changes has."
+            "", "Mean distance between an embedding and the next one: the error of a guess that nothing changes."
         ),
         **USABLE,
     }

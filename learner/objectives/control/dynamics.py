@@ -51,11 +51,9 @@ class Dynamics(Objective[DynamicsConfig]):
     """The student with its model, and the teacher; it has no other state."""
 
     meanings: ClassVar[Mapping[str, Meaning]] = {
-        "foreseen": Meaning("", "Mean cosine of the guess and the next pair."),
-        "foreseen_idle": Meaning("", "Mean cosine of the next pair and a guess that is told of no action."),
-        "unmoved": Meaning(
-            "", "Mean cosine of a pair and the next one, which a guess that nothing changes would reach."
-        ),
+        "foreseen": Meaning("", "Mean cosine between the guess and the next pair."),
+        "foreseen_idle": Meaning("", "Mean cosine between the next pair and a guess without the action."),
+        "unmoved": Meaning("", "Mean cosine between a pair and the next one: that of a guess that nothing changes."),
         **USABLE,
     }
 

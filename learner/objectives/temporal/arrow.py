@@ -44,7 +44,7 @@ class ArrowConfig(ObjectiveConfig):
 class Arrow(Objective[ArrowConfig]):
     """Encoder and judge, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Directions that were guessed."), **USABLE}
+    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
 
     def __init__(self, config: ArrowConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -44,9 +44,9 @@ class MultiFrameConfig(ObjectiveConfig):
     frames: Count = 4
     """Pictures in a row that are seen at once."""
     apart: Count = 4
-    """Pictures between two windows of a clip from which on they are told apart."""
+    """Two windows of a clip that end fewer pictures apart are not negatives of each other."""
     weight: NotNegative = 0.002
-    """Of the squared lengths, which keep the products small."""
+    """Weight of the squared lengths, which keeps the products small."""
 
 
 class MultiFrame(Objective[MultiFrameConfig]):

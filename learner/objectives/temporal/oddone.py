@@ -39,7 +39,7 @@ class OddOneConfig(ObjectiveConfig):
     hidden: Count = 1024
     """Width of the code of a run, and of the layer that compares codes."""
     questions: Annotated[int, Bound(ge=2)] = 3
-    """Runs of which one is odd."""
+    """Runs that are compared; one of them is shuffled."""
     frames: Annotated[int, Bound(ge=2)] = 4
     """Pictures of a run."""
 

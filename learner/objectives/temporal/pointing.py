@@ -40,7 +40,7 @@ class PointingConfig(ObjectiveConfig):
     projection: Count = 64
     """Width of the projection of a patch."""
     references: Count = 3
-    """Earlier pictures that are pointed at."""
+    """Earlier pictures that colours are copied from."""
     temperature: Positive = 1.0
     """Temperature of the softmax over their patches."""
 

@@ -42,15 +42,15 @@ class TCTConfig(ObjectiveConfig):
     norm: Positive = 10.0
     """Length of a projection."""
     margin: Positive = 2.0
-    """By how much the squared distance to a negative has to be larger."""
+    """By how much the squared distance to a negative has to be larger than that to the positive."""
     positive: Literal["time", "eye"] = "time"
-    """What is near: another picture of the clip (one view), or the other eye at the same moment (two views)."""
+    """The positive: another picture of the clip (one view), or the right eye at the same moment (two views)."""
     near: Positive = 10.0
     """Largest distance in time of a positive picture."""
     far: Positive = 30.0
     """Distance in time beyond which a picture is a negative."""
     unit: Literal["frames", "seconds"] = "frames"
-    """What `near` and `far` count; take seconds behind dedupe, where frames are uneven."""
+    """The unit of `near` and `far`; take seconds where dedupe leaves frames out."""
 
 
 class TCT(Objective[TCTConfig]):

@@ -42,16 +42,16 @@ class TrackingConfig(ObjectiveConfig):
     projection: Count = 1024
     """Width of a projection."""
     margin: Positive = 0.5
-    """M in the paper."""
+    """By how much D to a negative has to be larger; M in the paper."""
     hardest: Count = 4
-    """K, the nearest patches of other clips that a patch is pushed from."""
+    """How many negatives count: the patches of other clips that are most similar; K in the paper."""
 
 
 class Tracking(Objective[TrackingConfig]):
     """One network and no other state."""
 
     meanings: ClassVar[Mapping[str, Meaning]] = {
-        "right_by_margin": Meaning("ratio", "Patches nearer to their later ones than to any other, by the margin."),
+        "right_by_margin": Meaning("ratio", "Patches nearer to their later look than to any other, by the margin."),
         **USABLE,
     }
 

@@ -14,8 +14,8 @@ from learner.parts.meaning import Meaning
 from learner.views.contract import Batch
 
 TRIPLETS: Mapping[str, Meaning] = {
-    "right": Meaning("ratio", "Triplets whose positive is nearer than the negative."),
-    "right_by_margin": Meaning("ratio", "Triplets whose positive is nearer than the negative by the margin."),
+    "right": Meaning("ratio", "Triplets whose positive is nearer than their negative."),
+    "right_by_margin": Meaning("ratio", "Triplets whose positive is nearer than their negative by the margin."),
 }
 
 
