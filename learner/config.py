@@ -71,6 +71,16 @@ class LearnerConfig:
                 f"pacing.batch_size {self.pacing.batch_size} must hold at least one clip of {self.memory.clip} pairs: raise it, "
                 "or lower --memory.clip"
             )
+        self.check_fresh(1)
+
+    def check_fresh(self, processes: int) -> None:
+        """Raise SettingsError if the fresh queue of a process cannot fill a batch, because the clip that it lacks has no room."""
+        batch_size, least = self.pacing.batch_size, processes * (self.memory.clip - 1) + self.pacing.batch_size
+        if self.memory.fresh_capacity < least:
+            raise SettingsError(
+                f"memory.fresh_capacity {self.memory.fresh_capacity} must hold a batch of {batch_size} while a clip of "
+                f"{self.memory.clip} pairs arrives{' in each process' if processes > 1 else ''}: --memory.fresh-capacity {least}"
+            )
 
     @property
     def crops(self) -> ViewsConfig:

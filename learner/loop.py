@@ -162,7 +162,7 @@ class Learner:
         self.trainer, self.memory = member.trainer, member.memory
         self.objective = self.trainer.objective
         self.pacing = Pacing(config.pacing)
-        self.assembler = Assembler(config.memory, self.team.size)
+        self.assembler = Assembler(config.memory, self.team.size, config.pacing.batch_size)
         self.held_out = HeldOut(Rule(config.holdout, config.seed), config.memory.canvas)
         self.received = self.suppressed = self.junk = 0
         if begins:
@@ -191,10 +191,19 @@ class Learner:
         return self.trainer.samples
 
     def wanted(self) -> int:
-        """Return how many pairs are missing for the next step: for its budget, and for a full batch in each process."""
-        share = self.config.pacing.batch_size // self.team.size
-        missing = max(share - counts.drawable for counts in self.team.counts())
-        return max(self.pacing.wanted(), missing * self.team.size)
+        """Return how many pairs are missing for the next step: for its budget, and for a full batch in each process.
+
+        Of clips seldom a whole batch of fresh pairs fits into a batch. So a step comes before its budget, which later pairs pay
+        for, where a process has no room for more.
+        """
+        counts = self.team.counts()
+        missing = max(self.config.pacing.batch_size // self.team.size - one.drawable for one in counts)
+        unpaid = self.pacing.wanted()
+        if self.config.memory.clip > 1:
+            held = [(one.fresh, self.assembler.waiting_for(number)) for number, one in enumerate(counts)]
+            # At least one where no pair is fresh: steps would go on without an end.
+            unpaid = min(unpaid, *(max(self.memory.fresh_capacity - sum(two), two[0] == 0) for two in held))
+        return max(0, unpaid, missing * self.team.size)
 
     def room(self) -> int:
         """Return how many pairs can be added before one is dropped without a training step."""

@@ -62,6 +62,7 @@ class Member:
                 f"pacing.batch_size {config.pacing.batch_size} must hold a clip of {config.memory.clip} pairs for each of the "
                 f"{processes} processes: raise it, or lower --memory.clip"
             )
+        config.check_fresh(processes)
         self.config = config
         self.trainer = Trainer(config, device)
         if memory is None:

@@ -35,6 +35,7 @@ def assembled(assembler: Assembler, pairs: Sequence[EncodedPair]) -> list[Clip]:
         clips += assembler.interrupted(pair.header)
         owner = assembler.owner(key, pair.header)
         clips += assembler.add(key, pair)
+        assert assembler.waiting == key + 1 - sum(len(clip.keys) for clip in clips)
         holder = next((clip for clip in clips if key in clip.keys), None)
         assert holder is None or holder.owner == owner
     return clips + assembler.ended()

@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 import torch
 from clip_streams import SMALL, clips_in, follows, pair_at, stream
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from learner_state import digest
 from tiny_learner import TINY, make_pair, make_pairs, tiny_learner
 
@@ -27,6 +29,7 @@ from learner.objectives.foreign import objective_named
 from learner.report.album import make_album
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from learner.service.summary import summarise, too_short
+from stream.errors import EndOfStream
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
@@ -149,6 +152,51 @@ def test_a_source_that_ends_closes_the_open_clips_and_their_pairs_are_trained_on
     assert sum(len(event.fresh) for event in events if isinstance(event, StepReport)) == 14
 
 
+@given(
+    st.integers(0, 10**6),
+    st.integers(2, 8),
+    st.integers(0, 5),
+    st.integers(0, 9),
+    st.sampled_from([1.0, 1.3, 4.0]),
+    st.sampled_from([0, 50]),
+)
+@settings(max_examples=40, deadline=None)
+def test_the_smallest_fresh_queue_drops_no_pair_at_a_ratio_of_one_or_with_many_rigs(
+    seed: int, clip: int, more: int, spare: int, ratio: float, backlog: int
+) -> None:
+    size = clip + more
+    memory = replace(CLIPS.memory, clip=clip, fresh_capacity=size + clip - 1 + spare)
+    learner = tiny_learner(
+        replace(CLIPS, memory=memory, pacing=replace(TINY.pacing, batch_size=size, replay_ratio=ratio))
+    )
+    rigs = [pair_at(seq, seq / 10, f"rig{rig}") for seq in range(6) for rig in range(12)]
+    pairs = rigs if seed % 2 else stream(seed, 90)
+    first, source, idle = Counter[int](), IteratorSource(pairs), 0
+    while True:
+        limit = max(learner.wanted(), min(backlog, learner.room()))
+        try:
+            received = source.receive(limit, 0.0) if limit else []
+        except EndOfStream:
+            if not learner.close_clips():
+                break
+            received = []
+        for pair in received:
+            learner.add(pair)
+        learner.deliver()
+        if learner.wanted():
+            continue
+        learner.pacing.spend()
+        draw = learner.memory.draw(size)
+        assert len(draw.keys) == size
+        first.update(draw.keys[: draw.fresh].tolist())
+        learner.memory.score(draw, np.ones(size))
+        idle = 0 if received else idle + 1
+        assert idle * size <= TINY.pacing.max_owed_steps * size, "steps go on without an end"
+    assert learner.memory.dropped_fresh == 0
+    assert set(first.values()) == {1}
+    assert len(first) + learner.memory.fresh == learner.received == len(pairs)
+
+
 def test_summary_and_album_know_clips() -> None:
     learner = tiny_learner(replace(CLIPS, memory=replace(CLIPS.memory, capacity=48, fresh_capacity=48)))
     list(learn(learner, IteratorSource(make_pairs(40)), clock=time.monotonic))
@@ -202,9 +250,14 @@ def test_a_preset_takes_the_clip_that_its_objective_needs() -> None:
     [
         ({"clip": 0}, "memory: clip must be at least 1, got 0"),
         ({"max_gap_s": -1.0}, "memory: max_gap_s must be at least 0, got -1.0"),
-        ({"max_gap_s": float("nan")}, "memory: max_gap_s must be at least 0, got nan"),
+        ({"max_gap_s": float("nan")}, "memory: max_gap_s must be finite and at least 0, got nan"),
+        ({"max_gap_s": float("inf")}, "memory: max_gap_s must be finite and at least 0, got inf"),
         ({"clip": 20}, "a clip of 20 pairs is longer than capacity 24 or fresh_capacity 16: lower --memory.clip"),
         ({"clip": 9}, "pacing.batch_size 8 must hold at least one clip of 9 pairs: raise it, or lower --memory.clip"),
+        (
+            {"clip": 4, "fresh_capacity": 10},
+            "fresh_capacity 10 must hold a batch of 8 while a clip of 4 pairs arrives: --memory.fresh-capacity 11",
+        ),
     ],
 )
 def test_clips_that_cannot_be_are_refused_in_one_line(changed: dict[str, Any], said: str) -> None:
@@ -212,6 +265,12 @@ def test_clips_that_cannot_be_are_refused_in_one_line(changed: dict[str, Any], s
         replace(TINY, memory=replace(TINY.memory, **changed))
     assert said in str(refused.value)
     assert "\n" not in str(refused.value)
+
+
+def test_each_process_needs_room_for_a_clip_beside_its_part_of_a_batch() -> None:
+    CLIPS.check_fresh(2)
+    with pytest.raises(SettingsError, match=r"arrives in each process: --memory\.fresh-capacity 20"):
+        CLIPS.check_fresh(4)
 
 
 def test_a_memory_with_shorter_clips_than_the_objective_needs_is_refused_with_the_remedy() -> None:

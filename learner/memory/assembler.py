@@ -54,15 +54,18 @@ class _Next(NamedTuple):
 class Assembler:
     """The open clips of a run, in its leader.
 
-    shards: processes that clips are dealt to. joined: pairs that opened no clip; max_bytes: of all open pairs on the canvas.
+    shards: processes that clips are dealt to. batch_size: pairs that the fresh queue needs room for beside those of open clips.
+    joined: pairs that opened no clip; max_bytes: of all open pairs on the canvas.
     """
 
-    def __init__(self, config: MemoryConfig, shards: int) -> None:
+    def __init__(self, config: MemoryConfig, shards: int, batch_size: int = 0) -> None:
         self._length, self._shards = config.clip, shards
         self._max_gap_ns = config.max_gap_s * 1e9
         self._patience = config.fresh_capacity
-        self._max_open = max(1, config.fresh_capacity // (2 * config.clip))
+        beside = (config.fresh_capacity - batch_size) // max(1, config.clip - 1)
+        self._max_open = max(1, min(config.fresh_capacity // (2 * config.clip), beside))
         self._open: dict[_Next, tuple[Clip, int]] = {}  # with the last capture time; the one that grew last stands last
+        self._clips, self._pairs = [0] * shards, [0] * shards  # open ones of each process, counted as they change
         self.joined = 0
         height, width = config.canvas
         self.max_bytes = self._max_open * (config.clip - 1) * 2 * height * width * 3
@@ -70,11 +73,15 @@ class Assembler:
     @property
     def waiting(self) -> int:
         """Number of pairs in open clips."""
-        return sum(len(clip.keys) for clip, _ in tuple(self._open.values()))
+        return sum(self._pairs)
+
+    def waiting_for(self, owner: int) -> int:
+        """Return the pairs in the open clips of a process."""
+        return self._pairs[owner]
 
     def reserved(self, owner: int) -> int:
         """Return the pairs that the open clips of a process may still bring it, those they have included."""
-        return self._length * sum(clip.owner == owner for clip, _ in tuple(self._open.values()))
+        return self._length * self._clips[owner]
 
     def owner(self, key: int, header: Header) -> int:
         """Return the process that the pair with the next key belongs to. `interrupted` was called with its header before."""
@@ -90,38 +97,49 @@ class Assembler:
         found = self._open.get(place)
         if found is None or (is_used and 0 <= header.left_ns - found[1] <= self._max_gap_ns):
             return []
-        return [self._open.pop(place)[0]]
+        return [self._take(place)]
 
     def add(self, key: int, pair: EncodedPair | StereoPair) -> list[Clip]:
         """Put a new pair into its clip, and return the clips that are closed now, the one that grew longest ago first."""
         header = pair.header
         place = _Next(header.device, header.epoch, header.seq)
-        clip = self._open.pop(place)[0] if place in self._open else Clip((key - self.joined) % self._shards)
+        clip = self._take(place) if place in self._open else Clip((key - self.joined) % self._shards)
         self.joined += bool(clip.keys)
         clip.keys.append(key)
         clip.pairs.append(pair)
         if len(clip.keys) == self._length:
             return [*self._given_up(key), clip]
         following = place._replace(seq=header.seq + 1)
-        repeated = self._open.pop(following, None)  # the source gave the same pairs twice
-        self._open[following] = clip, header.left_ns
-        return [*([] if repeated is None else [repeated[0]]), *self._given_up(key)]
+        repeated = [self._take(following)] if following in self._open else []  # the source gave the same pairs twice
+        self._put(following, clip, header.left_ns)
+        return [*repeated, *self._given_up(key)]
 
     def ended(self) -> list[Clip]:
         """Close all clips, and return them."""
-        closed = [clip for clip, _ in self._open.values()]
-        self._open.clear()
-        return closed
+        return [self._take(place) for place in tuple(self._open)]
 
     def _given_up(self, key: int) -> list[Clip]:
         """Close the clips that have waited for too long, or are too many, and return them. key: the newest one."""
         closed = []
-        for place, (clip, _) in list(self._open.items()):
-            if len(self._open) <= self._max_open and clip.keys[-1] + self._patience > key:
+        while self._open:
+            place = next(iter(self._open))
+            if len(self._open) <= self._max_open and self._open[place][0].keys[-1] + self._patience > key:
                 break
-            closed.append(clip)
-            del self._open[place]
+            closed.append(self._take(place))
         return closed
+
+    def _put(self, place: _Next, clip: Clip, last_ns: int) -> None:
+        """Let a clip wait for the pair of a place. last_ns: when its last pair was captured."""
+        self._open[place] = clip, last_ns
+        self._clips[clip.owner] += 1
+        self._pairs[clip.owner] += len(clip.keys)
+
+    def _take(self, place: _Next) -> Clip:
+        """Remove the clip that waits for the pair of a place, and return it."""
+        clip, _ = self._open.pop(place)
+        self._clips[clip.owner] -= 1
+        self._pairs[clip.owner] -= len(clip.keys)
+        return clip
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, without the pairs themselves."""
@@ -131,10 +149,10 @@ class Assembler:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; `sifted` brings its pairs back."""
         self.joined = int(state["joined"])
-        self._open = {
-            _Next(device, epoch, seq): (Clip(owner % self._shards, list(keys), [None] * len(keys)), last_ns)
-            for device, epoch, seq, last_ns, owner, keys in state["open"]
-        }
+        self.ended()
+        for device, epoch, seq, last_ns, owner, keys in state["open"]:
+            clip = Clip(owner % self._shards, list(keys), [None] * len(keys))
+            self._put(_Next(device, epoch, seq), clip, last_ns)
 
     def sifted(self, state: Mapping[str, Any], pairs: Iterable[EncodedPair | None]) -> Iterator[EncodedPair | None]:
         """Take those in open clips out of the pairs of a learner's state that are not held out, and yield those in memory."""

@@ -51,8 +51,8 @@ class Memory:
     It may be number `shard` of `shards` over parts of one stream, each with its part of the capacities. pool: see `Ranking`.
     ranking: instead of the one that the settings describe. signals: names of those that batches have.
 
-    arrived: the next key; kept: pairs that the reservoir has; dropped_fresh: pairs dropped before their first step; quarantined:
-    pairs that were put in quarantine.
+    arrived: the next key; fresh: pairs that wait for their first training step; kept: pairs that the reservoir has;
+    dropped_fresh: pairs dropped before their first step; quarantined: pairs that were put in quarantine.
     """
 
     def __init__(
@@ -76,16 +76,11 @@ class Memory:
         self.fresh_capacity = config.fresh_capacity // shards
         self._shard = shard
         self._fresh: deque[int] = deque()
-        self.arrived = self.kept = self.dropped_fresh = self.quarantined = 0
+        self.arrived = self.fresh = self.kept = self.dropped_fresh = self.quarantined = 0
 
     def __len__(self) -> int:
         """Return how many pairs can be drawn: fresh or kept, and not in quarantine."""
         return len(self.slots) - self.slots.count(self.ranking.quarantine)
-
-    @property
-    def fresh(self) -> int:
-        """Number of pairs that wait for their first training step."""
-        return self.slots.count(self._fresh)
 
     def kept_keys(self) -> Keys:
         """Return the keys of all kept pairs: int64 [kept], clip after clip."""
@@ -101,10 +96,13 @@ class Memory:
     def add_clip(self, keys: Sequence[int], pairs: Sequence[StereoPair]) -> None:
         """Put a clip of consecutive pairs, on the canvas, into the fresh queue; rising keys, at most `config.clip`."""
         while self._fresh and self.fresh + len(keys) > self.fresh_capacity:
-            self.dropped_fresh += self.slots.release_clips([self._fresh.popleft()])
+            dropped = self.slots.release_clips([self._fresh.popleft()])
+            self.dropped_fresh += dropped
+            self.fresh -= dropped
         for key, pair in zip(keys, pairs, strict=True):
             self.slots.put(key, pair, clip=keys[0])
         self._fresh.append(keys[0])
+        self.fresh += len(keys)
         self.arrived = max(self.arrived, keys[-1] + 1)
 
     def skip_key(self) -> None:
@@ -123,6 +121,7 @@ class Memory:
             clips.append(self._fresh.popleft())
             room -= length
         fresh, fresh_pairs = clips[:], count - room
+        self.fresh -= fresh_pairs
         stalest = -(-round(self.config.stalest_share * count) // self.config.clip)
         while room > 0:
             few = max(1, room // self.config.clip)  # so many fit, whatever their lengths; the last one alone may not
@@ -172,7 +171,9 @@ class Memory:
         """Undo a draw whose step was refused: clips with a bad pair, bool [n], are never drawn again, other fresh ones wait."""
         clips = self.slots.clips[draw.slots]
         fresh, bad = dict.fromkeys(clips[: draw.fresh].tolist()), dict.fromkeys(clips[is_bad].tolist())
-        self._fresh.extendleft(clip for clip in reversed(fresh) if clip not in bad)
+        again = [clip for clip in fresh if clip not in bad]
+        self._fresh.extendleft(reversed(again))
+        self.fresh += self.slots.count(again)
         self.quarantined += self.slots.count(bad)
         self.ranking.put_in_quarantine(clip for clip in bad if clip not in fresh)
         self.slots.release_clips(clip for clip in bad if clip in fresh)
@@ -211,6 +212,7 @@ class Memory:
                 unreadable.add(key)
         self._fresh = deque(state["fresh"].tolist())
         self._drop(unreadable)
+        self.fresh = self.slots.count(self._fresh)
         self.kept = len(self.slots) - self.fresh
 
     def _drop(self, unreadable: set[int]) -> None:
