@@ -20,6 +20,7 @@ from benchmarks.streams.figures import plot, tables
 from benchmarks.streams.memory import OrderedMemory
 from benchmarks.streams.orders import Order, blocks, comb, likeness, shuffled, window
 from learner.config import preset
+from learner.loop import Learner
 from learner.memory.decoding import decode_onto
 
 ORDERS: dict[str, Order] = {"window": window, "blocks": blocks, "comb": comb, "shuffled": shuffled}
@@ -42,9 +43,10 @@ def test_a_memory_with_an_order_gives_each_pair_however_many_have_arrived() -> N
     pairs = rendered_pairs(40, (32, 48))
     config = changed(preset("cpu"), {"pacing.batch_size": 4, "memory.fresh_capacity": 4, "memory.canvas": (32, 48)})
     memory = OrderedMemory(config, pairs, shuffled(40, 10, 4, 0))
+    learner = Learner(config, torch.device("cpu"), memory=memory)
     for step in range(10):
         for pair in pairs[4 * step : 4 * step + 4]:
-            memory.add(decode_onto((32, 48), pair))
+            learner.add(pair)
         draw = memory.draw(4)
         images = memory.batch(draw, torch.device("cpu")).left.numpy()
         for key, image in zip(draw.keys, images, strict=True):

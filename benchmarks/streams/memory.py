@@ -37,11 +37,9 @@ class OrderedMemory(NotingMemory):
             self.slots.put(number, decode_onto(config.memory.canvas, pair))
         self._order = iter(order)
 
-    def add(self, pair: StereoPair, key: int | None = None) -> int:
-        """Count a pair that arrives: it is held already."""
-        key = self.arrived if key is None else key
-        self.arrived = key + 1
-        return key
+    def add_clip(self, keys: Sequence[int], pairs: Sequence[StereoPair]) -> None:
+        """Count pairs that arrive: they are held already."""
+        self.arrived = max(self.arrived, keys[-1] + 1)
 
     def draw(self, count: int) -> Draw:
         """Give the next batch of the order."""
