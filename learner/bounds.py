@@ -57,10 +57,13 @@ def check_bounds(settings: Any, label: str) -> None:
         if get_origin(hint) is Literal and value not in get_args(hint):
             raise SettingsError(f"{label}: {name} must be {' or '.join(map(str, get_args(hint)))}, got {value!r}")
         for meta in get_args(hint)[1:]:
-            if isinstance(meta, Bound) and not (
-                (isinstance(value, int) or math.isfinite(value)) and all(_holds(value, *rule) for rule in _rules(meta))
-            ):
-                words = " and ".join(f"{_WORDS[how]} {limit:g}" for how, limit in _rules(meta))
+            if not isinstance(meta, Bound):
+                continue
+            is_finite = isinstance(value, int) or math.isfinite(value)
+            if not (is_finite and all(_holds(value, *rule) for rule in _rules(meta))):
+                words = " and ".join(
+                    [*([] if is_finite else ["finite"]), *(f"{_WORDS[how]} {limit:g}" for how, limit in _rules(meta))]
+                )
                 raise SettingsError(f"{label}: {name} must be {words}, got {value!r}")
 
 

@@ -348,7 +348,7 @@ def test_what_a_step_keeps_grows_with_the_batch_as_without_a_second_teacher() ->
     [
         ({"blocks": 0}, "adapt: blocks must be at least 1, got 0"),
         ({"learning_rate": 0.0}, "adapt: learning_rate must be above 0, got 0.0"),
-        ({"learning_rate": float("nan")}, "adapt: learning_rate must be above 0, got nan"),
+        ({"learning_rate": float("nan")}, "adapt: learning_rate must be finite and above 0, got nan"),
         ({"layer_decay": 1.5}, "adapt: layer_decay must be above 0 and at most 1, got 1.5"),
         ({"anchor_patches": -1.0}, "adapt: anchor_patches must be at least 0, got -1.0"),
         ({"plan": "some"}, "adapt: plan must be off or last or lora or full, got 'some'"),
