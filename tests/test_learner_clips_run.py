@@ -225,7 +225,7 @@ def test_a_stream_too_broken_for_clips_is_said_in_the_summary() -> None:
     list(learn(learner, IteratorSource([pair_at(seq, 2.0 * seq) for seq in range(24)]), clock=time.monotonic))
     said = too_short(learner)
     assert said.startswith(
-        "clips have 1.0 pairs on average instead of 4: pairs are missing, more than --memory.max-gap-s 1"
+        "clips have 1.0 pairs on average instead of 4: pairs are missing between them, are more than --memory.max-gap-s 1 "
     )
 
 

@@ -104,9 +104,9 @@ def too_short(learner: Learner) -> str:
     if not counts.clips or 2 * counts.kept >= memory.clip * counts.clips:
         return ""
     return (
-        f"clips have {counts.kept / counts.clips:.1f} pairs on average instead of {memory.clip}: pairs are missing, more than "
-        f"--memory.max-gap-s {memory.max_gap_s:g} apart, or from more rigs than --memory.fresh-capacity {memory.fresh_capacity} "
-        "has room for"
+        f"clips have {counts.kept / counts.clips:.1f} pairs on average instead of {memory.clip}: pairs are missing between them, "
+        f"are more than --memory.max-gap-s {memory.max_gap_s:g} apart, or come from more rigs than --memory.fresh-capacity "
+        f"{memory.fresh_capacity} has room for"
     )
 
 

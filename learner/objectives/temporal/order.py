@@ -1,4 +1,4 @@
-"""What the objectives share that ask for the order of pictures: a judge of several features, and windows in which much moves."""
+"""What objectives share that ask for the order of pictures: a judge of several features, and a draw of windows with motion."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Both eyes of each pair, all of them or at one place for a whole clip: nothing but time changes within a clip."""
+"""Both eyes of each pair: whole, or one crop at the same place for all pairs of a clip."""
 
 from __future__ import annotations
 
