@@ -76,7 +76,7 @@ class Trainer:
     """The networks of an objective with their optimiser and collapse guard, at their random start.
 
     steps: steps tried; samples: pairs trained on, with repetition; refused_in_a_row: refused steps since the last good one.
-    Raises SettingsError for a compute device that is not there.
+    Raises SettingsError for a compute device that is not there, and for windows that are longer than the clips in memory.
     """
 
     def __init__(self, config: LearnerConfig, device: torch.device) -> None:
@@ -91,6 +91,11 @@ class Trainer:
             torch.manual_seed(config.seed)
             self.objective = config.objective.build(config.encoder, config.crops).to(device)
             self.adaptation = Adaptation(config.adapt, self.objective, config.crops.probe_size, config.schedule)
+        if (window := self.objective.window) > config.memory.clip:
+            raise SettingsError(
+                f"objective {config.objective.name} looks at {window} consecutive pairs, and memory keeps "
+                f"{config.memory.clip} together: --memory.clip {window}"
+            )
         self.meanings = {**COMMON_MEANINGS, **self.objective.meanings, **self.adaptation.meanings}
         self.optimizer = optimiser(config.schedule, self.objective.groups(self.adaptation.rates))
         self.guard, self.forgetting = CollapseGuard(config.guard), ForgettingGuard(config.forgetting)

@@ -13,12 +13,13 @@ from every_objective import CPU, see, seeded, small, some_pairs, total, trainer
 from numpy.typing import NDArray
 from torch import Tensor
 
+from learner.memory.measured import Measured
 from learner.objectives.contract import Batch, Outcome
 from learner.objectives.control.moves import WIDTH, moves, symlog
 from learner.objectives.sums import sum_of
 from learner.objectives.table import OBJECTIVES
 from learner.trainer import Trainer
-from stream.signals.signal import MAX_WIDTH
+from stream.signals.signal import MAX_WIDTH, Signal
 
 Array = NDArray[np.float64]
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -101,6 +102,17 @@ def test_moves_whose_signals_are_not_known_are_left_out_and_the_others_stay() ->
     assert moves(batch, "action").rows.tolist() == [[1, 2], [4, 5]]
     assert moves(batch, "action", "reward").rows.tolist() == [[1, 2]]
     assert moves(dataclasses.replace(batch, signals={}), "action").rows.tolist() == []
+
+
+def test_a_signal_without_rows_is_missing_and_decides_no_width() -> None:
+    measured = Measured(3, ("action",))
+    measured.put(0, {"action": Signal([], [])})
+    measured.put(1, {"action": Signal([[1.0, 2.0], [3.0, 6.0]], [1, 2])})
+    measured.put(2, {"action": Signal(np.empty((0, 2)), [])})
+    values = measured.of(torch.arange(3))["action"]
+    assert values[1].tolist() == [2, 4]
+    assert values[[0, 2]].isnan().all()
+    assert measured.changed == 0
 
 
 def test_dynamics_is_the_squared_distance_of_unit_vectors() -> None:

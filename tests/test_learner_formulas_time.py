@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import operator
+import re
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from every_objective import CLIPS, LENGTH, see, seeded, some_clips, some_pairs, trainer
+from every_objective import CLIPS, CPU, LENGTH, see, seeded, small, some_clips, some_pairs, trainer
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from learner.config import to_plain
+from learner.errors import SettingsError
 from learner.objectives.contract import Batch, Outcome
 from learner.objectives.pretext.colours import softly
 from learner.objectives.temporal.oddone import shuffled
@@ -20,6 +25,8 @@ from learner.objectives.temporal.order import lively, motion_of
 from learner.objectives.temporal.triplets import apart, drawn
 from learner.parts.pointing import carried
 from learner.parts.windows import spread
+from learner.runs.settings import from_plain
+from learner.trainer import Trainer
 from learner.views.lab import to_lab
 
 Array = NDArray[np.float64]
@@ -142,6 +149,17 @@ def test_pairs_of_two_epochs_are_not_apart_and_two_clips_of_one_are_by_seconds()
     assert apart(some_pairs(), "seconds").time.isnan().all()
 
 
+def test_pairs_of_one_moment_tell_nothing_of_how_many_frames_lie_between_clips() -> None:
+    batch = dataclasses.replace(walk(), epochs=torch.zeros(COUNT, dtype=torch.int64))
+    assert batch.times_s is not None
+    batch.times_s[:LENGTH] = 1.0
+    frames, seconds = apart(batch, "frames").time, apart(batch, "seconds").time
+    assert frames[0, :LENGTH].tolist() == [0, 1, 2, 3, 4, 5]
+    assert frames[0, LENGTH:].isnan().all()
+    assert frames[LENGTH].isfinite().all()
+    assert seconds.isfinite().all()
+
+
 def test_one_of_the_chosen_is_drawn_evenly_and_of_none_there_is_none() -> None:
     chosen = torch.tensor([[False, True, False, True, True]]).expand(9999, -1).clone()
     chosen[-1] = False
@@ -167,7 +185,7 @@ def test_mftcn_finds_what_the_right_eye_has_seen_meanwhile() -> None:
             for j, other in enumerate(ends)
             if i == j or rows[0] // LENGTH != other[0] // LENGTH or abs(rows[0] - other[0]) >= 4
         ]
-        squares = (left[i] @ left[i] + right[i] @ right[i]) / 2
+        squares = (left[i] @ left[i] + right[i] @ right[i]) / 4
         terms.append((rows, cross_entropy(left[i] @ right[told_apart].T, told_apart.index(i)) + 0.002 * squares))
     assert same(outcome, by_pair(terms))
 
@@ -317,6 +335,31 @@ def test_losses_of_windows_keep_their_mean_and_pairs_outside_have_none() -> None
     assert losses.mean().item() == pytest.approx(4)
     assert losses.tolist() == pytest.approx([7 / 2 * 1.5, 7 / 2 * 4, 7 / 2 * 2.5, 0, 0, 0, 0])
     assert float(gauges["usable"]) == pytest.approx(3 / 7)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "window"),
+    [
+        ("mftcn", {"objective.frames": 9}, 9),
+        ("timecpc", {"objective.past": 7, "objective.steps": 2}, 9),
+        ("shuffle", {"objective.stride": 2}, 9),
+        ("oddone", {"objective.questions": 5, "objective.frames": 5}, 9),
+        ("arrow", {"objective.frames": 9}, 9),
+        ("tracking", {"views.span": 8}, 9),
+        ("pointing", {"objective.references": 8}, 9),
+        ("ntxent+arrow", {"objective.second.frames": 9}, 9),
+    ],
+)
+def test_a_window_that_no_clip_can_hold_is_refused_in_one_line(name: str, changes: dict[str, int], window: int) -> None:
+    plain = to_plain(small(name))
+    for key, value in changes.items():
+        *path, last = key.split(".")
+        functools.reduce(operator.getitem, path, plain)[last] = value
+    said = rf"objective {re.escape(name)} looks at {window} consecutive pairs, and memory keeps 8 together: --memory.clip 9"
+    with pytest.raises(SettingsError, match=f"^{said}$"):
+        Trainer(from_plain(plain), CPU)
+    plain["memory"]["clip"] = plain["pacing"]["batch_size"] = 9
+    assert Trainer(from_plain(plain), CPU).objective.window == window
 
 
 @pytest.mark.parametrize("name", TEMPORAL)

@@ -41,11 +41,12 @@ class Measured:
 
     def put(self, slot: int, signals: Mapping[str, Signal]) -> None:
         """Give a slot the signals of its pair, in place of those of the pair that it had before."""
+        some = {name: signals[name] for name in self.names if len(signals.get(name, ()))}
         for name in self.names:
-            if name in signals:
-                self._begin(name, signals[name].width)
+            if name in some:
+                self._begin(name, some[name].width)
             if name in self._values:
-                self._values[name][slot] = self._mean(name, signals.get(name))
+                self._values[name][slot] = self._mean(name, some.get(name))
 
     def of(self, slots: Tensor) -> dict[str, Tensor]:
         """Return the signals of these slots, int64 [B]: float32 [B, width], nan where a pair has none.

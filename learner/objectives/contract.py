@@ -118,6 +118,8 @@ class Objective(nn.Module, ABC, Generic[ConfigT]):
     shared_statistics: ClassVar[str] = ""
     """The reason why a pair that is not finite spoils the losses of its batch, where it does; the step is refused in any case."""
     views: MakeViews
+    window: int = 1
+    """Consecutive pairs of a clip that a loss looks at: where memory keeps fewer together, nothing would be learned."""
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

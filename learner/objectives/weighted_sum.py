@@ -36,6 +36,7 @@ class Sum(Objective[Any]):
         for name, network in (networks[1] | networks[0]).items():
             self.add_module(name, network)
         self.first, self.second = parts
+        self.window = max(part.window for part in parts)
         self.views, self.shares_views = parts[0].views, other == one
         keep_once(self)
 

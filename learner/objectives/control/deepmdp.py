@@ -1,7 +1,7 @@
 """DeepMDP: an embedding from which the reward and the next embedding can be told (Gelada et al. 2019, 1906.02736).
 
-With z the embedding of a pair, a what the robot did until the next one and r its reward (section 2.4, for a model without noise:
-the Wasserstein distance of two points is their distance):
+With z the embedding of a pair, a what the robot did until the next one and r its reward (the local losses, for a model without
+noise: the Wasserstein distance of two points is their distance):
 
     loss = |R(z_t, a_t) - r_t| + | P(z_t, a_t) - z_{t+1} |
 

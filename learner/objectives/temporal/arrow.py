@@ -52,11 +52,12 @@ class Arrow(Objective[ArrowConfig]):
         self.student = Network(encoder, nn.Identity())
         self.judge = Judge(encoder.dim, config.hidden, pictures=config.frames, answers=2)
         self.views = kit.views(encoder)
+        self.window = config.frames
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the mean cross-entropy of the windows of each pair, forwards and backwards."""
         features = self.student.encoder(self.views(batch, generator).large[:, 0])
-        windows = batch.windows(self.config.frames)
+        windows = batch.windows(self.window)
         both = torch.stack([windows, windows.flip(1)], 1)
         labels = torch.tensor([0, 1], device=both.device).repeat(len(both))
         terms, is_right = self.judge(features[both].flatten(0, 1), labels)

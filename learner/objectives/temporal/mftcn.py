@@ -3,10 +3,10 @@
 The features of `frames` pictures in a row, of one eye, are joined to one projection f, which so can know velocities. It extends
 TCN (Sermanet et al. 2018) with the n-pairs loss (Sohn 2016). Over all windows j of the batch:
 
-    loss_i = -log( exp(f_i left . f_i right) / sum_j exp(f_i left . f_j right) ) + weight * mean over both eyes of |f_i|^2
+    loss_i = -log( exp(f_i left . f_i right) / sum_j exp(f_i left . f_j right) ) + weight / 4 * (|f_i left|^2 + |f_i right|^2)
 
 Windows of the same clip that end fewer than `apart` pictures from i are no negatives. The paper joins maps by convolutions over
-time, with a stride between the frames, and takes negatives from two stretches that lie far apart; TCN's code has a width of 32.
+time, with a stride between the frames, and takes negatives from two stretches that lie far apart.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from learner.views.clips.steady import EyesConfig, SteadyConfig
 
 @dataclass(frozen=True, kw_only=True)
 class MultiFrameConfig(ObjectiveConfig):
-    """The width of the authors' code, and the weight of the n-pairs loss there."""
+    """The width of TCN's code, and the weight of the n-pairs loss that it calls."""
 
     name: ClassVar[str] = "mftcn"
     takes = (EyesConfig, SteadyConfig)
@@ -58,11 +58,11 @@ class MultiFrame(Objective[MultiFrameConfig]):
         super().__init__(config, kit)
         encoder = kit.encoder()
         self.student = Network(encoder, mlp(config.frames * encoder.dim, config.hidden, config.projection))
-        self.views = kit.views(encoder)
+        self.views, self.window = kit.views(encoder), config.frames
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the loss of each pair by the windows that it is in."""
-        windows, clips = batch.windows(self.config.frames), batch.clip_numbers()
+        windows, clips = batch.windows(self.window), batch.clip_numbers()
         features = self.views(batch, generator).through(self.student.encoder)
         left, right = self.student.project(features[windows].transpose(1, 2).flatten(2)).unbind(1)
         last, rows = windows[:, -1:], torch.arange(len(batch), device=clips.device)
@@ -74,7 +74,7 @@ class MultiFrame(Objective[MultiFrameConfig]):
         is_left_out[:, first : first + len(batch)] |= near
         with torch.autocast(left.device.type, enabled=False):
             products = (left @ keys.nan_to_num(0.0, 0.0, 0.0).T).masked_fill(is_left_out, -torch.inf)
-        squares, own = (left.square().sum(-1) + right.square().sum(-1)) / 2, first + last[:, 0]
+        squares, own = (left.square() + right.square()).sum(-1) / 4, first + last[:, 0]
         terms = F.cross_entropy(products, own, reduction="none") + self.config.weight * squares
         losses, gauges = spread(terms, windows, features[:, 0])
         return Outcome(losses, features[:, 0], gauges={"right": mean_of(products.argmax(1) == own), **gauges})

@@ -55,12 +55,13 @@ class OddOne(Objective[OddOneConfig]):
         self.student = Network(encoder, mlp(config.frames * encoder.dim, config.hidden, config.hidden))
         self.judge = Judge(config.hidden, config.hidden, pictures=config.questions, answers=config.questions)
         self.views = kit.views(encoder)
+        self.window = config.questions + config.frames - 1
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the mean cross-entropy of the windows of each pair."""
         views, questions, frames = self.views(batch, generator), self.config.questions, self.config.frames
         assert isinstance(views, ClipViews)
-        windows = batch.windows(questions + frames - 1)
+        windows = batch.windows(self.window)
         odd = (views.chances[windows[:, 0], 0] * questions).long()
         runs = windows.unfold(1, frames, 1)
         wrong = shuffled(runs[torch.arange(len(runs), device=odd.device), odd], views.chances[:, 1])

@@ -61,11 +61,12 @@ class Pointing(Objective[PointingConfig]):
         self.student = Network(encoder, nn.Linear(encoder.dim, config.projection))
         self.register_buffer("classes", colour_classes(), persistent=False)
         self.views = kit.views(encoder)
+        self.window = config.references + 1
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the mean cross-entropy of the colours of the patches, of the windows of each pair."""
         grey, colours = light_and_colours(self.views(batch, generator).large[:, 0])
-        windows = batch.windows(self.config.references + 1)
+        windows = batch.windows(self.window)
         features, tokens = self.student.encoder.tokens(grey)
         rows = self.student.project(tokens)
         shown = softly(mean_colours(colours, self.student.encoder.patch_size), self.classes)

@@ -53,13 +53,14 @@ class Shuffle(Objective[ShuffleConfig]):
         self.student = Network(encoder, nn.Identity())
         self.judge = Judge(encoder.dim, config.hidden, pictures=3, answers=2)
         self.views = kit.views(encoder)
+        self.window = 4 * config.stride + 1
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the mean cross-entropy of three triples of each clip."""
         views = self.views(batch, generator)
         assert isinstance(views, ClipViews)
         pictures = views.large[:, 0]
-        rows = batch.windows(4 * self.config.stride + 1)[:, :: self.config.stride]
+        rows = batch.windows(self.window)[:, :: self.config.stride]
         clips, chances = batch.clip_numbers()[rows[:, 0]], views.chances[rows[:, 0], 0]
         rows = rows[lively(clips, motion_of(pictures, rows), chances)]
         features = self.student.encoder(pictures)

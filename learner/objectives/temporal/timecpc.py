@@ -61,11 +61,11 @@ class TimeCPC(Objective[TimeCPCConfig]):
         self.student = Network(encoder, UnitProjector(encoder.dim, config.hidden, width))
         self.context = nn.GRUCell(width, width)
         self.guesses = nn.ModuleList(nn.Linear(width, width) for _ in range(config.steps))
-        self.views = kit.views(encoder)
+        self.views, self.window = kit.views(encoder), config.past + config.steps
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the mean InfoNCE of the windows of each pair."""
-        windows = batch.windows(self.config.past + self.config.steps)
+        windows = batch.windows(self.window)
         features = self.student.encoder(self.views(batch, generator).large[:, 0])
         rows = self.student.project(features)
         with torch.autocast(rows.device.type, enabled=False):

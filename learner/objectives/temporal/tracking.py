@@ -59,7 +59,7 @@ class Tracking(Objective[TrackingConfig]):
         super().__init__(config, kit)
         encoder = kit.encoder()
         assert isinstance(kit.views_config, TrackedConfig)
-        self.span = kit.views_config.span
+        self.window = kit.views_config.span + 1
         self.student = Network(encoder, UnitProjector(encoder.dim, config.hidden, config.projection))
         self.views = kit.views(encoder)
 
@@ -74,6 +74,6 @@ class Tracking(Objective[TrackingConfig]):
         keys = collectives.everyone(later.masked_fill(~views.is_followed[:, None], torch.nan))
         own = collectives.number() * len(batch) + first[:, 0]
         terms = triplet(patches[first[:, 0]], keys, own, self.config.margin, self.config.hardest)
-        rows = first + torch.arange(self.span + 1, device=first.device)
+        rows = first + torch.arange(self.window, device=first.device)
         losses, gauges = spread(terms, rows, features[:, 0])
         return Outcome(losses, features[:, 0], gauges={"right_by_margin": mean_of(terms == 0), **gauges})

@@ -29,7 +29,7 @@ class Apart(NamedTuple):
 def apart(batch: Batch, unit: str) -> Apart:
     """Return the distances in `seconds`, or in `frames`: rows of a clip, and between two clips seconds over the mean step.
 
-    The mean step is that from a pair to the others of its clip; a clip of one pair has none, and nan in frames.
+    The mean step is that from a pair to the others of its clip. A clip of one pair or one moment has none, and nan in frames.
     """
     rows = torch.arange(len(batch), device=batch.left.device)
     between = (rows[:, None] - rows).abs().double()
@@ -39,6 +39,7 @@ def apart(batch: Batch, unit: str) -> Apart:
     time = (batch.times_s[:, None] - batch.times_s).abs()
     if unit == "frames":
         step = (time * within).sum(1) / (between * within).sum(1)
+        step = torch.where(step > 0, step, torch.nan)
         time = torch.where(within, between, time / step[:, None])
     return Apart(torch.where(batch.epochs[:, None] == batch.epochs, time, torch.nan), within)
 
