@@ -53,5 +53,10 @@ def test_numbers_that_give_no_distance_are_refused_in_one_line() -> None:
         huber_reward([0.0], [0.0], gamma=0.0)
     with pytest.raises(ValueError, match=r"^precision must be \[2\] or twice that, got \[3, 3\]$"):
         latent_reward([0.0, 1.0], [0.0, 0.0], precision=[1.0, 1.0, 1.0])
-    with pytest.raises(ValueError, match=r"^precision must be positive: .+$"):
-        latent_reward([0.0, 1.0], [0.0, 0.0], precision=[-1.0, -1.0])
+    with pytest.raises(ValueError, match=r"^gamma must be above 0, .+ all finite, .+$"):
+        huber_reward([0.0], [0.0], alpha=math.inf)
+    # The middle one gives a distance for this embedding, and none for [1, 0].
+    for precision in ([-1.0, -1.0], [-1.0, 1.0], [1.0, math.nan]):
+        with pytest.raises(ValueError, match=r"^precision must be positive: .+$"):
+            latent_reward([0.0, 1.0], [0.0, 0.0], precision=precision)
+    assert latent_reward([1.0, -1.0], [0.0, 0.0], precision=[[1.0, 1.0], [1.0, 1.0]]) == 0

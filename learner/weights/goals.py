@@ -21,8 +21,10 @@ def huber_reward(
     is float64 [...]. alpha makes it steep far away, beta keeps it steep near the goal, and gamma, above 0, rounds its tip.
     (Sermanet et al. 2018, time-contrastive networks, 1704.06888, section III-B; the numbers are ours.) Raises ValueError.
     """
-    if not (gamma > 0 and alpha >= 0 and beta >= 0):
-        raise ValueError(f"gamma must be above 0, alpha and beta at least 0, got {gamma}, {alpha} and {beta}")
+    if not (0 < gamma < np.inf and 0 <= alpha < np.inf and 0 <= beta < np.inf):
+        raise ValueError(
+            f"gamma must be above 0, alpha and beta at least 0, all finite, got {gamma}, {alpha} and {beta}"
+        )
     squared = np.square(_apart(embeddings, goal)).sum(-1)
     return np.asarray(-alpha * squared - beta * np.sqrt(gamma + squared))
 
@@ -39,10 +41,10 @@ def latent_reward(embeddings: ArrayLike, goal: ArrayLike, *, precision: ArrayLik
     matrix = np.diag(matrix) if matrix.ndim == 1 else matrix
     if matrix.shape != (apart.shape[-1],) * 2:
         raise ValueError(f"precision must be [{apart.shape[-1]}] or twice that, got {list(matrix.shape)}")
-    squared = np.einsum("...i,ij,...j->...", apart, matrix, apart)
-    if (squared < 0).any():
+    if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix + matrix.T).min() < -1e-9 * np.abs(matrix).max():
         raise ValueError("precision must be positive: give variances above 0, or a covariance's inverse")
-    return np.asarray(-np.sqrt(squared))
+    squared = np.einsum("...i,ij,...j->...", apart, matrix, apart)
+    return np.asarray(-np.sqrt(np.maximum(squared, 0)))
 
 
 def _apart(embeddings: ArrayLike, goal: ArrayLike) -> Floats:
