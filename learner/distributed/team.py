@@ -1,6 +1,6 @@
 """The team of a run: one process or several, of which the leader alone has the source, the store and the screen.
 
-Each process is a member, with the networks and a shard of the memory. The leader deals new clips to the shards in turn, and
+Each process is a member, with the networks and a shard of the memory. The leader deals new clips to the shards, and
 orders what all members do next. In one process the leader is the only member, and nothing is sent.
 """
 

@@ -9,8 +9,8 @@ several clips of one epoch may be open. A clip closes
 - shorter, when as many pairs as the fresh queue holds have arrived since its last one, or too many clips are open;
 - shorter, when the source ends.
 
-So each pair is in exactly one clip, whatever is missing around it. Which process a clip belongs to is decided when it opens, in
-turn. With `clip` 1 each pair is closed at once, and belongs to process `key % shards`.
+So each pair is in exactly one clip, whatever is missing around it. Which process a clip belongs to is decided when it opens: the
+one that was given the fewest pairs. With `clip` 1 each pair is closed at once, and belongs to process `key % shards`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from learner.memory.config import MemoryConfig
 if TYPE_CHECKING:  # the bench on a GPU runs without the packages of the stream
     from stream.pair import EncodedPair, Header, StereoPair
 
-ALL_CLOSED: Mapping[str, Any] = {"joined": 0, "open": ()}
+ALL_CLOSED: Mapping[str, Any] = {"open": ()}
 """The state of a run whose clips have one pair: none is ever open."""
 
 
@@ -55,7 +55,7 @@ class Assembler:
     """The open clips of a run, in its leader.
 
     shards: processes that clips are dealt to. batch_size: pairs that the fresh queue needs room for beside those of open clips.
-    joined: pairs that opened no clip; max_bytes: of all open pairs on the canvas.
+    max_bytes: of all open pairs on the canvas.
     """
 
     def __init__(self, config: MemoryConfig, shards: int, batch_size: int = 0) -> None:
@@ -66,7 +66,7 @@ class Assembler:
         self._max_open = max(1, min(config.fresh_capacity // (2 * config.clip), beside))
         self._open: dict[_Next, tuple[Clip, int]] = {}  # with the last capture time; the one that grew last stands last
         self._clips, self._pairs = [0] * shards, [0] * shards  # open ones of each process, counted as they change
-        self.joined = 0
+        self._dealt = [0] * shards  # pairs that each process was given
         height, width = config.canvas
         self.max_bytes = self._max_open * (config.clip - 1) * 2 * height * width * 3
 
@@ -86,7 +86,11 @@ class Assembler:
     def owner(self, key: int, header: Header) -> int:
         """Return the process that the pair with the next key belongs to. `interrupted` was called with its header before."""
         joined = self._open.get(_Next(header.device, header.epoch, header.seq))
-        return (key - self.joined) % self._shards if joined is None else joined[0].owner
+        return self._opens(key) if joined is None else joined[0].owner
+
+    def _opens(self, key: int) -> int:
+        """Return the process of a clip that opens with the next key."""
+        return key % self._shards if self._length == 1 else self._dealt.index(min(self._dealt))
 
     def interrupted(self, header: Header, *, is_used: bool = True) -> list[Clip]:
         """Close the clip that waits for this pair, if the pair cannot join it, and return it.
@@ -103,8 +107,8 @@ class Assembler:
         """Put a new pair into its clip, and return the clips that are closed now, the one that grew longest ago first."""
         header = pair.header
         place = _Next(header.device, header.epoch, header.seq)
-        clip = self._take(place) if place in self._open else Clip((key - self.joined) % self._shards)
-        self.joined += bool(clip.keys)
+        clip = self._take(place) if place in self._open else Clip(self._opens(key))
+        self._dealt[clip.owner] += 1
         clip.keys.append(key)
         clip.pairs.append(pair)
         if len(clip.keys) == self._length:
@@ -144,11 +148,12 @@ class Assembler:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, without the pairs themselves."""
         rows = [[*place, last_ns, clip.owner, list(clip.keys)] for place, (clip, last_ns) in self._open.items()]
-        return {"joined": self.joined, "open": rows}
+        return {"dealt": list(self._dealt), "open": rows}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; `sifted` brings its pairs back."""
-        self.joined = int(state["joined"])
+        dealt = [int(pairs) for pairs in state.get("dealt", ())]  # of another number of processes: all are equal again
+        self._dealt = dealt if len(dealt) == self._shards else [0] * self._shards
         self.ended()
         for device, epoch, seq, last_ns, owner, keys in state["open"]:
             clip = Clip(owner % self._shards, list(keys), [None] * len(keys))
