@@ -55,7 +55,9 @@ def check_bounds(settings: Any, label: str) -> None:
     for name, hint in _hints(cast(Any, type(settings))).items():
         value: Any = getattr(settings, name, None)
         if get_origin(hint) is Literal and value not in get_args(hint):
-            raise SettingsError(f"{label}: {name} must be {' or '.join(map(str, get_args(hint)))}, got {value!r}")
+            allowed = [*map(str, get_args(hint))]
+            words = f"one of {', '.join(allowed)}" if len(allowed) > 2 else " or ".join(allowed)
+            raise SettingsError(f"{label}: {name} must be {words}, got {value!r}")
         for meta in get_args(hint)[1:]:
             if not isinstance(meta, Bound):
                 continue

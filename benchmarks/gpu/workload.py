@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Self
@@ -105,9 +106,14 @@ def random_batch(config: LearnerConfig, count: int, device: torch.device, seed: 
 
 
 def moved(what: Any, device: torch.device) -> Any:
-    """Copy a Batch, or its views, to another compute device."""
-    own = (getattr(what, field.name) for field in dataclasses.fields(what))
-    return type(what)(*(None if one is None else one.to(device) for one in own))
+    """Copy a Batch, its views or what they consist of to another compute device."""
+    if isinstance(what, Tensor):
+        return what.to(device)
+    if isinstance(what, Mapping):
+        return {name: moved(one, device) for name, one in what.items()}
+    if dataclasses.is_dataclass(what):
+        return type(what)(*(moved(getattr(what, field.name), device) for field in dataclasses.fields(what)))
+    return what
 
 
 def relative_error(found: Tensor, expected: Tensor) -> float:
