@@ -105,7 +105,7 @@ def test_the_same_branch_twice_gives_the_same_weights(run: Path) -> None:
 
 
 def test_a_run_without_a_commit_and_a_folder_without_a_run_are_refused_and_nothing_is_made(tmp_path: Path) -> None:
-    with pytest.raises(SettingsError, match=r"none/config\.json cannot be read"):
+    with pytest.raises(SettingsError, match=r"none is no run, it has no config\.json"):
         branch(tmp_path / "none", CPU)
     RunDirectory(tmp_path / "new", TINY)
     with pytest.raises(SettingsError, match="has no commit yet: wait for the first one"):

@@ -222,7 +222,7 @@ def test_a_learner_that_holds_pairs_out_ends_the_same_however_often_it_is_killed
     reservoir = summary["reservoir"]
     assert summary["pairs_held_out"] == PAIRS * 4 // 10
     assert reservoir["kept"] + reservoir["fresh"] + summary["pairs_held_out"] == summary["pairs_received"] == PAIRS
-    assert summary["stream_probe"]["student"]["right_start"] is not None
+    assert summary["stream_probe"]["student"]["right_start"] is not None, said
 
 
 def test_a_learner_of_clips_ends_the_same_however_often_it_is_killed(nursery: Nursery, tmp_path: Path) -> None:

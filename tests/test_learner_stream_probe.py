@@ -22,7 +22,7 @@ from device.sim.camera import SimCamera, SimConfig
 from learner.__main__ import main
 from learner.cli.settings import HOLDOUT
 from learner.memory.canvas import centre_square, on_canvas
-from learner.memory.holdout import STRETCH
+from learner.memory.holdout import STRETCH, is_in_gap
 from learner.metrics import LearnerMetrics
 from learner.page.curves import Curves
 from learner.probes import visits as visits_of_pictures
@@ -304,6 +304,20 @@ def test_a_run_without_labels_tells_what_it_finds_beside_its_start_everywhere(
     assert main(["--run-dir", str(run), "--replay", str(walk), "--http-port", "0", "--control", "--json"]) == 0
     assert (run / "holdout.jsonl").read_text() == before or len(before) < (run / "holdout.jsonl").stat().st_size
     assert json.loads(capsys.readouterr().out)["pairs_held_out"] == 6 * STRETCH
+
+
+def test_the_last_probe_is_of_all_pairs_that_are_held_out_also_of_those_after_the_last_step(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pairs, run = make_pairs(12 * STRETCH), tmp_path / "run"
+    rule = tiny_learner(dataclasses.replace(TINY, holdout=0.5)).held_out.rule
+    held = [rule.holds(pair.header) for pair in pairs]
+    end = max(number for number in range(STRETCH, len(pairs) + 1, STRETCH) if held[number - 1])
+    walk = recorded(tmp_path / "walk.mcap", pairs[:end])
+    assert main(run_words(run, walk, "--holdout", "0.5", "--probe-every-steps", "1")) == 0
+    summary = json.loads(capsys.readouterr().out)
+    kept = sum(holds and not is_in_gap(pair.header) for pair, holds in zip(pairs[:end], held, strict=False))
+    assert summary["stream_probe"]["student"]["pairs"] == kept
 
 
 def test_a_new_run_of_the_command_holds_some_out_and_an_old_one_goes_on_without(

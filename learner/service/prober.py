@@ -54,7 +54,8 @@ class Prober:
     hurry: Callable[[], bool]
     elapsed_s: Callable[[], float]
     """Returns the seconds of the run so far."""
-    _streamed: dict[str, int] = field(default_factory=dict)
+    _streamed: dict[str, tuple[int, int]] = field(default_factory=dict)
+    """Of the last probe on the stream of each encoder: the step, and how many pairs had been held out."""
     _first_and_last: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
     _answers: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
     """Of the probes of the present networks, for the guard against forgetting."""
@@ -141,15 +142,15 @@ class Prober:
         self.observers.probed(step, control.name, name, result)
 
     def _streams(self) -> list[StreamProbe]:
-        """Return what to probe of the stream: nothing where no pair is held out, or the last probe was of the same weights."""
-        names, step = self.learner.objective.encoders(), self.learner.steps
-        is_due = any(self._streamed.get(name) != step for name in names)
+        """Return what to probe of the stream: nothing without held-out pairs, or since a probe of the same weights and pairs."""
+        names, state = self.learner.objective.encoders(), (self.learner.steps, self.learner.held_out.count)
+        is_due = any(self._streamed.get(name) != state for name in names)
         return [self.stream] if is_due and self.learner.held_out.kept else []
 
     def _probe_stream(self, stream: StreamProbe, name: str, encoder: Encoder) -> None:
         step = self.learner.steps
         figures = stream.measure(encoder)
-        self._streamed[name] = step
+        self._streamed[name] = step, self.learner.held_out.count
         line = {"step": step, "seconds": self.elapsed_s(), "encoder": name} | figures
         line["captured_ns"] = self.learner.memory.newest_ns()
         self.directory.append("holdout", line)
