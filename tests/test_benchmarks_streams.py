@@ -105,11 +105,18 @@ LINES = [line("reservoir", 0, 0.75), line("shuffled", 0, 0.75), line("reservoir"
 def test_the_share_of_the_shuffled_gain_is_the_mean_of_the_seeds_and_is_a_goal() -> None:
     """100 and 50 %: a mean of 75, and 12.7 standard errors of 25 make half an interval."""
     text = tables(LINES, "shuffled")
-    assert "| reservoir | 0.50 | 0.25 | +37.5 ± 158.8 | +0.0 ± 0.0 | 75 ± 318 % | 2 |" in text
-    assert "| shuffled | 0.50 | 0.25 | +50.0 ± 0.0 | +0.0 ± 0.0 |  | 2 |" in text
+    assert "| reservoir | 0.50 | 0.25 | +37.5 ± 158.8 | +0.0 ± 0.0 | -12.5 ± 158.8 | 75 ± 318 % | 2 |" in text
+    assert "| shuffled | 0.50 | 0.25 | +50.0 ± 0.0 | +0.0 ± 0.0 |  |  | 2 |" in text
     (goal,) = goals(LINES)
     assert goal.reached == pytest.approx(0.75)
     assert not goal.met
+
+
+def test_one_seed_has_no_interval_and_a_gain_of_nothing_no_share() -> None:
+    assert "| reservoir | 0.50 | 0.25 | +50.0 | +0.0 | +0.0 | 100 % | 2 |" in tables(LINES[:2], "shuffled")
+    lines = [*LINES, line("reservoir", 2, 0.75), line("shuffled", 2, 0.255)]
+    assert not list(goals(lines))
+    assert "%" not in tables(lines, "shuffled").partition("Gains are")[0].replace("95 %", "")
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ def gains(lines: Sequence[Line], probe: str) -> Floats:
 
 def _row(runs: SeedRuns, name: str, sets: Sequence[str]) -> list[str]:
     mine = runs.lines[name]
-    gained = (_with_interval(gains(mine, probe)) for probe in PROBES)
+    gained = (str(paired(gains(mine, probe))) for probe in PROBES)
     means = (f"{np.mean([line[key] for line in mine]):.0f}" for key in ("steps", "samples_per_s", "step_mb"))
     return [f"`{name}`", *_figures(mine, "after", sets), *gained, *means]
 
@@ -52,10 +52,6 @@ def _figures(lines: Sequence[Line], when: str, sets: Sequence[str]) -> list[str]
         return f"{100 * np.mean([line[when][name] for line in lines]):.1f}"
 
     return [" / ".join(mean(f"{name} {probe}") for probe in PROBES.values()) for name in sets]
-
-
-def _with_interval(values: Floats) -> str:
-    return str(paired(values)) if len(values) > 1 else f"{values[0]:+.1f}"
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:

@@ -28,7 +28,8 @@ class Difference:
     p: float
 
     def __str__(self) -> str:
-        return f"{self.mean:+.1f} ± {self.half:.1f}"
+        """Return both with a digit behind the point, of a single seed the mean alone."""
+        return f"{self.mean:+.1f}" if np.isnan(self.half) else f"{self.mean:+.1f} ± {self.half:.1f}"
 
 
 @dataclass(frozen=True)

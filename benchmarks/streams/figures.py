@@ -12,8 +12,11 @@ from benchmarks.shared.paired import Difference, Floats, Line, SeedRuns, by_seed
 from benchmarks.shared.probing import PROBES
 
 NOTES = """Gains are points of accuracy over the random start, the mean over all control sets; ± half of the 95 % interval over
-seeds (Student's t). "of shuffled": the gain in percent of that with the kept pairs in random order, the mean of each seed's.
+seeds (Student's t). Against shuffled: how many k-NN points more than with the kept pairs in random order, paired by seed. Of
+shuffled: the k-NN gain as a share of that one, the mean of each seed's; empty where that one is below a point in a seed.
 Alike: the mean cosine of two frames' grey pictures, within a batch and from one batch to the next."""
+LEAST_GAIN = 1.0
+"""Points below which a gain is no whole to take a share of."""
 COLOURS = ("#c8553d", "#d08b2c", "#1f6f8b", "#666666", "#7a5195", "#4c9f70", "#a0a0a0")
 
 
@@ -34,12 +37,16 @@ def _gain(line: Line, probe: str) -> float:
 
 
 def shares(lines: Sequence[Line], stream: str, whole: str) -> dict[str, Difference]:
-    """Return, for each objective, the k-NN gain with one stream as a share of that with another one, over seeds."""
+    """Return, for each objective, the k-NN gain with one stream as a share of that with another one, over seeds.
+
+    An objective that gains less than LEAST_GAIN with the other one in a seed is left out.
+    """
     found = {}
     for objective, runs in grouped(lines).items():
         if {stream, whole} <= {*runs.names} and runs.seeds:
             part, all_of_it = (gains(runs.lines[name], "knn") for name in (stream, whole))
-            found[objective] = paired(part / all_of_it)
+            if (all_of_it >= LEAST_GAIN).all():
+                found[objective] = paired(part / all_of_it)
     return found
 
 
@@ -49,17 +56,21 @@ def tables(lines: Sequence[Line], whole: str) -> str:
     parts = []
     for objective, runs in grouped(lines).items():
         rows = [_row(lines, objective, runs, name, whole) for name in runs.names]
-        parts += [f"**{objective}**, {len(runs.seeds)} seeds", markdown((*head, f"of {whole}", "CPU-s a run"), rows)]
+        against = f"against {whole}, k-NN", f"of {whole}"
+        parts += [f"**{objective}**, {len(runs.seeds)} seed(s)", markdown((*head, *against, "CPU-s a run"), rows)]
     return "\n\n".join([*parts, NOTES])
 
 
 def _row(lines: Sequence[Line], objective: str, runs: SeedRuns, name: str, whole: str) -> list[str]:
     mine = runs.lines[name]
-    share = shares(lines, name, whole).get(objective)
+    share = shares(lines, name, whole).get(objective) if name != whole else None
+    is_part = whole in runs.names and name != whole
+    more = paired(gains(mine, "knn") - gains(runs.lines[whole], "knn")) if is_part else ""
     means = (f"{np.mean([line[key] for line in mine]):.2f}" for key in ("within", "between"))
     cpu_s = f"{np.mean([line['cpu_s'] for line in mine]):.0f}"
-    of_whole = "" if share is None or name == whole else f"{100 * share.mean:.0f} ± {100 * share.half:.0f} %"
-    return [name, *means, *(str(paired(gains(mine, probe))) for probe in PROBES), of_whole, cpu_s]
+    half = "" if share is None or np.isnan(share.half) else f" ± {100 * share.half:.0f}"
+    of_whole = "" if share is None else f"{100 * share.mean:.0f}{half} %"
+    return [name, *means, *(str(paired(gains(mine, probe))) for probe in PROBES), str(more), of_whole, cpu_s]
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
