@@ -111,7 +111,7 @@ def moved(what: Any, device: torch.device) -> Any:
         return what.to(device)
     if isinstance(what, Mapping):
         return {name: moved(one, device) for name, one in what.items()}
-    if dataclasses.is_dataclass(what):
+    if dataclasses.is_dataclass(what) and not isinstance(what, type):
         return type(what)(*(moved(getattr(what, field.name), device) for field in dataclasses.fields(what)))
     return what
 
