@@ -355,7 +355,9 @@ def run(capsys: pytest.CaptureFixture[str], *flags: str) -> dict[str, Any]:
     """The figures of a short run; what it kept on failure is named in the captured errors."""
     quick = ("--hold-s", "0.8", "--no-long", "--pairs-per-s", "200", "--runs", "0", "--recorders", "0", "--json")
     code = main(["faults", *quick, *flags])
-    figures: dict[str, Any] = json.loads(capsys.readouterr().out)
+    said = capsys.readouterr()
+    assert said.out, said.err
+    figures: dict[str, Any] = json.loads(said.out)
     assert (code, figures["failures"]) == (0, [])
     return figures
 

@@ -351,7 +351,7 @@ def test_what_a_step_keeps_grows_with_the_batch_as_without_a_second_teacher() ->
         ({"learning_rate": float("nan")}, "adapt: learning_rate must be finite and above 0, got nan"),
         ({"layer_decay": 1.5}, "adapt: layer_decay must be above 0 and at most 1, got 1.5"),
         ({"anchor_patches": -1.0}, "adapt: anchor_patches must be at least 0, got -1.0"),
-        ({"plan": "some"}, "adapt: plan must be off or last or lora or full, got 'some'"),
+        ({"plan": "some"}, "adapt: plan must be one of off, last, lora, full, got 'some'"),
     ],
 )
 def test_a_setting_that_cannot_be_is_refused_in_one_line(changes: dict[str, Any], message: str) -> None:

@@ -176,7 +176,7 @@ def test_in_bfloat16_the_cosines_are_not_rounded() -> None:
     ("wrong", "reason"),
     [
         ({"temperature": 0.0}, "temperature must be above 0"),
-        ({"temperature": math.nan}, "temperature must be above 0"),
+        ({"temperature": math.nan}, "temperature must be finite and above 0"),
         ({"projection": 0}, "projection must be at least 1"),
         ({"crops": 0}, "crops must be at least 1"),
         ({"teacher_momentum": 1.0}, "teacher_momentum must be at least 0 and below 1"),

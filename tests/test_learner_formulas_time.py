@@ -358,7 +358,8 @@ def test_a_window_that_no_clip_can_hold_is_refused_in_one_line(name: str, change
     said = rf"objective {re.escape(name)} looks at {window} consecutive pairs, and memory keeps 8 together: --memory.clip 9"
     with pytest.raises(SettingsError, match=f"^{said}$"):
         Trainer(from_plain(plain), CPU)
-    plain["memory"]["clip"] = plain["pacing"]["batch_size"] = 9
+    plain["memory"] |= {"clip": 9, "fresh_capacity": 32}
+    plain["pacing"]["batch_size"] = 9
     assert Trainer(from_plain(plain), CPU).objective.window == window
 
 

@@ -115,7 +115,7 @@ def test_under_sinkhorn_a_pair_competes_with_its_batch() -> None:
         ({"repulsion": -0.1}, "repulsion must be at least 0"),
         ({"student_temperature": 0.0}, "temperature must be above 0"),
         ({"teacher_temperature": -0.02}, "temperature must be above 0"),
-        ({"teacher_temperature": math.nan}, "temperature must be above 0"),
+        ({"teacher_temperature": math.nan}, "temperature must be finite and above 0"),
         ({"repulsion_temperature": 0.0}, "temperature must be above 0"),
         ({"student_scale": (0.8, 0.4)}, "0 < low <= high <= 1"),
         ({"student_scale": (0.4, 1.2)}, "0 < low <= high <= 1"),
