@@ -74,7 +74,7 @@ def _row(lines: Sequence[Line], objective: str, runs: SeedRuns, name: str, whole
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
-    """Write a PNG of the k-NN gains: a group for each objective, a bar for each stream, from three seeds on with intervals."""
+    """Write a PNG of the k-NN gains: a group for each objective, a bar for each stream, from two seeds on with intervals."""
     groups = grouped(lines)
     streams = list(dict.fromkeys(line["stream"] for line in lines))
     figure = Figure(figsize=(2 + 2.2 * len(groups), 3.6), layout="constrained")
