@@ -113,8 +113,9 @@ def checksums_in(path: Path) -> dict[int, int] | None:
 def reading_connection(path: Path) -> sqlite3.Connection:
     """Connect to an existing file without changing it. Raises sqlite3.Error.
 
-    Whoever closes a file that nobody else has open moves its log into it and removes the log. From a damaged log that would move
-    only a part. So a file with a log is opened read-only. SQLite also removes the log of an empty file as soon as it is opened.
+    When the last connection to a file is closed, SQLite copies the log into the file and removes the log. Of a damaged log it
+    would copy only a part. So a file with a log is opened read-only. SQLite also removes the log of an empty file when it is
+    opened.
     """
     if has_log(path) and not (path.exists() and path.stat().st_size):
         raise sqlite3.DatabaseError("it is empty or missing, but its log is not")

@@ -28,7 +28,7 @@ def labelled(read: ReadSignals, labels: Telemetry) -> ReadSignals:
     """Return a function whose telemetry has the episode and the subject of `labels`, where it names none itself."""
 
     def read_labelled(captured_ns: int) -> Telemetry:
-        telemetry: Any = read(captured_ns)  # whoever wrote the function may have given anything
+        telemetry: Any = read(captured_ns)  # the function is the user's and may return anything
         if not isinstance(telemetry, Telemetry):
             return telemetry  # type: ignore[no-any-return]
         return Telemetry(telemetry.signals, telemetry.episode or labels.episode, telemetry.subject or labels.subject)

@@ -1,4 +1,4 @@
-r"""The grammar of `--camera`: what stands after the word that names the kind. Pure, but for the home directory.
+r"""The grammar of `--camera`: what follows the word that names the kind. Pure, except that `~` is the home directory.
 
 Names are separated by commas; a comma of a name is written as `\,` and a backslash as `\\`. In addresses a comma separates only
 if an address follows it, and nothing else is changed. Options stand behind a question mark, as `?key=value&key=value`.

@@ -58,8 +58,8 @@ class Film:
 def open_videos(left: Path | str, right: Path | str, settings: CameraSettings = DEFAULTS) -> RecordedCamera:
     """Open two films whose frames are paired by time; a frame without a partner is left out and counted. Raises CameraError.
 
-    Films whose times have nothing in common are taken as begun together. Without times, frames are paired by their numbers. Both
-    are said in the log.
+    If the times of two films do not overlap, both are assumed to have begun together. Without times, frames are paired by their
+    numbers. The log says when either is done.
     """
     films = examine(Path(left), settings), examine(Path(right), settings)
     one, other = films

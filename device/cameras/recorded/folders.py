@@ -129,7 +129,7 @@ def _refuse(eyes: Sequence[Eye], lists: Sequence[Sequence[str]], *, by_time: boo
         "no two are near in time: --tolerance-ms may be larger"
         if by_time
         else (
-            "no name is in both: equal names make a pair (perhaps but for left and right, or the suffix), or names that are times"
+            "no name is in both: images are a pair if their names are equal, apart from suffix and left or right, or are times"
         )
     )
     raise CameraError(f"{first}, and {other}, but {rule}")

@@ -49,8 +49,8 @@ def times_ns(names: Sequence[str]) -> dict[str, int] | None:
 def matched(left: Sequence[str], right: Sequence[str]) -> list[tuple[str, str]]:
     """Return the names that belong together, in natural order.
 
-    They are equal, or equal but for their suffix and the zeros before a number, or also but for the word that names the eye.
-    Of these three ways the one with most pairs counts, and the stricter one of two.
+    There are three ways to compare names: as they are, without the suffix and the zeros before a number, and also without the
+    word that names the eye. The way that finds most pairs counts; of ways that find as many, the strictest.
     """
     ways: tuple[Callable[[str], str], ...] = (str, _bare, _without_eye)
     found = max((_matched(left, right, way) for way in ways), key=len)

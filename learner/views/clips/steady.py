@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from learner.bounds import Count
 from learner.networks.encoder import Encoder
 from learner.views.augment import Augmentation, augment
-from learner.views.contract import Batch, MakeViews, Views, ViewsConfig
+from learner.views.contract import Batch, MakeViews, Views
 from learner.views.crops import crop, shrink, to_rgb, windows_anywhere
-from learner.views.one_eye import OneEyeConfig
+from learner.views.one_eye import OneEyeConfig, WholeConfig
 
 CHANCES = 2
 """Random numbers of a pair."""
@@ -30,33 +28,20 @@ class ClipViews(Views):
 
 
 @dataclass(frozen=True, kw_only=True)
-class EyesConfig(ViewsConfig):
+class EyesConfig(WholeConfig):
     """Two large views: both eyes, each squeezed onto a square, neither cut nor mirrored; each has colours of its own.
 
     (As in the authors' code of TCN, Sermanet et al. 2018.) No clip can be told by the place of its crop.
     """
 
     name: ClassVar[str] = "eyes"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 32}}
 
-    size: Count = 224
-    """Side of the square, pixels."""
     augmentation: Augmentation = COLOURS
 
     @property
     def count(self) -> int:
         """See ViewsConfig."""
         return 2
-
-    @property
-    def probe_size(self) -> int:
-        """See ViewsConfig."""
-        return self.size
-
-    def maker(self, encoder: Encoder) -> MakeViews:
-        """See ViewsConfig."""
-        encoder.require_sizes(self, "size")
-        return self._views
 
     @torch.no_grad()
     def _views(self, batch: Batch, generator: Generator) -> ClipViews:
