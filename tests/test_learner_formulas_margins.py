@@ -14,9 +14,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from learner.objectives.contract import Outcome, Views
-from learner.objectives.metric.empssl import coding_rate
 from learner.objectives.pretext.colours import Rarity, colour_classes, softly
 from learner.objectives.pretext.permutations import far_permutations, ranks
+from learner.parts.losses import coding_rate
 from learner.parts.patches import patches_of
 from learner.views.anywhere import MultiConfig, TwoConfig
 from learner.views.augment import LUMA

@@ -11,9 +11,7 @@ docs/learning.md says what each was worth. The priority is KL(P_p || P_m): of th
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator
@@ -39,9 +37,9 @@ _SMALL = {**GuidedConfig.presets["cpu"], **_SIZES, "teacher_momentum": 0.99, "st
 class BabyAgentConfig(CentringConfig, RepulsionConfig, PrototypeConfig, ObjectiveConfig, GuidedConfig):
     """The numbers of the original experiment where it gives them; `docs/log.md` says what other values do."""
 
-    name: ClassVar[str] = "babyagent"
+    name = "babyagent"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {**_STREAM, **_SMALL}, "gpu": _STREAM}
+    presets = {"cpu": {**_STREAM, **_SMALL}, "gpu": _STREAM}
 
     decay_biases: bool = True
     teacher_momentum: Momentum = 0.996

@@ -9,9 +9,7 @@ unit projection of view n of pair i behind its first one, and k_j the teacher's 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator
@@ -30,11 +28,9 @@ from learner.views.several import SEVERAL
 class ContrastiveConfig(ObjectiveConfig, GuidedConfig):
     """The temperature of MoCo v3. Its views are part of it, as in version 0.1.0."""
 
-    name: ClassVar[str] = "contrastive"
+    name = "contrastive"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {**GuidedConfig.presets["cpu"], "teacher_momentum": 0.99, "hidden": 256, "projection": 64}
-    }
+    presets = {"cpu": {**GuidedConfig.presets["cpu"], "teacher_momentum": 0.99, "hidden": 256, "projection": 64}}
     decay_biases: bool = True
     teacher_momentum: Momentum = 0.996
     """alpha: teacher <- alpha * teacher + (1 - alpha) * student after each step."""
@@ -49,7 +45,7 @@ class ContrastiveConfig(ObjectiveConfig, GuidedConfig):
 class Contrastive(Objective[ContrastiveConfig]):
     """The objective with its student and its EMA teacher; it has no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "found": Meaning("ratio", "Crops that found their own pair's left eye."),
         "eye_cosine": Meaning("", "Mean cosine of a crop and its own pair's left eye."),
         "student_information": Meaning("ratio", "What the student's answer tells about its pair, of ln of the batch."),

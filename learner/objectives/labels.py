@@ -11,9 +11,7 @@ kind that pairs have; its test half is never trained on, and what was trained on
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -33,7 +31,7 @@ from learner.views.several import SEVERAL
 class LabelsConfig(ObjectiveConfig):
     """The labelled images."""
 
-    name: ClassVar[str] = "labels"
+    name = "labels"
     takes = (*SEVERAL, MasksConfig, BlockConfig, ParallaxConfig, WholeConfig)
 
     images: str = "digits"
@@ -52,9 +50,7 @@ class LabelsConfig(ObjectiveConfig):
 class Labels(Objective[LabelsConfig]):
     """A classifier, and the labelled images, which are no part of its state. Raises ControlError."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
-        "labels_right": Meaning("ratio", "Views of labelled images whose class is guessed right.")
-    }
+    meanings = {"labels_right": Meaning("ratio", "Views of labelled images whose class is guessed right.")}
     images: Tensor
     labels: Tensor
 

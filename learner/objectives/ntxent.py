@@ -8,9 +8,7 @@ weights are exported.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator
@@ -29,14 +27,10 @@ from learner.views.several import GUIDED_FIRST
 class NTXentConfig(ObjectiveConfig):
     """The numbers that were measured for a stream (`docs/learning.md`)."""
 
-    name: ClassVar[str] = "ntxent"
+    name = "ntxent"
     takes = GUIDED_FIRST
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"hidden": 256, "projection": 64, "teacher_momentum": 0.99}
-    }
-    view_presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"teacher_augmentation": SOFT_AUGMENTATION, "student_augmentation": SOFT_AUGMENTATION}
-    }
+    presets = {"cpu": {"hidden": 256, "projection": 64, "teacher_momentum": 0.99}}
+    view_presets = {"cpu": {"teacher_augmentation": SOFT_AUGMENTATION, "student_augmentation": SOFT_AUGMENTATION}}
 
     teacher_momentum: Momentum = 0.996
     """alpha: teacher <- alpha * teacher + (1 - alpha) * student after each step."""
@@ -52,7 +46,7 @@ class NTXent(Objective[NTXentConfig]):
     """The student and its EMA teacher; it has no other state."""
 
     shared_statistics = "the projector has a batch norm"
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "view_cosine": Meaning("", "Mean cosine between the first and the last view of a pair."),
         "student_information": Meaning("ratio", "What a view tells about its pair, as a share of all that there is."),
     }

@@ -8,8 +8,7 @@ none, the second one has views of its own. Each has its own projector, and its o
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -22,7 +21,7 @@ from learner.parts.network import Network, keep_once
 class Sum(Objective[Any]):
     """Both objectives. The networks of the first one are probed and exported, and those that only the second one has."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "first_loss": Meaning("", "Loss of the first of two objectives, before it is weighted."),
         "second_loss": Meaning("", "Loss of the second of two objectives, before it is weighted."),
     }

@@ -77,6 +77,12 @@ class Pseudolabels(Clusters):
         with torch.autocast(features.device.type, enabled=False):
             return (self._whitened(features) @ self.centres.T).argmax(-1)
 
+    def scores(self, features: Tensor) -> Tensor:
+        """Return the scores of the classes for features [..., dim]: float [..., K]."""
+        with torch.autocast(features.device.type, enabled=False):
+            found: Tensor = self.classifier(features.float())
+            return found
+
     def _whitened(self, features: Tensor) -> Tensor:
         return F.normalize((features - self.mean) @ self.whitening, dim=-1)
 

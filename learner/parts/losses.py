@@ -132,6 +132,14 @@ def covariance(rows: Tensor) -> Tensor:
     return (squares.sum() - squares.diagonal().sum()) / rows.shape[1]
 
 
+def coding_rate(rows: Tensor, epsilon_squared: float) -> Tensor:
+    """Return R of rows [B, D] (Ma et al. 2007; Yu et al. 2020, MCR2, equation 1), a scalar in nats."""
+    count, width = rows.shape
+    with torch.autocast(rows.device.type, enabled=False):
+        gram = torch.eye(width, device=rows.device) + width / (count * epsilon_squared) * (rows.T @ rows)
+    return torch.logdet(gram) / 2
+
+
 def between_views(terms: Tensor) -> Tensor:
     """Return the mean over each view v and each target of another view g of a pair: [B, V, G] to [B].
 

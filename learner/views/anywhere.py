@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -28,8 +28,8 @@ _SMALL: Mapping[str, Any] = {
 class TwoConfig(ViewsConfig):
     """Two large crops: one of each eye."""
 
-    name: ClassVar[str] = "two"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": _SMALL}
+    name = "two"
+    presets = {"cpu": _SMALL}
 
     size: Count = 224
     """Side in pixels of a large crop."""
@@ -65,8 +65,8 @@ class TwoConfig(ViewsConfig):
 class MultiConfig(TwoConfig):
     """Two large crops, one of each eye, and small ones, of both eyes in turn."""
 
-    name: ClassVar[str] = "multi"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {**_SMALL, "crops": 4, "small_size": 24}}
+    name = "multi"
+    presets = {"cpu": {**_SMALL, "crops": 4, "small_size": 24}}
 
     crops: Count = 8
     """Small crops of a pair."""

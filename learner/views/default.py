@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, NoReturn
+from typing import NoReturn
 
 from learner.networks.encoder import Encoder
 from learner.views.contract import ViewsConfig
@@ -13,7 +13,7 @@ from learner.views.contract import ViewsConfig
 class DefaultViews(ViewsConfig):
     """No choice of views: the objective's own, or the first kind that it can take. `LearnerConfig.crops` says which."""
 
-    name: ClassVar[str] = "default"
+    name = "default"
 
     def maker(self, encoder: Encoder) -> NoReturn:
         """They stand for others and make none."""

@@ -6,9 +6,8 @@ its `[CLS]` attention places one crop of the left image, and N small crops **at 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
@@ -46,8 +45,8 @@ class GuidedViews(Views):
 class GuidedConfig(ViewsConfig):
     """The views of the original experiment; `docs/log.md` says what other values do."""
 
-    name: ClassVar[str] = "guided"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
+    name = "guided"
+    presets = {
         "cpu": {
             "crops": 4,
             "attention_size": 48,

@@ -7,7 +7,6 @@ of contrastive multiview coding (Tian et al. 2020, CMC, section 4.1), here with 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -25,7 +24,7 @@ _WHITE = (0.950456, 1.0, 1.088754)
 class LabConfig(OneEyeConfig):
     """Two large views: L / 100 in each channel, a grey image; and (1/2, a / 256 + 1/2, b / 256 + 1/2), which is no RGB."""
 
-    name: ClassVar[str] = "lab"
+    name = "lab"
 
     @property
     def count(self) -> int:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -43,7 +43,7 @@ class MaskedViews(Views):
 class MasksConfig(OneEyeConfig):
     """Crops anywhere on one of the eyes, with hidden patches."""
 
-    name: ClassVar[str] = "masks"
+    name = "masks"
 
     hidden: Annotated[float, Bound(gt=0, lt=1)] = 0.75
     """Share of the patches that is hidden."""
@@ -86,7 +86,7 @@ class MaskMaker:
 class BlockConfig(OneEyeConfig):
     """Crops anywhere on one of the eyes, of which a square block is hidden."""
 
-    name: ClassVar[str] = "block"
+    name = "block"
 
     hidden: Annotated[float, Bound(gt=0, lt=1)] = 0.25
     """Share of the crop that is hidden, to the nearest whole number of patches along a side."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator
@@ -18,7 +17,7 @@ from learner.views.one_eye import OneEyeConfig
 class NoiseConfig(OneEyeConfig):
     """Two large views: the crop as it is, and with noise."""
 
-    name: ClassVar[str] = "noise"
+    name = "noise"
 
     sigma: NotNegative = 0.2
     """Largest standard deviation of the Gaussian noise, of the range of values; each pair draws its own."""

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -24,7 +22,7 @@ PLAIN = Augmentation(jitter=0.0, grey=0.0, blur=0.0)
 class OneEyeConfig(ViewsConfig):
     """The settings of the crop."""
 
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 32}}
+    presets = {"cpu": {"size": 32}}
 
     size: Count = 224
     """Side in pixels of the crop."""
@@ -60,8 +58,8 @@ class OneEyeConfig(ViewsConfig):
 class WholeConfig(ViewsConfig):
     """One large view: the image of one eye squeezed onto a square, as the camera gives it, neither cut nor recoloured."""
 
-    name: ClassVar[str] = "whole"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 32}}
+    name = "whole"
+    presets = {"cpu": {"size": 32}}
 
     size: Count = 224
     """Side of the square, pixels."""

@@ -8,7 +8,6 @@ see before and after a step to the side: behind the shift that most of the image
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -28,7 +27,7 @@ FARTHEST = 8
 class ParallaxConfig(MasksConfig):
     """Of some places for a crop, the one where the eyes differ most; with hidden patches."""
 
-    name: ClassVar[str] = "parallax"
+    name = "parallax"
 
     candidates: Count = 4
     """Places that are compared; 1 is any place, and more look more often at what is near."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -27,8 +26,8 @@ class TiledViews(Views):
 class TilesConfig(OneEyeConfig):
     """Square tiles out of the cells of a grid, each at a random place in its cell, so that no edge goes on in the next one."""
 
-    name: ClassVar[str] = "tiles"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 48, "grid": 2, "tile_size": 16}}
+    name = "tiles"
+    presets = {"cpu": {"size": 48, "grid": 2, "tile_size": 16}}
 
     grid: Annotated[int, Bound(ge=2, le=16)] = 3
     """Cells along a side of the crop."""

@@ -7,9 +7,7 @@ which takes the mean as the state of a robot (Nair et al. 2018, section 4.1).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Generator, Tensor, autocast, nn
 
@@ -23,8 +21,8 @@ from learner.parts.network import Network
 class AutoencoderConfig(RebuiltConfig):
     """The embedding and the decoder; the encoder is the backbone."""
 
-    name: ClassVar[str] = "autoencoder"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"embedding": 64, "width": 64}}
+    name = "autoencoder"
+    presets = {"cpu": {"embedding": 64, "width": 64}}
 
 
 class Autoencoder(Rebuilt[AutoencoderConfig]):

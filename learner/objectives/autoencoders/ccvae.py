@@ -9,9 +9,7 @@ norms and dropout; here both pictures go through the one encoder that is learned
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, autocast, nn
@@ -27,9 +25,9 @@ from learner.parts.network import Network
 class CCVAEConfig(RebuiltConfig):
     """The embeddings and the decoder; the encoder is the backbone."""
 
-    name: ClassVar[str] = "ccvae"
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"embedding": 64, "context": 64, "width": 64}}
+    name = "ccvae"
+    clip = 8
+    presets = {"cpu": {"embedding": 64, "context": 64, "width": 64}}
 
     beta: NotNegative = 1.0
     """Weight of the divergence from a standard normal distribution; at 0 nothing is drawn."""

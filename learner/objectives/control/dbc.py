@@ -15,9 +15,7 @@ equal the first term pulls all together: take it as part of `ntxent+dbc`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Generator
 
@@ -34,11 +32,11 @@ from learner.views.one_eye import WholeConfig
 class DBCConfig(ObjectiveConfig):
     """The numbers of the authors' code."""
 
-    name: ClassVar[str] = "dbc"
+    name = "dbc"
     takes = (WholeConfig,)
-    clip: ClassVar[int] = 4
-    signals: ClassVar[tuple[str, ...]] = NEEDED
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    clip = 4
+    signals = NEEDED
+    presets = {"cpu": {"hidden": 256}}
 
     embedding: Count = 50
     """Numbers of an embedding."""
@@ -53,7 +51,7 @@ class DBCConfig(ObjectiveConfig):
 class DBC(Objective[DBCConfig]):
     """One network with its models, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "bisimulation": Meaning("", "Mean squared difference of two distances: of embeddings, and of what follows."),
         "reward_error": Meaning("", "Mean error of the guessed reward, after symlog."),
         **USABLE,

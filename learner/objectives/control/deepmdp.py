@@ -12,9 +12,7 @@ apart: it is meant as the second one of a sum, as `ntxent+deepmdp`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Generator
 
@@ -30,11 +28,11 @@ from learner.views.one_eye import WholeConfig
 class DeepMDPConfig(ObjectiveConfig):
     """The widths of the baseline in the code of DBC."""
 
-    name: ClassVar[str] = "deepmdp"
+    name = "deepmdp"
     takes = (WholeConfig,)
-    clip: ClassVar[int] = 4
-    signals: ClassVar[tuple[str, ...]] = NEEDED
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    clip = 4
+    signals = NEEDED
+    presets = {"cpu": {"hidden": 256}}
 
     embedding: Count = 50
     """Numbers of an embedding."""
@@ -47,7 +45,7 @@ class DeepMDPConfig(ObjectiveConfig):
 class DeepMDP(Objective[DeepMDPConfig]):
     """One network with its models, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "reward_error": Meaning("", "Mean error of the guessed reward, after symlog."),
         "next_error": Meaning("", "Mean distance between the guess and the next embedding."),
         "moved": Meaning(

@@ -12,9 +12,7 @@ there is; as in BYOL, the teacher that follows keeps pictures apart.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator
@@ -33,11 +31,11 @@ from stream.signals.signal import ACTION
 class DynamicsConfig(ObjectiveConfig):
     """The momentum of SPR's target without augmentation, and the width of BYOL's projection."""
 
-    name: ClassVar[str] = "dynamics"
+    name = "dynamics"
     takes = (WholeConfig,)
-    clip: ClassVar[int] = 4
-    signals: ClassVar[tuple[str, ...]] = (ACTION,)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    clip = 4
+    signals = (ACTION,)
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     teacher_momentum: Momentum = 0.99
     """alpha: teacher <- alpha * teacher + (1 - alpha) * student after each step."""
@@ -50,7 +48,7 @@ class DynamicsConfig(ObjectiveConfig):
 class Dynamics(Objective[DynamicsConfig]):
     """The student with its model, and the teacher; it has no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "foreseen": Meaning("", "Mean cosine between the guess and the next pair."),
         "foreseen_idle": Meaning("", "Mean cosine between the next pair and a guess without the action."),
         "unmoved": Meaning("", "Mean cosine between a pair and the next one: that of a guess that nothing changes."),

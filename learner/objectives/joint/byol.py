@@ -9,9 +9,7 @@ Only predictor and copy prevent collapse; the guard watches the features. Projec
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -29,9 +27,9 @@ from learner.views.several import SEVERAL
 class BYOLConfig(ObjectiveConfig):
     """The published widths; the momentum is constant, because a stream has no end to raise it to."""
 
-    name: ClassVar[str] = "byol"
+    name = "byol"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64, "momentum": 0.99}}
+    presets = {"cpu": {"hidden": 256, "projection": 64, "momentum": 0.99}}
 
     hidden: Count = 4096
     """Width of the hidden layers of projector and predictor."""

@@ -9,9 +9,8 @@ view v, and y the centre nearest to the mean of the pair's projections:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -31,11 +30,9 @@ from learner.views.several import SEVERAL
 class DeepClusterConfig(ObjectiveConfig):
     """The temperature of the second version; a queue in place of an epoch."""
 
-    name: ClassVar[str] = "deepcluster"
+    name = "deepcluster"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"hidden": 256, "projection": 64, "clusters": 64, "recent": 1024}
-    }
+    presets = {"cpu": {"hidden": 256, "projection": 64, "clusters": 64, "recent": 1024}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""

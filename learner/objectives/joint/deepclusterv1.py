@@ -12,11 +12,9 @@ for ImageNet, its PCA keeps 256 columns; it sees edges in place of colours, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
-import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator, nn
 
@@ -33,9 +31,9 @@ from learner.views.several import SEVERAL
 class DeepClusterV1Config(ObjectiveConfig):
     """Fewer clusters than the published ones, for the few recent pairs of a stream."""
 
-    name: ClassVar[str] = "deepclusterv1"
+    name = "deepclusterv1"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"clusters": 64, "recent": 1024}}
+    presets = {"cpu": {"clusters": 64, "recent": 1024}}
 
     clusters: Annotated[int, Bound(ge=2)] = 1000
     """K, the number of clusters."""
@@ -65,9 +63,8 @@ class DeepClusterV1(Objective[DeepClusterV1Config]):
         mean = features.detach().float().mean(1)
         self.clusters.queue.push(mean)
         labels = self.clusters.of(mean)
-        with torch.autocast(mean.device.type, enabled=False):
-            scores = self.clusters.classifier(features.float())
+        scores = self.clusters.scores(features)
         losses = F.cross_entropy(scores.mT, labels[:, None].expand(-1, features.shape[1]), reduction="none").mean(1)
         targets = F.one_hot(collectives.all_rows(labels), self.config.clusters).float()
-        gauges = target_gauges(targets, torch.zeros_like(losses), losses.detach())
+        gauges = target_gauges(targets, losses.new_zeros(len(losses)), losses.detach())
         return Outcome(self.clusters.weights[labels] * losses, features[:, 0], gauges=gauges)

@@ -7,15 +7,12 @@ centre the running mean of the copy's cosines over the large views of all pairs 
 
 The reference has K = 65536, projector 2048-2048-256, temperatures 0.1 and 0.04, momentum 0.996 that rises to 1, centre momentum
 0.9, AdamW at 5e-4 for 256 images, and a weight decay of 0.04 that rises to 0.4; it keeps the prototypes fixed for an epoch.
-solo-learn has K = 4096 and momentum 0.9995 for CIFAR. Here all numbers are constant, because a stream has no end, and the
-prototypes learn at once.
+solo-learn has K = 4096 and momentum 0.9995 for CIFAR. Here all numbers are constant, and the prototypes learn at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import Generator
 
@@ -29,19 +26,16 @@ from learner.parts.network import Ema, Network
 from learner.parts.targets import TARGET_MEANINGS, target_gauges
 from learner.views.several import MULTI_FIRST
 
-_EVEN = {"centring": "sinkhorn", "teacher_temperature": 0.02}
-"""Of a small network; behind a centre its targets became uniform within a hundred steps (`docs/log.md`)."""
+_EVEN = {"centring": "sinkhorn", "teacher_temperature": 0.02}  # with a centre, targets became uniform (`docs/log.md`)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DINOConfig(CentringConfig, PrototypeConfig, ObjectiveConfig):
     """The published numbers, with the prototypes of the small recipe; fewer of them for a CPU."""
 
-    name: ClassVar[str] = "dino"
+    name = "dino"
     takes = MULTI_FIRST
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256, "teacher_momentum": 0.99, **_EVEN}
-    }
+    presets = {"cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256, "teacher_momentum": 0.99, **_EVEN}}
 
     teacher_momentum: Momentum = 0.996
     """Of the copy that makes the targets, after each step."""
@@ -70,7 +64,6 @@ class DINO(Objective[DINOConfig]):
         said = views.only_large.through(lambda rgb: self.teacher(rgb)[1])
         targets = self.centre.targets(said.flatten(0, 1))
         features = views.through(self.student.encoder)
-        _, scores = self.student.project(features)
-        own = collectives.own_rows(targets).view_as(said)
-        losses, entropy, kl = divergence(own, (scores / self.config.student_temperature).log_softmax(-1))
+        scores = self.student.project(features)[1] / self.config.student_temperature
+        losses, entropy, kl = divergence(collectives.own_rows(targets).view_as(said), scores.log_softmax(-1))
         return Outcome(losses, features[:, 0], kl, gauges=target_gauges(targets, entropy, kl))

@@ -13,9 +13,7 @@ Their recipe: V = 4 views, weight 0.02, projector 2048-2048-16 with batch norms,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -33,9 +31,9 @@ from learner.views.several import MULTI_FIRST
 class LeJEPAConfig(ObjectiveConfig):
     """The authors' numbers; fewer directions for a CPU."""
 
-    name: ClassVar[str] = "lejepa"
+    name = "lejepa"
     takes = MULTI_FIRST
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "directions": 256}}
+    presets = {"cpu": {"hidden": 256, "directions": 256}}
 
     hidden: Count = 2048
     """Width of the hidden layers of the projector."""
@@ -51,7 +49,7 @@ class LeJEPA(Objective[LeJEPAConfig]):
     """One network and no other state."""
 
     shared_statistics = "the projector has a batch norm"
-    meanings: ClassVar[Mapping[str, Meaning]] = {"sigreg": Meaning("", "Distance of a view's batch from a normal one.")}
+    meanings = {"sigreg": Meaning("", "Distance of a view's batch from a normal one.")}
 
     def __init__(self, config: LeJEPAConfig, kit: Kit) -> None:
         super().__init__(config, kit)

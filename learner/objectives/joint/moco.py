@@ -9,9 +9,7 @@ and the mean over the views. No pair of the same batch is a negative, so each lo
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -29,11 +27,9 @@ from learner.views.several import SEVERAL
 class MoCoConfig(KeysConfig, ObjectiveConfig):
     """The numbers of MoCo v2, with a shorter queue, because a stream changes."""
 
-    name: ClassVar[str] = "moco"
+    name = "moco"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"hidden": 256, "projection": 64, "queue": 1024, "momentum": 0.99}
-    }
+    presets = {"cpu": {"hidden": 256, "projection": 64, "queue": 1024, "momentum": 0.99}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -46,7 +42,7 @@ class MoCoConfig(KeysConfig, ObjectiveConfig):
 class MoCo(Objective[MoCoConfig]):
     """The student, the copy that makes the keys, and the queue."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"found": Meaning("ratio", "Views whose nearest key is their own.")}
+    meanings = {"found": Meaning("ratio", "Views whose nearest key is their own.")}
 
     def __init__(self, config: MoCoConfig, kit: Kit) -> None:
         super().__init__(config, kit)

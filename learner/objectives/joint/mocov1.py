@@ -6,9 +6,7 @@ instance discrimination. Here the queue is shorter, because a stream changes, an
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 from torch import nn
 
@@ -24,9 +22,9 @@ from learner.views.several import SEVERAL
 class MoCoV1Config(KeysConfig, ObjectiveConfig):
     """The published numbers, with a shorter queue."""
 
-    name: ClassVar[str] = "mocov1"
+    name = "mocov1"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"projection": 64, "queue": 1024, "momentum": 0.99}}
+    presets = {"cpu": {"projection": 64, "queue": 1024, "momentum": 0.99}}
 
     projection: Count = 128
     """Width of a projection."""

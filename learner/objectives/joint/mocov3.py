@@ -12,9 +12,7 @@ temperature 0.2, momentum 0.99 that rises to 1, AdamW at 1.5e-4 for 1024 images.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -33,9 +31,9 @@ from learner.views.several import SEVERAL
 class MoCoV3Config(ObjectiveConfig):
     """The published numbers; the momentum is constant, because a stream has no end to raise it to."""
 
-    name: ClassVar[str] = "mocov3"
+    name = "mocov3"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 4096
     """Width of the hidden layers of projector and predictor."""
@@ -52,7 +50,7 @@ class MoCoV3Config(ObjectiveConfig):
 class MoCoV3(Objective[MoCoV3Config]):
     """The student with its predictor, and the copy that makes the keys."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"found": Meaning("ratio", "Views whose nearest key is their own.")}
+    meanings = {"found": Meaning("ratio", "Views whose nearest key is their own.")}
 
     def __init__(self, config: MoCoV3Config, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -6,9 +6,7 @@ in place of the batch norm. `learner.parts.losses.nt_xent` has the formula.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator
@@ -26,9 +24,9 @@ from learner.views.several import SEVERAL
 class SimCLRConfig(ObjectiveConfig):
     """The numbers of the small published recipes (solo-learn's for CIFAR)."""
 
-    name: ClassVar[str] = "simclr"
+    name = "simclr"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -41,7 +39,7 @@ class SimCLRConfig(ObjectiveConfig):
 class SimCLR(Objective[SimCLRConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "view_cosine": Meaning("", "Mean cosine between the first and the last view of a pair."),
     }
 

@@ -11,9 +11,7 @@ does. It has batch norms where there are layer norms here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -31,9 +29,9 @@ from learner.views.several import SEVERAL
 class SimSiamConfig(ObjectiveConfig):
     """The published widths; smaller ones for a CPU."""
 
-    name: ClassVar[str] = "simsiam"
+    name = "simsiam"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 256, "bottleneck": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 256, "bottleneck": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layers of the projector."""

@@ -13,9 +13,8 @@ has one more layer and no batch norm, and the prototypes learn at once.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator
@@ -35,11 +34,9 @@ from learner.views.several import MULTI_FIRST
 class SwAVConfig(PrototypeConfig, ObjectiveConfig):
     """The published numbers for small batches; fewer prototypes for a CPU."""
 
-    name: ClassVar[str] = "swav"
+    name = "swav"
     takes = MULTI_FIRST
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256, "queue": 512}
-    }
+    presets = {"cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256, "queue": 512}}
 
     prototypes: Annotated[int, Bound(ge=2)] = 3000
     """K, the number of prototypes."""

@@ -8,9 +8,7 @@ With z_v the projections of view v, D columns (section 4.1; the reference divide
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator
@@ -27,15 +25,15 @@ from learner.views.several import SEVERAL
 class VICRegConfig(ExpanderConfig, ObjectiveConfig):
     """The published weights."""
 
-    name: ClassVar[str] = "vicreg"
+    name = "vicreg"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 256}}
+    presets = {"cpu": {"hidden": 256, "projection": 256}}
 
 
 class VICReg(Objective[VICRegConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "variance": Meaning("", "What the standard deviations of the projections lack to 1, 0 where nothing."),
         "covariance": Meaning("", "Squared covariances between the columns of the projections."),
     }

@@ -12,9 +12,7 @@ benchmark and here; projector 512-2048-2048-512 with batch norms (a layer less h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -32,9 +30,9 @@ from learner.views.several import MULTI_FIRST
 class VISRegConfig(ObjectiveConfig):
     """The numbers of the published benchmark; smaller ones for a CPU."""
 
-    name: ClassVar[str] = "visreg"
+    name = "visreg"
     takes = MULTI_FIRST
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64, "directions": 256}}
+    presets = {"cpu": {"hidden": 256, "projection": 64, "directions": 256}}
 
     hidden: Count = 2048
     """Width of the hidden layers of the projector."""
@@ -50,7 +48,7 @@ class VISReg(Objective[VISRegConfig]):
     """One network and no other state."""
 
     shared_statistics = "the projector has a batch norm"
-    meanings: ClassVar[Mapping[str, Meaning]] = {"visreg": Meaning("", "Distance of a view's batch from a normal one.")}
+    meanings = {"visreg": Meaning("", "Distance of a view's batch from a normal one.")}
 
     def __init__(self, config: VISRegConfig, kit: Kit) -> None:
         super().__init__(config, kit)

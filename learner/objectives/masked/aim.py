@@ -11,9 +11,7 @@ to the prefix. All large views are guessed. The paper has 12 layers with positio
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator, nn
@@ -30,9 +28,9 @@ from learner.views.several import SEVERAL
 class AIMConfig(ObjectiveConfig):
     """A small network behind the backbone."""
 
-    name: ClassVar[str] = "aim"
+    name = "aim"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 128}}
+    presets = {"cpu": {"hidden": 128}}
 
     hidden: Count = 1024
     """Width of the two hidden layers of the network that guesses pixels."""

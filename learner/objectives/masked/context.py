@@ -9,9 +9,7 @@ D learns by the same step: its gradient is reversed on its way to the guesses. `
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -30,9 +28,9 @@ from learner.views.masks import BlockConfig, MaskedViews, MasksConfig
 class ContextConfig(ObjectiveConfig):
     """The published weights; a decoder of attention blocks in place of convolutions."""
 
-    name: ClassVar[str] = "context"
+    name = "context"
     takes = (BlockConfig, MasksConfig)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"width": 64, "depth": 1, "heads": 2}}
+    presets = {"cpu": {"width": 64, "depth": 1, "heads": 2}}
 
     width: Count = 256
     """Width of the decoder, and of the hidden layer of the discriminator."""
@@ -49,7 +47,7 @@ class ContextConfig(ObjectiveConfig):
 class Context(Objective[ContextConfig]):
     """Encoder, decoder and discriminator, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"told_apart": Meaning("ratio", "Guesses of D that are right.")}
+    meanings = {"told_apart": Meaning("ratio", "Guesses of D that are right.")}
 
     def __init__(self, config: ContextConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -10,7 +10,6 @@ The paper trains layer by layer; here all are trained together. Its noise is one
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, nn
@@ -25,7 +24,7 @@ from learner.views.noise import NoiseConfig
 class DenoiseConfig(ObjectiveConfig):
     """There is nothing to set; the noise is set with the views."""
 
-    name: ClassVar[str] = "denoise"
+    name = "denoise"
     takes = (NoiseConfig,)
 
 

@@ -11,9 +11,8 @@ global and eight local crops and mask tokens; its RASA comes after training, her
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator
@@ -32,9 +31,9 @@ from learner.views.parallax import ParallaxConfig
 class FrancaConfig(PrototypeConfig, ObjectiveConfig):
     """Momentum and temperatures as published, with fewer prototypes; all constant."""
 
-    name: ClassVar[str] = "franca"
+    name = "franca"
     takes = (MasksConfig, BlockConfig, ParallaxConfig)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256}}
+    presets = {"cpu": {"hidden": 256, "bottleneck": 64, "prototypes": 256}}
 
     levels: Annotated[int, Bound(ge=1, le=6)] = 3
     """Nested levels; the coarsest one has 1 / 2^(levels - 1) of the columns and of the prototypes."""
@@ -52,7 +51,7 @@ class Franca(Objective[FrancaConfig]):
     """The student, its copy, and the layers that read places."""
 
     shared_statistics = "Sinkhorn's codes are those of the whole batch"
-    meanings: ClassVar[Mapping[str, Meaning]] = {"place_error": Meaning("", "Error of places read from tokens.")}
+    meanings = {"place_error": Meaning("", "Error of places read from tokens.")}
 
     def __init__(self, config: FrancaConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -10,9 +10,7 @@ quarter of the crop, and the momentum is constant.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -30,11 +28,9 @@ from learner.views.masks import BlockConfig, MaskedViews, MasksConfig
 class IJEPAConfig(ObjectiveConfig):
     """A predictor smaller than the published one, as the backbones are."""
 
-    name: ClassVar[str] = "ijepa"
+    name = "ijepa"
     takes = (BlockConfig, MasksConfig)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {
-        "cpu": {"width": 64, "depth": 1, "heads": 2, "momentum": 0.99}
-    }
+    presets = {"cpu": {"width": 64, "depth": 1, "heads": 2, "momentum": 0.99}}
 
     width: Count = 384
     """Width of the predictor."""

@@ -7,9 +7,7 @@ With x_p the RGB values of patch p, scaled to mean 0 and variance 1 within the p
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -27,9 +25,9 @@ from learner.views.parallax import ParallaxConfig
 class MAEConfig(ObjectiveConfig):
     """A decoder smaller than the published one, as the backbones are."""
 
-    name: ClassVar[str] = "mae"
+    name = "mae"
     takes = (MasksConfig, ParallaxConfig)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"width": 64, "depth": 1, "heads": 2}}
+    presets = {"cpu": {"width": 64, "depth": 1, "heads": 2}}
 
     width: Count = 256
     """Width of the decoder."""

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -31,7 +31,7 @@ from learner.views.noise import NoiseConfig
 class StackedConfig(ObjectiveConfig):
     """The noise of the crop is set with the views."""
 
-    name: ClassVar[str] = "stacked"
+    name = "stacked"
     takes = (NoiseConfig,)
 
     destroyed: Share = 0.25

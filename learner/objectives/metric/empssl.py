@@ -11,18 +11,17 @@ They take 20 to 200 crops of an image.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
-from torch import Generator, Tensor
+from torch import Generator
 
 from learner.bounds import Count, NotNegative, Positive
 from learner.distributed import collectives
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
 from learner.parts.heads import mlp
+from learner.parts.losses import coding_rate
 from learner.parts.network import Network
 from learner.views.several import MULTI_FIRST
 
@@ -31,9 +30,9 @@ from learner.views.several import MULTI_FIRST
 class EMPConfig(ObjectiveConfig):
     """The authors' numbers."""
 
-    name: ClassVar[str] = "empssl"
+    name = "empssl"
     takes = MULTI_FIRST
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 4096
     """Width of the hidden layer of the projector."""
@@ -48,9 +47,7 @@ class EMPConfig(ObjectiveConfig):
 class EMP(Objective[EMPConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
-        "coding_rate": Meaning("nats", "How much of the space a view's batch fills.")
-    }
+    meanings = {"coding_rate": Meaning("nats", "How much of the space a view's batch fills.")}
 
     def __init__(self, config: EMPConfig, kit: Kit) -> None:
         super().__init__(config, kit)
@@ -66,11 +63,3 @@ class EMP(Objective[EMPConfig]):
         rate = torch.stack([coding_rate(z, self.config.epsilon_squared) for z in collectives.everyone(rows).unbind(1)])
         gauges = {"coding_rate": rate.detach().mean()}
         return Outcome(self.config.invariance * (1 - agreement), features[:, 0], shared=-rate.mean(), gauges=gauges)
-
-
-def coding_rate(rows: Tensor, epsilon_squared: float) -> Tensor:
-    """Return R of rows [B, D] (Ma et al. 2007; Yu et al. 2020, MCR2, equation 1), a scalar in nats."""
-    count, width = rows.shape
-    with torch.autocast(rows.device.type, enabled=False):
-        gram = torch.eye(width, device=rows.device) + width / (count * epsilon_squared) * (rows.T @ rows)
-    return torch.logdet(gram) / 2

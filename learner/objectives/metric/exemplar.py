@@ -10,9 +10,7 @@ The hardest are those views of other pairs that are nearest (Wang and Gupta 2015
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator
@@ -30,9 +28,9 @@ from learner.views.several import SEVERAL
 class ExemplarConfig(ObjectiveConfig):
     """The margin of Kolesnikov et al., and hard negatives."""
 
-    name: ClassVar[str] = "exemplar"
+    name = "exemplar"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""

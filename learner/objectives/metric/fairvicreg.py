@@ -13,9 +13,7 @@ with one pair has no variance and is left out there. With one subject this is `l
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator
@@ -31,7 +29,7 @@ from learner.parts.losses import apart_in_pairs, covariance, variance_hinge
 class FairVICRegConfig(VICRegConfig):
     """The weights of VICReg, and one for the subjects."""
 
-    name: ClassVar[str] = "fairvicreg"
+    name = "fairvicreg"
 
     subjects: NotNegative = 25.0
     """Weight of the distance between the means of two subjects."""
@@ -40,7 +38,7 @@ class FairVICRegConfig(VICRegConfig):
 class FairVICReg(VICReg, Objective[FairVICRegConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         **VICReg.meanings,
         "subjects": Meaning("", "Mean squared distance between the means of two subjects, 0 where there is one."),
     }

@@ -11,9 +11,7 @@ key in memory; the bank has a row for each key modulo its size, so it should be 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -31,9 +29,9 @@ from learner.views.several import SEVERAL
 class InstanceConfig(ObjectiveConfig):
     """The numbers of the published code, with a projector of one layer as there."""
 
-    name: ClassVar[str] = "instance"
+    name = "instance"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"projection": 64, "rows": 4096}}
+    presets = {"cpu": {"projection": 64, "rows": 4096}}
 
     projection: Count = 128
     """Width of a projection."""
@@ -50,7 +48,7 @@ class InstanceConfig(ObjectiveConfig):
 class Instance(Objective[InstanceConfig]):
     """The student and the bank."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "found": Meaning("ratio", "Views whose nearest row is that of their pair."),
         "held": Meaning("ratio", "Pairs of the batch that hold a row of the bank."),
     }

@@ -10,9 +10,7 @@ The paper has labelled classes; here a pair is a class of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -31,9 +29,9 @@ from learner.views.several import SEVERAL
 class LiftedConfig(ObjectiveConfig):
     """The published margin."""
 
-    name: ClassVar[str] = "lifted"
+    name = "lifted"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""

@@ -9,9 +9,7 @@ and the mean over the views of the pair. The paper labels pairs of images; here 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
 from torch import Generator
@@ -29,9 +27,9 @@ from learner.views.several import SEVERAL
 class MarginConfig(ObjectiveConfig):
     """The margin for unit vectors."""
 
-    name: ClassVar[str] = "margin"
+    name = "margin"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -44,9 +42,7 @@ class MarginConfig(ObjectiveConfig):
 class Margin(Objective[MarginConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
-        "too_near": Meaning("ratio", "Views of other pairs within the margin.")
-    }
+    meanings = {"too_near": Meaning("ratio", "Views of other pairs within the margin.")}
 
     def __init__(self, config: MarginConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -9,9 +9,7 @@ The negatives of a view are one view of each other pair, the same w for all, as 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator
@@ -29,9 +27,9 @@ from learner.views.several import SEVERAL
 class NPairConfig(ObjectiveConfig):
     """The published weight."""
 
-    name: ClassVar[str] = "npair"
+    name = "npair"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -44,7 +42,7 @@ class NPairConfig(ObjectiveConfig):
 class NPair(Objective[NPairConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"length": Meaning("", "Mean length of a projection.")}
+    meanings = {"length": Meaning("", "Mean length of a projection.")}
 
     def __init__(self, config: NPairConfig, kit: Kit) -> None:
         super().__init__(config, kit)

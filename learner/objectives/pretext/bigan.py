@@ -11,9 +11,8 @@ has convolutions in G and D; here both are perceptrons over images of few pixels
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -32,9 +31,9 @@ from learner.views.several import SEVERAL
 class BiGANConfig(ObjectiveConfig):
     """Codes as wide as the paper's for small images."""
 
-    name: ClassVar[str] = "bigan"
+    name = "bigan"
     takes = SEVERAL
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    presets = {"cpu": {"hidden": 256}}
 
     hidden: Count = 1024
     """Width of the hidden layers of generator and discriminator."""
@@ -47,7 +46,7 @@ class BiGANConfig(ObjectiveConfig):
 class BiGAN(Objective[BiGANConfig]):
     """Encoder, generator and discriminator, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"told_apart": Meaning("ratio", "Guesses of D that are right.")}
+    meanings = {"told_apart": Meaning("ratio", "Guesses of D that are right.")}
 
     def __init__(self, config: BiGANConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -10,18 +10,15 @@ The paper guesses every fourth pixel by convolutions; the tokens of a transforme
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from learner.bounds import Momentum, Share
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
-from learner.objectives.pretext.colours import Rarity, colour_classes, softly
+from learner.objectives.pretext.colours import Rarity, colour_classes, mean_colours, softly
 from learner.parts.network import Network
-from learner.parts.patches import patches_of
 from learner.views.lab import LabConfig
 
 
@@ -29,7 +26,7 @@ from learner.views.lab import LabConfig
 class ColouriseConfig(ObjectiveConfig):
     """The published weight of rarity."""
 
-    name: ClassVar[str] = "colourise"
+    name = "colourise"
     takes = (LabConfig,)
 
     mix: Share = 0.5
@@ -41,7 +38,7 @@ class ColouriseConfig(ObjectiveConfig):
 class Colourise(Objective[ColouriseConfig]):
     """Encoder and classifier, and how rare each colour is."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
+    meanings = {"right": Meaning("ratio", "Guesses that were right.")}
     classes: Tensor
 
     def __init__(self, config: ColouriseConfig, kit: Kit) -> None:
@@ -66,9 +63,3 @@ class Colourise(Objective[ColouriseConfig]):
         losses = self.rarity.weights()[nearest] * -(targets * guesses).sum(-1)
         right = (guesses.argmax(-1) == nearest).float().mean()
         return Outcome(losses.mean(1), features, gauges={"right": right})
-
-
-def mean_colours(colours: Tensor, side: int) -> Tensor:
-    """Return the mean a and b of each patch, [B, T, 2], of the second view that `lab` makes, [B, 3, S, S]."""
-    patches = patches_of(colours, side)
-    return (patches.view(*patches.shape[:2], 3, -1).mean(-1)[..., 1:] - 0.5) * 256

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from learner.distributed import collectives
+from learner.parts.patches import patches_of
 from learner.views.lab import to_lab
 
 STEP = 10.0
@@ -24,6 +25,12 @@ def colour_classes() -> Tensor:
     ab = to_lab(cube[:, :, None, None])[:, 1:, 0, 0]
     found: Tensor = torch.unique((ab / STEP).round(), dim=0) * STEP
     return found
+
+
+def mean_colours(colours: Tensor, side: int) -> Tensor:
+    """Return the mean a and b of each patch, [B, T, 2], of the second view that `lab` makes, [B, 3, S, S]."""
+    patches = patches_of(colours, side)
+    return (patches.view(*patches.shape[:2], 3, -1).mean(-1)[..., 1:] - 0.5) * 256
 
 
 def softly(ab: Tensor, classes: Tensor) -> Tensor:

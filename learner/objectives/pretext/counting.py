@@ -9,9 +9,7 @@ The second term keeps the counts from being all 0; the paper has one other image
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -30,9 +28,9 @@ from learner.views.tiles import TilesConfig
 class CountingConfig(ObjectiveConfig):
     """The published margin and number of counts."""
 
-    name: ClassVar[str] = "counting"
+    name = "counting"
     takes = (TilesConfig,)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "counts": 64}}
+    presets = {"cpu": {"hidden": 256, "counts": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer behind the features."""
@@ -45,7 +43,7 @@ class CountingConfig(ObjectiveConfig):
 class Counting(Objective[CountingConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"counted": Meaning("", "Mean sum of the counts of a whole crop.")}
+    meanings = {"counted": Meaning("", "Mean sum of the counts of a whole crop.")}
 
     def __init__(self, config: CountingConfig, kit: Kit) -> None:
         super().__init__(config, kit)

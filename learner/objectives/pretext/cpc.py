@@ -10,9 +10,7 @@ The paper has a masked convolution as its context, and products of any size; her
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -31,9 +29,9 @@ from learner.views.tiles import TiledViews, TilesConfig
 class CPCConfig(ObjectiveConfig):
     """Sizes of the small published recipes, with the temperature of the other contrastive objectives."""
 
-    name: ClassVar[str] = "cpc"
+    name = "cpc"
     takes = (TilesConfig,)
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -46,7 +44,7 @@ class CPCConfig(ObjectiveConfig):
 class CPC(Objective[CPCConfig]):
     """Encoder, context and guesses, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
+    meanings = {"right": Meaning("ratio", "Guesses that were right.")}
 
     def __init__(self, config: CPCConfig, kit: Kit) -> None:
         super().__init__(config, kit)

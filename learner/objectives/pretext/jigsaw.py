@@ -9,9 +9,7 @@ on in the next tile tell the order (section 4.2).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -28,7 +26,7 @@ from learner.views.tiles import TiledViews, TilesConfig
 class JigsawConfig(ObjectiveConfig):
     """The number of permutations of the paper's best row is 1000; 100 are as good within a point there."""
 
-    name: ClassVar[str] = "jigsaw"
+    name = "jigsaw"
     takes = (TilesConfig,)
 
     permutations: Count = 100
@@ -38,7 +36,7 @@ class JigsawConfig(ObjectiveConfig):
 class Jigsaw(Objective[JigsawConfig]):
     """Encoder and classifier, and no other state: the set follows from the settings."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
+    meanings = {"right": Meaning("ratio", "Guesses that were right.")}
 
     def __init__(self, config: JigsawConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -9,9 +9,7 @@ Colours fringe towards the border of an image (chromatic aberration), which woul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Generator, nn
 
@@ -26,7 +24,7 @@ from learner.views.tiles import TiledViews, TilesConfig
 class PositionConfig(ObjectiveConfig):
     """The guard of the paper that costs nothing on a network that sees grey images anyway."""
 
-    name: ClassVar[str] = "position"
+    name = "position"
     takes = (TilesConfig,)
 
     grey: bool = True
@@ -36,7 +34,7 @@ class PositionConfig(ObjectiveConfig):
 class Position(Objective[PositionConfig]):
     """Encoder and classifier, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
+    meanings = {"right": Meaning("ratio", "Guesses that were right.")}
 
     def __init__(self, config: PositionConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -10,9 +10,7 @@ Where gravity is always seen, as by a rig that is worn upright, the turn says wh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, nn
@@ -29,14 +27,14 @@ TURNS = 4
 class RotationConfig(ObjectiveConfig):
     """There is nothing to set."""
 
-    name: ClassVar[str] = "rotation"
+    name = "rotation"
     takes = SEVERAL
 
 
 class Rotation(Objective[RotationConfig]):
     """Encoder and classifier, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right.")}
+    meanings = {"right": Meaning("ratio", "Guesses that were right.")}
 
     def __init__(self, config: RotationConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -11,7 +11,6 @@ The paper has half a network for each half of the channels; here one encoder see
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -19,8 +18,7 @@ from torch import Generator, Tensor, nn
 
 from learner.bounds import Count
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
-from learner.objectives.pretext.colourise import mean_colours
-from learner.objectives.pretext.colours import colour_classes, softly
+from learner.objectives.pretext.colours import colour_classes, mean_colours, softly
 from learner.parts.network import Network
 from learner.parts.patches import patches_of
 from learner.views.lab import LabConfig
@@ -30,7 +28,7 @@ from learner.views.lab import LabConfig
 class SplitBrainConfig(ObjectiveConfig):
     """The published classes."""
 
-    name: ClassVar[str] = "splitbrain"
+    name = "splitbrain"
     takes = (LabConfig,)
 
     levels: Count = 100

@@ -11,9 +11,8 @@ there is to see: one that only drives forwards makes this easy. The crop lies at
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator, nn
@@ -30,10 +29,10 @@ from learner.views.clips.steady import SteadyConfig
 class ArrowConfig(ObjectiveConfig):
     """Short windows, for short clips."""
 
-    name: ClassVar[str] = "arrow"
+    name = "arrow"
     takes = (SteadyConfig,)
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    clip = 8
+    presets = {"cpu": {"hidden": 256}}
 
     hidden: Count = 1024
     """Width of the hidden layer that judges the pictures."""
@@ -44,7 +43,7 @@ class ArrowConfig(ObjectiveConfig):
 class Arrow(Objective[ArrowConfig]):
     """Encoder and judge, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
+    meanings = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
 
     def __init__(self, config: ArrowConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -11,9 +11,7 @@ time, with a stride between the frames, and takes negatives from two stretches t
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -32,10 +30,10 @@ from learner.views.clips.steady import EyesConfig, SteadyConfig
 class MultiFrameConfig(ObjectiveConfig):
     """The width of TCN's code, and the weight of the n-pairs loss that it calls."""
 
-    name: ClassVar[str] = "mftcn"
+    name = "mftcn"
     takes = (EyesConfig, SteadyConfig)
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    clip = 8
+    presets = {"cpu": {"hidden": 256}}
 
     hidden: Count = 2048
     """Width of the hidden layer that joins the frames."""
@@ -52,7 +50,7 @@ class MultiFrameConfig(ObjectiveConfig):
 class MultiFrame(Objective[MultiFrameConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Windows that were found."), **USABLE}
+    meanings = {"right": Meaning("ratio", "Windows that were found."), **USABLE}
 
     def __init__(self, config: MultiFrameConfig, kit: Kit) -> None:
         super().__init__(config, kit)

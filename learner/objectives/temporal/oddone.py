@@ -11,9 +11,8 @@ is probed, and codes are put beside each other, one of the paper's two ways to c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
@@ -31,10 +30,10 @@ from learner.views.clips.steady import ClipViews, SteadyConfig
 class OddOneConfig(ObjectiveConfig):
     """Fewer and shorter runs than the paper's, for short clips."""
 
-    name: ClassVar[str] = "oddone"
+    name = "oddone"
     takes = (SteadyConfig,)
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    clip = 8
+    presets = {"cpu": {"hidden": 256}}
 
     hidden: Count = 1024
     """Width of the code of a run, and of the layer that compares codes."""
@@ -47,7 +46,7 @@ class OddOneConfig(ObjectiveConfig):
 class OddOne(Objective[OddOneConfig]):
     """Encoder, codes and judge, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Odd ones that were found."), **USABLE}
+    meanings = {"right": Meaning("ratio", "Odd ones that were found."), **USABLE}
 
     def __init__(self, config: OddOneConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -12,16 +12,13 @@ labels 0.5; here colours are the classes of `colourise`, and the tokens of a tra
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Generator, Tensor, nn
 
 from learner.bounds import Count, Positive
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
-from learner.objectives.pretext.colourise import mean_colours
-from learner.objectives.pretext.colours import colour_classes, softly
+from learner.objectives.pretext.colours import colour_classes, mean_colours, softly
 from learner.parts.network import Network
 from learner.parts.pointing import point
 from learner.parts.windows import USABLE, mean_of, spread
@@ -33,9 +30,9 @@ from learner.views.lab import light_and_colours
 class PointingConfig(ObjectiveConfig):
     """The published numbers."""
 
-    name: ClassVar[str] = "pointing"
+    name = "pointing"
     takes = (SteadyConfig,)
-    clip: ClassVar[int] = 8
+    clip = 8
 
     projection: Count = 64
     """Width of the projection of a patch."""
@@ -48,7 +45,7 @@ class PointingConfig(ObjectiveConfig):
 class Pointing(Objective[PointingConfig]):
     """Encoder and projection of patches, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "right": Meaning("ratio", "Patches that copied the right class of colours."),
         **USABLE,
     }

@@ -12,9 +12,7 @@ cannot compare them; here a hidden layer lies between.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator, nn
@@ -31,10 +29,10 @@ from learner.views.clips.steady import ClipViews, SteadyConfig
 class ShuffleConfig(ObjectiveConfig):
     """Neighbours, because a stream behind dedupe has a picture only where something has moved."""
 
-    name: ClassVar[str] = "shuffle"
+    name = "shuffle"
     takes = (SteadyConfig,)
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    clip = 8
+    presets = {"cpu": {"hidden": 256}}
 
     hidden: Count = 1024
     """Width of the hidden layer that judges three pictures."""
@@ -45,14 +43,13 @@ class ShuffleConfig(ObjectiveConfig):
 class Shuffle(Objective[ShuffleConfig]):
     """Encoder and judge, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
+    meanings = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
 
     def __init__(self, config: ShuffleConfig, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder = kit.encoder()
-        self.student = Network(encoder, nn.Identity())
+        self.student, self.views = Network(encoder, nn.Identity()), kit.views(encoder)
         self.judge = Judge(encoder.dim, config.hidden, pictures=3, answers=2)
-        self.views = kit.views(encoder)
         self.window = 4 * config.stride + 1
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
@@ -64,9 +61,8 @@ class Shuffle(Objective[ShuffleConfig]):
         clips, chances = batch.clip_numbers()[rows[:, 0]], views.chances[rows[:, 0], 0]
         rows = rows[lively(clips, motion_of(pictures, rows), chances)]
         features = self.student.encoder(pictures)
-        a, b, c, d, e = rows.unbind(1)
-        triples = torch.stack([torch.stack(some, 1) for some in ((b, c, d), (b, a, d), (b, e, d))], 1)
-        turned = torch.where(views.chances[a, 1, None, None] < 0.5, triples, triples.flip(-1))
+        triples = rows[:, [[1, 2, 3], [1, 0, 3], [1, 4, 3]]]
+        turned = torch.where(views.chances[rows[:, 0], 1, None, None] < 0.5, triples, triples.flip(-1))
         labels = torch.tensor([0, 1, 1], device=rows.device).repeat(len(rows))
         terms, is_right = self.judge(features[turned].flatten(0, 1), labels)
         losses, gauges = spread(terms.view(-1, 3).mean(1), rows, features)

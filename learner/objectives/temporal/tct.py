@@ -11,14 +11,13 @@ snaps") has these numbers, one negative and SGD at 0.1; the authors' code unit v
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Literal
 
 from torch import Generator
 
 from learner.bounds import Count, Positive
-from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome, Views
+from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome, Views
 from learner.objectives.temporal.triplets import TRIPLETS, apart, drawn, triplets
 from learner.parts.heads import UnitProjector
 from learner.parts.network import Network
@@ -30,10 +29,10 @@ from learner.views.clips.steady import ClipViews, EyesConfig
 class TCTConfig(ObjectiveConfig):
     """The numbers of the replication."""
 
-    name: ClassVar[str] = "tct"
+    name = "tct"
     takes = (EyesConfig,)
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256}}
+    clip = 8
+    presets = {"cpu": {"hidden": 256}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -56,7 +55,7 @@ class TCTConfig(ObjectiveConfig):
 class TCT(Objective[TCTConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {**TRIPLETS, **USABLE}
+    meanings = {**TRIPLETS, **USABLE}
 
     def __init__(self, config: TCTConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -11,9 +11,7 @@ are cosines with a temperature, as in `cpc`, and one eye is seen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -33,10 +31,10 @@ from learner.views.clips.steady import EyesConfig, SteadyConfig
 class TimeCPCConfig(ObjectiveConfig):
     """Sizes as of `cpc`, for short clips."""
 
-    name: ClassVar[str] = "timecpc"
+    name = "timecpc"
     takes = (EyesConfig, SteadyConfig)
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    clip = 8
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -53,7 +51,7 @@ class TimeCPCConfig(ObjectiveConfig):
 class TimeCPC(Objective[TimeCPCConfig]):
     """Encoder, context and guesses, and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
+    meanings = {"right": Meaning("ratio", "Guesses that were right."), **USABLE}
 
     def __init__(self, config: TimeCPCConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -11,9 +11,7 @@ the hardest of the batch from the start. A clip has one patch; where it is lost 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
 
 import torch
 from torch import Generator
@@ -32,10 +30,10 @@ from learner.views.clips.tracked import TrackedConfig, TrackedViews
 class TrackingConfig(ObjectiveConfig):
     """The published margin and number of negatives."""
 
-    name: ClassVar[str] = "tracking"
+    name = "tracking"
     takes = (TrackedConfig,)
-    clip: ClassVar[int] = 8
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"hidden": 256, "projection": 64}}
+    clip = 8
+    presets = {"cpu": {"hidden": 256, "projection": 64}}
 
     hidden: Count = 2048
     """Width of the hidden layer of the projector."""
@@ -50,7 +48,7 @@ class TrackingConfig(ObjectiveConfig):
 class Tracking(Objective[TrackingConfig]):
     """One network and no other state."""
 
-    meanings: ClassVar[Mapping[str, Meaning]] = {
+    meanings = {
         "right_by_margin": Meaning("ratio", "Patches nearer to their later look than to any other, by the margin."),
         **USABLE,
     }

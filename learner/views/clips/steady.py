@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -34,7 +33,7 @@ class EyesConfig(WholeConfig):
     (As in the authors' code of TCN, Sermanet et al. 2018.) No clip can be told by the place of its crop.
     """
 
-    name: ClassVar[str] = "eyes"
+    name = "eyes"
 
     augmentation: Augmentation = COLOURS
 
@@ -54,7 +53,7 @@ class EyesConfig(WholeConfig):
 class SteadyConfig(OneEyeConfig):
     """Two large views: the same crop of both eyes, at one place and augmented in one way for all pairs of a clip."""
 
-    name: ClassVar[str] = "steady"
+    name = "steady"
 
     @property
     def count(self) -> int:

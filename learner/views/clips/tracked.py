@@ -7,9 +7,8 @@ to picture by its normalised cross-correlation with what lies around, on small g
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, ClassVar
+from typing import Annotated
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -40,8 +39,8 @@ class TrackedViews(Views):
 class TrackedConfig(ViewsConfig):
     """Two large views: a patch of the first picture of each clip, and the same patch some pictures later."""
 
-    name: ClassVar[str] = "tracked"
-    presets: ClassVar[Mapping[str, Mapping[str, Any]]] = {"cpu": {"size": 32}}
+    name = "tracked"
+    presets = {"cpu": {"size": 32}}
 
     size: Count = 224
     """Side in pixels of a view."""
