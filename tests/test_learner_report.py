@@ -176,6 +176,18 @@ def test_the_head_of_the_page_tells_the_counts_and_what_the_probes_gained(run: P
     assert "25.0 → 20.0 % -5.0" in page.text
 
 
+def test_a_run_without_a_teacher_has_neither_a_row_nor_a_colour_of_one(run: Path) -> None:
+    told = summary()
+    told["probe"]["cifar10"] = {"before": {"knn_student": 0.25}, "after": {"knn_student": 0.5}}
+    (run / "summary.json").write_text(json.dumps(told))
+    write_lines(run / "probes.jsonl", [{"step": 0, "set": "cifar10", "encoder": "student", "knn": 0.25}])
+    text = write_report(run).read_text()
+    assert "<th>student</th>" in text
+    assert "<th>teacher</th>" not in text
+    assert "var(--student)" in text
+    assert 'class="legend" style="color:var(--teacher)"' not in text
+
+
 def test_every_picture_of_the_album_is_on_the_page(run: Path) -> None:
     html, page = page_of(run)
     looks = 2 * (2 + HEADS + 1 + CROPS)

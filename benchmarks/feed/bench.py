@@ -64,10 +64,10 @@ class FeedSettings(GridSettings):
     """greedy: the pictures with the highest loss stay; reservoir: the default memory."""
     seeds: Seeds = (0,)
     """Seeds of world, walk, weights and memory."""
-    pairs: Count = 2000
+    pairs: Count = 3200
     """Pairs that the rig keeps of the walk."""
     steps: Count = 400
-    """Training steps of a run."""
+    """Training steps of a run. By default each pair is trained on as often as the preset asks for."""
     capacity: Count = 500
     """Pairs in memory."""
     results: Path = Path("runs/feed.jsonl")
@@ -132,7 +132,8 @@ def run_one(run: FeedRun, settings: FeedSettings, configs: Mapping[FeedRun, Lear
     where.parent.mkdir(parents=True, exist_ok=True)
     cv2.imwrite(str(where), _sheet(rows))
     seconds = max(1e-9, steps[-1]["cpu_s"])
-    return {"curve": steps, "pairs_per_s": round(learner.samples / config.pacing.replay_ratio / seconds, 1)}
+    replay_ratio = preset("cpu", Autoencoder).pacing.replay_ratio
+    return {"curve": steps, "pairs_per_s": round(learner.samples / replay_ratio / seconds, 1)}
 
 
 @lru_cache(maxsize=1)

@@ -42,7 +42,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
                 axis.plot(steps, values, style, color=colour, label=f"{part}, {memory}")
         axis.set(title=network, xlabel="step", ylim=(-0.1, 1))
     figure.axes[0].set_ylabel("share of the picture that comes out")
-    figure.axes[0].legend(fontsize=7)
+    figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=6, fontsize=8)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)
 

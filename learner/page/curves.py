@@ -9,7 +9,7 @@ from learner.page.history import Column, Tail
 from learner.page.sparklines import curve, encoder_curves
 from learner.page.verdict import Score
 from learner.report.figures import MAX_RUNS
-from learner.report.html import ENCODER_LEGEND, escape, grid, legend, missing
+from learner.report.html import encoder_legend, escape, grid, legend, missing
 from learner.runs.reading import is_number
 from learner.runs.titles import ACCURACIES, KINDS, curve_names, curve_title, stream_words
 
@@ -43,7 +43,8 @@ class Curves:
         """Return, for each control set, a figure for each accuracy and one for the rank of the features."""
         self._read_probes()
         figures = [_probe(name, kind, columns) for (name, kind), columns in self._probes.items()]
-        return f"<p>{ENCODER_LEGEND}</p>{grid(figures)}" if figures else missing("No probe has run yet.")
+        names = encoder_legend(encoder for columns in self._probes.values() for encoder in columns)
+        return f"<p>{names}</p>{grid(figures)}" if figures else missing("No probe has run yet.")
 
     def stream(self) -> str:
         """Return a figure for each question to the held-out pairs of the stream, and the last answers in words."""

@@ -79,7 +79,13 @@ def legend(text: str, role: str) -> str:
     return f'<span class="legend" style="color:var(--{role})">{escape(text)}</span>'
 
 
-ENCODER_LEGEND = legend("student", "student") + legend("teacher", "teacher")
+ENCODERS = ("student", "teacher")
+"""The probed encoders that have a colour."""
+
+
+def encoder_legend(found: Iterable[str]) -> str:
+    """Return the colours of those encoders that were found; objectives without a momentum copy have no teacher."""
+    return "".join(legend(name, name) for name in ENCODERS if name in set(found))
 
 
 def number(value: object) -> str:

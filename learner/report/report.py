@@ -17,7 +17,8 @@ import numpy as np
 from learner.errors import LearnerError
 from learner.report.figures import curve, encoder_curves, evenly, time_map
 from learner.report.html import (
-    ENCODER_LEGEND,
+    ENCODERS,
+    encoder_legend,
     escape,
     format_time,
     grid,
@@ -56,12 +57,12 @@ def write_report(run: Path, path: Path | None = None) -> Path:
     return path
 
 
-_PROBE_CURVES = "The dashed line is the value before the first step." + ENCODER_LEGEND
+_PROBE_CURVES = "The dashed line is the value before the first step."
 _STREAM = (
     "Pairs of stretches that are never trained on look for a picture by their features, without labels. Beside this stands what "
     "the start of the run finds on the same pairs, and what chance finds. A triplet is right where a picture is nearer to one of "
     "its stretch, at most 10 pairs away, than to one of another stretch. The margin is 2, between squared distances of features "
-    "that have length 10." + ENCODER_LEGEND + legend("the start", "trace")
+    "that have length 10."
 )
 _DAYS = "The last probe of each day on which pairs were captured, by the rig's clock in UTC."
 _ROTATED = (
@@ -82,7 +83,7 @@ _HELD_OUT = (
 def _sections(run: Path, summary: Line) -> list[str]:
     config = read_object(run / "config.json")
     steps, probes = read_lines(run / "steps.jsonl"), read_lines(run / "probes.jsonl")
-    album = read_album(run / "album.npz")
+    held_out, album = read_lines(run / "holdout.jsonl"), read_album(run / "album.npz")
     return [
         _headline(summary),
         section(
@@ -90,8 +91,10 @@ def _sections(run: Path, summary: Line) -> list[str]:
             "Accuracy on labelled images that are never trained on, before and after.",
             _probe_table(summary),
         ),
-        section("Probes over time", _PROBE_CURVES, _probe_curves(probes)),
-        section("On the stream itself", _STREAM, of_stream(read_lines(run / "holdout.jsonl"))),
+        section("Probes over time", _PROBE_CURVES + _legend(probes), _probe_curves(probes)),
+        section(
+            "On the stream itself", _STREAM + _legend(held_out) + legend("the start", "trace"), of_stream(held_out)
+        ),
         section("Day by day", _DAYS, by_day(probes)),
         section("Rotated images", _ROTATED, by_rotation(summary.get("rotation"))),
         section(
@@ -130,11 +133,16 @@ def _headline(summary: Line) -> str:
     return f"<section>{lead}{number_tiles({words: summary.get(key) for key, words in FIGURES.items()})}</section>"
 
 
+def _legend(lines: Sequence[Line] | None) -> str:
+    return encoder_legend(str(line.get("encoder")) for line in lines or ())
+
+
 def _probe_table(summary: Line) -> str:
     rows = [
         f"<tr><th>{escape(name)}</th><th>{encoder}</th>{''.join(_change(change, kind, encoder) for kind in ACCURACIES)}</tr>"
         for name, change in (summary.get("probe") or {}).items()
-        for encoder in ("student", "teacher")
+        for encoder in ENCODERS
+        if any(key.endswith(f"_{encoder}") for key in change.get("before", {}))
     ]
     if not rows:
         return missing("No control set was probed.")
