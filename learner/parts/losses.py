@@ -48,8 +48,8 @@ def triplet(queries: Tensor, keys: Tensor, own: Tensor, margin: float, hardest: 
     """Return the mean of relu(margin + cos(q_i, k_j) - cos(q_i, k_i)) over the hardest keys j of other pairs: [M].
 
     queries: unit [M, D]; keys: unit [K, D]; own: int [M]; hardest: how many of the nearest wrong keys are taken, 1 or more.
-    (Wang and Gupta 2015, unsupervised learning from videos, equations 2 and 3, with their hard negatives.) A key that is not
-    finite is seen by its own query only, which it spoils. Without another key the loss is 0.
+    (Wang and Gupta 2015, unsupervised learning from videos, sections 5.2 and 5.3.) A key that is not finite is seen by its own
+    query only, which it spoils. Without another key the loss is 0.
     """
     broken = ~keys.isfinite().all(-1)
     with torch.autocast(queries.device.type, enabled=False):
@@ -133,7 +133,7 @@ def covariance(rows: Tensor) -> Tensor:
 
 
 def coding_rate(rows: Tensor, epsilon_squared: float) -> Tensor:
-    """Return R of rows [B, D] (Ma et al. 2007; Yu et al. 2020, MCR2, equation 1), a scalar in nats."""
+    """Return R of rows [B, D] (Ma et al. 2007; Yu et al. 2020, MCR2), a scalar in nats."""
     count, width = rows.shape
     with torch.autocast(rows.device.type, enabled=False):
         gram = torch.eye(width, device=rows.device) + width / (count * epsilon_squared) * (rows.T @ rows)

@@ -1,4 +1,4 @@
-"""Copying by pointing: what the patches of a picture take over from those of others (Vondrick et al. 2018, section 3)."""
+"""Copying by pointing: what the patches of a picture take over from those of others (Vondrick et al. 2018)."""
 
 from __future__ import annotations
 

@@ -1,10 +1,11 @@
-"""CC-VAE: a variational autoencoder that is shown where the clip began (Nair et al. 2019, 1910.11670, section 4.1).
+"""CC-VAE: a variational autoencoder that is shown where the clip began (Nair et al. 2019, 1910.11670).
 
 Beside the embedding z of a picture the decoder sees c, an embedding of the first picture of its clip. So z need not say what
 stays the same, such as the place and the things in it, but what has changed since. A linear layer that sees the features of the
 picture and c makes the mean and variance of z. The loss stands in `learner.objectives.autoencoders.rebuilt`: a z from its prior,
-with c, is a goal that may be reached from the first picture. The authors' code has an encoder of its own for the context, batch
-norms and dropout; here both pictures go through the one encoder that is learned.
+with c, is a goal that may be reached from the first picture. The paper has one more term: a second decoder rebuilds the first
+picture from c alone. Its code has an encoder of its own for c, one for z that sees both pictures at once, a batch norm and
+dropout; here both pictures go through the one encoder that is learned.
 """
 
 from __future__ import annotations

@@ -7,10 +7,11 @@ embedding, E the numbers of an embedding and j the other moves of the batch (sec
     loss_i = weight mean_j (|z_i - z_j|_1 / E - |r_i - r_j| - discount W_ij)^2
              + mean over E of ((mu_i - z_i')^2 / (2 sigma_i^2) + ln sigma_i) + (R(mu_i) - r_i)^2
 
-No gradient flows through mu and sigma of the first term, nor through z', the next embedding. Distances are means over the
-numbers of an embedding, so that a reward weighs the same at any E. The authors' code takes the first term number by number, with
-smooth distances, of each pair and one other, and guesses the reward from a draw of the next embedding. Where all rewards are
-equal the first term pulls all together: take it as part of `ntxent+dbc`.
+No gradient flows through mu and sigma of the first term, nor through z', the next embedding. Distances are means over the numbers
+of an embedding, so that a reward weighs the same at any E. As in the authors' code, the first term has the actions and rewards
+that were, and the guess is fitted by its likelihood; the paper asks policy and R instead, and fits by squares. The code takes the
+first term number by number, with smooth distances, of each pair and one other, and R sees a draw of the next embedding. Where all
+rewards are equal the first term pulls all together: take it as part of `ntxent+dbc`.
 """
 
 from __future__ import annotations

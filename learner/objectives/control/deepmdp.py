@@ -3,11 +3,11 @@
 With z the embedding of a pair, a what the robot did until the next one and r its reward (the local losses, for a model without
 noise: the Wasserstein distance of two points is their distance):
 
-    loss = |R(z_t, a_t) - r_t| + | P(z_t, a_t) - z_{t+1} |
+    loss = reward * |R(z_t, a_t) - r_t| + | P(z_t, a_t) - z_{t+1} |
 
-No gradient flows through z_{t+1}, as in the baseline in the code of DBC. The paper also holds down how steep R and P are, by a
-penalty on their gradients, and learns beside a policy; both are not here. Without a reward that varies nothing keeps pictures
-apart: it is meant as the second one of a sum, as `ntxent+deepmdp`.
+No gradient flows through z_{t+1}, as in the baseline in the code of DBC, which squares both errors. The paper also holds down how
+steep R and P are, and learns beside a policy; both are not here. Without a reward that varies nothing keeps pictures apart: it is
+meant as the second one of a sum, as `ntxent+deepmdp`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """A model of what an action does: from the embedding of a pair and the action to the embedding of the next pair.
 
-It is the part that the live-video experiment had planned next, and one step of SPR (Schwarzer et al. 2021, 2007.05929, section
-2). With z_t the unit projection of a pair, a_t what the robot did until the next one, h the model and k the teacher's
-projection:
+It is the part that the live-video experiment had planned next, and one step of SPR (Schwarzer et al. 2021, 2007.05929). With
+z_t the unit projection of a pair, a_t what the robot did until the next one, h the model and k the teacher's projection:
 
     loss = | h(z_t, a_t) / |h(z_t, a_t)| - k_{t+1} |^2
 

@@ -1,10 +1,10 @@
-"""Arrow of time: do these pictures run forwards or backwards? (Wei et al. 2018, section 3, after Pickup et al. 2014)
+"""Arrow of time: do these pictures run forwards or backwards? (Wei et al. 2018, after Pickup et al. 2014)
 
 Each window of `frames` pictures is shown both ways, and a perceptron guesses the direction from the features of all of them:
 
     loss = mean over both directions of the cross-entropy
 
-The paper shows groups of 10 frames of optical flow to its T-CAM. It takes black borders away and the motion of the camera out of
+The paper shows groups of frames of optical flow to its T-CAM. It takes black borders away and the motion of the camera out of
 the pictures, because both betray the direction without any understanding. Here the rig moves, and how it moves is part of what
 there is to see: one that only drives forwards makes this easy. The crop lies at one place for the whole clip.
 """

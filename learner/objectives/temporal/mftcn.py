@@ -1,4 +1,4 @@
-"""Multi-frame TCN: what the left eye has just seen finds what the right one has seen (Dwibedi et al. 2018, section III).
+"""Multi-frame TCN: what the left eye has just seen finds what the right one has seen (Dwibedi et al. 2018).
 
 The features of `frames` pictures in a row, of one eye, are joined to one projection f, which so can know velocities. It extends
 TCN (Sermanet et al. 2018) with the n-pairs loss (Sohn 2016). Over all windows j of the batch:

@@ -5,8 +5,8 @@ chance, is shuffled. A perceptron makes a code of the features of each run, and 
 
     loss = cross-entropy of the number of the shuffled run
 
-The paper has 6 runs of 6 frames, of which a network sees sums of differences; here the encoder sees single pictures, as when it
-is probed, and codes are put beside each other, one of the paper's two ways to compare them.
+The paper has 6 runs of 6 frames, of which a network sees an encoding, such as a dynamic image; here the encoder sees single
+pictures, as when it is probed, and codes are put beside each other, one of the paper's two ways to compare them.
 """
 
 from __future__ import annotations

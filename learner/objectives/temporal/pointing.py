@@ -1,13 +1,13 @@
-"""Colours by pointing: each patch of a grey picture copies its colour from earlier pictures (Vondrick et al. 2018, section 3).
+"""Colours by pointing: each patch of a grey picture copies its colour from earlier pictures (Vondrick et al. 2018).
 
 With f the projections of the patches of grey pictures, and c the soft colour classes of patches, target patch j copies from all
-patches i of the `references` pictures before it (equations 1 and 2):
+patches i of the `references` pictures before it:
 
     A_ij = exp(f_i . f_j / temperature) / sum_k exp(f_k . f_j / temperature)        loss = mean_j of H(c_j, sum_i A_ij c_i)
 
 What points at the right colour points at the right thing: `learner.parts.pointing.carried` copies labels of patches so.
-The paper has three references at 6 frames a second, maps of 32 x 32, width 64, 16 clusters of colours and temperature 1, for
-labels 0.5; here colours are the classes of `colourise`, and the tokens of a transformer stand for whole patches.
+The paper has three references, maps of 32 x 32, width 64, 16 clusters of colours and no temperature, and its network sees several
+pictures at once; here colours are the classes of `colourise`, and the tokens of a transformer stand for whole patches.
 """
 
 from __future__ import annotations

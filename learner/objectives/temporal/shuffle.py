@@ -1,13 +1,13 @@
-"""Shuffle and learn: do three pictures follow each other in time? (Misra et al. 2016, section 3)
+"""Shuffle and learn: do three pictures follow each other in time? (Misra et al. 2016)
 
 Of five pictures a < b < c < d < e, (b, c, d) is in order, and (b, a, d) and (b, e, d) are not. Forwards and backwards both count
 as in order, so each is turned round by chance. The windows of a clip are drawn in proportion to how much moves in them.
 
     loss = mean over the three of the cross-entropy of: in order, or not
 
-The paper measures motion by optical flow, here it is the difference of small pictures; it takes b and d up to 60 frames apart, a
-and e 15 frames from them, and three wrong triples to a right one. It has one linear layer behind the three features, which
-cannot compare them; here a hidden layer lies between.
+The paper measures motion by optical flow, here it is the difference of small pictures; it takes pictures farther apart, no c that
+looks like a or e, and three wrong triples to a right one. It has one linear layer behind the three features, which cannot compare
+them; here a hidden layer lies between.
 """
 
 from __future__ import annotations

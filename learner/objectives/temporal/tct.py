@@ -1,4 +1,4 @@
-"""Time-contrastive triplets: what is near in time is near, what is far in time is not (Sermanet et al. 2018, TCN, section III-A).
+"""Time-contrastive triplets: what is near in time is near, what is far in time is not (Sermanet et al. 2018, TCN).
 
 With f a projection scaled to length `norm` (Ranjan et al. 2017), and d the squared distance of two of them:
 
@@ -6,7 +6,8 @@ With f a projection scaled to length `norm` (Ranjan et al. 2017), and d the squa
 
 Anchors and negatives are left eyes. The positive p is another picture of the clip, at most `near` away, or the right eye of the
 same moment. A negative is farther than `far`, in the same epoch and process. A replication ("Self-supervised learning from
-snaps") has these numbers, one negative and SGD at 0.1; the authors' code unit vectors, margin 0.2, 6 and 12 frames, Adam at 1e-3.
+snaps") has these numbers, one negative, SGD at 0.1; the authors' code unit vectors, margin 0.2, 6 and 12 frames, one semi-hard
+negative, Adam at 1e-3.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""Tracking: a patch is near to what it has become, and far from other patches (Wang and Gupta 2015, section 4).
+"""Tracking: a patch is near to what it has become, and far from other patches (Wang and Gupta 2015, section 5).
 
-With D = 1 - cosine of two projections, x a patch, x+ the same one some pictures later, and x- those of other clips in the batch:
+With D = 1 - cosine of two projections, x a patch, x+ the same one some pictures later, and x- the later ones of other clips:
 
     loss = mean over the `hardest` nearest x- of max(0, margin + D(x, x+) - D(x, x-))
 
-(equations 1 to 3). The paper has margin 0.5, patches of 227 pixels followed over 30 frames, a projection of 1024, first 4 random
-negatives and later the 4 hardest ones; its published settings have margin 1, and half of the negatives by chance. Here they are
-the hardest of the batch from the start. A clip has one patch; where it is lost on the way, the clip is not used.
+(sections 5.2 and 5.3). The paper follows patches over 30 frames, and takes random negatives first and the 4 hardest ones later.
+Its code has a projection of 1024, margin 1, half of the negatives by chance, and x+ as an anchor too. Here they are the hardest
+of the batch from the start. A clip has one patch; where it is lost on the way, the clip is not used.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from learner.views.clips.tracked import TrackedConfig, TrackedViews
 
 @dataclass(frozen=True, kw_only=True)
 class TrackingConfig(ObjectiveConfig):
-    """The published margin and number of negatives."""
+    """The published number of negatives, and a margin that the authors name beside theirs."""
 
     name = "tracking"
     takes = (TrackedConfig,)

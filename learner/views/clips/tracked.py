@@ -1,6 +1,6 @@
 """A patch of the left eye in which something moves, and the patch that it has become later in the clip.
 
-Wang and Gupta 2015 (unsupervised learning from videos, section 3) find moving patches by trajectories of features and follow them
+Wang and Gupta 2015 (unsupervised learning from videos, section 4) find moving patches by trajectories of features and follow them
 over 30 frames by a correlation filter. Here a patch is drawn in proportion to how much changes in it, and followed from picture
 to picture by its normalised cross-correlation with what lies around, on small grey pictures.
 """
