@@ -1,12 +1,12 @@
 """EMP-SSL: many small crops of a pair agree with their mean, and each crop of the batch fills the space (Tong et al. 2023).
 
-With z_v the unit projections [B, D] of view v, m their mean over the views, and R the coding rate of the batch (section 3.2):
+With z_v the unit projections [B, D] of view v, m their mean over the views, and R the coding rate of the batch:
 
     loss_i = invariance * mean_v (1 - cos(z_iv, m_i))
     shared = -mean_v R(z_v), R(z) = 1/2 log det(I + D / (B * epsilon^2) z^T z)
 
 As in the authors' code (tsb0601/EMP-SSL), whose `eps` is epsilon squared, but for the 1, which keeps losses from being negative.
-They take 20 to 200 crops of an image.
+They take 20 to 200 crops of an image; their code has 1024 columns, batch norms and a hidden layer more, whose output is probed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from learner.views.several import MULTI_FIRST
 
 @dataclass(frozen=True, kw_only=True)
 class EMPConfig(ObjectiveConfig):
-    """The authors' numbers."""
+    """The authors' weights and hidden width."""
 
     name = "empssl"
     takes = MULTI_FIRST

@@ -1,11 +1,12 @@
 """Exemplars: each pair is a class of its own, told from the others by a triplet with a margin (Dosovitskiy et al. 2014).
 
 The paper trains a classifier over a fixed set of images. A stream has none, so this is the form with triplets (Kolesnikov et al.
-2019, revisiting self-supervised visual representation learning, section 3.1). With q_v and k_w unit projections of views:
+2019, revisiting self-supervised visual representation learning). With q_v and k_w unit projections of views:
 
     loss_i = mean over pairs of views v != w of mean over the hardest j of max(0, margin + cos(q_iv, k_jw) - cos(q_iv, k_iw))
 
-The hardest are those views of other pairs that are nearest (Wang and Gupta 2015, who track patches; section 4.2).
+The hardest are those views of other pairs that are nearest (Wang and Gupta 2015, who track patches; section 5.3). The code of
+Kolesnikov et al. compares squared distances, and takes semi-hard negatives.
 """
 
 from __future__ import annotations

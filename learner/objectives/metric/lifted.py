@@ -1,6 +1,6 @@
 """Lifted structure: each two views of a pair are nearer than the nearest views of all other pairs (Oh Song et al. 2016).
 
-With d the Euclidean distance of projections of any length, and N(v) the views of all other pairs (section 4, equation 4):
+With d the Euclidean distance of projections of any length, and N(v) the views of all other pairs (the smooth form):
 
     J_vw = log( sum_{k in N(v)} exp(margin - d_vk) + sum_{k in N(w)} exp(margin - d_wk) ) + d_vw
     loss_i = mean over pairs of views v != w of max(0, J_vw)^2 / 2

@@ -1,6 +1,6 @@
 """Margin contrastive loss: views of a pair come close, those of others are pushed beyond a margin (Hadsell et al. 2006, DrLIM).
 
-With d the Euclidean distance of unit projections, 0 to 2 (section 2.1, equation 4; a Siamese network, as Chopra et al. 2005):
+With d the Euclidean distance of unit projections, 0 to 2 (in the paper of any length; a Siamese network, as Chopra et al. 2005):
 
     loss_i = mean over the pair's other views of d^2 / 2 + mean over the views of other pairs of max(0, margin - d)^2 / 2
 

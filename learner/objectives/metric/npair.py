@@ -1,10 +1,11 @@
 """Multi-class N-pair loss: a view is more like another view of its pair than like that of any other pair (Sohn 2016).
 
-With f_iv the projection of view v of pair i, of any length (section 3.2, equation 7, and the regularisation of section 3.2.2):
+With f_iv the projection of view v of pair i, of any length:
 
     loss_i = mean over pairs of views v != w of -log( exp(f_iv f_iw) / sum_j exp(f_iv f_jw) ) + weight * mean_v |f_iv|^2
 
-The negatives of a view are one view of each other pair, the same w for all, as the paper builds its batches.
+The negatives of a view are one view of each other pair, the same w for all, as the paper builds its batches. The weight is from
+TensorFlow's `npairs_loss`, which has half of that term.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from learner.views.several import SEVERAL
 
 @dataclass(frozen=True, kw_only=True)
 class NPairConfig(ObjectiveConfig):
-    """The published weight."""
+    """The weight that TensorFlow has by default."""
 
     name = "npair"
     takes = SEVERAL

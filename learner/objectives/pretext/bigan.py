@@ -1,12 +1,13 @@
 """BiGAN: an encoder turns images into codes, a generator codes into images, and neither is told apart (Donahue et al. 2017).
 
 With x an image made small, z a code drawn from a normal distribution, E the encoder with a linear layer, G the generator, and D
-the discriminator of pairs of image and code (section 3, equation 4):
+the discriminator of pairs of image and code (section 3):
 
     max_D min_{E, G}: log D(x, E(x)) + log(1 - D(G(z), z))
 
-D learns by the same step: its gradient is reversed on its way to E and G. Where all are perfect, E is the inverse of G. The paper
-has convolutions in G and D; here both are perceptrons over images of few pixels.
+D learns by the same step: its gradient is reversed on its way to E and G. Where all are perfect, E is the inverse of G. In the
+authors' code z is uniform, E and G lower the loss that D has with swapped labels, and G and D have convolutions, except for
+digits; here both are perceptrons over images of few pixels.
 """
 
 from __future__ import annotations

@@ -41,10 +41,10 @@ def softly(ab: Tensor, classes: Tensor) -> Tensor:
 
 
 class Rarity(nn.Module):
-    """The weight of each class, larger for rare ones, so that not all becomes grey (Zhang et al. 2016, section 2.2, equation 4).
+    """The weight of each class, larger for rare ones, so that not all becomes grey (Zhang et al. 2016, section 2.2).
 
     w = 1 / ((1 - mix) * share + mix / Q), scaled so that the mean weight over all colours is 1. The paper counts the shares on a
-    data set; here they follow the stream.
+    data set and smooths them; here they follow the stream.
     """
 
     shares: Tensor

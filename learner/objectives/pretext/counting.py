@@ -1,6 +1,7 @@
-"""Counting: the counts of a whole crop are the sum of the counts of its tiles (Noroozi et al. 2017, section 3).
+"""Counting: the counts of a whole crop are the sum of the counts of its tiles (Noroozi et al. 2017).
 
-With c the counts, not negative, of a small image by the network, x the whole crop made as small as a tile, and T_j its tiles:
+With c the counts, not negative, of a small image by the network, x the whole crop made as small as a tile, and T_j its tiles
+(equation 4):
 
     loss_i = |c(x_i) - sum_j c(T_j x_i)|^2 + mean over other pairs k of max(0, margin - |c(x_k) - sum_j c(T_j x_i)|^2)
 

@@ -1,11 +1,12 @@
-"""CPC on images: the rows of tiles below are found from the rows above them (van den Oord et al. 2018, section 3.3).
+"""CPC on images: the rows of tiles below are found from the rows above them (van den Oord et al. 2018, section 3.2).
 
 Each tile of a crop has its projection z. A perceptron makes the context c_r of the mean of a column down to row r. A linear layer
 for each distance k guesses the tile k rows below, which has to be found among all tiles of the batch:
 
     loss = mean over columns, rows r and distances k of InfoNCE(W_k c_r, z_{r+k})
 
-The paper has a masked convolution as its context, and products of any size; here these are cosines with a temperature.
+The paper has 7 x 7 tiles that overlap by half, a masked convolution as its context, and products of any size; here these are
+cosines with a temperature.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
-"""Jigsaw: in which order do the tiles of a crop lie? (Noroozi and Favaro 2016, sections 3 and 4)
+"""Jigsaw: in which order do the tiles of a crop lie? (Noroozi and Favaro 2016)
 
 All tiles go through the encoder one by one, and a linear classifier of all their features guesses which permutation of a fixed
-set they are in. The set has permutations that differ as much as possible (the paper's algorithm 1); a grid of 2 has only 24.
+set they are in; the paper has a hidden layer between. The set has permutations that differ as much as possible (the paper's
+algorithm); a grid of 2 has only 24.
 
 Each tile is scaled to its own mean and deviation, and lies at a random place in its cell, so that neither light nor lines that go
-on in the next tile tell the order (section 4.2).
+on in the next tile tell the order, as in the paper.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from learner.views.tiles import TiledViews, TilesConfig
 
 @dataclass(frozen=True, kw_only=True)
 class JigsawConfig(ObjectiveConfig):
-    """The number of permutations of the paper's best row is 1000; 100 are as good within a point there."""
+    """The authors' code has 1000 permutations; Kolesnikov et al. 2019 take 100, as here."""
 
     name = "jigsaw"
     takes = (TilesConfig,)

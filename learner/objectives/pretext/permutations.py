@@ -15,7 +15,7 @@ CANDIDATES = 2000
 def far_permutations(length: int, count: int) -> Tensor:
     """Return at most `count` permutations of 0 ... length - 1, int64 [n, length], always the same ones.
 
-    Each differs from those before it in as many places as possible (Noroozi and Favaro 2016, algorithm 1).
+    Each differs from those before it in as many places as possible (Noroozi and Favaro 2016).
     """
     if math.factorial(length) <= CANDIDATES:
         candidates = torch.tensor(list(itertools.permutations(range(length))))

@@ -1,10 +1,11 @@
-"""Relative position: where does one tile lie as seen from another one? (Doersch et al. 2015, section 3)
+"""Relative position: where does one tile lie as seen from another one? (Doersch et al. 2015)
 
 Two tiles of a crop go through the encoder, and a linear classifier guesses the offset from the first to the second one, in cells
-of the grid: 8 classes in a grid of 2, as in the paper, and (2 n - 1)^2 - 1 in one of n.
+of the grid: 8 classes in a grid of 2, as in the paper, and (2 n - 1)^2 - 1 in one of n. The paper has hidden layers between.
 
-Two shortcuts are closed as in section 3.1. Tiles lie at random places in their cells, so that no line goes on in the next tile.
-Colours fringe towards the border of an image (chromatic aberration), which would tell where a tile was: `grey` removes them.
+Two shortcuts are closed as in the paper. Tiles lie at random places in their cells, so that no line goes on in the next tile; the
+paper's also have gaps. Colours fringe towards the border of an image (chromatic aberration), which would tell where a tile was:
+`grey` removes them; the authors' code drops two channels of three.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Split-brain autoencoder: lightness and colours of a crop are guessed from each other (Zhang et al. 2017, section 3).
+"""Split-brain autoencoder: lightness and colours of a crop are guessed from each other (Zhang et al. 2017).
 
 Linear classifiers of the token of each patch guess classes: from the lightness that of its mean colour, from the colours that of
 its mean lightness, in 100 steps:
@@ -26,7 +26,7 @@ from learner.views.lab import LabConfig
 
 @dataclass(frozen=True, kw_only=True)
 class SplitBrainConfig(ObjectiveConfig):
-    """The published classes."""
+    """A class for each unit of lightness; those of the colours are as in `colourise`."""
 
     name = "splitbrain"
     takes = (LabConfig,)
