@@ -106,4 +106,4 @@ class RigTelemetry:
 
     def _refuse(self, error: BadSignal) -> None:
         self._metrics.refused_signals.labels(error.reason).inc()
-        self._failures.add(error.reason, f"signals: {error}")
+        self._failures.add(error.reason, f"signals: {error}", error.name)

@@ -233,14 +233,14 @@ class Learner:
         self.suppressed += pair.header.suppressed
         self.junk += pair.header.junk
         is_used = not self.held_out.rule.holds(pair.header)
-        self._deal(self.assembler.interrupted(pair.header, is_used=is_used))
+        self._deal(self.assembler.interrupted(pair, is_used=is_used))
         if not is_used:
             return self._hold_out(pair, decoded)
         key = self.memory.arrived
         is_own = self.assembler.owner(key, pair.header) == 0
         found = self.team.member.decoded(decoded or pair) if is_own else pair
         if found is None:
-            self._deal(self.assembler.interrupted(pair.header, is_used=False))
+            self._deal(self.assembler.interrupted(pair, is_used=False))
             return None
         self.memory.skip_key()
         self._deal(self.assembler.add(key, found))

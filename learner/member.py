@@ -143,13 +143,17 @@ class Member:
 
 
 def _require_signals(batch: Batch, objective: str) -> None:
-    """Raise SettingsError, with the remedy, for a signal that no pair of a batch has, in all processes. All call it together.
+    """Raise SettingsError, with the remedy, for signals that no pair of a batch has, in all processes. All call it together.
 
     objective: the name of the one that needs the signals of the batch.
     """
-    for name, values in batch.signals.items():
-        if not collectives.all_values(values.isfinite().any(1).cpu().numpy()).any():
-            raise SettingsError(
-                f"objective {objective} needs the signal {name}, and no pair of the first batch has it: start the rig with "
-                f"--signals, or learn from --source 'sim?reward=room' or a recording with the topic /signals/{name}"
-            )
+    is_there = {
+        name: collectives.all_values(values.isfinite().any(1).cpu().numpy()).any()
+        for name, values in batch.signals.items()
+    }
+    if missing := [name for name, is_known in is_there.items() if not is_known]:
+        raise SettingsError(
+            f"objective {objective} needs the signal {' and '.join(missing)}, which no pair of the first batch has: start the "
+            "rig with --signals, or learn from --source 'sim?reward=room', or from a recording with the topic "
+            f"{' and '.join(f'/signals/{name}' for name in missing)}"
+        )

@@ -166,7 +166,11 @@ def test_bad_signals_are_counted_by_reason_and_all_else_is_sent(caplog: pytest.L
         reason: total(metrics, "refused_signals", reason=reason) for reason in ("form", "changed", "finite", "times")
     }
     assert counts == {"form": 6, "changed": 1, "finite": 2, "times": 4}
-    assert len(caplog.records) == 4  # one a minute for each reason
+    lines = [record.getMessage() for record in caplog.records]
+    assert len(lines) == 5  # one a minute for each reason and signal
+    assert "signals: nan has numbers that are not finite in 1 of 2 rows, which are left out" in lines
+    assert any(line.startswith("signals: back has times that run back in 1 of 2 rows") for line in lines)
+    assert any(line.startswith("signals: far has times more than 24 hours away from their pair") for line in lines)
     assert [from_parts(to_parts(pair), unexpected) for pair in pairs] == pairs
 
 

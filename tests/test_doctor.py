@@ -186,7 +186,7 @@ def test_a_rig_without_camera_keys_or_its_port_has_problems(tmp_path: Path, capf
     [
         ("read", "ok", "imu (3 wide)"),
         ("silent", "ok", "nothing at this moment"),
-        ("spoiled", "problem", "imu has 1 rows that are not finite"),
+        ("spoiled", "problem", "imu has numbers that are not finite in 1 of 1 rows"),
         ("broken", "problem", "the function that reads signals failed: OSError: no bus"),
         ("nothing", "problem", "no function or class nothing"),
     ],

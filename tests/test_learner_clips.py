@@ -22,6 +22,7 @@ from learner.memory.config import MemoryConfig
 from learner.memory.memory import Draw, Memory
 from learner.memory.reshard import resharded
 from stream.pair import EncodedPair, StereoPair
+from stream.signals.signal import Telemetry
 
 
 def names(pairs: Iterable[EncodedPair | StereoPair | None]) -> list[str]:
@@ -32,7 +33,7 @@ def assembled(assembler: Assembler, pairs: Sequence[EncodedPair]) -> list[Clip]:
     """The clips of a stream to its end, as the learner asks for them."""
     clips = []
     for key, pair in enumerate(pairs):
-        clips += assembler.interrupted(pair.header)
+        clips += assembler.interrupted(pair)
         owner = assembler.owner(key, pair.header)
         clips += assembler.add(key, pair)
         assert assembler.waiting == key + 1 - sum(len(clip.keys) for clip in clips)
@@ -67,7 +68,7 @@ def test_every_pair_is_in_one_clip_and_a_clip_is_consecutive(seed: int, length: 
 def test_clips_of_one_pair_close_at_once_and_go_to_the_processes_in_turn(seed: int, shards: int) -> None:
     assembler = Assembler(MemoryConfig(), shards)
     for key, pair in enumerate(stream(seed, 40)):
-        assert assembler.interrupted(pair.header) == []
+        assert assembler.interrupted(pair) == []
         (clip,) = assembler.add(key, pair)
         assert (clip.owner, clip.keys, clip.pairs) == (key % shards, [key], [pair])
     assert assembler.ended() == []
@@ -110,10 +111,25 @@ def test_a_gap_in_time_and_a_time_that_runs_back_close_a_clip(seconds: float, jo
     assert [clip.keys for clip in clips] == ([[0, 1]] if joins else [[0], [1]])
 
 
+def test_a_clip_ends_with_its_episode_also_after_it_was_saved() -> None:
+    """Where a robot is put back, its action is not what leads to the next picture."""
+    pairs = [replace(pair_at(seq, seq / 10), telemetry=Telemetry(episode=name)) for seq, name in enumerate("1122")]
+    before, after = Assembler(SMALL, 1), Assembler(SMALL, 1)
+    before.add(0, pairs[0])
+    assert before.interrupted(pairs[1]) == []
+    before.add(1, pairs[1])
+    state = {"memory": {"keys": []}, "clips": before.state_dict()}
+    after.load_state_dict(before.state_dict())
+    assert list(after.sifted(state, pairs[:2])) == []
+    for assembler in (before, after):
+        assert [clip.keys for clip in assembler.interrupted(pairs[2])] == [[0, 1]]
+    assert [clip.keys for clip in assembled(Assembler(SMALL, 1), pairs)] == [[0, 1], [2, 3]]
+
+
 def test_a_pair_that_enters_no_clip_closes_the_one_before_it() -> None:
     assembler = Assembler(SMALL, 1)
     assembler.add(0, pair_at(0, 0.0))
-    (closed,) = assembler.interrupted(pair_at(1, 0.1).header, is_used=False)
+    (closed,) = assembler.interrupted(pair_at(1, 0.1), is_used=False)
     assert closed.keys == [0]
     assert assembler.waiting == 0
 
@@ -156,7 +172,7 @@ def test_open_clips_of_a_state_go_on_as_those_that_were_never_saved(seed: int, c
     cut = min(cut, len(pairs))
     for key, pair in enumerate(pairs[:cut]):
         for one in (whole, before):
-            one.interrupted(pair.header)
+            one.interrupted(pair)
             one.add(key, pair)
     state = msgspec.json.decode(msgspec.json.encode(before.state_dict()))
     after.load_state_dict(state)
@@ -166,7 +182,7 @@ def test_open_clips_of_a_state_go_on_as_those_that_were_never_saved(seed: int, c
     closed: list[list[tuple[int, list[int], list[str]]]] = [[], []]
     for key, pair in enumerate(pairs[cut:], cut):
         for one, found in zip((whole, after), closed, strict=True):
-            clips = [*one.interrupted(pair.header), *one.add(key, pair)]
+            clips = [*one.interrupted(pair), *one.add(key, pair)]
             found += [(clip.owner, clip.keys, names(clip.pairs)) for clip in clips]
     assert closed[0] == closed[1]
     assert whole.state_dict() == after.state_dict()

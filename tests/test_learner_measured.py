@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -163,6 +164,35 @@ def test_a_learner_that_needs_a_signal_on_a_stream_without_stops_in_one_line_wit
         SettingsError, match=r"^objective babyagent needs the signal reward, .* --signals, .*reward=room.*\Z"
     ):
         learner.step()
+
+
+def test_all_signals_that_are_missing_are_named_at_once() -> None:
+    learner = Learner(NEEDY, CPU)
+    for pair in make_pairs(8):
+        learner.add(pair)
+    with pytest.raises(
+        SettingsError, match=r"needs the signal action and reward, .*/signals/action and /signals/reward\Z"
+    ):
+        learner.step()
+
+
+def test_pairs_of_one_subject_are_equal_whatever_device_it_wears_and_a_device_stands_for_a_subject_without_name() -> (
+    None
+):
+    def worn(seq: int, device: str, subject: str) -> EncodedPair:
+        pair = make_pair(seq)
+        header = msgspec.structs.replace(pair.header, device=device)
+        return from_parts(to_parts(EncodedPair(header, pair.left, pair.right, telemetry=Telemetry(subject=subject))))
+
+    worn_by = [("rig1", "ann"), ("rig2", "ann"), ("rig1", "bob"), ("rig1", ""), ("rig2", ""), ("rig1", "")]
+    memory = remembered(*(worn(seq, *by) for seq, by in enumerate(worn_by)))
+    batch = memory.batch(memory.draw(6), CPU)
+    assert batch.keys is not None
+    assert batch.subjects is not None
+    found = dict(zip(batch.keys.tolist(), batch.subjects.tolist(), strict=True))
+    assert found[0] == found[1]
+    assert found[3] == found[5]
+    assert len({found[key] for key in (0, 2, 3, 4)}) == 4
 
 
 def test_a_learner_goes_on_where_some_pairs_have_the_signals_and_where_none_is_needed() -> None:

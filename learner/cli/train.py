@@ -20,6 +20,7 @@ DESCRIPTION = """Learn from the stereo pairs of devices, recordings, folders and
   python -m learner --preset cpu --replay walk.mcap --run-dir runs/again       the same pairs give the same weights
   python -m learner --preset cpu --source dir:LEFT,RIGHT --run-dir runs/here    folders, films, sim, cameras: without a rig
   python -m learner --objective simclr --views multi --help      what can be set; --objective package.module:Class is yours
+  python -m learner --objective ntxent+mae --preset cpu --source sim --run-dir runs/both     two at once (docs/objectives.md)
   python -m learner --encoder.weights dinov2_vits14.pth --adapt lora --run-dir runs/dino     adapt weights (docs/adapting.md)
   python -m learner --fork runs/first --schedule.learning-rate 1e-4 --run-dir runs/second     start from another run
   python -m learner --config /etc/babyagent/learner.toml       all settings in a file, explained in deploy/learner.toml

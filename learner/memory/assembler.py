@@ -1,11 +1,11 @@
 """Consecutive pairs become clips, before they enter memory. Pure.
 
-A pair joins the open clip that ends with the pair before it: the same device and epoch, the next seq, and a capture time that
-is not earlier and at most `max_gap_s` later. Otherwise it opens a clip. Pairs that a rig sends late arrive between others, so
-several clips of one epoch may be open. A clip closes
+A pair joins the open clip that ends with the pair before it: the same device, epoch and episode, the next seq, and a capture
+time that is not earlier and at most `max_gap_s` later. Otherwise it opens a clip. Pairs that a rig sends late arrive between
+others, so several clips of one epoch may be open. A clip closes
 
 - when it has `clip` pairs;
-- shorter, before a pair that cannot follow: held out, not decodable, or too far away in time;
+- shorter, before a pair that cannot follow: held out, not decodable, of another episode, or too far away in time;
 - shorter, when as many pairs as the fresh queue holds have arrived since its last one, or too many clips are open;
 - shorter, when the source ends.
 
@@ -92,16 +92,19 @@ class Assembler:
         """Return the process of a clip that opens with the next key."""
         return key % self._shards if self._length == 1 else self._dealt.index(min(self._dealt))
 
-    def interrupted(self, header: Header, *, is_used: bool = True) -> list[Clip]:
+    def interrupted(self, pair: EncodedPair, *, is_used: bool = True) -> list[Clip]:
         """Close the clip that waits for this pair, if the pair cannot join it, and return it.
 
         is_used: False for a pair that enters no clip.
         """
+        header = pair.header
         place = _Next(header.device, header.epoch, header.seq)
-        found = self._open.get(place)
-        if found is None or (is_used and 0 <= header.left_ns - found[1] <= self._max_gap_ns):
+        if place not in self._open:
             return []
-        return [self._take(place)]
+        clip, last_ns = self._open[place]
+        is_near, before = 0 <= header.left_ns - last_ns <= self._max_gap_ns, clip.pairs[-1]
+        is_joined = before is None or before.telemetry.episode == pair.telemetry.episode
+        return [] if is_used and is_near and is_joined else [self._take(place)]
 
     def add(self, key: int, pair: EncodedPair | StereoPair) -> list[Clip]:
         """Put a new pair into its clip, and return the clips that are closed now, the one that grew longest ago first."""

@@ -50,7 +50,8 @@ class MemoryConfig:
     canvas: tuple[int, int] = (288, 384)
     """Height and width in pixels that images are squeezed onto; windows are square on the scene whatever the canvas."""
     policy: PolicyName = "loss"
-    """Which pairs stay and are drawn again: the next four numbers, where they are not given. docs/reservoir.md has a table."""
+    """Which pairs stay and are drawn again: it sets loss_weight, half_life, noise and uniform_floor, where they are not given
+    (docs/reservoir.md has a table)."""
     loss_weight: float | None = None
     """How much a high priority helps a pair to stay: 0 ignores it, below 0 prefers easy pairs."""
     half_life: float | None = None

@@ -27,10 +27,11 @@ class Slots:
     """Holds `count` pairs under their keys.
 
     left, right: uint8 [count, H, W, 3] BGR on the canvas; aspect: float [count], width / height before squeezing; numbers,
-    subjects, epochs: int64 [count], the key, and a number of the device and of the epoch; clips: int64 [count], the key of the
-    first pair of the clip; priority: float64 [count], the last one measured, nan before; names: identities; captured: device and
-    capture time, nanoseconds since 1970 by the clock of the device, ("", 0) before the first pair; signals: what was measured
-    beside the images, of the names that are given. Raises SettingsError if they do not fit into RAM.
+    subjects, epochs: int64 [count], the key, and a number of the subject (where none is named, of the device) and of the epoch;
+    clips: int64 [count], the key of the first pair of the clip; priority: float64 [count], the last one measured, nan before;
+    names: identities; captured: device and capture time, nanoseconds since 1970 by the clock of the device, ("", 0) before the
+    first pair; signals: what was measured beside the images, of the names that are given. Raises SettingsError if they do not
+    fit into RAM.
     """
 
     def __init__(self, count: int, canvas: tuple[int, int], signals: Sequence[str] = ()) -> None:
@@ -81,7 +82,8 @@ class Slots:
             self.aspect[slot] = pair.header.width / pair.header.height
             self.names[slot] = pair.header.name
             device = zlib.crc32(pair.header.device.encode())
-            self.numbers[slot], self.subjects[slot] = key, device
+            who = pair.telemetry.subject
+            self.numbers[slot], self.subjects[slot] = key, zlib.crc32(who.encode()) if who else device
             self.epochs[slot] = int(pair.header.epoch[:7], 16) << 32 | device
             self.captured[slot] = pair.header.device, pair.header.left_ns
             self.signals.put(slot, pair.telemetry.signals)

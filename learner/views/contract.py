@@ -24,10 +24,11 @@ class Batch:
     """Pairs on the compute device. left, right: uint8 [B, H, W, 3] BGR; aspect: float [B], width / height before squeezing.
 
     keys: int64 [B] >= 0, the key of each pair in memory, the same whenever it is drawn. subjects: int64 [B], equal for pairs of
-    one device. clips: int64 [B], equal for the pairs of one clip, which are consecutive rows in the order of time. epochs: int64
-    [B], equal for pairs of one start of a rig. times_s: float64 [B], when each was captured, in seconds since the first pair of
-    its epoch in this batch. All five are None where pairs come from no memory. signals: by name, float [B, width], what the rig
-    measured since the pair before, the mean of its rows; nan for a pair without it.
+    one subject, or of one device where none is named. clips: int64 [B], equal for the pairs of one clip, which are consecutive
+    rows in the order of time. epochs: int64 [B], equal for pairs of one start of a rig. times_s: float64 [B], when each was
+    captured, in seconds since the first pair of its epoch in this batch. All five are None where pairs come from no memory.
+    signals: by name, float [B, width], what the rig measured since the pair before, the mean of its rows; nan for a pair
+    without it.
     """
 
     left: Tensor

@@ -22,6 +22,7 @@ from stream.signals.signal import (
 
 HELD_ROWS = 512
 """Rows of a signal that are held for the next pair; of more, every second, fourth, eighth ... one is."""
+_FAR = f"times more than {WINDOW_NS // (3600 * 10**9)} hours away from their pair"
 
 
 @dataclass(slots=True)
@@ -109,9 +110,9 @@ class Gathering:
     def _add(self, name: str, rows: _Rows, signal: Signal, now_ns: int) -> None:
         """Add the valid rows of a signal. Raises BadSignal if some are not, after the others were added."""
         if (signal.width, signal.unit) != (rows.width, rows.unit):
-            now, before = f"{signal.width} {signal.unit}".strip(), f"{rows.width} {rows.unit}".strip()
-            raise BadSignal("changed", f"{name} is {now} now and was {before}: its new rows are left out")
-        finite = np.isfinite(signal.values).all(axis=1)
+            now, before = (f"{one.width} wide{one.unit and f' in {one.unit}'}" for one in (signal, rows))
+            raise BadSignal("changed", f"{name} is {now} now and was {before}: its new rows are left out", name)
+        finite = np.asarray(np.isfinite(signal.values).all(axis=1))
         near = in_window(signal, now_ns)
         usable = finite & near
         times_ns = np.where(usable, signal.times_ns, 0)
@@ -120,11 +121,11 @@ class Gathering:
         if valid.any():
             rows.add(signal[valid], self._max_rows)
         if not finite.all():
-            raise BadSignal("finite", f"{name} has {int((~finite).sum())} rows that are not finite")
+            raise _left_out("finite", "numbers that are not finite", name, finite)
         if not near.all():
-            raise _far(name, near)
+            raise _left_out("times", _FAR, name, near)
         if not valid.all():
-            raise BadSignal("times", f"{name} has {int((~valid).sum())} rows whose times run back")
+            raise _left_out("times", "times that run back", name, valid)
 
     def _take(self, name: str, rows: _Rows, pair_ns: int, upto_ns: int | None) -> tuple[int, Signal]:
         """Return the rows of a signal for a pair, and how many there were before they were thinned."""
@@ -138,14 +139,14 @@ class Gathering:
         now = every[:end]
         near = in_window(now, pair_ns)
         if not near.all():
-            self._refuse(_far(name, near))
+            self._refuse(_left_out("times", _FAR, name, near))
         return seen - int((~near).sum()), now[near]
 
 
-def _far(name: str, near: NDArray[np.bool_]) -> BadSignal:
-    hours = WINDOW_NS // (3600 * 10**9)
+def _left_out(reason: str, what: str, name: str, is_valid: NDArray[np.bool_]) -> BadSignal:
+    """Return the error of a signal of which some rows are not valid, bool [rows]. what: these rows have."""
     return BadSignal(
-        "times", f"{name} has {int((~near).sum())} rows that are more than {hours} hours away from their pair"
+        reason, f"{name} has {what} in {int((~is_valid).sum())} of {len(is_valid)} rows, which are left out", name
     )
 
 

@@ -48,11 +48,11 @@ _FRAME_BYTES = 256
 
 
 class BadSignal(ValueError):
-    """A signal that is refused. reason: one of REASONS."""
+    """A signal that is refused. reason: one of REASONS. name: of a signal that was accepted before, "" for any other."""
 
-    def __init__(self, reason: str, detail: str) -> None:
+    def __init__(self, reason: str, detail: str, name: str = "") -> None:
         super().__init__(detail)
-        self.reason = reason
+        self.reason, self.name = reason, name
 
 
 @dataclass(frozen=True, slots=True, eq=False, init=False)
