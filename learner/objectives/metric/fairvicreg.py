@@ -1,7 +1,6 @@
 """Subject-aware VICReg: no subject has a place of its own in the space of projections (after FairSSL, Cheong et al. 2026).
 
-A subject is who wears the rig: the name that comes with the pairs, or else that of the device. With z_v the projections of view
-v, D columns, and S the subjects of the batch:
+A subject is who wears the rig, if it is named, or else the device. With z_v the projections of view v, and D columns:
 
     loss_i = invariance * mean over pairs of views of |z_iv - z_iw|^2 / D
     shared = variance * mean_s,v hinge(z_v of s) + covariance * 2 * mean_v squared_covariances(z_v) / D
