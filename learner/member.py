@@ -152,8 +152,8 @@ def _require_signals(batch: Batch, objective: str) -> None:
         for name, values in batch.signals.items()
     }
     if missing := [name for name, is_known in is_there.items() if not is_known]:
+        names, topics = " and ".join(missing), " and ".join(f"/signals/{name}" for name in missing)
         raise SettingsError(
-            f"objective {objective} needs the signal {' and '.join(missing)}, which no pair of the first batch has: start the "
-            "rig with --signals, or learn from --source 'sim?reward=room', or from a recording with the topic "
-            f"{' and '.join(f'/signals/{name}' for name in missing)}"
+            f"objective {objective} needs the signal{'s' * (len(missing) > 1)} {names}, which no pair of the first batch has: "
+            f"start the rig with --signals, or learn from --source 'sim?reward=room', or from a recording with {topics}"
         )

@@ -171,7 +171,7 @@ def test_all_signals_that_are_missing_are_named_at_once() -> None:
     for pair in make_pairs(8):
         learner.add(pair)
     with pytest.raises(
-        SettingsError, match=r"needs the signal action and reward, .*/signals/action and /signals/reward\Z"
+        SettingsError, match=r"needs the signals action and reward, .*/signals/action and /signals/reward\Z"
     ):
         learner.step()
 

@@ -25,7 +25,7 @@ from learner.views.several import SEVERAL
 
 @dataclass(frozen=True, kw_only=True)
 class MoCoConfig(KeysConfig, ObjectiveConfig):
-    """The numbers of MoCo v2, with a shorter queue, because a stream changes."""
+    """The numbers of MoCo v2 (Chen et al. 2020, 2003.04297), with a shorter queue, because a stream changes."""
 
     name = "moco"
     takes = SEVERAL
