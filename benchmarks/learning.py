@@ -27,6 +27,7 @@ from benchmarks.shared.recipes import PRESETS, Preset
 from benchmarks.shared.results import GridSettings, Result, in_processes
 from device.sim.camera import SimConfig
 from learner.config import LearnerConfig
+from learner.errors import Diverged
 from learner.loop import Learner, StepReport, learn
 from learner.probes.control_sets import ControlSet
 from stream.pair import EncodedPair
@@ -121,7 +122,10 @@ def train_seed(seed: int, settings: LearningSettings) -> Result:
 def trained(
     config: LearnerConfig, world: SimConfig, pairs: Iterable[EncodedPair], settings: WalkSettings, label: str
 ) -> Result:
-    """Train one learner on the pairs of a walk until the budget is spent; return its figures. label: begins its progress."""
+    """Train one learner on the pairs of a walk until the budget is spent; return its figures. label: begins its progress.
+
+    A training that cannot go on ends earlier: `stopped` then says why.
+    """
     probing.use_one_thread()
     learner = Learner(config, torch.device("cpu"))
     sets = [probing.control_set(spec, config.crops.probe_size) for spec in settings.control]
@@ -129,18 +133,23 @@ def trained(
     rig = TimedPairs(pairs)
     before = _probe(learner, controls)
     report_progress(f"{label}  random start  {_percent(before)}")
-    started_s, budget_s, reported_s = time.process_time(), 60 * settings.cpu_min, 0.0
+    started_s, budget_s, reported_s, used_s = time.process_time(), 60 * settings.cpu_min, 0.0, 0.0
     last: StepReport | None = None
-    for event in learn(learner, IteratorSource(rig), clock=time.monotonic):
-        used_s = time.process_time() - started_s - rig.cpu_s
-        if isinstance(event, StepReport):
-            last = event
-            if used_s - reported_s >= PROGRESS_S:
-                reported_s = used_s
-                state = f"{used_s:.0f}/{budget_s:.0f} CPU-s  step {event.step}  loss {event.loss:.2f}"
-                report_progress(f"{label}  {state}")
-        if used_s >= budget_s:
-            break
+    stopped = None
+    try:
+        for event in learn(learner, IteratorSource(rig), clock=time.monotonic):
+            used_s = time.process_time() - started_s - rig.cpu_s
+            if isinstance(event, StepReport):
+                last = event
+                if used_s - reported_s >= PROGRESS_S:
+                    reported_s = used_s
+                    state = f"{used_s:.0f}/{budget_s:.0f} CPU-s  step {event.step}  loss {event.loss:.2f}"
+                    report_progress(f"{label}  {state}")
+            if used_s >= budget_s:
+                break
+    except Diverged as error:  # the weights are the last good ones, and are measured too
+        stopped = str(error)
+        report_progress(f"{label}  {stopped}")
     after = _probe(learner, controls)
     report_progress(f"{label}  step {learner.steps}  {_percent(after)}")
     return {
@@ -153,6 +162,7 @@ def trained(
         "rig_cpu_s": round(rig.cpu_s, 3),
         "loss": last.loss if last else None,
         "gauges": last.gauges if last else {},
+        "stopped": stopped,
     }
 
 

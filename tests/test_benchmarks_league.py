@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from torch import Generator
 
 from benchmarks.__main__ import main
 from benchmarks.league.figures import plot, tables
@@ -17,6 +19,8 @@ from benchmarks.shared.pairs import WalkOnce
 from device.sim.camera import SimConfig
 from learner.config import preset
 from learner.networks.encoder import Encoder
+from learner.objectives.contract import Batch, Objective, Outcome
+from learner.objectives.pretext.rotation import Rotation, RotationConfig
 
 
 def line(objective: str, seed: int, after: float) -> dict[str, Any]:
@@ -37,6 +41,28 @@ def test_the_objective_that_gained_most_is_first_with_its_interval() -> None:
 
 def test_one_seed_has_no_interval() -> None:
     assert "| `byol` | 75.0 / 50.0 | +50.0 | +0.0 | 100 | 50 | 8 |" in tables(LINES[:2])
+
+
+def test_an_objective_that_stopped_early_is_marked() -> None:
+    text = tables([LINES[0], LINES[1] | {"stopped": "the networks collapsed"}])
+    assert "| `byol` * |" in text
+    assert "| `mae` |" in text
+
+
+class Broken(Rotation, Objective[RotationConfig]):
+    """Its loss is never finite."""
+
+    def forward(self, batch: Batch, generator: Generator) -> Outcome:
+        found = super().forward(batch, generator)
+        return replace(found, losses=found.losses * float("nan"))
+
+
+def test_a_training_that_cannot_go_on_is_measured_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["league", "--control", "--per-place", "1", "--results", str(tmp_path / "lines.jsonl"), "--json"]
+    assert main([*words, "--objectives", "test_benchmarks_league:Broken"]) == 0
+    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
+    assert "finite" in found["stopped"]
+    assert found["after"] == found["before"]
 
 
 def test_the_plot_is_a_picture(tmp_path: Path) -> None:

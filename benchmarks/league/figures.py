@@ -13,7 +13,8 @@ from benchmarks.shared.probing import PROBES
 
 NOTES = """The accuracy of the student in percent, k-NN / linear: the mean over seeds. "Gain" is the mean over all sets of what it
 is above the random start, ± half of the 95 % interval over seeds (Student's t; none for one seed). Best k-NN gain first. "MB a
-step": what a step keeps from forward to backward. Nothing was tuned for this table, so an objective may do better."""
+step": what a step keeps from forward to backward. * A run stopped early, because the features became the same for all pairs or
+the loss was not finite: its last good weights were measured. Nothing was tuned for this table, so an objective may do better."""
 
 
 def tables(lines: Sequence[Line]) -> str:
@@ -44,7 +45,8 @@ def _row(runs: SeedRuns, name: str, sets: Sequence[str]) -> list[str]:
     mine = runs.lines[name]
     gained = (str(paired(gains(mine, probe))) for probe in PROBES)
     means = (f"{np.mean([line[key] for line in mine]):.0f}" for key in ("steps", "samples_per_s", "step_mb"))
-    return [f"`{name}`", *_figures(mine, "after", sets), *gained, *means]
+    mark = " *" if any(line.get("stopped") for line in mine) else ""
+    return [f"`{name}`{mark}", *_figures(mine, "after", sets), *gained, *means]
 
 
 def _figures(lines: Sequence[Line], when: str, sets: Sequence[str]) -> list[str]:
