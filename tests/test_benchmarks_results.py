@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from waiting import until
 
 from benchmarks.shared.results import Result, completed, fingerprint
 from learner.config import PRESETS
+from learner.errors import Failed
 
 
 @dataclass(frozen=True)
@@ -41,6 +46,36 @@ def squared(cell: Cell) -> Result:
 def failing(cell: Cell, folder: Path) -> Result:
     (folder / str(cell.seed)).touch()
     raise KeyError(cell.seed)
+
+
+class Noticed(Exception):
+    """Touches a file where it is unpickled: in the process that is told of the failure."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[[Path], Noticed], tuple[Path]]:
+        return noticed, (self.file,)
+
+
+def noticed(file: Path) -> Noticed:
+    file.touch()
+    return Noticed(file)
+
+
+def failing_beside_another(cell: Cell, folder: Path) -> Result:
+    if cell.seed == 0:
+        until((folder / "begun").exists)
+        raise Noticed(folder / "noticed")
+    (folder / "begun").touch()
+    until((folder / "noticed").exists)
+    return {"value": cell.seed}
+
+
+def killed(_cell: Cell) -> Result:
+    os.kill(os.getpid(), signal.SIGKILL)
+    return {}
 
 
 def test_each_cell_is_run_once_and_its_line_comes_back_in_order(tmp_path: Path) -> None:
@@ -86,6 +121,28 @@ def test_a_run_that_fails_stops_the_bench_before_the_others_begin(tmp_path: Path
     with pytest.raises(KeyError):
         completed(cells, tmp_path / "results.jsonl", partial(failing, folder=tmp_path), jobs=2)
     assert len(list(tmp_path.iterdir())) < 1000
+
+
+def test_a_run_beside_one_that_fails_ends_and_its_line_is_kept(tmp_path: Path) -> None:
+    cells, path = [Cell("a", seed, 0.1) for seed in range(2)], tmp_path / "results.jsonl"
+    with pytest.raises(Noticed):
+        completed(cells, path, partial(failing_beside_another, folder=tmp_path), jobs=2)
+    assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [1]
+
+
+def test_a_run_whose_process_is_killed_is_said_in_one_line(tmp_path: Path) -> None:
+    with pytest.raises(Failed, match="the process of a run was killed, perhaps because memory was full: try fewer"):
+        completed(CELLS[:2], tmp_path / "results.jsonl", killed, jobs=2)
+
+
+def test_a_line_of_before_a_field_was_there_counts_and_one_with_another_value_does_not(tmp_path: Path) -> None:
+    run, path = Runner(), tmp_path / "results.jsonl"
+    path.write_text('{"name": "a", "seed": 0, "value": 7}\n{"name": "b", "seed": 0, "share": 0.2, "value": 8}\n')
+    lines = completed(CELLS[:2], path, run, later=("share",))
+    assert run.ran == [CELLS[1]]
+    assert [line["value"] for line in lines] == [7, 1]
+    completed(CELLS[:1], path, run)
+    assert run.ran == [CELLS[1], CELLS[0]]
 
 
 def test_progress_reports_how_many_are_done_and_how_long_the_rest_may_take(

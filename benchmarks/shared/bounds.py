@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, get_type_hints
 
 from learner.errors import SettingsError
@@ -34,6 +35,28 @@ class Within:
     def __str__(self) -> str:
         low = f"{'above' if self.above else 'at least'} {self.low:.12g}"
         return low if math.isinf(self.high) else f"{low} and at most {self.high:.12g}"
+
+
+class Folder:
+    """A folder that is there."""
+
+    def holds(self, value: Any) -> bool:
+        """Return whether it is there."""
+        return Path(value).is_dir()
+
+    def __str__(self) -> str:
+        return "a folder that is there"
+
+
+class Names:
+    """At least one name, of any kind."""
+
+    def holds(self, value: Any) -> bool:
+        """Return whether there is a name."""
+        return bool(value)
+
+    def __str__(self) -> str:
+        return "at least one name"
 
 
 class SomeOf:

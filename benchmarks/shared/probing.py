@@ -7,10 +7,10 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import cv2
 import numpy as np
@@ -28,6 +28,7 @@ from learner.probes.probe import extract, knn_accuracy, linear_accuracy
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
 
+Found = TypeVar("Found")
 PLACES = "places"
 PROBES = {"knn": "k-NN", "linear": "linear"}
 """Titles of the probes."""
@@ -102,19 +103,26 @@ def accuracies(control: ControlSet, bank: Tensor, test: Tensor) -> dict[str, flo
     return {"knn": knn_accuracy(bank, labels, test, truth), "linear": linear_accuracy(bank, labels, test, truth)}
 
 
-_known: dict[tuple[ControlSet, str], dict[str, float]] = {}
-"""Accuracies by control set and weights: runs of one seed often begin with the same random start."""
+def once(measure: Callable[[Encoder, ControlSet], Found]) -> Callable[[Encoder, ControlSet], Found]:
+    """Return the function, but equal weights on the CPU are measured once by a process: runs often begin with the same start."""
+    known: dict[tuple[ControlSet, str], Found] = {}
+
+    def measured_once(encoder: Encoder, control: ControlSet) -> Found:
+        weights = hashlib.sha256(repr(replace(encoder.config, weights=None)).encode())
+        for tensor in encoder.state_dict().values():
+            weights.update(tensor.numpy())
+        key = control, weights.hexdigest()
+        if key not in known:
+            known[key] = measure(encoder, control)
+        return known[key]
+
+    return measured_once
 
 
+@once
 def measured(encoder: Encoder, control: ControlSet) -> dict[str, float]:
-    """Return what `accuracies` returns for an encoder on the CPU; equal weights are measured once by a process."""
-    weights = hashlib.sha256(repr(encoder.config).encode())
-    for tensor in encoder.state_dict().values():
-        weights.update(tensor.numpy())
-    key = control, weights.hexdigest()
-    if key not in _known:
-        _known[key] = accuracies(control, *features_of(encoder, control))
-    return _known[key]
+    """Return what `accuracies` returns for an encoder on the CPU."""
+    return accuracies(control, *features_of(encoder, control))
 
 
 def accuracies_on(learner: Learner, controls: Iterable[ControlSet]) -> dict[str, float]:
@@ -163,7 +171,9 @@ def train_to(
         while learner.steps < due:
             event = next(events, None)
             if event is None:
-                raise Failed(f"the stream has ended at step {learner.steps}, before step {due}")
+                raise Failed(
+                    f"the stream has ended at step {learner.steps}, before step {due}: it needs more pairs, or smaller steps"
+                )
             if isinstance(event, StepReport):
                 observe(event)
         cpu_s += time.process_time() - resumed_s

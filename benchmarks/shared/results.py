@@ -9,15 +9,17 @@ import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
 from benchmarks.shared.bench import BenchSettings, report_progress, time_left
-from benchmarks.shared.bounds import Count, Within
+from benchmarks.shared.bounds import Count, Folder, Within
 from learner.config import LearnerConfig, to_plain
+from learner.errors import Failed
 
 Seeds = Annotated[tuple[int, ...], Within(0)]
 Result = dict[str, Any]
@@ -32,12 +34,17 @@ Found = TypeVar("Found")
 class GridSettings(BenchSettings):
     """The settings of benches that train many times."""
 
-    textures: Path | None = None
+    textures: Annotated[Path | None, Folder()] = None
     """A folder of photographs to hang into the simulated worlds; without it they have procedural pictures."""
     jobs: Count = 1
     """Number of runs at the same time; on a CPU each uses one thread."""
     seeds: Seeds = (0, 1, 2)
     """Seeds of world, walk, weights and views."""
+
+    @property
+    def textures_named(self) -> str:
+        """The folder of photographs as a result line has it; empty without one."""
+        return "" if self.textures is None else str(self.textures)
 
 
 def completed(
@@ -47,13 +54,14 @@ def completed(
     *,
     jobs: int = 1,
     describe: Callable[[Result], str] = str,
+    later: Collection[str] = (),
 ) -> list[Result]:
     """Return the result lines of all runs, in their order; those that `path` lacks are run first and appended to it.
 
     run: returns what a line has beside the fields of its run; with several `jobs` it is pickled. describe: returns a run in a few
-    words, for progress.
+    words, for progress. later: fields of a run that lines of earlier versions lack; such a line counts whatever they are.
     """
-    known = _read(path, keys)
+    known = _read(path, keys, later)
     missing = [key for key in keys if key not in known]
     path.parent.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
@@ -84,22 +92,21 @@ def rendered(report: Path | None, title: str, text: str, plot: Callable[[Path], 
     return [f"{text}\n"]
 
 
-def _read(path: Path, keys: Sequence[Key]) -> dict[Key, Result]:
+def _read(path: Path, keys: Sequence[Key], later: Collection[str]) -> dict[Key, Result]:
     """Return the results of these runs that are in the file.
 
     A last line that was cut off because the bench was stopped is ignored.
     """
-    wanted = {_identity(vars(key)): key for key in keys}
-    names = [*vars(keys[0])] if keys else []
+    wanted = {key: json.loads(json.dumps(vars(key))) for key in keys}
     known = {}
     for text in path.read_text().splitlines() if path.exists() else ():
         try:
             line = json.loads(text)
         except json.JSONDecodeError:
             continue
-        key = wanted.get(_identity({name: line.get(name) for name in names})) if isinstance(line, dict) else None
-        if key is not None:
-            known[key] = line
+        for key, fields in wanted.items() if isinstance(line, dict) else ():
+            if all(line.get(name, value if name in later else None) == value for name, value in fields.items()):
+                known[key] = line
     return known
 
 
@@ -112,23 +119,31 @@ def _append(path: Path, text: str) -> None:
         file.write(text.encode() + b"\n")
 
 
-def _identity(fields: Result) -> str:
-    return json.dumps(fields, sort_keys=True)
-
-
 def in_processes(run: Callable[[Item], Found], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Found]]:
     """Run each item, `jobs` at a time in processes of their own, and yield each result when its run ends.
 
-    If a run fails or the caller stops, those that have not begun are left out.
+    If a run fails or the caller stops, those that have not begun are left out; those that have are not lost by a failure.
     """
     if jobs == 1:
         yield from ((item, run(item)) for item in items)
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
-        running = {pool.submit(run, item): item for item in items}
+        submitted = {pool.submit(run, item): item for item in items}
         try:
-            for future in as_completed(running):
-                yield running[future], future.result()
+            for future in as_completed(submitted):
+                if future.exception():
+                    break
+                yield submitted.pop(future), future.result()
+            begun = [future for future in submitted if not future.cancel()]
+            for future in as_completed(begun):
+                if not future.exception():
+                    yield submitted.pop(future), future.result()
+            for future in begun:
+                future.result()
+        except BrokenProcessPool as error:
+            raise Failed(
+                "the process of a run was killed, perhaps because memory was full: try fewer --jobs"
+            ) from error
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
