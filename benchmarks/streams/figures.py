@@ -14,7 +14,10 @@ from benchmarks.shared.probing import PROBES
 NOTES = """Gains are points of accuracy over the random start, the mean over all control sets; ± half of the 95 % interval over
 seeds (Student's t). Against shuffled: how many k-NN points more than with the kept pairs in random order, paired by seed. Of
 shuffled: the k-NN gain as a share of that one, the mean of each seed's; empty where that one is below a point in a seed.
-Alike: the mean cosine of two frames' grey pictures, within a batch and from one batch to the next."""
+Alike: the mean cosine of two frames' grey pictures, within a batch and from one batch to the next. Nearest: of a frame and
+that one of the next batch that is most like it; empty for runs of before it was measured."""
+LIKENESS = {"within": "alike within", "between": "alike between", "nearest": "nearest in the next"}
+"""Titles of how alike frames are (`benchmarks.streams.orders.Likeness`)."""
 LEAST_GAIN = 1.0
 """Points below which a gain is no whole to take a share of."""
 COLOURS = ("#c8553d", "#d08b2c", "#1f6f8b", "#666666", "#7a5195", "#4c9f70", "#a0a0a0")
@@ -52,7 +55,7 @@ def shares(lines: Sequence[Line], stream: str, whole: str) -> dict[str, Differen
 
 def tables(lines: Sequence[Line], whole: str) -> str:
     """Return a table for each objective. whole: the stream whose gain the others are compared with."""
-    head = ("batches from", "alike within", "alike between", *(f"gain, {name}" for name in PROBES.values()))
+    head = ("batches from", *LIKENESS.values(), *(f"gain, {name}" for name in PROBES.values()))
     parts = []
     for objective, runs in grouped(lines).items():
         rows = [_row(lines, objective, runs, name, whole) for name in runs.names]
@@ -66,7 +69,8 @@ def _row(lines: Sequence[Line], objective: str, runs: SeedRuns, name: str, whole
     share = shares(lines, name, whole).get(objective) if name != whole else None
     is_part = whole in runs.names and name != whole
     more = paired(gains(mine, "knn") - gains(runs.lines[whole], "knn")) if is_part else ""
-    means = (f"{np.mean([line[key] for line in mine]):.2f}" for key in ("within", "between"))
+    alike = ([line[key] for line in mine if key in line] for key in LIKENESS)
+    means = (f"{np.mean(found):.2f}" if len(found) == len(mine) else "" for found in alike)
     cpu_s = f"{np.mean([line['cpu_s'] for line in mine]):.0f}"
     half = "" if share is None or np.isnan(share.half) else f" ± {100 * share.half:.0f}"
     of_whole = "" if share is None else f"{100 * share.mean:.0f}{half} %"

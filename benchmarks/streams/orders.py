@@ -6,6 +6,8 @@ Pure. F frames, S steps, B frames in a batch; an order is int64 [S, B] of frame 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,13 +43,22 @@ def shuffled(frames: int, steps: int, batch: int, seed: int) -> Keys:
     return dealt[: steps * batch].reshape(steps, batch).astype(np.int64)
 
 
-def likeness(looks: Floats, order: Keys) -> tuple[float, float]:
-    """Return the mean cosine between two frames of a batch, and between a frame of a batch and one of the next batch.
+class Likeness(NamedTuple):
+    """How alike frames are: mean cosines of what they look like; the last two are nan for a single batch."""
 
-    looks: unit rows [F, D], what each frame looks like.
-    """
+    within: float
+    """Of two frames of a batch."""
+    between: float
+    """Of a frame of a batch and one of the next batch."""
+    nearest: float
+    """Of a frame and that one of the next batch that is most like it: a comb's teeth find themselves again."""
+
+
+def likeness(looks: Floats, order: Keys) -> Likeness:
+    """Return how alike the frames of an order are. looks: unit rows [F, D], what each frame looks like."""
     count = order.shape[1]
     sums = np.stack([looks[numbers].sum(0) for numbers in order])
     within = ((sums**2).sum(1) - count) / max(1, count * (count - 1))
-    between = (sums[:-1] * sums[1:]).sum(1) / count**2
-    return float(within.mean()), float(between.mean()) if len(between) else float("nan")
+    pairs = [looks[these] @ looks[those].T for these, those in pairwise(order)] or [np.full((1, 1), np.nan)]
+    between, nearest = (float(np.mean(found)) for found in (pairs, [cosines.max(1) for cosines in pairs]))
+    return Likeness(float(within.mean()), between, nearest)
