@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,20 +14,23 @@ import numpy as np
 import pytest
 import torch
 from recorded import made, recorded
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from benchmarks.__main__ import main
+from benchmarks.adapt import bench
 from benchmarks.adapt.arms import ARMS, SCRATCH, config_of
-from benchmarks.adapt.bench import goals
+from benchmarks.adapt.bench import AdaptRun, goals
 from benchmarks.adapt.figures import above, plot, tables, worst
+from benchmarks.adapt.run import probed
 from benchmarks.adapt.start import made_start
 from benchmarks.adapt.stream import pairs_of
-from benchmarks.shared.probing import train_for
+from benchmarks.shared.probing import control_set, train_for
 from device.sim.camera import SimConfig
 from learner.config import preset
 from learner.errors import Failed
 from learner.loop import Learner
 from learner.memory.holdout import Rule
+from learner.networks.encoder import Encoder
 
 SMALL = "--pacing.batch-size 4 --views.crops 2 --memory.canvas 24 32"
 
@@ -53,6 +58,13 @@ def test_each_arm_has_the_settings_of_its_flags_and_only_one_has_a_second_teache
     assert {arm for arm, config in configs.items() if config.encoder.weights is None} == {SCRATCH}
     sizes = {replace(config.encoder, weights=None) for config in configs.values()}
     assert len(sizes) == 1
+
+
+def test_a_random_start_and_the_weights_it_is_compared_with_see_the_same_pixels(start: Path) -> None:
+    """timm has another mean for the name without the tag."""
+    named = "--encoder.backbone vit_small_patch16_224.dino"
+    means = [Encoder(config_of(arm, "ntxent", str(start), 0.1, named).encoder).mean for arm in ("full", SCRATCH)]
+    assert (means[0] == means[1]).all()
 
 
 def test_a_recording_comes_again_under_the_same_numbers_so_what_is_held_out_stays_so(tmp_path: Path) -> None:
@@ -97,6 +109,14 @@ LINES = [
     line("scratch", 0, [0.125, 0.25, 0.25], 0.25, None),
     line("scratch", 1, [0.125, 0.25, 0.25], 0.25, None),
 ]
+
+
+def test_equal_weights_are_probed_once_whatever_arm_they_stand_in() -> None:
+    digits = control_set("digits", 32, 50, 50)
+    encoder = Encoder(preset("cpu").encoder)
+    twin = copy.deepcopy(encoder)
+    answers = [probed(one, [digits])[1]["digits", "student"] for one in (encoder, twin)]
+    assert answers[0] is answers[1]
 
 
 def test_gains_are_points_above_the_start_and_the_worst_one_is_of_any_probe_after_it() -> None:
@@ -165,6 +185,30 @@ def test_a_recording_is_streamed_without_places(
     assert found["pairs_held_out"] > 0
 
 
+def test_weights_that_were_replaced_are_other_ones_and_none_are_mixed(
+    start: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[list[AdaptRun]] = []
+
+    def completed(keys: list[AdaptRun], _path: Path, run: Callable[[AdaptRun], object], **_others: object) -> None:
+        done.append(keys)
+        weights.write_bytes(other.read_bytes())
+        with pytest.raises(Failed, match="has changed while the bench runs: give it a copy, and start it again"):
+            run(keys[0])
+
+    weights, other = (tmp_path / name for name in ("weights.safetensors", "other.safetensors"))
+    for suffix in (".safetensors", ".json"):
+        weights.with_suffix(suffix).write_bytes(start.with_suffix(suffix).read_bytes())
+    save_file({name: value + 1 for name, value in load_file(start).items()}, other, {"format": "pt"})
+    monkeypatch.setattr(bench, "completed", completed)
+    told: dict[str, Any] = {"weights": str(weights), "results": tmp_path / "lines.jsonl"}
+    settings = bench.AdaptSettings(arms=("full",), objectives=("ntxent",), seeds=(0,), **told)
+    bench.measure(settings)
+    other.write_bytes(start.read_bytes())
+    bench.measure(settings)
+    assert done[0] != done[1]
+
+
 @pytest.mark.parametrize(
     ("words", "what"),
     [
@@ -175,6 +219,9 @@ def test_a_recording_is_streamed_without_places(
         (["--stream", "/nowhere.mcap"], "no camera '/nowhere.mcap'"),
         (["--weights", "/nowhere"], "/nowhere"),
         (["--control"], "--control: name at least one set"),
+        (["--control", "/nowhere"], "control set /nowhere: is no folder"),
+        (["--learner='"], "--learner ': No closing quotation: write the flags as in a shell"),
+        (["--stream", "dir:/nowhere,/there"], "no folder /nowhere"),
     ],
 )
 def test_what_cannot_be_adapted_is_one_line_before_the_first_run(

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from learner.cli.train import COMMAND
 from learner.config import LearnerConfig
+from learner.errors import SettingsError
 
 SCRATCH = "scratch"
 _FREE = ("--adapt.anchor-features", "0", "--adapt.anchor-patches", "0")
@@ -22,20 +23,20 @@ ARMS: Mapping[str, tuple[str, ...]] = {
 """The flags of each way; those with `_FREE` do without the frozen second teacher."""
 
 
-def config_of(arm: str, objective: str, weights: str, holdout: float, more: str) -> LearnerConfig:
+def config_of(arm: str, objective: str, weights: str | None, holdout: float, more: str) -> LearnerConfig:
     """Return the settings that a person gets with these flags at preset `cpu`.
 
-    `scratch` has the same network at its random start. more: further flags of the learner, as in a shell. Raises SettingsError
-    for settings that cannot work; an unknown flag ends the process, as in the learner's own command.
+    `scratch` has the same network at its random start. weights: None: not there yet. more: further flags of the learner, as in a
+    shell. Raises SettingsError for settings that cannot work; an unknown flag ends the process, as in the learner's own command.
     """
+    try:
+        further = shlex.split(more)
+    except ValueError as error:
+        raise SettingsError(f"--learner {more}: {error}: write the flags as in a shell") from error
     with tempfile.TemporaryDirectory() as folder:  # a run directory without a run, whose settings would win
-        words = ["--preset", "cpu", "--objective", objective, "--encoder.weights", weights, *ARMS[arm]]
-        words += [*shlex.split(more), "--holdout", str(holdout), "--run-dir", folder]
+        begins = [] if weights is None else ["--encoder.weights", weights]
+        words = ["--preset", "cpu", "--objective", objective, *begins, *ARMS[arm], *further]
+        words += ["--holdout", str(holdout), "--run-dir", folder]
         config: LearnerConfig = COMMAND.parse(words).learner
-    return at_random(config) if arm == SCRATCH else config
-
-
-def at_random(config: LearnerConfig) -> LearnerConfig:
-    """Return the settings with the same network at its random start."""
-    backbone, _, _tag = config.encoder.backbone.partition(".")
-    return replace(config, encoder=replace(config.encoder, weights=None, backbone=backbone))
+    # The name of the backbone stays whole: its tag decides by which mean pixels are normalised, also those of the start.
+    return replace(config, encoder=replace(config.encoder, weights=None)) if arm == SCRATCH else config

@@ -24,14 +24,16 @@ from benchmarks.adapt.start import made_start
 from benchmarks.adapt.stream import WALK, check, pairs_of
 from benchmarks.learning import WalkSettings
 from benchmarks.shared.bench import Bench, Goal
-from benchmarks.shared.bounds import Count, Positive, SomeOf, Within
+from benchmarks.shared.bounds import Count, Names, Positive, SomeOf, Within
 from benchmarks.shared.probing import control_set, places_of
 from benchmarks.shared.results import Result, completed, fingerprint, in_processes, rendered
 from device.sim.camera import SimConfig
 from learner.config import LearnerConfig
-from learner.errors import SettingsError
+from learner.errors import Failed, SettingsError
 from learner.memory.holdout import MAX_SHARE
-from learner.objectives.foreign import objective_named
+from learner.pretrained.files import find
+from learner.pretrained.start import TIMM
+from learner.probes.control_sets import load_control
 
 MOST_LOST, LEAST_GAINED = -0.5, 8.0
 """The goals, in points above the start: control sets at their worst, places and the stream's probe at the end."""
@@ -43,7 +45,7 @@ class AdaptSettings(WalkSettings):
 
     arms: Annotated[tuple[str, ...], SomeOf(ARMS)] = tuple(ARMS)
     """Ways to go on: full, last and lora without the frozen second teacher, lora+anchor with it, scratch from random weights."""
-    objectives: tuple[str, ...] = ("ntxent", "mae")
+    objectives: Annotated[tuple[str, ...], Names()] = ("ntxent", "mae")
     """Objectives, each with its own views; also package.module:Class of yours."""
     weights: str | None = None
     """Weights to start from, as for the learner's --encoder.weights. Without any the bench trains a small backbone."""
@@ -73,6 +75,7 @@ class AdaptRun:
     objective: str
     seed: int
     weights: str
+    sha256: str
     stream: str
     cpu_min: float
     probes: int
@@ -86,10 +89,10 @@ def measure(settings: AdaptSettings) -> list[Result]:
     if not settings.control:
         raise SettingsError("--control: name at least one set, in which forgetting can be seen")
     check(settings.stream)
-    for objective in settings.objectives:  # a wrong name is told before minutes are spent on a start
-        objective_named(objective)
     settings.results.parent.mkdir(parents=True, exist_ok=True)
     starts = _starts(settings)
+    of_file = {weights: _digest(weights) for weights in {*starts.values()}}
+    digests = {seed: of_file[weights] for seed, weights in starts.items()}
     size = (settings.cpu_min, settings.probes, " ".join(_sets_named(settings)), settings.per_place)
     configs, runs = {}, {}
     # In this order a walk is made once for each seed, and whole seeds are complete early.
@@ -98,7 +101,7 @@ def measure(settings: AdaptSettings) -> list[Result]:
             configs[objective, arm] = config_of(arm, objective, starts[seed], settings.holdout, settings.learner)
         config = configs[objective, arm]
         config = replace(config, seed=seed, encoder=replace(config.encoder, weights=None))
-        told = (_weights_named(settings), _stream_named(settings), *size)
+        told = (_weights_named(settings), digests[seed], _stream_named(settings), *size)
         key = AdaptRun(arm, objective, seed, *told, fingerprint(config))
         runs[key] = replace(config, encoder=replace(config.encoder, weights=None if arm == SCRATCH else starts[seed]))
     run = partial(run_one, settings=settings, configs=runs, starts=starts)
@@ -133,8 +136,10 @@ COMMAND = Bench(AdaptSettings, measure, render, goals, json_lines=list)
 def run_one(
     run: AdaptRun, settings: AdaptSettings, configs: Mapping[AdaptRun, LearnerConfig], starts: Mapping[int, str]
 ) -> Result:
-    """Do one run; return what its result line has beside the fields of the run."""
+    """Do one run; return what its result line has beside the fields of the run. Raises Failed for another start than before."""
     config, limit = configs[run], settings.control_limit
+    if _digest(starts[run.seed]) != run.sha256:
+        raise Failed(f"{starts[run.seed]} has changed while the bench runs: give it a copy, and start it again")
     world = SimConfig(seed=run.seed, textures=settings.textures)
     sets = [control_set(word, config.crops.probe_size, limit, limit) for word in settings.control]
     places = places_of(world, per_place=settings.per_place) if settings.stream == WALK else None
@@ -147,8 +152,18 @@ def _starts(settings: AdaptSettings) -> dict[int, str]:
     """Return the weights that the runs of each seed start from; those that the bench makes are trained first."""
     if settings.weights is not None:
         return dict.fromkeys(settings.seeds, settings.weights)
+    # What is wrong is told before minutes are spent on a start.
+    for objective in settings.objectives:
+        config_of(SCRATCH, objective, None, settings.holdout, settings.learner)
+    for word in settings.control:
+        load_control(word, size=1, limit_train=settings.control_limit, limit_test=settings.control_limit)
     make = partial(made_start, folder=settings.results.parent, cpu_min=settings.start_cpu_min)
     return {seed: str(path) for seed, path in in_processes(make, settings.seeds, settings.jobs)}
+
+
+def _digest(weights: str) -> str:
+    """Return digits that change with the weights: an export is replaced at each commit of its run."""
+    return "" if weights.startswith(TIMM) else find(weights).sha256()[:12]
 
 
 def _weights_named(settings: AdaptSettings) -> str:
@@ -156,7 +171,7 @@ def _weights_named(settings: AdaptSettings) -> str:
 
 
 def _stream_named(settings: AdaptSettings) -> str:
-    return " ".join([*settings.stream, *([] if settings.textures is None else [str(settings.textures)])])
+    return " ".join([*settings.stream, settings.textures_named]).strip()
 
 
 def _sets_named(settings: AdaptSettings) -> list[str]:

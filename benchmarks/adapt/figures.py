@@ -87,7 +87,7 @@ def _row(lines: Sequence[Line], name: str) -> list[str]:
 def _with_interval(values: Floats) -> str:
     if np.isnan(values).any():
         return "too few pairs held out"
-    return str(paired(values)) if len(values) > 1 else f"{values[0]:+.1f}"
+    return str(paired(values))
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:

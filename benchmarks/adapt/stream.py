@@ -7,8 +7,8 @@ again, and never trained on.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing, suppress
 from functools import lru_cache
 from pathlib import Path
 
@@ -36,9 +36,10 @@ def pairs_of(names: tuple[str, ...], world: SimConfig) -> Iterable[EncodedPair]:
 
 
 def check(names: Sequence[str]) -> None:
-    """Raise SettingsError, CameraError or StreamError in one line for names that are no stream."""
+    """Raise SettingsError, CameraError, StreamError or Failed in one line for names that are no stream, or have no pair."""
     for name in () if tuple(names) == WALK else names:
-        _opener(name)
+        with closing(_received(name)) as pairs:
+            next(pairs)
 
 
 @lru_cache(maxsize=1)
@@ -50,16 +51,13 @@ def recorded(names: tuple[str, ...]) -> list[EncodedPair]:
     pairs: list[EncodedPair] = []
     held_bytes = 0
     for number, name in enumerate(names):
-        found = 0
-        for seq, pair in enumerate(_received(_opener(name))):
+        for seq, pair in enumerate(_received(name)):
             pairs.append(renumbered(pair, seq, epoch=f"{number:032x}"))
-            found, held_bytes = seq + 1, held_bytes + len(pair.left) + len(pair.right)
+            held_bytes += len(pair.left) + len(pair.right)
             if held_bytes > MAX_BYTES:
                 raise Failed(
                     f"--stream: the recordings have more than {MAX_BYTES >> 30} GiB: name fewer, or shorter ones"
                 )
-        if not found:
-            raise Failed(f"--stream {name}: there is no pair to learn from")
     return pairs
 
 
@@ -71,13 +69,16 @@ def _opener(name: str) -> OpenSource:
     return source_opener(ProcessConfig(source=name))
 
 
-def _received(open_source: OpenSource) -> Iterator[EncodedPair]:
-    with closing(open_source("bench", None)) as source:
+def _received(name: str) -> Generator[EncodedPair]:
+    """Yield the pairs of one recording. Raises Failed at its end if it had none."""
+    found = 0
+    with closing(_opener(name)("bench", None)) as source, suppress(EndOfStream):
         while True:
-            try:
-                yield from source.receive(_RECEIVE_PAIRS, _WAIT_S)
-            except EndOfStream:
-                return
+            pairs = source.receive(_RECEIVE_PAIRS, _WAIT_S)
+            found += len(pairs)
+            yield from pairs
+    if not found:
+        raise Failed(f"--stream {name}: there is no pair to learn from")
 
 
 @lru_cache(maxsize=1)
