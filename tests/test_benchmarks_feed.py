@@ -26,7 +26,8 @@ LINES = [line("plain", "greedy", 0.5), line("plain", "reservoir", 0.75, 20.0)]
 
 
 def test_the_table_has_the_shares_at_each_moment() -> None:
-    head, _, greedy, reservoir = tables(LINES).splitlines()[:4]
+    title, _, head, _, greedy, reservoir = tables(LINES).splitlines()[:6]
+    assert title == "1 seed(s)."
     assert head == "| network | memory | step 0 | step 10 | pairs/s |"
     assert greedy == "| plain | greedy | 0 / 25 / 0 | 50 / 25 / 0 | 40 |"
     assert reservoir == "| plain | reservoir | 0 / 25 / 0 | 75 / 25 / 0 | 20 |"

@@ -23,9 +23,9 @@ from learner.objectives.contract import Batch, Objective, Outcome
 from learner.objectives.pretext.rotation import Rotation, RotationConfig
 
 
-def line(objective: str, seed: int, after: float) -> dict[str, Any]:
+def line(objective: str, seed: int, after: float, start: float = 0.25) -> dict[str, Any]:
     told = {"cpu_min": 4.0, "steps": 100, "samples_per_s": 50.0, "step_mb": 8.0}
-    before, now = ({"digits k-NN": value, "digits linear": 0.5} for value in (0.25, after))
+    before, now = ({"digits k-NN": value, "digits linear": 0.5} for value in (start, after))
     return {"objective": objective, "seed": seed, "before": before, "after": now, **told}
 
 
@@ -37,6 +37,11 @@ def test_the_objective_that_gained_most_is_first_with_its_interval() -> None:
     assert start.startswith("| random start | 25.0 / 50.0 |")
     assert best == "| `byol` | 75.0 / 50.0 | +50.0 ± 0.0 | +0.0 ± 0.0 | 100 | 50 | 8 |"
     assert other == "| `mae` | 37.5 / 50.0 | +12.5 ± 158.8 | +0.0 ± 0.0 | 100 | 50 | 8 |"
+
+
+def test_the_random_start_is_the_mean_over_seeds_too() -> None:
+    lines = [line("mae", 0, 0.25), line("mae", 1, 0.5, start=0.75)]
+    assert "| random start | 50.0 / 50.0 |" in tables(lines)
 
 
 def test_one_seed_has_no_interval() -> None:
@@ -81,6 +86,7 @@ def test_equal_weights_are_measured_once_and_changed_ones_again(monkeypatch: pyt
     torch.manual_seed(0)
     encoder, twin = (Encoder(preset("cpu").encoder) for _ in range(2))
     twin.load_state_dict(encoder.state_dict())
+    twin.config = replace(twin.config, weights="a file")  # they came from there
     digits = probing.control_set("digits", 32, 100, 100)
     first = probing.measured(encoder, digits)
     with monkeypatch.context() as patch, torch.no_grad():

@@ -33,9 +33,7 @@ FAMILIES = {"recipe": (PRESET, *RECIPE), "stream": (PRESET, *STREAM)}
 PROBE_COUNT = 2
 """Number of probes after the random start; the last one is at the end of the run."""
 RECENT_STEPS = 20
-"""Number of steps over which a gauge is averaged before it is shown beside a probe. @
-benchmarks/ablation/bench.py:.(MAX_TRAIN, MAX_TEST) Largest numbers of images of a control set that are probed, because
-there are many runs."""
+"""Number of steps over which a gauge is averaged before it is shown beside a probe."""
 MAX_TRAIN, MAX_TEST = 5000, 2000
 """Images of a control set that are probed, at most: there are many runs."""
 

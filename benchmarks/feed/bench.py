@@ -85,6 +85,7 @@ class FeedRun:
     seed: int
     pairs: int
     steps: int
+    textures: str
     settings: str
 
 
@@ -93,9 +94,10 @@ def measure(settings: FeedSettings) -> list[Result]:
     configs = {}
     for seed, network, memory in itertools.product(settings.seeds, settings.networks, settings.memories):
         config = _config(settings, network, memory, seed)
-        configs[FeedRun(network, memory, seed, settings.pairs, settings.steps, fingerprint(config))] = config
+        told = settings.pairs, settings.steps, settings.textures_named
+        configs[FeedRun(network, memory, seed, *told, fingerprint(config))] = config
     run = partial(run_one, settings=settings, configs=configs)
-    return completed(list(configs), settings.results, run, jobs=settings.jobs, describe=_describe)
+    return completed(list(configs), settings.results, run, jobs=settings.jobs, describe=_describe, later=("textures",))
 
 
 def render(settings: FeedSettings, lines: Sequence[Result]) -> list[str]:

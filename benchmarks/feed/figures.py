@@ -25,7 +25,8 @@ def tables(lines: Sequence[Line]) -> str:
         speed = min(line["pairs_per_s"] for line in mine)
         rows.append([network, memory, *cells, f"{speed:.0f}"])
     head = ("network", "memory", *(f"step {step}" for step in steps), "pairs/s")
-    return "\n\n".join([markdown(head, rows), NOTES])
+    seeds = len({line["seed"] for line in lines})
+    return "\n\n".join([f"{seeds} seed(s).", markdown(head, rows), NOTES])
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:

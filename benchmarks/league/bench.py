@@ -12,13 +12,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Annotated
 
 import torch
 
 from benchmarks.league.figures import plot, tables
 from benchmarks.learning import WalkSettings, trained
 from benchmarks.shared.bench import Bench
-from benchmarks.shared.bounds import Count, Positive
+from benchmarks.shared.bounds import Count, Names, Positive
 from benchmarks.shared.pairs import WalkOnce
 from benchmarks.shared.recipes import changed
 from benchmarks.shared.results import Result, Seeds, completed, fingerprint, rendered
@@ -34,10 +35,10 @@ from learner.trainer import Trainer
 class LeagueSettings(WalkSettings):
     """Train every objective on the same walk in the same time: a line for each run, a table, best first, and a plot."""
 
-    objectives: tuple[str, ...] = tuple(OBJECTIVES)
+    objectives: Annotated[tuple[str, ...], Names()] = tuple(OBJECTIVES)
     """Objectives, each with its own views; also package.module:Class of yours."""
     seeds: Seeds = (1,)
-    """Seeds of world, walk, weights and views. From three on there are intervals."""
+    """Seeds of world, walk, weights and views. From two on there are intervals."""
     cpu_min: Positive = 4.0
     """Budget of a run: minutes of the learner's CPU time."""
     batch_size: Count | None = None
@@ -57,20 +58,21 @@ class LeagueRun:
     cpu_min: float
     control: str
     per_place: int
+    textures: str
     settings: str
 
 
 def measure(settings: LeagueSettings) -> list[Result]:
     """Return the result lines of all runs, after doing the runs that are missing in the file."""
     runs = {}
-    told = settings.cpu_min, " ".join(settings.control), settings.per_place
+    told = settings.cpu_min, " ".join(settings.control), settings.per_place, settings.textures_named
     # In this order a walk is made once for each seed.
     for seed, objective in itertools.product(settings.seeds, settings.objectives):
         own = {"seed": seed, "pacing.batch_size": settings.batch_size}
         config = changed(preset("cpu", objective_named(objective)), own)
         runs[LeagueRun(objective, seed, *told, fingerprint(config))] = config
     run = partial(run_one, settings=settings, configs=runs)
-    return completed(list(runs), settings.results, run, jobs=settings.jobs, describe=_describe)
+    return completed(list(runs), settings.results, run, jobs=settings.jobs, describe=_describe, later=("textures",))
 
 
 def render(settings: LeagueSettings, lines: Sequence[Result]) -> list[str]:

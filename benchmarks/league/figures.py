@@ -23,7 +23,7 @@ def tables(lines: Sequence[Line]) -> str:
     first = runs.lines[runs.names[0]][0]
     sets = [name.removesuffix(f" {PROBES['knn']}") for name in first["after"] if name.endswith(PROBES["knn"])]
     gained = (f"gain, {name}" for name in PROBES.values())
-    rows = [["random start", *_figures([first], "before", sets), "", "", "", "", ""]]
+    rows = [["random start", *_figures(runs.lines[runs.names[0]], "before", sets), "", "", "", "", ""]]
     rows += [_row(runs, name, sets) for name in ranked(runs)]
     head = ("objective", *sets, *gained, "steps", "samples a CPU-second", "MB a step")
     title = f"{len(runs.seeds)} seed(s), {first['cpu_min']:g} CPU-minutes each."
