@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -54,7 +54,12 @@ def test_an_objective_that_stopped_early_is_marked() -> None:
     assert "| `mae` |" in text
 
 
-class Broken(Rotation, Objective[RotationConfig]):
+@dataclass(frozen=True, kw_only=True)
+class BrokenConfig(RotationConfig):
+    name = "broken"
+
+
+class Broken(Rotation, Objective[BrokenConfig]):
     """Its loss is never finite."""
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:

@@ -23,6 +23,7 @@ from learner.errors import SettingsError
 from learner.objectives.babyagent import BabyAgent
 from learner.objectives.contrastive import Contrastive
 from learner.objectives.joint.simclr import SimCLR, SimCLRConfig
+from learner.objectives.pretext.rotation import Rotation, RotationConfig
 from learner.runs.folder import RunDirectory
 from learner.trainer import Trainer
 from learner.views.anywhere import MultiConfig, TwoConfig
@@ -160,6 +161,7 @@ def test_a_run_of_several_small_crops_is_not_gone_on_with_as_one_of_two(tmp_path
 STRANGE = """
 from dataclasses import dataclass
 from learner.objectives.contract import Objective, ObjectiveConfig
+from learner.objectives.pretext.rotation import Rotation, RotationConfig
 from learner.views.anywhere import TwoConfig
 
 class Nothing: pass
@@ -182,6 +184,9 @@ class Bare(Objective[BareConfig]):
 
 class Abstract(Objective[UntypedConfig]): pass
 
+class Heir(Rotation, Objective[RotationConfig]):
+    pass
+
 class Unset(Objective):
     def forward(self, batch, generator): ...
 """
@@ -199,6 +204,7 @@ class Unset(Objective):
         ("strange:Bare", "its setting width has no default"),
         ("strange:Abstract", "it has no forward"),
         ("strange:Unset", "its settings must be a dataclass"),
+        ("strange:Heir", "RotationConfig belongs to Rotation: write a class of settings that inherits from it"),
     ],
 )
 def test_a_class_that_is_no_objective_is_refused_in_one_line(
@@ -208,6 +214,7 @@ def test_a_class_that_is_no_objective_is_refused_in_one_line(
     (tmp_path / "broken.py").write_text("import this is\n")
     monkeypatch.syspath_prepend(tmp_path)
     assert said in refusal("--objective", name)
+    assert RotationConfig.objective is Rotation
 
 
 def test_views_and_backbones_that_do_not_fit_are_refused_in_one_line() -> None:

@@ -125,8 +125,10 @@ class Objective(nn.Module, ABC, Generic[ConfigT]):
         super().__init_subclass__(**kwargs)
         for settings in (one for base in get_original_bases(cls) for one in get_args(base)):
             if isinstance(settings, type) and issubclass(settings, ObjectiveConfig):
-                cls.settings, settings.objective = settings, cls
-                settings.name = vars(settings).get("name", f"{cls.__module__}:{cls.__qualname__}")
+                cls.settings = settings
+                if "objective" not in vars(settings):  # settings belong to the first class that names them
+                    settings.objective = cls
+                    settings.name = vars(settings).get("name", f"{cls.__module__}:{cls.__qualname__}")
 
     def __init__(self, config: ConfigT, kit: Kit) -> None:
         super().__init__()

@@ -66,6 +66,8 @@ def _problem(kind: object) -> str:
     settings = getattr(kind, "settings", None)
     if settings is None or "__dataclass_params__" not in vars(settings):
         return "its settings must be a dataclass: class NAME(Objective[NAMEConfig]), with @dataclass(frozen=True, kw_only=True)"
+    if (owner := settings.objective) is not kind:
+        return f"{settings.__name__} belongs to {owner.__name__}: write a class of settings that inherits from it"
     if not getattr(settings, "takes", ()):
         return f"{settings.__name__} must name the views that it takes: takes = (TwoConfig,)"
     return _problem_of_settings(settings)
