@@ -80,7 +80,7 @@ class RigTelemetry:
             self._gather(FUNCTION, lambda: read(now_ns), now_ns)
 
     def take(self, shot: Shot) -> Telemetry:
-        """Return what goes with a kept shot, and begin again. Episode and subject hold until others are said."""
+        """Return what belongs to a kept shot, and start to collect for the next one. Episode and subject stay as they are."""
         before = self._rows.thinned
         signals = self._rows.take(shot.left.captured_ns)
         self._metrics.thinned_rows.inc(self._rows.thinned - before)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import shutil
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from hashlib import blake2b
 from pathlib import Path
@@ -37,7 +38,7 @@ TINY = (
 """The smallest learner that trains: what it learns does not matter here."""
 
 
-class Consumer(Actor):
+class Consumer(Actor, ABC):
     """A process that receives the pairs of all rigs and makes them durable."""
 
     def __init__(self, name: str, folder: Path, links: Sequence[Link]) -> None:
@@ -56,9 +57,9 @@ class Consumer(Actor):
         """What it has committed, as far as that is known cheaply."""
         return self.outcome()[1]
 
+    @abstractmethod
     def outcome(self) -> tuple[list[Entered], Cursor]:
         """Return the pairs that have entered and the cursor, both of its newest commit."""
-        raise NotImplementedError
 
     def _receive(self, line: str) -> None:
         """Act on a reported line."""

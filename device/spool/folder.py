@@ -96,7 +96,8 @@ class SpoolFolder:
     def take_inventory(self, saved: Mapping[str, EarlierEpoch]) -> Inventory:
         """Return the inventory of what was found. saved: the epochs without pairs, as `consumers.json` names them.
 
-        If one of the two sources is damaged, the other one has the ends of these epochs, and is the source for writing them anew.
+        If one of the two sources is damaged, the ends of these epochs are read from the other one, and the damaged one is written
+        again from it.
         """
         earlier = joined(self.earlier, saved)
         self.run = max([self.run, *(1 + one.run for one in earlier.values())])
