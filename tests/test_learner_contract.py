@@ -271,7 +271,8 @@ def test_its_settings_are_read_back_as_they_were_written(name: str) -> None:
 
 
 def test_its_row_in_the_docs_has_its_views_and_its_lines(name: str) -> None:
-    rows = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text(encoding="utf-8").splitlines()
+    page = (Path(__file__).parents[1] / "docs" / "objectives.md").read_text(encoding="utf-8")
+    rows = page.partition("## League")[0].splitlines()  # the league's table has rows of the same names
     (row,) = (row.split(" | ") for row in rows if row.startswith(f"| `{name if name in OBJECTIVES else 'A+B'}` |"))
     config, file = small(name).objective, inspect.getfile(OBJECTIVES.get(name, Sum))
     assert row[-1] == f"{len(Path(file).read_text().splitlines())} |"
