@@ -1,6 +1,6 @@
 """Fakes of the packages depthai and pyrealsense2: what our cameras use of them, with the signatures of the real ones.
 
-The classes of a package reach their package as `fake`: `bound` makes them anew for each fake.
+The classes of a package reach their package as `fake`: `bound` makes them again for each fake.
 """
 
 from __future__ import annotations

@@ -124,7 +124,7 @@ def test_absence_is_the_time_that_rigs_were_up_whatever_their_clocks_say(tmp_pat
         spool.register("one")
     for up_s in (60, 39):
         wall.now_s += jump_s
-        clock.now_s = 0.0  # the monotonic clock begins anew with the machine
+        clock.now_s = 0.0  # the monotonic clock starts again with the machine
         with opened() as spool:
             clock.now_s += up_s
             spool.register("two")

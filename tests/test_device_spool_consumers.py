@@ -101,7 +101,7 @@ def test_freed_epochs_are_named_in_their_order_though_any_single_file_is_damaged
             path.write_bytes(content if damage == "flip" else b"")
         with open_spool(folder) as spool:
             assert spool.spans(freed=True)[:2] == [Span(B, 15, 15, False), Span(A, 15, 15, False)], name
-        with open_spool(folder) as spool:  # the damaged file was written anew from the other ones
+        with open_spool(folder) as spool:  # the damaged file was written again from the other ones
             assert spool.spans(freed=True)[:2] == [Span(B, 15, 15, False), Span(A, 15, 15, False)], name
 
 

@@ -1,4 +1,4 @@
-"""A run directory that was damaged, copied, half copied or restored goes on from a commit or is refused; it never starts anew."""
+"""A run directory that was damaged, copied, half copied or restored goes on from a commit or is refused; it never starts over."""
 
 from __future__ import annotations
 

@@ -462,7 +462,7 @@ def test_a_run_killed_before_its_first_commit_says_that_it_begins_anew_and_goes_
     assert len(killed.directory.lines("steps")) == 3
     again = Run(tmp_path, make_pairs(20), [])
     assert again.run()["steps"] == 10
-    said = "no commit yet of what an earlier process has learned here: the run begins anew"
+    said = "no commit yet of what an earlier process has learned here: the run starts over"
     assert (said in killed.text.getvalue(), said in again.text.getvalue()) == (False, True)
 
 

@@ -1,4 +1,4 @@
-"""A memory in shards is the same memory in whatever number of them: nothing is lost, twice there, or scored anew."""
+"""A memory in shards is the same memory in whatever number of them: nothing is lost, twice there, or scored again."""
 
 from __future__ import annotations
 

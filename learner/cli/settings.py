@@ -167,7 +167,7 @@ def _slowed(settings: Any, least: float) -> Any:
 def _forked(
     given: Mapping[str, str], size: str, kind: type[Objective[Any]] | None, views: type[ViewsConfig] | None
 ) -> LearnerConfig:
-    """Return the settings of the run that is forked; what was chosen anew brings its own numbers, but keeps the encoder."""
+    """Return the settings of the run that is forked; what was newly chosen brings its own numbers, but keeps the encoder."""
     if "encoder.weights" in given:
         raise SettingsError(
             "--fork and --encoder.weights exclude each other: a fork starts from the weights of its run"

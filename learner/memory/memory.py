@@ -68,7 +68,7 @@ class Memory:
     ) -> None:
         config.check(shards)
         self.config = config
-        # A memory that was dealt out anew may hold almost a clip too much in its fresh queue.
+        # A memory that was dealt out again may hold almost a clip too much in its fresh queue.
         count = (config.capacity + config.fresh_capacity) // shards + config.clip - 1
         self.slots = Slots(count, config.canvas, signals)
         reservoir = reservoir_for(config, seed=seed, shard=shard, shards=shards)

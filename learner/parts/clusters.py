@@ -13,7 +13,7 @@ ROUNDS = 10
 
 
 class Clusters(nn.Module):
-    """Centres [K, width] of unit rows, computed anew every so many steps from a queue of recent rows."""
+    """Centres [K, width] of unit rows, computed again every so many steps from a queue of recent rows."""
 
     centres: Tensor
     steps: Tensor

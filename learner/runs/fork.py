@@ -77,7 +77,7 @@ class Fork:
     def memory(self, learner: Learner, keep: Keep) -> Start:
         """Give a learner that has the networks the memory too, in all its processes, and return what was taken over.
 
-        keep: called with each pair and its key, as by `learner.loop.learn`. Steps and optimiser begin anew. Call it once.
+        keep: called with each pair and its key, as by `learner.loop.learn`. Steps and optimiser start over. Call it once.
         """
         whole = _ranked(_with_open(merged(self._old.state["memory"]["shards"]), self._old.state), learner)
         keys, kept = stored_keys(self._old.state).tolist(), set(whole["keys"].tolist())
@@ -126,7 +126,7 @@ def _with_open(whole: State, state: State) -> State:
 def _ranked(whole: State, learner: Learner) -> State:
     """Return the whole memory of the old run under the settings of the new one.
 
-    Of a reservoir with other numbers the clips are offered anew, the oldest first, by their last phi. Longer clips are cut.
+    Of a reservoir with other numbers the clips are offered again, the oldest first, by their last phi. Longer clips are cut.
     """
     memory = learner.config.memory
     old, new = whole["reservoir"], reservoir_for(memory, seed=learner.config.seed)

@@ -95,7 +95,7 @@ class Service:
         if self.learner.received:
             self.observers.screen.log(f"resumed at step {self.learner.steps}")
         elif not self.directory.is_new:
-            self.observers.screen.log("no commit yet of what an earlier process has learned here: the run begins anew")
+            self.observers.screen.log("no commit yet of what an earlier process has learned here: the run starts over")
         self.committer.begin_run(self._wait_for_disk)
         # Before the first step all probes run again: one of them may have been interrupted.
         self.directory.rewind(self.learner.steps or -1)

@@ -1,6 +1,6 @@
 """DeepCluster: the clusters of recent features are the labels that each view has to guess (Caron et al. 2018).
 
-As in its second version (Caron et al. 2020, SwAV, appendix), there is no classifier that begins anew: the centres c_k are the
+As in its second version (Caron et al. 2020, SwAV, appendix), there is no classifier that starts over: the centres c_k are the
 prototypes. Every so many steps they are found again by k-means in a queue of recent projections. With z_v the unit projection of
 view v, and y the centre nearest to the mean of the pair's projections:
 
