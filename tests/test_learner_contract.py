@@ -209,8 +209,9 @@ RISES = {
     "moco": "its queue begins with random keys, which are easier to tell from the own one than those of pairs",
     "context": "its loss is mostly that of the discriminator, which first learns and then is misled by better guesses",
 }
-MORE_PAIRS = {"visreg": 32, "fairvicreg": 32}
-"""How many it needs in a batch, where that is more than 8: so few rows have no quantiles, those of a device no variance."""
+MORE_PAIRS = {"visreg": 32, "fairvicreg": 32, "deepcluster": 64}
+"""How many it needs in a batch, where that is more than 8: so few rows have no quantiles, those of a device no variance, and are
+fewer than clusters."""
 
 
 def test_thirty_steps_on_an_easy_stream_lower_the_loss(name: str) -> None:

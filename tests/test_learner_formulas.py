@@ -358,16 +358,17 @@ def test_deepcluster_guesses_the_cluster_of_the_pair() -> None:
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
 
 
-def test_the_clusters_are_found_again_between_steps_once_the_queue_is_full() -> None:
-    objective = DeepClusterConfig(hidden=32, projection=16, recent=12, every_steps=2, clusters=3)
+def test_the_clusters_are_found_as_soon_as_there_are_as_many_rows_and_again_every_so_many_steps() -> None:
+    objective = DeepClusterConfig(hidden=32, projection=16, recent=50, every_steps=4, clusters=COUNT + 1)
     made = Trainer(dataclasses.replace(small("deepcluster"), objective=objective), torch.device("cpu"))
     clusters: Any = made.objective.clusters
-    start = clusters.centres.clone()
-    made.step(some_pairs())
-    assert torch.equal(clusters.centres, start)
-    made.step(some_pairs(seed=1))
-    assert torch.allclose(clusters.centres, k_means(clusters.queue.rows, start, 10), atol=1e-6)
-    assert not torch.equal(clusters.centres, start)
+    for step in range(1, 9):
+        start = clusters.centres.clone()
+        made.step(some_pairs(seed=step))
+        rows = clusters.queue.rows[: COUNT * step]
+        found = k_means(rows, start, 10) if step in (2, 4, 8) else start
+        assert torch.allclose(clusters.centres, found, atol=1e-6)
+        assert torch.equal(clusters.centres, start) is (step not in (2, 4, 8))
 
 
 def test_k_means_finds_three_heaps_and_leaves_no_centre_without_rows() -> None:

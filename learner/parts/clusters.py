@@ -13,7 +13,11 @@ ROUNDS = 10
 
 
 class Clusters(nn.Module):
-    """Centres [K, width] of unit rows, computed again every so many steps from a queue of recent rows."""
+    """Centres [K, width] of unit rows, found in a queue of recent rows as soon as it has K, then again every so many steps.
+
+    They are random before. Waiting longer does harm: the rows of a random network are so much alike that one random centre is
+    nearest to all of them, and what learns from that makes them equal.
+    """
 
     centres: Tensor
     steps: Tensor
@@ -26,14 +30,16 @@ class Clusters(nn.Module):
         self.register_buffer("steps", torch.zeros((), dtype=torch.long))
 
     def after_step(self) -> None:
-        """Find the centres again where it is time and the queue is full. The queue moves by itself."""
+        """Find the centres where it is time. The queue moves by itself."""
         self.steps += 1
-        if self.steps % self.every_steps == 0 and self.queue.taken >= len(self.queue.rows):
-            self.search()
+        enough, taken = min(len(self.centres), len(self.queue.rows)), int(self.queue.taken)
+        is_first = taken >= enough > taken - self.queue.entered
+        if is_first or (self.steps % self.every_steps == 0 and taken >= enough):
+            self.search(self.queue.rows[:taken])
 
-    def search(self) -> None:
-        """Find the centres in the queue, beginning with those of the last time."""
-        self.centres.copy_(k_means(self.queue.rows, self.centres, ROUNDS))
+    def search(self, rows: Tensor) -> None:
+        """Find the centres of rows [N, width], beginning with those of the last time."""
+        self.centres.copy_(k_means(rows, self.centres, ROUNDS))
 
 
 def k_means(rows: Tensor, centres: Tensor, rounds: int) -> Tensor:
@@ -87,9 +93,9 @@ class Pseudolabels(Clusters):
         return F.normalize((features - self.mean) @ self.whitening, dim=-1)
 
     @torch.no_grad()
-    def search(self) -> None:
-        """Find the clusters in the queue, and let a classifier begin whose weights depend on the number of steps only."""
-        rows, count = self.queue.rows, len(self.centres)
+    def search(self, rows: Tensor) -> None:
+        """Find the clusters of rows [N, dim], and let a classifier begin whose weights depend on the number of steps only."""
+        count = len(self.centres)
         self.mean.copy_(rows.mean(0))
         values, columns = torch.linalg.eigh(torch.cov(rows.T, correction=0))
         kept = slice(-self.whitening.shape[1], None)

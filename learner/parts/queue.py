@@ -42,6 +42,11 @@ class Queue(nn.Module):
         """Give it the rows [B, width] of this step. Those of all processes enter after it: a refused one leaves no trace."""
         self._pushed = collectives.all_rows(rows.detach())[-len(self.rows) :]
 
+    @property
+    def entered(self) -> int:
+        """How many rows the last step gave it."""
+        return len(self._pushed)
+
     def after_step(self) -> None:
         """Let the rows of this step take the places of the oldest ones."""
         places = (self.taken + torch.arange(len(self._pushed), device=self.rows.device)) % len(self.rows)
