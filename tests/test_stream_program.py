@@ -33,7 +33,8 @@ class Greeting:
     config: Path | None = None
     """A file."""
     name: str = "world"
-    """Whom."""
+    """Whom. A person,
+    or a thing."""
     times: int = 1
     """How often."""
     json: bool = False
@@ -224,6 +225,16 @@ def test_a_key_of_a_file_by_its_old_name_still_works_and_the_new_name_is_reporte
     path.write_text("count = 3")
     assert GREET.parse(["--config", str(path)]).times == 3
     assert capsys.readouterr().err == "the setting count is called times now\n"
+
+
+def test_the_text_of_a_flag_goes_on_in_its_line_where_a_line_of_the_source_ends(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    with pytest.raises(SystemExit):
+        GREET.parse(["--help", "--name", "you"])
+    said = capsys.readouterr().out
+    assert "Whom. A person, or a thing. (default: world)" in said
+    assert "--times" in said
 
 
 def test_a_program_without_a_command_of_no_name_prints_its_usage() -> None:

@@ -14,13 +14,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-import tyro
 from rich.console import Console, RenderableType
 from rich.table import Column, Table
 
 from benchmarks.shared.bounds import Count, check_bounds
 from stream.host import completion
-from stream.host.command import hiding_nothing
+from stream.host.command import hiding_nothing, read
 from stream.host.program import ExitCode, Result, Stop, write
 from stream.host.progress import Progress
 
@@ -88,7 +87,7 @@ class Bench(Generic[Settings, Figures]):
         # An exception ends a bench, so that it ends its processes and deletes its files, also in code that does not read `_stop`.
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.default_int_handler)
-        settings = tyro.cli(self.settings, args=hiding_nothing(words), prog=prog)
+        settings = read(self.settings, hiding_nothing(words), prog)
         figures = self.measure(settings)
         for line in self.json_lines(figures) if settings.json else ():
             write(json.dumps(line))

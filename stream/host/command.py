@@ -11,7 +11,7 @@ import tyro
 
 from stream.errors import ReportedError
 from stream.host import completion
-from stream.host.flags import flags_of, some_of
+from stream.host.flags import flags_of, help_for, some_of
 from stream.host.home import expanded, with_home
 from stream.host.program import HELP, HELP_ALL, Result, Stop
 from stream.host.settings_file import Elsewhere, SettingsFile, SettingsFileError, config_of, present_name, whose
@@ -80,7 +80,7 @@ class Command:
         if kinds := get_args(self.settings):
             if not words or (words[0].startswith("-") and words[0] not in HELP):
                 words = [kinds[0].__name__.lower(), *words]
-            return tyro.cli(self.settings, prog=prog, args=words, description=self.description, default=kinds[0]())
+            return read(self.settings, words, prog, kinds[0](), self.description)
         path = config_of(words) if self.config_file else None
         path = None if path is None else expanded(path)
         file = None if path is None else SettingsFile.read(path, self.old_names, self.elsewhere)
@@ -89,7 +89,7 @@ class Command:
         if self.everyday and HELP.intersection(words):
             self._show_help(words, prog, default, bool(given.keys() & self.choices.keys()))
         self._refuse_those_of_others(words, default)
-        settings = tyro.cli(self.settings, prog=prog, args=words, description=self._help(), default=default)
+        settings = read(self.settings, words, prog, default, self._help())
         self.check(settings)
         return settings
 
@@ -116,7 +116,7 @@ class Command:
     def _show_help(self, words: Sequence[str], prog: str, default: Any, chosen: bool) -> None:
         """Print the help and end the process, as tyro does."""
         if HELP_ALL in words:
-            tyro.cli(self.settings, prog=prog, args=["--help"], description=self._help(), default=default)
+            read(self.settings, ["--help"], prog, default, self._help())
         below = tuple(f"{name}." for name in self.choices) if chosen else ()
         some = some_of(default, lambda name: name.replace("-", "_") in self.everyday or name.startswith(below))
         more = f"{self._help()} {HELP_ALL} shows all settings."
@@ -171,6 +171,15 @@ class Command:
             return word
         name = present_name(flag.removeprefix("--").replace("-", "_"), self.old_names)
         return f"--{name.replace('_', '-')}{equals}{value}"
+
+
+def read(
+    settings: Any, words: Sequence[str], prog: str, default: Any = tyro.MISSING_NONPROP, description: str | None = None
+) -> Any:
+    """Return the settings that these arguments make, as `tyro.cli` does; with --help in them, print it and end the process."""
+    if HELP.intersection(words) and not get_args(settings):
+        settings, default = help_for(settings, default), tyro.MISSING_NONPROP
+    return tyro.cli(settings, prog=prog, args=words, description=description, default=default)
 
 
 def hiding_nothing(words: Sequence[str]) -> list[str]:

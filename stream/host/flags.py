@@ -1,4 +1,4 @@
-"""The flags of a dataclass of settings, named as tyro names them, and a smaller dataclass that shows some of them."""
+"""The flags of a dataclass of settings, named as tyro names them, and dataclasses that show them, or some of them, in help."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, cast, get_args, get_origin, get_type_hints
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,11 +28,7 @@ def flags_of(settings: Any, prefix: str = "") -> Iterator[Flag]:
     import tyro  # every command imports this module, and one of them must start without tyro
 
     kind = settings if isinstance(settings, type) else type(settings)
-    hints = get_type_hints(kind, include_extras=True)
-    for field in dataclasses.fields(kind):
-        hint, marks = hints[field.name], list[Any]()
-        if get_origin(hint) is Annotated:
-            hint, *marks = get_args(hint)
+    for field, hint, marks in _fields(kind):
         if tyro.conf.Positional in marks:
             continue
         renamed = [mark.name for mark in marks if getattr(mark, "name", None) is not None]
@@ -43,6 +39,41 @@ def flags_of(settings: Any, prefix: str = "") -> Iterator[Flag]:
             yield from flags_of(inner, f"{name}." if name else "")
         else:
             yield Flag(name, field.name, kind, hint, now)
+
+
+def _fields(kind: type) -> Iterator[tuple[dataclasses.Field[Any], Any, list[Any]]]:
+    """Yield each field of a dataclass, with its type and what the type is annotated with."""
+    hints = get_type_hints(kind, include_extras=True)
+    for field in dataclasses.fields(kind):
+        hint, marks = hints[field.name], list[Any]()
+        if get_origin(hint) is Annotated:
+            hint, *marks = get_args(hint)
+        yield field, hint, marks
+
+
+def help_for(settings: type, values: Any = None) -> type:
+    """Return a dataclass with the flags of a dataclass of settings; only for help.
+
+    tyro would break the lines of help where those of a text end in its file. values: an instance, whose values are shown in place
+    of the defaults.
+    """
+    import tyro
+
+    fields = []
+    for field, hint, marks in _fields(settings):
+        now = getattr(values, field.name) if dataclasses.is_dataclass(values) else _default(field)
+        if dataclasses.is_dataclass(now):
+            hint = now = help_for(cast(type, type(now)), now)
+        mark = tyro.conf.arg(help=_text(Flag(field.name, field.name, settings, hint, now)) or None)
+        shown: Any = dataclasses.field()
+        if now is not dataclasses.MISSING:
+            shown = dataclasses.field(default_factory=now if now is hint else lambda now=now: now)
+        fields.append((field.name, Annotated[(hint, *marks, mark)], shown))
+    return dataclasses.make_dataclass(settings.__name__, fields, namespace={"__doc__": settings.__doc__}, kw_only=True)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def some_of(settings: Any, shown: Callable[[str], bool]) -> type:
