@@ -65,6 +65,15 @@ def each(views: Views) -> list[Tensor]:
     return [*views.large.unbind(1), *views.small.unbind(1)]
 
 
+def together(network: Any, views: list[Tensor], place: Any = slice(None), then: Any = None) -> list[Array]:
+    """What a network says of each of the views, with one batch norm over all of them: [B, D] of each.
+
+    place: of what is meant in what the projector returns. then: a network behind it.
+    """
+    said = network.project(torch.stack([network.encoder(view) for view in views], 1))[place]
+    return [*numpy(said if then is None else then(said)).swapaxes(0, 1)]
+
+
 def nt_xent(z: Array, temperature: float) -> list[float]:
     """Of each pair, by unit projections [B, V, D]: the mean over two of its views of what the first lacks to find the other."""
     losses = []
@@ -83,7 +92,7 @@ def nt_xent(z: Array, temperature: float) -> list[float]:
 def test_simclr_tells_each_view_of_a_pair_from_all_views_of_the_others(multi: bool) -> None:
     objective, views, outcome = made("simclr", multi=multi)
     assert isinstance(objective, SimCLR)
-    z = np.stack([unit(numpy(objective.student(view))) for view in each(views)], 1)
+    z = unit(np.stack(together(objective.student, each(views)), 1))
     assert np.allclose(numpy(outcome.losses), nt_xent(z, objective.config.temperature), rtol=1e-4)
 
 
@@ -93,8 +102,7 @@ def test_ntxent_does_so_with_views_that_a_teacher_places_and_one_batch_norm_over
 ) -> None:
     objective, views, outcome = made("ntxent", kind=kind)
     assert isinstance(objective, NTXent)
-    features = torch.stack([objective.student.encoder(view) for view in each(views)], 1)
-    z = unit(numpy(objective.student.project(features)))
+    z = unit(np.stack(together(objective.student, each(views)), 1))
     losses = nt_xent(z, objective.config.temperature)
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
     least, most = math.log(z.shape[1] - 1), math.log(z.shape[0] * z.shape[1] - 1)
@@ -123,8 +131,8 @@ def test_mocov3_finds_the_key_of_another_view_by_a_prediction(multi: bool) -> No
     objective, views, outcome = made("mocov3", kind=MultiConfig if multi else TwoConfig)
     assert isinstance(objective, MoCoV3)
     temperature = objective.config.temperature
-    queries = [unit(numpy(objective.predictor(objective.student(view)))) for view in each(views)]
-    keys = [unit(numpy(objective.teacher(view))) for view in views.large.unbind(1)]
+    queries = [*map(unit, together(objective.student, each(views), then=objective.predictor))]
+    keys = [*map(unit, together(objective.teacher, [*views.large.unbind(1)]))]
     shares = [softmax(q @ k.T / temperature) for v, q in enumerate(queries) for g, k in enumerate(keys) if v != g]
     losses = 2 * temperature * np.mean([-np.log(np.diag(share)) for share in shares], 0)
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
@@ -178,8 +186,8 @@ def test_a_queue_forgets_the_oldest_rows_first() -> None:
 def test_byol_guesses_what_the_copy_says_of_another_view(multi: bool) -> None:
     objective, views, outcome = made("byol", multi=multi)
     assert isinstance(objective, BYOL)
-    guesses = [unit(numpy(objective.predictor(objective.student(view)))) for view in each(views)]
-    targets = [unit(numpy(objective.teacher(view))) for view in views.large.unbind(1)]
+    guesses = [*map(unit, together(objective.student, each(views), then=objective.predictor))]
+    targets = [*map(unit, together(objective.teacher, [*views.large.unbind(1)]))]
     terms = [2 - 2 * (p * z).sum(-1) for v, p in enumerate(guesses) for g, z in enumerate(targets) if v != g]
     assert np.allclose(numpy(outcome.losses), np.mean(terms, 0), rtol=1e-4, atol=1e-6)
 
@@ -188,15 +196,15 @@ def test_byol_guesses_what_the_copy_says_of_another_view(multi: bool) -> None:
 def test_simsiam_guesses_what_the_network_says_of_another_view(multi: bool) -> None:
     objective, views, outcome = made("simsiam", kind=MultiConfig if multi else TwoConfig)
     assert isinstance(objective, SimSiam)
-    z = [unit(numpy(objective.student(view))) for view in each(views)]
-    p = [unit(numpy(objective.predictor(objective.student(view)))) for view in each(views)]
+    z = [*map(unit, together(objective.student, each(views)))]
+    p = [*map(unit, together(objective.student, each(views), then=objective.predictor))]
     terms = [1 - (p[v] * z[g]).sum(-1) for v in range(len(p)) for g in range(2) if v != g]
     assert np.allclose(numpy(outcome.losses), np.mean(terms, 0), rtol=1e-4, atol=1e-6)
 
 
 def guessed(objective: Any, views: Views, targets: list[Array], temperature: float) -> tuple[Array, Array]:
     """What distillation loses over all pairs of a view and another, large one, and the KL that is left to learn: [B]."""
-    logs = [np.log(softmax(numpy(objective.student(view)[1]) / temperature)) for view in each(views)]
+    logs = [np.log(softmax(some / temperature)) for some in together(objective.student, each(views), 1)]
     losses = [-(p * q).sum(1) for v, q in enumerate(logs) for g, p in enumerate(targets) if v != g]
     entropies = [-(p * np.log(p)).sum(1) for p in targets]
     return np.mean(losses, 0), np.mean(losses, 0) - np.mean(entropies, 0)
@@ -227,13 +235,13 @@ def test_swav_answers_for_each_view_the_codes_of_another_and_a_full_queue_has_co
     objective.queue.taken.fill_(512 if is_full else 511)
     outcome, config = objective(some_pairs(), seeded()), objective.config
     queue = numpy(objective.queue.rows) @ unit(numpy(objective.student.projector.prototypes)).T
-    scores = [numpy(objective.student(view)[1]) for view in views.large.unbind(1)]
+    projections, scores = (together(objective.student, each(views), place)[:2] for place in (0, 1))
     codes = [swav(np.concatenate([s, queue] if is_full else [s]) / config.sharpness)[:COUNT] for s in scores]
     losses, left = guessed(objective, views, codes, config.temperature)
     assert np.allclose(numpy(outcome.losses), losses, rtol=1e-4)
     assert np.allclose(numpy(outcome.ranked_by), left, rtol=1e-3, atol=1e-5)
     objective.after_step()
-    pushed = np.stack([numpy(objective.student(view)[0]) for view in views.large.unbind(1)], 1).reshape(2 * COUNT, -1)
+    pushed = np.stack(projections, 1).reshape(2 * COUNT, -1)
     assert np.allclose(
         numpy(objective.queue.rows)[(np.arange(2 * COUNT) + (0 if is_full else 511)) % 512], pushed, atol=1e-6
     )
@@ -349,7 +357,7 @@ def test_mae_guesses_the_scaled_pixels_of_the_hidden_patches() -> None:
 def test_deepcluster_guesses_the_cluster_of_the_pair() -> None:
     objective, views, outcome = made("deepcluster")
     assert isinstance(objective, DeepCluster)
-    z, centres = [numpy(objective.student(view)) for view in each(views)], numpy(objective.clusters.centres)
+    z, centres = [*map(unit, together(objective.student, each(views)))], numpy(objective.clusters.centres)
     labels = (unit(np.mean(z, 0)) @ centres.T).argmax(1)
     losses = np.zeros(COUNT)
     for view in z:

@@ -1,4 +1,4 @@
-"""The small networks behind an encoder. None has a batch norm by itself, so each pair stays alone."""
+"""The small networks behind an encoder. None has a batch norm unless it is given one, so each pair stays alone."""
 
 from __future__ import annotations
 
@@ -101,7 +101,7 @@ class UnitProjector(nn.Module):
 def mlp(dim: int, *widths: int, norm: Callable[[int], nn.Module] = nn.LayerNorm) -> nn.Sequential:
     """Return linear layers of these widths, with a norm and a GELU between two: a projector or a predictor.
 
-    The published ones have batch norms, whose statistics would tie the pairs of a batch, and its processes, together.
+    The published ones have batch norms, whose statistics tie the pairs of a batch, and its processes, together.
     """
     layers: list[nn.Module] = []
     for before, width in zip((dim, *widths), widths, strict=False):

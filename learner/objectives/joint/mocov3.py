@@ -6,7 +6,7 @@ the predictor (section 3, algorithm 1; the factor is the reference's):
     loss_i = 2 temperature * mean over v and g != v of -log( exp(q_iv k_ig / temperature) / sum_j exp(q_iv k_jg / temperature) )
 
 The layer that embeds patches keeps its random start (section 4.2). The reference has projector 4096-4096-256, predictor 4096-256,
-temperature 0.2, momentum 0.99 that rises to 1, AdamW at 1.5e-4 for 1024 images. It has batch norms where there are layer norms.
+temperature 0.2, momentum 0.99 that rises to 1, AdamW at 1.5e-4 for 1024 images, and one more batch norm behind each of them.
 `contrastive` has no predictor, and takes the keys of the first view only.
 """
 
@@ -21,7 +21,7 @@ from torch import Generator
 from learner.bounds import Count, Momentum, Positive
 from learner.distributed import collectives
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
-from learner.parts.heads import mlp
+from learner.parts.heads import BatchNorm, mlp
 from learner.parts.losses import between_views, info_nce
 from learner.parts.network import Ema, Network
 from learner.views.several import SEVERAL
@@ -51,14 +51,16 @@ class MoCoV3(Objective[MoCoV3Config]):
     """The student with its predictor, and the copy that makes the keys."""
 
     meanings = {"found": Meaning("ratio", "Views whose nearest key is their own.")}
+    shared_statistics = "projector and predictor have batch norms"
 
     def __init__(self, config: MoCoV3Config, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder, widths = kit.encoder(), (config.hidden, config.projection)
         if config.freeze_patches and (layer := getattr(getattr(encoder.backbone, "patch_embed", None), "proj", None)):
             layer.requires_grad_(False)
-        self.student = Network(encoder, mlp(encoder.dim, config.hidden, *widths))
-        self.predictor, self.teacher = mlp(config.projection, *widths), Ema(self.student, config.momentum)
+        self.student = Network(encoder, mlp(encoder.dim, config.hidden, *widths, norm=BatchNorm))
+        self.predictor = mlp(config.projection, *widths, norm=BatchNorm)
+        self.teacher = Ema(self.student, config.momentum)
         self.views = kit.views(self.teacher.encoder)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:

@@ -1,7 +1,7 @@
 """SimCLR: each view of a pair has to find the other views of its pair among all views of the batch (Chen et al. 2020).
 
-The loss is NT-Xent (section 2.1, equation 1), over the views of both eyes and in both directions. The projector has a layer norm
-in place of the batch norm. `learner.parts.losses.nt_xent` has the formula.
+The loss is NT-Xent (section 2.1, equation 1), over the views of both eyes and in both directions.
+`learner.parts.losses.nt_xent` has the formula.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from torch import Generator
 from learner.bounds import Count, Positive
 from learner.distributed import collectives
 from learner.objectives.contract import Batch, Kit, Meaning, Objective, ObjectiveConfig, Outcome
-from learner.parts.heads import mlp
+from learner.parts.heads import BatchNorm, mlp
 from learner.parts.losses import nt_xent
 from learner.parts.network import Network
 from learner.views.several import SEVERAL
@@ -42,11 +42,12 @@ class SimCLR(Objective[SimCLRConfig]):
     meanings = {
         "view_cosine": Meaning("", "Mean cosine between the first and the last view of a pair."),
     }
+    shared_statistics = "the projector has a batch norm"
 
     def __init__(self, config: SimCLRConfig, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder = kit.encoder()
-        self.student = Network(encoder, mlp(encoder.dim, config.hidden, config.projection))
+        self.student = Network(encoder, mlp(encoder.dim, config.hidden, config.projection, norm=BatchNorm))
         self.views = kit.views(encoder)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
