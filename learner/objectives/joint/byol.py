@@ -4,7 +4,7 @@ With p the unit prediction of one view by the student, z the unit projection of 
 
     loss = mean over views v and large views g != v of |p_v - z_g|^2 = 2 - 2 cos(p_v, z_g)
 
-Only predictor, copy and batch norms prevent collapse; the guard watches the features.
+Only predictor and copy prevent collapse; the guard watches the features. Projector and predictor have layer norms.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from torch import Generator, nn
 
 from learner.bounds import Count, Momentum, Positive
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
-from learner.parts.heads import BatchNorm, mlp
+from learner.parts.heads import mlp
 from learner.parts.losses import between_views
 from learner.parts.network import Ema, Network
 from learner.views.several import SEVERAL
@@ -44,13 +44,11 @@ class BYOLConfig(ObjectiveConfig):
 class BYOL(Objective[BYOLConfig]):
     """The student with its predictor, and the copy that it guesses."""
 
-    shared_statistics = "projector and predictor have batch norms"
-
     def __init__(self, config: BYOLConfig, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder = kit.encoder()
-        self.student = Network(encoder, mlp(encoder.dim, config.hidden, config.projection, norm=BatchNorm))
-        self.predictor = mlp(config.projection, config.hidden, config.projection, norm=BatchNorm)
+        self.student = Network(encoder, mlp(encoder.dim, config.hidden, config.projection))
+        self.predictor = mlp(config.projection, config.hidden, config.projection)
         self.teacher = Ema(self.student, config.momentum)
         self.views = kit.views(self.teacher.encoder)
 

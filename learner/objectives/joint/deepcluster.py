@@ -20,7 +20,7 @@ from learner.bounds import Bound, Count, Positive
 from learner.distributed import collectives
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
 from learner.parts.clusters import Clusters
-from learner.parts.heads import BatchNorm, mlp
+from learner.parts.heads import UnitProjector
 from learner.parts.network import Network
 from learner.parts.targets import TARGET_MEANINGS, target_gauges
 from learner.views.several import SEVERAL
@@ -51,19 +51,19 @@ class DeepClusterConfig(ObjectiveConfig):
 class DeepCluster(Objective[DeepClusterConfig]):
     """The student and the clusters."""
 
-    meanings, shared_statistics = TARGET_MEANINGS, "the projector has a batch norm"
+    meanings = TARGET_MEANINGS
 
     def __init__(self, config: DeepClusterConfig, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder, sizes = kit.encoder(), {"recent": config.recent, "every_steps": config.every_steps}
-        self.student = Network(encoder, mlp(encoder.dim, config.hidden, config.projection, norm=BatchNorm))
+        self.student = Network(encoder, UnitProjector(encoder.dim, config.hidden, config.projection))
         self.clusters = Clusters(config.clusters, config.projection, **sizes)
         self.views = kit.views(encoder)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the cross-entropy of each pair's cluster."""
         features = self.views(batch, generator).through(self.student.encoder)
-        projections = F.normalize(self.student.project(features), dim=-1)
+        projections = self.student.project(features)
         mean = F.normalize(projections.detach().mean(1), dim=-1)
         self.clusters.queue.push(mean)
         with torch.autocast(mean.device.type, enabled=False):

@@ -4,9 +4,9 @@ With p the unit prediction of one view, z the unit projection of a large view, w
 
     loss = mean over views v and large views g != v of |p_v - stopgrad(z_g)|^2 / 2 = 1 - cos(p_v, z_g)
 
-which is the published loss plus 1. Only predictor, stopped gradient and batch norms prevent collapse; the guard watches the
-features. The reference has projector 2048-2048-2048, predictor 512-2048, SGD, a rate of the predictor that does not decay, as
-here nothing does, and one more batch norm, behind the projector.
+which is the published loss plus 1. Only predictor and stopped gradient prevent collapse; the guard watches the features. The
+reference has projector 2048-2048-2048, predictor 512-2048, SGD, and a rate of the predictor that does not decay, as here nothing
+does. It has batch norms where there are layer norms here.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from torch import Generator, nn
 
 from learner.bounds import Count, Positive
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
-from learner.parts.heads import BatchNorm, mlp
+from learner.parts.heads import mlp
 from learner.parts.losses import between_views
 from learner.parts.network import Network
 from learner.views.several import SEVERAL
@@ -46,13 +46,11 @@ class SimSiamConfig(ObjectiveConfig):
 class SimSiam(Objective[SimSiamConfig]):
     """The network and its predictor, and no other state."""
 
-    shared_statistics = "projector and predictor have batch norms"
-
     def __init__(self, config: SimSiamConfig, kit: Kit) -> None:
         super().__init__(config, kit)
-        encoder, widths = kit.encoder(), (config.hidden, config.hidden, config.projection)
-        self.student = Network(encoder, mlp(encoder.dim, *widths, norm=BatchNorm))
-        self.predictor = mlp(config.projection, config.bottleneck, config.projection, norm=BatchNorm)
+        encoder = kit.encoder()
+        self.student = Network(encoder, mlp(encoder.dim, config.hidden, config.hidden, config.projection))
+        self.predictor = mlp(config.projection, config.bottleneck, config.projection)
         self.views = kit.views(encoder)
 
     def rate_factors(self) -> dict[nn.Module, float]:

@@ -7,8 +7,8 @@ which spread the batch evenly over the prototypes (sections 3.1 and 3.2, equatio
 
 A queue, once full, is assigned beside the batch, because one smaller than K cannot fill the prototypes (section 5.1). The
 reference has K = 3000, projector 2048-128, temperature 0.1, sharpness (epsilon) 0.05, 3 rounds, and for 256 images a queue of
-3840 for each view from epoch 15 on. It keeps the prototypes fixed for 313 steps. Here one queue serves all views, and the
-prototypes learn at once.
+3840 for each view from epoch 15 on. It keeps the prototypes fixed for 313 steps. Here one queue serves all views, the projector
+has one more layer and no batch norm, and the prototypes learn at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch import Generator
 from learner.bounds import Bound, Count, Positive
 from learner.distributed import collectives
 from learner.objectives.contract import Batch, Kit, Objective, ObjectiveConfig, Outcome
-from learner.parts.heads import BatchNorm, PrototypeConfig, mlp
+from learner.parts.heads import PrototypeConfig
 from learner.parts.losses import divergence, sinkhorn
 from learner.parts.network import Network
 from learner.parts.queue import Queue
@@ -58,9 +58,7 @@ class SwAV(Objective[SwAVConfig]):
     def __init__(self, config: SwAVConfig, kit: Kit) -> None:
         super().__init__(config, kit)
         encoder = kit.encoder()
-        projector = config.projector(encoder.dim)
-        projector.mlp = mlp(encoder.dim, config.hidden, config.bottleneck, norm=BatchNorm)  # DINO's has none
-        self.student = Network(encoder, projector)
+        self.student = Network(encoder, config.projector(encoder.dim))
         self.queue, self.views = Queue(config.queue, config.bottleneck), kit.views(encoder)
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
