@@ -67,6 +67,7 @@ def plot(lines: Sequence[Line], path: Path) -> None:
         halves = [one.half if len(runs.seeds) > 2 else 0.0 for one in found]
         axis.barh(places + shift, [one.mean for one in found], 0.38, xerr=halves, label=title, color=colour)
     axis.set_yticks(places, names, fontsize=8)
+    axis.margins(y=0.01)
     axis.axvline(0, color="#333333", lw=0.8)
     axis.set_xlabel("gain over the random start, points, mean over all sets")
     axis.legend(fontsize=8)
