@@ -124,7 +124,7 @@ def test_horvitz_thompson_stays_unbiased_over_updates_merges_and_what_comes_afte
     assert within(counts, 120, precision=3)
 
 
-def test_shards_draw_apart_and_a_merged_reservoir_draws_anew() -> None:
+def test_shards_draw_apart_and_a_merged_reservoir_draws_again() -> None:
     parts = sharded(50, 2, 1, [np.zeros(50), np.zeros(50)], [])
     draws = [part.sample(10).keys // 2 for part in parts]
     assert draws[0].tolist() != draws[1].tolist()

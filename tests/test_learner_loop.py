@@ -358,7 +358,7 @@ def test_weights_that_are_not_finite_stop_the_learner_after_a_few_steps_and_name
     assert without_rate(weights(learner)) == without_rate(before)
 
 
-def test_good_steps_between_bad_ones_start_the_count_anew() -> None:
+def test_good_steps_between_bad_ones_start_the_count_over() -> None:
     learner = poisonable()
     pairs = make_pairs(80)
     for seq in range(10, 80, 14):

@@ -204,7 +204,7 @@ class Fragile(Collector):
         yield from ()
 
 
-def test_metrics_are_told_anew_each_time_and_one_that_breaks_is_an_error_for_who_asks() -> None:
+def test_metrics_are_told_again_each_time_and_one_that_breaks_is_an_error_for_who_asks() -> None:
     registry, fragile = CollectorRegistry(), Fragile()
     count = Counter("steps", "Steps.", registry=registry)
     registry.register(fragile)

@@ -448,7 +448,7 @@ class Killed(BaseException):
     """Ends a process in the middle, as kill -9 does: nothing is committed."""
 
 
-def test_a_run_killed_before_its_first_commit_says_that_it_begins_anew_and_goes_on(tmp_path: Path) -> None:
+def test_a_run_killed_before_its_first_commit_says_that_it_starts_over_and_goes_on(tmp_path: Path) -> None:
     learner = tiny_learner()
 
     def stop() -> bool:

@@ -380,7 +380,7 @@ class ToldPublisher(Publisher):
         super().begin(epoch, seq)
 
 
-def test_a_replay_begins_each_run_anew() -> None:
+def test_a_replay_starts_each_run_over() -> None:
     with ToldPublisher(LOOPBACK, device="baby", epoch=EPOCH) as publisher, Progress() as progress:
         pairs = [*some(3), *some(2, epoch=NEXT_EPOCH)]
         assert replay(pairs, publisher, lossless=False, stop=Stop(), progress=progress) == 5
