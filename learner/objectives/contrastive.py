@@ -46,7 +46,7 @@ class Contrastive(Objective[ContrastiveConfig]):
     """The objective with its student and its EMA teacher; it has no other state."""
 
     meanings = {
-        "found": Meaning("ratio", "Crops that found their own pair's left eye."),
+        "found": Meaning("ratio", "Views that found their own pair: its first view, its key or its row."),
         "eye_cosine": Meaning("", "Mean cosine of a crop and its own pair's left eye."),
         "student_information": Meaning("ratio", "What the student's answer tells about its pair, of ln of the batch."),
     }

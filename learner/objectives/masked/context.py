@@ -47,7 +47,7 @@ class ContextConfig(ObjectiveConfig):
 class Context(Objective[ContextConfig]):
     """Encoder, decoder and discriminator, and no other state."""
 
-    meanings = {"told_apart": Meaning("ratio", "Guesses of D that are right.")}
+    meanings = {"told_apart": Meaning("ratio", "Guesses of the discriminator that are right.")}
 
     def __init__(self, config: ContextConfig, kit: Kit) -> None:
         super().__init__(config, kit)

@@ -47,7 +47,7 @@ class BiGANConfig(ObjectiveConfig):
 class BiGAN(Objective[BiGANConfig]):
     """Encoder, generator and discriminator, and no other state."""
 
-    meanings = {"told_apart": Meaning("ratio", "Guesses of D that are right.")}
+    meanings = {"told_apart": Meaning("ratio", "Guesses of the discriminator that are right.")}
 
     def __init__(self, config: BiGANConfig, kit: Kit) -> None:
         super().__init__(config, kit)
