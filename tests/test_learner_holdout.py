@@ -20,7 +20,7 @@ from learner.errors import SettingsError
 from learner.loop import Learner, learn
 from learner.memory import holdout
 from learner.memory.decoding import decode_onto
-from learner.memory.holdout import CAPACITY, GAP, STRETCH, HeldOut, Rule, is_in_gap, stored_keys, stretch_of
+from learner.memory.holdout import CAPACITY, GAP, STRETCH, HeldOut, Rule, Stretch, is_in_gap, stored_keys, stretch_of
 from learner.metrics import MemoryMetrics
 from learner.runs.checkpoint import CheckpointFolder, load_checkpoint, save_checkpoint
 from learner.runs.commit import Committer, unpack
@@ -36,7 +36,7 @@ CONFIG = dataclasses.replace(TINY, holdout=SHARE)
 HEADER = make_pair(0).header
 DEVICES = st.sampled_from(["baby", "a", "rig.7"])
 EPOCHS = st.binary(min_size=16, max_size=16).map(bytes.hex)
-RULES = st.builds(Rule, st.floats(0.001, 0.5), st.integers(0, 2**40))
+RULES = st.tuples(st.floats(0.001, 0.5), st.integers(0, 2**40)).map(lambda numbers: Rule(*numbers))
 
 
 def numbered(seq: int, device: str = "baby", epoch: str = EPOCH) -> Header:
@@ -90,6 +90,25 @@ def test_seed_device_and_epoch_decide_where_the_stretches_lie(share: float, epoc
     blocks = round(8 / share)
     starts = {tuple(held(Rule(share, seed), blocks, device, epoch)) for seed in range(8) for device in ("a", "b")}
     assert len(starts) > 1
+
+
+@given(RULES, DEVICES, EPOCHS, EPOCHS)
+def test_the_time_in_a_local_epoch_decides_nothing_so_that_the_same_folder_is_divided_in_the_same_way(
+    rule: Rule, device: str, epoch: str, later: str
+) -> None:
+    again = epoch[:16] + later[16:]
+    assert held(rule, 50, device, epoch) == held(rule, 50, device, again)
+    assert rule.rank(Stretch(device, epoch, 3)) == rule.rank(Stretch(device, again, 3))
+
+
+def test_a_run_of_an_earlier_version_in_which_the_whole_epoch_decides_holds_the_same_stretches_out_as_before() -> None:
+    old = tiny_learner(CONFIG).held_out
+    old.load_state_dict({"keys": (), "count": 3})
+    starts = [held(old.rule, 4, epoch=f"{1:016x}{begun:016x}") for begun in range(3)]
+    assert starts == [[0], [3], [0]]
+    again = tiny_learner(CONFIG).held_out
+    again.load_state_dict(old.state_dict())
+    assert again.rule == old.rule
 
 
 @given(st.integers(0, 2**62))

@@ -43,15 +43,17 @@ def test_a_folder_is_learned_and_a_learner_that_was_stopped_in_it_has_the_same_w
     camera: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = tmp_path / "run"
-    assert main(["--run-dir", str(run), *SMALL, "--source", camera, "--repeat", "2"]) == 0
+    assert main(["--run-dir", str(run), *SMALL, "--holdout", "0.5", "--source", camera, "--repeat", "4"]) == 0
     figures = json.loads(capsys.readouterr().out)
-    assert (figures["pairs_received"], figures["steps"]) == (32, 16)
-    stopped, settings = Learner(settings_of(run), torch.device("cpu")), RigSettings(camera=camera, repeat=2)
+    held_out = figures["pairs_held_out"]
+    assert (figures["pairs_received"], figures["steps"]) == (64, (64 - held_out) // 2)
+    assert held_out in (24, 24 + 16)  # the second stretch, or the first and what there is of the third
+    stopped, settings = Learner(settings_of(run), torch.device("cpu")), RigSettings(camera=camera, repeat=4)
     with closing(open_local(settings)) as first:
         assert len(list(islice(steps(stopped, first), 5))) == 5
         cursor = first.cursor()
     with closing(open_local(settings, cursor)) as rest:
-        assert len(list(steps(stopped, rest))) == 11
+        assert len(list(steps(stopped, rest))) == figures["steps"] - 5
     ours = stopped.objective.encoders()["student"].state_dict()
     theirs = load_file(run / "export" / "student.safetensors")
     assert all(torch.equal(ours[f"backbone.{name}"], tensor) for name, tensor in theirs.items())

@@ -146,8 +146,8 @@ def learned(name: str, run: Path, *more: str) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def straight(tmp_path_factory: pytest.TempPathFactory, one_thread: None) -> dict[str, Any]:
-    """What the settings of `run` come to here where nobody stops it. Its objective was the default then."""
-    return learned("run", tmp_path_factory.mktemp("straight") / "run", "--objective", "babyagent")
+    """What the settings of `run` come to here where nobody stops it. Its objective was the default, and nothing was held out."""
+    return learned("run", tmp_path_factory.mktemp("straight") / "run", "--objective", "babyagent", "--holdout", "0")
 
 
 @pytest.fixture(scope="module")

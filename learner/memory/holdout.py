@@ -1,9 +1,10 @@
 """The pairs that are held out: stretches of each stream that are never trained on, so that they can judge what was learned. Pure.
 
 The numbers of an epoch are cut into blocks of STRETCH pairs. A share of the blocks is held out, evenly spread, from a block on
-that a hash of seed, device and epoch decides. Whether a pair is held out follows from its header alone: a resumed run, a pair
-that arrives late and another process come to the same answer. Neighbours in time are nearly the same picture; so the first and
-the last GAP pairs of a stretch are not trained on either, and measure nothing.
+that a hash of seed, device and the first half of the epoch decides. The other half of a local epoch is the time when it began
+(`device.cli.local`), and a folder has to be divided in the same way each time. Whether a pair is held out follows from its header
+alone: a resumed run, a pair that arrives late and another process come to the same answer. Neighbours in time are nearly the same
+picture; so the first and the last GAP pairs of a stretch are not trained on either, and measure nothing.
 
 Of the others a bounded number is kept for the probe (`learner.probes.stream_probe`): whole stretches, those with the smallest
 hashes. That is a uniform sample of all stretches so far, whatever the order in which they came (bottom-k sampling).
@@ -35,6 +36,7 @@ MAX_SHARE = 0.5
 NOTHING: Mapping[str, Any] = {"keys": (), "count": 0}
 """The state of a run of an earlier version, which held nothing out."""
 _WHOLE = 1 << 32
+_DECISIVE_DIGITS, _ALL_DIGITS = 16, 32
 
 
 class Stretch(NamedTuple):
@@ -46,21 +48,26 @@ class Stretch(NamedTuple):
 
 
 class Rule(NamedTuple):
-    """The rule which pairs are held out. share: of all pairs, 0 to MAX_SHARE. seed: that of the run."""
+    """The rule which pairs are held out. share: of all pairs, 0 to MAX_SHARE. seed: that of the run.
+
+    epoch_digits: how many digits of an epoch decide; all of them in runs of earlier versions.
+    """
 
     share: float
     seed: int
+    epoch_digits: int = _DECISIVE_DIGITS
 
     def holds(self, header: Header) -> bool:
         """Return whether a pair is never trained on."""
         part = round(self.share * _WHOLE)
+        first = _hash(self.seed, header.device, header.epoch[: self.epoch_digits])
         # The shares of the blocks before it, counted from a number that the epoch decides: this block brings the next whole one.
-        before = (header.seq // STRETCH * part + _hash(self.seed, header.device, header.epoch) % _WHOLE) % _WHOLE
+        before = (header.seq // STRETCH * part + first % _WHOLE) % _WHOLE
         return before + part >= _WHOLE
 
     def rank(self, stretch: Stretch) -> int:
         """Return the place of a stretch in the order in which stretches are kept for the probe: a lower one stays longer."""
-        return _hash(self.seed, *stretch)
+        return _hash(self.seed, stretch.device, stretch.epoch[: self.epoch_digits], stretch.block)
 
 
 def is_in_gap(header: Header) -> bool:
@@ -102,13 +109,14 @@ class HeldOut:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint, without the pairs themselves."""
-        return {"keys": self.slots.keys(), "count": self.count}
+        return {"keys": self.slots.keys(), "count": self.count, "epoch_digits": self.rule.epoch_digits}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from a state; `sifted` brings its pairs back."""
         self.slots.clear()
         self.kept.clear()
         self.count = int(state["count"])
+        self.rule = self.rule._replace(epoch_digits=int(state.get("epoch_digits", _ALL_DIGITS)))
 
     def sifted(
         self,

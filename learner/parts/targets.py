@@ -16,8 +16,10 @@ from learner.parts.meaning import Meaning
 TARGET_MEANINGS: Mapping[str, Meaning] = {
     "teacher_entropy": Meaning("nats", "Mean entropy of the teacher's target, 0 to ln of the prototypes."),
     "prototypes_in_use": Meaning("", "Perplexity of the batch's mean target, 1 to the number of prototypes."),
-    "teacher_information": Meaning("ratio", "What a target tells about its pair, of the most there can be."),
-    "student_information": Meaning("ratio", "Share of what tells pairs apart that the student knows; near 0 it gives the same answer to all."),
+    "teacher_information": Meaning("ratio", "What a target tells about its pair, as a share of the most there can be."),
+    "student_information": Meaning(
+        "ratio", "Share of what the target tells that the student knows; near 0 its answer is the same for all."
+    ),
 }
 DISTILLED_MEANINGS: Mapping[str, Meaning] = {
     "kl": Meaning("nats", "Mean KL of the student's answer from the teacher's target: what the reservoir ranks by."),
