@@ -126,6 +126,12 @@ def preset(
     return replace(SIZES[size], objective=settings, views=chosen, memory=memory)
 
 
+def size_of(config: LearnerConfig) -> str:
+    """Return the size of the preset that these settings differ least from: a run does not remember by which it was begun."""
+    kind = type(config.objective).objective
+    return min(SIZES, key=lambda size: len(differences(config, preset(size, kind))))
+
+
 PRESETS = {size: preset(size) for size in SIZES}
 """Settings to begin from, by the name of their size."""
 

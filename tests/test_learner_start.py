@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import shutil
@@ -18,8 +19,11 @@ from safetensors.torch import load_file
 from tiny_learner import FLAGS, TINY, committed, make_pairs, tiny_learner
 
 from learner.__main__ import main
+from learner.adapt.config import planned
 from learner.cli.settings import begin
+from learner.config import LearnerConfig, to_plain
 from learner.errors import SettingsError
+from learner.networks.encoder import EncoderConfig
 from learner.runs.settings import settings_of
 
 pytestmark = pytest.mark.usefixtures("own_signals", "one_thread")
@@ -180,6 +184,26 @@ def test_a_fork_of_a_run_of_clips_has_its_pairs_in_clips_of_its_own_length(
     assert np.array_equal(before.keys(), after.keys())
     lengths = np.unique(after.clips[after.of(after.keys())], return_counts=True)[1]
     assert set(lengths.tolist()) == {clip}
+
+
+def test_what_a_fork_changes_has_the_numbers_of_the_size_of_its_run_and_views_of_whole_patches(tmp_path: Path) -> None:
+    def asked(**words: str) -> LearnerConfig:
+        return begin({"run_dir": str(tmp_path / "new")} | words).learner
+
+    def fork_of(old: LearnerConfig, **words: str) -> LearnerConfig:
+        (tmp_path / "config.json").write_text(json.dumps(to_plain(old)))
+        return asked(fork=str(tmp_path), **words)
+
+    gpu = asked(preset="gpu")
+    straight, fork = asked(preset="gpu", objective="dino"), fork_of(gpu, objective="dino")
+    assert (fork.objective, fork.views) == (straight.objective, straight.views)
+    assert (fork.precision, fork.encoder) == (gpu.precision, gpu.encoder)
+    assert fork_of(gpu, adapt="lora").adapt == planned("lora", "gpu")
+    assert fork_of(asked(preset="cpu"), adapt="lora").adapt == planned("lora", "cpu")
+    assert fork_of(gpu, preset="cpu", adapt="lora").adapt == planned("lora", "cpu")
+    large = dataclasses.replace(gpu, encoder=EncoderConfig(backbone="vit_small_patch14_dinov2"))
+    assert fork_of(large, objective="simclr").crops.probe_size == 224
+    assert fork_of(large, objective="simclr", preset="cpu").crops.probe_size == 42
 
 
 def test_a_fork_that_cannot_be_says_why_in_one_line(

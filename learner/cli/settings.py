@@ -15,7 +15,7 @@ from device.cli.capture_settings import CaptureSettings, DedupeChoice, Repeat
 from learner import legacy
 from learner.adapt.config import MOMENTUM, PATIENCE_PROBES, PLANS, planned
 from learner.bounds import Choice
-from learner.config import PRESETS, LearnerConfig, preset
+from learner.config import PRESETS, LearnerConfig, preset, size_of
 from learner.errors import SettingsError
 from learner.networks.encoder import EncoderConfig
 from learner.objectives.contract import Objective, ObjectiveConfig
@@ -130,7 +130,7 @@ def begin(given: Mapping[str, str]) -> TrainSettings:
         asked = size if "preset" in given else None
         require_made_with(run, learner, asked, None if kind is None else kind.settings, views, given.get("adapt"))
     elif "fork" in given:
-        learner = _adapting(given, size, _forked(given, size, kind, views))
+        learner = _forked(given, size if "preset" in given else None, kind, views)
     else:
         new = replace(preset(size, kind, views), holdout=HOLDOUT)
         learner = _adapting(given, size, _starting(given, new))
@@ -165,21 +165,25 @@ def _slowed(settings: Any, least: float) -> Any:
 
 
 def _forked(
-    given: Mapping[str, str], size: str, kind: type[Objective[Any]] | None, views: type[ViewsConfig] | None
+    given: Mapping[str, str], size: str | None, kind: type[Objective[Any]] | None, views: type[ViewsConfig] | None
 ) -> LearnerConfig:
-    """Return the settings of the run that is forked; what was newly chosen brings its own numbers, but keeps the encoder."""
+    """Return the settings of the run that is forked; what was newly chosen brings its own numbers, but keeps the encoder.
+
+    size: the preset that was newly chosen. None: what is chosen beside it has its numbers for the size of the old run.
+    """
     if "encoder.weights" in given:
         raise SettingsError(
             "--fork and --encoder.weights exclude each other: a fork starts from the weights of its run"
         )
     old = settings_of(Path(given["fork"]).expanduser())
-    new = preset(size, kind or type(old.objective).objective, views)
+    new = preset(size or size_of(old), kind or type(old.objective).objective, views)
     if kind is None and views is None:
         new = replace(new, objective=old.objective, views=old.views)
-    if "preset" not in given:
+    if size is None:
         memory = old.memory if kind is None else replace(old.memory, clip=new.memory.clip)
         new = replace(old, objective=new.objective, views=new.views, memory=memory)
-    return replace(new, encoder=old.encoder, holdout=old.holdout, fork=given["fork"])
+    new = _of_whole_patches(replace(new, encoder=old.encoder, holdout=old.holdout, fork=given["fork"]))
+    return _adapting(given, size or size_of(old), new)
 
 
 def _starting(given: Mapping[str, str], learner: LearnerConfig) -> LearnerConfig:
@@ -191,9 +195,14 @@ def _starting(given: Mapping[str, str], learner: LearnerConfig) -> LearnerConfig
         is_other = backbone is not None and backbone != learner.encoder.backbone
         return replace(learner, encoder=EncoderConfig(backbone=backbone)) if backbone and is_other else learner
     encoder = EncoderConfig(backbone=backbone, weights=weights) if backbone else encoder_of(weights)
+    return _of_whole_patches(replace(learner, encoder=encoder))
+
+
+def _of_whole_patches(learner: LearnerConfig) -> LearnerConfig:
+    """Return the settings with views that the encoder can cut into its patches."""
+    encoder = learner.encoder
     patch = encoder.patch_size or int((re.search(r"patch(\d+)", encoder.backbone) or ["", "1"])[1])
-    in_patches = {name: _in_patches(getattr(learner, name), patch) for name in ("objective", "views")}
-    return replace(learner, encoder=encoder, **in_patches)
+    return replace(learner, **{name: _in_patches(getattr(learner, name), patch) for name in ("objective", "views")})
 
 
 def _in_patches(settings: Any, patch: int) -> Any:
