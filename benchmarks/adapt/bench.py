@@ -24,7 +24,7 @@ from benchmarks.adapt.start import made_start
 from benchmarks.adapt.stream import WALK, check, pairs_of
 from benchmarks.learning import WalkSettings
 from benchmarks.shared.bench import Bench, Goal
-from benchmarks.shared.bounds import Count, Names, Positive, SomeOf, Within
+from benchmarks.shared.bounds import Count, Names, SomeOf, Within
 from benchmarks.shared.probing import control_set, places_of
 from benchmarks.shared.results import Result, completed, fingerprint, in_processes, rendered
 from device.sim.camera import SimConfig
@@ -49,8 +49,8 @@ class AdaptSettings(WalkSettings):
     """Objectives, each with its own views; also package.module:Class of yours."""
     weights: str | None = None
     """Weights to start from, as for the learner's --encoder.weights. Without any the bench trains a small backbone."""
-    start_cpu_min: Positive = 10.0
-    """Budget of that small backbone: minutes of CPU time. Its file lies beside the results and is made once."""
+    start_steps: Count = 1500
+    """Steps of that small backbone, some ten minutes of CPU time. Its file lies beside the results and is made once."""
     stream: tuple[str, ...] = WALK
     """sim: a simulated walk. Or recordings, films and folders, one after the other and again, as for --replay and --source."""
     holdout: Annotated[float, Within(0, MAX_SHARE)] = 0.1
@@ -157,7 +157,7 @@ def _starts(settings: AdaptSettings) -> dict[int, str]:
         config_of(SCRATCH, objective, None, settings.holdout, settings.learner)
     for word in settings.control:
         load_control(word, size=1, limit_train=settings.control_limit, limit_test=settings.control_limit)
-    make = partial(made_start, folder=settings.results.parent, cpu_min=settings.start_cpu_min)
+    make = partial(made_start, folder=settings.results.parent, steps=settings.start_steps)
     return {seed: str(path) for seed, path in in_processes(make, settings.seeds, settings.jobs)}
 
 
@@ -167,7 +167,7 @@ def _digest(weights: str) -> str:
 
 
 def _weights_named(settings: AdaptSettings) -> str:
-    return settings.weights or f"{settings.start_cpu_min:g} CPU-minutes in another world"
+    return settings.weights or f"{settings.start_steps} steps in another world"
 
 
 def _stream_named(settings: AdaptSettings) -> str:

@@ -9,7 +9,7 @@ import torch
 
 from benchmarks.shared.bench import report_progress
 from benchmarks.shared.pairs import walk_pairs
-from benchmarks.shared.probing import student_of, train_for, use_one_thread
+from benchmarks.shared.probing import student_of, train_to, use_one_thread
 from benchmarks.shared.results import fingerprint
 from device.sim.camera import SimConfig
 from learner.config import preset, to_plain
@@ -20,18 +20,18 @@ FIRST_WORLD = 1000
 """The world of seed N is that of the simulator's seed FIRST_WORLD + N: another one than any that is streamed afterwards."""
 
 
-def made_start(seed: int, folder: Path, cpu_min: float) -> Path:
+def made_start(seed: int, folder: Path, steps: int) -> Path:
     """Return the file of a backbone that was trained at preset `cpu` on a walk with procedural pictures.
 
-    It is trained first if the folder does not have it. cpu_min: minutes of the learner's CPU time.
+    It is trained first if the folder does not have it. A budget in steps gives the same weights every time.
     """
     config = replace(preset("cpu"), seed=seed)
-    path = folder / f"start-{seed}-{cpu_min:g}-{fingerprint(config)}.safetensors"
+    path = folder / f"start-{seed}-{steps}-{fingerprint(config)}.safetensors"
     if not path.is_file():
         use_one_thread()
         learner = Learner(config, torch.device("cpu"))
         pairs = walk_pairs(SimConfig(seed=FIRST_WORLD + seed))
-        for cpu_s in train_for(learner, pairs, [60 * cpu_min]):
+        for cpu_s in train_to(learner, pairs, [steps]):
             export_encoder(student_of(learner), path, figures={"steps": learner.steps}, settings=to_plain(config))
             report_progress(f"seed {seed}  a start of {learner.steps} steps, {cpu_s:.0f} CPU-s: {path}")
     return path
