@@ -41,6 +41,17 @@ class StoreReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._held: sqlite3.Connection | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[StoreReader]:
+        """Yield a reader of the store as it is now: what the writer removes meanwhile stays to be read. Raises StoreError."""
+        with self._reading() as connection:
+            connection.execute("BEGIN")
+            connection.execute("SELECT count(*) FROM commits").fetchone()  # the transaction begins with its first read
+            reader = StoreReader(self._path)
+            reader._held = connection
+            yield reader
 
     @property
     def identity(self) -> str:
@@ -78,11 +89,12 @@ class StoreReader:
     @contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
         """Open a connection for the caller alone, beside the writer; it creates no file."""
-        with (
-            self._errors("read", "restore it from a copy, or choose another place"),
-            closing(reading_connection(self._path)) as connection,
-        ):
-            yield connection
+        with self._errors("read", "restore it from a copy, or choose another place"):
+            if self._held is not None:
+                yield self._held
+                return
+            with closing(reading_connection(self._path)) as connection:
+                yield connection
 
     @contextmanager
     def _errors(self, done: str, advice: str) -> Iterator[None]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -246,7 +247,8 @@ def test_a_cool_down_and_a_fork_of_a_run_that_is_worse_begin_at_its_last_good_pr
         cooled, _ = branch(tmp_path / name, CPU)
         assert same(networks(cooled), goods[name]) is (name == "worse")
         forked = Learner(dataclasses.replace(config, fork=str(tmp_path / name)), CPU, begins=False)
-        Fork(tmp_path / name).networks(forked)
+        with closing(Fork(tmp_path / name)) as fork:
+            fork.networks(forked)
         assert same(networks(forked), goods[name] if name == "worse" else networks(cooled))
 
 

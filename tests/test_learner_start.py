@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from committing import run as training
 from learner_command import SMALL, learn, refusal
 from published_weights import official
 from recorded import recorded
@@ -23,7 +24,9 @@ from learner.adapt.config import planned
 from learner.cli.settings import begin
 from learner.config import LearnerConfig, to_plain
 from learner.errors import SettingsError
+from learner.loop import Learner
 from learner.networks.encoder import EncoderConfig
+from learner.runs.fork import Fork
 from learner.runs.settings import settings_of
 
 pytestmark = pytest.mark.usefixtures("own_signals", "one_thread")
@@ -156,6 +159,28 @@ def test_a_fork_goes_on_when_its_old_run_is_gone(
     assert (
         learn(capsys, "--run-dir", str(run), "--http-port", "0", "--control", "--json", "--replay", walk)["steps"] > 1
     )
+
+
+def test_a_fork_of_a_run_at_work_has_all_pairs_of_its_commit_though_later_commits_have_dropped_them(
+    tmp_path: Path,
+) -> None:
+    memory = dataclasses.replace(TINY.memory, capacity=16, fresh_capacity=16)
+    config = dataclasses.replace(TINY, memory=memory)
+    with training(tmp_path / "old", pairs=make_pairs(120), config=config) as run:
+        run.train(10)
+        run.committer.finish()
+        before = set(run.learner.memory.slots.keys().tolist())
+        new = Learner(dataclasses.replace(config, fork=str(tmp_path / "old")), torch.device("cpu"), begins=False)
+        fork, copied = Fork(tmp_path / "old"), []
+        fork.networks(new)
+        for _ in range(2):
+            run.train(15)
+            run.committer.begin()
+            run.committer.settle(wait=True)
+        assert before - set(run.learner.memory.slots.keys().tolist())
+        start = fork.memory(new, lambda key, _pair: copied.append(key))
+    assert start["pairs"] == len(copied) == len(before) == len(new.memory)
+    assert set(copied) == before
 
 
 def test_a_fork_may_have_a_smaller_memory_and_another_objective(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -50,12 +51,19 @@ class _Old:
 
 
 class Fork:
-    """The newest whole commit of the run in a folder, which is only read. Raises LearnerError if there is none."""
+    """The newest whole commit of the run in a folder, which is only read. Raises LearnerError if there is none.
+
+    The run may be at work: what its commit remembers is there until the fork is closed.
+    """
 
     def __init__(self, run: Path) -> None:
         store, checkpoints, old = run / "pairs.sqlite", CheckpointFolder(run / "checkpoints"), _Old()
-        found = load_newest(cast(Learner, old), StoreReader(store), checkpoints) if store.is_file() else None
+        with ExitStack() as stack:
+            held = stack.enter_context(StoreReader(store).held()) if store.is_file() else None
+            found = None if held is None else load_newest(cast(Learner, old), held, checkpoints)
+            self._stack = stack.pop_all()
         if found is None:
+            self.close()
             raise SettingsError(f"--fork {run}: it has no commit to start from; give another run")
         sums = run / "checkpoints" / found.note.folder / "SHA256SUMS"
         digest = hashlib.sha256(sums.read_bytes()).hexdigest()
@@ -70,6 +78,10 @@ class Fork:
         }
         self._old = old
 
+    def close(self) -> None:
+        """Let go of the old run; idempotent."""
+        self._stack.close()
+
     def networks(self, learner: Learner) -> None:
         """Give a new learner the networks; of another objective only the encoders. Raises SettingsError if they do not fit."""
         learner.trainer.begin(partial(_take_networks, self._networks))
@@ -77,14 +89,23 @@ class Fork:
     def memory(self, learner: Learner, keep: Keep) -> Start:
         """Give a learner that has the networks the memory too, in all its processes, and return what was taken over.
 
-        keep: called with each pair and its key, as by `learner.loop.learn`. Steps and optimiser start over. Call it once.
+        keep: called with each pair and its key, as by `learner.loop.learn`. Steps and optimiser start over. It closes the
+        fork, so call it once.
         """
         whole = _ranked(_with_open(merged(self._old.state["memory"]["shards"]), self._old.state), learner)
-        keys, kept = stored_keys(self._old.state).tolist(), set(whole["keys"].tolist())
+        keys, kept, taken = stored_keys(self._old.state).tolist(), set(whole["keys"].tolist()), 0
         memory = {"keys": whole["keys"], "shards": split(whole, learner.team.size)}
-        pairs = _trainable(_kept(keys, self._old.pairs, kept, keep), learner.held_out.rule)
-        learner.load_state_dict({**learner.state_dict(), "memory": memory}, pairs)
-        return self._about | {"pairs": len(memory["keys"])}
+
+        def counted(pairs: Iterator[EncodedPair | None]) -> Iterator[EncodedPair | None]:
+            nonlocal taken
+            for pair in pairs:
+                taken += pair is not None
+                yield pair
+
+        with self._stack:
+            pairs = _trainable(_kept(keys, self._old.pairs, kept, keep), learner.held_out.rule)
+            learner.load_state_dict({**learner.state_dict(), "memory": memory}, counted(pairs))
+        return self._about | {"pairs": taken}
 
 
 def _take_networks(state: Mapping[str, Tensor], objective: Objective[Any]) -> None:
