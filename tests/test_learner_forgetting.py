@@ -21,6 +21,7 @@ from prometheus_client import generate_latest
 from published_weights import official
 from recorded import recorded
 from safetensors.torch import load_file
+from service_run import Run as Service
 from tiny_learner import TINY, make_pairs, tiny_learner
 
 from learner.__main__ import main
@@ -32,6 +33,7 @@ from learner.metrics import LearnerMetrics
 from learner.page.live import Live
 from learner.page.overview import state_of, wrong
 from learner.page.verdict import RunState, concerns
+from learner.probes.control_sets import ControlSet, load_control
 from learner.runs.checkpoint import load_checkpoint, save_checkpoint
 from learner.runs.fork import Fork
 from learner.service.summary import describe
@@ -359,3 +361,68 @@ def test_a_run_with_a_huge_rate_goes_back_says_so_and_hands_out_its_start_repeat
 def test_runs_of_before_have_no_guard() -> None:
     assert LearnerConfig().forgetting.patience_probes == 0
     assert not {"forgetting", "fine"} & tiny_learner().state_dict().keys()
+
+
+# What a run that stops and goes on knows
+
+
+@pytest.fixture(scope="module")
+def digits() -> ControlSet:
+    return load_control("digits", size=16, limit_train=40, limit_test=20)
+
+
+def test_a_last_probe_that_is_good_is_in_the_run_for_forks_exports_and_the_next_session(
+    digits: ControlSet, tmp_path: Path
+) -> None:
+    learner = watched(max_loss=1.0)
+    Service(tmp_path / "run", make_pairs(24), [digits], learner=learner, max_steps=5).run()
+    forked = Learner(dataclasses.replace(learner.config, fork=str(tmp_path / "run")), CPU, begins=False)
+    with closing(Fork(tmp_path / "run")) as fork:
+        fork.networks(forked)
+    assert same(networks(forked), networks(learner))
+    after = watched(max_loss=1.0)
+    Service(tmp_path / "run", make_pairs(24), [digits], learner=after, max_steps=5).run()
+    assert json.loads((tmp_path / "run" / "export" / "student.json").read_text())["figures"]["steps"] == 5
+    assert (after.trainer.fine or {})["step"] == 5
+
+
+def test_a_probe_that_a_stop_has_cut_short_is_made_up_for_where_probes_go_by_steps(
+    digits: ControlSet, tmp_path: Path
+) -> None:
+    learner, asked = watched(max_loss=1.0), {"probe_every_steps": 2, "max_steps": 4}
+
+    def stop() -> bool:
+        return learner.steps == 4
+
+    Service(tmp_path / "run", make_pairs(24), [digits], learner=learner, stop=stop, hurry=stop, **asked).run()
+    assert (learner.steps, learner.trainer.forgetting.judged_step) == (4, 2)
+    after = watched(max_loss=1.0)
+    Service(tmp_path / "run", make_pairs(24), [digits], learner=after, **asked).run()
+    assert (after.steps, after.trainer.forgetting.judged_step) == (4, 4)
+
+
+def test_a_set_of_the_same_name_with_other_images_is_not_compared_and_a_person_is_told(
+    digits: ControlSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    Service(tmp_path / "run", make_pairs(24), [digits], learner=watched(), max_steps=3).run()
+    assert "guard" not in caplog.text
+    others = [load_control("digits", size=24, limit_train=40, limit_test=20), dataclasses.replace(digits, name="more")]
+    after = watched()
+    Service(tmp_path / "run", make_pairs(24), others, learner=after, max_steps=4).run()
+    assert after.trainer.forgetting.last is None
+    assert (
+        "nothing guards against forgetting, and export/ keeps the weights that it has: no control set is" in caplog.text
+    )
+    Service(tmp_path / "run", make_pairs(24), [digits, others[1]], learner=watched(), max_steps=5).run()
+    assert "the guard against forgetting leaves out more: the start was not measured on these images" in caplog.text
+
+
+def test_the_start_of_a_run_of_an_earlier_version_is_known_by_the_names_of_its_sets() -> None:
+    guard = ForgettingGuard(GUARDED)
+    state = {"start": [["a", "student", right(0)]], "worse_in_a_row": 0, "since": 0, "rollbacks": 0}
+    guard.load_state_dict(state)
+    assert guard.knows("a 0123456789abcdef")
+    assert not guard.knows("b 0123456789abcdef")
+    found = guard.observe(7, {("a 0123456789abcdef", "student"): right(30)})
+    assert found is not None
+    assert found.loss == pytest.approx(0.3)

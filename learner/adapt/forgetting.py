@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from learner.bounds import Bound, NotNegative, PositiveShare, Share, check_bounds
 
 Answers = Mapping[tuple[str, str], NDArray[np.bool_]]
-"""Whether k-NN is right about each test image, bool [M], by control set and encoder."""
+"""Whether k-NN is right about each test image, bool [M], by control set (`ControlSet.identity`) and encoder."""
 _COUNTS = ("worse_in_a_row", "since", "rollbacks")
 
 
@@ -67,6 +67,8 @@ class ForgettingGuard:
     rollbacks: int = 0
     last: Judgement | None = None
     """The last judgement of this process."""
+    judged_step: int | None = None
+    """The step of the last probe; None: there was none, or an earlier version did not write it down."""
     _start: dict[tuple[str, str], NDArray[np.bool_]] = field(default_factory=dict)
 
     @property
@@ -76,11 +78,12 @@ class ForgettingGuard:
 
     def observe(self, step: int, answers: Answers) -> Judgement | None:
         """Record the answers of a probe; those at step 0 are the start's. None: no set was measured at the start too."""
+        self.judged_step = step
         if step == 0:
             self._start = dict(answers)
         sets: dict[str, list[tuple[float, float]]] = {}
         for key, right in answers.items():
-            before = self._start.get(key)
+            before = self._answers_of_start(*key)
             if before is not None and before.shape == right.shape:  # a set of another size is another set
                 sets.setdefault(key[1], []).append(_lost(before, right))
         judged = [self._judged(encoder, lost) for encoder, lost in sets.items()]
@@ -90,6 +93,14 @@ class ForgettingGuard:
         self.worse_in_a_row = self.worse_in_a_row + 1 if worst.is_worse else 0
         self.last = worst._replace(goes_back=self.worse_in_a_row >= self.config.patience_probes)
         return self.last
+
+    def knows(self, control: str) -> bool:
+        """Return whether a control set was measured at the start."""
+        return any(self._answers_of_start(control, encoder) is not None for _, encoder in self._start)
+
+    def _answers_of_start(self, control: str, encoder: str) -> NDArray[np.bool_] | None:
+        name = control.partition(" ")[0]  # earlier versions knew sets by their names alone
+        return self._start.get((control, encoder), self._start.get((name, encoder)))
 
     def _judged(self, encoder: str, lost: list[tuple[float, float]]) -> Judgement:
         losses, variances = zip(*lost, strict=True)
@@ -121,11 +132,13 @@ class ForgettingGuard:
     def state_dict(self) -> dict[str, Any]:
         """Return the state for a checkpoint."""
         start = [[control, encoder, right] for (control, encoder), right in self._start.items()]
-        return {"start": start} | {name: getattr(self, name) for name in _COUNTS}
+        counts = {name: getattr(self, name) for name in _COUNTS}
+        return {"start": start, "judged_step": self.judged_step} | counts
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Continue from `state_dict()`."""
         self._start = {(control, encoder): right for control, encoder, right in state["start"]}
+        self.judged_step = state.get("judged_step")
         for name in _COUNTS:
             setattr(self, name, state[name])
 

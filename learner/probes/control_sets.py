@@ -7,11 +7,13 @@ a set is loaded, its images are cut to their centre square and resized to the si
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 import cv2
@@ -49,6 +51,15 @@ class ControlSet:
     test_labels: Labels
     classes: tuple[str, ...]
     skipped: int = 0
+
+    @cached_property
+    def identity(self) -> str:
+        """Name and digest of images and labels: a set of this name that has others is another set."""
+        digest = hashlib.blake2b(digest_size=8)
+        for values in (self.train_images, self.train_labels, self.test_images, self.test_labels):
+            digest.update(f"{values.shape}".encode())
+            digest.update(np.ascontiguousarray(values).data)
+        return f"{self.name} {digest.hexdigest()}"
 
 
 _Halves = tuple[Half, Half, tuple[str, ...]]

@@ -141,6 +141,7 @@ class Committer:
         self._started_s = 0.0
         self._flight: Future[Note] | None = None
         self._publishing: Future[None] | None = None
+        self._cursor: Cursor | None = None  # of the last commit that was acknowledged
 
     @property
     def in_flight(self) -> bool:
@@ -157,9 +158,12 @@ class Committer:
             if not go_on():
                 self.patience.end()
 
-    def begin(self) -> None:
-        """Copy the state; everything else happens beside training. Call it only while no commit is in flight."""
-        flight, state = self._launch()
+    def begin(self, cursor: Cursor | None = None) -> None:
+        """Copy the state; everything else happens beside training. Call it only while no commit is in flight.
+
+        cursor: None: that of the source.
+        """
+        flight, state = self._launch(cursor)
         self._publishing = self.writer.submit(self._publish_durable, flight, state)
         self.on_pause(self.clock() - self._started_s)
 
@@ -180,7 +184,8 @@ class Committer:
     def settle(self, *, wait: bool = False) -> None:
         """Acknowledge the commit in flight if it is durable; `wait` until it is. Raises the error that ended it."""
         if self._flight is not None and (wait or self._flight.done()):
-            self.source.acknowledge(self._settled().cursor)
+            self._cursor = self._settled().cursor
+            self.source.acknowledge(self._cursor)
 
     def finish(self) -> None:
         """Commit the present state, and return once it is durable, acknowledged and published. Raises the error that ended it.
@@ -191,6 +196,13 @@ class Committer:
         self.settle(wait=True)
         self.begin()
         self.settle(wait=True)
+        if self._publishing is not None:
+            self._publishing.result()
+
+    def amend(self) -> None:
+        """Commit, after `finish`, what was found out since then. The source may be closed: it has nothing to acknowledge."""
+        self.begin(self._cursor)
+        self._settled()
         if self._publishing is not None:
             self._publishing.result()
 
@@ -207,7 +219,7 @@ class Committer:
         self.on_commit(self.clock() - self._started_s)
         return note
 
-    def _launch(self) -> tuple[Future[Note], dict[str, Any]]:
+    def _launch(self, cursor: Cursor | None = None) -> tuple[Future[Note], dict[str, Any]]:
         """Copy the state and the cursor, and let the writer commit them."""
         if self._publishing is not None:
             self._publishing.result()  # its state is about to be overwritten
@@ -217,7 +229,7 @@ class Committer:
             self._number += 1
         state = copy_state(self.learner.state_dict(), self._copies)
         folder = f"commit-{self._number:06d}-step-{self.learner.steps}"
-        self._flight = self.writer.submit(self._write, folder, self.source.cursor(), state)
+        self._flight = self.writer.submit(self._write, folder, cursor or self.source.cursor(), state)
         return self._flight, state
 
     def _write(self, folder: str, cursor: Cursor, state: dict[str, Any]) -> Note:

@@ -11,6 +11,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from learner.adapt.forgetting import ForgettingGuard
 from learner.loop import Learner
 from learner.networks.encoder import Encoder
 from learner.probes.control_sets import ControlSet
@@ -38,7 +39,8 @@ _T = TypeVar("_T", bound=_Named)
 class Prober:
     """Measures the encoders of a learner on control sets and on the held-out pairs of its stream.
 
-    It writes a line for each result, and hands the figures to the model cards.
+    It writes a line for each result, and hands the figures to the model cards. The guard against forgetting judges each probe;
+    the last one only where probes go by the clock (`judges_at_end`), because an unstopped run would not have had it.
 
     A probe that fails is logged and counted, since training does not depend on it. `stop` ends one between two batches, `hurry`
     also the last one of the run.
@@ -54,6 +56,7 @@ class Prober:
     hurry: Callable[[], bool]
     elapsed_s: Callable[[], float]
     """Returns the seconds of the run so far."""
+    judges_at_end: bool = True
     _streamed: dict[str, tuple[int, int]] = field(default_factory=dict)
     """Of the last probe on the stream of each encoder: the step, and how many pairs had been held out."""
     _first_and_last: dict[tuple[str, str], list[Line]] = field(default_factory=dict)
@@ -68,6 +71,23 @@ class Prober:
         self._each([control for control in self.controls if control.name not in known], self._probe)
         if not self.learner.steps:
             self._judge()
+        elif self._guard.watches:
+            self._warn_of_unknown()
+
+    def _warn_of_unknown(self) -> None:
+        """Say which control sets the guard against forgetting cannot compare with the start."""
+        known = [control.name for control in self.controls if self._guard.knows(control.identity)]
+        others = [control.name for control in self.controls if control.name not in known]
+        if not known:
+            log.warning(
+                "nothing guards against forgetting, and export/ keeps the weights that it has: no control set is one that the "
+                "start was measured on, with the same images. Give the same --control and --control-limit as before"
+            )
+        elif others:
+            log.warning(
+                "the guard against forgetting leaves out %s: the start was not measured on these images",
+                ", ".join(others),
+            )
 
     def probe(self) -> None:
         """Measure every encoder on every control set and on the stream, now; then judge whether it has forgotten."""
@@ -77,23 +97,32 @@ class Prober:
         if is_whole:
             self._judge()
 
-    def conclude(self) -> None:
-        """Measure for the last time, unless the last measurement was of the same weights, or there was no step."""
+    def conclude(self) -> bool:
+        """Measure for the last time, unless the last measurement was of the same weights, or there was no step.
+
+        Returns whether the guard against forgetting has judged it, which is in no commit yet.
+        """
         if not self.learner.steps:
-            return
+            return False
         steps = {name: {line["step"] for line in lines} for (name, _), lines in self._first_and_last.items()}
         changed = [control for control in self.controls if self.learner.steps not in steps.get(control.name, ())]
         self._answers.clear()
         is_whole = self._each(changed, self._probe, stop=self.hurry)
         if not (is_whole and self._each(self._streams(), self._probe_stream, stop=self.hurry)):
             self.observers.screen.log("the rest of the last probe is left out")
-        elif len(changed) == len(self.controls):
-            self._judge(may_go_back=False)  # the last commit is made
+        elif len(changed) == len(self.controls) and self.judges_at_end:
+            return self._judge(may_go_back=False)  # training is over
+        return False
 
-    def _judge(self, *, may_go_back: bool = True) -> None:
-        if self.learner.config.forgetting.patience_probes and self._answers:
-            found = self.learner.judge(self._answers, may_go_back=may_go_back)
-            self.observers.judged(found, self.learner)
+    def _judge(self, *, may_go_back: bool = True) -> bool:
+        if not (self._guard.watches and self._answers):
+            return False
+        self.observers.judged(self.learner.judge(self._answers, may_go_back=may_go_back), self.learner)
+        return True
+
+    @property
+    def _guard(self) -> ForgettingGuard:
+        return self.learner.trainer.forgetting
 
     def rotations(self, stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
         """Return accuracies on rotated images, by set and encoder; those that `stop` prevents are left out."""
@@ -134,7 +163,7 @@ class Prober:
     def _probe(self, control: ControlSet, name: str, encoder: Encoder) -> None:
         step = self.learner.steps
         probed = run_probe(encoder, control, device=self.learner.device)
-        result, self._answers[control.name, name] = probed.figures(), probed.knn_right
+        result, self._answers[control.identity, name] = probed.figures(), probed.knn_right
         line = {"step": step, "seconds": self.elapsed_s(), "set": control.name, "encoder": name}
         line["captured_ns"] = self.learner.memory.newest_ns()  # how far the stream had come, by its devices' clocks
         self.directory.append("probes", line | result)

@@ -72,6 +72,7 @@ class Service:
             stop=self.stop,
             hurry=self._ending.is_over,
             elapsed_s=self._elapsed_s,
+            judges_at_end=not self.limits.probe_every_steps,
         )
 
     def run(self) -> Summary:
@@ -88,7 +89,7 @@ class Service:
             raise
         self._finish()
         self.observers.screen.log(f"{self._why_ended()} at step {self.learner.steps}, which is committed")
-        self._pause("probes", self._prober.conclude)
+        self._pause("probes", self._probe_at_end)
         return self._conclude()
 
     def _resume(self) -> None:
@@ -102,6 +103,22 @@ class Service:
         lines = self.directory.lines("steps")
         self._times = Times(self.clock() - (lines[-1]["seconds"] if lines else 0.0))
         self._pause("probes", self._prober.resume)
+        if self._lacks_judgement():
+            self._pause("probes", self._prober.probe)
+
+    def _lacks_judgement(self) -> bool:
+        """Return whether the run was stopped in a probe at its step: one that was not stopped has judged it before the next."""
+        judged, every, step = (
+            self.learner.trainer.forgetting.judged_step,
+            self.limits.probe_every_steps,
+            self.learner.steps,
+        )
+        return bool(every and judged is not None and judged < step and step % every == 0)
+
+    def _probe_at_end(self) -> None:
+        """Probe for the last time; what the guard against forgetting makes of it belongs to the run, and into a commit."""
+        if self._prober.conclude():
+            self.committer.amend()
 
     def _why_ended(self) -> str:
         if self._source_ended:
