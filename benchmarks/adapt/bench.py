@@ -49,8 +49,8 @@ class AdaptSettings(WalkSettings):
     """Objectives, each with its own views; also package.module:Class of yours."""
     weights: str | None = None
     """Weights to start from, as for the learner's --encoder.weights. Without any the bench trains a small backbone."""
-    start_steps: Count = 1500
-    """Steps of that small backbone, some ten minutes of CPU time. Its file lies beside the results and is made once."""
+    start_steps: Count = 1000
+    """Steps of that small backbone, some five minutes of CPU time. Its file lies beside the results and is made once."""
     stream: tuple[str, ...] = WALK
     """sim: a simulated walk. Or recordings, films and folders, one after the other and again, as for --replay and --source."""
     holdout: Annotated[float, Within(0, MAX_SHARE)] = 0.1
