@@ -235,6 +235,25 @@ def test_the_root_of_a_data_set_is_enough_and_its_times_are_used(
     assert times_ms(shots_of(f"dir:{tmp_path}")) == [(0, 0), (50, 50)]
 
 
+@pytest.mark.parametrize("line", ["1e30", "9e9", "nan", "inf", "-5", "9999-12-31 23:59:59.9", "9" * 5000])
+def test_a_line_that_no_header_can_carry_is_no_time(tmp_path: Path, line: str) -> None:
+    table = f"#timestamp [ns],filename\n7,0.png\n{line},1.png\n"
+    for left, right, times in (("image_0", "image_1", ("times.txt", f"0.0\n{line}\n")),
+                               ("mav0/cam0/data", "mav0/cam1/data", ("mav0/cam0/data.csv", table))):  # fmt: skip
+        root = tmp_path / left.partition("/")[0]
+        for eye in (left, right):
+            write_images(root / eye, {f"{number}.png": grey(40) for number in range(2)})
+        (root / times[0]).write_text(times[1])
+        assert times_ms(shots_of(f"dir:{root}")) == [(0, 0), (100, 100)]
+
+
+def test_a_table_of_zero_bytes_gives_no_times(tmp_path: Path) -> None:
+    for eye in ("mav0/cam0/data", "mav0/cam1/data"):
+        write_images(tmp_path / eye, {f"{number}.png": grey(40) for number in range(2)})
+    (tmp_path / "mav0/cam0/data.csv").write_bytes(bytes(200_000))
+    assert times_ms(shots_of(f"dir:{tmp_path}")) == [(0, 0), (100, 100)]
+
+
 def test_a_folder_that_is_no_root_is_refused_with_what_is_known(tmp_path: Path) -> None:
     with pytest.raises(CameraError, match="mav0/cam0/data"):
         open_camera(f"dir:{tmp_path}")

@@ -17,7 +17,7 @@ _SPLIT = re.compile(r"(?<!\d)(\d{10})(?:[._-](\d{9}|\d{6}|\d{3})|\.(\d{1,9}))(?!
 """Seconds since 1970 and their fraction."""
 _SECONDS = re.compile(r"(\d{1,9})\.(\d{3,9})")
 """Seconds since any moment, which only a whole name can be."""
-_FROM_NS, _TO_NS = 631_152_000 * 10**9, 4_102_444_800 * 10**9
+_FROM_NS, TO_NS = 631_152_000 * 10**9, 4_102_444_800 * 10**9
 """1990 and 2100: other numbers are no times since 1970."""
 
 
@@ -80,7 +80,7 @@ def _since_1970(stem: str) -> int | None:
     whole, split = _WHOLE.findall(stem), [match.groups() for match in _SPLIT.finditer(stem)]
     found = [int(digits) * 10 ** (19 - len(digits)) for digits in whole]
     found += [int(seconds + (fraction or decimals).ljust(9, "0")) for seconds, fraction, decimals in split]
-    return found[0] if len(found) == 1 and _FROM_NS <= found[0] < _TO_NS else None
+    return found[0] if len(found) == 1 and _FROM_NS <= found[0] < TO_NS else None
 
 
 def _since_any(stem: str) -> int | None:

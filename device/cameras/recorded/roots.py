@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -24,6 +25,7 @@ PLACES = (
     ("cam0", "cam1"),
 )
 """Where the left and the right images are below a root; the first that is there counts."""
+_NANOSECONDS = re.compile(r"\s*(\d{1,19})\s*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +58,10 @@ def find_root(root: Path) -> tuple[Eye, Eye]:
 def _times_beside(root: Path, folder: Path) -> dict[str, int]:
     """Return the times that data.csv (EuRoC), timestamps.txt (KITTI raw) or times.txt (KITTI odometry) gives; {} if none does."""
     if (table := folder.parent / "data.csv").is_file() and folder.name == "data":
-        return dict(_euroc(table))
+        try:
+            return dict(_euroc(table))
+        except csv.Error:  # the zeros that a broken copy leaves are one field without an end
+            return {}
     for file in (folder.parent / "timestamps.txt", root / "times.txt"):
         if file.is_file():
             return _by_number(folder, _lines(file))
@@ -65,8 +70,8 @@ def _times_beside(root: Path, folder: Path) -> dict[str, int]:
 
 def _euroc(table: Path) -> Iterator[tuple[str, int]]:
     for row in csv.reader(_lines(table)):
-        if len(row) >= 2 and row[0].strip().isdecimal():
-            yield row[1].strip(), int(row[0])
+        if len(row) >= 2 and (digits := _NANOSECONDS.fullmatch(row[0])) and _is_time(time_ns := int(digits[1])):
+            yield row[1].strip(), time_ns
 
 
 def _by_number(folder: Path, lines: list[str]) -> dict[str, int]:
@@ -82,7 +87,17 @@ def _by_number(folder: Path, lines: list[str]) -> dict[str, int]:
 
 
 def _parsed(text: str) -> int | None:
-    """Return the nanoseconds in a line: seconds, or a date as KITTI raw writes it."""
+    """Return the nanoseconds in a line: seconds, or a date as KITTI raw writes it; None if there is no time in it."""
+    time_ns = _read(text)
+    return time_ns if time_ns is not None and _is_time(time_ns) else None
+
+
+def _is_time(time_ns: int) -> bool:
+    """Return whether this is a time before 2100. Moved to a start of today, it then still fits into a header."""
+    return 0 <= time_ns < names.TO_NS
+
+
+def _read(text: str) -> int | None:
     try:
         return round(float(text) * 1e9)
     except (ValueError, OverflowError):
