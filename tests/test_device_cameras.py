@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from itertools import islice
 from pathlib import Path
 
@@ -96,6 +97,16 @@ def test_an_unreadable_image_is_a_bad_shot_and_the_camera_goes_on(tmp_path: Path
     assert [isinstance(shot, BadShot) for shot in shots] == [False, True, True, False]
     assert "1.png" in str(shots[1])
     assert "2.png" in str(shots[2])
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_pipe_among_the_images_is_a_bad_shot_and_is_not_waited_for(tmp_path: Path, suffix: str) -> None:
+    left, right = write_folders(tmp_path, [f"{index}.{suffix}" for index in range(3)])
+    (left / f"1.{suffix}").unlink()
+    os.mkfifo(left / f"1.{suffix}")
+    shots = list(open_folders(left, right))
+    assert [type(shot) for shot in shots] == [Shot, BadShot, Shot]
+    assert str(shots[1]) == f"{left / '1'}.{suffix} is no regular file"
 
 
 def test_a_file_that_vanishes_is_a_bad_shot(tmp_path: Path) -> None:

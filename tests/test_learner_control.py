@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -110,7 +111,7 @@ def test_a_class_smaller_than_its_share_is_kept_whole_under_a_limit(tmp_path: Pa
     assert Counter(zoo.train_labels.tolist()) == {0: 2, 1: 5, 2: 5}
 
 
-def test_unreadable_and_truncated_images_are_skipped_and_counted(tmp_path: Path) -> None:
+def test_unreadable_and_truncated_images_and_pipes_are_skipped_and_counted(tmp_path: Path) -> None:
     write_classes(tmp_path / "zoo" / "train", (3, 3, 3))
     write_classes(tmp_path / "zoo" / "test", (1, 1, 1))
     ant = tmp_path / "zoo" / "train" / "ant"
@@ -118,8 +119,9 @@ def test_unreadable_and_truncated_images_are_skipped_and_counted(tmp_path: Path)
     (ant / "empty.png").write_bytes(b"")
     (ant / "cut.png").write_bytes((ant / "000.png").read_bytes()[:40])
     (ant / "notes.txt").write_text("not counted: it does not claim to be an image")
+    os.mkfifo(ant / "pipe.png")  # reading it would wait
     zoo = load_control(str(tmp_path / "zoo"), size=8)
-    assert zoo.skipped == 3
+    assert zoo.skipped == 4
     assert Counter(zoo.train_labels.tolist()) == {0: 3, 1: 3, 2: 3}
 
 

@@ -207,7 +207,7 @@ def _pixels(item: Path | Image) -> Image | None:
     if isinstance(item, np.ndarray):
         return item
     try:
-        if item.stat().st_size > MAX_EYE_BYTES:
+        if not item.is_file() or item.stat().st_size > MAX_EYE_BYTES:  # reading a pipe would wait
             return None
         data = item.read_bytes()
         check_file(data)

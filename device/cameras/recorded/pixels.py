@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def read_eye(path: Path, levels: Levels) -> EyeImage:
 
 def deep_image(path: Path) -> NDArray[Any] | None:
     """Return the image in a file if it has more than 8 bits; None if it has not, or cannot be read."""
-    if path.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp") or not path.is_file():  # reading a pipe would wait
+    if path.suffix.lower() in (".jpg", ".jpeg", ".webp", ".bmp"):
         return None
     try:
         image = _decoded(_bytes_of(path), path)
@@ -46,7 +47,10 @@ def deep_image(path: Path) -> NDArray[Any] | None:
 
 def _bytes_of(path: Path) -> bytes:
     try:
-        if path.stat().st_size > MAX_EYE_BYTES:
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode):  # reading a pipe would wait
+            raise BadShot(f"{path} is no regular file")
+        if status.st_size > MAX_EYE_BYTES:
             raise BadShot(f"{path} is larger than {MAX_EYE_BYTES >> 20} MiB")
         data = path.read_bytes()
     except OSError as error:
