@@ -146,6 +146,86 @@ def test_a_class_that_is_empty_in_one_half_is_left_out_of_both(tmp_path: Path) -
     assert zoo.train_labels.tolist() == zoo.test_labels.tolist() == [0, 0, 1, 1]
 
 
+def write_zoo(root: Path) -> None:
+    """No two images are alike."""
+    for number, name in enumerate(CLASSES):
+        for i in range(4):
+            write_images(root / name / f"{name}{i}", 1, (number, i, 0))
+
+
+def require_each_once(root: Path) -> None:
+    """The classes have their own images, and none twice."""
+    zoo = load_control(f"zoo={root}", size=8)
+    images, labels = np.concatenate([zoo.train_images, zoo.test_images]), [*zoo.train_labels, *zoo.test_labels]
+    seen = [(zoo.classes[label], *map(int, image[0, 0])) for image, label in zip(images, labels, strict=True)]
+    assert sorted(seen) == [(name, number, i, 0) for number, name in enumerate(CLASSES) for i in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("link", "target"),
+    [
+        ("ant/up", ".."),
+        ("ant/up", "../.."),
+        ("again", "."),
+        ("ant/ant0/self", "."),
+        ("ant/x", "x"),
+        ("ant/other", "../bee"),
+        ("ant/other", "../bee/bee1"),
+        ("ape", "bee"),
+    ],
+)
+def test_a_link_to_what_a_set_has_already_is_left_out_in_one_line_that_names_it(
+    tmp_path: Path, link: str, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_zoo(tmp_path / "zoo")
+    (tmp_path / "zoo" / link).symlink_to(target)
+    require_each_once(tmp_path / "zoo")
+    assert [str(tmp_path / "zoo" / link) in record.getMessage() for record in caplog.records] == [True]
+
+
+def test_links_to_folders_on_another_disk_are_classes_halves_and_sets(tmp_path: Path) -> None:
+    write_zoo(tmp_path / "disk")
+    for half, number in (("train", "0"), ("test", "1")):
+        for name in CLASSES:
+            (tmp_path / half / name).mkdir(parents=True)
+            (tmp_path / half / name / number).symlink_to(tmp_path / "disk" / name / f"{name}{number}")
+    (tmp_path / "disk" / "ant" / "ant0" / "self").symlink_to(".")
+    (tmp_path / "links").mkdir()
+    (tmp_path / "halves").mkdir()
+    for name in CLASSES:
+        (tmp_path / "links" / name).symlink_to(tmp_path / "disk" / name)
+    (tmp_path / "whole").symlink_to("links")
+    for half in ("train", "test"):
+        (tmp_path / "halves" / half).symlink_to(tmp_path / half)
+    require_each_once(tmp_path / "links")
+    require_each_once(tmp_path / "whole")
+    halves = load_control(str(tmp_path / "halves"), size=8)
+    assert halves.classes == CLASSES
+    assert halves.train_images[:, 0, 0].tolist() == [[0, 0, 0], [1, 0, 0], [2, 0, 0]]
+    assert halves.test_images[:, 0, 0].tolist() == [[0, 1, 0], [1, 1, 0], [2, 1, 0]]
+
+
+def test_no_folder_is_in_train_and_in_test(tmp_path: Path) -> None:
+    write_zoo(tmp_path / "zoo" / "train")
+    (tmp_path / "zoo" / "test").symlink_to("train")
+    with pytest.raises(ControlError, match="has only train/; expected train/ beside test/"):
+        load_control(str(tmp_path / "zoo"), size=8)
+    (tmp_path / "zoo" / "test").unlink()
+    write_zoo(tmp_path / "zoo" / "test")
+    write_images(tmp_path / "zoo" / "train" / "ant" / "own", 1, RED)
+    (tmp_path / "zoo" / "test" / "ant" / "more").symlink_to("../../train/ant/own")
+    zoo = load_control(str(tmp_path / "zoo"), size=8)
+    assert (len(zoo.train_images), len(zoo.test_images)) == (13, 12)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read every folder")
+def test_a_folder_that_may_not_be_read_is_left_out_by_name(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_zoo(tmp_path / "zoo")
+    (tmp_path / "zoo" / "lost+found").mkdir(mode=0)
+    require_each_once(tmp_path / "zoo")
+    assert "lost+found: it cannot be read (Permission denied)" in caplog.text
+
+
 @pytest.mark.parametrize(
     "halves", [("Train", "Test"), ("training", "testing"), ("train", "valid"), ("TRAIN", "Validation")]
 )
