@@ -24,6 +24,7 @@ from learner.memory.decoding import decode_or_none
 from learner.memory.holdout import NOTHING, HeldOut, Rule
 from learner.memory.memory import Memory
 from learner.memory.reshard import resharded
+from learner.objectives.labelled import labelled, require_labelled
 from learner.pacing import Pacing
 from learner.pretrained.start import Start, begin
 from learner.trainer import Answers, Judgement, StepReport
@@ -292,6 +293,7 @@ class Learner:
         state = self.trainer.state_dict()
         counts = {name: getattr(self, name) for name in _COUNTS} | {"undecodable": self.counts().undecodable}
         clips = {} if self.config.memory.clip == 1 else {"clips": self.assembler.state_dict()}
+        named = {"labelled": found} if (found := labelled(self.objective)) else {}
         keys = np.sort(np.concatenate([shard["keys"] for shard in shards]))
         parts = {
             "memory": {"keys": keys, "shards": list(shards)},
@@ -300,14 +302,16 @@ class Learner:
             "generators": list(generators),
             "counts": state["counts"] | counts,
         }
-        return state | clips | parts
+        return state | clips | named | parts
 
     def load_state_dict(self, state: dict[str, Any], pairs: Iterable[EncodedPair | None]) -> None:
         """Continue from `state_dict()` of a learner with the same settings, in any number of processes.
 
         pairs: those of `learner.memory.holdout.stored_keys(state)`, in their order; None for one that cannot be read any more.
-        Raises LookupError, ValueError or RuntimeError if the state does not fit the settings.
+        Raises LookupError, ValueError or RuntimeError if the state does not fit the settings, and SettingsError if the labelled
+        images are others.
         """
+        require_labelled(self.objective, state)
         shards = resharded(state["memory"]["shards"], self.team.size)
         self.held_out.load_state_dict(state.get("holdout", NOTHING))
         self.assembler.load_state_dict(state.get("clips", ALL_CLOSED))

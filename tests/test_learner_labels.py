@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,12 +14,13 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from committing import run
 from every_objective import CPU, see, seeded, small, some_pairs, total, trainer
 from seed_formulas import softmax
 
 from learner.cli.compose import _load_controls
 from learner.cli.settings import ProcessConfig
-from learner.config import to_plain
+from learner.config import LearnerConfig, to_plain
 from learner.errors import ControlError, SettingsError
 from learner.loop import Learner
 from learner.objectives.foreign import objective_named
@@ -128,3 +131,68 @@ def test_a_class_of_which_all_test_images_were_trained_on_is_refused_in_one_line
         ControlError, match=r"^control set digits: every test image of class '3' is among the labelled ones .+$"
     ):
         unseen(digits, digits.test_images[digits.test_labels == 3])
+
+
+def with_labels(root: Path) -> LearnerConfig:
+    config = small("simclr+labels")
+    objective: Any = config.objective
+    return replace(config, objective=replace(objective, second=replace(objective.second, images=str(root))))
+
+
+def replace_set(root: Path, counts: dict[str, int], first: int = 0) -> None:
+    shutil.rmtree(root)
+    write_set(root, counts, first)
+
+
+@pytest.mark.parametrize(
+    ("counts", "first", "said"),
+    [
+        ({"ant": 4, "bee": 4, "cow": 4}, 0, "3 classes now, 2 then; new: cow"),
+        ({"ant": 4, "cow": 4}, 0, "2 classes now, 2 then; new: cow; gone: bee"),
+        ({"ant": 8, "bee": 4}, 0, "the same 2 classes, with other images"),
+        ({"ant": 4, "bee": 4}, 9, "the same 2 classes, with other images"),
+    ],
+)
+def test_a_run_goes_on_only_with_the_labelled_images_that_it_learned_from(
+    tmp_path: Path, counts: dict[str, int], first: int, said: str
+) -> None:
+    images, folder = tmp_path / "zoo", tmp_path / "run"
+    write_set(images, {"ant": 4, "bee": 4})
+    with run(folder, config=with_labels(images)) as made:
+        made.committer.finish()
+    replace_set(images, counts, first)
+    told = re.escape(f"--objective.second.images {images} is not what this run learns from ({said}): make it as it was")
+    with (
+        pytest.raises(SettingsError, match=f"^{told}, or choose another --run-dir, [^\n]+$"),
+        run(folder, config=with_labels(images)),
+    ):
+        pass
+    replace_set(images, {"ant": 4, "bee": 4})
+    with run(folder, config=with_labels(images)):
+        pass
+
+
+def test_the_state_of_an_earlier_version_goes_on_where_the_number_of_classes_fits(tmp_path: Path) -> None:
+    write_set(tmp_path / "zoo", {"ant": 4, "bee": 4})
+    state = Learner(with_labels(tmp_path / "zoo"), CPU).state_dict()
+    del state["labelled"]
+    replace_set(tmp_path / "zoo", {"ant": 4, "cow": 4})
+    Learner(with_labels(tmp_path / "zoo"), CPU).load_state_dict(state, ())
+    replace_set(tmp_path / "zoo", {"ant": 4, "bee": 4, "cow": 4})
+    with pytest.raises(SettingsError, match=r"^--objective.second.images .*zoo is not .* \(3 classes now, 2 then\): "):
+        Learner(with_labels(tmp_path / "zoo"), CPU).load_state_dict(state, ())
+
+
+def test_the_hash_of_labelled_images_is_that_of_their_files_and_labels(tmp_path: Path) -> None:
+    for name, counts, first in (
+        ("one", {"ant": 4, "bee": 4}, 0),
+        ("moved", {"ant": 4, "bee": 4}, 0),
+        ("other", {"ant": 4, "bee": 4}, 1),
+    ):
+        write_set(tmp_path / name, counts, first)
+    one, moved, other = (
+        load_control(str(tmp_path / name), size=side).train_sha256
+        for name, side in (("one", 8), ("moved", 16), ("other", 8))
+    )
+    assert one == moved != other
+    assert load_control("digits", size=8).train_sha256 == load_control("digits", size=32).train_sha256

@@ -48,7 +48,7 @@ class LabelsConfig(ObjectiveConfig):
 
 
 class Labels(Objective[LabelsConfig]):
-    """A classifier, and the labelled images, which are no part of its state. Raises ControlError."""
+    """A classifier, and the labelled images, of which a run keeps only what is `known` of them. Raises ControlError."""
 
     meanings = {"labels_right": Meaning("ratio", "Views of labelled images whose class is guessed right.")}
     images: Tensor
@@ -63,6 +63,7 @@ class Labels(Objective[LabelsConfig]):
         self.register_buffer("images", torch.from_numpy(control.train_images), persistent=False)
         self.register_buffer("labels", torch.from_numpy(control.train_labels), persistent=False)
         self.classifier = Classifier(encoder.dim, len(control.classes))
+        self.known = {"classes": list(control.classes), "sha256": control.train_sha256}
 
     def forward(self, batch: Batch, generator: Generator) -> Outcome:
         """Return the cross-entropy of labelled images as the shared term; losses and features of the pairs are 0."""

@@ -41,7 +41,8 @@ class ControlSet:
     """A labelled set in memory.
 
     Images are uint8 [N, S, S, 3] BGR, labels int64 [N] indices into `classes`. Both halves contain each class. `skipped` counts
-    images that could not be read. `name` is safe in a file name and as the label of a metric.
+    images that could not be read. `name` is safe in a file name and as the label of a metric. `train_sha256` is that of the files
+    of the train half, or of their images where many are in one file, with their labels.
     """
 
     name: str
@@ -51,6 +52,7 @@ class ControlSet:
     test_labels: Labels
     classes: tuple[str, ...]
     skipped: int = 0
+    train_sha256: str = ""
 
     @cached_property
     def identity(self) -> str:
@@ -82,12 +84,14 @@ def load_control(
         raise ControlError(f"control set {spec}: {said}")
     if len(classes) < 2:
         raise ControlError(f"control set {path}: has {len(classes)} classes; expected at least 2, as {LAYOUTS}")
-    train_images, train_labels, train_skipped = _read(train, limit_train, size, [seed, 0], f"{path} train", classes)
-    test_images, test_labels, test_skipped = _read(test, limit_test, size, [seed, 1], f"{path} test", classes)
+    train_images, train_labels, train_skipped, sha256 = _read(
+        train, limit_train, size, [seed, 0], f"{path} train", classes
+    )
+    test_images, test_labels, test_skipped, _ = _read(test, limit_test, size, [seed, 1], f"{path} test", classes)
     skipped = train_skipped + test_skipped
     if skipped:
         _log.warning("control set has unreadable images set=%s skipped=%d", name, skipped)
-    return ControlSet(name, train_images, train_labels, test_images, test_labels, classes, skipped)
+    return ControlSet(name, train_images, train_labels, test_images, test_labels, classes, skipped, sha256)
 
 
 def subset(control: ControlSet, *, train: int, test: int) -> ControlSet:
@@ -166,8 +170,8 @@ def _split(whole: Half, train_share: float, classes: tuple[str, ...]) -> _Halves
 
 def _read(
     half: Half, limit: int | None, size: int, seed: list[int], where: str, classes: tuple[str, ...]
-) -> tuple[Image, Labels, int]:
-    """Return images [N, S, S, 3] BGR, labels [N] and the number of unreadable images of a half, or of its chosen part."""
+) -> tuple[Image, Labels, int, str]:
+    """Return images [N, S, S, 3] BGR, labels [N], the number of unreadable images and the hash of a half or its chosen part."""
     _require_all(half.labels, where, classes)
     chosen = np.arange(len(half.labels))
     if limit is not None and limit < len(chosen):
@@ -176,14 +180,16 @@ def _read(
                 f"control set {where}: a limit of {limit} images leaves out some of its {len(classes)} classes"
             )
         chosen = _balanced(half.labels, limit, np.random.default_rng(seed))
-    images, labels = [], []
+    images, labels, whole = [], [], hashlib.sha256()
     for index in chosen:
-        pixels = _pixels(half.items[index])
+        data, pixels = _pixels(half.items[index])
         if pixels is not None:
             images.append(_fit(pixels, size))
             labels.append(half.labels[index])
+            # Of the bytes of the file: what they decode to may depend on the version of OpenCV.
+            whole.update(hashlib.sha256(data).digest() + int(half.labels[index]).to_bytes(8, "big"))
     _require_all(np.array(labels, np.int64), where, classes)
-    return np.stack(images), np.array(labels, np.int64), len(chosen) - len(images)
+    return np.stack(images), np.array(labels, np.int64), len(chosen) - len(images), whole.hexdigest()
 
 
 def _balanced(labels: Labels, count: int, rng: np.random.Generator) -> NDArray[np.intp]:
@@ -202,19 +208,19 @@ def _require_all(labels: Labels, where: str, classes: tuple[str, ...]) -> None:
         )
 
 
-def _pixels(item: Path | Image) -> Image | None:
-    """Return the image of an item; None if it cannot be read."""
+def _pixels(item: Path | Image) -> tuple[bytes, Image | None]:
+    """Return the bytes and the image of an item; no bytes and None if it cannot be read."""
     if isinstance(item, np.ndarray):
-        return item
+        return item.tobytes(), item
     try:
         if not item.is_file() or item.stat().st_size > MAX_EYE_BYTES:  # reading a pipe would wait
-            return None
+            return b"", None
         data = item.read_bytes()
         check_file(data)
         pixels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
     except (OSError, TooCostly, cv2.error):
-        return None
-    return None if pixels is None else np.asarray(pixels, np.uint8)
+        return b"", None
+    return data, None if pixels is None else np.asarray(pixels, np.uint8)
 
 
 def _fit(image: Image, size: int) -> Image:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from buffer.store_reader import Commit, StoreError
-from learner.errors import LearnerError
+from learner.errors import LearnerError, SettingsError
 from learner.loop import Learner
 from learner.memory.holdout import stored_keys
 from learner.runs.checkpoint import order_of
@@ -70,13 +70,16 @@ def restore(
 def load_newest(learner: Learner, store: StoredPairs, checkpoints: Checkpoints) -> Found | None:
     """Load the newest whole commit into the learner, and change nothing else; None: there is no commit yet.
 
-    A newer commit that is not whole is logged. Raises LearnerError if no commit is whole, or another version made them.
+    A newer commit that is not whole is logged. Raises LearnerError if no commit is whole, or another version made them, and
+    SettingsError if the labelled images of the run are others now.
     """
     listed, problems = _listed(store)
     names = checkpoints.names()
     for name in sorted(names | listed.keys(), key=order_of, reverse=True):
         try:
             found = _load(learner, name, listed, store, checkpoints)
+        except SettingsError:  # no older commit and no other store would help
+            raise
         except LearnerError as error:
             problems.append(error)
             continue
