@@ -49,10 +49,10 @@ def test_a_start_is_trained_once_and_not_at_random(start: Path) -> None:
     assert any((load_file(start)[name] != value).any() for name, value in random.backbone.state_dict().items())
 
 
-def test_each_arm_has_the_settings_of_its_flags_and_only_one_has_a_second_teacher(start: Path) -> None:
+def test_each_arm_has_the_settings_of_its_flags_and_two_have_a_second_teacher(start: Path) -> None:
     configs = {arm: config_of(arm, "ntxent", str(start), 0.1, "--pacing.batch-size 4") for arm in ARMS}
-    assert [config.adapt.plan for config in configs.values()] == ["full", "last", "lora", "lora", "off"]
-    assert [arm for arm, config in configs.items() if config.adapt.is_anchored] == ["lora+anchor"]
+    assert [config.adapt.plan for config in configs.values()] == ["full", "last", "lora", "full", "lora", "off"]
+    assert [arm for arm, config in configs.items() if config.adapt.is_anchored] == ["full+anchor", "lora+anchor"]
     assert {config.holdout for config in configs.values()} == {0.1}
     assert {config.pacing.batch_size for config in configs.values()} == {4}
     assert {arm for arm, config in configs.items() if config.encoder.weights is None} == {SCRATCH}

@@ -17,6 +17,7 @@ ARMS: Mapping[str, tuple[str, ...]] = {
     "full": ("--adapt", "full", *_FREE),
     "last": ("--adapt", "last", *_FREE),
     "lora": ("--adapt", "lora", *_FREE),
+    "full+anchor": ("--adapt", "full"),
     "lora+anchor": ("--adapt", "lora"),
     SCRATCH: (),
 }

@@ -44,7 +44,8 @@ class AdaptSettings(WalkSettings):
     """Adapt weights to a stream in several ways: a line for each run with its curves, tables with intervals, a plot."""
 
     arms: Annotated[tuple[str, ...], SomeOf(ARMS)] = tuple(ARMS)
-    """Ways to go on: full, last and lora without the frozen second teacher, lora+anchor with it, scratch from random weights."""
+    """Ways to go on: full, last and lora without the frozen second teacher, full+anchor and lora+anchor with it; scratch from
+    random weights."""
     objectives: Annotated[tuple[str, ...], Names()] = ("ntxent", "mae")
     """Objectives, each with its own views; also package.module:Class of yours."""
     weights: str | None = None

@@ -22,7 +22,7 @@ NOTES = """Points above the weights of the start: the mean over seeds, ± half o
 seed). Control sets: the mean over the sets. At worst: the lowest k-NN of all probes after the start. The stream's probe: the mean
 of its recalls on held-out pairs, against those of the start on the same pairs. `scratch` began at random and is compared with the
 same weights. Rollbacks are those of the guard against forgetting, all seeds together."""
-COLOURS = ("#c8553d", "#d08b2c", "#1f6f8b", "#4c9f70", "#666666")
+COLOURS = ("#c8553d", "#d08b2c", "#1f6f8b", "#8e5ea2", "#4c9f70", "#666666")
 
 
 def by_objective(lines: Sequence[Line]) -> dict[str, SeedRuns]:
