@@ -212,7 +212,7 @@ def test_weights_that_were_replaced_are_other_ones_and_none_are_mixed(
 @pytest.mark.parametrize(
     ("words", "what"),
     [
-        (["--arms", "half"], "--arms must be some of: full; last; lora; lora+anchor; scratch"),
+        (["--arms", "half"], "--arms must be some of: full; last; lora; full+anchor; lora+anchor; scratch"),
         (["--objectives", "nonsense"], "--objective must be one of"),
         (["--stream", "v4l2:0,2"], "--stream v4l2:0,2: name sim alone, or recordings, films and folders of images"),
         (["--stream", "sim", "walk.mcap"], "--stream sim: name sim alone"),
