@@ -176,8 +176,17 @@ def test_a_recording_is_streamed_without_places(
     start: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     walk = recorded(tmp_path / "walk.mcap", [made(seq) for seq in range(48)])
-    words = ["adapt", "--seeds", "0", "--objectives", "ntxent", "--weights", str(start), "--cpu-min", "0.002"]
-    words += ["--probes", "1", "--control-limit", "100", f"--learner={SMALL}", "--json", "--arms", "last"]
+    words = ["adapt", "--seeds", "0", "--objectives", "ntxent", "--weights", str(start), "--cpu-min", "0.01"]
+    words += [
+        "--probes",
+        "1",
+        "--control-limit",
+        "100",
+        f"--learner={SMALL} --pacing.replay-ratio 1",
+        "--json",
+        "--arms",
+        "last",
+    ]
     main([*words, "--stream", str(walk), "--holdout", "0.5", "--results", str(tmp_path / "lines.jsonl")])
     (found,) = map(json.loads, capsys.readouterr().out.splitlines())
     assert found["stream"] == str(walk)

@@ -11,7 +11,6 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from learner.adapt.forgetting import ForgettingGuard
 from learner.loop import Learner
 from learner.networks.encoder import Encoder
 from learner.probes.control_sets import ControlSet
@@ -71,12 +70,13 @@ class Prober:
         self._each([control for control in self.controls if control.name not in known], self._probe)
         if not self.learner.steps:
             self._judge()
-        elif self._guard.watches:
+        elif self.learner.trainer.forgetting.watches:
             self._warn_of_unknown()
 
     def _warn_of_unknown(self) -> None:
         """Say which control sets the guard against forgetting cannot compare with the start."""
-        known = [control.name for control in self.controls if self._guard.knows(control.identity)]
+        guard = self.learner.trainer.forgetting
+        known = [control.name for control in self.controls if guard.knows(control.identity)]
         others = [control.name for control in self.controls if control.name not in known]
         if not known:
             log.warning(
@@ -115,14 +115,10 @@ class Prober:
         return False
 
     def _judge(self, *, may_go_back: bool = True) -> bool:
-        if not (self._guard.watches and self._answers):
+        if not (self.learner.trainer.forgetting.watches and self._answers):
             return False
         self.observers.judged(self.learner.judge(self._answers, may_go_back=may_go_back), self.learner)
         return True
-
-    @property
-    def _guard(self) -> ForgettingGuard:
-        return self.learner.trainer.forgetting
 
     def rotations(self, stop: Callable[[], bool]) -> dict[str, dict[str, Any]]:
         """Return accuracies on rotated images, by set and encoder; those that `stop` prevents are left out."""
