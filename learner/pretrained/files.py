@@ -1,7 +1,7 @@
 """Reads files of weights that nobody vouches for: safetensors, or `.pth` without any pickled code.
 
 What a file says of its size is checked before a tensor is allocated: both formats are mapped into memory, and no tensor may be
-larger than the bytes it lies in.
+larger than the bytes it lies in. Of a `.pth` only the tensors of the network are looked at, however deep they lie.
 """
 
 from __future__ import annotations
@@ -12,16 +12,17 @@ import json
 import pickle
 import warnings
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from learner.errors import SettingsError
+from learner.pretrained.names import unwrapped
 
 MAX_BYTES = 32 * 2**30
 """Largest file of weights: the largest DINOv3 has 27 GB."""
@@ -33,8 +34,8 @@ MAX_TEXT_BYTES = 2**24
 """Largest JSON file beside weights, and the largest list of tensors in a `.pth`."""
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
 _KINDS = (".safetensors", ".pth", ".pt", ".bin")
-Tree = Mapping[str, Any]
-"""What a file holds: tensors by name, in a `.pth` perhaps some dictionaries deeper."""
+_MAX_TIED = 2
+"""How many times the size of their file all tensors may have: tied weights lie in a `.pth` once, and are there twice."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +54,9 @@ class Found:
                     digest.update(block)
         return digest.hexdigest()
 
-    def read(self) -> Tree:
-        """Return what the files hold, on the CPU. Raises SettingsError for a file that is damaged, too large or hostile."""
-        whole: dict[str, Any] = {}
+    def read(self) -> dict[str, Tensor]:
+        """Return the tensors in the files, on the CPU. Raises SettingsError for a file that is damaged, too large or hostile."""
+        whole: dict[str, Tensor] = {}
         for path in self.paths:
             whole |= _read(path)
         return whole
@@ -101,20 +102,20 @@ def _json(path: Path) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path) -> dict[str, Tensor]:
     try:
         if not 8 < path.stat().st_size <= MAX_BYTES:
             raise ValueError(f"its size must be between 9 bytes and {MAX_BYTES >> 30} GiB")
         with path.open("rb") as file:
             begins = file.read(4)
-        tree = _torch(path) if begins == b"PK\x03\x04" else _safetensors(path)
-        _check(tree, path.stat().st_size)
-    except (OSError, ValueError, SafetensorError, zipfile.BadZipFile, pickle.UnpicklingError) as error:
+        tensors = _torch(path) if begins == b"PK\x03\x04" else _safetensors(path)
+        _check(tensors, path.stat().st_size)
+    except Exception as error:  # of whatever kind: a damaged or hostile file can make the readers raise anything
         raise SettingsError(f"{path.name} cannot be read as weights ({_one_line(error)})") from error
-    return tree
+    return tensors
 
 
-def _safetensors(path: Path) -> dict[str, Any]:
+def _safetensors(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         begins = file.read(9)
     if begins[:1] == b"\x80" and begins[8:] != b"{":
@@ -125,50 +126,57 @@ def _safetensors(path: Path) -> dict[str, Any]:
         raise ValueError("it is neither safetensors nor a .pth of torch.save")
     with safe_open(path, "pt") as opened:  # checks its header against the size of the file
         names = list(opened.keys())
-        if len(names) > MAX_TENSORS:
-            raise ValueError(f"it has {len(names)} tensors, more than {MAX_TENSORS}")
+        _require_few(names)
         return {name: opened.get_tensor(name) for name in names}
 
 
-def _torch(path: Path) -> dict[str, Any]:
+def _torch(path: Path) -> dict[str, Tensor]:
     with zipfile.ZipFile(path) as opened:
         entries = opened.infolist()
-    if len(entries) > 2 * MAX_TENSORS or sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise ValueError("what is in it would be larger than the file")
-    if any(entry.file_size > MAX_TEXT_BYTES for entry in entries if entry.filename.endswith(".pkl")):
-        raise ValueError("its list of tensors is too long")
+        lists = [entry for entry in entries if entry.filename.endswith(".pkl")]
+        if len(entries) > 2 * MAX_TENSORS or sum(entry.file_size for entry in entries) > path.stat().st_size:
+            raise ValueError("what is in it would be larger than the file")
+        if any(entry.file_size > MAX_TEXT_BYTES for entry in lists):
+            raise ValueError("its list of tensors is too long")
+        if any(b"\nbytearray\n" in opened.read(entry) for entry in lists):  # torch allows it, of any length
+            raise ValueError("it holds a bytearray, which no weights need")
     try:
         # The arguments of a training script lie beside the weights of DINO and MAE: a plain object with attributes.
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise ValueError(f"it holds more than weights, which is not run: {_one_line(error)[:120]}") from error
-    except (RuntimeError, LookupError, TypeError, AttributeError, EOFError, ArithmeticError, MemoryError) as error:
-        raise ValueError(_one_line(error)[:160]) from error
     if not isinstance(tree, Mapping):
         raise ValueError(f"it holds a {type(tree).__name__} and no dictionary of tensors")
-    return dict(tree)
+    return {name: value for name, value in unwrapped(tree).items() if isinstance(value, Tensor)}
 
 
-def _check(tree: Tree, file_bytes: int) -> None:
-    """Raise ValueError for names and tensors that no file of weights needs; two levels of dictionaries are looked at."""
-    levels = [tree, *(value for value in tree.values() if isinstance(value, Mapping))]
-    if sum(map(len, levels)) > MAX_TENSORS:
-        raise ValueError(f"it has more than {MAX_TENSORS} entries")
-    for name, value in (item for level in levels for item in level.items()):
-        if isinstance(value, Tensor):
-            check_tensor(name, value, file_bytes)
+def _check(tensors: Mapping[str, Tensor], file_bytes: int) -> None:
+    """Raise ValueError for names and tensors that no file of weights needs."""
+    _require_few(tensors)
+    if sum(_check_tensor(name, tensor, file_bytes) for name, tensor in tensors.items()) > _MAX_TIED * file_bytes:
+        raise ValueError("its tensors say that they are larger than the file")
 
 
-def check_tensor(name: object, tensor: Tensor, file_bytes: int) -> None:
-    """Raise ValueError if a tensor is no plain array of numbers, or larger than its bytes or its file."""
-    if not isinstance(name, str) or len(name) > MAX_NAME:
-        raise ValueError(f"a tensor is called {str(name)[:40]!r}")
-    if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_complex() or tensor.is_meta:
+def _require_few(names: Sized) -> None:
+    if len(names) > MAX_TENSORS:
+        raise ValueError(f"it has {len(names)} tensors, more than {MAX_TENSORS}")
+
+
+def _check_tensor(name: object, tensor: Tensor, file_bytes: int) -> int:
+    """Return the bytes of a tensor. Raises ValueError if it is no plain array of numbers, or larger than what it lies in."""
+    if not isinstance(name, str):
+        raise ValueError(f"the name of a tensor is of type {type(name).__name__}")
+    if len(name) > MAX_NAME:
+        raise ValueError(f"the name of a tensor is longer than {MAX_NAME} characters: {name[:40]!r}")
+    if tensor.layout is not torch.strided or tensor.is_nested or tensor.is_quantized or tensor.is_meta:
         raise ValueError(f"{name} is no plain tensor of numbers")
+    if tensor.is_complex():
+        raise ValueError(f"{name} is complex: give real weights")
     bytes_ = tensor.numel() * tensor.element_size()
     if bytes_ > min(file_bytes, tensor.untyped_storage().nbytes()):
         raise ValueError(f"{name} says that it is larger than the bytes it lies in")
+    return bytes_
 
 
 def _one_line(error: BaseException) -> str:

@@ -51,21 +51,25 @@ class Named(NamedTuple):
     left_out: list[str]
 
 
-def named(tree: Mapping[str, Any]) -> Named:
-    """Return the tensors of a backbone in what a file holds."""
-    tensors, left_out = _unwrapped(tree)
-    if "embeddings.cls_token" in tensors:
-        tensors = _from_hugging_face(tensors)
-    return Named({_CHUNK.sub("blocks.", name): tensor for name, tensor in tensors.items()}, left_out)
-
-
-def _unwrapped(tree: Mapping[str, Any]) -> tuple[dict[str, Tensor], list[str]]:
+def unwrapped(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
+    """Return the innermost dictionary of a `.pth`, below the keys that training scripts put around a network."""
     for _ in range(_MAX_DEPTH):
         inner = next((tree[key] for key in _WRAPPERS if isinstance(tree.get(key), Mapping)), None)
         if inner is None:
             break
         tree = inner
-    tensors = {str(name): value for name, value in tree.items() if isinstance(value, Tensor)}
+    return tree
+
+
+def named(tensors: Mapping[str, Tensor]) -> Named:
+    """Return the tensors of a backbone among those of a file."""
+    tensors, left_out = _without_prefixes(tensors)
+    if "embeddings.cls_token" in tensors:
+        tensors = _from_hugging_face(tensors)
+    return Named({_CHUNK.sub("blocks.", name): tensor for name, tensor in tensors.items()}, left_out)
+
+
+def _without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
     left_out: list[str] = []
     for _ in range(_MAX_DEPTH):
         prefix = next((one for one in _PREFIXES if any(name.startswith(one) for name in tensors)), None)
