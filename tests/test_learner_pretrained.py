@@ -27,6 +27,7 @@ from learner.errors import SettingsError
 from learner.networks.encoder import Encoder, EncoderConfig
 from learner.objectives.table import OBJECTIVES
 from learner.pretrained.files import find
+from learner.pretrained.names import named
 from learner.pretrained.start import Start, begin, encoder_of
 from learner.weights.export import export_encoder
 
@@ -141,6 +142,52 @@ def test_a_convolutional_backbone_that_is_named_takes_its_weights(name: str, tmp
     assert all(key.split(".")[0] in ("classifier", "head") for key in begin(encoder, config)["surplus"])
     given = model.state_dict()
     assert all(torch.equal(tensor, given[key]) for key, tensor in encoder.backbone.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["twins_svt_small", "mobilenetv4_hybrid_medium", "mobilenetv5_base", "levit_128s"])
+def test_a_backbone_whose_blocks_are_counted_in_stages_keeps_its_names(name: str) -> None:
+    with torch.device("meta"):
+        own = timm.create_model(name, num_classes=0).state_dict()
+    assert list(named(own).tensors) == list(own)
+    assert named({f"module.{key}": tensor for key, tensor in own.items()}).tensors.keys() == own.keys()
+
+
+def test_an_export_with_blocks_in_stages_starts_another_run(tmp_path: Path) -> None:
+    own = Encoder(EncoderConfig(backbone="twins_svt_small"))
+    export_encoder(own, tmp_path / "student.safetensors", figures={}, settings={})
+    encoder, start = started(tmp_path / "student.safetensors")
+    given = own.backbone.state_dict()
+    assert all(torch.equal(tensor, given[key]) for key, tensor in encoder.backbone.state_dict().items())
+    assert (start["tensors"], start["surplus"]) == (len(given), [])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"encoder.layer.0.norm1.bias": torch.ones(WIDTH), "layer.0.norm1.bias": torch.ones(WIDTH)},
+        {"encoder.layer.0.attn.qkv.weight": torch.ones(3 * WIDTH, WIDTH)},
+        {"encoder.layer.1.attn.qkv.bias": torch.ones(3 * WIDTH)},
+        {"cls_token": torch.ones(1, 1, WIDTH)},
+    ],
+    ids=["two wrappers", "joined already", "biases joined already", "two layouts"],
+)
+def test_two_tensors_that_would_get_one_name_are_refused(more: dict[str, Tensor], tmp_path: Path) -> None:
+    tensors, _ = hugging_face("dinov2", official("dinov2"))
+    save_file(tensors | more, tmp_path / "both.safetensors")
+    with pytest.raises(SettingsError, match=r"it has \S+ twice, under two names: take one of them out of the file$"):
+        encoder_of(str(tmp_path / "both.safetensors"))
+    config = replace(SMALL, weights=str(tmp_path / "both.safetensors"))
+    with pytest.raises(SettingsError, match=r"both.safetensors does not fit backbone \S+: it has \S+ twice"):
+        begin(Encoder(config), config)
+
+
+def test_parts_that_hold_the_same_tensor_are_refused(tmp_path: Path) -> None:
+    for number in (1, 2):
+        save_file({"cls_token": torch.full((2,), float(number))}, tmp_path / f"model-0000{number}-of-00002.safetensors")
+    with pytest.raises(
+        SettingsError, match=r"model-00002-of-00002.safetensors has cls_token, which another part has too"
+    ):
+        encoder_of(str(tmp_path))
 
 
 def test_weights_with_the_head_of_a_classifier_are_those_that_timm_has_under_the_name(tmp_path: Path) -> None:

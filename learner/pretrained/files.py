@@ -58,7 +58,10 @@ class Found:
         """Return the tensors in the files, on the CPU. Raises SettingsError for a file that is damaged, too large or hostile."""
         whole: dict[str, Tensor] = {}
         for path in self.paths:
-            whole |= _read(path)
+            part = _read(path)
+            if twice := whole.keys() & part.keys():
+                raise SettingsError(f"{path.name} has {min(twice)[:80]}, which another part has too: give one file")
+            whole |= part
         return whole
 
 

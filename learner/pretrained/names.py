@@ -8,11 +8,13 @@ and v apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+
+from learner.errors import SettingsError
 
 _WRAPPERS = ("teacher", "model_ema", "student", "model", "state_dict", "module", "backbone")
 """Keys below which a `.pth` has its tensors; of teacher and student the teacher is what DINO and DINOv2 evaluate."""
@@ -40,8 +42,8 @@ _HUGGING_FACE = [
         (r"^layernorm\.", "norm."),
     )
 ]
-_CHUNK = re.compile(r"^blocks\.\d+\.(?=\d+\.(?:norm1|norm2|attn|mlp|ls1|ls2)\.)")
-"""DINOv2 trains its blocks in chunks: `blocks.CHUNK.NUMBER`."""
+_CHUNK = re.compile(r"^blocks\.(\d+)\.(?=(\d+)\.(?:norm1|norm2|attn|mlp|ls1|ls2)\.)")
+"""DINOv2 trains its blocks in chunks: `blocks.CHUNK.NUMBER`, and goes on counting from one chunk to the next."""
 
 
 class Named(NamedTuple):
@@ -62,11 +64,32 @@ def unwrapped(tree: Mapping[Any, Any]) -> Mapping[Any, Any]:
 
 
 def named(tensors: Mapping[str, Tensor]) -> Named:
-    """Return the tensors of a backbone among those of a file."""
+    """Return the tensors of a backbone among those of a file. Raises SettingsError where two would get the same name."""
     tensors, left_out = _without_prefixes(tensors)
     if "embeddings.cls_token" in tensors:
         tensors = _from_hugging_face(tensors)
-    return Named({_CHUNK.sub("blocks.", name): tensor for name, tensor in tensors.items()}, left_out)
+    return Named(_without_chunks(tensors), left_out)
+
+
+def _renamed(tensors: Mapping[str, Tensor], rename: Callable[[str], str]) -> dict[str, Tensor]:
+    renamed: dict[str, Tensor] = {}
+    for old, tensor in tensors.items():
+        _put(renamed, rename(old), tensor)
+    return renamed
+
+
+def _put(tensors: dict[str, Tensor], name: str, tensor: Tensor) -> None:
+    if name in tensors:
+        raise SettingsError(f"it has {name[:80]} twice, under two names: take one of them out of the file")
+    tensors[name] = tensor
+
+
+def _without_chunks(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Take off the numbers of chunks. Those of stages stay: each stage counts its blocks from 0, or has other parts too."""
+    matches = [_CHUNK.match(name) for name in tensors if name.startswith("blocks.")]
+    blocks = {found.groups() for found in matches if found}
+    is_chunked = all(matches) and len({number for _, number in blocks}) == len(blocks)
+    return _renamed(tensors, lambda name: _CHUNK.sub("blocks.", name) if is_chunked else name)
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tensor], list[str]]:
@@ -81,16 +104,17 @@ def _without_prefixes(tensors: Mapping[str, Tensor]) -> tuple[Mapping[str, Tenso
 
 
 def _from_hugging_face(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    renamed: dict[str, Tensor] = {}
     is_gated = any(".mlp.gate_proj." in name for name in tensors)
     mlp = {"gate": "w1", "up": "w2", "down": "w3"} if is_gated else {"up": "fc1", "down": "fc2"}
-    for name, tensor in tensors.items():
-        for pattern, ours in _HUGGING_FACE:
-            name = pattern.sub(ours, name)
-        name = re.sub(r"\.mlp\.(gate|up|down)_proj\.", lambda found: f".mlp.{mlp.get(found[1], found[1])}.", name)
-        renamed[name] = tensor
+
+    def ours(name: str) -> str:
+        for pattern, new in _HUGGING_FACE:
+            name = pattern.sub(new, name)
+        return re.sub(r"\.mlp\.(gate|up|down)_proj\.", lambda found: f".mlp.{mlp.get(found[1], found[1])}.", name)
+
+    renamed = _renamed(tensors, ours)
     if "pos_embed" not in renamed and "register_tokens" in renamed:  # DINOv3: rotary embeddings
-        renamed["storage_tokens"] = renamed.pop("register_tokens")
+        _put(renamed, "storage_tokens", renamed.pop("register_tokens"))
     return _fused(renamed)
 
 
@@ -105,10 +129,11 @@ def _fused(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
         if any(bias is not None and bias.ndim != 1 for bias in biases):
             continue
         found = [weight for weight in weights if weight is not None]
-        tensors[f"{start}qkv.weight"] = torch.cat(found) if len({w.shape[1] for w in found}) == 1 else found[0]
+        joined = torch.cat(found) if len({w.shape[1] for w in found}) == 1 else found[0]
+        _put(tensors, f"{start}qkv.weight", joined)
         if any(bias is not None for bias in biases):
             filled = [w.new_zeros(len(w)) if b is None else b for w, b in zip(found, biases, strict=True)]
-            tensors[f"{start}qkv.bias"] = torch.cat(filled)
+            _put(tensors, f"{start}qkv.bias", torch.cat(filled))
         for one in "qkv":
             tensors.pop(f"{start}{one}.weight")
             tensors.pop(f"{start}{one}.bias", None)

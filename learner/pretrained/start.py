@@ -47,9 +47,9 @@ def begin(networks: nn.Module, config: EncoderConfig) -> Start:
         return {"from": "random"}
     found = _downloaded(config) if config.weights.startswith(TIMM) else find(config.weights)
     encoders = [part for part in networks.modules() if isinstance(part, Encoder)]
-    given = named(found.read())
+    tensors = found.read()
     try:
-        fit = fitted(encoders[0].backbone, given)
+        fit = fitted(encoders[0].backbone, named(tensors))
     except SettingsError as error:
         raise SettingsError(
             f"--encoder.weights {config.weights} does not fit backbone {config.backbone}: {error}"
