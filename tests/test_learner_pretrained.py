@@ -248,6 +248,35 @@ def test_values_that_are_not_finite_are_refused_by_name(tmp_path: Path) -> None:
             encoder_of(str(tmp_path / "spoiled.pth"))
 
 
+@pytest.mark.parametrize("kind", [torch.int8, torch.uint8, torch.int64, torch.bool, torch.float8_e4m3fn])
+@pytest.mark.parametrize("published", ["dino", "dinov3"])
+def test_quantised_weights_are_refused_by_name(published: str, kind: torch.dtype, tmp_path: Path) -> None:
+    """Without the scales, which lie elsewhere, they are noise that runs."""
+    weights = official(published)
+    torch.save(
+        weights | {"blocks.1.mlp.fc1.bias": (20 * weights["blocks.1.mlp.fc1.bias"]).to(kind)}, tmp_path / "a.pth"
+    )
+    name = str(kind).removeprefix("torch.")
+    with pytest.raises(SettingsError, match=rf"blocks.1.mlp.fc1.bias is quantised \({name}\): give the float weights$"):
+        encoder_of(str(tmp_path / "a.pth"))
+    torch.save({key: (20 * tensor).to(kind) for key, tensor in weights.items()}, tmp_path / "all.pth")
+    with pytest.raises(SettingsError, match=rf" more is quantised \({name}\): give the float weights$"):
+        encoder_of(str(tmp_path / "all.pth"))
+
+
+@pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
+def test_floats_of_other_widths_are_taken_and_counters_stay_whole(kind: torch.dtype, tmp_path: Path) -> None:
+    whole = timm.create_model("resnet10t", num_classes=0).state_dict()
+    own = {key: tensor.to(kind) if tensor.is_floating_point() else tensor + 7 for key, tensor in whole.items()}
+    save_file(own, tmp_path / "own.safetensors")
+    config = EncoderConfig(backbone="resnet10t", weights=str(tmp_path / "own.safetensors"))
+    encoder = Encoder(config)
+    begin(encoder, config)
+    state = encoder.backbone.state_dict()
+    assert int(state["bn1.num_batches_tracked"]) == 7
+    assert all(torch.equal(tensor, own[key].to(tensor.dtype)) for key, tensor in state.items())
+
+
 class Code:
     def __reduce__(self) -> tuple[Any, ...]:
         return Path.touch, (Path("was-run"),)

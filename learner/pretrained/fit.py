@@ -17,6 +17,8 @@ from learner.pretrained.recognise import looks
 
 _NAMED = 4
 """Names of tensors in a message."""
+_FLOATS = {torch.float16, torch.bfloat16, torch.float32, torch.float64}
+"""What weights may be; those of 8 and 4 bits mean nothing without scales that lie elsewhere."""
 
 
 class Fitted(NamedTuple):
@@ -41,6 +43,10 @@ def fitted(backbone: Any, given: Named) -> Fitted:
     if what:
         raise SettingsError(f"it {' and '.join(what)}; {looks(given.tensors)}")
     state = {name: tensors[name] for name in own}
+    coarse = [name for name in own if own[name].is_floating_point() and state[name].dtype not in _FLOATS]
+    if coarse:
+        kind = str(state[coarse[0]].dtype).removeprefix("torch.")
+        raise SettingsError(f"{few(coarse)} is quantised ({kind}): give the float weights")
     spoiled = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if spoiled:
         raise SettingsError(f"values in {few(spoiled)} are not finite: it is damaged, or its training failed")
@@ -73,7 +79,7 @@ def shape(tensor: Tensor) -> str:
 def _converted(backbone: Any, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the tensors under timm's names, with tables of positions and patches resized, by the converter of timm's model."""
     convert = getattr(sys.modules[type(backbone).__module__], "checkpoint_filter_fn", None)
-    given = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
+    given = {name: tensor.float() if tensor.dtype in _FLOATS else tensor for name, tensor in tensors.items()}
     if convert is None:
         return given
     if "register_tokens" in given:  # by the mask token timm knows DINOv2, whose registers have no positions
