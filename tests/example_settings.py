@@ -61,6 +61,8 @@ UNSET: Mapping[str, Any] = {
     "heads": 6,
     "weights": "dinov2_vits14_pretrain.pth",
     "pool": "token",
+    "mean": (0.5, 0.5, 0.5),
+    "std": (0.5, 0.5, 0.5),
     "fork": "runs/last",
     "learning_rate": 1e-4,
 }

@@ -305,3 +305,11 @@ def test_a_size_out_of_bounds_is_refused_in_one_line(name: str, size: int) -> No
     wrong: dict[str, Any] = {name: size}
     with pytest.raises(SettingsError, match=rf"^encoder: {name} must be 1 to \d+, got {size}$"):
         EncoderConfig(**wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"mean": (0.5, 0.5, 1.1)}, {"mean": (0.5, float("nan"), 0.5)}, {"std": (0.5, 0.0, 0.5)}]
+)
+def test_pixels_are_normalised_by_sensible_numbers_only(wrong: dict[str, Any]) -> None:
+    with pytest.raises(SettingsError, match=r"^encoder: (mean|std) must be three numbers from \S+ to 1, got \(.+\)$"):
+        EncoderConfig(**wrong)

@@ -26,7 +26,7 @@ from learner.cli.settings import begin as settings_from
 from learner.errors import SettingsError
 from learner.networks.encoder import Encoder, EncoderConfig
 from learner.objectives.table import OBJECTIVES
-from learner.pretrained.files import find
+from learner.pretrained.files import MAX_TEXT_BYTES, find
 from learner.pretrained.names import named
 from learner.pretrained.start import Start, begin, encoder_of
 from learner.weights.export import export_encoder
@@ -73,6 +73,8 @@ def test_a_hugging_face_snapshot_gives_the_features_of_its_network(kind: str, tm
     more = {f"{prefix}pooler.dense.weight": torch.ones(2), "classifier.weight": torch.ones(2)} if prefix else {}
     save_file({f"{prefix}{name}": tensor for name, tensor in theirs.items()} | more, tmp_path / "model.safetensors")
     (tmp_path / "config.json").write_text(json.dumps(config))
+    pixels = {"image_mean": MEAN.flatten().tolist(), "image_std": STD.flatten().tolist()}
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(pixels))
     encoder, start = started(tmp_path)
     assert_same(encoder, kind, weights)
     assert set(start["surplus"]) == {name.removeprefix(prefix) for name in more}
@@ -102,8 +104,9 @@ def test_wrappers_around_weights_are_taken_off(wrapped: Callable[[dict[str, Tens
     assert_same(started(tmp_path / "wrapped.pth")[0], "dino", weights)
 
 
-def test_an_export_starts_another_run_with_the_sizes_on_its_card(tmp_path: Path) -> None:
-    config = EncoderConfig(backbone="vit_tiny_patch16_224", image_size=16, patch_size=8, embed_dim=32, depth=2, heads=2)
+@pytest.mark.parametrize("name", ["vit_tiny_patch16_224", "deit_tiny_patch16_224"])
+def test_an_export_starts_another_run_with_the_sizes_on_its_card(name: str, tmp_path: Path) -> None:
+    config = EncoderConfig(backbone=name, image_size=16, patch_size=8, embed_dim=32, depth=2, heads=2)
     own = Encoder(config).eval()
     export_encoder(own, tmp_path / "student.safetensors", figures={}, settings={})
     encoder, start = started(tmp_path / "student.safetensors")
@@ -197,6 +200,91 @@ def test_weights_with_the_head_of_a_classifier_are_those_that_timm_has_under_the
     assert encoder.config.backbone == "vit_small_patch16_224"
     assert torch.equal(encoder.mean, torch.full((3, 1, 1), 0.5))
     assert start["surplus"] == ["head.bias", "head.weight"]
+
+
+def snapshot(folder: Path, *, has_classifier: bool, preprocessor: str | None) -> Path:
+    """A ViT as Hugging Face has it, with the text of its `preprocessor_config.json`."""
+    theirs, config = hugging_face("dino", official("dino"))
+    head = {"classifier.weight": torch.ones(5, WIDTH)} if has_classifier else {}
+    save_file({f"vit.{name}": tensor for name, tensor in theirs.items()} | head, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    if preprocessor is not None:
+        (folder / "preprocessor_config.json").write_text(preprocessor)
+    return folder
+
+
+@pytest.mark.parametrize("has_classifier", [False, True])
+@pytest.mark.parametrize(
+    ("preprocessor", "backbone", "mean", "std"),
+    [
+        ({"image_mean": [0.5] * 3, "image_std": [0.5] * 3}, "vit_small_patch16_224", [0.5] * 3, [0.5] * 3),
+        ({"image_mean": [0.43, 0.411, 0.296], "image_std": [0.2, 1, 0.1]}, None, [0.43, 0.411, 0.296], [0.2, 1, 0.1]),
+        ({"do_normalize": False, "image_mean": [0.5] * 3, "image_std": [0.5] * 3}, None, [0.0] * 3, [1.0] * 3),
+    ],
+    ids=["as timm has them for one name", "of nobody else", "not normalised"],
+)
+def test_pixels_are_normalised_as_a_hugging_face_snapshot_says(
+    preprocessor: dict[str, Any],
+    backbone: str | None,
+    mean: list[float],
+    std: list[float],
+    has_classifier: bool,
+    tmp_path: Path,
+) -> None:
+    snapshot(tmp_path, has_classifier=has_classifier, preprocessor=json.dumps(preprocessor))
+    for path in (tmp_path, tmp_path / "model.safetensors"):
+        encoder, start = started(path)
+        assert backbone in (None, encoder.config.backbone)
+        assert (encoder.config.mean is None) == (backbone is not None)  # the name says it then
+        assert (start["mean"], start["std"]) == (pytest.approx(mean), pytest.approx(std))
+    export_encoder(encoder, tmp_path / "own" / "student.safetensors", figures={}, settings={})
+    again, _ = started(tmp_path / "own" / "student.safetensors")
+    assert torch.equal(again.mean, encoder.mean)
+    assert torch.equal(again.std, encoder.std)
+    assert (again.config.backbone, again.config.mean is None) == (encoder.config.backbone, encoder.config.mean is None)
+
+
+@pytest.mark.parametrize("has_classifier", [False, True])
+@pytest.mark.parametrize(
+    "preprocessor",
+    [
+        *(
+            None,
+            "",
+            "[]",
+            '{"image_mean": ',
+            '{"image_mean": 0.5, "image_std": 0.5}',
+            '{"image_mean": [0.1, 0.1, 0.1]}',
+        ),
+        '{"image_mean": [0.1, 0.1], "image_std": [0.1, 0.1]}',
+        '{"image_mean": [0.1, 0.1, 0.1], "image_std": [0.1, 0.1, 0]}',
+        '{"image_mean": [0.1, 0.1, "0.1"], "image_std": [0.1, 0.1, true]}',
+        '{"image_mean": [0.1, 0.1, NaN], "image_std": [0.1, 0.1, Infinity]}',
+        f'{{"image_mean": [0.1, 0.1, 1{"0" * 400}], "image_std": [0.1, 0.1, 0.1]}}',
+        '{"image_mean": [127, 127, 127], "image_std": [127, 127, 127]}',
+        '{"image_mean": [0.1, 0.1, 0.1], "image_std": [0.1, 0.1, 0.1]}' + " " * MAX_TEXT_BYTES,
+    ],
+)
+def test_without_sensible_numbers_the_head_of_a_classifier_decides_about_pixels(
+    preprocessor: str | None, has_classifier: bool, tmp_path: Path
+) -> None:
+    config = encoder_of(str(snapshot(tmp_path, has_classifier=has_classifier, preprocessor=preprocessor)))
+    assert config.backbone == ("vit_small_patch16_224" if has_classifier else "vit_small_patch16_224.dino")
+    assert (config.mean, config.std) == (None, None)
+
+
+@pytest.mark.parametrize("within", [True, False], ids=["today's", "from before its version 0.9"])
+def test_pixels_are_normalised_as_a_snapshot_of_timm_says(within: bool, tmp_path: Path) -> None:
+    save_file(timm.create_model("resnet10t").state_dict(), tmp_path / "model.safetensors")
+    pixels = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6]}
+    (tmp_path / "config.json").write_text(
+        json.dumps({"architecture": "resnet10t"} | ({"pretrained_cfg": pixels} if within else pixels))
+    )
+    encoder, _ = started(tmp_path)
+    assert (encoder.config.mean, encoder.config.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+    rgb = pictures(64)
+    bare = (rgb - torch.tensor([0.1, 0.2, 0.3]).view(3, 1, 1)) / torch.tensor([0.4, 0.5, 0.6]).view(3, 1, 1)
+    assert torch.equal(encoder(rgb), encoder.backbone(bare))
 
 
 def test_tables_of_positions_and_patches_are_resized_and_named(tmp_path: Path) -> None:

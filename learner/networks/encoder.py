@@ -26,6 +26,11 @@ MAX_SIZES = {"image_size": 4096, "patch_size": 1024, "embed_dim": 16384, "depth"
 """A file may claim any sizes, and each block takes memory before its tensors are seen. DINOv3 7B is 4096 wide, 40 deep."""
 
 
+MIN_PIXELS = {"mean": 0.0, "std": 1e-3}
+"""The least mean and standard deviation that pixels in [0, 1] may be normalised by; the most is 1."""
+Channels = tuple[float, float, float]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderConfig:
     """The backbone, and the changes of its sizes."""
@@ -47,11 +52,19 @@ class EncoderConfig:
     """Attention heads a block; None keeps the backbone's own."""
     pool: Literal["token", "avg"] | None = None
     """Features of a transformer: its [CLS] token, or the mean of its patches; None keeps the backbone's own."""
+    mean: Channels | None = None
+    """What is subtracted from red, green and blue in [0, 1]; None takes what timm has for the backbone."""
+    std: Channels | None = None
+    """What they are divided by then; None takes what timm has for the backbone."""
 
     def __post_init__(self) -> None:
         for name, most in MAX_SIZES.items():
             if (size := getattr(self, name)) is not None and not 1 <= size <= most:
                 raise SettingsError(f"encoder: {name} must be 1 to {most}, got {size}")
+        for name, least in MIN_PIXELS.items():
+            values = getattr(self, name)
+            if values is not None and not all(least <= value <= 1 for value in values):
+                raise SettingsError(f"encoder: {name} must be three numbers from {least:g} to 1, got {values}")
 
     def timm_arguments(self) -> dict[str, Any]:
         """Return the keyword arguments for `timm.create_model`, which the model card of an export has too."""
@@ -90,8 +103,9 @@ class Encoder(nn.Module):
         self.patch_size: int = stem.feat_ratio() if hasattr(stem, "feat_ratio") else 1  # pixels; 1: images of any size
         share_statistics(self.backbone)
         norm = self.backbone.pretrained_cfg
-        self.register_buffer("mean", torch.tensor(norm["mean"]).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(norm["std"]).view(3, 1, 1), persistent=False)
+        for name in MIN_PIXELS:
+            values = getattr(config, name) or norm[name]
+            self.register_buffer(name, torch.tensor(values).view(3, 1, 1), persistent=False)
 
     def forward(self, rgb: Tensor) -> Tensor:
         """Return the features as the backbone pools them, float [B, D]; mostly the `[CLS]` token after the last norm."""

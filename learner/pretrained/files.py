@@ -33,6 +33,7 @@ MAX_NAME = 512
 MAX_TEXT_BYTES = 2**24
 """Largest JSON file beside weights, and the largest list of tensors in a `.pth`."""
 _WHOLE = ("model.safetensors", "pytorch_model.bin")
+_PREPROCESSOR = "preprocessor_config.json"
 _KINDS = (".safetensors", ".pth", ".pt", ".bin")
 _MAX_TIED = 2
 """How many times the size of their file all tensors may have: tied weights lie in a `.pth` once, and are there twice."""
@@ -40,10 +41,13 @@ _MAX_TIED = 2
 
 @dataclass(frozen=True)
 class Found:
-    """Files of weights, and what the JSON file beside them says: a Hugging Face `config.json` or a model card of ours."""
+    """Files of weights, and what the JSON files beside them say."""
 
     paths: tuple[Path, ...]
     beside: Mapping[str, Any] = field(default_factory=dict)
+    """A `config.json` of Hugging Face or timm, or a model card of ours."""
+    preprocessor: Mapping[str, Any] = field(default_factory=dict)
+    """The `preprocessor_config.json` of Hugging Face."""
 
     def sha256(self) -> str:
         """Return the SHA-256 of the files, one after the other."""
@@ -74,8 +78,10 @@ def find(name: str) -> Found:
         raise SettingsError(
             f"--encoder.weights {name}: there is no such file or folder; timm:NAME asks timm for weights"
         )
-    card = path.with_suffix(".json")
-    return Found((path,), _json(card) or (_json(path.parent / "config.json") if path.name in _WHOLE else {}))
+    card = _json(path.with_suffix(".json"))
+    if card or path.name not in _WHOLE:
+        return Found((path,), card)
+    return Found((path,), _json(path.parent / "config.json"), _json(path.parent / _PREPROCESSOR))
 
 
 def _in_folder(folder: Path) -> Found:
@@ -93,7 +99,7 @@ def _in_folder(folder: Path) -> Found:
     if paths is others and len(others) > 1:
         names = ", ".join(path.name for path in others[:4])
         raise SettingsError(f"{folder} holds several weights ({names}): give the file itself")
-    return Found(tuple(paths), beside or _json(paths[0].with_suffix(".json")))
+    return Found(tuple(paths), beside or _json(paths[0].with_suffix(".json")), _json(folder / _PREPROCESSOR))
 
 
 def _json(path: Path) -> dict[str, Any]:

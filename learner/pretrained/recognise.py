@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
+from math import isclose
 from typing import Any, Literal
 
 import msgspec
@@ -14,7 +17,8 @@ import timm
 from torch import Tensor
 
 from learner.errors import SettingsError
-from learner.networks.encoder import EncoderConfig
+from learner.networks.encoder import Channels, EncoderConfig
+from learner.pretrained.names import Named
 
 _SIZES = {
     (192, 12): "tiny",
@@ -38,20 +42,50 @@ _CARD |= {"global_pool": "pool"}
 """timm's arguments on a model card, and our names for them."""
 
 
-def recognised(tensors: Mapping[str, Tensor], beside: Mapping[str, Any]) -> EncoderConfig:
-    """Return the encoder that these tensors are the weights of; beside: what the JSON file beside them says.
+def recognised(given: Named, beside: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> EncoderConfig:
+    """Return the encoder that these tensors are the weights of. beside, preprocessor: as `learner.pretrained.files.Found` has.
 
     Raises SettingsError, in one line that says what they look like, if that cannot be told.
     """
     if isinstance(beside.get("backbone"), str) and isinstance(beside.get("arguments"), Mapping):
-        return _of_card(beside)
-    if isinstance(beside.get("architecture"), str):
-        return EncoderConfig(backbone=_tagged(beside["architecture"], str(_part(beside, "pretrained_cfg").get("tag"))))
-    if _width_and_depth(tensors) is None:
+        config = _of_card(beside)
+    elif isinstance(beside.get("architecture"), str):
+        tag = str(_part(beside, "pretrained_cfg").get("tag"))
+        config = EncoderConfig(backbone=_tagged(beside["architecture"], tag))
+    elif _width_and_depth(given.tensors) is not None:
+        config = _by_shapes(given, beside)
+    else:
         raise SettingsError(
-            f"it is not known whose weights these are ({looks(tensors)}): name one with --encoder.backbone"
+            f"it is not known whose weights these are ({looks(given.tensors)}): name one with --encoder.backbone"
         )
-    return _by_shapes(tensors, beside)
+    return _with_pixels(config, beside, preprocessor)
+
+
+def _with_pixels(config: EncoderConfig, beside: Mapping[str, Any], preprocessor: Mapping[str, Any]) -> EncoderConfig:
+    """Return the encoder with the mean and deviation of pixels that a file states, which timm may have under another name."""
+    if preprocessor.get("do_normalize") is False:
+        preprocessor = {"image_mean": [0, 0, 0], "image_std": [1, 1, 1]}
+    stated = [(part.get("mean"), part.get("std")) for part in (beside, _part(beside, "pretrained_cfg"))]
+    stated.append((preprocessor.get("image_mean"), preprocessor.get("image_std")))
+    for pair in stated:
+        try:
+            mean, std = msgspec.convert(pair, tuple[Channels, Channels])
+            exact = replace(config, mean=mean, std=std)
+        except (msgspec.ValidationError, SettingsError, OverflowError):  # none, or no sensible ones
+            continue
+        names = (config.backbone, config.backbone.split(".")[0])
+        same = next((name for name in names if _timm_has(name, (*mean, *std))), None)
+        return replace(config, backbone=same) if same else exact
+    return config
+
+
+def _timm_has(name: str, pixels: tuple[float, ...]) -> bool:
+    """Return whether timm has this mean and deviation for a name; a card of ours has them as float32."""
+    try:
+        known = timm.get_pretrained_cfg(name)
+    except RuntimeError:  # it has no such tag
+        return False
+    return known is not None and all(map(partial(isclose, rel_tol=1e-6), pixels, (*known.mean, *known.std)))
 
 
 def looks(tensors: Mapping[str, Tensor]) -> str:
@@ -78,12 +112,14 @@ def _width_and_depth(tensors: Mapping[str, Tensor]) -> tuple[int, int] | None:
     return patches.shape[0], len(numbers)
 
 
-def _by_shapes(tensors: Mapping[str, Tensor], beside: Mapping[str, Any]) -> EncoderConfig:
+def _by_shapes(given: Named, beside: Mapping[str, Any]) -> EncoderConfig:
+    tensors = given.tensors
     size = _width_and_depth(tensors)
     assert size is not None
     width, depth = size
     side = tensors["patch_embed.proj.weight"].shape[-1]
-    base, pool = _family(tensors, _SIZES.get(size, "small"), side)
+    has_classifier = "head.weight" in tensors or "classifier.weight" in (*tensors, *given.left_out)
+    base, pool = _family(tensors, _SIZES.get(size, "small"), side, has_classifier=has_classifier)
     stated = beside.get("num_attention_heads")
     heads = stated if type(stated) is int and stated > 0 else width // _HEAD_WIDTH
     if not heads or width % heads:
@@ -99,7 +135,7 @@ def _by_shapes(tensors: Mapping[str, Tensor], beside: Mapping[str, Any]) -> Enco
     return msgspec.convert({"backbone": base, "pool": pool, **sizes}, EncoderConfig)
 
 
-def _family(tensors: Mapping[str, Tensor], size: str, side: int) -> tuple[str, Pool]:
+def _family(tensors: Mapping[str, Tensor], size: str, side: int, *, has_classifier: bool) -> tuple[str, Pool]:
     """Return timm's name of the family, and how its features are pooled where timm does it differently."""
     if "pos_embed" not in tensors:
         plus = "_plus" if "blocks.0.mlp.w1.weight" in tensors else ""
@@ -110,7 +146,7 @@ def _family(tensors: Mapping[str, Tensor], size: str, side: int) -> tuple[str, P
         registers = "_reg4" if {"register_tokens", "reg_token"} & tensors.keys() else ""
         return _known(f"vit_{size}_patch14{registers}_dinov2"), None
     name = _known(f"vit_{size}_patch{side}_224")
-    if "head.weight" in tensors:
+    if has_classifier:
         return name, None
     return next((one for tag in ("dino", "mae") if (one := _tagged(name, tag)) != name), name), None
 

@@ -29,7 +29,7 @@ def encoder_of(weights: str) -> EncoderConfig:
     found = find(weights)
     try:
         given = named(found.read())
-        config = replace(recognised(given.tensors, found.beside), weights=weights)
+        config = replace(recognised(given, found.beside, found.preprocessor), weights=weights)
         with torch.device("meta"):  # whatever sizes a file claims, no memory is taken before all its tensors fit
             fitted(create_backbone(config), given)
     except SettingsError as error:
