@@ -389,7 +389,8 @@ def test_a_last_probe_that_is_good_is_in_the_run_for_forks_exports_and_the_next_
 def test_a_probe_that_a_stop_has_cut_short_is_made_up_for_where_probes_go_by_steps(
     digits: ControlSet, tmp_path: Path
 ) -> None:
-    learner, asked = watched(max_loss=1.0), {"probe_every_steps": 2, "max_steps": 4}
+    asked: dict[str, Any] = {"probe_every_steps": 2, "max_steps": 4}
+    learner = watched(max_loss=1.0)
 
     def stop() -> bool:
         return learner.steps == 4
