@@ -345,10 +345,10 @@ def test_quantised_weights_are_refused_by_name(published: str, kind: torch.dtype
         weights | {"blocks.1.mlp.fc1.bias": (20 * weights["blocks.1.mlp.fc1.bias"]).to(kind)}, tmp_path / "a.pth"
     )
     name = str(kind).removeprefix("torch.")
-    with pytest.raises(SettingsError, match=rf"blocks.1.mlp.fc1.bias is quantised \({name}\): give the float weights$"):
+    with pytest.raises(SettingsError, match=rf"blocks.1.mlp.fc1.bias: quantised \({name}\), give the float weights$"):
         encoder_of(str(tmp_path / "a.pth"))
     torch.save({key: (20 * tensor).to(kind) for key, tensor in weights.items()}, tmp_path / "all.pth")
-    with pytest.raises(SettingsError, match=rf" more is quantised \({name}\): give the float weights$"):
+    with pytest.raises(SettingsError, match=rf" more: quantised \({name}\), give the float weights$"):
         encoder_of(str(tmp_path / "all.pth"))
 
 

@@ -46,7 +46,7 @@ def fitted(backbone: Any, given: Named) -> Fitted:
     coarse = [name for name in own if own[name].is_floating_point() and state[name].dtype not in _FLOATS]
     if coarse:
         kind = str(state[coarse[0]].dtype).removeprefix("torch.")
-        raise SettingsError(f"{few(coarse)} is quantised ({kind}): give the float weights")
+        raise SettingsError(f"{few(coarse)}: quantised ({kind}), give the float weights")
     spoiled = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
     if spoiled:
         raise SettingsError(f"values in {few(spoiled)} are not finite: it is damaged, or its training failed")
