@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import numpy as np
 import pytest
+import torch
 from learner_state import digest, trained
-from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
+from tiny_learner import CANVAS, TINY, make_pair, make_pairs, tiny_learner
 
+from learner.config import preset
+from learner.distributed import collectives
 from learner.loop import Learner
 from learner.memory import pictures
+from learner.networks.encoder import EncoderConfig
+from learner.objectives.foreign import objective_named
 from learner.report.album import make_album
 from learner.report.pictures import WIDEST
 from stream.codec import decode
@@ -85,3 +92,19 @@ def test_pictures_have_the_aspect_of_the_scene_but_bounded(size: tuple[int, int]
     learner = tiny_learner()
     trained(learner, [make_pair(0, size)])
     assert make_album(learner)["received_left"].shape == (1, 24, width, 3)
+
+
+def test_pictures_of_a_backbone_with_batch_norms_wait_for_no_other_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[torch.Tensor] = []
+    plain = preset("cpu", objective_named("autoencoder"))
+    config = dataclasses.replace(
+        plain, memory=TINY.memory, pacing=TINY.pacing, encoder=EncoderConfig(backbone="resnet10t")
+    )
+    learner = tiny_learner(config)
+    trained(learner, make_pairs(12))
+    before = digest(learner)
+    monkeypatch.setattr(collectives, "shared_mean", asked.append)
+    assert "viewed_left" in make_album(learner, viewed=2)
+    assert asked == []
+    assert digest(learner) == before
+    assert all(module.training for module in learner.objective.encoders()["student"].modules())

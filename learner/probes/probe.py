@@ -113,7 +113,7 @@ def extract(encoder: FeatureFunction, images: Image, *, batch_size: int = 256, d
 
     The encoder receives float RGB [B, 3, S, S] in [0, 1] in evaluation mode; its modules get their modes back afterwards.
     """
-    with _evaluating(encoder), torch.inference_mode():
+    with evaluating(encoder), torch.inference_mode():
         parts = [_encode(encoder, images[i : i + batch_size], device) for i in range(0, len(images), batch_size)]
     return torch.cat(parts)
 
@@ -198,8 +198,11 @@ def _encode(encoder: FeatureFunction, images: Image, device: torch.device | str)
 
 
 @contextmanager
-def _evaluating(encoder: FeatureFunction) -> Iterator[None]:
-    """Hold the module of `encoder` (itself, or the owner of a bound method) in evaluation mode."""
+def evaluating(encoder: FeatureFunction | nn.Module) -> Iterator[None]:
+    """Hold the module of `encoder` (itself, or the owner of a bound method) in evaluation mode.
+
+    Batch norms then use their running statistics, and change neither them nor wait for other processes.
+    """
     owner = getattr(encoder, "__self__", encoder)
     modes = {module: module.training for module in owner.modules()} if isinstance(owner, nn.Module) else {}
     for module in modes:

@@ -17,6 +17,7 @@ from learner.loop import Learner
 from learner.memory import pictures
 from learner.memory.memory import Draw
 from learner.objectives.contract import Batch, Objective
+from learner.probes.probe import evaluating
 from learner.report.pictures import WIDEST
 from learner.runs.reading import Album
 
@@ -56,8 +57,9 @@ def views_of(learner: Learner, slots: NDArray[np.intp]) -> Album:
 
 
 def pictures_of(objective: Objective[Any], batch: Batch, generator: torch.Generator) -> Album:
-    """Return the pictures that an objective brings, as arrays."""
-    return {name: _array(values) for name, values in objective.pictures(batch, generator).items()}
+    """Return the pictures that an objective brings, as arrays. Nothing in it changes, and one of several processes may ask."""
+    with evaluating(objective):
+        return {name: _array(values) for name, values in objective.pictures(batch, generator).items()}
 
 
 def _array(values: Tensor) -> NDArray[Any]:
