@@ -33,6 +33,12 @@ class Steps:
         return self._read
 
 
+def test_a_line_with_numbers_that_are_not_finite_is_read_because_a_collapsed_network_has_them(tmp_path: Path) -> None:
+    path = tmp_path / "probes.jsonl"
+    path.write_text(json.dumps({"step": 7, "knn": 0.1, "alpha_req": float("nan")}) + "\n" + "[1]\n{\n")
+    assert Steps(path).new() == [None, 7]
+
+
 def test_each_line_is_given_once_and_one_without_its_end_waits_for_it(tmp_path: Path) -> None:
     path = tmp_path / "steps.jsonl"
     steps = Steps(path)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from array import array
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from learner.runs.reading import Points, is_number
@@ -44,8 +44,10 @@ class Tail:
             while (line := file.readline(MAX_LINE_BYTES)).endswith(b"\n"):
                 done += len(line)
                 self._position = status.st_ino, done
-                with suppress(msgspec.DecodeError):
-                    yield msgspec.json.decode(line, type=dict[str, object])
+                with suppress(ValueError, RecursionError):
+                    read = json.loads(line)  # unlike msgspec it reads NaN, which a collapsed network has
+                    if isinstance(read, dict):
+                        yield read
 
 
 class Column:
