@@ -146,6 +146,15 @@ def test_runs_that_differ_in_the_seed_alone_have_one_colour_and_a_mean_with_its_
         assert "var(--run2)" not in figure
 
 
+def test_runs_that_repeat_a_seed_are_no_further_seeds(seeds: list[Path], tmp_path: Path) -> None:
+    again = [
+        write_run(tmp_path / f"again-{seed}", rate=0.125, gain=0.02 * seed, seed=seed, steps=40) for seed in (1, 2)
+    ]
+    text = compared([*seeds[:2], *again], tmp_path)[1]
+    assert "slow-1 and 1 more seed" in text
+    assert "again-1 and 1 more seed" in text
+
+
 def test_of_two_seeds_the_range_is_drawn_and_it_is_said_why(seeds: list[Path], tmp_path: Path) -> None:
     two, three = (compared(some, tmp_path)[1] for some in (seeds[1:], seeds))
     assert "Of two seeds it is their range: an interval from two values" in two

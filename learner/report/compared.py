@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,11 +91,17 @@ class Group:
 
 
 def groups_of(runs: Sequence[ComparedRun]) -> list[Group]:
-    """Return the runs in groups; a run whose settings are not known is alone."""
+    """Return the runs in groups; a run whose settings are not known is alone.
+
+    Runs with the same seed are in groups of their own: they repeat each other, or learned from different recordings.
+    """
     found: dict[object, list[ComparedRun]] = {}
+    before: Counter[object] = Counter()
     for number, run in enumerate(runs):
         same = tuple(sorted((key, repr(value)) for key, value in run.settings.items() if key != "seed"))
-        found.setdefault(same or number, []).append(run)
+        of_seed = same, repr(run.settings.get("seed"))
+        found.setdefault((same, before[of_seed]) if same else number, []).append(run)
+        before[of_seed] += 1
     return [Group(tuple(members)) for members in found.values()]
 
 
