@@ -243,6 +243,8 @@ def test_a_window_is_drawn_in_proportion_to_its_motion() -> None:
     chosen = lively(clips, torch.tensor([1.0, 2.0, 5.0]).repeat(times), torch.rand(3 * times, generator=seeded()))
     assert chosen.view(times, 3).sum(1).eq(1).all()
     assert chosen.view(times, 3).float().mean(0).tolist() == pytest.approx([1 / 8, 2 / 8, 5 / 8], abs=0.02)
+    still = lively(clips, torch.zeros(3 * times), torch.rand(3 * times, generator=seeded()))
+    assert still.view(times, 3).sum(1).eq(1).all()
 
 
 def test_motion_is_the_mean_difference_from_picture_to_picture() -> None:

@@ -42,6 +42,7 @@ def lively(clips: Tensor, motion: Tensor, chances: Tensor) -> Tensor:
     clips: the clip of each window, int64 [W]; motion: [W] >= 0; chances: uniform in [0, 1), [W]. The largest logarithm with
     Gumbel noise is such a draw. A clip with a window whose motion is not finite has none.
     """
+    motion = motion.clamp_min(torch.finfo(motion.dtype).tiny)  # a clip without any motion has one window too
     owners = torch.searchsorted(clips.sort().values, clips)
     scores = motion.log() - (-chances.log()).log()
     best = torch.full_like(scores, -torch.inf).scatter_reduce(0, owners, scores, "amax")
