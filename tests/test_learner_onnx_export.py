@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import time
@@ -18,7 +19,8 @@ import onnxruntime
 import pytest
 import torch
 from committing import Acknowledging
-from tiny_learner import EPOCH, TINY, tiny_learner
+from committing import run as training
+from tiny_learner import EPOCH, TINY, make_pairs, tiny_learner
 
 from buffer.store import Store
 from learner.__main__ import PROGRAM
@@ -168,3 +170,17 @@ def test_the_newest_pairs_come_in_the_order_of_their_capture_without_the_damaged
     assert captured_ns == [7, 8, 9, 10, 11]
     assert images.shape == (5, 24, 24, 3)
     assert len(recent_pairs(run / "pairs.sqlite", 100, size=8)[0]) == 12
+
+
+def test_pairs_that_are_held_out_are_no_pairs_of_the_memory(tmp_path: Path) -> None:
+    with training(tmp_path / "run", make_pairs(60), config=dataclasses.replace(TINY, holdout=0.5)) as started:
+        started.train(12)
+        started.committer.finish()
+        kept, held = started.learner.memory.slots, started.learner.held_out.slots
+        assert len(kept)
+        assert len(held)
+    found = [
+        recent_pairs(tmp_path / "run" / "pairs.sqlite", 100, size=8, checkpoints=folder)[1]
+        for folder in (None, started.folder)
+    ]
+    assert [len(times) for times in found] == [len(kept) + len(held), len(kept)]

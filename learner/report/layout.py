@@ -50,7 +50,7 @@ def layout_of(run: Path, *, held_out: bool = False) -> Layout:
         if held_out:
             images, captured_ns = held_out_pairs(directory.store, directory.checkpoints, MAX_PAIRS, size=size)
         else:
-            images, captured_ns = recent_pairs(directory.store, MAX_PAIRS, size=size)
+            images, captured_ns = recent_pairs(directory.store, MAX_PAIRS, size=size, checkpoints=directory.checkpoints)
     except StoreError as error:
         raise LearnerError(str(error)) from error
     if len(images) < MIN_PAIRS:

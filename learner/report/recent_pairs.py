@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from buffer.store_reader import StoreError, StoreReader
+from buffer.index import Keys
+from buffer.store_reader import Commit, StoreError, StoreReader
 from learner.memory.canvas import on_canvas
+from learner.memory.holdout import NOTHING
 from learner.runs.checkpoint import load_checkpoint
 from learner.runs.commit import unpack
 from learner.runs.note import decode_note
@@ -19,17 +21,22 @@ from stream.image import Image
 from stream.pair import StereoPair
 
 
-def recent_pairs(store: Path, count: int, *, size: int) -> tuple[Image, list[int]]:
+def recent_pairs(store: Path, count: int, *, size: int, checkpoints: Path | None = None) -> tuple[Image, list[int]]:
     """Return the last `count` pairs of the newest commit of a store, in the order of their capture.
+
+    checkpoints: those of the run, if pairs that are held out are to be left out.
 
     They are the left images, uint8 [n, S, S, 3] BGR, squeezed to squares of S = `size` pixels, and the n capture times,
     nanoseconds since 1970. There are fewer where the store has fewer or some are damaged. A learner may write the store at the
-    same time. Raises StoreError if there is no store or it cannot be read.
+    same time. Raises StoreError if there is no store or it cannot be read, LearnerError if the checkpoint of the newest commit is
+    damaged.
     """
-    reader = StoreReader(store)
-    commits = reader.commits()
-    keys = commits[0].keys[-count:].tolist() if commits else []
-    return _in_order(_decoded(reader, keys), size)
+    with StoreReader(store).held() as reader:
+        commits = reader.commits()
+        keys = commits[0].keys if commits else np.empty(0, np.int64)
+        if commits and checkpoints is not None:
+            keys = keys[~np.isin(keys, _held_out(commits[0], checkpoints))]
+        return _in_order(_decoded(reader, keys[-count:].tolist()), size)
 
 
 def held_out_pairs(store: Path, checkpoints: Path, count: int, *, size: int) -> tuple[Image, list[int]]:
@@ -37,10 +44,16 @@ def held_out_pairs(store: Path, checkpoints: Path, count: int, *, size: int) -> 
 
     Raises LearnerError if the checkpoint of the newest commit is damaged, StoreError as above.
     """
-    reader = StoreReader(store)
-    commits = reader.commits()
-    keys = load_checkpoint(checkpoints / decode_note(commits[0].note).folder)["holdout"]["keys"] if commits else ()
-    return _in_order(_decoded(reader, np.sort(np.asarray(keys, np.int64))[-count:].tolist()), size)
+    with StoreReader(store).held() as reader:
+        commits = reader.commits()
+        keys = _held_out(commits[0], checkpoints)[-count:].tolist() if commits else []
+        return _in_order(_decoded(reader, keys), size)
+
+
+def _held_out(commit: Commit, checkpoints: Path) -> Keys:
+    """Return the keys of the pairs that a commit has for the probe, rising."""
+    state = load_checkpoint(checkpoints / decode_note(commit.note).folder)
+    return np.sort(np.asarray(state.get("holdout", NOTHING)["keys"], np.int64))
 
 
 def _in_order(pairs: Iterator[StereoPair], size: int) -> tuple[Image, list[int]]:
@@ -51,5 +64,5 @@ def _in_order(pairs: Iterator[StereoPair], size: int) -> tuple[Image, list[int]]
 
 def _decoded(reader: StoreReader, keys: list[int]) -> Iterator[StereoPair]:
     for key in keys:
-        with suppress(StoreError, MalformedMessage):  # damaged, or removed by a new commit of a learner at work
+        with suppress(StoreError, MalformedMessage):  # damaged
             yield decode(unpack(next(reader.items([key]))))

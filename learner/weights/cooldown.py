@@ -32,7 +32,11 @@ def branch(run: Path, device: torch.device) -> tuple[Learner, RunDirectory]:
     directory = RunDirectory(run, config)
     learner = Learner(config, device, begins=False)
     checkpoints = CheckpointFolder(directory.checkpoints)
-    if not directory.store.is_file() or load_newest(learner, StoreReader(directory.store), checkpoints) is None:
+    found = None
+    if directory.store.is_file():
+        with StoreReader(directory.store).held() as store:
+            found = load_newest(learner, store, checkpoints)
+    if found is None:
         raise SettingsError(f"{run} has no commit yet: wait for the first one, or give another run")
     if not len(learner.memory):
         raise SettingsError(f"{run} has no pair in memory to cool down on: let it receive some first")
