@@ -51,7 +51,7 @@ def _values(lines: Sequence[Line], probe: str, at: int) -> Floats:
 
 
 def _mean(found: Difference) -> str:
-    return f"{found.mean:.1f} ± {found.half:.1f}"
+    return str(found).lstrip("+")
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
