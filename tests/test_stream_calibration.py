@@ -236,6 +236,12 @@ def test_the_root_of_a_data_set_brings_its_calibration(tmp_path: Path) -> None:
 GOOD = kalibr(cameras())
 
 
+def billions(leaf: str) -> str:
+    """Lists that name each other, so that a short text stands for 10^40 leaves."""
+    first = f"x0: &x0 [{', '.join([leaf] * 10) if leaf else ''}]\n"
+    return first + "".join(f"x{n}: &x{n} [{', '.join([f'*x{n - 1}'] * 10)}]\n" for n in range(1, 41))
+
+
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
@@ -266,6 +272,9 @@ GOOD = kalibr(cameras())
             "has 5 coefficients",
         ),
         (GOOD.replace("distortion_coeffs: [", f"distortion_coeffs: [{'1, ' * 65}"), "more than 64"),
+        (billions("x") + GOOD.replace("[320, 240]", "*x40", 1), "'a list', which is no finite number"),
+        (billions("") + GOOD.replace("[320, 240]", "*x40", 1), "'a list', which is no finite number"),
+        (billions("x") + GOOD.replace("pinhole", "*x40", 1), "'a list' is not read"),
         (GOOD.replace("T_cn_cnm1", "T_x"), "T_cam_imu is missing"),
         (GOOD.replace("T_cn_cnm1: [[", "T_cn_cnm1: [[9"), "not a rotation"),
         (GOOD.partition("  T_cn_cnm1")[0] + f"  T_cn_cnm1: {nested(np.eye(4))}", "at the same place"),

@@ -20,7 +20,7 @@ from stream.calibration.stereo import (
     inverse,
     relative,
 )
-from stream.calibration.yaml_file import numbers, sides
+from stream.calibration.yaml_file import in_words, numbers, sides
 
 Table = Mapping[str, Any]
 
@@ -88,7 +88,7 @@ def _kalibr(table: Table) -> StereoCalibration:
 def _eye(table: Table, distortion: str) -> Intrinsics:
     if (model := table.get("camera_model", "pinhole")) != "pinhole":
         raise CalibrationError(
-            f"camera_model {str(model)[:40]!r} is not read: calibrate with pinhole-radtan or pinhole-equi"
+            f"camera_model {in_words(model)!r} is not read: calibrate with pinhole-radtan or pinhole-equi"
         )
     fx, fy, cx, cy = numbers(table, "intrinsics", (4,))
     return intrinsics(fx, fy, cx, cy, numbers(table, distortion))
@@ -140,7 +140,7 @@ def _opencv(table: Table, names: tuple[str, ...]) -> StereoCalibration:
     size = next((sides(table, key) for key in ("image_size", "imageSize", "size") if key in table), None)
     if size is None and "image_width" in table:
         size = _whole(table, "image_height"), _whole(table, "image_width")
-    model = _MODELS.get(str(table.get("model", table.get("distortion_model", ""))).lower(), "pinhole")
+    model = _MODELS.get(in_words(table.get("model", table.get("distortion_model", ""))).lower(), "pinhole")
     return StereoCalibration(left, right, numbers(table, "R", (3, 3)), numbers(table, "T", (3,)), size, model)
 
 
@@ -161,10 +161,10 @@ def _orb_slam(table: Table) -> StereoCalibration:
 
 
 def _model(left: Table, right: Table) -> Model:
-    name = _one(left, right, lambda table: str(table.get("distortion_model", "")))
+    name = _one(left, right, lambda table: in_words(table.get("distortion_model", "")))
     if name.lower() not in _MODELS:
         known = ", ".join(filter(None, _MODELS))
-        raise CalibrationError(f"distortion_model {name[:40]!r} is not read: known are {known}")
+        raise CalibrationError(f"distortion_model {name!r} is not read: known are {known}")
     return _MODELS[name.lower()]
 
 

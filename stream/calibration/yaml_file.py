@@ -15,7 +15,8 @@ from stream.errors import reported_as
 
 MAX_BYTES = 64 << 10
 """A calibration of four cameras has less than 8 KiB; the parser needs about a second for this much."""
-MAX_NUMBERS = 64
+MAX_NUMBERS, DEPTH = 64, 3
+"""So many numbers has a key at most, in so many lists within each other."""
 _OPENCV_HEAD = re.compile(r"\A\ufeff?%YAML[^\n]*\n")
 """OpenCV's FileStorage begins with `%YAML:1.0`, which is no YAML."""
 
@@ -68,7 +69,7 @@ def numbers(table: Mapping[str, Any], key: str, *shapes: tuple[int, ...]) -> Flo
     if isinstance(value, Mapping):
         value = value.get("data")
     found = []
-    for number in _flat(value.split() if isinstance(value, str) else value, depth=3):
+    for number in _flat(value.split() if isinstance(value, str) else value, DEPTH):
         found.append(_number(key, number))
         if len(found) > MAX_NUMBERS:
             raise CalibrationError(f"{key} holds more than {MAX_NUMBERS} numbers")
@@ -88,7 +89,8 @@ def sides(table: Mapping[str, Any], key: str) -> tuple[int, int]:
 
 
 def _flat(value: Any, depth: int) -> Iterator[Any]:
-    if isinstance(value, list) and depth:
+    """Yield what lists within lists hold. An empty one stands for itself, so that there is something of every list."""
+    if isinstance(value, list) and depth and (value or depth == DEPTH):
         for each in value:
             yield from _flat(each, depth - 1)
     else:
@@ -106,4 +108,9 @@ def _number(key: str, value: Any) -> float:
             return number
     except (ValueError, OverflowError):
         pass
-    raise CalibrationError(f"{key} holds {str(value)[:40]!r}, which is no finite number")
+    raise CalibrationError(f"{key} holds {in_words(value)!r}, which is no finite number")
+
+
+def in_words(value: Any) -> str:
+    """Return a short text for a value. Lists stay unwritten: those of 1 KiB may name each other, and would fill the memory."""
+    return f"a {type(value).__name__}" if isinstance(value, (list, dict, set, tuple)) else str(value)[:40]
