@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -292,10 +293,28 @@ def test_files_that_are_not_its_own_are_left_alone(tmp_path: Path) -> None:
 
 
 def test_the_remains_of_an_interrupted_deletion_are_deleted(tmp_path: Path) -> None:
-    orphan = tmp_path / f"00000001-{A}-000000000000.sqlite-wal"
-    orphan.write_bytes(b"a log without its database")
+    orphans = [tmp_path / f"00000001-{A}-000000000000.sqlite-{end}" for end in ("wal", "shm")]
+    orphans[0].touch()
+    orphans[1].write_bytes(bytes(100))
     open_spool(tmp_path).close()
-    assert not orphan.exists()
+    assert not any(orphan.exists() for orphan in orphans)
+
+
+def test_pairs_in_a_log_whose_segment_was_moved_away_are_there_again_once_it_is_back(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder, away = tmp_path / "spool", tmp_path / "away"
+    with open_spool(folder, epoch=A) as spool:
+        fill(spool, 3)
+        shutil.copytree(folder, away)
+    shutil.rmtree(folder)
+    (segment,) = (path for path in segment_files(away) if path.suffix == ".sqlite")
+    moved = segment.rename(tmp_path / segment.name)
+    open_spool(away).close()
+    assert f"holds pairs of a segment that is not there: put {segment.name} back beside it" in caplog.text
+    moved.rename(segment)
+    with open_spool(away) as spool:
+        assert pull(spool, A, 0, 3) == ([0, 1, 2], Ranges())
 
 
 def sealed_files(folder: Path) -> list[Path]:

@@ -161,7 +161,7 @@ class SpoolFolder:
         for name in names:
             database = re.sub(r"-(wal|journal|shm)\Z", "", name)
             if database not in names and segment_of(self.path / database) is not None:
-                (self.path / name).unlink()
+                _remove_remains(self.path / name, database)
         found = {path: segment for name in names if (segment := segment_of(path := self.path / name)) is not None}
         for path, segment in sorted(found.items(), key=lambda item: (item[1].run, item[1].first)):
             file = self.files[segment] = SegmentFile(path)
@@ -255,11 +255,21 @@ def _recover(segment: Segment, file: SegmentFile) -> None:
     try:
         file.recover(segment)
     except (sqlite3.Error, OSError) as error:
-        text = f"cannot open {file.path}: {error}; let this user read and write it, or move it away"
+        text = f"cannot open {file.path}: {error}; let this user read and write it, or move it away with its -wal"
         allowed = os.access(file.path, os.R_OK | os.W_OK)
         raise (SpoolTaken if allowed else SpoolError)(text) from error
     if segment.damaged:
         log.warning("%s is damaged: its readable pairs are given", file.path)
+
+
+def _remove_remains(path: Path, database: str) -> None:
+    """Remove what a deletion that was interrupted has left beside a segment: it empties a log before it removes the segment."""
+    if path.name.endswith("-shm") or not path.stat().st_size:
+        path.unlink()
+    else:
+        log.warning(
+            "%s holds pairs of a segment that is not there: put %s back beside it, or remove it too", path, database
+        )
 
 
 def _delete(path: Path) -> None:
