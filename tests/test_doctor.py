@@ -171,6 +171,9 @@ def test_a_rig_without_camera_keys_or_its_port_has_problems(tmp_path: Path, capf
         assert (code, levels["port"][0], levels["camera"]) == (1, "problem", ["problem"])
         assert len(levels["port"]) == 2  # the live one, and the spool's behind it
         assert "skew" not in levels
+    for bind, ports in (("tcp://127.0.0.1:*", ["ok"]), ("tcp://127.0.0.1:65535", ["ok", "problem"])):
+        _, levels = found(capfd, *SIM, "--bind", bind, "--spool", "none")
+        assert (levels["port"], levels["camera"]) == (ports, ["ok"])
     _, levels = found(capfd, *SIM, "--bind", "tcp://127.0.0.1:0", "--keys", str(tmp_path), "--spool", "none")
     assert (levels["keys"], levels["disk"]) == (["problem"], ["warning"])
     make_keys(tmp_path)

@@ -57,9 +57,9 @@ def examine(settings: StreamSettings, open_it: Callable[[], Camera]) -> Iterator
     yield findings.check_clock(findings.read_clock(time.time()))
     yield findings.check_opencv(findings.installed_opencvs())
     yield findings.run_check("keys", lambda: _check_keys(settings))
-    any_port = settings.bind.endswith(":0")
-    for endpoint in (settings.bind,) if any_port else (settings.bind, backfill_endpoint(settings.bind)):
-        yield findings.run_check("port", partial(_check_port, settings, endpoint))
+    yield findings.run_check("port", lambda: _check_port(settings, settings.bind))
+    if not settings.bind.endswith((":0", ":*")):
+        yield findings.run_check("port", lambda: _check_port(settings, backfill_endpoint(settings.bind)))
     yield findings.run_check("disk", lambda: _check_disk(settings))
     if settings.signals is not None:
         yield findings.run_check("signals", lambda: _check_signals(settings, time.time_ns()))
