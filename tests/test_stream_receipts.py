@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import tracemalloc
 from pathlib import Path
 
 import msgspec
@@ -17,6 +18,7 @@ from stream.identity_set import IdentitySet
 from stream.live.ledger import Ledger
 from stream.ranges import Ranges
 from stream.recording.mcap_reader import McapReader
+from stream.recording.protobuf import bytes_field
 from stream.recording.reader import RecordingReader
 from stream.recording.receipts import MAX_RANGES, Receipt, Receipts, encode_receipt, read_receipt
 from stream.recording.writer import RecordingWriter
@@ -93,6 +95,21 @@ def test_receipts_add_up_in_any_order_and_are_said_again_in_bounded_parts() -> N
 def test_what_is_no_receipt_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match="receipt"):
         read_receipt(memoryview(data))
+
+
+def test_the_largest_receipt_is_read_and_a_larger_one_takes_no_memory() -> None:
+    last = (1 << 63) - 1
+    full = [(last - 2 * number - 1, last - 2 * number) for number in range(MAX_RANGES)]
+    one = Receipt(device="d" * 64, epoch=EPOCH, joined=last, head=last, lost=full, gone=True, spooled=False, met=True)
+    for data in (encode_receipt(one), msgspec.json.encode(one)):
+        assert read_receipt(memoryview(data)) == one
+    zeros = encode_receipt(receipt()) + bytes_field(5, 4 << 20) + bytes(4 << 20)  # packed numbers of `lost`
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="out of bounds"):
+        read_receipt(memoryview(zeros))
+    peak_bytes = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak_bytes < 1 << 20
 
 
 def test_an_empty_range_is_no_loss() -> None:

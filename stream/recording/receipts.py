@@ -22,7 +22,8 @@ from stream.recording.protobuf import Kind, fields_of, message_class
 
 MAX_RANGES = 4096
 """Largest number of ranges in one receipt; more go into several."""
-
+MAX_RECEIPT_BYTES = 64 * MAX_RANGES
+"""Largest receipt: two of the largest numbers take 42 bytes as JSON, in recordings of 0.1, and 20 otherwise."""
 
 Recorded = Mapping[str, Mapping[str, Iterable[tuple[int, int]]]]
 """For each device and epoch, the ranges [a, b) of the recorded pairs."""
@@ -168,6 +169,8 @@ def encode_receipt(receipt: Receipt) -> bytes:
 
 def read_receipt(data: memoryview) -> Receipt:
     """Decode a receipt in a message, which is JSON in recordings of 0.1. Raises ValueError for anything else."""
+    if len(data) > MAX_RECEIPT_BYTES:  # each byte may be a number, which takes dozens of them once it is decoded
+        raise ValueError(f"a receipt of {len(data)} bytes is out of bounds")
     try:
         if is_json(data):
             return _decoder.decode(data)
