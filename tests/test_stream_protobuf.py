@@ -52,3 +52,11 @@ def test_a_field_that_is_left_out_or_of_another_kind_is_zero_or_empty() -> None:
 def test_a_message_that_is_cut_off_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError, match=r"."):
         Fields(memoryview(data))
+
+
+def test_a_message_of_very_many_fields_is_refused_before_they_take_memory() -> None:
+    different = b"".join(bytes([0x80 | field << 3 & 0x78, field >> 4, 1]) for field in range(16, 80))
+    assert Fields(memoryview(different)).integer(79) == 1
+    for data in (different + b"\x08\x01", b"\x08\x01" * (1 << 20)):
+        with pytest.raises(ValueError, match="at most 64 fields"):
+            Fields(memoryview(data))

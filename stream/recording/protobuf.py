@@ -14,13 +14,15 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 _VARINT, _I64, _LEN, _I32 = 0, 1, 2, 5
 _WIDTHS = {_I64: 8, _I32: 4}
 _MAX_VARINT_BITS = 64
+_MAX_FIELDS = 64
+"""The messages that are read have at most seven fields, none of them repeated; tools of a later version may add some."""
 _EMPTY = memoryview(b"")
 
 
 class Fields:
     """The fields of a message by number, with the last value of each. As in protobuf, a missing field is zero or empty.
 
-    Raises ValueError if `data` is no message.
+    Raises ValueError if `data` is no message, or one of more than 64 fields, each of which would take time and memory.
     """
 
     def __init__(self, data: memoryview) -> None:
@@ -47,8 +49,11 @@ class Fields:
         return field in self._views or field in self._numbers
 
     def _parse(self, data: memoryview) -> None:
-        at = 0
+        at = count = 0
         while at < len(data):
+            count += 1
+            if count > _MAX_FIELDS:
+                raise ValueError(f"a message has at most {_MAX_FIELDS} fields")
             tag, at = _varint(data, at)
             field, kind = tag >> 3, tag & 7
             if kind == _VARINT:
