@@ -30,10 +30,10 @@ from stream.host.progress import Progress
 from stream.identity_set import IdentitySet
 from stream.live.publisher import Publisher
 from stream.live.subscriber import Subscriber
-from stream.pair import EncodedPair
+from stream.pair import EncodedPair, Header
 from stream.recording.receipts import Receipts
 from stream.recording.source import RecordingSource
-from stream.recording.writer import RecordingWriter
+from stream.recording.writer import MAX_RIGS, RecordingWriter
 from stream.source import Cursor, IteratorSource
 from stream.transport.keys import make_keys, trust
 
@@ -318,6 +318,32 @@ def test_what_waits_when_it_is_to_stop_is_recorded_too(tmp_path: Path) -> None:
     with RecordingWriter(path) as writer:
         record(Queue(some(40)), writer, IdentitySet(), Receipts(), stop=lambda: True)
     assert pairs_in(path) == some(40)
+
+
+class Flood(IteratorSource):
+    """A source that remembers which of its pairs were lost."""
+
+    def __init__(self, pairs: Sequence[EncodedPair]) -> None:
+        super().__init__(pairs)
+        self.lost: list[Header] = []
+
+    def spoil(self, header: Header) -> None:
+        self.lost.append(header)
+
+
+def test_rigs_without_number_are_lost_and_those_before_them_are_recorded_to_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "walk.mcap"
+    rigs = [made(0, device=f"rig{number}", shape=(4, 6, 3)) for number in range(MAX_RIGS)]
+    more = made(0, device="more", shape=(4, 6, 3))
+    source = Flood([*rigs, more, made(1, device="rig0")])
+    with RecordingWriter(path) as writer:
+        record(source, writer, IdentitySet(), Receipts(), stop=lambda: False)
+    assert source.lost == [more.header]
+    assert f"LOST pair={more.header.name}" in caplog.text
+    assert f"walk.mcap has {MAX_RIGS} rigs, no file has more: begin another one" in caplog.text
+    assert pairs_in(path) == [*rigs, made(1, device="rig0")]
 
 
 def test_without_room_it_ends_with_one_line_and_what_was_acknowledged_is_in_the_file(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from stream.closeable import Closeable
 from stream.codec import decode
-from stream.errors import StreamError, reported_as
+from stream.errors import MalformedMessage, StreamError, reported_as
 from stream.fsync import sync_path
 from stream.pair import Codec, EncodedPair, Header
 from stream.recording.mcap_writer import Channel, McapWriter
@@ -31,6 +31,8 @@ log = logging.getLogger(__name__)
 
 CHUNK_BYTES = 1 << 20
 """Size of a chunk: a damaged place costs one chunk, and so does the death of the writer."""
+MAX_RIGS = 1024
+"""Rigs of one file: each takes up to seven of the 65 535 topics that a file can have."""
 
 
 def next_file(out: Path) -> tuple[Path, list[Path]]:
@@ -85,7 +87,7 @@ class RecordingWriter(Closeable):
     def write(self, pair: EncodedPair) -> None:
         """Add a pair; it is in the file once its chunk is full, or after `sync`.
 
-        Raises MalformedMessage if an lz4 pair does not decode, and OSError if there is no room.
+        Raises MalformedMessage if an lz4 pair does not decode or there are MAX_RIGS other rigs, and OSError if there is no room.
         """
         header = pair.header
         images = pair if header.codec == "jpeg" else decode(pair)
@@ -154,6 +156,9 @@ class RecordingWriter(Closeable):
         """Return the topics of a pair: header, left, right."""
         device, codec = header.device, header.codec
         if device not in self._rigs:
+            if len(self._rigs) >= MAX_RIGS:  # names from the network must not end the recording of the others
+                detail = f"{header.name}: {self.path} has {MAX_RIGS} rigs, no file has more: begin another one"
+                raise MalformedMessage("header", detail)
             prefix = f"/{device}/stereo" if self._rigs else "/stereo"
             self._rigs[device] = prefix, self._mcap.channel(f"{prefix}/meta", HEADER, compressed=False)
         prefix, meta = self._rigs[device]
