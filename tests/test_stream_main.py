@@ -337,10 +337,11 @@ def test_rigs_without_number_are_lost_and_those_before_them_are_recorded_to_the_
     path = tmp_path / "walk.mcap"
     rigs = [made(0, device=f"rig{number}", shape=(4, 6, 3)) for number in range(MAX_RIGS)]
     more = made(0, device="more", shape=(4, 6, 3))
-    source = Flood([*rigs, more, made(1, device="rig0")])
+    source, recorded_pairs = Flood([*rigs, more, made(1, device="rig0")]), IdentitySet()
     with RecordingWriter(path) as writer:
-        record(source, writer, IdentitySet(), Receipts(), stop=lambda: False)
+        record(source, writer, recorded_pairs, Receipts(), stop=lambda: False)
     assert source.lost == [more.header]
+    assert more.header not in recorded_pairs  # the summary counts it as lost too
     assert f"LOST pair={more.header.name}" in caplog.text
     assert f"walk.mcap has {MAX_RIGS} rigs, no file has more: begin another one" in caplog.text
     assert pairs_in(path) == [*rigs, made(1, device="rig0")]

@@ -185,7 +185,8 @@ def _write(source: Source, pairs: Sequence[EncodedPair], writer: RecordingWriter
         except MalformedMessage as error:
             log.warning("LOST pair=%s: %s", pair.header.name, error)
             source.spoil(pair.header)
-        recorded.add(pair.header)
+        else:
+            recorded.add(pair.header)
 
 
 def _commit(source: Source, writer: RecordingWriter, receipts: Receipts) -> None:
