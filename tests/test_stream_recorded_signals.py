@@ -8,9 +8,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
-from foreign import MS, Bag, BagKind, bag, jpeg
+from foreign import MS, Bag, BagKind, bag, jpeg, painted
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from mcap.reader import make_reader
@@ -20,7 +21,7 @@ from recorded import START_NS, read_pairs, reader_of, recorded
 from signalled import PAIR_NS, paired, telemetry
 
 from stream.__main__ import PROGRAM
-from stream.codec import to_parts
+from stream.codec import from_parts, to_parts
 from stream.host.program import Stop
 from stream.pair import Codec, EncodedPair
 from stream.recording.reader import open_recording
@@ -292,6 +293,26 @@ def test_topics_that_lie_one_after_the_other_bring_the_rows_between_pairs_or_say
     else:
         left_out = 2 * (51 - sum(rows))
         assert f"{left_out} rows of signals are left out" in caplog.text
+
+
+def test_signals_of_images_that_are_no_pair_go_with_the_next_one(tmp_path: Path) -> None:
+    def write(written: Bag) -> None:
+        for step in range(0, 410, 10):
+            at_ns = START_NS + step * MS
+            written.message("/imu", at_ns, "sensor_msgs/msg/Imu", imu(at_ns, float(step)))
+        images(written, [0, 1])
+        for eye, data in (("left", jpeg(2)), ("right", small)):
+            at_ns = START_NS + 200 * MS
+            written.image(f"/{eye}/compressed", at_ns + 2 * MS, at_ns, data)
+        images(written, [3, 4])
+
+    small = cv2.imencode(".jpg", painted(2)[:40])[1].tobytes()
+    with open_recording(bagged(tmp_path / "walk", "mcap", write)) as reader:
+        pairs = list(reader)
+    assert reader.unreadable == 1
+    assert [one.header.seq for one in pairs] == [0, 1, 2, 3]
+    assert [len(one.telemetry.signals["acceleration"]) for one in pairs] == [1, 10, 20, 10]
+    assert [from_parts(to_parts(one)) for one in pairs] == pairs
 
 
 def test_rows_that_are_too_many_for_a_pair_are_thinned_and_said(

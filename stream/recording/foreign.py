@@ -11,7 +11,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated
 
@@ -222,8 +222,10 @@ class ForeignPairs:
                     left_ns=left.captured_ns,
                     right_ns=right.captured_ns,
                     codec="jpeg" if isinstance(one, bytes) or isinstance(other, bytes) else "lz4",
-                    telemetry=Telemetry(self._signals.take(left.captured_ns, by_stamp=self._moments.by_stamp)),
                 )
+                # Only now is it certain that there is a pair: signals of images that are none go with the next one.
+                signals = self._signals.take(left.captured_ns, by_stamp=self._moments.by_stamp)
+                pair = replace(pair, header_part=b"", telemetry=Telemetry(signals))
             except ValueError as error:  # two sizes, a damaged JPEG
                 self._refuse(self.found.get("left", ""), error)
             else:
