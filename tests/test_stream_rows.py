@@ -61,6 +61,13 @@ def test_nothing_is_said_of_images_that_show_nothing_or_have_nothing_in_common()
     assert row_offset([], SIZE[0]) is None
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 320), (320, 1), (2, 8192), (4, 8192), (396, 8192), (62, 400), (400, 62)])
+def test_low_and_narrow_images_have_no_match(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 256, (*size, 3), np.uint8)
+    assert len(matched_rows(noise, noise)) == 0
+    assert row_offset([matched_rows(noise, noise)], size[0]) is None
+
+
 def test_a_turned_camera_shows_in_the_spread() -> None:
     left, right = two_depths(0)
     turn = cv2.getRotationMatrix2D((200, 144), 2.5, 1.0)

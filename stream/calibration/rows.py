@@ -18,6 +18,8 @@ from stream.image import Image
 MAX_CORNERS = 1000
 MAX_WIDTH = 1280
 """Wider images are reduced first: corners of a whole degree are enough, and the cost stays bounded."""
+_MARGIN = 31
+"""Corners nearer to an edge are not looked for, in pixels. ORB fails for images of a few pixels, which have no others."""
 MIN_MATCHES = 25
 """Matches that have to agree. Fewer may agree by chance."""
 LEVEL_ROWS = 360
@@ -64,11 +66,13 @@ class RowOffset:
 def matched_rows(left: Image, right: Image) -> Floats:
     """Return for each match how many pixels lower it is in the right image: float64 [n]. Wrong matches are among them.
 
-    left, right: uint8 [H, W] or [H, W, 3] BGR of one size.
+    left, right: uint8 [H, W] or [H, W, 3] BGR of one size. Low or narrow ones have no match.
     """
     height, width = left.shape[:2]
     scale = min(1.0, MAX_WIDTH / width)
-    orb = cv2.ORB.create(nfeatures=MAX_CORNERS, fastThreshold=10)
+    if scale * min(height, width) <= 2 * _MARGIN:
+        return np.zeros(0)
+    orb = cv2.ORB.create(nfeatures=MAX_CORNERS, edgeThreshold=_MARGIN, fastThreshold=10)
     found = [orb.detectAndCompute(_grey(image, scale), None) for image in (left, right)]
     (corners, bits), (others, other_bits) = found
     if not corners or not others:
