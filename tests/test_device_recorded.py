@@ -100,6 +100,29 @@ def test_films_of_clocks_that_never_meet_are_taken_as_begun_together_and_this_is
     assert "no time in common" in caplog.text
 
 
+def join_films(path: Path, parts_ms: list[list[int]]) -> str:
+    """One film, whose clock is that of each part in turn."""
+    parts = [Path(write_film(path.with_suffix(f".{at}.ts"), part_ms)) for at, part_ms in enumerate(parts_ms)]
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    return str(path)
+
+
+def test_films_whose_clocks_begin_again_are_paired_throughout(tmp_path: Path) -> None:
+    part_ms, longer_ms = list(range(0, 4000, 100)), list(range(20, 6000, 100))
+    left = join_films(tmp_path / "left.ts", [part_ms, part_ms, part_ms])
+    right = join_films(tmp_path / "right.ts", [part_ms, longer_ms, part_ms])
+    shots = times_ms(shots_of(f"video:{left},{right}"))
+    assert 116 <= len(shots) <= 120  # where one begins again, what waits for the other is left out
+    assert {right_ms - left_ms for left_ms, right_ms in shots} == {0, 20}
+
+
+def test_one_frame_of_a_wrong_time_costs_no_later_pair(tmp_path: Path) -> None:
+    times = list(range(3000, 9000, 100))
+    left = join_films(tmp_path / "left.ts", [times[:30], [0], times[30:]])
+    right = join_films(tmp_path / "right.ts", [times])
+    assert len(shots_of(f"video:{left},{right}")) >= len(times) - 2
+
+
 @pytest.mark.parametrize(("eye", "said"), [("right", 500), ("left", -500)])
 def test_a_film_that_began_late_without_a_word_about_it_is_told_with_the_remedy(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, eye: str, said: int

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from device.camera import DEFAULTS, BadShot, CameraError, CameraSettings, EyeImage, Layout, Shot, halves
 from device.cameras.recorded.camera import RecordedCamera
 from stream.image import Image, check_sides
-from stream.pairing import EyeName, Pairing, TimedImage, Unpaired
+from stream.pairing import STEP_BACK_NS, EyeName, Pairing, TimedImage, Unpaired
 from stream.recording.levels import AHEAD, Levels, Sample
 
 RAW_FPS = 25.0
@@ -104,6 +104,24 @@ def open_split(layout: Layout, path: Path | str, settings: CameraSettings = DEFA
     return RecordedCamera(f"{layout}:{path}", play, settings, fps=film.fps)
 
 
+class _Clock:
+    """How far a film is, also where its times begin again, as they do where two films were joined."""
+
+    def __init__(self) -> None:
+        self.reached = 0, float("-inf")
+        """How often its times began again, and the newest time since then in nanoseconds: in this order films are read."""
+        self._is_back = False
+
+    def see(self, time_ns: int) -> None:
+        """Note the time of the next frame, in nanoseconds."""
+        begun, newest_ns = self.reached
+        was_back, self._is_back = self._is_back, newest_ns - time_ns >= STEP_BACK_NS
+        if not self._is_back:
+            self.reached = begun, max(newest_ns, time_ns)
+        elif was_back:  # twice in a row, because a single frame may have a wrong time
+            self.reached = begun + 1, time_ns
+
+
 def examine(path: Path, settings: CameraSettings = DEFAULTS) -> Film:
     """Return what a film says about itself. Raises CameraError if it is no film."""
     with closing(_open(path)) as container:
@@ -140,16 +158,16 @@ def _pairs(
         eye: _frames(film, levels, shift_ns, period_ns)
         for eye, film, shift_ns in zip(sides, films, shifts_ns, strict=True)
     }
-    newest_ns = dict.fromkeys(sides, float("-inf"))
+    clocks = {eye: _Clock() for eye in sides}
     while frames:
-        eye = min(frames, key=lambda name: newest_ns[name])  # the one that is behind
+        eye = min(frames, key=lambda name: clocks[name].reached)  # the one that is behind
         frame = next(frames[eye], None)
         if frame is None:
             del frames[eye]
         elif isinstance(frame, BadShot):
             yield frame
         else:
-            newest_ns[eye] = frame.captured_ns
+            clocks[eye].see(frame.captured_ns)
             yield from map(_shot, pairing.add(eye, frame))
     yield from map(_shot, pairing.end())
     if rest := unpaired.describe():
