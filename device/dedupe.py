@@ -17,7 +17,7 @@ A mount that vibrates more than that scores like a small object: raise the thres
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Literal
 
 import cv2
@@ -83,6 +83,9 @@ class DedupeConfig:
             raise ValueError(f"audit_share is a share from 0 to 1, got {self.audit_share}")
         if not 0 <= self.ring <= 4096:
             raise ValueError(f"ring must be 0 to 4096 pairs, got {self.ring}")
+        for name, value in asdict(self).items():
+            if name != "max_silence_s" and isinstance(value, float) and not math.isfinite(value):
+                raise ValueError(f"{name} must be a finite number, got {value}")
         target, silence_alone = self.target_per_hour, 3600 / self.max_silence_s
         if target is not None and not target > silence_alone:
             raise ValueError(

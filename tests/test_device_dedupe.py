@@ -226,6 +226,11 @@ def test_an_adaptive_threshold_stays_above_sensor_noise_when_nothing_happens() -
         ({"max_silence_s": 0}, "max_silence_s"),
         ({"audit_share": 1.5}, "audit_share"),
         ({"ring": -1}, "ring"),
+        ({"target_per_hour": math.inf}, "target_per_hour must be a finite number, got inf"),
+        ({"target_per_hour": math.nan}, "target_per_hour must be a finite number, got nan"),
+        ({"dark_mean": math.nan}, "dark_mean must be a finite number"),
+        ({"dark_contrast": math.inf}, "dark_contrast must be a finite number"),
+        ({"blur_variance": -math.inf}, "blur_variance must be a finite number"),
         ({"target_per_hour": 100}, "max_silence_s 10 alone keeps 360"),
     ],
 )
