@@ -152,3 +152,17 @@ def test_settings_that_make_no_board_are_refused(capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().err
     assert "--views must be 8 to 200" in said
     assert "the simulated world has no board" in said
+
+
+@pytest.mark.parametrize(
+    "words", ["--tolerance-ms inf", "--right-late-ms inf", "--right-late-ms nan", "--exposure-us -1"]
+)
+def test_a_number_that_no_camera_can_use_is_refused_by_its_flag(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], words: str
+) -> None:
+    for eye in ("left", "right"):
+        (tmp_path / eye).mkdir()
+        cv2.imwrite(str(tmp_path / eye / "1700000000000.png"), np.full(SIZE, 200, np.uint8))
+    flag, number = words.split()
+    assert main(["calibrate", "--camera", f"dir:{tmp_path}", flag, number]) == 2
+    assert f"error: {flag} must be " in capsys.readouterr().err

@@ -13,7 +13,7 @@ from device.board.solve import MIN_VIEWS, calibrate
 from device.board.views import Views
 from device.camera import BadShot, CameraSettings, configure_opencv, pixels_of
 from device.cameras.open import Origin, camera_kind, open_camera
-from device.cli.capture_settings import parse_size
+from device.cli.capture_settings import CaptureSettings, parse_size
 from stream.calibration.file import write_calibration
 from stream.calibration.stereo import CalibrationError, Model
 from stream.errors import reported_as
@@ -70,6 +70,9 @@ class CalibrateSettings:
         """Raise ValueError, in one line, for a setting that cannot be used."""
         if not MIN_VIEWS <= self.views <= MAX_VIEWS:
             raise ValueError(f"--views must be {MIN_VIEWS} to {MAX_VIEWS}, got {self.views}")
+        CaptureSettings(
+            exposure_us=self.exposure_us, tolerance_ms=self.tolerance_ms, right_late_ms=self.right_late_ms
+        ).check()
 
     @property
     def camera_settings(self) -> CameraSettings:

@@ -21,8 +21,12 @@ from stream.image import MAX_SIDE
 from stream.pair import NAME, Codec
 from stream.signals.signal import Telemetry, is_label
 
+MIN_FPS, MAX_FPS = 1e-4, 1000.0
+"""Slower than the first, which is a pair in three hours, the times of a folder's images would soon be beyond 64 bits."""
 MAX_LATE_MS = 86_400_000
 MAX_SHIFT_PX = 1000
+MAX_COUNT = 2**62
+MAX_SEED = 2**63
 _DEDUPE = DedupeConfig()
 
 Bound = tuple[str, float | None, float, float, str]
@@ -127,12 +131,13 @@ class CaptureSettings:
     def bounds(self) -> Iterator[Bound]:
         """Yield the bounds of the numbers among the settings."""
         shift = None if self.row_shift_px == "auto" else self.row_shift_px
-        yield "--fps", self.fps, 0, 1000, " (0: as fast as possible)"
+        yield "--fps", self.fps or None, MIN_FPS, MAX_FPS, " (0: as fast as possible)"
         yield "--exposure-us", self.exposure_us, 1, 1e6, ""
         yield "--tolerance-ms", self.tolerance_ms, 0, 60_000, ""
         yield "--right-late-ms", self.right_late_ms, -MAX_LATE_MS, MAX_LATE_MS, ""
         yield "--row-shift-px", shift, -MAX_SHIFT_PX, MAX_SHIFT_PX, ", or auto"
         yield "--quality", self.quality, 1, 100, ""
+        yield "--seed", self.seed, 0, MAX_SEED, ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,7 +159,7 @@ class RigSettings(CaptureSettings):
         """See CaptureSettings."""
         yield from super().bounds()
         yield "--repeat", None if self.repeat is False else self.repeat, 1, 10**9, " times"
-        yield "--count", self.count, 1, math.inf, ""
+        yield "--count", self.count, 1, MAX_COUNT, " shots"
 
     @property
     def origin(self) -> Origin:
