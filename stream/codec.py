@@ -20,7 +20,7 @@ import numpy as np
 from zlib_ng import zlib_ng
 
 from stream.errors import MalformedMessage
-from stream.image import MAX_EYE_BYTES, Image, Shape, check_sides, jpeg_shape
+from stream.image import MAX_EYE_BYTES, Image, Shape, image_shape, jpeg_shape
 from stream.pair import (
     CHECKSUM_BYTES,
     WIRE_VERSIONS,
@@ -165,7 +165,7 @@ def _encode_eye(eye: Image | bytes, codec: Codec, quality: int) -> tuple[bytes, 
             raise ValueError(f"a camera's own JPEG cannot be sent as {codec}: decode it first, or use codec jpeg")
         data, shape = eye, jpeg_shape(eye)
     else:
-        shape = _image_shape(eye)
+        shape = image_shape(eye)
         data = _compress(eye, codec, quality)
     if len(data) > MAX_EYE_BYTES:
         raise ValueError(f"an eye of {len(data)} bytes is larger than the {MAX_EYE_BYTES} that can be sent")
@@ -248,13 +248,6 @@ def _check_version(header: bytes) -> None:
             known = " and ".join(map(str, WIRE_VERSIONS))
             detail = f"the message has wire version {version}, this side reads {known}: update one of the two"
             raise MalformedMessage("version", detail)
-
-
-def _image_shape(image: Image) -> Shape:
-    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
-        raise ValueError(f"expected a uint8 image [H, W] or [H, W, 3], got {image.dtype} {list(image.shape)}")
-    check_sides(image.shape[0], image.shape[1])
-    return image.shape[0], image.shape[1], 3 if image.ndim == 3 else 1
 
 
 def _array_shape(shape: Shape) -> tuple[int, ...]:

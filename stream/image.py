@@ -56,6 +56,14 @@ def check_sides(height: int, width: int) -> None:
         raise TooCostly(f"an image of {width}x{height} pixels cannot be sent: sides are 1 to {MAX_SIDE}")
 
 
+def image_shape(image: Image) -> Shape:
+    """Return the height, width and channels of pixels. Raises ValueError if they are no image that can be sent."""
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or (image.ndim == 3 and image.shape[2] != 3):
+        raise ValueError(f"expected a uint8 image [H, W] or [H, W, 3], got {image.dtype} {list(image.shape)}")
+    check_sides(image.shape[0], image.shape[1])
+    return image.shape[0], image.shape[1], 3 if image.ndim == 3 else 1
+
+
 @dataclass(slots=True)
 class _Component:
     """One component of a frame. blocks: its 8x8 blocks in a scan of its own; in_mcus: those in a scan with others."""

@@ -16,8 +16,11 @@ from running import ROOT, environment
 from waiting import WAIT_S
 
 from device.camera import CameraError, CameraMissing, CameraSettings, Shot
+from device.cameras.custom import CustomCamera
 from device.cameras.open import CAMERAS, camera_kind, open_camera
 from device.cameras.spec import addresses, files, options, redacted
+from device.capture import capture
+from device.dedupe import Dedupe, DedupeConfig
 
 PAIR = "dir:LEFT,RIGHT"
 TWO, ONE = CAMERAS["rtsp"].form, CAMERAS["rtsp-sbs"].form
@@ -144,6 +147,18 @@ class Noise:
     def close(self):
         Noise.closed = True
 
+class Odd:
+    fps = None
+
+    def __init__(self, settings, *, made):
+        self.made = made
+
+    def __iter__(self):
+        eye = eval(self.made, globals() | {"image": np.zeros((24, 32), np.uint8)})
+        yield Shot(eye, eye)
+
+    def close(self): ...
+
 class Half:
     fps = None
     def __init__(self, settings): ...
@@ -196,6 +211,34 @@ def test_what_is_wrong_with_a_class_of_ones_own_is_one_line(lab: Path, spec: str
         list(open_camera(spec))
     assert refusal.value.exit_code == code
     assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("made", "text"),
+    [
+        ("EyeImage(1.5, image)", "captured_ns must be a whole number of nanoseconds since 1970, got 1.5"),
+        ("EyeImage(np.full((3, 3), 7), image)", "captured_ns must be a whole number"),
+        ("EyeImage(-1, image)", "captured_ns must be a whole number"),
+        ("EyeImage(2**63, image)", "captured_ns must be a whole number"),
+        ("EyeImage(1, image / 2)", r"expected a uint8 image \[H, W\] or \[H, W, 3\], got float64 \[24, 32\]"),
+        ("EyeImage(1, image[..., None])", r"expected a uint8 image .*, got uint8 \[24, 32, 1\]"),
+        ("EyeImage(1, image[:0])", "an image of 32x0 pixels cannot be sent: sides are 1 to 8192"),
+        ("EyeImage(1, image, luma=image / 2)", "expected a uint8 image .*, got float64"),
+        ("EyeImage(1, image, luma=np.zeros((24, 32, 3), np.uint8))", "luma must be grey"),
+        ("EyeImage(1, jpeg='a text')", "jpeg must be bytes, got a str"),
+        ("image", "an eye of its shots is a ndarray, not an EyeImage"),
+    ],
+)
+def test_a_shot_that_is_not_as_described_is_one_line_that_names_its_class(lab: Path, made: str, text: str) -> None:
+    with pytest.raises(CameraError, match=f"lab_of_mine.cameras:Odd: {text}.*device/camera.py") as refusal:
+        list(CustomCamera("lab_of_mine.cameras:Odd", made=made))
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_time_of_numpy_is_taken_as_a_number(lab: Path) -> None:
+    camera = CustomCamera("lab_of_mine.cameras:Odd", made="EyeImage(np.int64(7), image)")
+    pairs = capture(camera, Dedupe(DedupeConfig(off=True)), device="rig", epoch="0" * 32)
+    assert [pair.header.left_ns for pair in pairs] == [7]
 
 
 def test_a_rig_publishes_a_class_of_the_folder_that_it_is_started_in(lab: Path) -> None:

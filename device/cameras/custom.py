@@ -7,12 +7,16 @@ from __future__ import annotations
 import importlib
 import traceback
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import replace
+from typing import Any, cast
 
-from device.camera import DEFAULTS, BadShot, Camera, CameraError, CameraMissing, CameraSettings, Shot
+import numpy as np
+
+from device.camera import DEFAULTS, BadShot, Camera, CameraError, CameraMissing, CameraSettings, EyeImage, Shot
 from device.cameras import spec
 from device.signals import ReadSignals
 from stream.errors import ReportedError
+from stream.image import image_shape
 
 
 class CustomCamera:
@@ -38,12 +42,12 @@ class CustomCamera:
         self.fps = self._camera.fps
 
     def __iter__(self) -> Iterator[Shot | BadShot]:
-        """Yield its shots. Raises CameraMissing if it fails, CameraError if it yields something else."""
+        """Yield its shots. Raises CameraMissing if it fails, CameraError if what it yields is not as described."""
         try:
             for shot in self._camera:
                 if not isinstance(shot, (Shot, BadShot)):
                     raise CameraError(f"{self._name} yields a {type(shot).__name__}; a camera yields Shot or BadShot")
-                yield shot
+                yield shot if isinstance(shot, BadShot) else self._checked(shot)
         except ReportedError:
             raise
         except Exception as error:
@@ -52,6 +56,13 @@ class CustomCamera:
     def close(self) -> None:
         """Close it."""
         self._camera.close()
+
+    def _checked(self, shot: Shot) -> Shot:
+        try:
+            return replace(shot, left=_checked_eye(shot.left), right=_checked_eye(shot.right))
+        except ValueError as error:
+            text = " ".join(str(error).split())
+            raise CameraError(f"{self._name}: {text}; device/camera.py describes `EyeImage`") from error
 
 
 def find_signals(text: str) -> Any:
@@ -98,6 +109,23 @@ def _load(name: str, what: str) -> Any:
     if not callable(found):
         raise CameraError(f"{name}: the module {module} has no {what} {attribute}")
     return found
+
+
+def _checked_eye(eye: Any) -> EyeImage:
+    """Return the image of an eye with the types that it must have. Raises ValueError if they are others."""
+    if not isinstance(eye, EyeImage):
+        raise ValueError(f"an eye of its shots is a {type(eye).__name__}, not an EyeImage")
+    time_ns, jpeg = cast(Any, eye.captured_ns), cast(Any, eye.jpeg)  # somebody else's code may put anything there
+    if not isinstance(time_ns, (int, np.integer)) or not 0 <= time_ns < 1 << 63:
+        raise ValueError(f"captured_ns must be a whole number of nanoseconds since 1970, got {time_ns!r}")
+    if not isinstance(jpeg, (bytes, type(None))):
+        raise ValueError(f"jpeg must be bytes, got a {type(jpeg).__name__}")
+    pixels, luma = (None if image is None else np.asarray(image) for image in (eye.pixels, eye.luma))
+    if pixels is not None:
+        image_shape(pixels)
+    if luma is not None and image_shape(luma)[2] != 1:
+        raise ValueError("luma must be grey, uint8 [h, w]")
+    return replace(eye, captured_ns=int(time_ns), pixels=pixels, luma=luma)
 
 
 def _where(error: BaseException) -> str:
