@@ -209,8 +209,10 @@ def _begin(learner: Learner) -> Callable[[Keep], Start]:
     if learner.config.fork is None:
         start = learner.start()
         return lambda _keep: start
-    fork = Fork(Path(learner.config.fork).expanduser())
-    fork.networks(learner)
+    with ExitStack() as on_error:
+        fork = on_error.enter_context(closing(Fork(Path(learner.config.fork).expanduser())))
+        fork.networks(learner)
+        on_error.pop_all()  # its memory closes it
     return partial(fork.memory, learner)
 
 
