@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
-import numpy as np
 import pytest
 from tiny_learner import FLAGS
 from waiting import WAIT_S
@@ -147,16 +145,34 @@ def test_a_rig_is_ready_with_its_first_shot_feeds_the_watchdog_and_says_that_it_
     assert messages(systemd) == []
 
 
-def test_a_rig_whose_camera_hangs_does_not_feed_the_watchdog(systemd: socket.socket, tmp_path: Path) -> None:
-    """The second image of the left eye is a pipe that nobody writes into."""
-    for eye in ("left", "right"):
-        (tmp_path / eye).mkdir()
-        for index in range(2):
-            cv2.imwrite(str(tmp_path / eye / f"{index}.png"), np.full((48, 64), 90, np.uint8))
-    (tmp_path / "left" / "1.png").unlink()
-    os.mkfifo(tmp_path / "left" / "1.png")
-    camera = f"dir:{tmp_path / 'left'},{tmp_path / 'right'}"
-    with service(systemd, "device", "--bind", "tcp://127.0.0.1:0", "--camera", camera, "--wait-for-learner", "no"):
+HANGS = """
+import threading, time
+import numpy as np
+from device.camera import EyeImage, Shot
+
+class Camera:
+    fps = None
+
+    def __init__(self, settings):
+        pass
+
+    def __iter__(self):
+        eye = EyeImage(time.time_ns(), pixels=np.full((48, 64), 90, np.uint8))
+        yield Shot(eye, eye)
+        threading.Event().wait()
+
+    def close(self):
+        pass
+"""
+
+
+def test_a_rig_whose_camera_hangs_does_not_feed_the_watchdog(
+    systemd: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "hanging.py").write_text(HANGS)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    words = ("--camera", "hanging:Camera", "--wait-for-learner", "no")
+    with service(systemd, "device", "--bind", "tcp://127.0.0.1:0", *words):
         assert systemd.recv(4096).decode().startswith("READY=1")
         systemd.settimeout(2 * PERIOD_S)
         with pytest.raises(TimeoutError):
