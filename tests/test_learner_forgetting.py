@@ -418,6 +418,14 @@ def test_a_set_of_the_same_name_with_other_images_is_not_compared_and_a_person_i
     assert "the guard against forgetting leaves out more: the start was not measured on these images" in caplog.text
 
 
+def test_a_run_without_control_sets_at_its_start_goes_on_without_a_warning(
+    digits: ControlSet, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    for steps, controls in ((3, []), (4, []), (5, [digits])):
+        Service(tmp_path / "run", make_pairs(24), controls, learner=watched(), max_steps=steps).run()
+    assert "guard" not in caplog.text
+
+
 def test_the_start_of_a_run_of_an_earlier_version_is_known_by_the_names_of_its_sets() -> None:
     guard = ForgettingGuard(GUARDED)
     state = {"start": [["a", "student", right(0)]], "worse_in_a_row": 0, "since": 0, "rollbacks": 0}

@@ -2,8 +2,8 @@
 
 The constant rate, weight decay and EMA are those of DINOv3's last phase (Siméoni et al. 2025, arXiv:2508.10104; rate 3e-5, decay
 0.04, EMA 0.999, layer decay 0.98). Low-rank corrections beside a last block that trains whole are ExPLoRA's (Khanna et al. 2024,
-arXiv:2406.10973). The other numbers are choices. All are meant for large networks, for which no trial has
-compared them with others yet; the small one of preset `cpu` learned more at a rate of 1e-3 (docs/adapting.md).
+arXiv:2406.10973). The other numbers are choices. All are meant for large networks, for which no trial has compared them with
+others yet; the small one of preset `cpu` learned more at a rate of 1e-3 (docs/adapting.md).
 """
 
 from __future__ import annotations

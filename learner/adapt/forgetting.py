@@ -94,6 +94,11 @@ class ForgettingGuard:
         self.last = worst._replace(goes_back=self.worse_in_a_row >= self.config.patience_probes)
         return self.last
 
+    @property
+    def has_start(self) -> bool:
+        """Whether any control set was measured at the start; without one nothing is compared."""
+        return self.watches and bool(self._start)
+
     def knows(self, control: str) -> bool:
         """Return whether a control set was measured at the start."""
         return any(self._answers_of_start(control, encoder) is not None for _, encoder in self._start)

@@ -79,7 +79,7 @@ class MemoryConfig:
 
     @property
     def numbers(self) -> Policy:
-        """The numbers of the policy, its half-life in arrivals, but for those that are given."""
+        """The numbers of the policy, its half-life in arrivals. Numbers that are given replace those of the policy."""
         named = POLICIES[self.policy]
         policy = replace(named, half_life=named.half_life * self.capacity)
         given = {field.name: getattr(self, field.name) for field in fields(Policy)}

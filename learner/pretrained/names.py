@@ -1,4 +1,4 @@
-"""Gives tensors the names that timm reads, whoever named them: DINO, DINOv2, DINOv3, MAE, Hugging Face, and wrappers. Pure.
+"""Gives tensors the names that timm reads. It knows the names of DINO, DINOv2, DINOv3, MAE, Hugging Face and wrappers. Pure.
 
 Formats, each as published: facebookresearch/dino, dinov2 and dinov3 (`blocks.0.attn.qkv`, `register_tokens`, `storage_tokens`),
 mae (`decoder_*` beside the encoder), and transformers' ViT, ViTMAE, Dinov2, Dinov2WithRegisters and DINOv3ViT, which have q, k

@@ -133,7 +133,7 @@ class Committer:
         newest = max((order_of(note.folder) for note in notes), default=(0, 0))
         passed_over = {name for name in self.checkpoints.names() if order_of(name) > newest}
         self._damaged = {name for name in passed_over if not self.checkpoints.is_whole(name)}
-        # The whole ones stay for whoever finds their pairs again; what comes is newer than they are.
+        # The whole ones stay: their pairs may be found again. New commits get higher numbers than they have.
         self._number = max((order_of(name)[0] for name in passed_over - self._damaged), default=newest[0])
         self._mine = {note.folder for note in notes}.union(*(note.replaces for note in notes[:1]))
         self._copies: dict[str, Tensor] = {}
@@ -170,7 +170,7 @@ class Committer:
     def begin_run(self, go_on: Callable[[], bool]) -> None:
         """Make the first commit of a new run durable, before anything else is written about the run. Its state is not published.
 
-        So whoever finds lines of steps or weights without a commit knows that something was lost. go_on: called each second;
+        So lines of steps or weights without a commit mean that something was lost. go_on: called each second;
         False ends the waiting for a full disk. Raises the error that ended the commit.
         """
         if self._mine:
@@ -260,7 +260,7 @@ class Committer:
 
 
 def _notes(commits: Sequence[Commit]) -> list[Note]:
-    """Return the notes of commits, but for those of another version."""
+    """Return the notes of commits; those of another version are left out."""
     notes = []
     for commit in commits:
         with suppress(msgspec.MsgspecError):

@@ -70,7 +70,7 @@ class Prober:
         self._each([control for control in self.controls if control.name not in known], self._probe)
         if not self.learner.steps:
             self._judge()
-        elif self.learner.trainer.forgetting.watches:
+        elif self.learner.trainer.forgetting.has_start:
             self._warn_of_unknown()
 
     def _warn_of_unknown(self) -> None:

@@ -5,7 +5,7 @@ With z_v the unit projections [B, D] of view v, m their mean over the views, and
     loss_i = invariance * mean_v (1 - cos(z_iv, m_i))
     shared = -mean_v R(z_v), R(z) = 1/2 log det(I + D / (B * epsilon^2) z^T z)
 
-As in the authors' code (tsb0601/EMP-SSL), whose `eps` is epsilon squared, but for the 1, which keeps losses from being negative.
+As in the authors' code (tsb0601/EMP-SSL), whose `eps` is epsilon squared, except for the 1, which keeps losses at 0 or above.
 They take 20 to 200 crops of an image; their code has 1024 columns, batch norms and a hidden layer more, whose output is probed.
 """
 
