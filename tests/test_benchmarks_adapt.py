@@ -80,6 +80,13 @@ def test_a_recording_comes_again_under_the_same_numbers_so_what_is_held_out_stay
     assert 0 < sum(held) < len(held)
 
 
+def test_short_recordings_are_not_held_out_all_or_none(tmp_path: Path) -> None:
+    walks = [recorded(tmp_path / f"{name}.mcap", [made(seq) for seq in range(24)]) for name in "abcdefgh"]
+    pairs = itertools.islice(pairs_of(tuple(str(walk) for walk in walks), SimConfig()), 8 * 24)
+    held_out = sum(Rule(0.5, seed=0).holds(pair.header) for pair in pairs)
+    assert 0 < held_out < 8 * 24
+
+
 def test_a_stream_that_ends_before_the_budget_is_said_in_one_line() -> None:
     learner = Learner(preset("cpu"), torch.device("cpu"))
     with pytest.raises(Failed, match="the stream has ended at step 0, after 0 of 60 CPU seconds"):

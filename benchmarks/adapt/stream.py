@@ -46,13 +46,14 @@ def check(names: Sequence[str]) -> None:
 def recorded(names: tuple[str, ...]) -> list[EncodedPair]:
     """Return the pairs of recordings, one after the other, as the learner gets them with `--source` or `--replay`.
 
-    Each recording is an epoch of its own, with the same name in each process.
+    Each recording is an epoch of its own, with the same name in each process. Its number stands in the first half, which decides
+    from where on pairs are held out: were it the same for all, short recordings would be held out all or not at all.
     """
     pairs: list[EncodedPair] = []
     held_bytes = 0
     for number, name in enumerate(names):
         for seq, pair in enumerate(_received(name)):
-            pairs.append(renumbered(pair, seq, epoch=f"{number:032x}"))
+            pairs.append(renumbered(pair, seq, epoch=f"{number:016x}{0:016x}"))
             held_bytes += len(pair.left) + len(pair.right)
             if held_bytes > MAX_BYTES:
                 raise Failed(
