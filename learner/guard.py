@@ -94,6 +94,11 @@ class CollapseGuard:
         self.setbacks += 1
 
     @property
+    def doubt_ratio(self) -> float:
+        """How near a rollback is: 0 without a sign of collapse, 1 when the networks go back."""
+        return min(1.0, self.doubt / self.config.patience_steps)
+
+    @property
     def gives_up(self) -> bool:
         """Whether there were more rollbacks in a row than are allowed."""
         return self.setbacks > self.config.max_rollbacks

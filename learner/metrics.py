@@ -11,7 +11,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from learner.adapt.forgetting import Judgement
-from learner.loop import Learner
+from learner.loop import Learner, Waiting
 from learner.objectives.contract import Meaning
 from learner.trainer import StepReport
 from stream.stats import DeviceStats
@@ -40,6 +40,7 @@ class LearnerMetrics:
     ) -> None:
         self.registry = CollectorRegistry() if registry is None else registry
         self._wall_ns = wall_ns
+        self._waited_s = 0.0  # since the last step, and counted
         ProcessCollector(registry=self.registry)
         self.steps = self._counter("steps", "Training steps taken.")
         self.refused = self._counter("refused_steps", "Steps refused because a loss or gradient was not finite.")
@@ -76,7 +77,8 @@ class LearnerMetrics:
     def step(self, report: StepReport, samples: int) -> None:
         """Record a step that drew so many samples."""
         self.busy.inc(report.busy_s)
-        self.waited.inc(report.waited_s)
+        self._wait_for(report.waited_s)
+        self._waited_s = 0.0
         self.step_seconds.observe(report.busy_s)
         if report.refused:
             self.refused.inc()
@@ -89,6 +91,15 @@ class LearnerMetrics:
         self.rate.set(report.learning_rate)
         for name in self.gauges.keys() & report.gauges.keys():
             self.gauges[name].set(report.gauges[name])
+
+    def waiting(self, event: Waiting) -> None:
+        """Record that no step is due, so that a long wait is counted while it lasts."""
+        self._wait_for(event.waited_s)
+
+    def _wait_for(self, waited_s: float) -> None:
+        """Count the seconds since the last step that were not counted yet."""
+        self.waited.inc(max(0.0, waited_s - self._waited_s))
+        self._waited_s = waited_s
 
     def fresh_trained(self, fresh: Iterable[tuple[str, int]], devices: Mapping[str, DeviceStats]) -> None:
         """Record how long ago pairs were captured (device, nanoseconds by its clock) that now had their first step."""
@@ -202,6 +213,11 @@ class MemoryMetrics(Collector):
         pacing = self._learner.pacing
         yield GaugeMetricFamily(
             "babyagent_learner_owed_samples", "Training samples that the received pairs still allow.", pacing.owed
+        )
+        yield GaugeMetricFamily(
+            "babyagent_learner_collapse_doubt_ratio",
+            "How near a rollback after a collapse is: 0 without a sign, 1 when the networks go back.",
+            self._learner.trainer.guard.doubt_ratio,
         )
         forgone = pacing.forgone - self._forgone_before
         yield _count("learner_forgone_samples", "Training samples given up: too slow for the replay ratio.", forgone)

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+SILENT_S = 15.0
+"""A device counts as silent after this time. One with a spool answers every second; others send a pair every 10 s by default."""
+
 
 @dataclass(frozen=True, slots=True)
 class DeviceStats:
@@ -39,6 +42,13 @@ class DeviceStats:
     """Whether the device has announced the end of its stream and no pair of it is missing."""
     last_received_s: float | None = None
     """When its last live pair was received, by the clock of the source; None before the first."""
+    last_heard_s: float | None = None
+    """When it last gave a sign of life (a live pair, an announcement, a reply of its spool), by the clock of the source; None if
+    this process has not heard of it."""
+
+    def silent_s(self, now_s: float) -> float | None:
+        """Return the seconds since its last sign of life; None if its stream has ended, or this process has not heard of it."""
+        return None if self.ended or self.last_heard_s is None else max(0.0, now_s - self.last_heard_s)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,3 +73,8 @@ class SourceStats:
     """The statistics of the devices at the end of the previous process."""
     endpoints: tuple[str, ...] = ()
     """Addresses at which devices are expected."""
+
+    @property
+    def heard(self) -> list[DeviceStats]:
+        """Those devices that this process has heard of; the others are known from earlier processes of the run."""
+        return [device for device in self.devices.values() if device.last_heard_s is not None]

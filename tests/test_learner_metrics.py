@@ -13,7 +13,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 from tiny_learner import EPOCH, TINY, make_pair, make_pairs, tiny_learner
 
-from learner.loop import StepReport, learn
+from learner.loop import StepReport, Waiting, learn
 from learner.metrics import LearnerMetrics, MemoryMetrics
 from learner.objectives.contract import Meaning
 from learner.objectives.table import OBJECTIVES
@@ -68,6 +68,16 @@ def test_steps_are_counted_and_their_last_figures_shown() -> None:
     assert found["babyagent_learner_probe_step"] == 3
     assert found["babyagent_learner_probe_effective_rank{control=digits,encoder=student}"] == 17.5
     assert found["babyagent_learner_probe_accuracy_ratio{control=digits,encoder=student,probe=knn}"] == 0.75
+
+
+def test_a_wait_is_counted_while_it_lasts_and_once() -> None:
+    metrics = LearnerMetrics()
+    for waited_s in (1.0, 4.0):
+        metrics.waiting(Waiting(received=8, wanted=1, waited_s=waited_s))
+    assert metrics.registry.get_sample_value("babyagent_learner_waited_seconds_total") == pytest.approx(4.0)
+    metrics.step(report(busy_s=0.2, waited_s=5.0), 8)
+    metrics.step(report(busy_s=0.2, waited_s=0.5), 8)
+    assert metrics.registry.get_sample_value("babyagent_learner_waited_seconds_total") == pytest.approx(5.5)
 
 
 def test_the_time_from_capture_to_the_first_step_goes_by_the_learners_clock() -> None:

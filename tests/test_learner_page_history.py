@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from learner.page.history import MAX_LINE_BYTES, Column, Tail
-from learner.page.sparklines import BOTTOM, LEFT, RIGHT, TOP, curve, encoder_curves
+from learner.page.sparklines import BOTTOM, LEFT, RIGHT, TITLE_CHARACTER, TOP, curve, encoder_curves
 from stream.fsync import replace_file
 
 FINITE = st.floats(-1e12, 1e12)
@@ -138,3 +138,15 @@ def test_neighbouring_lines_of_the_grid_say_different_values_that_fit_beside_it(
         assert max(map(len, ticks)) <= 7
         if spread == 1.0 or 1e-3 < scale < 1e6:  # powers of ten have two digits: more would not fit
             assert len(set(ticks)) == len(ticks)
+
+
+@pytest.mark.parametrize("name", ["digits", "imagenet-validation-of-the-second-floor", "x" * 64])
+def test_a_long_name_is_cut_beside_the_last_value_and_read_out_whole(name: str) -> None:
+    points = (np.array([1.0, 2.0]), np.array([0.5, 0.625]))
+    markup = encoder_curves(f"{name}: k-NN, 10 % bank, %", {"student": points, "teacher": points}, scale=100.0)
+    assert f'aria-label="{name}: k-NN, 10 % bank, %, over steps"' in markup
+    (shown,) = re.findall(r'class="title"[^>]*>([^<]*)<', markup)
+    (last,) = re.findall(r'class="last"[^>]*>([^<]*)<', markup)
+    assert shown.endswith(": k-NN, 10 % bank, %")
+    assert TITLE_CHARACTER * len(shown + last) < RIGHT
+    assert (shown[0], "…" in shown) == (name[0], len(name) > 20)

@@ -12,7 +12,17 @@ from learner_state import digest, trained
 from tiny_learner import CANVAS, make_pair, make_pairs, tiny_learner
 
 from learner.loop import Learner, StepReport, Waiting, learn
-from learner.page.live import EVERY_S, MAX_DEVICES, ROW_PAIRS, SHARE, WATCHED_S, Live, Snapshot, copy_snapshot
+from learner.page.live import (
+    EVERY_S,
+    MAX_DEVICES,
+    ROW_PAIRS,
+    SHARE,
+    TREND_EVERY_S,
+    WATCHED_S,
+    Live,
+    Snapshot,
+    copy_snapshot,
+)
 from stream.codec import decode, encode_pair
 from stream.pair import EncodedPair
 from stream.source import IteratorSource
@@ -80,11 +90,18 @@ def test_pictures_that_take_long_come_rarely(learner: Learner, clock: Clock) -> 
     assert took_s / SHARE > EVERY_S
 
 
-def test_words_are_asked_for_only_while_somebody_watches(learner: Learner, clock: Clock) -> None:
-    live, asked = Live(learner, clock), itertools.count(1)
-    live.alive(lambda: f"asked {next(asked)}")
-    assert live.status == "starting"
+def test_words_are_asked_for_every_few_seconds_and_every_second_while_somebody_watches(
+    learner: Learner, clock: Clock
+) -> None:
+    live, asked = Live(learner, clock), itertools.count(-1)
+    for _ in range(3):
+        live.alive(lambda: f"asked {next(asked)}")
+    assert live.status == "asked -1"
     assert live.pulse.is_ready
+    clock.now_s += TREND_EVERY_S
+    live.alive(lambda: f"asked {next(asked)}")
+    assert live.status == "asked 0"
+    clock.now_s += EVERY_S
     live.watch()
     for _ in range(3):
         live.alive(lambda: f"asked {next(asked)}")
@@ -180,3 +197,12 @@ def pair_of(device: str, seq: int, size: tuple[int, int] = (8, 8)) -> EncodedPai
     return encode_pair(
         image, image, device=device, epoch="c" * 32, seq=seq, left_ns=seq, right_ns=seq, codec="lz4", suppressed=0
     )
+
+
+def test_the_rate_falls_while_the_next_step_waits(learner: Learner, clock: Clock) -> None:
+    live = Live(learner, clock)
+    live.observe(StepReport(step=1, samples=8, received=8, loss=1.0, grad_norm=1.0, learning_rate=1e-3, busy_s=0.1))
+    batch_size = learner.config.pacing.batch_size
+    assert live.samples_now() == pytest.approx(batch_size / 0.1)
+    live.observe(Waiting(received=8, wanted=1, waited_s=3600.0))
+    assert live.samples_now() == pytest.approx(batch_size / 3600)

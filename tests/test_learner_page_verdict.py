@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from learner_state import trained
 from test_learner_page_live import Clock
 from tiny_learner import EPOCH, make_pairs, tiny_learner
 
+from learner.page.guide import Guide
 from learner.page.live import TREND_EVERY_S, TREND_S, Live
-from learner.page.overview import MINUTE_S, SILENT_S, state_of, verdict_line, wrong
+from learner.page.overview import MINUTE_S, state_of, title, verdict_line, wrong
+from learner.page.rigs import newest
 from learner.page.verdict import (
     LOW_DISK_BYTES,
     MANY_WAITING,
@@ -22,7 +25,8 @@ from learner.page.verdict import (
     concerns,
     verdict,
 )
-from stream.stats import DeviceStats, SourceStats
+from stream.pair import SIGNAL_REASONS
+from stream.stats import SILENT_S, DeviceStats, SourceStats
 
 RUNNING = RunState(steps=151, received=1216, rigs=1, endpoints=("tcp://rig:5555",))
 LEARNING = replace(RUNNING, scores={"digits": Score(0.455, 0.609, 5)})
@@ -130,14 +134,13 @@ class Run:
         self.live = Live(learner, self.clock)
         for report in trained(learner, make_pairs(22)):
             self.live.observe(report)
-        self.device = DeviceStats(epoch=EPOCH, next_seq=22, received=22)
+        self.device = DeviceStats(epoch=EPOCH, next_seq=22, received=22, last_heard_s=math.inf)  # heard at any moment
         self.stats = SourceStats(devices={"rig1": self.device}, endpoints=("tcp://rig:1",))
         self.backlog = 0
 
     def seen(self, passed_s: float = TREND_EVERY_S) -> RunState:
-        """The state after so many seconds of watching."""
+        """The state after so many seconds in which nobody watched."""
         self.clock.now_s += passed_s
-        self.live.watch()
         self.live.alive(lambda: "", lambda: self.stats, lambda: self.backlog)
         return state_of(self.live, {}, Path("not-there"))
 
@@ -149,18 +152,46 @@ def test_a_run_at_work_is_healthy_in_its_first_minute() -> None:
     assert (state.phase, state.steps, state.received, state.rigs) == ("running", run.live.learner.steps, 22, 1)
 
 
-def test_pairs_that_were_lost_before_somebody_watched_are_not_lost_lately() -> None:
+def test_pairs_are_lost_lately_for_ten_minutes_whether_or_not_somebody_watched() -> None:
     run = Run()
-    run.stats = replace(run.stats, lost=5)
+    earlier = replace(run.device, lost=5)
+    run.stats = replace(run.stats, lost=5, devices={"rig1": earlier}, before={"rig1": earlier})
     assert (run.seen().lost, run.seen().lost_lately) == (5, 0)
-    run.stats = replace(run.stats, lost=7)
+    run.stats = replace(run.stats, lost=7, devices={"rig1": replace(earlier, lost=7)})
     assert (run.seen().lost, run.seen().lost_lately) == (7, 2)
+    run.stats = replace(run.stats, lost=1, devices={"rig1": replace(earlier, lost=1, returned=6)})
+    assert (run.seen().lost, run.seen().lost_lately) == (1, 1)
+    run.stats = replace(run.stats, lost=0, devices={"rig1": replace(earlier, lost=0, returned=7)})
+    assert (run.seen().lost, run.seen().lost_lately) == (0, 0)
     assert run.seen(TREND_S + 1).lost_lately == 0
+
+
+def test_what_was_lost_before_the_first_look_of_a_process_is_lost_lately() -> None:
+    run = Run()
+    run.stats = replace(run.stats, lost=3, devices={"rig1": replace(run.device, lost=3)})
+    assert run.seen().lost_lately == 3
+
+
+def test_dropped_messages_and_keys_that_did_not_fit_are_no_concern_for_ever() -> None:
+    run = Run()
+    malformed = {"crc": 2, SIGNAL_REASONS[0]: 12}  # of a message whose signal is dropped the pair is received
+    run.stats = replace(run.stats, malformed=malformed, failed_handshakes={"wrong_key": 1, "broken_off": 9})
+    state = run.seen()
+    assert (state.malformed, state.untrusted) == (2, 1)
+    assert concerns(run.seen(TREND_S + 1)) == []
+
+
+def test_a_process_that_began_without_its_rig_waits_for_the_next_pair_and_names_no_simulator() -> None:
+    run = Run()
+    run.stats = replace(run.stats, devices={"rig1": replace(run.device, last_heard_s=None)})
+    assert [concern.short for concern in concerns(run.seen())] == ["1 of 1 rigs missing"]
+    assert "waits for its next pair" in title(run.live)
+    assert "sim" not in newest(run.live, Guide(endpoints=("tcp://rig:1",)))
 
 
 def test_it_falls_behind_when_what_waits_has_not_fallen_for_a_minute() -> None:
     run = Run()
-    run.backlog, run.stats = 600, replace(run.stats, pending=100)
+    run.backlog, run.stats = 600, replace(run.stats, devices={"rig1": replace(run.device, pending=100)})
     assert not run.seen().is_falling_behind
     run.backlog = 650
     assert run.seen(MINUTE_S).is_falling_behind
@@ -169,9 +200,16 @@ def test_it_falls_behind_when_what_waits_has_not_fallen_for_a_minute() -> None:
     assert (state.behind, state.is_falling_behind) == (400, False)
 
 
+def test_pairs_on_a_rig_out_of_reach_are_no_reason_to_train_less() -> None:
+    run = Run()
+    run.stats = replace(run.stats, devices={"rig1": replace(run.device, pending=4000, last_heard_s=run.clock())})
+    assert [run.seen(MINUTE_S).behind for _ in range(3)] == [0, 0, 0]
+    assert [concern.short for concern in concerns(run.seen())] == ["rig1 silent"]
+
+
 def test_a_rig_counts_as_silent_after_a_while_and_not_once_it_has_ended() -> None:
     run = Run()
-    heard = replace(run.device, last_received_s=run.clock() - SILENT_S)
+    heard = replace(run.device, last_heard_s=run.clock() - SILENT_S)
     run.stats = replace(run.stats, devices={"rig1": heard})
     assert run.seen().silent == ("rig1",)
     run.stats = replace(run.stats, devices={"rig1": replace(heard, ended=True)})

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from learner import legacy
 from learner.errors import LearnerError
 from learner.report.figures import BINS, binned, curve, encoder_curves
-from learner.report.html import number
+from learner.report.html import encoder_legend, number
 from learner.report.pictures import gaussian, heat, photo, window
 from learner.report.report import write_report
 from learner.report.tables import of_stream
@@ -387,3 +387,8 @@ def test_a_race_of_many_probes_draws_a_bounded_number_of_points() -> None:
 )
 def test_a_figure_is_written_as_a_person_reads_it(value: object, text: str) -> None:
     assert number(value) == text
+
+
+def test_the_legend_has_every_encoder_that_was_found() -> None:
+    markup = encoder_legend(name for name in ("teacher", "student", "teacher"))
+    assert re.findall(r">(\w+)<", markup) == ["student", "teacher"]

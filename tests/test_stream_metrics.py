@@ -10,6 +10,7 @@ from rig_model import pair
 
 from stream import pair as datum
 from stream.live.announcements import Bye, Hello
+from stream.live.backfill_messages import Span, SpansReply
 from stream.live.ledger import Ledger
 from stream.live.metrics import MAX_DEVICES_SHOWN, StreamMetrics
 from stream.stats import DeviceStats, SourceStats
@@ -65,12 +66,16 @@ def test_counts_are_those_of_this_process_since_a_crash_would_make_the_others_fa
     assert value(registry, "device_received_pairs_total", device="baby") == 1
 
 
-def test_silence_is_counted_from_the_last_pair_or_from_the_start_and_ends_with_the_stream() -> None:
+def test_silence_is_counted_from_the_last_sign_of_life_of_devices_that_this_process_has_heard_of() -> None:
     ledger = Ledger()
     ledger.receive(pair(0), 4.0)
     assert value(told(ledger, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(6.0)
     known = Ledger(ledger.cursor())
-    assert value(told(known, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(10.0)
+    assert value(told(known, now_s=10.0), "device_silent_seconds", device="baby") is None
+    assert value(told(known), "devices") == 0
+    nothing_new = SpansReply(2, "baby", [Span(EPOCH, 0, 1, True)], 0, 0)
+    ledger.receive_spans(nothing_new, 0, 9.0, 0)  # in the dark, or of a rig that keeps few pairs
+    assert value(told(ledger, now_s=10.0), "device_silent_seconds", device="baby") == pytest.approx(1.0)
     ledger.receive_announcement(Bye(device="baby", epoch=EPOCH, next_seq=1), 5.0)
     assert value(told(ledger, now_s=10.0), "device_silent_seconds", device="baby") is None
     assert value(told(ledger), "devices") == 1
@@ -94,7 +99,10 @@ def test_battery_and_temperature_are_told_where_they_are_known() -> None:
 
 
 def test_devices_beyond_the_bound_are_in_the_totals_and_counted_but_have_no_series() -> None:
-    devices = {f"rig{n}": DeviceStats(epoch=EPOCH, next_seq=1, received=1) for n in range(MAX_DEVICES_SHOWN + 5)}
+    devices = {
+        f"rig{n}": DeviceStats(epoch=EPOCH, next_seq=1, received=1, last_heard_s=1.0)
+        for n in range(MAX_DEVICES_SHOWN + 5)
+    }
     registry = told(SourceStats(devices=devices))
     names = [
         sample.labels["device"]

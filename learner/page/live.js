@@ -23,11 +23,16 @@ async function update() {
     location.reload(); // the token has changed: the page asks for the new one
     return;
   }
-  if (!answer.ok) throw new Error(`${answer.status}`);
+  if (!answer.ok) throw new Error(`The learner answers with an error, ${answer.status}; its log says more.`);
   ahead = Date.parse(answer.headers.get("date")) - Date.now() || 0;
   for (const [name, [version, markup]] of Object.entries(await answer.json())) {
     await decoded(markup);
-    replace(document.getElementById(name), markup);
+    const section = document.getElementById(name);
+    if (!section) {
+      location.reload(); // the learner is of a newer version than this document
+      return;
+    }
+    replace(section, markup);
     known[name] = version;
   }
   lastAnswer = new Date();
@@ -51,7 +56,7 @@ function showSilence(silence) {
   if (!silence) line.textContent = "";
   else if (verdict && verdict.dataset.phase === "stopping") {
     line.textContent = `This learner has stopped, at about ${lastAnswer.toLocaleTimeString()}. Its report is report.html in the folder of the run.`;
-  } else line.textContent = `The learner does not answer; the page shows its state of ${lastAnswer.toLocaleTimeString()}.`;
+  } else line.textContent = `${silence} The page shows its state of ${lastAnswer.toLocaleTimeString()}.`;
   document.body.classList.toggle("silent", Boolean(silence));
 }
 
@@ -140,8 +145,8 @@ async function watch() {
       try {
         await update();
         showSilence("");
-      } catch {
-        showSilence("silent");
+      } catch (error) {
+        showSilence(error.name === "Error" ? error.message : "The learner does not answer.");
       }
       showAges();
     }

@@ -1,7 +1,8 @@
 """The state of a learner for its page: text, counts, and from time to time a copy of its pictures that never changes.
 
-Nothing here decides what is trained. While nobody watches, a step costs one reading of a clock. While somebody watches,
-pictures are copied between two steps, so rarely that they take at most SHARE of the time. The server's threads draw them.
+Nothing here decides what is trained. While nobody watches, a step costs one reading of a clock, and counts are read every few
+seconds, so that whoever comes sees what happened before. While somebody watches, pictures are copied between two steps, so
+rarely that they take at most SHARE of the time. The server's threads draw them.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import NamedTuple
 
@@ -24,8 +25,8 @@ from learner.memory.slots import Slots
 from learner.report.album import views_of
 from learner.runs.reading import Album
 from stream.image import Image
-from stream.pair import EncodedPair
-from stream.stats import SourceStats
+from stream.pair import SIGNAL_REASONS, EncodedPair
+from stream.stats import SILENT_S, DeviceStats, SourceStats
 
 SHARE = 0.001
 """Largest share of the time that copying pictures may take."""
@@ -40,6 +41,8 @@ VIEWED_PAIRS = 2
 TREND_EVERY_S = 5.0
 TREND_S = 600.0
 """Counts are remembered every so many seconds, for so long."""
+KEY_REASONS = ("refused", "wrong_key")
+"""Why handshakes fail if keys do not fit (`stream.transport.handshake.REASONS`)."""
 ROW_PAIRS = 8
 """Pairs in each row of the contact sheet."""
 
@@ -105,8 +108,18 @@ class Counts(NamedTuple):
 
     at_s: float
     lost: int
+    """Pairs that were ever counted as lost, those included that came later."""
     behind: int
-    """Pairs on their way or waiting here."""
+    """Pairs on their way from rigs in reach, or waiting here."""
+    undecodable: int
+    malformed: int
+    """Messages that were dropped; a message of which only a signal was dropped does not count."""
+    untrusted: int
+    """Handshakes that failed because of a key."""
+
+
+def _ever_lost(devices: Mapping[str, DeviceStats]) -> int:
+    return sum(device.lost + device.returned for device in devices.values())
 
 
 class Live:
@@ -132,21 +145,22 @@ class Live:
         self.waiting: Waiting | None = None
         """What is missing for the next step; None while steps are made."""
         self.samples_per_s = 0.0
-        """A moving average, waiting included."""
+        """A moving average over steps, waiting before them included."""
         self.status = "starting"
         self.stats: SourceStats | None = None
-        """Statistics of the live stream, read only while somebody watches; None for another source."""
+        """Statistics of the live stream; None for another source."""
         self.stats_s = 0.0
         """Time at which `stats` was read, by `clock`."""
         self.snapshot: Snapshot | None = None
         self.trend: deque[Counts] = deque(maxlen=int(TREND_S / TREND_EVERY_S))
-        """Counts of the last ten minutes, as far as somebody watched."""
+        """Counts of the last ten minutes; the first ones are those with which this process began."""
         self.backlog = 0
         """Pairs that have arrived and wait to be received."""
+        self._begins = True
         self._latest: dict[str, EncodedPair] = {}
         self._received_s: dict[str, float] = {}
         self._watched_until_s = -np.inf
-        self._next_pictures_s = self._next_status_s = -np.inf
+        self._next_pictures_s = self._next_status_s = self._next_counts_s = -np.inf
 
     def watch(self) -> None:
         """Record that somebody watches; called by the server's threads."""
@@ -175,13 +189,13 @@ class Live:
     ) -> None:
         """Record a sign of life between two steps.
 
-        describe: returns what the loop does now; stats, backlog: return those of the source. All are called only while somebody
-        watches.
+        describe: returns what the loop does now; stats, backlog: return those of the source. They are called every second while
+        somebody watches, otherwise every TREND_EVERY_S.
         """
         self.pulse.beat()
         now_s = self.clock()
-        if now_s < self._watched_until_s and now_s >= self._next_status_s:
-            self._next_status_s = now_s + EVERY_S / 2
+        if now_s >= (self._next_status_s if now_s < self._watched_until_s else self._next_counts_s):
+            self._next_status_s, self._next_counts_s = now_s + EVERY_S / 2, now_s + TREND_EVERY_S
             self.status, self.stats, self.stats_s, self.backlog = describe(), stats(), now_s, backlog()
             self._remember(now_s)
 
@@ -191,11 +205,25 @@ class Live:
         self.status = text
 
     def _remember(self, now_s: float) -> None:
-        if self.stats is None or (self.trend and now_s < self.trend[-1].at_s + TREND_EVERY_S):
+        stats = self.stats
+        if stats is None or (self.trend and now_s < self.trend[-1].at_s + TREND_EVERY_S):
             return
         while self.trend and self.trend[0].at_s < now_s - TREND_S:
             self.trend.popleft()
-        self.trend.append(Counts(now_s, self.stats.lost, self.stats.pending + self.backlog))
+        in_reach = (one.pending for one in stats.heard if (one.silent_s(now_s) or 0.0) < SILENT_S)
+        counts = Counts(
+            at_s=now_s,
+            lost=_ever_lost(stats.devices),
+            behind=sum(in_reach) + self.backlog,
+            undecodable=self.learner.counts().undecodable,
+            malformed=sum(number for why, number in stats.malformed.items() if why not in SIGNAL_REASONS),
+            untrusted=sum(stats.failed_handshakes.get(reason, 0) for reason in KEY_REASONS),
+        )
+        if self._begins:
+            self._begins = False
+            began = counts._replace(lost=_ever_lost(stats.before), malformed=0, untrusted=0)
+            self.trend.append(began)
+        self.trend.append(counts)
 
     def observe(self, event: StepReport | Waiting) -> None:
         """Record a step, or that none was due, and copy pictures when it is time."""
@@ -207,6 +235,12 @@ class Live:
             self._copy_pictures()
             copied_s = self.clock()
             self._next_pictures_s = copied_s + max(EVERY_S, (copied_s - now_s) / SHARE)
+
+    def samples_now(self) -> float:
+        """Return the samples a second at present: fewer and fewer while the next step waits for pairs."""
+        if self.waiting is None or self.waiting.waited_s <= 0:
+            return self.samples_per_s
+        return min(self.samples_per_s, self.learner.config.pacing.batch_size / self.waiting.waited_s)
 
     def _copy_pictures(self) -> None:
         try:

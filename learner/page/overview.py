@@ -8,16 +8,12 @@ from contextlib import suppress
 from pathlib import Path
 
 from learner.page.guide import NOTHING, Guide
-from learner.page.live import Live
+from learner.page.live import Counts, Live
 from learner.page.verdict import LEVELS, Level, Phase, RunState, Score, concerns, verdict
 from learner.report.html import escape, number, number_tiles
-from stream.stats import SourceStats
+from stream.stats import SILENT_S, SourceStats
 
-SILENT_S = 15.0
-"""A rig sends something at least every 10 s; after this time it counts as silent."""
 MINUTE_S = 60.0
-KEY_REASONS = ("refused", "wrong_key")
-"""Why handshakes fail if keys do not fit (`stream.transport.handshake.REASONS`)."""
 SIGNS: dict[Level, str] = dict(zip(LEVELS, ("●", "◌", "▲", "■"), strict=True))
 """Colours alone would not tell the levels apart for everybody."""
 
@@ -26,7 +22,8 @@ def title(live: Live, its: Guide = NOTHING) -> str:
     """Return in words what this is."""
     names = [*live.latest()]
     if not names:
-        return "<h1>A vision model that waits for the first pair of images</h1>"
+        awaited = "its next" if live.learner.received else "the first"
+        return f"<h1>A vision model that waits for {awaited} pair of images</h1>"
     if its.origin:
         return f"<h1>A vision model that learns from {escape(its.origin)}</h1>"
     whose = escape(names[0]) if len(names) == 1 else f"{len(names)} rigs"
@@ -59,7 +56,7 @@ def now(live: Live) -> str:
     tiles: dict[str, object] = {
         "training steps": learner.steps,
         "pairs received": learner.received,
-        "samples a second at present, waiting included": live.samples_per_s,
+        "samples a second at present, waiting included": live.samples_now(),
         "loss of the last step": report.loss if report else None,
         f"pairs in the reservoir, of {number(capacity)}": counts.kept,
         "pairs that wait for their first step": counts.fresh,
@@ -81,7 +78,7 @@ def state_of(live: Live, scores: Mapping[str, Score], run: Path) -> RunState:
     free_bytes = float("inf")
     with suppress(OSError):
         free_bytes = shutil.disk_usage(run).free
-    lost_lately, is_falling_behind = _trend(live)
+    lately, is_falling_behind = _trend(live)
     waits = live.waiting is not None or live.report is None
     return RunState(
         phase=_phase(live),
@@ -91,22 +88,22 @@ def state_of(live: Live, scores: Mapping[str, Score], run: Path) -> RunState:
         received=learner.received,
         wanted=learner.wanted() if waits else 0,
         endpoints=stats.endpoints,
-        rigs=len(stats.devices),
+        rigs=len(stats.heard),
         silent=_silent(live, stats),
-        have_ended=bool(stats.devices) and all(device.ended for device in stats.devices.values()),
+        have_ended=bool(stats.heard) and all(device.ended for device in stats.heard),
         scores=scores,
         lost=stats.lost,
-        lost_lately=lost_lately,
-        behind=stats.pending + live.backlog,
+        lost_lately=min(stats.lost, lately.lost),
+        behind=live.trend[-1].behind if live.trend else 0,
         is_falling_behind=is_falling_behind,
-        undecodable=learner.counts().undecodable,
-        malformed=sum(stats.malformed.values()),
-        untrusted=sum(stats.failed_handshakes.get(reason, 0) for reason in KEY_REASONS),
+        undecodable=lately.undecodable,
+        malformed=lately.malformed,
+        untrusted=lately.untrusted,
         rollbacks=guard.rollbacks,
         rolled_back_at=guard.since if guard.setbacks else None,
         below=str(forgetting.last) if forgetting.last is not None and forgetting.last.is_worse else "",
         forgot=forgetting.rollbacks,
-        doubt=min(1.0, guard.doubt / guard.config.patience_steps),
+        doubt=guard.doubt_ratio,
         refused=learner.trainer.refused_in_a_row,
         free_bytes=free_bytes,
     )
@@ -119,18 +116,21 @@ def _phase(live: Live) -> Phase:
 
 
 def _silent(live: Live, stats: SourceStats) -> tuple[str, ...]:
-    return tuple(
-        name
-        for name, device in stats.devices.items()
-        if not device.ended and device.last_received_s is not None and live.stats_s - device.last_received_s >= SILENT_S
-    )
+    return tuple(name for name, device in stats.devices.items() if (device.silent_s(live.stats_s) or 0.0) >= SILENT_S)
 
 
-def _trend(live: Live) -> tuple[int, bool]:
-    """Return how many pairs were lost within the remembered time, and whether those that wait did not grow fewer in a minute."""
+def _trend(live: Live) -> tuple[Counts, bool]:
+    """Return what was added to the counts within the remembered time, and whether as many pairs wait as a minute before."""
     trend = list(live.trend)
     if not trend:
-        return 0, False
+        return Counts(*(0 for _ in Counts._fields)), False
     newest = trend[-1]
     before = [counts for counts in trend if counts.at_s <= newest.at_s - MINUTE_S]
-    return newest.lost - trend[0].lost, bool(before) and newest.behind >= before[-1].behind
+    first = trend[0]
+    added = newest._replace(
+        lost=newest.lost - first.lost,
+        undecodable=newest.undecodable - first.undecodable,
+        malformed=newest.malformed - first.malformed,
+        untrusted=newest.untrusted - first.untrusted,
+    )
+    return added, bool(before) and newest.behind >= before[-1].behind

@@ -28,7 +28,7 @@ def newest(live: Live, its: Guide) -> str:
     """Return the newest pair of each rig, or what to type on a rig before there is one."""
     latest = live.latest()
     if not latest:
-        return guide(its)
+        return missing("No pair was received since this process began.") if live.learner.received else guide(its)
     pairs = "".join(
         f'<figure class="newest">{_both_eyes(pair)}<figcaption><b>{escape(name)}</b>, newest pair '
         f"{clock_time(live.received_s(name))}</figcaption></figure>"

@@ -20,6 +20,8 @@ from learner.runs.reading import Points
 WIDTH, HEIGHT = 360, 180
 LEFT, RIGHT, TOP, BOTTOM = 50, 352, 34, 152
 """Borders of the plot, in units of about a pixel on a phone."""
+TITLE_CHARACTER = 7.2
+"""Mean width of a character in the title of a curve, in these units."""
 
 
 def curve(title: str, points: Points) -> str:
@@ -119,12 +121,20 @@ def _rounded(ticks: NDArray[np.float64]) -> list[str]:
     return [f"{tick:.{min(places, 6)}f}" for tick in ticks.tolist()]
 
 
+def _fitting(title: str, width: float) -> str:
+    """Return a title that is no wider than so many units. Its name, in front of a colon, is cut; what was measured stays."""
+    name, colon, rest = title.rpartition(": ")
+    room = max(1, int(width / TITLE_CHARACTER) - len(colon + rest))
+    return title if len(name) <= room else f"{name[: room - 1]}…{colon}{rest}"
+
+
 def _svg(title: str, last: str, axes: _Axes, curves: str) -> str:
     label = escape(f"{title}, over steps")
+    shown = _fitting(title, RIGHT - 8 - TITLE_CHARACTER * (len(last) + 2))
     value = f'aria-valuemin="{axes.first:.0f}" aria-valuemax="{axes.last:.0f}" aria-valuenow="{axes.last:.0f}"'
     return (
         f'<svg class="sketch" viewBox="0 0 {WIDTH} {HEIGHT}" role="slider" tabindex="0" aria-label="{label}" '
         f'aria-readonly="true" {value} aria-valuetext="{escape(f"last value {last}")}" data-range="{axes.range}" '
-        f'data-box="{LEFT} {RIGHT} {TOP} {BOTTOM}"><text class="title" x="4" y="18">{escape(title)}</text>'
+        f'data-box="{LEFT} {RIGHT} {TOP} {BOTTOM}"><text class="title" x="4" y="18">{escape(shown)}</text>'
         f'<text class="last" x="{RIGHT}" y="18" text-anchor="end">{escape(last)}</text>{axes.grid()}{curves}</svg>'
     )

@@ -17,7 +17,8 @@ header .verdict { margin-top: 12px; padding: 10px 14px; border-radius: 10px; bor
 .glance { display: grid; grid-template-columns: 3fr 2fr; gap: 14px; margin-top: 14px; align-items: start; }
 .glance > div { min-width: 0; }
 @media (max-width: 800px) { .glance { grid-template-columns: 1fr; gap: 10px; } }
-.many { display: grid; grid-template-columns: 1fr 1fr; gap: 10px; }
+.many { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 10px; }
+.newest figcaption { overflow-wrap: anywhere; }
 .proof { background: var(--card); border: 1px solid var(--faint); border-radius: 10px; padding: 10px; }
 .proof .legend:first-child::before { margin-left: 0; }
 .newest .both { margin-bottom: 4px; }

@@ -65,7 +65,7 @@ class RunState:
     endpoints: tuple[str, ...] = ()
     """Addresses at which rigs are expected; none for a recording."""
     rigs: int = 0
-    """Rigs that were heard."""
+    """Rigs that were heard since this process began."""
     silent: tuple[str, ...] = ()
     """Names of the rigs that have sent nothing for a while."""
     have_ended: bool = False
@@ -74,14 +74,14 @@ class RunState:
     """By control set."""
     lost: int = 0
     lost_lately: int = 0
-    """Pairs lost while somebody watched, within the last ten minutes."""
+    """Pairs lost within the last ten minutes."""
     behind: int = 0
-    """Pairs that have not reached memory: on their way, or waiting here."""
+    """Pairs that have not reached memory: on their way from a rig in reach, or waiting here."""
     is_falling_behind: bool = False
     """Whether that number did not fall within the last minute."""
     undecodable: int = 0
     malformed: int = 0
-    """Messages that were dropped."""
+    """Messages that were dropped. These three counts are those of the last ten minutes."""
     untrusted: int = 0
     """Handshakes that failed because of a key."""
     rollbacks: int = 0
@@ -228,13 +228,13 @@ def _of_rigs(state: RunState) -> Iterator[Concern]:
             "warn",
             f"{names} silent",
             f"Nothing comes from {names}" + (", so no pair is new." if is_all else "."),
-            "A rig sends at least every 10 s. Is it on, in reach of the Wi-Fi? Its log says more.",
+            "Is it on, in reach of the Wi-Fi? Its log says more.",
         )
     if state.untrusted:
         yield Concern(
             "warn",
             "keys do not fit",
-            f"{number(state.untrusted)} handshakes failed because of a key.",
+            f"{number(state.untrusted)} handshakes failed because of a key in the last ten minutes.",
             "The log has the command. `python -m stream keys` on both sides shows the keys.",
         )
     if state.have_ended:
@@ -245,14 +245,14 @@ def _of_rigs(state: RunState) -> Iterator[Concern]:
         yield Concern(
             "wait",
             f"{missing} of {len(state.endpoints)} rigs missing",
-            f"{missing} of the rigs expected at {', '.join(state.endpoints[:SHOWN])} have never been heard.",
+            f"{missing} of the rigs expected at {', '.join(state.endpoints[:SHOWN])} were not heard since this process began.",
             "Is the address right, the rig on, its port open? `python -m learner doctor` checks it.",
         )
     if state.undecodable or state.malformed:
         yield Concern(
             "wait",
             "damaged pairs dropped",
-            f"{number(state.undecodable)} pairs did not decode, and {number(state.malformed)} messages were dropped as "
-            "malformed.",
+            f"In the last ten minutes {number(state.undecodable)} pairs did not decode, and {number(state.malformed)} messages "
+            "were dropped as malformed.",
             "Are rig and learner of the same version? /metrics counts them by reason.",
         )

@@ -91,7 +91,8 @@ QUESTIONS = (
         {
             "here": "Silence of the training loop or of a rig, lost and damaged pairs, keys that do not fit, a collapse, control "
             "sets below the start where `--adapt` watches them, steps that were refused, pairs that pile up, a full disk.",
-            "elsewhere": "Prometheus reads /metrics, and deploy/alerts.yml has rules that call a person while nobody looks.",
+            "elsewhere": "Prometheus reads /metrics, and deploy/alerts.yml has rules for its alerts. An Alertmanager sends "
+            "them to a person.",
         },
     ),
 )

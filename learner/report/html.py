@@ -85,7 +85,8 @@ ENCODERS = ("student", "teacher")
 
 def encoder_legend(found: Iterable[str]) -> str:
     """Return the colours of those encoders that were found; objectives without a momentum copy have no teacher."""
-    return "".join(legend(name, name) for name in ENCODERS if name in set(found))
+    names = set(found)
+    return "".join(legend(name, name) for name in ENCODERS if name in names)
 
 
 def number(value: object) -> str:

@@ -50,6 +50,7 @@ class Observers:
         """Report that no step is due."""
         self.alive(lambda: status.describe(event))
         self.live.observe(event)
+        self.metrics.waiting(event)
         self.screen.waiting(event, status.missing(event))
 
     def step(self, report: StepReport, status: RunStatus) -> None:

@@ -5,10 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from learner.loop import StepReport, Waiting
-from stream.stats import SourceStats
-
-SILENT_S = 15.0
-"""A device sends something at least every 10 s; after this time it is named as silent."""
+from stream.stats import SILENT_S, DeviceStats, SourceStats
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +41,15 @@ class RunStatus:
         silent = [
             f"{name} for {quiet_s:.0f} s"
             for name, device in self.stats.devices.items()
-            if (quiet_s := self.now_s - (device.last_received_s or self.started_s)) >= SILENT_S
+            if (quiet_s := self._silent_s(device)) >= SILENT_S
         ]
         return f"{pairs}; nothing from {', '.join(silent[:4])}" if silent else pairs
+
+    def _silent_s(self, device: DeviceStats) -> float:
+        """Return the seconds since a device was heard, or since this process began; 0 if its stream is over."""
+        if device.last_heard_s is None:
+            return self.now_s - self.started_s
+        return device.silent_s(self.now_s) or 0.0
 
     def __str__(self) -> str:
         limit = "" if self.limit_s is None else f"/{self.limit_s:.0f}"

@@ -103,6 +103,7 @@ class Ledger:
         named = {span.epoch for span in reply.spans}
         wanted_from = {} if kept_from is None else {epoch: kept_from.get(epoch, 0) for epoch in named}
         if known is not None:
+            known.hear(asked_s)
             known.dismiss_unnamed(named, endpoint, asked_s, self._books.all_heard, kept_from)
             wanted_from |= known.wanted_from(reply.spans)
         for span in reply.spans:
@@ -110,7 +111,9 @@ class Ledger:
             book.first = min(book.first, wanted_from.get(span.epoch, book.first))
             book.read_span(span, endpoint, asked_s)
         if reply.spans:
-            self._books.of[reply.device].read_spool(reply, asked_s, answered_ns)
+            device = self._books.of[reply.device]
+            device.hear(asked_s)
+            device.read_spool(reply, asked_s, answered_ns)
 
     def receive_pairs(self, reply: PairsReply, pairs: Iterable[EncodedPair], endpoint: int) -> list[EncodedPair]:
         """Enter the pairs that the spool at an endpoint sent, all of which lie in the range of the reply.

@@ -30,7 +30,7 @@ class StreamMetrics(Collector):
     """Reads the statistics of a source when Prometheus asks, so that no count is kept twice.
 
     stats: of the source; if it returns None there are no metrics. backlog: pairs that wait to be received by the learner.
-    clock: seconds, that of `DeviceStats.last_received_s`.
+    clock: seconds, that of `DeviceStats.last_heard_s`.
     """
 
     def __init__(
@@ -40,7 +40,6 @@ class StreamMetrics(Collector):
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stats, self._backlog, self._clock = stats, backlog, clock
-        self._started_s = clock()
 
     def collect(self) -> Iterator[Metric]:
         """Yield the present values."""
@@ -63,7 +62,7 @@ class StreamMetrics(Collector):
             ("backlog_pairs", "Pairs received that wait for the learner.", self._backlog()),
             ("pending_pairs", "Pairs missing that can still be pulled from a spool.", stats.pending),
             ("endpoints", "Addresses where devices are expected.", len(stats.endpoints)),
-            ("devices", "Devices heard of, in this run's earlier processes too.", len(stats.devices)),
+            ("devices", "Devices heard of since this process began.", len(stats.heard)),
             ("untold_devices", f"Devices beyond the first {MAX_DEVICES_SHOWN}: in the totals only.", hidden),
         ):
             yield GaugeMetricFamily(f"{_PREFIX}_{name}", text, value)
@@ -83,9 +82,7 @@ class StreamMetrics(Collector):
             yield gauge
 
     def _silent_s(self, device: DeviceStats) -> float | None:
-        if device.ended:
-            return None
-        return self._clock() - (self._started_s if device.last_received_s is None else device.last_received_s)
+        return device.silent_s(self._clock())
 
 
 def by_reason(name: str, text: str, counts: Mapping[str, int]) -> Metric:
@@ -126,7 +123,9 @@ _DEVICE_COUNTS: dict[str, tuple[str, Callable[[DeviceStats], int]]] = {
     "received_pairs": ("Pairs received from a device.", attrgetter("received")),
     "lost_pairs": ("Pairs of a device lost for good.", _all_lost),
 }
-_SILENT = "Seconds since a device's last live pair, or since this process began; none once its stream has ended."
+_SILENT = (
+    "Seconds since a device's last pair or reply; none once its stream has ended, or if this process never heard of it."
+)
 _CLOCK = "A device's clock minus the learner's, where it has a spool."
 _CLOCK_ERROR = "Bound of the error of device_clock_offset_seconds: half the time the request took."
 _BATTERY = "Charge of a device's battery, 0 to 1, as last reported; only where it has a spool."

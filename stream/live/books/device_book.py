@@ -106,12 +106,17 @@ class DeviceBook:
         """
         book.announce(announcement, now_s)
         self.live = announcement.epoch
+        self._rig.hear(now_s)
         self._rig.see_published(announcement.epoch, announcement.device)
         if book.state is EpochState.UNSPOOLED:
             for other in self.epochs.values():
                 is_theirs = other.owner == endpoint or (other.owner is None and all_heard)
                 if other is book or (is_theirs and not other.spooled):
                     other.dismiss()
+
+    def hear(self, now_s: float) -> None:
+        """Note a sign of life of the device."""
+        self._rig.hear(now_s)
 
     def dismiss_unnamed(
         self,

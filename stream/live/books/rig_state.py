@@ -25,6 +25,7 @@ class RigState:
     def __init__(self) -> None:
         self._newest: Header | None = None
         self._last_live_s: float | None = None
+        self._last_heard_s: float | None = None
         self._clock: tuple[int, int] | None = None
         self._vitals = Vitals()
         self._published, self._spooled = deque[str](maxlen=_EPOCHS_KEPT), deque[str](maxlen=_EPOCHS_KEPT)
@@ -39,8 +40,13 @@ class RigState:
             and header.left_ns < newest.left_ns
         )
         self._newest, self._last_live_s = header, now_s
+        self.hear(now_s)
         self.see_published(header.epoch, header.device)
         return stepped
+
+    def hear(self, now_s: float) -> None:
+        """Note a sign of life."""
+        self._last_heard_s = now_s if self._last_heard_s is None else max(self._last_heard_s, now_s)
 
     def see_published(self, epoch: str, name: str) -> None:
         """Note the epoch that is published now. name: of the device."""
@@ -68,6 +74,7 @@ class RigState:
             "battery": self._vitals.battery,
             "temperature_c": self._vitals.temperature_c,
             "last_received_s": self._last_live_s,
+            "last_heard_s": self._last_heard_s,
         }
 
     def _notice_return(self, epochs: deque[str], epoch: str, name: str) -> None:
