@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import tempfile
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,7 +21,7 @@ from rich.table import Table
 from scipy.stats import spearmanr
 
 from benchmarks.shared import probing
-from benchmarks.shared.bench import Bench, figure_table, report_progress
+from benchmarks.shared.bench import Bench, figure_table, report_progress, time_left
 from benchmarks.shared.bounds import Count
 from benchmarks.shared.pairs import walk_pairs
 from benchmarks.shared.results import GridSettings, Result, Seeds, in_processes
@@ -58,8 +59,11 @@ class HoldoutSettings(GridSettings):
 def measure(settings: HoldoutSettings) -> list[Result]:
     """Return a line for each probe of each run."""
     runs = list(itertools.product(settings.seeds, settings.objectives))
-    done = in_processes(partial(probed, settings=settings), runs, settings.jobs)
-    return [line for _, lines in sorted(done, key=lambda one: runs.index(one[0])) for line in lines]
+    started_s, found = time.monotonic(), dict[tuple[int, str], list[Result]]()
+    for run, lines in in_processes(partial(probed, settings=settings), runs, settings.jobs):
+        found[run] = lines
+        report_progress(f"{len(found)}/{len(runs)} runs{time_left(started_s, len(found), len(runs))}")
+    return [line for run in runs for line in found[run]]
 
 
 def render(settings: HoldoutSettings, lines: Sequence[Result]) -> list[Table]:
@@ -114,5 +118,6 @@ def probed(run: tuple[int, str], settings: HoldoutSettings) -> list[Result]:
             }
             known = {INFORMATION: gauges[INFORMATION]} if INFORMATION in gauges else {}
             lines.append({"seed": seed, "objective": objective, "step": learner.steps} | found | above | known)
-            report_progress(f"seed {seed}  {objective}: {lines[-1]}")
+            told = "  ".join(f"{kind} {100 * found[kind]:.1f} %" for kind in KINDS if found[kind] is not None)
+            report_progress(f"seed {seed}  {objective}  step {learner.steps}  {told}")
     return lines

@@ -247,7 +247,7 @@ def test_a_part_that_does_not_end_is_stopped_with_its_workers_and_keeps_what_it_
 ) -> None:
     worker = "import subprocess; print(subprocess.Popen(['sleep', '1000']).pid, flush=True); task.report('second', {})"
     part = part_of(tmp_path, f"{worker}; import time; time.sleep(1000)", monkeypatch)
-    lines = tmp_path / "little.lines.jsonl"
+    lines = tmp_path / "little-rehearsal-cpu.lines.jsonl"
 
     class BothReported(StopAfter):
         def is_set(self) -> bool:
@@ -289,7 +289,7 @@ def test_a_dry_run_says_what_each_part_does_for_how_long_and_what_a_step_costs(
 
 def test_goals_are_those_figures_that_were_measured() -> None:
     results: dict[str, Any] = {
-        "correctness": {"results": {"a": {"ok": True}, "b": {"error": "..."}}},
+        "correctness": {"status": "failed", "results": {"a": {"ok": True}, "b": {"error": "..."}}},
         "step": {"results": {"batch 128": {"pairs_per_s": 3000.0}, "dino": {"speedup": 2.5}}},
         "variants": {"results": {"compiled blocks": {"pairs_per_s": 5000.0}, "graph": {"error": "..."}}},
     }
@@ -298,7 +298,7 @@ def test_goals_are_those_figures_that_were_measured() -> None:
     assert [goal["met"] for goal in found.values()] == [False, True, False, True, False, False]
     assert found["pairs/s trained"]["reached"] == 5000.0
     assert found["times lightly's loop"]["reached"] is None
-    for status, other in (("stopped", {"ok": True}), ("done", {"skipped": "no time"})):
+    for status, other in (("stopped", {"ok": True}), ("failed", {"ok": True}), ("done", {"skipped": "no time"})):
         some = {"correctness": {"status": status, "results": {"a": {"ok": True}, "b": other}}}
         assert judged(some)["all checks hold"]["reached"] is None
 
@@ -313,7 +313,7 @@ def test_kernels_are_summed_by_what_they_do() -> None:
 def test_a_pack_holds_the_same_images_again(folder: Path, tmp_path: Path) -> None:
     pack = pictures.make_pack(tmp_path / "pack.tar", pictures.REHEARSAL)
     assert pack == str(tmp_path / "pack.tar")
-    unpacked = given_pictures(Path(pack), tmp_path)
+    unpacked = given_pictures(Path(pack), tmp_path, "rehearsal")
     pairs = pictures.pairs_of(unpacked)
     assert len(pairs) == pictures.REHEARSAL.pairs
     assert pictures.has_places(unpacked)

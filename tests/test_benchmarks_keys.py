@@ -11,6 +11,8 @@ import pytest
 from benchmarks.__main__ import main
 from benchmarks.feed import bench as feed
 from benchmarks.league import bench as league
+from benchmarks.regimes import bench as regimes
+from benchmarks.retention import bench as retention
 from benchmarks.streams import bench as streams
 from learner.errors import SettingsError
 
@@ -21,6 +23,12 @@ from learner.errors import SettingsError
         (league, league.LeagueSettings(objectives=("mae",)), {"per_place": 7, "control": ("mnist",), "cpu_min": 7.0}),
         (streams, streams.StreamsSettings(objectives=("mae",)), {"per_place": 7, "pairs": 700, "control_limit": 7}),
         (feed, feed.FeedSettings(networks=("plain",)), {"pairs": 700, "steps": 7, "capacity": 700}),
+        (
+            retention,
+            retention.RetentionSettings(control="a/digits"),
+            {"drives": (Path("a"),), "control": "b/digits", "preset": "babyagent"},
+        ),
+        (regimes, regimes.RegimesSettings(control=("x=a",)), {"control": ("x=b",)}),
     ],
 )
 def test_no_setting_that_changes_a_figure_finds_the_lines_of_another_one(
@@ -30,6 +38,7 @@ def test_no_setting_that_changes_a_figure_finds_the_lines_of_another_one(
         return keys
 
     monkeypatch.setattr(bench, "completed", none_done)
+    monkeypatch.setattr(regimes.RegimesSettings, "days", lambda *_: None)
     keys = set(bench.measure(settings))
     for name, value in (changes | {"textures": tmp_path}).items():
         assert not keys.intersection(bench.measure(replace(settings, **{name: value}))), name

@@ -65,6 +65,7 @@ class Watch:
         self.drawn: list[Keys] = []
         self.rates: list[float] = []
         self.decays: list[float] = []
+        self.spared = set[float]()
         draw, step = EpochMemory.draw, Learner.step
 
         def watched_draw(memory: EpochMemory, count: int) -> Draw:
@@ -73,7 +74,9 @@ class Watch:
             return found
 
         def watched_step(learner: Learner, rate_factor: float = 1.0) -> StepReport:
-            self.decays.append(learner.trainer.optimizer.param_groups[0]["weight_decay"])
+            decayed, *spared = sorted(group["weight_decay"] for group in learner.trainer.optimizer.param_groups)[::-1]
+            self.decays.append(decayed)
+            self.spared.update(spared)
             report = step(learner, rate_factor)
             self.rates.append(report.learning_rate)
             return report
@@ -134,6 +137,17 @@ def test_rate_and_decay_of_a_night_go_along_the_seeds_cosines(
     assert watch.rates[:steps] == pytest.approx(config().schedule.learning_rate * turn)
     assert watch.rates[steps] == pytest.approx(config().schedule.learning_rate)  # the next night starts again
     assert watch.decays[:steps] == pytest.approx(LAST_DECAY - (LAST_DECAY - FIRST_DECAY) * turn)
+
+
+def test_weights_that_the_objective_spares_from_decay_are_spared_at_night_too(
+    recorded: RecordedDays, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert isinstance(config().objective, BabyAgentConfig)
+    spares = replace(config(), objective=replace(config().objective, decay_biases=False))
+    watch = Watch(monkeypatch)
+    list(nightly(spares, recorded, NIGHT, CPU))
+    assert any(watch.decays)
+    assert watch.spared == {0.0}
 
 
 @pytest.mark.parametrize("share", [1.0, 0.5])

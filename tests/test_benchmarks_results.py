@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 from waiting import until
 
-from benchmarks.shared.results import Result, completed, fingerprint
+from benchmarks.shared.results import Result, completed, fingerprint, in_processes
 from learner.config import PRESETS
 from learner.errors import Failed
 
@@ -62,6 +64,15 @@ class Noticed(Exception):
 def noticed(file: Path) -> Noticed:
     file.touch()
     return Noticed(file)
+
+
+def long_but_the_first(number: int, folder: Path) -> int:
+    if number:
+        (folder / "begun").touch()
+        with suppress(AssertionError):
+            until((folder / "never").exists)
+        (folder / "ended").touch()
+    return number
 
 
 def failing_beside_another(cell: Cell, folder: Path) -> Result:
@@ -128,6 +139,15 @@ def test_a_run_beside_one_that_fails_ends_and_its_line_is_kept(tmp_path: Path) -
     with pytest.raises(Noticed):
         completed(cells, path, partial(failing_beside_another, folder=tmp_path), jobs=2)
     assert [json.loads(line)["seed"] for line in path.read_text().splitlines()] == [1]
+
+
+def test_a_bench_that_is_interrupted_leaves_no_run_behind(tmp_path: Path) -> None:
+    found = in_processes(partial(long_but_the_first, folder=tmp_path), range(20), jobs=2)
+    assert next(found) == (0, 0)
+    until((tmp_path / "begun").exists)
+    found.close()
+    until(lambda: not multiprocessing.active_children())
+    assert not (tmp_path / "ended").exists()
 
 
 def test_a_run_whose_process_is_killed_is_said_in_one_line(tmp_path: Path) -> None:

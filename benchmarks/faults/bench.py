@@ -15,9 +15,11 @@ import json
 import logging
 import random
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -26,7 +28,7 @@ from typing import Annotated, Any
 from rich.table import Table
 
 from benchmarks.faults.figures import judge
-from benchmarks.faults.nemesis import HARMLESS, KINDS, Fault, plan
+from benchmarks.faults.nemesis import HARMLESS, KINDS, Fault, Hits, plan
 from benchmarks.faults.rig import GRACE_S, RigLoad
 from benchmarks.faults.stage import Stage, Struck
 from benchmarks.shared.bench import Bench, BenchSettings, Goal, figure_table, name_value_table, report_progress
@@ -80,6 +82,11 @@ class FaultsSettings(BenchSettings):
         super().__post_init__()
         if not self.consumers:
             raise SettingsError("--learners, --runs and --recorders are all 0: there must be a consumer")
+        kinds = {kind for word in self.kinds for kind in GROUPS.get(word, (word,))}
+        if not self.runs and all(KINDS[kind].hits is Hits.LEARNER for kind in kinds):
+            raise SettingsError("--kinds has only faults of real learners: add --runs 1 or other kinds")
+        if self.simulated and self.kinds != ("all",):
+            raise SettingsError("--kinds is for real faults: simulated ones are of all kinds")
 
     @property
     def consumers(self) -> int:
@@ -118,7 +125,7 @@ def measure(settings: FaultsSettings) -> dict[str, Any]:
         runs=settings.runs,
         recorders=settings.recorders,
     )
-    good = False
+    good, figures = False, dict[str, Any]()
     try:
         stage.start()
         _perform(stage, faults, settings.pairs)
@@ -128,14 +135,15 @@ def measure(settings: FaultsSettings) -> dict[str, Any]:
         figures = judge(stage, ended_well=ended_well, evicts=settings.spool_mib < SPOOL_MIB)
         figures |= {"seed": seed, "seconds": round(time.monotonic() - started_s, 1)}
         good = not figures["failures"]
-        if not good:
-            _keep_evidence(stage, figures)
     finally:
-        stage.close(keep=not good)
-        if good:
-            shutil.rmtree(folder)
-        else:
-            report_progress(f"journals, stores and spools are kept in {folder}")
+        with _uninterrupted():
+            if not good:
+                _keep_evidence(stage, figures)
+            stage.close(keep=not good)
+            if good:
+                shutil.rmtree(folder)
+            else:
+                report_progress(f"journals, stores and spools are kept in {folder}")
     return figures
 
 
@@ -191,6 +199,17 @@ def _perform(stage: Stage, faults: Sequence[Fault], pairs: int) -> None:
             reported_s = now_s
             report_progress(f"{done} of {len(faults)} faults, {stage.kept} of {pairs} pairs kept")
         stage.attend()
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """Put off stop signals: a second Ctrl-C while disks are unmounted would leave them mounted."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _keep_evidence(stage: Stage, figures: dict[str, Any]) -> None:

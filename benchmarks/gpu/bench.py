@@ -59,7 +59,10 @@ class GpuBench:
         out = flags.out or Path(tempfile.mkdtemp(prefix="gpu-"))
         out.mkdir(parents=True, exist_ok=True)
         task = Task(
-            device=flags.device, scale=flags.scale, pictures=str(given_pictures(flags.images, out)), out=str(out)
+            device=flags.device,
+            scale=flags.scale,
+            pictures=str(given_pictures(flags.images, out, flags.scale)),
+            out=str(out),
         )
         parts, indent = [part for part in PARTS if part.name in flags.parts], None if flags.json else 1
         if flags.dry_run:
@@ -106,7 +109,7 @@ def judged(results: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     checks = found.get("correctness", {}).values()
     all_hold = all(check.get("ok", "skipped" in check) for check in checks)
     is_whole = bool(checks) and not any("skipped" in check for check in checks)
-    is_whole = is_whole and results["correctness"].get("status") != "stopped"
+    is_whole = is_whole and results["correctness"]["status"] == "done"
     pace, peers = best("pairs_per_s", "step", "variants"), found.get("step", {})
     reached = (
         float(all_hold) if is_whole or not all_hold else None,
@@ -142,13 +145,13 @@ def _flags(prog: str) -> argparse.ArgumentParser:
     return flags
 
 
-def given_pictures(given: Path | None, out: Path) -> Path:
+def given_pictures(given: Path | None, out: Path, scale: str) -> Path:
     """Return the folder of images. Raises ReportedError.
 
     It is the given folder, or that of the unpacked file, or one in `out` into which the bench renders images.
     """
     if given is None or given.is_dir():
-        return given or out / "pictures"
+        return given or out / f"pictures-{scale}"
     folder = out / "unpacked"
     try:
         shutil.unpack_archive(given, folder, "tar", filter="data")

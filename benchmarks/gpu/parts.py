@@ -129,7 +129,7 @@ class Task:
         return result
 
     def _lines(self, part: str) -> Path:
-        return Path(self.out, f"{part}.lines.jsonl")
+        return Path(self.out, f"{part}-{self.scale}-{self.device}.lines.jsonl")
 
 
 def limits_s(parts: Sequence[Part], left_s: float) -> list[float]:

@@ -61,7 +61,7 @@ class RecordedDays:
     def __init__(self, folder: Path, route: Route, *, seed: int, textures: Path | None) -> None:
         self.route = route
         self.folder = folder / f"seed_{seed}"
-        written = json.dumps({**asdict(route), "seed": seed, "textures": textures and textures.name})
+        written = json.dumps({**asdict(route), "seed": seed, "textures": textures and str(textures)})
         label = self.folder / "itinerary.json"
         if not label.exists() or label.read_text() != written:
             shutil.rmtree(self.folder, ignore_errors=True)

@@ -1,7 +1,7 @@
 """The regimes that are compared: the original experiment's nightly training, ours, and shuffled training on the same pairs.
 
-All of them take the same steps: the same objective, views, backbone and batch, on the same pairs. They differ in the time at
-which a pair is trained on, in the other pairs of its batch, and in how learning rate and weight decay change (original
+All of them take steps of the same kind: the same objective, views, backbone and batch, on the same pairs. They differ in the
+time at which a pair is trained on, in the other pairs of its batch, and in how learning rate and weight decay change (original
 experiment, 3.1).
 """
 
@@ -158,7 +158,8 @@ def _train_a_night(learner: Learner, steps: int) -> Iterator[StepReport]:
     for step in range(steps):
         falling = (1 + math.cos(math.pi * step / steps)) / 2
         for group in optimizer.param_groups:
-            group["weight_decay"] = LAST_DECAY - (LAST_DECAY - FIRST_DECAY) * falling
+            if group["weight_decay"]:  # biases and norms of some objectives have none
+                group["weight_decay"] = LAST_DECAY - (LAST_DECAY - FIRST_DECAY) * falling
         yield learner.step(falling)
 
 

@@ -28,7 +28,7 @@ from benchmarks.shared.bench import Bench
 from benchmarks.shared.bounds import Count, SomeOf, Within
 from benchmarks.shared.probing import accuracies, curve, evenly, features_of, student_of, use_one_thread
 from benchmarks.shared.recipes import PRESETS, SMALL_NETWORK, GuidedPreset, changed, spent_over
-from benchmarks.shared.results import GridSettings, Result, Seeds, completed, rendered
+from benchmarks.shared.results import GridSettings, Result, Seeds, completed, fingerprint, rendered
 from learner.config import LearnerConfig
 from learner.loop import Learner
 from learner.probes.probe import knn_accuracy
@@ -80,15 +80,20 @@ class PolicyRun:
     steps: int
     control: str
     preset: str
+    textures: str
+    drives: str
+    settings: str
+    """Fingerprint of the preset with the smaller network."""
 
 
 def measure(settings: RetentionSettings) -> list[Result]:
     """Return the result lines of all runs, after doing the runs that are missing in the file."""
-    control = Path(settings.control).name
-    size = (settings.pairs, settings.capacity, settings.steps, control, settings.preset)
+    size = (settings.pairs, settings.capacity, settings.steps, settings.control, settings.preset)
+    network = fingerprint(changed(PRESETS[settings.preset], SMALL_NETWORK))
+    told = (*size, settings.textures_named, " ".join(map(str, settings.drives)), network)
     # In this order a stream is made only once, and whole seeds are complete early.
     grid = itertools.product(settings.streams, settings.seeds, settings.junk, settings.policies)
-    runs = [PolicyRun(stream, junk, seed, policy, *size) for stream, seed, junk, policy in grid]
+    runs = [PolicyRun(stream, junk, seed, policy, *told) for stream, seed, junk, policy in grid]
     run = partial(run_policy, materials=Materials(settings.control, settings.textures, settings.drives))
     return completed(runs, settings.results, run, jobs=settings.jobs, describe=_describe)
 

@@ -220,8 +220,10 @@ def _robustness(group: Group, clean: Group) -> str:
 
 
 def plot(lines: Sequence[Line], path: Path) -> None:
-    """Write a PNG of the differences from uniform with their intervals."""
+    """Write a PNG of the differences from uniform with their intervals; nothing where uniform was not run."""
     found = [group for group in groups(lines) if REFERENCE in group.policies]
+    if not found:
+        return
     tall = 1.2 + 0.24 * max(len(group.policies) for group in found)
     figure = Figure(figsize=(3.4 + 2.9 * len(found), tall), layout="constrained")
     axes = figure.subplots(1, len(found), sharex=True, sharey=True, squeeze=False)[0]

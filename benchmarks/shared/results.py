@@ -9,7 +9,7 @@ import hashlib
 import json
 import multiprocessing
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -127,15 +127,17 @@ def _append(path: Path, text: str) -> None:
         file.write(text.encode() + b"\n")
 
 
-def in_processes(run: Callable[[Item], Found], items: Sequence[Item], jobs: int) -> Iterator[tuple[Item, Found]]:
+def in_processes(run: Callable[[Item], Found], items: Sequence[Item], jobs: int) -> Generator[tuple[Item, Found]]:
     """Run each item, `jobs` at a time in processes of their own, and yield each result when its run ends.
 
-    If a run fails or the caller stops, those that have not begun are left out; those that have are not lost by a failure.
+    If a run fails, those that have not begun are left out, and those that have are finished. If the caller stops or is
+    interrupted, those that have begun are killed.
     """
     if jobs == 1:
         yield from ((item, run(item)) for item in items)
         return
     context = multiprocessing.get_context("spawn")  # a forked torch may hang in its thread pool
+    others = set(multiprocessing.active_children())
     with ProcessPoolExecutor(jobs, mp_context=context) as pool:
         submitted = {pool.submit(run, item): item for item in items}
         try:
@@ -149,6 +151,12 @@ def in_processes(run: Callable[[Item], Found], items: Sequence[Item], jobs: int)
                     yield submitted.pop(future), future.result()
             for future in begun:
                 future.result()
+        except (KeyboardInterrupt, GeneratorExit):
+            # A shutdown alone would wait for all: a worker whose run is interrupted takes the next one. Nor may futures be
+            # cancelled here: the executor of Python 3.11 stumbles over that when its processes are gone.
+            for child in set(multiprocessing.active_children()) - others:
+                child.kill()
+            raise
         except BrokenProcessPool as error:
             raise Failed(
                 "the process of a run was killed, perhaps because memory was full: try fewer --jobs"

@@ -22,7 +22,7 @@ from benchmarks.shared.bench import Bench, RoundsSettings, counted, report_progr
 from benchmarks.shared.bounds import SomeOf, Within
 from benchmarks.shared.link import Link
 from benchmarks.shared.machine import date, describe_machine, free_port, not_installed, resident_bytes
-from benchmarks.transport.figures import goals_of, summarise, tables
+from benchmarks.transport.figures import OURS, goals_of, summarise, tables
 from benchmarks.transport.peers.lineup import CONTENDERS
 from benchmarks.transport.trip import Plan, Trip, travel
 from learner.errors import Failed
@@ -147,6 +147,8 @@ class ContenderField:
         try:
             return travel(name, plan, **how)
         except Failed as error:
+            if name in OURS:  # a bench of ours without ours would meet every goal
+                raise
             self._leave_out(name, str(error))
             return None
 
