@@ -112,14 +112,15 @@ class Adaptation:
             return
         for weight in self._trained:
             weight.requires_grad_(is_on)
-        self._settle_norms()
 
     def _settle_norms(self) -> None:
-        """Let a batch norm that does not train use its running statistics, in the student and in the copies that follow it."""
+        """Let batch norms keep the statistics of the start, in the student and in the copies that follow it.
+
+        Those of a stream of few scenes, in small augmented batches, are others, and cost good features more than all training.
+        """
         for encoder in (part for part in self._objective.modules() if isinstance(part, Encoder)):
-            for own, its in zip(self._student.modules(), encoder.modules(), strict=True):
-                if isinstance(own, SharedBatchNorm):
-                    its.training = own.weight.requires_grad
+            for norm in (part for part in encoder.modules() if isinstance(part, SharedBatchNorm)):
+                norm.training = False
 
     def outcome(self, objective: Objective[Any], batch: Batch, generator: Generator) -> Outcome:
         """Return the losses of a batch, with the corrected weights and the distance from the start."""

@@ -10,8 +10,7 @@ Both are measured on the left images of some pairs of the batch, whole, without 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F  # noqa: N812 - the name every torch reader knows
@@ -20,7 +19,6 @@ from torch import Tensor
 from learner.adapt.config import AdaptConfig
 from learner.distributed import collectives
 from learner.networks.encoder import Encoder
-from learner.networks.norm import SharedBatchNorm
 from learner.parts.meaning import Meaning
 from learner.views.contract import Batch
 from learner.views.crops import shrink, to_rgb
@@ -46,8 +44,7 @@ def anchor(
     images = to_rgb(shrink(batch.left[rows], side))
     with torch.no_grad():
         features, patches = (found.float() for found in start.tokens(images))
-    with _as_probed(student):
-        own_features, own_patches = (found.float() for found in student.tokens(images))
+    own_features, own_patches = (found.float() for found in student.tokens(images))
     cosine = F.cosine_similarity(own_features, features, dim=-1).mean()
     gram = F.mse_loss(_gram(own_patches), _gram(patches))
     term = collectives.shared_mean(config.anchor_features * (1 - cosine) + config.anchor_patches * gram)
@@ -58,16 +55,3 @@ def _gram(tokens: Tensor) -> Tensor:
     """Return the cosines between the tokens [B, T, D] of each image: [B, T, T]."""
     normal = F.normalize(tokens, dim=-1)
     return normal @ normal.mT
-
-
-@contextmanager
-def _as_probed(encoder: Encoder) -> Iterator[None]:
-    """Let batch norms use their running statistics, as in a probe: those of so few images would also become the running ones."""
-    norms = [module for module in encoder.modules() if isinstance(module, SharedBatchNorm) and module.training]
-    for norm in norms:
-        norm.training = False
-    try:
-        yield
-    finally:
-        for norm in norms:
-            norm.training = True
