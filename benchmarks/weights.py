@@ -51,7 +51,7 @@ class WeightsSettings(BenchSettings):
     """Commit several times, and measure when a robot has the weights."""
 
     preset: Preset = "cpu"
-    """Preset of the learner: cpu, or babyagent for DeiT-S."""
+    """Settings of the learner: cpu (small), gpu (DeiT-S), or the name of an objective at the size of gpu."""
     rounds: Count = 7
     """Number of commits."""
     poll_s: Annotated[float, Within(0, WAIT_S, above=True)] = 2.0

@@ -140,7 +140,13 @@ class Trainer:
     def outcome(self, batch: Batch, generator: torch.Generator) -> Outcome:
         """Return the losses of a batch, in the precision of the settings; nothing changes."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
-            return self.adaptation.outcome(self.objective, batch, generator)
+            outcome = self.adaptation.outcome(self.objective, batch, generator)
+        if outcome.losses.shape != (len(batch),):
+            raise SettingsError(
+                f"objective {self.config.objective.name}: its losses have shape {list(outcome.losses.shape)}, and must have one "
+                f"for each of the {len(batch)} pairs; docs/objectives.md has an example"
+            )
+        return outcome
 
     def _set_rate(self, factor: float) -> float:
         since = max(self.guard.since, self.forgetting.since)

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from learner_state import trained
 from recorded import recorded
-from tiny_learner import FLAGS, make_pairs
+from tiny_learner import FLAGS, make_pairs, tiny_learner
 from waiting import until
 
 from learner.cli.settings import HOLDOUT
@@ -159,7 +160,7 @@ def test_a_run_of_several_small_crops_is_not_gone_on_with_as_one_of_two(tmp_path
 
 
 STRANGE = """
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from learner.objectives.contract import Objective, ObjectiveConfig
 from learner.objectives.pretext.rotation import Rotation, RotationConfig
 from learner.views.anywhere import TwoConfig
@@ -189,6 +190,27 @@ class Heir(Rotation, Objective[RotationConfig]):
 
 class Unset(Objective):
     def forward(self, batch, generator): ...
+
+@dataclass(frozen=True, kw_only=True)
+class NamelessConfig(ObjectiveConfig):
+    takes = (TwoConfig,)
+
+class Nameless(Objective[NamelessConfig]):
+    def forward(self, batch, generator): ...
+
+@dataclass(frozen=True, kw_only=True)
+class WordyConfig(RotationConfig): pass
+
+class Wordy(Rotation, Objective[WordyConfig]):
+    meanings = {"right": "share of the views"}
+
+@dataclass(frozen=True, kw_only=True)
+class MeanConfig(RotationConfig): pass
+
+class Mean(Rotation, Objective[MeanConfig]):
+    def forward(self, batch, generator):
+        found = super().forward(batch, generator)
+        return replace(found, losses=found.losses.mean())
 """
 
 
@@ -215,6 +237,23 @@ def test_a_class_that_is_no_objective_is_refused_in_one_line(
     monkeypatch.syspath_prepend(tmp_path)
     assert said in refusal("--objective", name)
     assert RotationConfig.objective is Rotation
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("stranger:Nameless", "it has no attribute `student` that is a Network; docs/objectives.md has an example"),
+        ("stranger:Wordy", r"the meaning of right must be a Meaning\(unit, text\)"),
+        ("stranger:Mean", r"its losses have shape \[\], and must have one for each of the 4 pairs"),
+    ],
+)
+def test_an_objective_that_keeps_no_contract_says_what_it_lacks(
+    name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "stranger.py").write_text(STRANGE)
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SettingsError, match=said):
+        trained(tiny_learner(settings("--objective", name, "--pacing.batch-size", "4")), make_pairs(4))
 
 
 def test_views_and_backbones_that_do_not_fit_are_refused_in_one_line() -> None:

@@ -86,6 +86,18 @@ def test_timm_loads_from_the_folder_what_the_networks_were_at_the_commit(tmp_pat
     assert b"babyagent_learner_exported_step 3.0" in generate_latest(metrics.registry)
 
 
+def test_a_card_has_no_probe_of_later_weights_than_its_own(tmp_path: Path) -> None:
+    learner = trained_learner()
+    state = healthy(learner)
+    good = learner.trainer.fine = {"step": 2, "objective": state["objective"]}
+    latest_weights = LatestWeights(learner, tmp_path / "export", metrics=LearnerMetrics())
+    for step in (0, 2, 3, 4, 5):
+        latest_weights.set_probes({"probe": {}, "probed_steps": [0, step]})
+    latest_weights.export(state | {"fine": good})
+    figures = card(tmp_path / "export", "student")["figures"]
+    assert (figures["steps"], figures["probed_steps"]) == (2, [0, 2])
+
+
 def test_a_commit_in_doubt_leaves_the_weights_before_it(tmp_path: Path) -> None:
     learner = trained_learner()
     latest_weights = LatestWeights(learner, tmp_path, metrics=LearnerMetrics())

@@ -72,7 +72,10 @@ def test_under_json_the_screen_is_silent() -> None:
 
 
 def lines_of(steps: Iterator[tuple[str, str, float]]) -> list[dict[str, Any]]:
-    return [{"set": s, "encoder": w, "knn": v, "knn_10pct": v, "linear": v} for s, w, v in steps]
+    return [
+        {"step": step, "set": s, "encoder": w, "knn": v, "knn_10pct": v, "linear": v}
+        for step, (s, w, v) in enumerate(steps)
+    ]
 
 
 def test_the_probe_table_is_the_first_and_the_last_of_each() -> None:
@@ -80,6 +83,7 @@ def test_the_probe_table_is_the_first_and_the_last_of_each() -> None:
     table = probe_table(lines)
     assert (table["a"]["before"]["knn_student"], table["a"]["after"]["knn_student"]) == (0.1, 0.4)
     assert table["a"]["before"]["linear_teacher"] == 0.2
+    assert table["a"]["steps"] == [0, 3]
     assert "linear_teacher" not in table["a"]["after"]  # measured but once: nothing came after
 
 

@@ -7,7 +7,7 @@ import json
 import re
 import resource
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,9 +22,12 @@ from waiting import until
 
 from learner.errors import NonFiniteLoss, SettingsError
 from learner.guard import GuardConfig
+from learner.networks.encoder import Encoder
 from learner.probes.control_sets import ControlSet, load_control
+from learner.probes.probe import ProbeResult, run_probe
 from learner.report.report import write_report
 from learner.runs.folder import RunDirectory
+from learner.service import prober
 from learner.service.summary import describe
 from learner.service.timing import AFTER_STOP_S, ROTATED_S, Times, is_logged
 from stream.errors import EndOfStream
@@ -182,6 +185,26 @@ def test_a_control_set_that_is_new_to_a_run_is_measured_when_it_comes(tmp_path: 
     assert summary["probe"].keys() == {"digits", "more"}
     steps = [(line["set"], line["step"]) for line in RunDirectory(tmp_path, TINY).lines("probes")[::2]]
     assert steps == [("digits", 0), ("digits", 4), ("more", 4), ("digits", 5), ("more", 5)]
+    assert [summary["probe"][name]["steps"] for name in ("digits", "more")] == [[0, 5], [4, 5]]
+    told = describe(summary, tmp_path).splitlines()
+    assert [" (step 4) -> " in line for line in told if line.startswith(("digits ", "more "))] == [False] * 6 + [
+        True
+    ] * 6
+    card = (tmp_path / "export" / "student.md").read_text().splitlines()
+    assert ["(step 4)" in line for line in card if line.startswith(("| digits", "| more"))] == [False] * 3 + [True] * 3
+
+
+def test_other_images_under_a_name_that_the_run_knows_are_another_set(
+    tmp_path: Path, digits: ControlSet, caplog: pytest.LogCaptureFixture
+) -> None:
+    Run(tmp_path, make_pairs(8), [digits]).run()
+    fewer = replace(digits, test_images=digits.test_images[:20], test_labels=digits.test_labels[:20])
+    for pairs in (10, 12):
+        summary = Run(tmp_path, make_pairs(pairs), [fewer]).run()
+        assert summary["probe"].keys() == {"digits", "digits-2"}
+        assert "digits has other images than before in this run: it is measured as digits-2" in caplog.text
+    assert summary["probe"]["digits"]["steps"] == [0, 4]
+    assert summary["probe"]["digits-2"]["steps"] == [4, 6]
 
 
 def test_the_limit_of_steps_ends_the_run_and_is_kept_when_resumed(tmp_path: Path) -> None:
@@ -369,18 +392,19 @@ class Closing(Acknowledging):
 
 
 def test_when_the_stream_ends_all_of_it_is_acknowledged_and_the_device_let_go_before_the_conclusion(
-    tmp_path: Path, digits: ControlSet
+    tmp_path: Path, digits: ControlSet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stream = Closing(make_pairs(20))
 
-    class Probed(list[ControlSet]):
-        def __iter__(self) -> Iterator[ControlSet]:
-            stream.events.append("probing")
-            return super().__iter__()
+    def noted(encoder: Encoder, control: ControlSet, *, device: torch.device) -> ProbeResult:
+        stream.events.append("probing")
+        return run_probe(encoder, control, device=device)
 
-    Run(tmp_path, stream, Probed([digits]), commit_every_s=3600.0, probe_every_s=3600.0).run()
-    upright = turned = "probing"
-    assert stream.events[-5:] == ["ended", "acknowledged 20", "closed", upright, turned]
+    monkeypatch.setattr(prober, "run_probe", noted)
+    Run(tmp_path, stream, [digits], commit_every_s=3600.0, probe_every_s=3600.0).run()
+    before, after = (stream.events[: stream.events.index("ended")], stream.events[stream.events.index("ended") :])
+    assert after[:3] == ["ended", "acknowledged 20", "closed"]
+    assert {*before, *after[3:]} == {"probing"}
     assert sum(event.startswith("acknowledged") for event in stream.events) == 1
 
 

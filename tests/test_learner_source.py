@@ -105,3 +105,15 @@ def test_the_doctor_waits_for_the_first_pair_of_a_source(
     assert found["source"]["text"].endswith("gives images of 64x48")
     assert "rig" not in found
     assert main([*words, "--source", "dir:/nowhere"]) != 0
+
+
+def test_a_run_whose_camera_does_not_open_leaves_no_folder_that_would_stand_in_the_way(
+    camera: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, none = tmp_path / "run", "v4l2:/dev/none-left,/dev/none-right"
+    assert main(["--run-dir", str(run), *SMALL, "--source", none]) != 0
+    assert "/dev/none-left" in capsys.readouterr().err
+    assert not run.exists()
+    assert main(["--run-dir", str(run), *SMALL, "--source", camera, "--max-steps", "1", "--holdout", "0"]) == 0
+    assert main(["--run-dir", str(run), *SMALL, "--source", none]) != 0
+    assert (run / "summary.json").is_file()

@@ -45,7 +45,7 @@ class CompareSettings(BenchSettings):
     """Labelled sets to probe on, as for the learner: digits, or NAME=FOLDER with a folder for each class."""
     control_limit: Count | None = None
     """Largest number of images in each half of a labelled set."""
-    objectives: tuple[str, ...] = ("babyagent",)
+    objectives: tuple[str, ...] = ("ntxent",)
     """Objectives, also package.module:Class of yours."""
     policies: Annotated[tuple[str, ...], SomeOf(get_args(PolicyName))] = ("loss",)
     """Memory policies (docs/reservoir.md)."""

@@ -6,8 +6,10 @@ So a stopped bench continues where it was, and a larger grid reuses the results 
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import multiprocessing
+import sys
 import time
 from collections.abc import Callable, Collection, Generator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -20,6 +22,7 @@ from benchmarks.shared.bench import BenchSettings, report_progress, time_left
 from benchmarks.shared.bounds import Count, Folder, Within
 from learner.config import LearnerConfig, to_plain
 from learner.errors import Failed
+from learner.objectives.contract import ObjectiveConfig
 
 Seeds = Annotated[tuple[int, ...], Within(0)]
 Result = dict[str, Any]
@@ -63,6 +66,8 @@ def completed(
     """
     known = _read(path, keys, later)
     missing = [key for key in keys if key not in known]
+    if known:
+        report_progress(f"{len(known)} of {len(keys)} runs are in {path} already")
     path.parent.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     for done, (key, measured) in enumerate(in_processes(run, missing, jobs), 1):
@@ -77,12 +82,24 @@ _LATER = ("mean", "std")
 
 
 def fingerprint(config: LearnerConfig) -> str:
-    """Return 12 hex digits of all settings that decide the weights, so that runs are repeated once a preset has changed."""
-    plain = to_plain(config)
+    """Return 12 hex digits of all settings that decide the weights, so that runs are repeated once a preset has changed.
+
+    With an objective of somebody else its source counts too: it changes from one try to the next.
+    """
+    plain: dict[str, Any] = to_plain(config)
+    if foreign := _sources(config.objective):
+        plain["sources"] = foreign
     for name in _LATER:  # unset they decide nothing, and the lines of before keep their fingerprints
         if plain["encoder"][name] is None:
             del plain["encoder"][name]
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:12]
+
+
+def _sources(objective: ObjectiveConfig) -> list[str]:
+    """Return the source of each module that is not ours and has a part of an objective."""
+    parts = [objective, *(part for part in vars(objective).values() if isinstance(part, ObjectiveConfig))]
+    modules = {kind.__module__ for part in parts for kind in (type(part), part.objective)}
+    return [inspect.getsource(sys.modules[name]) for name in sorted(modules) if not name.startswith("learner.")]
 
 
 def write_report(path: Path | None, text: str) -> None:

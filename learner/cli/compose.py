@@ -122,6 +122,7 @@ def _run_directory(stack: ExitStack, settings: TrainSettings, metrics: LearnerMe
     """Return the run directory, made if it is missing, and locked until the stack is closed."""
     directory = RunDirectory(settings.process.run_dir, settings.learner)
     stack.enter_context(directory.locked())
+    stack.callback(directory.discard_if_not_begun)
     if settings.process.tensorboard:
         directory.also = EventFiles(directory.path / "events").write
     metrics.disk_free.set_function(lambda: shutil.disk_usage(directory.path).free)
@@ -188,6 +189,7 @@ def _resume(
             student = learner.objective.encoders()["student"]
             write_weights(directory.path / START_WEIGHTS, student.backbone.state_dict())
     source = stack.enter_context(closing(open_source(store.identity, cursor)))
+    directory.has_begun = True
     metrics.registry.register(MemoryMetrics(learner))
     metrics.registry.register(StreamMetrics(source.stats, source.backlog))
     committer = Committer(

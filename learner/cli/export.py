@@ -44,7 +44,7 @@ class ExportSettings:
     run: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="RUN")]
     """The run directory."""
     size: int | None = None
-    """Side of the images in pixels, a multiple of the patch size; None takes the size of the teacher's crop."""
+    """Side of the images in pixels, a multiple of the patch size; None takes that of the views that the encoder sees most."""
     threads: int = 1
     """Threads of torch."""
     json: bool = False

@@ -42,9 +42,9 @@ class ProcessConfig:
     config: Path | None = None
     """A TOML file with any of these settings, `preset`, `objective` and `views`, as in deploy/learner.toml; a flag wins."""
     connect: tuple[str, ...] = ("tcp://127.0.0.1:5555",)
-    """Addresses of the devices."""
+    """Addresses of the rigs."""
     replay: tuple[Path, ...] = ()
-    """Recordings to learn from in place of devices, one after the other."""
+    """Recordings to learn from in place of rigs, one after the other."""
     topics: Annotated[EyeTopics, tyro.conf.arg(name="")] = field(default_factory=EyeTopics)
     source: str | None = None
     """A camera to learn from in this process, in place of a rig: dir:LEFT,RIGHT, dir:FOLDER (one camera), video:FILE, sim,
@@ -73,7 +73,7 @@ class ProcessConfig:
     control: tuple[str, ...] = ("digits",)
     """Control sets to probe on: digits, a folder with a folder per class, the files of MNIST or CIFAR, or a name such as
     cifar100, dogs-vs-cats or imagenet for what lies in the usual folder (docs/control-sets.md). NAME=PATH gives a set a name;
-    PATH@SIZE sets the side of its images in pixels (otherwise the size of the teacher's crop)."""
+    PATH@SIZE sets the side of its images in pixels (otherwise that of the views that the encoder sees most)."""
     keys: Path | None = None
     """Folder of the keys, which `python -m stream keys` makes. A connection over the network needs keys, from the usual
     folder if none is given; a connection on this machine uses them only if a folder is given."""

@@ -48,7 +48,8 @@ def source_opener(process: ProcessConfig) -> OpenSource:
             return opener(name, cursor)
         except ValueError as error:
             raise SettingsError(
-                f"the last commit of the run was made on another kind of source ({error}): choose another --run-dir"
+                "the run goes on with the kind of source that it learned from, a rig, a recording or a camera: give the same "
+                f"--connect, --replay or --source as before, or choose another --run-dir ({error})"
             ) from error
 
     return open_source

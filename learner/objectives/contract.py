@@ -16,6 +16,7 @@ from torch import Generator, Tensor, nn
 from typing_extensions import TypeVar, get_original_bases
 
 from learner.bounds import Choice
+from learner.errors import SettingsError
 from learner.networks.encoder import Encoder, EncoderConfig
 from learner.parts.meaning import Meaning
 from learner.parts.network import Network
@@ -99,7 +100,10 @@ class ObjectiveConfig(Choice):
 
     def build(self, encoder: EncoderConfig, views: ViewsConfig | None = None) -> Objective[Any]:
         """Return the objective at its random start, drawn from torch's global generator. Raises SettingsError."""
-        return self.objective(self, Kit(encoder, views or self.default_views()))
+        objective = self.objective(self, Kit(encoder, views or self.default_views()))
+        if problem := _problem_of(objective):
+            raise SettingsError(f"objective {self.name}: {problem}; docs/objectives.md has an example")
+        return objective
 
 
 ConfigT = TypeVar("ConfigT", bound=ObjectiveConfig, default=ObjectiveConfig, covariant=True)
@@ -186,3 +190,11 @@ class Objective(nn.Module, ABC, Generic[ConfigT]):
     def pictures(self, batch: Batch, generator: Generator) -> dict[str, Tensor]:
         """Return pictures of a batch for a person, by name: float RGB [B, 3, S, S] or [B, n, 3, S, S]; without any training."""
         return self.views(batch, generator).pictures()
+
+
+def _problem_of(objective: Objective[Any]) -> str:
+    """Return what an objective lacks; empty if nothing."""
+    if "student" not in objective.encoders():
+        return "it has no attribute `student` that is a Network"
+    wrong = [name for name, meaning in objective.meanings.items() if not isinstance(meaning, Meaning)]
+    return f"the meaning of {wrong[0]} must be a Meaning(unit, text)" if wrong else ""

@@ -57,7 +57,9 @@ class Curves:
                 columns.setdefault(encoder, Column()).add(line.get("step"), line.get(kind))
         figures = [_found(f"{KINDS[kind]} found, %", columns) for kind, columns in self._held.items()]
         if not self._held_words:
-            return missing("No pair of the stream has been held out and measured yet; --holdout 0 measures none.")
+            return missing(
+                "Not enough pairs of the stream have been held out to measure them; --holdout 0 holds out none."
+            )
         said = "".join(f"<p>{escape(encoder)} {escape(words)}</p>" for encoder, words in self._held_words.items())
         return f"<h3>On the stream itself, without labels</h3>{said}{grid(filter(None, figures))}"
 
@@ -71,7 +73,7 @@ class Curves:
         columns = dict(list(self._proof().items())[:MAX_RUNS])
         if not columns:
             return missing(
-                "Nothing was measured yet: a probe on labelled images runs at the start, then about every minute."
+                "Nothing was measured yet. With --control a probe on labelled images runs at the start, then about every minute."
             )
         points = {name: column.points for name, column in columns.items()}
         title, is_gain = "Labelled images told apart, %", len(points) > 1

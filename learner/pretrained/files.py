@@ -154,7 +154,9 @@ def _torch(path: Path) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             tree = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
-        raise ValueError(f"it holds more than weights, which is not run: {_one_line(error)[:120]}") from error
+        raise ValueError(
+            "it is damaged, or holds more than weights, which is not run: give what torch.save(model.state_dict(), FILE) writes"
+        ) from error
     if not isinstance(tree, Mapping):
         raise ValueError(f"it holds a {type(tree).__name__} and no dictionary of tensors")
     return {name: value for name, value in unwrapped(tree).items() if isinstance(value, Tensor)}

@@ -58,7 +58,14 @@ def begin(networks: nn.Module, config: EncoderConfig) -> Start:
         encoder.backbone.load_state_dict(fit.state)
     about = {"from": "weights", "name": config.weights, "sha256": found.sha256(), "backbone": config.backbone}
     pixels = {"mean": encoders[0].mean.flatten().tolist(), "std": encoders[0].std.flatten().tolist()}
-    return about | pixels | {"tensors": len(fit.state), "surplus": sorted(fit.surplus), "resized": fit.resized}
+    stated = isinstance(found.beside.get("num_attention_heads"), int) or found.beside.keys() & {
+        "arguments",
+        "architecture",
+    }
+    guessed = {} if stated or config.heads is None else {"unstated_heads": config.heads}
+    return (
+        about | pixels | guessed | {"tensors": len(fit.state), "surplus": sorted(fit.surplus), "resized": fit.resized}
+    )
 
 
 def refuse_tag(backbone: str) -> None:

@@ -54,14 +54,19 @@ class ControlSet:
     skipped: int = 0
     train_sha256: str = ""
 
-    @cached_property
+    @property
     def identity(self) -> str:
         """Name and digest of images and labels: a set of this name that has others is another set."""
+        return f"{self.name} {self.images}"
+
+    @cached_property
+    def images(self) -> str:
+        """Digest of images and labels, hexadecimal."""
         digest = hashlib.blake2b(digest_size=8)
         for values in (self.train_images, self.train_labels, self.test_images, self.test_labels):
             digest.update(f"{values.shape}".encode())
             digest.update(np.ascontiguousarray(values).data)
-        return f"{self.name} {digest.hexdigest()}"
+        return digest.hexdigest()
 
 
 _Halves = tuple[Half, Half, tuple[str, ...]]

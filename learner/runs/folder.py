@@ -18,6 +18,7 @@ import json
 import os
 import platform
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -57,6 +58,8 @@ class RunDirectory:
         settings = path / "config.json"
         self.is_new = not settings.is_file()
         """Whether no process has begun this run before."""
+        self.has_begun = not self.is_new
+        """Set this once the source is open: a run that never got so far leaves nothing behind."""
         if not self.is_new:
             require_same(path, config)
         elif path.exists() and (not path.is_dir() or any(file.name != _DRAFT for file in path.iterdir())):
@@ -78,6 +81,11 @@ class RunDirectory:
             yield
         finally:
             os.close(descriptor)
+
+    def discard_if_not_begun(self) -> None:
+        """Remove a folder that this process has made, unless the run has begun. Call it only while the folder is locked."""
+        if not self.has_begun:
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def require_new(self) -> None:
         """Raise SettingsError if the run has left anything that it writes only after its first commit."""

@@ -45,6 +45,10 @@ def start_notes(start: Mapping[str, Any]) -> list[str]:
     if start.get("mean"):
         mean, std = (" ".join(f"{value:g}" for value in start[key]) for key in ("mean", "std"))
         notes.append(f"its pixels: RGB in 0 to 1, minus {mean}, over {std}; another --encoder.backbone may have others")
+    if heads := start.get("unstated_heads"):
+        notes.append(
+            f"its number of attention heads stands nowhere: {heads} are taken, another number is --encoder.heads"
+        )
     if surplus:
         more = f" and {len(surplus) - _NAMED} more" if len(surplus) > _NAMED else ""
         notes.append(f"not used of the file: {', '.join(surplus[:_NAMED])}{more}")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import count
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -65,13 +66,28 @@ class Prober:
     def resume(self) -> None:
         """Go on from the probes in the run directory, and probe on the control sets that are new to the run."""
         lines = self.directory.lines("probes")
-        self._update_cards(lines)
+        self.controls = [self._named(control, lines) for control in self.controls]
+        good_step = (self.learner.trainer.fine or {}).get("step", 0)
+        self._update_cards([line for line in lines if line["step"] <= good_step])
+        self._update_cards([line for line in lines if line["step"] > good_step])
         known = {line["set"] for line in lines}
         self._each([control for control in self.controls if control.name not in known], self._probe)
         if not self.learner.steps:
             self._judge()
         elif self.learner.trainer.forgetting.has_start:
             self._warn_of_unknown()
+
+    def _named(self, control: ControlSet, lines: Sequence[Line]) -> ControlSet:
+        """Return a control set under a name of its own if the run knows its name with other images: they are not compared."""
+        of_before = {line["set"]: line.get("images") for line in lines}
+        for number in count(2):
+            images = of_before.get(control.name)
+            if images in (None, control.images):  # None: not measured yet, or by an earlier version
+                return control
+            name = f"{control.name.removesuffix(f'-{number - 1}')}-{number}"
+            log.warning("%s has other images than before in this run: it is measured as %s", control.name, name)
+            control = replace(control, name=name)
+        raise AssertionError("unreachable")
 
     def _warn_of_unknown(self) -> None:
         """Say which control sets the guard against forgetting cannot compare with the start."""
@@ -160,7 +176,13 @@ class Prober:
         step = self.learner.steps
         probed = run_probe(encoder, control, device=self.learner.device)
         result, self._answers[control.identity, name] = probed.figures(), probed.knn_right
-        line = {"step": step, "seconds": self.elapsed_s(), "set": control.name, "encoder": name}
+        line = {
+            "step": step,
+            "seconds": self.elapsed_s(),
+            "set": control.name,
+            "encoder": name,
+            "images": control.images,
+        }
         line["captured_ns"] = self.learner.memory.newest_ns()  # how far the stream had come, by its devices' clocks
         self.directory.append("probes", line | result)
         self._update_cards([line | result])
@@ -187,7 +209,8 @@ class Prober:
             key = line["set"], line["encoder"]
             self._first_and_last[key] = [*self._first_and_last.get(key, [])[:1], line]
         kept = [line for probes in self._first_and_last.values() for line in probes]
-        self.latest_weights.set_probes(probe_figures(sorted(kept, key=lambda line: line["step"])))
+        if kept:
+            self.latest_weights.set_probes(probe_figures(sorted(kept, key=lambda line: line["step"])))
 
     @contextmanager
     def _stoppable(self, encoder: Encoder, text: str, stop: Callable[[], bool]) -> Iterator[None]:

@@ -137,14 +137,16 @@ def probe_figures(lines: Sequence[Line]) -> dict[str, Any]:
     return {"probe": probe_table(lines), "probed_steps": [line["step"] for line in (*lines[:1], *lines[-1:])]}
 
 
-def probe_table(lines: Sequence[Line]) -> dict[str, dict[str, dict[str, float]]]:
+def probe_table(lines: Sequence[Line]) -> dict[str, dict[str, Any]]:
     """Return the first and the last accuracies on each control set: {set: {before|after: {knn_student: ...}}}.
 
-    `after` is empty if there was only one probe, since a run that is stopped by hand is not probed again.
+    `steps` of a set has the steps of its first and its last probe. `after` is empty if there was only one probe, since a run
+    that is stopped by hand is not probed again.
     """
-    table: dict[str, dict[str, dict[str, float]]] = {}
+    table: dict[str, dict[str, Any]] = {}
     for line in lines:
-        row = table.setdefault(line["set"], {"before": {}, "after": {}})
+        row = table.setdefault(line["set"], {"before": {}, "after": {}, "steps": [line["step"]]})
+        row["steps"] = [row["steps"][0], line["step"]]
         for kind in ACCURACIES:
             name = f"{kind}_{line['encoder']}"
             row["after" if name in row["before"] else "before"][name] = line[kind]
@@ -165,9 +167,11 @@ def describe(summary: Summary, run_dir: Path, page: str = "", *, reported: bool 
     if summary["probe"]:
         lines.append(f"{'probed at steps':18} {' -> '.join(str(step) for step in summary['probed_steps'])}")
     for control, row in summary["probe"].items():
+        first = row["steps"][0]
+        late = f" (step {first})" * (first != summary["probed_steps"][0])
         for kind, before in row["before"].items():
             after = f"{row['after'][kind]:.3f}" if kind in row["after"] else "not measured again"
-            lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f} -> {after}")
+            lines.append(f"{control:18} {kind.replace('_', ' '):18} {before:.3f}{late} -> {after}")
     for encoder, line in summary["stream_probe"].items():
         lines.append(f"{'the stream':18} {encoder:18} {stream_words(line)}")
     lines += [f"warning: {summary['warning']}"] * bool(summary["warning"])

@@ -111,13 +111,20 @@ def _figure(value: Any) -> Any:
 
 def _probes(encoder: str, table: Mapping[str, Any], steps: list[int]) -> str:
     rows = [
-        (f"{control}, {title}", *(f"{100 * row[when][key]:.1f} %" if key in row[when] else "" for when in _WHEN))
+        (f"{control}, {title}", *(_accuracy(row, when, key, steps) for when in _WHEN))
         for control, row in table.items()
         for kind, title in ACCURACIES.items()
         if (key := f"{kind}_{encoder}") in row["before"]
     ]
     last = f"last (step {steps[-1]})" if steps else "last"
     return _table("Accuracy of frozen features", ("probe", "start", last), rows)
+
+
+def _accuracy(row: Mapping[str, Any], when: str, key: str, steps: list[int]) -> str:
+    """Return an accuracy, and its step where the set came later to the run than others."""
+    first = row.get("steps", steps)[:1]
+    late = f" (step {first[0]})" if when == "before" and first != steps[:1] else ""
+    return f"{100 * row[when][key]:.1f} %{late}" if key in row[when] else ""
 
 
 _WHEN = ("before", "after")

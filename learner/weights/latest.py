@@ -51,13 +51,21 @@ class LatestWeights:
         self._encoders = {
             name: (encoder, f"{names[encoder.backbone]}.") for name, encoder in learner.objective.encoders().items()
         }
-        self._probes: dict[str, Any] = {}
+        self._probes: dict[int, dict[str, Any]] = {}  # by the step of the last one
         self._cards: dict[str, Card] = {}
         self._step = -1
 
     def set_probes(self, figures: dict[str, Any]) -> None:
-        """Set the figures of the probes for the next cards."""
-        self._probes = figures
+        """Set the figures of the probes for the next cards. Those of the networks that are kept as good ones stay known."""
+        good = (self._learner.trainer.fine or {}).get("step")
+        before = max(self._probes, default=None)
+        probes = {step: one for step, one in self._probes.items() if step in (good, before)}
+        self._probes = probes | {figures["probed_steps"][-1]: figures}
+
+    def _probes_of(self, step: int) -> dict[str, Any]:
+        """Return the figures of the probes until a step: a card says nothing about other weights than its own."""
+        until = [probed for probed in self._probes if probed <= step]
+        return self._probes[max(until)] if until else {}
 
     def export(self, state: Mapping[str, Any]) -> None:
         """Export the networks of a state (`Learner.state_dict`), unless they are in doubt. An error of the disk is logged."""
@@ -72,7 +80,7 @@ class LatestWeights:
         if fine is not None and fine["step"] != counts["steps"]:
             figures = {"steps": fine["step"]}  # the other counts are those of later weights
         try:
-            self._write((fine or state)["objective"], figures | self._probes | self._stream())
+            self._write((fine or state)["objective"], figures | self._probes_of(figures["steps"]) | self._stream())
         except OSError as error:
             log.warning("weights of step %d could not be exported: %s", figures["steps"], error)
             return
@@ -90,7 +98,7 @@ class LatestWeights:
         """
         fine = self._fine(self._learner.trainer.fine)
         if fine is not None and fine["step"] != self._step:
-            self._write(fine["objective"], {"steps": fine["step"], **self._probes, **self._stream()})
+            self._write(fine["objective"], {"steps": fine["step"], **self._probes_of(fine["step"]), **self._stream()})
             self._step = fine["step"]
         if self._step == self._learner.steps:
             for name, card in self._cards.items():
