@@ -58,7 +58,7 @@ def test_runs_are_done_once_and_a_larger_grid_reuses_them(tmp_path: Path, capsys
     assert [json.loads(text)["policy"] for text in said.out.splitlines()] == ["loss", "fifo"]
     assert json.loads(said.out.splitlines()[0]) == first
     assert "1/1  ntxent fifo seed 0" in said.err
-    assert "| babyagent, fifo |" in report.with_suffix(".md").read_text(encoding="utf-8")
+    assert "| ntxent, fifo |" in report.with_suffix(".md").read_text(encoding="utf-8")
     assert report.with_suffix(".png").is_file()
 
 
