@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from prometheus_client.registry import Collector
 from device.dedupe import Junk, Verdict
 from device.metrics_server import serving
 from device.spool.rules import SpoolStats
-from stream.errors import EndpointError
+from stream.errors import EndpointError, EndpointTaken
 from stream.live.backfill_messages import Vitals
 from stream.live.metrics import by_reason
 from stream.pair import Kept
@@ -117,7 +118,7 @@ class DeviceMetrics:
     def served(self, port: int | None) -> Iterator[None]:
         """Serve http://127.0.0.1:port/metrics inside the `with` block, unless the port is 0 or None.
 
-        Raises EndpointError if another process uses the port.
+        Raises EndpointTaken if another process uses the port, EndpointError if it is none.
         """
         if not port:
             yield
@@ -126,7 +127,8 @@ class DeviceMetrics:
             try:
                 stack.enter_context(serving(make_wsgi_app(self.registry), port))
             except (OSError, OverflowError) as error:
-                raise EndpointError(
+                is_taken = isinstance(error, OSError) and error.errno == errno.EADDRINUSE  # which may pass
+                raise (EndpointTaken if is_taken else EndpointError)(
                     f"cannot serve metrics on 127.0.0.1:{port}: {error}; choose another --metrics-port, 0 for none"
                 ) from error
             yield

@@ -203,6 +203,16 @@ def test_a_side_by_side_video_of_odd_width_is_refused(tmp_path: Path) -> None:
         open_split("sbs", path)
 
 
+def test_a_film_whose_codec_nobody_knows_is_refused_in_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "known.avi"
+    video = cv2.VideoWriter(str(path), cv2.CAP_OPENCV_MJPEG, cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    video.write(picture(20, width=64))
+    video.release()
+    path.write_bytes(path.read_bytes().replace(b"MJPG", b"ZZZZ"))
+    with pytest.raises(CameraError, match="has a codec that FFmpeg does not know: re-encode it"):
+        open_split("sbs", path)
+
+
 def test_a_file_that_is_no_video_is_refused(tmp_path: Path) -> None:
     (tmp_path / "a.avi").write_bytes(b"nothing")
     with pytest.raises(CameraError, match="is not a video"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from itertools import pairwise
 from pathlib import Path
 
@@ -83,6 +84,15 @@ def test_photographs_come_in_an_order_that_only_the_seed_decides_and_start_again
     assert seen[0] == seen[1] != seen[2]
     assert seen[0][:6] == seen[0][6:]
     assert sorted(seen[0][:6]) == [0, 40, 80, 120, 160, 200]
+
+
+def test_names_that_are_no_text_and_pipes_among_photographs_stop_nothing(tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), grey(50, 70))
+    (tmp_path / "a.png").rename(Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xfc.png")))
+    os.mkfifo(tmp_path / "pipe.png")
+    photographs = Photographs(tmp_path, np.random.default_rng(0))
+    assert [photographs().shape for _ in range(2)] == [(50, 70, 3)] * 2
+    assert photographs.unreadable > 0
 
 
 def test_large_photographs_are_reduced_and_tiny_ones_count_as_unreadable(tmp_path: Path) -> None:

@@ -275,6 +275,8 @@ BAD = {
     ),
     "no token": (["--http-token", "{places}/none"], "--http-token .*none cannot be read"),
     "other settings": (["--run-dir", "{places}/other"], "other settings .*choose another --run-dir"),
+    "folder that is no text": (["--run-dir", "{places}/\udcff"], "has bytes that are no text: choose another name"),
+    "home of nobody": (["--encoder.weights", "~nobody-here/w.pth"], "there is no such file or folder"),
     "foreign folder": (["--run-dir", "{places}/letters"], "holds no run: choose another"),
     "file as folder": (["--run-dir", "{places}/letters/a.txt/run"], "cannot be written"),
     "no control set": (["--control", "{places}/none"], "control set .*none: is no folder"),

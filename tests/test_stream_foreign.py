@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import re
 import sqlite3
 from pathlib import Path
@@ -318,6 +319,9 @@ def test_a_folder_that_is_no_bag_and_a_file_compressed_as_a_whole_are_told(tmp_p
     packed.write_bytes(b"\x28\xb5\x2f\xfd" + bytes(20))
     with pytest.raises(StreamError, match=r"zstd -d day\.mcap\.zstd"):
         RecordingSource([packed])
+    os.mkfifo(tmp_path / "pipe.mcap")
+    with pytest.raises(StreamError, match="it is no regular file: copy what it gives into one first"):
+        RecordingSource([tmp_path / "pipe.mcap"])
 
 
 @pytest.mark.parametrize("kind", ["db3", "ros1", "ros1-bz2"])

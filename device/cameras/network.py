@@ -20,6 +20,7 @@ from device.camera import DEFAULTS, BadShot, CameraMissing, CameraSettings, EyeI
 from device.cameras.live import LOG_INTERVAL_S, STOPPED_S, Frame, PairedCamera, SplitCamera, close_all
 from device.cameras.spec import redacted
 from stream.failures import Failures
+from stream.host.printing import is_utf8
 
 TIMEOUT_S = 5.0
 """How long FFmpeg waits for an answer, and for the next image."""
@@ -140,6 +141,8 @@ class NetworkEye:
 
 
 def _open(address: str) -> cv2.VideoCapture | None:
+    if not is_utf8(address):
+        return None
     timeout_ms = round(TIMEOUT_S * 1e3)
     limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, timeout_ms, cv2.CAP_PROP_READ_TIMEOUT_MSEC, timeout_ms]
     video = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits)

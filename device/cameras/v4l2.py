@@ -17,6 +17,7 @@ import numpy as np
 
 from device.camera import DEFAULTS, BadShot, CameraMissing, CameraSettings, EyeImage, Layout
 from device.cameras.live import STOPPED_S, Frame, PairedCamera, SplitCamera, close_all
+from stream.host.printing import is_utf8
 
 MAX_FAILURES = 10
 """Number of failed grabs in a row after which the camera counts as missing, if it has not been STOPPED_S before."""
@@ -103,7 +104,7 @@ class V4l2Eye:
 
 
 def _open(path: Path, settings: CameraSettings) -> cv2.VideoCapture:
-    if not path.exists():
+    if not path.exists() or not is_utf8(str(path)):
         reason = "there is no such device (plug it in, or see v4l2-ctl --list-devices)"
         raise CameraMissing(f"no camera at {path}: {reason}")
     if not os.access(path, os.R_OK | os.W_OK):

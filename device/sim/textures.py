@@ -167,9 +167,9 @@ class Photographs:
 
 
 def _read(path: Path) -> Image | None:
-    try:
-        image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    except cv2.error:
+    try:  # not by imread, which takes no names that are not UTF-8
+        image = cv2.imdecode(np.frombuffer(path.read_bytes(), np.uint8), cv2.IMREAD_COLOR) if path.is_file() else None
+    except (cv2.error, OSError):
         return None
     if image is None or min(image.shape[:2]) < 8:
         return None

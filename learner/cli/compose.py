@@ -56,6 +56,7 @@ from learner.service.service import Service
 from learner.service.summary import Summary
 from learner.weights.export import write_weights
 from learner.weights.latest import LatestWeights
+from stream.host.home import expanded
 from stream.host.program import Stop
 from stream.host.systemd import Supervisor
 from stream.image import MAX_SIDE
@@ -212,7 +213,7 @@ def _begin(learner: Learner) -> Callable[[Keep], Start]:
         start = learner.start()
         return lambda _keep: start
     with ExitStack() as on_error:
-        fork = on_error.enter_context(closing(Fork(Path(learner.config.fork).expanduser())))
+        fork = on_error.enter_context(closing(Fork(expanded(Path(learner.config.fork)))))
         fork.networks(learner)
         on_error.pop_all()  # its memory closes it
     return partial(fork.memory, learner)

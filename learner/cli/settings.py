@@ -28,6 +28,7 @@ from learner.pretrained.start import encoder_of, refuse_tag
 from learner.runs.settings import settings_of
 from learner.service.timing import Limits
 from learner.views.contract import ViewsConfig
+from stream.host.home import expanded
 from stream.host.standins import is_stand_in
 from stream.recording.foreign import EyeTopics
 
@@ -175,7 +176,7 @@ def _forked(
         raise SettingsError(
             "--fork and --encoder.weights exclude each other: a fork starts from the weights of its run"
         )
-    old = settings_of(Path(given["fork"]).expanduser())
+    old = settings_of(expanded(Path(given["fork"])))
     new = preset(size or size_of(old), kind or type(old.objective).objective, views)
     if kind is None and views is None:
         new = replace(new, objective=old.objective, views=old.views)

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from learner.errors import SettingsError
 from learner.pretrained.names import unwrapped
+from stream.host.home import expanded
 
 MAX_BYTES = 32 * 2**30
 """Largest file of weights: the largest DINOv3 has 27 GB."""
@@ -71,7 +72,7 @@ class Found:
 
 def find(name: str) -> Found:
     """Return the weights in a file or a folder. Raises SettingsError if there are none, or several to choose from."""
-    path = Path(name).expanduser()
+    path = expanded(Path(name))
     if path.is_dir():
         return _in_folder(path)
     if not path.is_file():

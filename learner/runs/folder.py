@@ -31,6 +31,7 @@ from learner.errors import Failed, SettingsError
 from learner.runs.reading import Album, Line, read_lines
 from learner.runs.settings import require_same
 from stream.fsync import replace_file, sync_path
+from stream.host.printing import is_utf8
 
 EXPORT = "export"
 """The folder of a run with the weights for others."""
@@ -55,6 +56,8 @@ class RunDirectory:
         """The folder of the exported weights."""
         self.also: Callable[[str, Line], None] = lambda _name, _line: None
         """Called with the name and each line that was appended."""
+        if not is_utf8(str(path)):  # safetensors opens no such name: its commits could not be read again
+            raise SettingsError(f"--run-dir {str(path)!a} has bytes that are no text: choose another name")
         settings = path / "config.json"
         self.is_new = not settings.is_file()
         """Whether no process has begun this run before."""

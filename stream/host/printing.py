@@ -39,3 +39,12 @@ def log_with(handler: logging.Handler) -> None:
     """Send warnings to a handler, each in one line that looks like the other lines: `warning: TEXT`."""
     handler.setFormatter(LineFormatter("%(level)s: %(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+
+
+def is_utf8(name: str) -> bool:
+    """Return whether a name is UTF-8. Python reads other bytes as lone surrogates, which many libraries cannot write."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

@@ -44,6 +44,8 @@ def open_messages(path: Path, stack: ExitStack) -> Messages:
     """Open a recording of any kind; a folder is a ROS 2 bag. stack: closes it. Raises StreamError, or OSError."""
     if path.is_dir():
         return _Files(bag_files(path))
+    if path.exists() and not path.is_file():  # reading a pipe would wait
+        raise StreamError("it is no regular file: copy what it gives into one first")
     file = stack.enter_context(path.open("rb", buffering=0))
     magic = file.read(16)
     if magic.startswith(_SQLITE):
@@ -99,6 +101,7 @@ class Db3Reader:
             uri = f"{path.resolve().as_uri()}?mode=ro{journal}"
             self._connection = stack.enter_context(closing(sqlite3.connect(uri, uri=True)))
             self._connection.setlimit(sqlite3.SQLITE_LIMIT_LENGTH, MAX_CHUNK_BYTES)
+            self._connection.text_factory = lambda text: text.decode(errors="backslashreplace")
             self._connection.execute("PRAGMA trusted_schema = OFF")
             for table in ("topics", "messages"):
                 self._check_table(table)

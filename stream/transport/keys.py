@@ -24,6 +24,7 @@ from zmq.utils import z85
 
 from stream.errors import StreamError, reported_as
 from stream.fsync import sync_path
+from stream.host.home import expanded
 from stream.host.typed import here
 from stream.pair import NAME
 
@@ -43,7 +44,7 @@ class KeysError(StreamError):
 def keys_folder(environ: Mapping[str, str]) -> Path:
     """Return the default folder of the keys: $BABYAGENT_KEYS, or babyagent/keys in the user's configuration."""
     if environ.get("BABYAGENT_KEYS"):
-        return Path(environ["BABYAGENT_KEYS"]).expanduser()
+        return expanded(Path(environ["BABYAGENT_KEYS"]))
     if environ.get("XDG_CONFIG_HOME", "").startswith("/"):  # the XDG specification says to ignore a relative path
         return Path(environ["XDG_CONFIG_HOME"], "babyagent", "keys")
     if not environ.get("HOME"):

@@ -200,8 +200,15 @@ def _frames(film: Film, levels: Levels, shift_ns: int, period_ns: int | None) ->
                     yield BadShot(
                         f"{film.path}: frame {number} is {'damaged' if frame.is_corrupt else 'without a time'}"
                     )
+                    continue
+                try:
+                    image = _upright(frame, levels if film.deep else None)
+                except (av.FFmpegError, OSError, ValueError) as error:
+                    yield BadShot(
+                        f"{film.path}: frame {number} of format {frame.format.name} cannot be converted ({error})"
+                    )
                 else:
-                    yield TimedImage(time_ns + shift_ns, _upright(frame, levels if film.deep else None))
+                    yield TimedImage(time_ns + shift_ns, image)
 
 
 def _open(path: Path) -> InputContainer:
@@ -219,6 +226,8 @@ def _video(container: InputContainer, path: Path) -> VideoStream:
     stream = container.streams.best("video")
     if not isinstance(stream, VideoStream):
         raise CameraError(f"{path} is not a video: it has no pictures")
+    if stream.codec_context is None:
+        raise CameraError(f"{path} has a codec that FFmpeg does not know: re-encode it, for example as MJPEG in .avi")
     try:
         check_sides(stream.height, stream.width)
     except ValueError as error:
