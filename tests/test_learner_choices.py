@@ -242,15 +242,15 @@ def test_a_class_that_is_no_objective_is_refused_in_one_line(
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("stranger:Nameless", "it has no attribute `student` that is a Network; docs/objectives.md has an example"),
-        ("stranger:Wordy", r"the meaning of right must be a Meaning\(unit, text\)"),
-        ("stranger:Mean", r"its losses have shape \[\], and must have one for each of the 4 pairs"),
+        ("unkept:Nameless", "it has no attribute `student` that is a Network; docs/objectives.md has an example"),
+        ("unkept:Wordy", r"the meaning of right must be a Meaning\(unit, text\)"),
+        ("unkept:Mean", r"its losses have shape \[\], and must have one for each of the 4 pairs"),
     ],
 )
 def test_an_objective_that_keeps_no_contract_says_what_it_lacks(
     name: str, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    (tmp_path / "stranger.py").write_text(STRANGE)
+    (tmp_path / "unkept.py").write_text(STRANGE)
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(SettingsError, match=said):
         trained(tiny_learner(settings("--objective", name, "--pacing.batch-size", "4")), make_pairs(4))
