@@ -127,7 +127,7 @@ def to_parts(pair: EncodedPair) -> list[bytes]:
 
 
 def _pass_over(error: MalformedMessage) -> None:
-    """Do nothing: whoever received the message first has counted it."""
+    """Do nothing: the first receiver of the message has counted it."""
 
 
 def from_parts(

@@ -197,7 +197,7 @@ def _parts(whole: int, part: int) -> int:
 def check_file(data: bytes) -> None:
     """Raise TooCostly for a PNG, WebP, BMP or JPEG file that declares more than its bytes can hold, or than can be sent.
 
-    Anything else may be damaged or of another kind: whoever decodes it finds that out.
+    Anything else may be damaged or of another kind: decoding it finds that out.
     """
     if data.startswith(b"\xff\xd8\xff"):
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import multiprocessing
 import os
@@ -16,8 +17,9 @@ import pytest
 from waiting import until
 
 from benchmarks.shared.results import Result, completed, fingerprint, in_processes
-from learner.config import PRESETS
+from learner.config import PRESETS, preset
 from learner.errors import Failed
+from learner.objectives.foreign import objective_named
 
 
 @dataclass(frozen=True)
@@ -177,6 +179,25 @@ def test_progress_reports_how_many_are_done_and_how_long_the_rest_may_take(
 
 
 def test_another_setting_gives_another_fingerprint_and_the_same_ones_the_same() -> None:
-    preset = PRESETS["cpu"]
-    assert fingerprint(preset) == fingerprint(replace(preset))
-    assert fingerprint(preset) != fingerprint(replace(preset, schedule=replace(preset.schedule, learning_rate=0.5)))
+    config = PRESETS["cpu"]
+    assert fingerprint(config) == fingerprint(replace(config))
+    assert fingerprint(config) != fingerprint(replace(config, schedule=replace(config.schedule, learning_rate=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("name", "is_foreign"),
+    [
+        ("ntxent", False),
+        ("ntxent+autoencoder", False),
+        ("examples.own_objective:Rotation", True),
+        ("ntxent+examples.own_objective:Rotation", True),
+    ],
+)
+def test_the_source_of_an_objective_of_ones_own_is_in_its_fingerprint(
+    name: str, is_foreign: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = preset("cpu", objective_named(name))
+    before = fingerprint(config)
+    assert fingerprint(config) == before
+    monkeypatch.setattr(inspect, "getsource", lambda module: f"another {module.__name__}")
+    assert (fingerprint(config) != before) == is_foreign

@@ -23,6 +23,7 @@ from benchmarks.shared.bounds import Count, Folder, Within
 from learner.config import LearnerConfig, to_plain
 from learner.errors import Failed
 from learner.objectives.contract import ObjectiveConfig
+from learner.objectives.sums import parts_of
 
 Seeds = Annotated[tuple[int, ...], Within(0)]
 Result = dict[str, Any]
@@ -96,9 +97,8 @@ def fingerprint(config: LearnerConfig) -> str:
 
 
 def _sources(objective: ObjectiveConfig) -> list[str]:
-    """Return the source of each module that is not ours and has a part of an objective."""
-    parts = [objective, *(part for part in vars(objective).values() if isinstance(part, ObjectiveConfig))]
-    modules = {kind.__module__ for part in parts for kind in (type(part), part.objective)}
+    """Return the source of each module that is not ours and has an objective, or one of a sum."""
+    modules = {kind.__module__ for part in parts_of(objective) for kind in (type(part), part.objective)}
     return [inspect.getsource(sys.modules[name]) for name in sorted(modules) if not name.startswith("learner.")]
 
 

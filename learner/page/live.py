@@ -1,8 +1,8 @@
 """The state of a learner for its page: text, counts, and from time to time a copy of its pictures that never changes.
 
 Nothing here decides what is trained. While nobody watches, a step costs one reading of a clock, and counts are read every few
-seconds, so that whoever comes sees what happened before. While somebody watches, pictures are copied between two steps, so
-rarely that they take at most SHARE of the time. The server's threads draw them.
+seconds, so that a page that is opened later shows what happened before. While somebody watches, pictures are copied between two
+steps, so rarely that they take at most SHARE of the time. The server's threads draw them.
 """
 
 from __future__ import annotations

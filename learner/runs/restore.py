@@ -51,7 +51,7 @@ def restore(
 ) -> Cursor | None:
     """Put the learner back to its newest whole commit, and return the cursor of the source; None: the run is new.
 
-    The store forgets newer commits. Checkpoints stay, but for those that a killed process has not finished.
+    The store forgets newer commits. Checkpoints stay, except those that a killed process has not finished.
     require_new: called before a run is taken for a new one; raises LearnerError if it is not.
     Raises LearnerError if no commit is whole, or another version made them; then nothing has changed.
     """

@@ -73,7 +73,7 @@ def aligned_pair(pair: EncodedPair, align: Align) -> EncodedPair:
     try:
         decoded = decode(pair)
     except MalformedMessage:
-        return pair  # whoever trains on it counts it
+        return pair  # the learner counts it as damaged
     left, right = align.apply(decoded.left, decoded.right)
     if left is decoded.left and right is decoded.right:
         return pair
