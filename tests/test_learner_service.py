@@ -207,6 +207,15 @@ def test_other_images_under_a_name_that_the_run_knows_are_another_set(
     assert summary["probe"]["digits-2"]["steps"] == [4, 6]
 
 
+def test_a_set_with_other_images_takes_no_name_of_a_set_that_was_given(tmp_path: Path, digits: ControlSet) -> None:
+    sets = [replace(digits, name=name) for name in ("floor-1", "floor-2", "floor", "floor-1-2")]
+    Run(tmp_path, make_pairs(8), sets).run()
+    fewer = [replace(one, test_images=one.test_images[:20], test_labels=one.test_labels[:20]) for one in sets[:1]]
+    summary = Run(tmp_path, make_pairs(10), [*fewer, *sets[1:]]).run()
+    assert summary["probe"].keys() == {*(one.name for one in sets), "floor-1-3"}
+    assert summary["probe"]["floor-1-3"]["steps"] == [4, 5]
+
+
 def test_the_limit_of_steps_ends_the_run_and_is_kept_when_resumed(tmp_path: Path) -> None:
     assert Run(tmp_path, make_pairs(40), [], max_steps=3).run()["steps"] == 3
     assert Run(tmp_path, make_pairs(40), [], max_steps=3).run()["steps"] == 3

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from itertools import count
+from itertools import chain, count
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
@@ -80,14 +80,15 @@ class Prober:
     def _named(self, control: ControlSet, lines: Sequence[Line]) -> ControlSet:
         """Return a control set under a name of its own if the run knows its name with other images: they are not compared."""
         of_before = {line["set"]: line.get("images") for line in lines}
-        for number in count(2):
-            images = of_before.get(control.name)
-            if images in (None, control.images):  # None: not measured yet, or by an earlier version
-                return control
-            name = f"{control.name.removesuffix(f'-{number - 1}')}-{number}"
-            log.warning("%s has other images than before in this run: it is measured as %s", control.name, name)
-            control = replace(control, name=name)
-        raise AssertionError("unreachable")
+        given = {one.name for one in self.controls}
+        others = (f"{control.name}-{number}" for number in count(2))
+        free = chain([control.name], (name for name in others if name not in given))
+        # None: not measured yet, or by an earlier version.
+        name = next(name for name in free if of_before.get(name) in (None, control.images))
+        if name == control.name:
+            return control
+        log.warning("%s has other images than before in this run: it is measured as %s", control.name, name)
+        return replace(control, name=name)
 
     def _warn_of_unknown(self) -> None:
         """Say which control sets the guard against forgetting cannot compare with the start."""

@@ -64,8 +64,9 @@ class LatestWeights:
 
     def _probes_of(self, step: int) -> dict[str, Any]:
         """Return the figures of the probes until a step: a card says nothing about other weights than its own."""
-        until = [probed for probed in self._probes if probed <= step]
-        return self._probes[max(until)] if until else {}
+        probes = self._probes  # another thread may replace it
+        until = [probed for probed in probes if probed <= step]
+        return probes[max(until)] if until else {}
 
     def export(self, state: Mapping[str, Any]) -> None:
         """Export the networks of a state (`Learner.state_dict`), unless they are in doubt. An error of the disk is logged."""
